@@ -1,0 +1,263 @@
+"""Draw pictures for prompts."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
+
+from .. import plugins, progress
+from ..errors import UserError
+from ..options import STDIO, BatchSize, Device, Input, Output, Seed, option, plugin
+from ..plugins import Settings
+from ..records import Image, Prompt, digest, fingerprint, image_key, prompt_key
+from ..streams import Out, count, folder_of, read_prompts
+
+if TYPE_CHECKING:
+    from PIL import Image as PIL
+
+Draw = Callable[[list[str], list[int], Settings], "list[PIL.Image]"]
+
+GUIDANCE_STEP = 0.5
+"""A guidance range is drawn from in these steps, so that pictures of one guidance come together in a batch."""
+LARGEST_WINDOW = 16
+"""How many batches are planned ahead at the most, to fill them where several models or guidances are mixed."""
+
+
+class Model(NamedTuple):
+    """A generator under the name records give it; `fingerprint` tells its weights, `settings` are its own."""
+
+    name: str
+    draw: Draw
+    fingerprint: str
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is drawn for every prompt: `images` pictures, each with one of `models` and a guidance in `guidance`."""
+
+    models: list[Model]
+    images: int
+    guidance: tuple[float, float] | None
+    settings: Settings
+    adapter: str
+    adapter_fingerprint: str
+    seed: int
+
+
+class Job(NamedTuple):
+    """One picture to be drawn: its record, its model, its settings."""
+
+    record: Image
+    model: Model
+    settings: Settings
+
+
+def planned(prompt: Prompt, plan: Plan) -> Iterator[Job]:
+    """The jobs of one prompt. Model, guidance and seed of each depend on the prompt, its number and the seed alone."""
+    own_id = prompt_key(prompt)
+    for number in range(plan.images):
+        chance = Random(digest([own_id, number, plan.seed]))
+        model = chance.choice(plan.models)
+        settings = resolved(plan.settings, model.settings)
+        if plan.guidance:
+            low, high = plan.guidance
+            drawn_guidance = low + GUIDANCE_STEP * chance.randint(0, int((high - low) / GUIDANCE_STEP))
+            settings = settings._replace(guidance_scale=drawn_guidance)
+        seed = chance.randrange(2**32)
+        image_id = digest([prompt["prompt"], model.fingerprint, plan.adapter_fingerprint, seed, *settings])
+        record = {
+            **prompt,
+            "prompt_id": own_id,
+            "image_id": image_id,
+            "file_name": os.path.join(image_id[:2], f"{image_id}.png"),
+            "model": model.name,
+            "seed": seed,
+            **{key: value for key, value in settings._asdict().items() if value is not None},
+            **({"adapter": plan.adapter} if plan.adapter else {}),
+        }
+        yield Job(cast(Image, record), model, settings)
+
+
+def resolved(wanted: Settings, own: Settings) -> Settings:
+    """What is asked for, and the generator's own where nothing is."""
+    return own._replace(**{key: value for key, value in wanted._asdict().items() if value is not None})
+
+
+def drawn(
+    prompts: Iterable[Prompt],
+    plan: Plan,
+    folder: str,
+    *,
+    batch: int,
+    claim: Callable[[str], bool],
+    save: "Callable[[PIL.Image, str], None]",
+) -> Iterator[Image]:
+    """The records of the pictures, saved below `folder`, those of a prompt side by side and in the prompts' order.
+
+    Pictures that cannot be claimed, being done already, are left out. Full batches are made across prompts, of each
+    model and setting.
+    """
+    window: list[Job] = []
+    with ThreadPoolExecutor(1) as writer:
+        for prompt in prompts:
+            window += [job for job in planned(prompt, plan) if claim(job.record["image_id"])]
+            if _full(window, batch):
+                yield from _drawn_window(window, folder, batch, save, writer)
+                window = []
+        yield from _drawn_window(window, folder, batch, save, writer)
+
+
+def _full(window: list[Job], batch: int) -> bool:
+    """Whether at least half of the batches this window makes are full ones, or it has grown long enough."""
+    groups = _grouped(window)
+    rounds = sum(-(-len(jobs) // batch) for jobs in groups.values())
+    full = sum(len(jobs) // batch for jobs in groups.values())
+    return len(window) >= batch and (2 * full >= rounds or len(window) >= LARGEST_WINDOW * batch)
+
+
+def _grouped(window: list[Job]) -> dict[tuple[str, Settings], list[Job]]:
+    groups: dict[tuple[str, Settings], list[Job]] = {}
+    for job in window:
+        groups.setdefault((job.model.name, job.settings), []).append(job)
+    return groups
+
+
+def _drawn_window(
+    window: list[Job],
+    folder: str,
+    batch: int,
+    save: "Callable[[PIL.Image, str], None]",
+    writer: ThreadPoolExecutor,
+) -> Iterator[Image]:
+    saved = {}
+    for (_, settings), jobs in _grouped(window).items():
+        for start in range(0, len(jobs), batch):
+            records = [job.record for job in jobs[start : start + batch]]
+            missing = [one for one in records if not os.path.exists(os.path.join(folder, one["file_name"]))]
+            if missing:
+                prompts, seeds = [one["prompt"] for one in missing], [one["seed"] for one in missing]
+                for one, picture in zip(missing, jobs[0].model.draw(prompts, seeds, settings), strict=True):
+                    saved[one["image_id"]] = writer.submit(save, picture, os.path.join(folder, one["file_name"]))
+    for job in window:
+        record = job.record
+        if record["image_id"] in saved:
+            saved[record["image_id"]].result()
+        yield {**record, "file_name": os.path.join(folder, record["file_name"])}
+
+
+def generate(
+    prompts: Input,
+    out: Output = STDIO,
+    *,
+    model: Annotated[
+        list[str] | None,
+        plugin("generator", "--model", "-m", help="What draws; of several, one is drawn by lot for each picture."),
+    ] = None,
+    adapter: Annotated[
+        str, option(metavar="DIR", help="Draw with the LoRA that tune-ppo or tune-dpo wrote there.")
+    ] = "",
+    images: Annotated[int, option("--images", "-n", metavar="N", min=1, help="Pictures for each prompt.")] = 4,
+    guidance: Annotated[
+        str,
+        option(
+            metavar="W[:W]",
+            help="Weight of classifier-free guidance, or a range from which each picture draws its own.",
+        ),
+    ] = "",
+    steps: Annotated[
+        int | None, option(metavar="N", min=1, help="Denoising steps.", show_default="the model's own")
+    ] = None,
+    size: Annotated[str, option(metavar="WxH", help="Pixels.", show_default="the model's own")] = "",
+    negative: Annotated[str | None, option(metavar="TEXT", help="What the pictures should keep away from.")] = None,
+    folder: Annotated[
+        str, option(metavar="DIR", help="Where the pictures go.", show_default="the folder of --out, or ./images")
+    ] = "",
+    seed: Seed = 0,
+    batch: BatchSize = 16,
+    device: Device = "auto",
+) -> None:
+    """Draw pictures for prompts.
+
+    Reads prompts as JSON Lines, or as plain text from a .txt file, and writes one record a picture. The records of a
+    prompt stand side by side, so that annotate can judge them together while the next are drawn. A picture depends on
+    its own record alone: order, batch size and resuming do not change it.
+
+    The folder of --out opens with Hugging Face's imagefolder loader.
+
+    Examples:
+
+        vpctl generate prompts.txt --out images/metadata.jsonl
+
+        vpctl generate prompts.jsonl -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
+            -m diffusion:stabilityai/stable-diffusion-2-1 --guidance 3:12 --out images/metadata.jsonl
+
+        vpctl generate held-out.jsonl --adapter dpo-lora/ -n 1 --out tuned/metadata.jsonl
+    """
+    specs = [plugins.check("generator", spec) for spec in model or ["shapes"]]
+    span = guidance_range(guidance)
+    width, height = pixels(size)
+    if adapter and len(specs) > 1:
+        raise UserError("--adapter: a LoRA belongs to one model; name a single --model with it")
+    if not model:
+        progress.note("no --model is named: drawing with the built-in shapes world")
+    target = folder or ("images" if out == STDIO else folder_of(out))
+    with Out(out, Image, image_key) as sink:
+        from .. import images as files
+
+        plan = Plan(
+            models=[loaded(spec, adapter, device) for spec in dict.fromkeys(specs)],
+            images=images,
+            guidance=span,
+            settings=Settings(None, steps, width, height, negative),
+            adapter=adapter,
+            adapter_fingerprint=fingerprint(adapter) if adapter else "",
+            seed=seed,
+        )
+        total = count(prompts)
+        records = drawn(
+            read_prompts(prompts), plan, os.path.abspath(target), batch=batch, claim=sink.claim, save=files.save
+        )
+        made = 0
+        for record in progress.track(records, "pictures", total=total and total * images - sink.resumed):
+            sink.write(record)
+            made += 1
+    progress.finished(f"{made} pictures", resumed=sink.resumed)
+
+
+def loaded(spec: str, adapter: str, device: str) -> Model:
+    """A generator by its spec, with the LoRA on it if there is one."""
+    generator = plugins.load("generator", spec, device=device)
+    if adapter:
+        if not hasattr(generator, "adapt"):
+            raise UserError(f"--adapter: the generator {spec} takes none")
+        generator.adapt(adapter)
+    own = getattr(generator, "settings", Settings())
+    return Model(spec, generator, getattr(generator, "fingerprint", spec), own)
+
+
+def guidance_range(text: str) -> tuple[float, float] | None:
+    """Lowest and highest guidance of ``W`` or ``LOW:HIGH``."""
+    if not text:
+        return None
+    low, colon, high = text.partition(":")
+    try:
+        span = float(low), float(high if colon else low)
+    except ValueError:
+        raise UserError(f"--guidance {text}: a number, as 7.5, or a range, as 3:12") from None
+    if not 0 <= span[0] <= span[1]:
+        raise UserError(f"--guidance {text}: a range goes from a smaller number to a larger one")
+    return span
+
+
+def pixels(text: str) -> tuple[int | None, int | None]:
+    """Width and height of ``WxH``."""
+    if not text:
+        return None, None
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found:
+        raise UserError(f"--size {text}: width and height in pixels, as 768x512")
+    return int(found[1]), int(found[2])

@@ -1,0 +1,256 @@
+"""Turn judgements into preference pairs."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, combinations
+from typing import Annotated, Any, NamedTuple, cast
+
+from .. import progress
+from ..errors import UserError
+from ..options import STDIO, Whole, argument, option
+from ..records import Judgement, Pair, part_of
+from ..streams import Replacement, read
+
+ANYONE = "*"
+"""In a scale, every annotator that has none of its own."""
+
+
+class Scale(NamedTuple):
+    """Lowest and highest score an annotator gives."""
+
+    low: float
+    high: float
+
+
+class Mean:
+    """A running mean."""
+
+    __slots__ = ("count", "total")
+
+    def __init__(self) -> None:
+        self.total, self.count = 0.0, 0
+
+    def add(self, value: float) -> None:
+        """Take one more value in."""
+        self.total += value
+        self.count += 1
+
+    @property
+    def value(self) -> float:
+        """The mean so far."""
+        return self.total / self.count
+
+
+@dataclass
+class Pictures:
+    """What was said of one prompt's pictures: means of repeated judgements, in [0, 1] of the annotator's scale."""
+
+    prompt: dict[str, Any]
+    files: dict[str, str] = field(default_factory=dict)
+    means: dict[tuple[str, str], dict[str, Mean]] = field(default_factory=dict)
+
+    def add(self, judgement: Judgement, scale: Scale) -> None:
+        """Take one judgement in."""
+        by_picture = self.means.setdefault((judgement["aspect"], judgement["annotator"]), {})
+        for image_id, file, score in zip(
+            judgement["image_ids"], judgement["file_names"], judgement["scores"], strict=True
+        ):
+            self.files[image_id] = file
+            by_picture.setdefault(image_id, Mean()).add((score - scale.low) / (scale.high - scale.low))
+
+    def difference(self, first: str, second: str) -> tuple[dict[str, float], set[str]]:
+        """By aspect how far `first` is above `second`, mean over the annotators that judged both; and who they are."""
+        found: dict[str, list[float]] = {}
+        annotators = set()
+        for (aspect, annotator), by_picture in self.means.items():
+            if first in by_picture and second in by_picture:
+                found.setdefault(aspect, []).append(by_picture[first].value - by_picture[second].value)
+                annotators.add(annotator)
+        return {aspect: sum(values) / len(values) for aspect, values in found.items()}, annotators
+
+
+def collected(judgements: Iterable[Judgement], scales: Mapping[str, Scale], counts: Counter[str]) -> list[Pictures]:
+    """The judgements by prompt, in the order in which the prompts come up; refusals are counted and left out."""
+    prompts: dict[str, Pictures] = {}
+    for judgement in judgements:
+        counts["judgements"] += 1
+        if "refused" in judgement:
+            counts["refusals"] += 1
+            continue
+        scale = scales.get(judgement["annotator"], scales[ANYONE])
+        _check_scores(judgement, scale)
+        inherited = ("prompt_id", "prompt", "source_prompt", "split")
+        kept: dict[str, Any] = {key: judgement[key] for key in inherited if key in judgement}  # type: ignore[literal-required]
+        prompts.setdefault(judgement["prompt_id"], Pictures(kept)).add(judgement, scale)
+    return list(prompts.values())
+
+
+def _check_scores(judgement: Judgement, scale: Scale) -> None:
+    who, about = judgement["annotator"], f"{judgement['prompt'][:40]!r}, {judgement['aspect']}"
+    if not len(judgement["scores"]) == len(judgement["image_ids"]) == len(judgement["file_names"]):
+        raise UserError(f"{about}: image_ids, file_names and scores of a judgement are equally long")
+    outside = [score for score in judgement["scores"] if not scale.low <= score <= scale.high]
+    if outside:
+        raise UserError(
+            f"{about}: {who} gave {outside[0]:g}, which is outside {scale.low:g} to {scale.high:g}; "
+            f"say what its scores mean with --scale {who}=LOW:HIGH"
+        )
+
+
+def merged(
+    prompts: Iterable[Pictures],
+    *,
+    weights: Mapping[str, float],
+    min_margin: float,
+    split: Mapping[str, float],
+    counts: Counter[str],
+) -> Iterator[Pair]:
+    """The pairs of every prompt's pictures that are not tied.
+
+    The margin is the weighted mean of the aspects' differences, with weight 1 for an aspect that `weights` does not
+    name; the paper's preference is the unweighted mean of its four aspects (section 4.1). Pairs of less than
+    `min_margin`, and of none at all, are ties.
+    """
+    for pictures in prompts:
+        part = part_of(pictures.prompt["prompt_id"], split) if split else pictures.prompt.get("split")
+        for first, second in combinations(pictures.files, 2):
+            aspects, annotators = pictures.difference(first, second)
+            total = sum(weights.get(aspect, 1.0) for aspect in aspects)
+            if not total:
+                continue
+            margin = sum(weights.get(aspect, 1.0) * value for aspect, value in aspects.items()) / total
+            counts.update(f"{aspect} tied" for aspect, value in aspects.items() if abs(value) < ROUNDING)
+            counts.update(f"{aspect} seen" for aspect in aspects)
+            if abs(margin) < max(min_margin, ROUNDING):
+                counts["ties"] += 1
+                continue
+            counts["pairs"] += 1
+            chosen, rejected = (first, second)
+            if margin < 0:
+                chosen, rejected = (second, first)
+                aspects = {aspect: -value for aspect, value in aspects.items()}
+            pair = {
+                **pictures.prompt,
+                **({"split": part} if part else {}),
+                "chosen_file_name": pictures.files[chosen],
+                "rejected_file_name": pictures.files[rejected],
+                "chosen_image_id": chosen,
+                "rejected_image_id": rejected,
+                "margin": round(abs(margin), 6),
+                "aspects": {aspect: round(value, 6) + 0.0 for aspect, value in sorted(aspects.items())},
+                "annotators": sorted(annotators),
+            }
+            yield cast(Pair, pair)
+
+
+ROUNDING = 1e-6
+"""Margins below this are what floating point leaves of a tie."""
+
+
+def merge(
+    judgements: Annotated[
+        list[str], argument(metavar="FILE...", help="Judgements to read, JSON Lines; - is standard input.")
+    ],
+    out: Whole = STDIO,
+    *,
+    weight: Annotated[
+        list[str] | None,
+        option("--weight", "-w", metavar="ASPECT=W", help="How much an aspect counts, 1 if not said; 0 leaves it out."),
+    ] = None,
+    scale: Annotated[
+        list[str] | None,
+        option(
+            metavar="[WHO=]LOW:HIGH",
+            help="Lowest and highest score, of one annotator or of all without a scale of their own.",
+            show_default="1:5",
+        ),
+    ] = None,
+    min_margin: Annotated[
+        float, option(metavar="M", min=0, max=1, help="Pairs with a smaller margin count as ties and are dropped.")
+    ] = 0.0,
+    split: Annotated[
+        str,
+        option(
+            metavar="NAME:SHARE,...",
+            help="Put every prompt into one part of the data, as train:0.9,test:0.1.",
+            show_default="as the judgements say",
+        ),
+    ] = "",
+) -> None:
+    """Turn judgements into preference pairs.
+
+    Reads any number of files, of many runs and annotators, people's too. A picture's score on an aspect is the mean of
+    what each annotator gave it, and the margin of a pair the mean over aspects and annotators of the difference, in
+    the units of the annotator's whole scale. Tied pairs are dropped. Which part of the data a prompt falls into
+    depends on its id alone.
+
+    Examples:
+
+        vpctl merge judgements.jsonl --split train:0.9,test:0.1 --out pairs.jsonl
+
+        vpctl merge gpt.jsonl human.jsonl --scale human=1:10 --weight aesthetic=0.5 > pairs.jsonl
+    """
+    weights = {name: _number("--weight", text, value) for text, name, value in map(_assignment, weight or [])}
+    shares = {
+        name: _number("--split", split, value) for name, _, value in (p.partition(":") for p in split.split(",") if p)
+    }
+    scales = parse_scales(scale or [])
+    counts: Counter[str] = Counter()
+    with Replacement(out) as sink:
+        records = chain.from_iterable(read(source, Judgement) for source in judgements)
+        prompts = collected(progress.track(records, "judgements"), scales, counts)
+        for pair in merged(prompts, weights=weights, min_margin=min_margin, split=shares, counts=counts):
+            sink.write(pair)
+    summarise(counts, len(prompts))
+
+
+def _assignment(text: str) -> tuple[str, str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--weight {text}: an aspect and its weight, as aesthetic=0.5")
+    return text, name, value
+
+
+def _number(name: str, text: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1
+    if not 0 <= number < float("inf"):
+        raise UserError(f"{name} {text}: {value!r} is not a number from 0 up")
+    return number
+
+
+def parse_scales(texts: list[str]) -> dict[str, Scale]:
+    """Scales of ``LOW:HIGH`` and ``WHO=LOW:HIGH``; an annotator's name may hold colons and equals signs."""
+    scales = {ANYONE: Scale(1, 5)}
+    for text in texts:
+        who, equals, span = text.rpartition("=")
+        low, _, high = span.partition(":")
+        try:
+            scales[who if equals else ANYONE] = Scale(float(low), float(high))
+        except ValueError:
+            raise UserError(f"--scale {text}: lowest and highest score, as 1:10, or human=1:10") from None
+        if not float(low) < float(high):
+            raise UserError(f"--scale {text}: goes from a smaller number to a larger one")
+    return scales
+
+
+def summarise(counts: Counter[str], prompts: int) -> None:
+    """Say what became of the judgements, aspect by aspect."""
+    aspects = sorted(key.removesuffix(" seen") for key in counts if key.endswith(" seen"))
+    if aspects:
+        progress.table(
+            "Pairs of pictures by aspect",
+            ["aspect", "judged", "tied"],
+            [
+                [aspect, str(counts[f"{aspect} seen"]), f"{counts[f'{aspect} tied'] / counts[f'{aspect} seen']:.0%}"]
+                for aspect in aspects
+            ],
+        )
+    refused = f"; {counts['refusals']} refusals left out" if counts["refusals"] else ""
+    progress.note(
+        f"{counts['pairs']} pairs written, from {counts['judgements']} judgements of {prompts} prompts; "
+        f"{counts['ties']} ties dropped{refused}"
+    )

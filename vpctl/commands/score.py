@@ -1,0 +1,70 @@
+"""Score pictures with reward models."""
+
+from typing import Annotated, cast
+
+import typer
+
+from .. import plugins, progress
+from ..errors import UserError
+from ..options import STDIO, BatchSize, Device, Input, Output, Roots, plugin
+from ..records import Image, image_key
+from ..streams import Out, count, folder_of, read
+
+SOME_FAILED = 3
+
+
+def score(
+    images: Input,
+    out: Output = STDIO,
+    *,
+    reward: Annotated[
+        list[str] | None,
+        plugin("reward", "--reward", "-r", help="What scores; repeatable.", show_default="shapes, the pixel judge"),
+    ] = None,
+    root: Roots = None,
+    batch: BatchSize = 32,
+    device: Device = "auto",
+) -> None:
+    """Score pictures with reward models.
+
+    Adds to every record, under `scores`, what each reward says of its picture, raw and under the name `--reward`
+    gives it. All rewards are computed in one pass, and a picture is decoded once for all of them.
+
+    A picture that cannot be opened is reported and left out; the exit is then 3.
+
+    Examples:
+
+        vpctl score tuned/metadata.jsonl --reward vp:vp-score/ --reward pickscore --out tuned/scored.jsonl
+
+        vpctl score images/metadata.jsonl -r clip:openai/clip-vit-large-patch14 | jq .scores
+    """
+    specs = [plugins.check("reward", spec) for spec in reward or ["shapes"]]
+    if not reward:
+        progress.note("no --reward is named: scoring with the pixel judge of the built-in shapes world")
+
+    def key(image: Image) -> str:
+        """The picture's identity; one that lacks a score asked for cannot be gone on with."""
+        if missing := [spec for spec in specs if spec not in image.get("scores", {})]:
+            raise UserError(f"{out}: holds pictures without a score of {missing[0]}; name another file with --out")
+        return image_key(image)
+
+    done = failed = 0
+    with Out(out, Image, key) as sink:
+        from ..images import Pictures
+        from ..scoring import scored
+
+        pictures = Pictures([folder_of(images), *(root or [])])
+        wanted = (record for record in read(images, Image) if sink.claim(image_key(record)))
+        rewards = {spec: plugins.load("reward", spec, device=device) for spec in dict.fromkeys(specs)}
+        total = count(images)
+        results = scored(wanted, rewards, batch=batch, open_picture=pictures.open)
+        for record, scores, failure in progress.track(results, "pictures", total=total and total - sink.resumed):
+            if failure:
+                failed += 1
+                progress.warn(str(failure))
+            else:
+                sink.write(cast(Image, {**record, "scores": {**record.get("scores", {}), **scores}}))
+                done += 1
+    progress.finished(f"{done} pictures", resumed=sink.resumed, failed=failed)
+    if failed:
+        raise typer.Exit(SOME_FAILED)

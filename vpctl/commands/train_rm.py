@@ -1,0 +1,248 @@
+"""Train a reward model on preference pairs."""
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+
+from .. import progress
+from ..configs import RewardModelConfig
+from ..errors import RecordFailed, UserError
+from ..options import Device, Folder, Input, Roots, Seed, option, options
+from ..records import Pair, digest, part_of, prompt_key
+from ..streams import folder_of, read
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..images import Pictures
+    from ..intervals import Estimate
+    from ..reward_model import RewardModel
+    from ..tuning.reward import Group
+
+SHARES = {"train": 0.9, "test": 0.1}
+"""How prompts are divided where no pair says which part it belongs to."""
+CACHE_BYTES = 2 << 30
+
+
+class Store:
+    """Pixels of pictures by number, prepared for the model; as many as fit into two gigabytes are remembered."""
+
+    def __init__(self, model: "RewardModel", pictures: "Pictures") -> None:
+        self._model, self._pictures = model, pictures
+        self._numbers: dict[str, int] = {}
+        self._paths: list[str] = []
+        self._known: dict[int, Tensor] = {}
+        self._free = CACHE_BYTES
+
+    def number(self, path: str) -> int:
+        """The number of a picture, the next one for a new path."""
+        if path not in self._numbers:
+            self._numbers[path] = len(self._paths)
+            self._paths.append(path)
+        return self._numbers[path]
+
+    def load(self, numbers: list[int]) -> "Tensor":
+        """Pixels (B, 3, H, W). Raises `UserError` for a picture that cannot be opened."""
+        import torch
+
+        missing = [number for number in dict.fromkeys(numbers) if number not in self._known]
+        fresh = {}
+        if missing:
+            try:
+                opened = [self._pictures.open(self._paths[number]) for number in missing]
+            except RecordFailed as failure:
+                raise UserError(str(failure)) from None
+            fresh = dict(zip(missing, self._model.pixels(opened), strict=True))
+        pixels = torch.stack([fresh[number] if number in fresh else self._known[number] for number in numbers])
+        for number, one in fresh.items():
+            size = one.numel() * one.element_size()
+            if size <= self._free:
+                self._free -= size
+                self._known[number] = one
+        return pixels
+
+
+def grouped(pairs: Iterable[Pair], store: Store) -> "list[Group]":
+    """The pairs by prompt."""
+    from ..tuning.reward import Group
+
+    groups: dict[str, Group] = {}
+    for pair in pairs:
+        group = groups.setdefault(prompt_key(pair), Group(pair["prompt"], [], []))  # type: ignore[arg-type]
+        places = []
+        for path in (pair["chosen_file_name"], pair["rejected_file_name"]):
+            number = store.number(path)
+            if number not in group.pictures:
+                group.pictures.append(number)
+            places.append(group.pictures.index(number))
+        group.pairs.append((places[0], places[1]))
+    return list(groups.values())
+
+
+@options(RewardModelConfig)
+def train_rm(
+    pairs: Input,
+    *,
+    out: Folder,
+    backbone: Annotated[
+        str,
+        option(
+            metavar="MODEL",
+            help="What to start from: the folder or hub id of a BLIP (image-text retrieval) or CLIP, or new:blip, "
+            "new:clip for a small one from nothing.",
+            show_default="the shapes world's",
+        ),
+    ] = "",
+    root: Roots = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    config: RewardModelConfig,
+) -> None:
+    """Train a reward model on preference pairs.
+
+    Trains on the pairs whose `split` is train, keeps the weights that do best on those of validation, if there are
+    any, and puts the accuracy on those of test into the model card. Where no pair has a split, a tenth of the prompts
+    is held out as test.
+
+    The folder is a plain transformers model with its tokenizer and image processor: vpctl reads it as the reward
+    vp:DIR, and transformers alone can use it as its model card shows. It is also the run's: options in run.json,
+    metrics in metrics.jsonl and for TensorBoard.
+
+    Examples:
+
+        vpctl train-rm pairs.jsonl --out vp-score/
+
+        vpctl train-rm pairs.jsonl --backbone Salesforce/blip-itm-large-coco --out vp-score/
+    """
+    if not backbone:
+        progress.note("no --backbone is named: starting from the built-in one of the shapes world")
+    split = divided(list(progress.track(read(pairs, Pair), "pairs")), pairs)
+    from ..images import Pictures
+    from ..intervals import bootstrap
+    from ..reward_model import open_backbone
+    from ..tensors import pick
+    from ..tuning import reward as training
+    from ..tuning.run import Run
+
+    place = pick(device)
+    asked = {"pairs": os.path.abspath(pairs), "backbone": backbone, "seed": seed, **dataclasses.asdict(config)}
+    with Run(out, {**asked, "data": digest([sorted(map(_pair_id, part)) for part in split.values()])}) as run:
+        if run.ended:
+            progress.note(f"{out} holds this very run, ended; nothing to do")
+            return
+        model = open_backbone(backbone, seed=seed)
+        store = Store(model, Pictures([folder_of(pairs), *(root or [])]))
+        groups = {name: grouped(part, store) for name, part in split.items()}
+        training.freeze(model.backbone, config.freeze)
+        model.to(place)
+        steps = config.epochs * training.steps_per_epoch(len(groups["train"]), config)
+        with progress.Counter("steps", steps - (run.state["step"] if run.state else 0)) as advance:
+            training.train(
+                model,
+                groups["train"],
+                groups["validation"],
+                store.load,
+                config,
+                run,
+                seed=seed,
+                device=place,
+                advance=advance,
+            )
+        trained = training.measure(model, groups["train"][:2000], store.load, config.batch, place)
+        right = training.correct(model, groups["test"], store.load, config.batch, place)
+        accuracy = bootstrap(*zip(*right, strict=True)) if right else None
+        model.save(out)
+        write_scale(Path(out), trained.mean, trained.deviation)
+        (Path(out) / "README.md").write_text(card(asked, split, accuracy))
+        run.end()
+    if accuracy:
+        progress.note(
+            f"accuracy on {accuracy.n} held-out pairs: {accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]"
+        )
+    progress.note(f"the reward model is in {out}; use it as --reward vp:{out}")
+
+
+def divided(pairs: list[Pair], source: str) -> dict[str, list[Pair]]:
+    """The pairs by what they are for: train, validation, test."""
+    said = any("split" in pair for pair in pairs)
+    parts: dict[str, list[Pair]] = {"train": [], "validation": [], "test": []}
+    for pair in pairs:
+        name = pair.get("split", "train") if said else part_of(prompt_key(pair), SHARES)  # type: ignore[arg-type]
+        if name not in parts:
+            raise UserError(f"{source}: split {name!r} is none of {', '.join(parts)}; see merge --split")
+        parts[name].append(pair)
+    if not parts["train"]:
+        raise UserError(f"{source}: there are no pairs to train on" + (" in split train" if pairs else ""))
+    return parts
+
+
+def _pair_id(pair: Pair) -> list[str]:
+    return [pair["prompt"], pair["chosen_file_name"], pair["rejected_file_name"]]
+
+
+def write_scale(folder: Path, mean: float, deviation: float) -> None:
+    """Put down the usual rewards, so that those in use have mean 0 and deviation 1 on the training pictures."""
+    (folder / "reward.json").write_bytes(
+        orjson.dumps({"mean": mean, "std": deviation or 1.0}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    )
+
+
+def card(asked: dict[str, Any], split: dict[str, list[Pair]], accuracy: "Estimate | None") -> str:
+    """The model card."""
+    measured = "No pairs were held out, so its accuracy is not known."
+    if accuracy:
+        measured = (
+            f"Accuracy on {accuracy.n} held-out pairs: **{accuracy.value:.3f}** "
+            f"(95 % interval {accuracy.low:.3f} to {accuracy.high:.3f}, bootstrap over prompts)."
+        )
+    parameters = "\n".join(f"| {name} | {value} |" for name, value in asked.items())
+    return CARD.format(
+        start=asked["backbone"] or "the shapes world's backbone",
+        measured=measured,
+        train=len(split["train"]),
+        prompts=len({prompt_key(pair) for pair in split["train"]}),  # type: ignore[arg-type]
+        parameters=parameters,
+    )
+
+
+CARD = """---
+library_name: transformers
+tags:
+- reward-model
+- text-to-image
+- vpctl
+---
+
+# Reward model
+
+How much people, or a multimodal model in their place, would like a picture for a prompt. Trained by `vpctl train-rm`
+from {start} on {train} preference pairs of {prompts} prompts, with the Bradley-Terry loss.
+
+{measured}
+
+## Use
+
+    vpctl score images/metadata.jsonl --reward vp:FOLDER
+
+It is a plain transformers model. Of a BLIP the reward is the difference of the two matching logits, of a CLIP the
+logit of picture and text; `reward.json` has the mean and deviation that vpctl takes off and divides by.
+
+    from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval
+    model = BlipForImageTextRetrieval.from_pretrained(FOLDER)
+    pixels = AutoImageProcessor.from_pretrained(FOLDER)(picture, return_tensors="pt")
+    text = AutoTokenizer.from_pretrained(FOLDER)(prompt, return_tensors="pt")
+    no, yes = model(text.input_ids, pixels.pixel_values, attention_mask=text.attention_mask).itm_score[0]
+    reward = yes - no
+
+Rewards are comparable between pictures of one prompt. They say nothing of pictures unlike those it was trained on.
+
+## Training
+
+| option | value |
+|---|---|
+{parameters}
+"""

@@ -1,0 +1,139 @@
+"""Tune a model by reinforcement learning from rewards."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from .. import plugins, progress
+from ..configs import PPOConfig
+from ..errors import UserError
+from ..options import Device, Folder, Input, Seed, options, plugin
+from ..records import digest
+from ..streams import read_prompts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..tuning.ppo import Reward
+
+PREVIEWS = 16
+"""Pictures in a preview grid."""
+
+
+@options(PPOConfig)
+def tune_ppo(
+    prompts: Input,
+    *,
+    out: Folder,
+    model: Annotated[
+        str, plugin("generator", "--model", "-m", help="What to tune.", show_default="the shapes world's")
+    ] = "",
+    reward: Annotated[
+        list[str] | None,
+        plugin(
+            "reward",
+            "--reward",
+            "-r",
+            help="What to tune towards, as SPEC or SPEC=WEIGHT; of several, the weighted sum.",
+            show_default="shapes, the pixel judge",
+        ),
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    config: PPOConfig,
+) -> None:
+    """Tune a model by reinforcement learning from rewards.
+
+    Trains a LoRA by DDPO (Black et al. 2024): draws pictures, has them scored, and makes the denoising steps that led
+    to better ones likelier, within a clipped range. Rewards are compared among the pictures of one prompt. Prompts
+    with a `split` other than train are left alone.
+
+    The folder gets pytorch_lora_weights.safetensors, which generate takes as --adapter DIR and diffusers as
+    pipe.load_lora_weights(DIR), previews drawn from fixed seeds, and metrics in metrics.jsonl and for TensorBoard.
+
+    Examples:
+
+        vpctl tune-ppo prompts.jsonl --reward vp:vp-score/ --out ppo-lora/
+
+        vpctl tune-ppo prompts.txt -r vp:vp-score/=0.8 -r pickscore=0.1 --guidance 5 --steps 20
+            -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5 --out ppo-lora/
+    """
+    spec = plugins.check("generator", model or "shapes")
+    weights = dict(map(weighted, reward or ["shapes"]))
+    for name in weights:
+        plugins.check("reward", name)
+    if not model or not reward:
+        progress.note("no --model or no --reward is named: taking the built-in one of the shapes world")
+    texts = list(dict.fromkeys(one["prompt"] for one in read_prompts(prompts) if one.get("split", "train") == "train"))
+    if not texts:
+        raise UserError(f"{prompts}: there are no prompts to train on")
+    generator = plugins.load("generator", spec, device=device)
+    if not hasattr(generator, "pipeline"):
+        raise UserError(f"--model {spec}: this generator cannot be tuned")
+    from ..tuning import ppo
+    from ..tuning.policy import Policy
+    from ..tuning.run import Run
+
+    own = generator.settings
+    steps = config.steps or own.num_inference_steps
+    guidance = own.guidance_scale if config.guidance is None else config.guidance
+    asked = {
+        "prompts": os.path.abspath(prompts),
+        "model": spec,
+        "reward": weights,
+        "seed": seed,
+        **dataclasses.asdict(config),
+        "data": digest(texts),
+        "model_fingerprint": generator.fingerprint,
+    }
+    with Run(out, asked) as run:
+        if run.ended:
+            progress.note(f"{out} holds this very run, ended; nothing to do")
+            return
+        summed = summed_reward({name: plugins.load("reward", name, device=device) for name in weights}, weights)
+        policy = Policy(generator.pipeline, rank=config.rank, source=spec, seed=seed)
+        shown = texts[:PREVIEWS]
+        count = min(config.prompts_per_epoch, len(texts)) * config.images
+        progress.note(f"{config.epochs} rounds of {count} pictures, {config.updates} updates each")
+        with progress.Counter("rounds", config.epochs - (run.state["step"] if run.state else 0)) as advance:
+            ppo.train(
+                policy,
+                texts,
+                summed,
+                config,
+                run,
+                steps=steps,
+                guidance=guidance,
+                seed=seed,
+                preview=lambda epoch: run.preview(epoch, policy.preview(shown, own, seed=seed)),
+                advance=advance,
+            )
+        policy.save_lora(run.folder)
+        run.end()
+    progress.note(f"the LoRA is in {out}; draw with it as generate --adapter {out}")
+
+
+def weighted(text: str) -> tuple[str, float]:
+    """A reward's spec and its weight, 1 if none is given."""
+    spec, equals, weight = text.rpartition("=")
+    if not equals:
+        return text, 1.0
+    try:
+        return spec, float(weight)
+    except ValueError:
+        raise UserError(
+            f"--reward {text}: {weight!r} is not a number; a weight stands behind =, as pickscore=0.5"
+        ) from None
+
+
+def summed_reward(rewards: Mapping[str, Any], weights: Mapping[str, float]) -> "Reward":
+    """The weighted sum of rewards, of pictures rounded to 8 bits, as score would see them."""
+    from ..tensors import to_pictures
+
+    def reward(pixels: "Tensor", prompts: list[str]) -> "Tensor":
+        pictures = to_pictures(pixels)
+        total: Tensor = sum(weights[name] * one(pictures, prompts).float().cpu() for name, one in rewards.items())
+        return total
+
+    return reward

@@ -1,0 +1,107 @@
+"""Every hyper-parameter of vpctl on one page: its default, one sentence, and where the default comes from.
+
+A field is an option of the command that trains with it: `learning_rate` is `--learning-rate`.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from .options import option
+
+LearningRate = Annotated[float, option(metavar="LR", min=0, help="Peak learning rate of AdamW.")]
+Rank = Annotated[int, option(metavar="R", min=1, help="Rank of the LoRA; its alpha is the same, so its scale is 1.")]
+Checkpoint = Annotated[int, option("--save-every", metavar="N", min=1, help="Steps between checkpoints.")]
+PreviewEvery = Annotated[int, option(metavar="N", min=0, help="Steps between preview grids; 0 draws none.")]
+
+
+@dataclass(frozen=True)
+class RewardModelConfig:
+    """Options of train-rm."""
+
+    epochs: Annotated[int, option(metavar="N", min=1, help="Passes over the training pairs.")] = 4
+    """ImageReward's code says 10; a user with 20,000 pairs of his own saw it converge at 4."""
+    batch: Annotated[int, option("--batch", metavar="N", min=1, help="Prompts in a step, each with all its pairs.")] = (
+        16
+    )
+    """ImageReward trains on 64 pairs at once; four pictures a prompt make six."""
+    learning_rate: LearningRate = 1e-5
+    """ImageReward, section 4.1."""
+    weight_decay: Annotated[float, option(metavar="W", min=0, help="Weight decay of AdamW.")] = 0.0
+    """ImageReward's code."""
+    freeze: Annotated[
+        float, option(metavar="F", min=0, max=1, help="Share of the layers kept as they are, from below.")
+    ] = 0.7
+    """The paper, appendix D.1."""
+    save_every: Checkpoint = 100
+
+
+@dataclass(frozen=True)
+class DPOConfig:
+    """Options of tune-dpo."""
+
+    steps: Annotated[int, option(metavar="N", min=1, help="Optimizer steps.")] = 2000
+    """Diffusion-DPO's SD 1.5 run."""
+    batch: Annotated[int, option("--batch", metavar="N", min=1, help="Pairs in a forward pass.")] = 8
+    accumulate: Annotated[int, option(metavar="N", min=1, help="Forward passes in a step.")] = 4
+    beta: Annotated[float, option(metavar="B", min=0, help="How strongly the model is held to its reference.")] = 5000.0
+    """Diffusion-DPO, for a squared error that is a mean over the latent's elements."""
+    learning_rate: LearningRate = 1e-4
+    """Between the 1e-5 and 5e-4 that diffusers' example script uses for LoRA."""
+    warmup: Annotated[int, option(metavar="N", min=0, help="Steps over which the learning rate rises.")] = 50
+    rank: Rank = 8
+    prompt_dropout: Annotated[
+        float, option(metavar="P", min=0, max=1, help="Share of pairs trained without their prompt.")
+    ] = 0.0
+    """Diffusion-DPO's code says 0.2, for models that are used with strong guidance."""
+    preview_every: PreviewEvery = 200
+    save_every: Checkpoint = 100
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Options of tune-ppo."""
+
+    epochs: Annotated[int, option(metavar="N", min=1, help="Rounds of drawing, scoring and training.")] = 100
+    """DDPO's compressibility run."""
+    prompts_per_epoch: Annotated[int, option("--prompts-per-epoch", metavar="N", min=1, help="Prompts in a round.")] = (
+        32
+    )
+    images: Annotated[
+        int,
+        option(
+            "--images", "-n", metavar="N", min=2, help="Pictures a prompt; their rewards are compared with one another."
+        ),
+    ] = 8
+    """32 × 8 is DDPO's 256 pictures a round."""
+    updates: Annotated[int, option(metavar="N", min=1, help="Optimizer steps in a round.")] = 2
+    """DDPO's aesthetic run."""
+    batch: Annotated[int, option("--batch", metavar="N", min=1, help="Pictures in a forward pass.")] = 8
+    steps: Annotated[
+        int | None, option(metavar="N", min=2, help="Denoising steps.", show_default="the model's own")
+    ] = None
+    guidance: Annotated[
+        float | None,
+        option(metavar="W", min=0, help="Guidance, in drawing and training alike.", show_default="the model's own"),
+    ] = None
+    eta: Annotated[
+        float, option(metavar="E", min=0.01, max=1, help="Noise in a denoising step; 1 is as much as DDPM.")
+    ] = 1.0
+    timestep_fraction: Annotated[
+        float, option(metavar="F", min=0.01, max=1, help="Share of the denoising steps trained on, drawn by lot.")
+    ] = 0.5
+    skip_last: Annotated[int, option(metavar="N", min=0, help="Last denoising steps left out of training.")] = 1
+    """Their noise is so small that they dominate the gradient and mean nothing for the picture; DanceGRPO drops one."""
+    clip: Annotated[float, option(metavar="E", min=0, help="How far the probability ratio may move in a round.")] = 1e-4
+    """DDPO, for log-probabilities that are a mean over the latent's elements."""
+    advantage_clip: Annotated[float, option(metavar="A", min=0, help="Largest advantage, in standard deviations.")] = (
+        5.0
+    )
+    """DDPO."""
+    kl: Annotated[
+        float, option("--kl", metavar="W", min=0, help="Weight of the divergence from the untuned model.")
+    ] = 0.0
+    learning_rate: LearningRate = 3e-4
+    """DDPO, for LoRA."""
+    rank: Rank = 8
+    preview_every: Annotated[int, option(metavar="N", min=0, help="Rounds between preview grids; 0 draws none.")] = 10
+    save_every: Annotated[int, option("--save-every", metavar="N", min=1, help="Rounds between checkpoints.")] = 5

@@ -1,0 +1,25 @@
+"""The errors a user can mend. Anything else that is raised is a bug and ends in a traceback and exit 1."""
+
+
+class UserError(Exception):
+    """One line that says where, what, and the way out; `main` prints it and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class OutputLocked(UserError):
+    """Another run holds the output; the next one may find it free."""
+
+    exit_code = 75
+
+
+class OutputClosed(Exception):
+    """Whoever read our standard output has closed it: nothing more is wanted, and nothing is wrong."""
+
+
+class RecordFailed(Exception):
+    """One record could not be done. It is counted and reported, the others go on, and the exit is 3."""
+
+
+class Refused(Exception):
+    """An annotator would not judge; the text is its reason. This is an answer, and is recorded as one."""

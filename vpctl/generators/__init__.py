@@ -1,0 +1,1 @@
+"""What draws pictures. A module here is a generator: see `diffusion` for the whole contract."""

@@ -1,0 +1,48 @@
+"""Numbers with their intervals: bootstrap over prompts, since the pictures of one prompt are not independent."""
+
+from collections.abc import Hashable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+CONFIDENCE = 0.95
+RESAMPLES = 10_000
+SEED = 0
+"""The interval of the same data is the same number every time."""
+
+
+class Estimate(NamedTuple):
+    """A mean with its interval, and how many values it rests on."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def bootstrap(values: Iterable[float], clusters: Iterable[Hashable]) -> Estimate:
+    """Mean of `values` with its 95 % percentile interval, whole clusters being drawn with replacement.
+
+    Efron and Tibshirani 1993, chapter 13. With a single cluster nothing can be said, and the interval is everything
+    the values span.
+    """
+    sums: dict[Hashable, list[float]] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        entry = sums.setdefault(cluster, [0.0, 0.0])
+        entry[0] += value
+        entry[1] += 1
+    table = np.array(list(sums.values()))
+    totals = table.sum(0)
+    value, n = float(totals[0] / totals[1]), int(totals[1])
+    if len(table) == 1:
+        return Estimate(value, 0.0, 1.0, n)
+    chance = np.random.default_rng(SEED)
+    means = np.concatenate([_resampled(table, chance, 500) for _ in range(RESAMPLES // 500)])
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(value, float(low), float(high), n)
+
+
+def _resampled(table: np.ndarray, chance: np.random.Generator, times: int) -> np.ndarray:
+    drawn = table[chance.integers(len(table), size=(times, len(table)))].sum(1)
+    means: np.ndarray = drawn[:, 0] / drawn[:, 1]
+    return means

@@ -1,0 +1,110 @@
+"""How a command declares its options: each once, for the parser, the help, the manual, completion and `config.json`.
+
+A command is a function whose parameters are annotated with the types below or with its own. A dataclass of
+hyper-parameters (`configs.py`) becomes one option a field through `@options(Config)`.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+from . import plugins
+
+C = TypeVar("C")
+
+STDIO = "-"
+
+
+def option(*names: str, help: str, **more: Any) -> Any:
+    """A command's option. `names` begin with dashes; without any, the parameter's name is used."""
+    return typer.Option(*names, help=help, **more)
+
+
+def argument(*, help: str, **more: Any) -> Any:
+    """A command's positional argument."""
+    return typer.Argument(help=help, **more)
+
+
+def options(config: type[C]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give the decorated command one option for each field of `config` in place of its parameter `config`."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        hints = get_type_hints(config, include_extras=True)
+        flags = [
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+            )
+            for field in fields(config)  # type: ignore[arg-type]
+        ]
+
+        @functools.wraps(command)
+        def wrapped(*args: Any, **kwargs: Any) -> None:
+            values = {flag.name: kwargs.pop(flag.name) for flag in flags if flag.name in kwargs}
+            command(*args, config=config(**values), **kwargs)
+
+        own = [parameter for name, parameter in signature.parameters.items() if name != "config"]
+        wrapped.__signature__ = signature.replace(parameters=[*own, *flags])  # type: ignore[attr-defined]
+        wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *flags]}
+        return wrapped
+
+    return decorate
+
+
+def _names(kind: str) -> Callable[[str], list[tuple[str, str]]]:
+    """Completion of a plug-in's name, with the first line of its docstring; nothing is imported for it."""
+
+    def complete(incomplete: str) -> list[tuple[str, str]]:
+        known = plugins.aspects() if kind == "aspect" else plugins.catalog(kind)
+        return [(name, about) for name, about in known.items() if name.startswith(incomplete)]
+
+    return complete
+
+
+def plugin(kind: str, *names: str, help: str, **more: Any) -> Any:
+    """An option that names plug-ins of a kind: their names, or a path; ``--kind`` if no other `names` are given."""
+    return option(*(names or (f"--{kind}",)), metavar="SPEC", autocompletion=_names(kind), help=help, **more)
+
+
+Input = Annotated[str, argument(metavar="FILE", help="Records to read, JSON Lines; - is standard input.")]
+Output = Annotated[
+    str,
+    option(
+        "--out",
+        "-o",
+        metavar="FILE",
+        help="Where the records go. A file that is there already is gone on with: what it holds is not done again. "
+        "- is standard output.",
+    ),
+]
+Whole = Annotated[
+    str,
+    option("--out", "-o", metavar="FILE", help="Where the records go, all at once at the end; - is standard output."),
+]
+Roots = Annotated[
+    list[str] | None,
+    option(
+        "--root",
+        metavar="DIR",
+        help="Pictures may lie below this folder too, beside the records' own and the working one; repeatable.",
+    ),
+]
+Seed = Annotated[int, option(metavar="N", min=0, help="Seed of all that is random.")]
+Device = Annotated[
+    str, option(metavar="NAME", help="Where models run: auto, cpu, cuda, cuda:1, mps. Auto takes the fastest there is.")
+]
+BatchSize = Annotated[int, option("--batch", metavar="N", min=1, help="How many pictures go through a model at once.")]
+Quiet = Annotated[bool, option("--quiet", "-q", help="Say nothing on stderr but warnings and errors.")]
+Folder = Annotated[
+    str,
+    option(
+        "--out",
+        "-o",
+        metavar="DIR",
+        help="The run's folder. A run that was interrupted there goes on, if the options are the same.",
+    ),
+]

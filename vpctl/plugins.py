@@ -1,0 +1,126 @@
+"""Polishers, generators, annotators, rewards and aspects: the files of a folder, found without being imported.
+
+A spec is ``NAME``, ``NAME:ARGUMENT`` or ``PATH.py[:ARGUMENT]``. The first line of a module's docstring is its help; its
+function ``load(argument, *, device)`` returns what does the work. An aspect is a Markdown file: a title, then the
+rubric.
+"""
+
+import ast
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from .errors import UserError
+
+KINDS = {"polisher": "polishers", "generator": "generators", "annotator": "annotators", "reward": "rewards"}
+_HOME = Path(__file__).parent
+
+
+class Settings(NamedTuple):
+    """How a picture is drawn; None leaves a setting to the generator."""
+
+    guidance_scale: float | None = None
+    num_inference_steps: int | None = None
+    width: int | None = None
+    height: int | None = None
+    negative_prompt: str | None = None
+
+
+class Polished(NamedTuple):
+    """A prompt made clean. `unsafe` says why it asks for something harmful, and is empty when it does not."""
+
+    prompt: str
+    unsafe: str = ""
+
+
+class Verdicts(NamedTuple):
+    """One annotator's scores of several pictures, higher is better, a rationale each, and what the call used."""
+
+    scores: list[float]
+    rationales: list[str]
+    usage: dict[str, float]
+
+
+class Aspect(NamedTuple):
+    """One thing pictures are judged on. `name` stands in records; `rubric` is Markdown for the judge."""
+
+    name: str
+    title: str
+    rubric: str
+
+
+def catalog(kind: str) -> dict[str, str]:
+    """Name and help of every plug-in of a kind, in alphabetical order."""
+    folder = _HOME / KINDS[kind]
+    return {path.stem: _help(path) for path in sorted(folder.glob("[!_]*.py"))}
+
+
+def _help(path: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(path.read_bytes())) or ""
+    return docstring.partition("\n")[0]
+
+
+def check(kind: str, spec: str) -> str:
+    """`spec` itself if it names a plug-in; nothing is imported. Raises `UserError` with the nearest names if not."""
+    name, _ = split(spec)
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise UserError(f"--{kind} {spec}: there is no file {name}")
+    elif name not in catalog(kind):
+        raise UserError(f"--{kind} {spec}: {_no_such(kind, name, catalog(kind))}")
+    return spec
+
+
+def split(spec: str) -> tuple[str, str]:
+    """Name (or path) and argument, which may be empty; the argument may itself hold colons."""
+    path, dot_py, rest = spec.partition(".py")
+    if dot_py and (not rest or rest.startswith(":")):
+        return path + dot_py, rest[1:]
+    name, _, argument = spec.partition(":")
+    return name, argument
+
+
+def load(kind: str, spec: str, *, device: str = "auto") -> Any:
+    """What the plug-in's ``load`` returns for the argument in `spec`."""
+    name, argument = split(check(kind, spec))
+    module = _from_file(name) if name.endswith(".py") else importlib.import_module(f"vpctl.{KINDS[kind]}.{name}")
+    loader: Callable[..., Any] | None = getattr(module, "load", None)
+    if loader is None:
+        raise UserError(f"--{kind} {spec}: {name} has no function load(argument, *, device)")
+    return loader(argument, device=device)
+
+
+def _from_file(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"vpctl_plugin_{Path(path).stem}", path)
+    assert spec, path
+    assert spec.loader, path
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def aspects() -> dict[str, str]:
+    """Name and title of every aspect, in alphabetical order."""
+    return {path.stem: aspect(path.stem).title for path in sorted((_HOME / "aspects").glob("*.md"))}
+
+
+def aspect(spec: str) -> Aspect:
+    """The aspect of a name, or of a Markdown file of one's own. Raises `UserError` if there is none."""
+    path = Path(spec) if spec.endswith(".md") else _HOME / "aspects" / f"{spec}.md"
+    if not path.is_file():
+        reason = f"there is no file {path}" if spec.endswith(".md") else _no_such("aspect", spec, aspects())
+        raise UserError(f"--aspect {spec}: {reason}")
+    title, _, rubric = path.read_text().partition("\n")
+    if not title.startswith("# ") or not rubric.strip():
+        raise UserError(f"{path}: an aspect begins with a title line, '# …', and a rubric below it")
+    return Aspect(path.stem, title.removeprefix("# ").strip(), rubric.strip())
+
+
+def _no_such(kind: str, name: str, known: dict[str, str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    return f"there is no {kind} {name!r}; {meant}known: {', '.join(known)}, or a path of your own"

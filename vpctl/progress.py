@@ -1,0 +1,110 @@
+"""What vpctl says to people: on stderr, so that stdout stays data.
+
+A progress bar is drawn only at a terminal, and in a pipe of several commands only by the last of them, since all share
+one line; elsewhere a line is printed twice a minute.
+"""
+
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Self, TypeVar
+
+T = TypeVar("T")
+
+QUIET_SECONDS = 30.0
+"""How often a long stage reports where no bar can be drawn."""
+
+_command = "vpctl"
+_quiet = False
+
+
+def begin(command: str, *, quiet: bool) -> None:
+    """Name the command all messages come from; `quiet` silences everything but warnings and errors."""
+    global _command, _quiet
+    _command, _quiet = command, quiet
+
+
+def note(text: str) -> None:
+    """Something worth knowing."""
+    if not _quiet:
+        _say(text)
+
+
+def warn(text: str) -> None:
+    """Something that is probably not what the user wants."""
+    _say(f"warning: {text}")
+
+
+def error(text: str) -> None:
+    """Why the command ends here."""
+    _say(f"error: {text}")
+
+
+def _say(text: str) -> None:
+    try:
+        print(f"{_command}: {text}", file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+class Counter:
+    """Counts what has been done and shows it: call it once for each. `total` is the count."""
+
+    def __init__(self, unit: str, expected: int | None) -> None:
+        self.total = 0
+        self._unit, self._expected = unit, expected
+        self._began = self._said = time.monotonic()
+        self._bar = None
+        if not _quiet and sys.stderr.isatty() and not stat.S_ISFIFO(os.fstat(1).st_mode):
+            from tqdm import tqdm
+
+            self._bar = tqdm(desc=_command, unit=f" {unit}", total=expected, dynamic_ncols=True, leave=False)
+
+    def __call__(self) -> None:
+        """One more is done."""
+        self.total += 1
+        if self._bar is not None:
+            self._bar.update()
+        elif time.monotonic() - self._said >= QUIET_SECONDS:
+            self._said = time.monotonic()
+            of_all = f" of {self._expected}" if self._expected else ""
+            note(f"{self.total}{of_all} {self._unit} in {self._said - self._began:.0f} s")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def track(items: Iterable[T], unit: str, *, total: int | None = None) -> Iterator[T]:
+    """The items, counted and shown as they pass."""
+    with Counter(unit, total) as count:
+        for item in items:
+            yield item
+            count()
+
+
+def finished(done: str, *, resumed: int = 0, failed: int = 0) -> None:
+    """The last line of a stage: what it did, what was there before, what could not be done."""
+    there = f"; {resumed} were there already" if resumed else ""
+    lost = f"; {failed} failed, and the same command tries them again" if failed else ""
+    note(f"{done} written{there}{lost}")
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table for a person; every column but the first is aligned to the right."""
+    if _quiet:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        drawn.add_column(column, justify="right" if index else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    Console(stderr=True).print(drawn)

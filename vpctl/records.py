@@ -1,0 +1,221 @@
+"""The five records of vpctl: their keys, what each key means, and what makes two of them the same."""
+
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, NotRequired, Required, TypedDict, get_args, get_origin, get_type_hints
+
+import orjson
+
+from .errors import UserError
+
+PromptText = Annotated[str, "The text a picture is drawn from."]
+PromptId = Annotated[
+    str, "Sixteen hex digits: the hash of the prompt as it was first given; polish does not change it."
+]
+Source = Annotated[str, "The prompt as it was before polish rewrote it."]
+Split = Annotated[str, "Part of the data this belongs to, such as `train` or `test`; all records of a prompt share it."]
+Aspects = Annotated[
+    dict[str, float], "Margin of each aspect by itself; negative where it speaks for the other picture."
+]
+
+
+class Prompt(TypedDict):
+    """Something to draw. Written by you and polish; read by polish, generate and tune-ppo."""
+
+    prompt: PromptText
+    prompt_id: NotRequired[PromptId]
+    source_prompt: NotRequired[Source]
+    unsafe: NotRequired[Annotated[str, "Why polish thinks the prompt asks for something harmful."]]
+    split: NotRequired[Split]
+
+
+class Image(TypedDict):
+    """A picture drawn from a prompt. Written by generate and score; read by annotate, score and eval."""
+
+    prompt: PromptText
+    prompt_id: PromptId
+    image_id: Annotated[str, "Hash of all that determines the picture: prompt, model, adapter, seed and settings."]
+    file_name: Annotated[str, "The picture's file."]
+    model: Annotated[str, "The generator that drew it, as `--model` named it."]
+    seed: Annotated[int, "Seed of the initial noise."]
+    source_prompt: NotRequired[Source]
+    split: NotRequired[Split]
+    guidance_scale: NotRequired[Annotated[float, "Weight of classifier-free guidance; 1 is none."]]
+    num_inference_steps: NotRequired[Annotated[int, "Denoising steps."]]
+    width: NotRequired[Annotated[int, "Pixels."]]
+    height: NotRequired[Annotated[int, "Pixels."]]
+    adapter: NotRequired[Annotated[str, "Folder of the LoRA the picture was drawn with."]]
+    scores: NotRequired[Annotated[dict[str, float], "Reward by name, raw; higher is better."]]
+
+
+class Judgement(TypedDict):
+    """One annotator's scores of a prompt's pictures on an aspect. Written by annotate, people; read by merge, eval."""
+
+    prompt_id: PromptId
+    prompt: PromptText
+    aspect: Annotated[str, "What was judged, such as `aesthetic`."]
+    annotator: Annotated[str, "Who judged, such as `openai:gpt-4o`."]
+    image_ids: Annotated[list[str], "The pictures judged together."]
+    file_names: Annotated[list[str], "Their files, in the same order."]
+    scores: Annotated[list[float], "Their scores, in the same order; higher is better. Empty if `refused`."]
+    rationales: NotRequired[Annotated[list[str], "Why, a text a picture, in the same order."]]
+    order: NotRequired[Annotated[list[int], "In which order the annotator saw the pictures: indices into `image_ids`."]]
+    usage: NotRequired[Annotated[dict[str, float], "What the call used, such as `prompt_tokens`, `completion_tokens`."]]
+    refused: NotRequired[Annotated[str, "Why the annotator would not judge."]]
+    source_prompt: NotRequired[Source]
+    split: NotRequired[Split]
+
+
+class Pair(TypedDict):
+    """Two pictures of one prompt, one preferred. Written by merge; read by train-rm, tune-dpo and eval."""
+
+    prompt_id: PromptId
+    prompt: PromptText
+    chosen_file_name: Annotated[str, "The preferred picture's file."]
+    rejected_file_name: Annotated[str, "The other picture's file."]
+    margin: Annotated[float, "How clear the preference is, in (0, 1]: the difference of the merged scores."]
+    chosen_image_id: NotRequired[Annotated[str, "Identity of the preferred picture."]]
+    rejected_image_id: NotRequired[Annotated[str, "Identity of the other picture."]]
+    aspects: NotRequired[Aspects]
+    annotators: NotRequired[Annotated[list[str], "Whose judgements went into the pair."]]
+    source_prompt: NotRequired[Source]
+    split: NotRequired[Split]
+
+
+class Report(TypedDict):
+    """One measured number with its interval. Written by eval; read by you and by eval for its page."""
+
+    name: Annotated[str, "What was measured: a reward, an annotator, a set of pictures."]
+    metric: Annotated[str, "`accuracy`, `win_rate`, `agreement` …"]
+    value: Annotated[float, "The number."]
+    low: Annotated[float, "Lower end of its interval."]
+    high: Annotated[float, "Upper end of its interval."]
+    n: Annotated[int, "How many items it rests on: pairs, or prompts."]
+    baseline: NotRequired[Annotated[str, "What it was compared with."]]
+    confidence: NotRequired[Annotated[float, "Coverage of the interval, such as 0.95."]]
+
+
+_SAMPLE = 1 << 20
+
+RECORDS: tuple[type[Any], ...] = (Prompt, Image, Judgement, Pair, Report)
+
+
+def digest(value: object) -> str:
+    """Sixteen hex digits of SHA-256 over anything JSON can say; the order of keys does not matter."""
+    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+
+
+def fingerprint(path: str) -> str:
+    """Identity of a file's or a folder's content: names, sizes, and the first and last megabyte of every file.
+
+    Weights of many gigabytes are told apart in milliseconds, also when they are replaced under the same name.
+    """
+    files = sorted(one for one in Path(path).rglob("*") if one.is_file()) if Path(path).is_dir() else [Path(path)]
+    found = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        found.update(f"{file.relative_to(path) if file != Path(path) else ''}\0{size}\0".encode())
+        with file.open("rb") as content:
+            found.update(content.read(_SAMPLE))
+            content.seek(max(_SAMPLE, size - _SAMPLE))
+            found.update(content.read())
+    return found.hexdigest()[:16]
+
+
+def prompt_key(prompt: Prompt) -> str:
+    """The record's own id, or the hash of the prompt as it was first given."""
+    return prompt.get("prompt_id") or digest(prompt.get("source_prompt") or prompt["prompt"])
+
+
+def image_key(image: Image) -> str:
+    """The picture's identity."""
+    return image["image_id"]
+
+
+def judgement_key(judgement: Judgement) -> str:
+    """Prompt, aspect, annotator and the set of pictures, in whatever order they were shown."""
+    pictures = sorted(judgement["image_ids"])
+    return digest([judgement["prompt_id"], judgement["aspect"], judgement["annotator"], pictures])
+
+
+def part_of(prompt_id: str, shares: Mapping[str, float]) -> str:
+    """The part of the data a prompt falls into, by the hash of its id: it stays there however the data grow."""
+    place = int(digest(["split", prompt_id])[:8], 16) / 16**8 * sum(shares.values())
+    names = list(shares)
+    for name in names:
+        place -= shares[name]
+        if place < 0:
+            return name
+    return names[-1]
+
+
+@cache
+def schema(kind: Any) -> dict[str, tuple[bool, Any, str]]:
+    """For every key of a record type: whether it is required, its type, and what it means."""
+    keys = {}
+    for key, hint in get_type_hints(kind, include_extras=True).items():
+        meaning = ""
+        while get_origin(hint) in (Annotated, NotRequired, Required):
+            if get_origin(hint) is Annotated:
+                meaning = hint.__metadata__[0]
+            hint = get_args(hint)[0]
+        keys[key] = (key in kind.__required_keys__, hint, meaning)
+    return keys
+
+
+def check(record: object, kind: Any, where: str) -> dict[str, Any]:
+    """`record` itself if it is a record of this kind; keys the kind does not know are no matter.
+
+    Raises `UserError`, beginning with `where`, for anything that is no object, lacks a key or holds one of another
+    type.
+    """
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: a record is a JSON object, one a line; this is {_found(record)}")
+    name = _with_article(kind.__name__.lower())
+    for key, (required, expected, _) in schema(kind).items():
+        if key not in record:
+            if required:
+                has = ", ".join(record) or "no keys"
+                raise UserError(f"{where}: {name} needs {key!r}; this one has {has}")
+        elif not _conforms(record[key], expected):
+            raise UserError(f"{where}: {key!r} of {name} is {in_words(expected)}, not {_found(record[key])}")
+    return record
+
+
+_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_PLURALS = {str: "texts", int: "whole numbers", float: "numbers"}
+
+
+def in_words(expected: Any) -> str:
+    """The type of a key as messages and the manual say it: ``a list of numbers``."""
+    if get_origin(expected) is list:
+        return f"a list of {_PLURALS[get_args(expected)[0]]}"
+    if get_origin(expected) is dict:
+        return f"an object of {_PLURALS[get_args(expected)[1]]}"
+    return _WORDS[expected]
+
+
+def _conforms(value: object, expected: Any) -> bool:
+    if get_origin(expected) is list:
+        return isinstance(value, list) and all(_conforms(one, get_args(expected)[0]) for one in value)
+    if get_origin(expected) is dict:
+        return isinstance(value, dict) and all(_conforms(one, get_args(expected)[1]) for one in value.values())
+    if expected in (int, float):
+        return isinstance(value, int if expected is int else int | float) and not isinstance(value, bool)
+    return isinstance(value, expected)
+
+
+def _found(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, dict):
+        return "an object"
+    return f"{orjson.dumps(value).decode()[:40]}"
+
+
+def _with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"

@@ -1,0 +1,152 @@
+"""Reward models: what train-rm trains and the reward `vp` scores with.
+
+A BLIP-style model reads picture and prompt together, and its reward is the difference of its two matching logits: as in
+ImageReward and VP-Score an affine function of the text encoder's first token. A CLIP-style model embeds them apart, and
+its reward is the scaled cosine, as in PickScore. Either way it is a plain transformers model, and nothing but its
+weights makes it a reward model.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+from PIL import Image
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    BlipConfig,
+    BlipForImageTextRetrieval,
+    CLIPConfig,
+    CLIPModel,
+)
+
+from .errors import UserError
+
+SHAPES_BACKBONE = Path(__file__).parent / "shapes" / "weights" / "backbone"
+LONGEST_TEXT = 77
+"""Tokens; BERT's tokenizer would allow 512, and no prompt is that long."""
+ARCHITECTURES: dict[str, Any] = {"blip": BlipForImageTextRetrieval, "clip": CLIPModel}
+
+
+class RewardModel(nn.Module):
+    """A vision-language model as a function from pictures and prompts to one raw reward each."""
+
+    def __init__(self, backbone: BlipForImageTextRetrieval | CLIPModel, tokenizer: Any, processor: Any) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.tokenizer = tokenizer
+        self.processor = processor
+        size = processor.size
+        self.height = size.get("height") or size["shortest_edge"]
+        self.width = size.get("width") or size["shortest_edge"]
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(processor.image_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(processor.image_std).view(3, 1, 1), persistent=False)
+
+    def tokens(self, prompts: list[str]) -> dict[str, Tensor]:
+        """Token ids and attention mask, each (B, L), padded to the longest prompt."""
+        limit = min(self.tokenizer.model_max_length, LONGEST_TEXT)
+        encoded = self.tokenizer(prompts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+
+    def pixels(self, images: list[Image.Image] | Tensor) -> Tensor:
+        """Normalised pixels (B, 3, height, width). Tensors are resized so that gradients flow back to them."""
+        if not isinstance(images, Tensor):
+            prepared: Tensor = self.processor(images, return_tensors="pt")["pixel_values"]
+            return prepared
+        resized = images
+        if images.shape[-2:] != (self.height, self.width):
+            resized = F.interpolate(images, (self.height, self.width), mode="bicubic", antialias=True)
+        return (resized - self.mean) / self.std
+
+    def forward(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Raw rewards (B,) of pixels (B, 3, height, width) and tokens (B, L)."""
+        if isinstance(self.backbone, CLIPModel):
+            return _scaled_cosine(self.backbone, pixels, input_ids, attention_mask)
+        return _matching_margin(self.backbone, pixels, input_ids, attention_mask)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the transformers folder: float32 safetensors, tokenizer, image processor."""
+        self.backbone.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+
+def _matching_margin(model: BlipForImageTextRetrieval, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    patches = model.vision_model(pixels).last_hidden_state
+    crossed = model.text_encoder(
+        input_ids=ids,
+        attention_mask=mask,
+        encoder_hidden_states=patches,
+        encoder_attention_mask=torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device),
+    ).last_hidden_state[:, 0]
+    logits: Tensor = model.itm_head(crossed)
+    return logits[:, 1] - logits[:, 0]
+
+
+def _scaled_cosine(model: CLIPModel, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    image = model.get_image_features(pixel_values=pixels).pooler_output
+    text = model.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
+    return F.cosine_similarity(image, text) * model.logit_scale.exp()
+
+
+def open_model(source: str, *, option: str) -> RewardModel:
+    """The model of a folder or a hub id, in float32. Raises `UserError` if it is no BLIP or CLIP."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    if source.startswith((".", "/", "~")) and not Path(source).is_dir():
+        raise UserError(f"{option} {source}: there is no such folder")
+    try:
+        config = AutoConfig.from_pretrained(source)
+        kind = ARCHITECTURES.get(config.model_type)
+        if kind is None:
+            raise UserError(
+                f"{option} {source}: a {config.model_type} model; reward models begin as {' or '.join(ARCHITECTURES)}"
+            )
+        backbone, loading = kind.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+        model = RewardModel(
+            backbone, AutoTokenizer.from_pretrained(source), AutoImageProcessor.from_pretrained(source, use_fast=False)
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{option} {source}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])[0]
+        raise UserError(f"{option} {source}: its weights are not all there: {missing} is missing")
+    return model
+
+
+def open_backbone(source: str, *, seed: int) -> RewardModel:
+    """What train-rm starts from: a folder, a hub id, the packaged backbone if empty, or ``new:blip``, ``new:clip``."""
+    if not source.startswith("new:"):
+        return open_model(source or str(SHAPES_BACKBONE), option="--backbone")
+    kind = source.removeprefix("new:")
+    if kind not in ARCHITECTURES:
+        raise UserError(f"--backbone {source}: known: {', '.join(f'new:{name}' for name in ARCHITECTURES)}")
+    packaged = open_model(str(SHAPES_BACKBONE), option="--backbone")
+    like = BlipConfig.from_pretrained(SHAPES_BACKBONE)
+    torch.manual_seed(seed)
+    fresh = ARCHITECTURES[kind](like if kind == "blip" else _small_clip(like))
+    return RewardModel(fresh, packaged.tokenizer, packaged.processor)
+
+
+def _small_clip(blip: BlipConfig) -> CLIPConfig:
+    """A CLIP of the packaged BLIP's size, for its tokenizer and its pictures of 32 pixels."""
+    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    text, vision = blip.text_config, blip.vision_config
+    return CLIPConfig(
+        projection_dim=blip.image_text_hidden_size,
+        text_config={
+            **{name: getattr(text, name) for name in sizes},
+            **{name: getattr(text, name) for name in ("vocab_size", "max_position_embeddings")},
+            **{name: getattr(text, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
+        },
+        vision_config={
+            **{name: getattr(vision, name) for name in sizes},
+            **{name: getattr(vision, name) for name in ("image_size", "patch_size")},
+        },
+    )

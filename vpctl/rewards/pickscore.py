@@ -1,0 +1,15 @@
+"""PickScore v1 (Kirstain et al. 2023, arXiv 2305.01569), from the hub, or as pickscore:FOLDER from a copy.
+
+The score is the scaled cosine, about 17 to 24; the softmax over the pictures of one prompt is the preference.
+"""
+
+from .. import tensors
+from ..reward_model import open_model
+from .vp import Score
+
+HUB_ID = "yuvalkirstain/PickScore_v1"
+
+
+def load(argument: str, *, device: str = "auto") -> Score:
+    """PickScore as it was released, with no scale of ours put on it."""
+    return Score(open_model(argument or HUB_ID, option="--reward pickscore:"), tensors.pick(device), 0.0, 1.0)

@@ -1,0 +1,39 @@
+"""The pixel judge of the shapes world as a reward: the mean of its four aspects, or one, as shapes:aesthetic.
+
+The contract of a reward: ``load(argument, *, device)`` returns a callable ``(images, prompts) -> Tensor`` of shape
+(B,), higher is better. `images` are a list of PIL pictures or a tensor (B, 3, H, W) in [0, 1]; scores do not depend on
+the rest of the batch. Its attribute ``differentiable`` says whether gradients flow back to a tensor of images.
+"""
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import UserError
+from ..shapes.judge import ASPECTS, judge
+from ..tensors import to_pictures
+
+
+class PixelJudge:
+    """The mean of some aspects of the pixel judge, in [1, 5]."""
+
+    differentiable = False
+
+    def __init__(self, aspects: list[str]) -> None:
+        self.aspects = aspects
+
+    def __call__(self, images: list[Image.Image] | Tensor, prompts: list[str]) -> Tensor:
+        """The scores (B,)."""
+        pictures = to_pictures(images) if isinstance(images, Tensor) else images
+        scores = [
+            [judge(prompt, picture, aspect).score for aspect in self.aspects]
+            for prompt, picture in zip(prompts, pictures, strict=True)
+        ]
+        return torch.tensor(scores, dtype=torch.float64).mean(1)
+
+
+def load(argument: str, *, device: str = "auto") -> PixelJudge:
+    """The judge of one aspect, or of all four; it runs on the CPU."""
+    if argument and argument not in ASPECTS:
+        raise UserError(f"--reward shapes:{argument}: known: {', '.join(f'shapes:{aspect}' for aspect in ASPECTS)}")
+    return PixelJudge([argument] if argument else list(ASPECTS))

@@ -1,0 +1,263 @@
+"""Train the vision-language backbone of the shapes world, the model a reward model starts from.
+
+It has the shape and the objectives of BLIP (Li et al. 2022, arXiv 2201.12086, section 3.2): image-text contrast and
+image-text matching with hard negatives. The negatives are captions one attribute away, of every kind of attribute
+equally often. A third objective, dropped with its head afterwards, is dense: every patch says which colour and shape
+covers it, which teaches the vision tower its objects long before the captions could.
+
+Pictures are renders, most of them passed through the generators' autoencoder with some noise on the latents, so that
+they look as generated pictures look. Neither a generated picture nor the pixel judge is used.
+"""
+
+import argparse
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from transformers import (
+    BlipConfig,
+    BlipForImageTextRetrieval,
+    BlipImageProcessorPil,
+    BlipTextConfig,
+    BlipVisionConfig,
+    CLIPTokenizer,
+)
+
+from ..grammar import BACKGROUNDS, SHAPES, Scene, canonical, describe, held_out, near_misses
+from ..render import PALETTE, SIZE, SYMBOL, arrange, coverage, draw
+from .text import DECORATED, MAX_LENGTH, decorated, new_tokenizer, training_scene
+
+SEED = 20263
+BATCH = 48
+NEAR, FOREIGN = 6, 2
+PEAK_LEARNING_RATE = 8e-4
+PATCH = 4
+THROUGH_AUTOENCODER = 0.85
+LATENT_NOISE = 0.15
+CONTRAST_WEIGHT, DENSE_WEIGHT = 0.25, 0.5
+
+
+def new_backbone(tokenizer: CLIPTokenizer) -> BlipForImageTextRetrieval:
+    """An untrained BLIP of 2.2 million parameters over 8 × 8 patches."""
+    vision = BlipVisionConfig(
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=SIZE,
+        patch_size=PATCH,
+    )
+    text = BlipTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        encoder_hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_LENGTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        sep_token_id=tokenizer.eos_token_id,
+        is_decoder=True,
+    )
+    config = BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), image_text_hidden_size=64)
+    return BlipForImageTextRetrieval(config)
+
+
+@dataclass
+class Shown:
+    """Pictures as 8-bit tensors (N, 3, 32, 32), their scenes, and the colour and shape of every patch (N, 64)."""
+
+    pixels: Tensor
+    scenes: list[Scene]
+    colours: Tensor
+    shapes: Tensor
+
+
+_COLOUR_LABELS = {name: index for index, name in enumerate(PALETTE)}
+_SHAPE_LABELS = {name: index for index, name in enumerate(("", *SHAPES, SYMBOL))}
+
+
+def shown(vae: AutoencoderKL, size: int, rng: Random) -> Shown:
+    """`size` pictures of random scenes that are not held out."""
+    pixels, scenes, colours, shapes = [], [], [], []
+    for _ in range(size):
+        scene = training_scene(rng, symbols=0.12)
+        taken = {thing.colour for thing in scene.things}
+        background = scene.background or rng.choice([colour for colour in BACKGROUNDS if colour not in taken])
+        placed = arrange(scene, rng)
+        colour = np.full((SIZE // PATCH, SIZE // PATCH), _COLOUR_LABELS[background], np.uint8)
+        shape = np.zeros_like(colour)
+        for one in placed:
+            covered = coverage(one).reshape(SIZE // PATCH, PATCH, SIZE // PATCH, PATCH).mean((1, 3)) > 0.3
+            colour[covered] = _COLOUR_LABELS[one.colour]
+            shape[covered] = _SHAPE_LABELS[one.shape]
+        pixels.append(np.asarray(draw(placed, background)))
+        scenes.append(scene)
+        colours.append(colour.ravel())
+        shapes.append(shape.ravel())
+    pictures = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+    with torch.inference_mode():
+        for start in range(0, size, 500):
+            through = [i for i in range(start, min(start + 500, size)) if rng.random() < THROUGH_AUTOENCODER]
+            latents = vae.encode(pictures[through].float() / 127.5 - 1).latent_dist.sample()
+            latents += LATENT_NOISE * rng.random() * torch.randn_like(latents)
+            pictures[through] = ((vae.decode(latents).sample.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return Shown(
+        pictures, scenes, torch.from_numpy(np.stack(colours)).long(), torch.from_numpy(np.stack(shapes)).long()
+    )
+
+
+def hard_negative(scene: Scene, rng: Random) -> Scene | None:
+    """A scene one attribute away, not held out; each kind of attribute is as likely as any other."""
+    kinds: dict[tuple[object, ...], list[Scene]] = {}
+    for near in near_misses(scene):
+        kinds.setdefault(_changed(scene, near), []).append(near)
+    while kinds:
+        kind = rng.choice(list(kinds))
+        near = rng.choice(kinds[kind])
+        if not held_out(describe(near)):
+            return near
+        kinds[kind].remove(near)
+        if not kinds[kind]:
+            del kinds[kind]
+    return None
+
+
+def _changed(scene: Scene, near: Scene) -> tuple[object, ...]:
+    def properties(one: Scene) -> tuple[object, ...]:
+        colours = sorted(str(thing.colour) for thing in one.things)
+        return colours, sorted(thing.shape for thing in one.things), one.background, len(one.things), one.relation
+
+    return tuple(a == b for a, b in zip(properties(scene), properties(near), strict=True))
+
+
+def captions(scenes: list[Scene], everything: list[Scene], rng: Random) -> list[str]:
+    """For each scene its caption, then its hard negatives, then other scenes' captions: 1 + NEAR + FOREIGN each."""
+    texts = []
+    for scene in scenes:
+        wanted = [scene]
+        while len(wanted) < 1 + NEAR:
+            wanted.append(hard_negative(scene, rng) or rng.choice(everything))
+        while len(wanted) < 1 + NEAR + FOREIGN:
+            other = rng.choice(everything)
+            if canonical(other) != canonical(scene):
+                wanted.append(other)
+        decorate = rng.random() < DECORATED
+        texts += [decorated(describe(one), rng) if decorate else describe(one) for one in wanted]
+    return texts
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """8-bit pixels as the image processor hands them over: mean 0.5, deviation 0.5."""
+    return pixels.float() / 127.5 - 1
+
+
+def packed(ids: Tensor, mask: Tensor, pictures: int) -> dict[str, Tensor]:
+    """Captions (pictures × K, L) as rows (pictures, K × L) in which none sees another.
+
+    The pictures' keys and values in cross-attention are then computed once a picture instead of once a caption.
+    """
+    each, length = len(ids) // pictures, ids.shape[1]
+    own = torch.block_diag(*[torch.ones(length, length)] * each).bool()
+    there = mask.bool().view(pictures, 1, 1, each * length)
+    return {
+        "input_ids": ids.view(pictures, each * length),
+        "attention_mask": torch.where(own & there, 0.0, -1e9),
+        "position_ids": torch.arange(length).repeat(each)[None],
+    }
+
+
+def losses(
+    model: BlipForImageTextRetrieval, dense: nn.Linear, pixels: Tensor, ids: Tensor, mask: Tensor, labels: list[Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Matching, contrastive and dense loss, and the share of pictures whose own caption wins."""
+    size, each = len(pixels), len(ids) // len(pixels)
+    patches = model.vision_model(pixels).last_hidden_state
+    crossed = model.text_encoder(
+        **packed(ids, mask, size),
+        encoder_hidden_states=patches,
+        encoder_attention_mask=torch.ones(patches.shape[:2], dtype=torch.long),
+    ).last_hidden_state[:, :: ids.shape[1]]
+    logits = model.itm_head(crossed).float().diff(dim=2).squeeze(2)
+    truth = torch.zeros(size, dtype=torch.long)
+    matching = F.cross_entropy(logits, truth)
+    matching = matching + F.binary_cross_entropy_with_logits(logits, F.one_hot(truth, each).float())
+    alone = model.text_encoder(input_ids=ids[::each], attention_mask=mask[::each]).last_hidden_state[:, 0]
+    image, text = model.vision_proj(patches[:, 0]).float(), model.text_proj(alone).float()
+    similar = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T / 0.07
+    own = torch.arange(size)
+    contrast = (F.cross_entropy(similar, own) + F.cross_entropy(similar.T, own)) / 2
+    colour, shape = dense(patches[:, 1:]).float().split((len(_COLOUR_LABELS), len(_SHAPE_LABELS)), dim=2)
+    seen = F.cross_entropy(colour.flatten(0, 1), labels[0].flatten())
+    seen = seen + F.cross_entropy(shape.flatten(0, 1), labels[1].flatten())
+    return matching, contrast, seen, (logits.argmax(1) == 0).float().mean()
+
+
+def train(vae_folder: Path, out: Path, *, steps: int, size: int) -> None:
+    """Train from nothing and write the model, its tokenizer and its image processor, in half precision, to `out`."""
+    torch.manual_seed(SEED)
+    rng = Random(SEED)
+    vae = AutoencoderKL.from_pretrained(vae_folder).eval().requires_grad_(False)
+    tokenizer = new_tokenizer()
+    model = new_backbone(tokenizer).train()
+    dense = nn.Linear(128, len(_COLOUR_LABELS) + len(_SHAPE_LABELS))
+    parameters = [*model.parameters(), *dense.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1, (step + 1) / 500) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    )
+    began = time.monotonic()
+    data = shown(vae, size, rng)
+    print(f"data {time.monotonic() - began:.0f}s", flush=True)
+    sums = np.zeros(4)
+    for step in range(1, steps + 1):
+        chosen = torch.randint(size, (BATCH,))
+        texts = captions([data.scenes[index] for index in chosen], data.scenes, rng)
+        encoded = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        labels = [data.colours[chosen], data.shapes[chosen]]
+        with torch.autocast("cpu", torch.bfloat16):
+            matching, contrast, seen, right = losses(
+                model, dense, normalised(data.pixels[chosen]), encoded.input_ids, encoded.attention_mask, labels
+            )
+        loss = matching + CONTRAST_WEIGHT * contrast + DENSE_WEIGHT * seen
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        sums += [matching.item(), contrast.item(), seen.item(), right.item()]
+        if step % 200 == 0:
+            words = "matching {:.3f} contrast {:.3f} dense {:.3f} right {:.3f}".format(*sums / 200)
+            print(f"{step} {time.monotonic() - began:.0f}s {words}", flush=True)
+            sums[:] = 0
+        if step % 2000 == 0 or step == steps:
+            save(model, tokenizer, out)
+
+
+def save(model: BlipForImageTextRetrieval, tokenizer: CLIPTokenizer, out: Path) -> None:
+    """Write the folder `BlipForImageTextRetrieval.from_pretrained` opens."""
+    state = {name: weight.half().contiguous() for name, weight in model.state_dict().items()}
+    model.save_pretrained(out, state_dict=state)
+    tokenizer.save_pretrained(out)
+    BlipImageProcessorPil(
+        size={"height": SIZE, "width": SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    ).save_pretrained(out)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("vae", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=14_000)
+    parser.add_argument("--size", type=int, default=80_000, help="pictures")
+    arguments = parser.parse_args()
+    train(arguments.vae, arguments.out, steps=arguments.steps, size=arguments.size)

@@ -1,0 +1,143 @@
+"""Diffusion-DPO (Wallace et al. 2024, arXiv 2311.12908): a LoRA from preference pairs, with no reward model.
+
+Departures from the released code: the reference is the same UNet with its LoRA switched off instead of a second copy;
+pictures are encoded once and their latents drawn anew from the stored posterior at every visit; ties never come in.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..configs import DPOConfig
+from .policy import Policy
+from .run import Run, random_state, restore_random_state
+
+
+class Preference(NamedTuple):
+    """A pair as training needs it: indices of two pictures, the prompt."""
+
+    chosen: int
+    rejected: int
+    prompt: str
+
+
+class DPOLoss(NamedTuple):
+    """The loss, a scalar, and for each pair (B,) its logit, positive where the model prefers what was chosen."""
+
+    loss: Tensor
+    logits: Tensor
+
+
+def dpo_loss(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float) -> DPOLoss:
+    """−log σ(−β/2 [(L_w − L_w^ref) − (L_l − L_l^ref)]), mean over pairs. Wallace et al., equation 14.
+
+    The arguments (B,) are squared errors of the noise prediction, each a mean over the latent's elements: this fixes
+    the scale of `beta`. Where policy and reference agree the loss is log 2.
+    """
+    logits = -0.5 * beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
+    return DPOLoss(-F.logsigmoid(logits).mean(), logits)
+
+
+class Latents(NamedTuple):
+    """Posteriors of all pictures: mean and deviation, each (N, C, H, W), half precision, on the CPU."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def draw(self, chosen: Tensor, factor: float, generator: torch.Generator) -> Tensor:
+        """Scaled latents (B, C, H, W) drawn from the posteriors of the pictures `chosen` (B,)."""
+        mean, deviation = self.mean[chosen].float(), self.deviation[chosen].float()
+        return (mean + deviation * torch.randn(mean.shape, generator=generator)) * factor
+
+
+def squared_errors(policy: Policy, noisy: Tensor, timesteps: Tensor, embedded: Tensor, target: Tensor) -> Tensor:
+    """Squared error (B,) of the prediction, a mean over C, H, W."""
+    return (policy.predict(noisy, timesteps, embedded) - target).square().mean((1, 2, 3))
+
+
+def train(
+    policy: Policy,
+    latents: Latents,
+    preferences: list[Preference],
+    config: DPOConfig,
+    run: Run,
+    *,
+    seed: int,
+    preview: Callable[[int], None],
+    advance: Callable[[], None],
+) -> None:
+    """Tune the policy's LoRA on the pairs, from where `run` left off, and log every step.
+
+    The order of the pairs, the noise and the timesteps come from one generator, whose state is in the checkpoint: on a
+    CPU a resumed run ends with the very weights of an uninterrupted one.
+    """
+    chance = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(policy.trainable, lr=config.learning_rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, config.warmup)))
+    order: list[int] = []
+    start = 0
+    if run.state:
+        start = run.state["step"]
+        order = run.state["order"]
+        policy.set_lora(run.state["lora"])
+        optimizer.load_state_dict(run.state["optimizer"])
+        schedule.load_state_dict(run.state["schedule"])
+        restore_random_state(run.state["random"], chance)
+    else:
+        preview(0)
+    for step in range(start + 1, config.steps + 1):
+        sums = torch.zeros(5)
+        for _ in range(config.accumulate):
+            while len(order) < config.batch:
+                order += torch.randperm(len(preferences), generator=chance).tolist()
+            batch, order = [preferences[index] for index in order[: config.batch]], order[config.batch :]
+            errors = _errors(policy, latents, batch, config, chance)
+            loss, logits = dpo_loss(*errors, config.beta)
+            (loss / config.accumulate).backward()
+            right = (logits > 0).float().mean() + 0.5 * (logits == 0).float().mean()
+            chosen, _, ref_chosen, _ = (one.detach().mean() for one in errors)
+            sums += torch.stack([loss.detach(), right, logits.detach().mean(), chosen, ref_chosen]).cpu()
+        torch.nn.utils.clip_grad_norm_(policy.trainable, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        names = ("loss", "implicit_accuracy", "margin", "chosen_error", "chosen_error_reference")
+        run.log(step, **dict(zip(names, (sums / config.accumulate).tolist(), strict=True)))
+        if config.preview_every and step % config.preview_every == 0:
+            preview(step)
+        if step % config.save_every == 0 and step < config.steps:
+            run.save(
+                step,
+                {
+                    "lora": policy.lora(),
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "order": order,
+                    "random": random_state(chance),
+                },
+            )
+        advance()
+
+
+def _errors(
+    policy: Policy, latents: Latents, batch: list[Preference], config: DPOConfig, chance: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Errors (B,) of policy and reference on both pictures, which share noise, timestep and prompt dropout."""
+    scheduler, size = policy.scheduler, len(batch)
+    both = torch.tensor([pair.chosen for pair in batch] + [pair.rejected for pair in batch])
+    clean = latents.draw(both, policy.pipe.vae.config.scaling_factor, chance)
+    noise = torch.randn(clean[:size].shape, generator=chance).repeat(2, 1, 1, 1)
+    timesteps = torch.randint(scheduler.config.num_train_timesteps, (size,), generator=chance).repeat(2)
+    dropped = torch.rand(size, generator=chance) < config.prompt_dropout
+    prompts = ["" if gone else pair.prompt for gone, pair in zip(dropped, batch, strict=True)]
+    noisy = scheduler.add_noise(clean, noise, timesteps).to(policy.device)
+    target = noise if policy.prediction_type == "epsilon" else scheduler.get_velocity(clean, noise, timesteps)
+    embedded = policy.embed(prompts).repeat(2, 1, 1)
+    arguments = (noisy, timesteps.to(policy.device), embedded, target.to(policy.device))
+    chosen, rejected = squared_errors(policy, *arguments).chunk(2)
+    with policy.reference():
+        ref_chosen, ref_rejected = squared_errors(policy, *arguments).chunk(2)
+    return chosen, rejected, ref_chosen, ref_rejected

@@ -1,0 +1,206 @@
+"""A diffusion model with a LoRA, as tuning sees it: noise predictions, denoising steps, pictures.
+
+It is the policy with the LoRA and its own reference without. Weights of the LoRA stay in float32 whatever the rest is
+in: an AdamW step of 1e-5 would change next to nothing of them in bfloat16.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers.training_utils import cast_training_params
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..errors import UserError
+from ..plugins import Settings
+from ..tensors import from_pictures
+
+ADAPTER = "default"
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+
+
+class Policy:
+    """A Stable Diffusion pipeline whose UNet carries a trainable LoRA on its attention."""
+
+    def __init__(self, pipe: Any, *, rank: int, source: str, seed: int) -> None:
+        if not isinstance(pipe, StableDiffusionPipeline):
+            raise UserError(
+                f"--model {source}: a {type(pipe).__name__}; tuning is for Stable Diffusion 1 and 2 and their kin"
+            )
+        self.pipe = pipe
+        self.device = pipe.device
+        self.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+        for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+            part.requires_grad_(False).eval()
+        torch.manual_seed(seed)
+        pipe.unet.add_adapter(
+            LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=ATTENTION), ADAPTER
+        )
+        cast_training_params(pipe.unet, torch.float32)
+        self.trainable = [parameter for parameter in pipe.unet.parameters() if parameter.requires_grad]
+        self._embedded: dict[str, Tensor] = {}
+
+    @property
+    def prediction_type(self) -> str:
+        """What the UNet predicts: ``epsilon`` or ``v_prediction``."""
+        return str(self.scheduler.config.prediction_type)
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside, the LoRA is off and nothing is recorded for gradients."""
+        self.pipe.unet.disable_adapters()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.pipe.unet.enable_adapters()
+
+    @torch.no_grad()
+    def embed(self, prompts: list[str]) -> Tensor:
+        """Text embeddings (B, L, D); a prompt is encoded once and remembered."""
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embedded]
+        for start in range(0, len(new), 64):
+            chunk = new[start : start + 64]
+            embedded, _ = self.pipe.encode_prompt(chunk, self.device, 1, do_classifier_free_guidance=False)
+            self._embedded.update(zip(chunk, embedded.cpu(), strict=True))
+        return torch.stack([self._embedded[prompt] for prompt in prompts]).to(self.device)
+
+    def predict(self, latents: Tensor, timesteps: Tensor, embedded: Tensor, guidance: float = 1.0) -> Tensor:
+        """The UNet's prediction (B, C, H, W) in float32, guided by `guidance` unless that is 1.
+
+        Classifier-free guidance, Ho and Salimans 2022 (arXiv 2207.12598), equation 6, as Stable Diffusion writes it.
+        """
+        kind = self.device.type
+        with torch.autocast(kind, self.pipe.unet.dtype, enabled=kind != "cpu"):
+            if guidance == 1:
+                alone: Tensor = self.pipe.unet(latents, timesteps, embedded).sample.float()
+                return alone
+            nothing = self.embed([""]).expand_as(embedded)
+            both: Tensor = self.pipe.unet(
+                torch.cat([latents, latents]), torch.cat([timesteps, timesteps]), torch.cat([nothing, embedded])
+            ).sample.float()
+        without, given = both.chunk(2)
+        return without + guidance * (given - without)
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the latents of pixels (B, 3, H, W) in [0, 1], before scaling."""
+        posterior = self.pipe.vae.encode((2 * pixels - 1).to(self.device, self.pipe.vae.dtype)).latent_dist
+        return posterior.mean.float(), posterior.std.float()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in [0, 1] of scaled latents."""
+        vae = self.pipe.vae
+        pixels: Tensor = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float()
+        return (pixels / 2 + 0.5).clamp(0, 1)
+
+    def lora(self) -> dict[str, Tensor]:
+        """The LoRA's weights, by peft's names."""
+        return {name: weight.cpu() for name, weight in get_peft_model_state_dict(self.pipe.unet).items()}
+
+    def set_lora(self, weights: dict[str, Tensor]) -> None:
+        """Put weights from `lora` back into the LoRA that is there; a second one would train and save nothing."""
+        result = set_peft_model_state_dict(self.pipe.unet, weights, ADAPTER)
+        assert not result.unexpected_keys, result.unexpected_keys
+
+    def save_lora(self, folder: Path) -> None:
+        """Write the file that `pipe.load_lora_weights(folder)` takes."""
+        weights = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.pipe.unet))
+        StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=weights, safe_serialization=True)
+
+    def fitted(self, pictures: list[Image.Image]) -> Tensor:
+        """Pixels (B, 3, S, S) in [0, 1] of the size the model draws in, cut at the sides where the shape is another."""
+        side = self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
+        return from_pictures([ImageOps.fit(one, (side, side), Image.Resampling.BICUBIC) for one in pictures])
+
+    @torch.inference_mode()
+    def preview(self, prompts: list[str], settings: Settings, *, seed: int) -> Image.Image:
+        """A grid of one picture a prompt, always from the same noise."""
+        pictures: list[Image.Image] = []
+        for start in range(0, len(prompts), 8):
+            texts = prompts[start : start + 8]
+            noise = [torch.Generator().manual_seed(seed + start + index) for index in range(len(texts))]
+            pictures += self.pipe(
+                texts,
+                num_inference_steps=settings.num_inference_steps,
+                guidance_scale=settings.guidance_scale,
+                generator=noise,
+            ).images
+        return grid(pictures)
+
+
+def grid(pictures: list[Image.Image], columns: int = 8) -> Image.Image:
+    """Pictures of one size in rows of `columns`, on white, small ones enlarged to be seen."""
+    scale = max(1, 128 // pictures[0].width)
+    width, height = pictures[0].width * scale, pictures[0].height * scale
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (min(len(pictures), columns) * (width + 4), rows * (height + 4)), "white")
+    for index, picture in enumerate(pictures):
+        enlarged = picture.resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(enlarged, (index % columns * (width + 4), index // columns * (height + 4)))
+    return sheet
+
+
+class Coefficients(NamedTuple):
+    """What one DDIM step needs of the noise schedule, each (N,) over the steps of a sampling run."""
+
+    timesteps: Tensor
+    alpha: Tensor
+    alpha_next: Tensor
+    deviation: Tensor
+
+
+def coefficients(scheduler: DDIMScheduler, steps: int, eta: float, device: torch.device) -> Coefficients:
+    """The schedule of a DDIM run of `steps` steps with noise `eta`.
+
+    Song et al. 2021 (arXiv 2010.02502), equation 16: σ = η √((1−ᾱ')/(1−ᾱ)) √(1−ᾱ/ᾱ'), with ᾱ' of the step after.
+    """
+    scheduler.set_timesteps(steps)
+    timesteps = scheduler.timesteps.cpu().long()
+    gap = scheduler.config.num_train_timesteps // steps
+    following = timesteps - gap
+    alpha = scheduler.alphas_cumprod[timesteps]
+    last = scheduler.final_alpha_cumprod
+    alpha_next = torch.where(following >= 0, scheduler.alphas_cumprod[following.clamp(min=0)], last)
+    variance = (1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)
+    return Coefficients(
+        timesteps.to(device), alpha.to(device), alpha_next.to(device), (eta * variance.clamp(min=0).sqrt()).to(device)
+    )
+
+
+def step_mean(predicted: Tensor, latents: Tensor, table: Coefficients, index: Tensor, prediction_type: str) -> Tensor:
+    """Mean (B, C, H, W) of the next latents, for samples each at its own step `index` (B,).
+
+    Song et al. 2021, equation 12, from a prediction of the noise or of the velocity (Salimans and Ho 2022, appendix D).
+    """
+    alpha, after = _spread(table.alpha[index]), _spread(table.alpha_next[index])
+    if prediction_type == "v_prediction":
+        original = alpha.sqrt() * latents - (1 - alpha).sqrt() * predicted
+        noise = alpha.sqrt() * predicted + (1 - alpha).sqrt() * latents
+    else:
+        noise = predicted
+        original = (latents - (1 - alpha).sqrt() * noise) / alpha.sqrt()
+    direction = (1 - after - _spread(table.deviation[index]) ** 2).clamp(min=0).sqrt()
+    return after.sqrt() * original + direction * noise
+
+
+def log_probability(after: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    """Log-density (B,) of the next latents under a step of this mean and deviation (B,), a mean over their elements.
+
+    A mean, as in DDPO's code, where the joint density is the sum: ratios of it are the true ones to the power of
+    1/(C·H·W), which is what clip ranges such as 1e-4 are made for.
+    """
+    spread = _spread(deviation)
+    density = -((after - mean) ** 2) / (2 * spread**2) - spread.log() - 0.5 * torch.log(torch.tensor(2 * torch.pi))
+    return density.mean((1, 2, 3))
+
+
+def _spread(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1, 1)

@@ -1,0 +1,151 @@
+"""A training run's folder: what was asked for, what was measured, and where to go on.
+
+run.json        the options, the command line and the versions
+metrics.jsonl   one object a logged step
+tensorboard/    the same, and preview grids, for TensorBoard
+previews/       the same grids as PNG
+checkpoint.pt   weights, optimizer and random state of the last saved step; gone when the run has ended
+"""
+
+import fcntl
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+import torch
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from .. import __version__
+from ..errors import OutputLocked, UserError
+from ..images import save as save_picture
+
+CHECKPOINT = "checkpoint.pt"
+_LIBRARIES = ("torch", "diffusers", "transformers", "peft")
+
+
+class Run:
+    """A run folder, locked while it is open.
+
+    A new run may have been killed at any moment: entered again with the same configuration it goes on from its last
+    checkpoint, with the metrics behind that cut off, and comes to the same end. `state` is what the checkpoint holds,
+    None at the beginning; `ended` is whether there is nothing left to do.
+    """
+
+    def __init__(self, folder: str, config: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder / ".lock", os.O_CREAT | os.O_WRONLY, 0o666)
+        except OSError as error:
+            raise UserError(f"--out {folder}: {(error.strerror or str(error)).lower()}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise OutputLocked(f"--out {folder}: another run is writing it") from None
+        begun = self._same_config(config)
+        checkpoint = self.folder / CHECKPOINT
+        self.state: dict[str, Any] | None = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else None
+        self.ended = begun and (self.folder / _ENDED).exists()
+        step = self.state["step"] if self.state else 0
+        if not self.ended:
+            self._cut_metrics(step)
+            self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
+
+    def _same_config(self, config: Mapping[str, Any]) -> bool:
+        """Whether this run has been begun before. Raises `UserError` if it was one with other options."""
+        file = self.folder / "run.json"
+        wanted = orjson.loads(orjson.dumps(config))
+        if file.exists():
+            there = orjson.loads(file.read_bytes())["options"]
+            changed = [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]
+            if changed:
+                key = changed[0]
+                raise UserError(
+                    f"--out {self.folder}: holds a run with {key} {there.get(key)!r}, not {wanted.get(key)!r}; "
+                    "name another folder, or remove this one"
+                )
+            return True
+        versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+        written = {
+            "options": wanted,
+            "argv": sys.argv,
+            "versions": {"vpctl": __version__, "python": platform.python_version(), **versions},
+        }
+        _write_whole(file, orjson.dumps(written, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        return False
+
+    def _cut_metrics(self, step: int) -> None:
+        file = self.folder / "metrics.jsonl"
+        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+        kept = [line for line in lines if line.endswith(b"\n") and orjson.loads(line)["step"] <= step]
+        _write_whole(file, b"".join(kept))
+
+    def log(self, step: int, **metrics: float) -> None:
+        """Write one step's numbers down, in the metrics file and for TensorBoard."""
+        with (self.folder / "metrics.jsonl").open("ab") as file:
+            file.write(orjson.dumps({"step": step, **metrics}, option=orjson.OPT_APPEND_NEWLINE))
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+
+    def preview(self, step: int, grid: Image.Image) -> None:
+        """Keep a grid of pictures drawn from fixed seeds at this step."""
+        save_picture(grid, str(self.folder / "previews" / f"{step:06d}.png"))
+        pixels = torch.frombuffer(bytearray(grid.tobytes()), dtype=torch.uint8).view(grid.height, grid.width, 3)
+        self._board.add_image("preview", pixels, step, dataformats="HWC")
+
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
+        """Replace the checkpoint; from here the run would go on."""
+        part = self.folder / f"{CHECKPOINT}.part"
+        torch.save({"step": step, **state}, part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(self.folder / CHECKPOINT)
+
+    def end(self) -> None:
+        """Mark the run as ended; its results are written."""
+        (self.folder / _ENDED).touch()
+        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self.ended:
+            self._board.close()
+        os.close(self._lock)
+
+
+_ENDED = ".ended"
+
+
+def _write_whole(file: Path, content: bytes) -> None:
+    part = file.with_name(f"{file.name}.part")
+    part.write_bytes(content)
+    part.replace(file)
+
+
+def random_state(*generators: torch.Generator) -> dict[str, Any]:
+    """The state of torch's own generators and of the given ones, to be put into a checkpoint."""
+    state: dict[str, Any] = {"torch": torch.get_rng_state(), "own": [one.get_state() for one in generators]}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_random_state(state: Mapping[str, Any], *generators: torch.Generator) -> None:
+    """Put `random_state` back."""
+    torch.set_rng_state(state["torch"])
+    for generator, own in zip(generators, state["own"], strict=True):
+        generator.set_state(own)
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
