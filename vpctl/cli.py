@@ -1,42 +1,48 @@
 """The vpctl program: its nine commands in the order of the pipeline, and the one place where errors become exits."""
 
 import functools
+import importlib
 import inspect
 import os
+import re
 import signal
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from . import __version__, progress
-from .commands import annotate, generate, merge, polish, score, train_rm, tune_dpo, tune_ppo
-from .commands import eval as evaluate
+from . import __version__, plugins, progress
 from .errors import OutputClosed, UserError
 from .options import Quiet, option
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "polish": polish.polish,
-    "generate": generate.generate,
-    "annotate": annotate.annotate,
-    "merge": merge.merge,
-    "train-rm": train_rm.train_rm,
-    "score": score.score,
-    "tune-ppo": tune_ppo.tune_ppo,
-    "tune-dpo": tune_dpo.tune_dpo,
-}
-EVALUATIONS: dict[str, Callable[..., None]] = {
-    "accuracy": evaluate.accuracy,
-    "compare": evaluate.compare,
-    "agreement": evaluate.agreement,
-}
+COMMANDS = ("polish", "generate", "annotate", "merge", "train-rm", "score", "tune-ppo", "tune-dpo", "eval")
+"""In the order of the pipeline; each is the file of its name in `commands/`."""
+EVALUATIONS = ("accuracy", "compare", "agreement")
+"""Of eval, which has commands of its own."""
 INTERRUPTED = 130
 
 
-def common(name: str, command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the options that all share, announcing itself under its name before it runs."""
+def load(name: str) -> Callable[..., None]:
+    """The command of a name, or of eval's own, as ``eval compare``."""
+    first, _, second = name.replace("-", "_").partition(" ")
+    module = importlib.import_module(f"vpctl.commands.{first}")
+    command: Callable[..., None] = getattr(module, second or first)
+    return command
+
+
+def about(name: str) -> str:
+    """What a command does, in one line: the first of its file, which is not imported for it."""
+    file = Path(__file__).parent / "commands" / f"{name.replace('-', '_')}.py"
+    with file.open() as lines:
+        return lines.readline().strip().strip('"')
+
+
+def common(name: str) -> Callable[..., None]:
+    """The command of a name with the option that all share; it announces itself before it runs."""
+    command = load(name)
     signature = inspect.signature(command, eval_str=True)
     quiet = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
 
@@ -57,9 +63,22 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _show_plugins(wanted: bool) -> None:
+    if wanted:
+        kinds = {**{kind: plugins.catalog(kind) for kind in plugins.KINDS}, "aspect": plugins.aspects()}
+        for kind, known in kinds.items():
+            for name, about in known.items():
+                typer.echo(f"{kind:<10} {name:<17} {about}")
+        raise typer.Exit
+
+
 def _vpctl(
     version: Annotated[
         bool, option("--version", is_eager=True, callback=_show_version, help="Print the version and exit.")
+    ] = False,
+    plugins: Annotated[
+        bool,
+        option("--plugins", is_eager=True, callback=_show_plugins, help="List what can be named as a SPEC and exit."),
     ] = False,
 ) -> None:
     """Align text-to-image models with preferences judged by multimodal language models.
@@ -69,15 +88,31 @@ def _vpctl(
     """
 
 
-def build() -> typer.Typer:
-    """The Typer application."""
+def described(command: Callable[..., None]) -> str:
+    """The command's docstring with its paragraphs on one line each, so that a terminal of any width can break them."""
+    blocks = (inspect.getdoc(command) or "").split("\n\n")
+    return "\n\n".join(block if block.startswith(" ") else " ".join(block.split()) for block in blocks)
+
+
+def build(words: Collection[str]) -> typer.Typer:
+    """The Typer application for a command line of these words.
+
+    Only commands that are among the words are imported and have their options; the others have a name and a line of
+    help, which is all that is asked of them.
+    """
     app = typer.Typer(callback=_vpctl, no_args_is_help=True, pretty_exceptions_enable=False)
-    for name, command in COMMANDS.items():
-        app.command(name)(common(name, command))
-    evaluations = typer.Typer(help=evaluate.__doc__, no_args_is_help=True)
-    for name, command in EVALUATIONS.items():
-        evaluations.command(name)(common(f"eval {name}", command))
-    app.add_typer(evaluations, name="eval")
+    for name in COMMANDS:
+        if name not in words:
+            app.command(name, help=about(name))(lambda: None)
+        elif name == "eval":
+            evaluations = typer.Typer(help=about(name), no_args_is_help=True)
+            for one in EVALUATIONS:
+                command = common(f"eval {one}")
+                evaluations.command(one, help=described(command))(command)
+            app.add_typer(evaluations, name=name)
+        else:
+            command = common(name)
+            app.command(name, help=described(command))(command)
     return app
 
 
@@ -88,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _share_the_machine()
     progress.begin(" ".join(["vpctl", *(word for word in arguments[:1] if word in COMMANDS)]), quiet=False)
     try:
-        code = build()(args=arguments, prog_name="vpctl", standalone_mode=False)
+        code = build(_words(arguments))(args=arguments, prog_name="vpctl", standalone_mode=False)
     except OutputClosed:
         code = 0
     except UserError as error:
@@ -98,20 +133,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         usage = getattr(error, "format_message", None)
         if usage is None:
             raise
-        progress.error(f"{usage()} See --help." if usage() else "see --help")
+        progress.error(f"{usage().rstrip('.')}; see --help")
         code = UserError.exit_code
     if code == INTERRUPTED:
         progress.note("interrupted; what is finished is kept, and the same command goes on from there")
     return code or 0
 
 
-def _share_the_machine() -> None:
-    """Keep the commands of one pipe from fighting over the cores.
+def _words(arguments: list[str]) -> set[str]:
+    """All words of the command line, or of the one that a shell wants completed."""
+    completing = (os.environ.get(name, "") for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"))
+    return {*arguments, *re.split(r"\s+", " ".join(completing))}
 
-    Read by OpenMP when torch is loaded. A thread that waits gives its core away instead of spinning on it, and a
-    command at either end of a pipe leaves half of the cores to its neighbour. What the user has set stands.
+
+def _share_the_machine() -> None:
+    """Keep commands that run side by side from fighting over the cores; what the user has set stands.
+
+    Read by OpenMP when torch is loaded. Two processes with two spinning threads each on two cores are up to 60 times
+    slower than they need to be (`benchmarks/threads.py`): so a waiting thread soon gives its core away, and a command
+    at an end of a pipe leaves half of the cores to its neighbour.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    in_a_pipe = any(stat.S_ISFIFO(os.fstat(stream).st_mode) for stream in (0, 1))
-    if in_a_pipe:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("KMP_BLOCKTIME", "1")
+    if any(_is_pipe(stream) for stream in (0, 1)):
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // 2)))
+
+
+def _is_pipe(stream: int) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(stream).st_mode)
+    except OSError:
+        return False

@@ -5,10 +5,7 @@ function ``load(argument, *, device)`` returns what does the work. An aspect is 
 rubric.
 """
 
-import ast
-import difflib
 import importlib
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -60,6 +57,8 @@ def catalog(kind: str) -> dict[str, str]:
 
 
 def _help(path: Path) -> str:
+    import ast
+
     docstring = ast.get_docstring(ast.parse(path.read_bytes())) or ""
     return docstring.partition("\n")[0]
 
@@ -95,10 +94,12 @@ def load(kind: str, spec: str, *, device: str = "auto") -> Any:
 
 
 def _from_file(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"vpctl_plugin_{Path(path).stem}", path)
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location(f"vpctl_plugin_{Path(path).stem}", path)
     assert spec, path
     assert spec.loader, path
-    module = importlib.util.module_from_spec(spec)
+    module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -121,6 +122,8 @@ def aspect(spec: str) -> Aspect:
 
 
 def _no_such(kind: str, name: str, known: dict[str, str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1)
     meant = f"did you mean {near[0]!r}? " if near else ""
     return f"there is no {kind} {name!r}; {meant}known: {', '.join(known)}, or a path of your own"

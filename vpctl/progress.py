@@ -49,6 +49,14 @@ def _say(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
+def _in_a_pipe() -> bool:
+    """Whether another command reads what this one writes."""
+    try:
+        return stat.S_ISFIFO(os.fstat(1).st_mode)
+    except OSError:
+        return False
+
+
 class Counter:
     """Counts what has been done and shows it: call it once for each. `total` is the count."""
 
@@ -57,7 +65,7 @@ class Counter:
         self._unit, self._expected = unit, expected
         self._began = self._said = time.monotonic()
         self._bar = None
-        if not _quiet and sys.stderr.isatty() and not stat.S_ISFIFO(os.fstat(1).st_mode):
+        if not _quiet and sys.stderr.isatty() and not _in_a_pipe():
             from tqdm import tqdm
 
             self._bar = tqdm(desc=_command, unit=f" {unit}", total=expected, dynamic_ncols=True, leave=False)

@@ -99,7 +99,7 @@ class Report(TypedDict):
 
 _SAMPLE = 1 << 20
 
-RECORDS: tuple[type[Any], ...] = (Prompt, Image, Judgement, Pair, Report)
+RECORDS: tuple[Any, ...] = (Prompt, Image, Judgement, Pair, Report)
 
 
 def digest(value: object) -> str:

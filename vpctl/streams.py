@@ -4,14 +4,11 @@ In memory the name of a picture's file is an absolute path. In a file of records
 lies in, on a pipe to the working directory; `read` and the outputs translate.
 """
 
-import asyncio
-import contextlib
 import fcntl
 import os
 import stat
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar, cast
@@ -22,7 +19,6 @@ from .errors import OutputClosed, OutputLocked, UserError
 from .records import Prompt, check
 
 R = TypeVar("R", bound=Mapping[str, object])
-T = TypeVar("T")
 
 _STDIN, _STDOUT = 0, 1
 _SYNC_SECONDS = 0.5
@@ -259,28 +255,3 @@ def _write_all(file: int, line: bytes, target: str) -> None:
 
 def _reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
-
-
-async def in_background(items: Iterator[T]) -> AsyncIterator[T]:
-    """The items, taken from a blocking iterator by a thread that is at most one ahead.
-
-    The thread dies with the process: a read from a silent pipe cannot hold up an interrupt.
-    """
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue(1)
-
-    def take() -> None:
-        end: BaseException | None = None
-        try:
-            for item in items:
-                asyncio.run_coroutine_threadsafe(queue.put((item,)), loop).result()
-        except BaseException as error:
-            end = error
-        with contextlib.suppress(RuntimeError):
-            asyncio.run_coroutine_threadsafe(queue.put(end), loop).result()
-
-    threading.Thread(target=take, daemon=True).start()
-    while (taken := await queue.get()) is not None:
-        if isinstance(taken, BaseException):
-            raise taken
-        yield taken[0]

@@ -1,0 +1,294 @@
+"""The manual pages and shell completions, made from the commands' own signatures, docstrings and record types.
+
+`python -m vpctl.manual` writes `man/` and `completions/`; a test fails when they are not what it would write.
+"""
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from typer.models import ArgumentInfo, OptionInfo
+
+from . import __version__
+from .cli import COMMANDS, EVALUATIONS, about, common, load
+from .records import RECORDS, in_words, schema
+
+HOME = Path(__file__).parent.parent
+
+ABOUT = """vpctl aligns text-to-image models with preferences judged by multimodal language models, the method of
+VisionPrefer. Its commands are the stages of that method, in this order. Each reads records and writes records, in JSON
+Lines, so that they connect with pipes, resume from files, and can each be replaced by something else.
+
+Where no model, annotator or reward is named, the commands use the shapes world, a small world of coloured shapes that
+is inside the package: its models run on two CPU cores, and its judge measures pixels. The whole method really happens
+in it."""
+
+PIPELINE = """vpctl polish prompts.txt --out prompts.jsonl
+
+vpctl generate prompts.jsonl --model diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5 --out images/metadata.jsonl
+
+vpctl annotate images/metadata.jsonl --annotator openai:gpt-4o --out judgements.jsonl
+
+vpctl merge judgements.jsonl human.jsonl --split train:0.9,test:0.1 --out pairs.jsonl
+
+vpctl train-rm pairs.jsonl --backbone Salesforce/blip-itm-large-coco --out vp-score/
+
+vpctl tune-dpo pairs.jsonl --model diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5 --out dpo-lora/"""
+
+FILES = """A FILE to read is JSON Lines: one record a line. The name - is standard input. File names in records are
+relative to the folder of the file they stand in, on a pipe to the working directory, and pictures are opened below
+these folders and below every --root only.
+
+An output FILE of polish, generate, annotate and score is gone on with when it is there already: records it holds are
+not done again, and a last line that a killed run left unfinished is cut off. It is locked while a run writes it. The
+output of merge and eval, which need all their input, appears whole at the end. The DIR of train-rm, tune-ppo and
+tune-dpo holds the run: options in run.json, metrics in metrics.jsonl and for TensorBoard, previews, and while it lasts
+a checkpoint from which the same command goes on.
+
+Records go to standard output or a file, everything said to people goes to standard error."""
+
+PLUGINS = """What polishes, draws, judges and scores is named by a SPEC: NAME, NAME:ARGUMENT, or PATH.py[:ARGUMENT] for
+a file of your own, which has a function load(argument, *, device). An aspect is a name, or a Markdown file of your own:
+a title line, then the rubric. vpctl --plugins lists what there is."""
+
+EXITS = {
+    "0": "Done, or the reader of the output has gone.",
+    "1": "A bug in vpctl; please report the traceback.",
+    "2": "The options or the input are not right; the message says where and what to do.",
+    "3": "Finished, but some records failed; the same command tries them again.",
+    "4": "A gate given with --fail-under was not met.",
+    "75": "Another run is writing the output.",
+    "130": "Interrupted, by SIGINT or SIGTERM; the same command goes on.",
+}
+ENVIRONMENT = {
+    "OPENAI_API_KEY": "Key of the server that openai: plug-ins ask. It is never an option and never written anywhere.",
+    "OPENAI_BASE_URL": "Any OpenAI-compatible server, such as http://localhost:8000/v1.",
+    "HF_HOME": "Where Hugging Face keeps models named by hub id.",
+    "OMP_NUM_THREADS": "Threads of a command on the CPU. If not set: all cores, in a pipe half of them.",
+    "NO_COLOR": "If set, tables have no colours.",
+}
+
+
+def pages() -> dict[str, str]:
+    """Every generated file: its path below the repository, and its text."""
+    made = {f"man/vpctl-{name}.1": command_page(name) for name in COMMANDS if name != "eval"}
+    made["man/vpctl-eval.1"] = evaluation_page()
+    made["man/vpctl.1"] = program_page()
+    made["man/vpctl-records.5"] = records_page()
+    made |= {f"completions/vpctl.{shell}": text for shell, text in COMPLETIONS.items()}
+    return dict(sorted(made.items()))
+
+
+def program_page() -> str:
+    """vpctl(1)."""
+    others = [rf"\fBvpctl-{name}\fR(1)" for name in COMMANDS]
+    return _page(
+        _head("vpctl", 1, "align text-to-image models with judged preferences"),
+        _section("SYNOPSIS", r"\fBvpctl\fR \fICOMMAND\fR [\fIOPTIONS\fR] [\fIFILE\fR]"),
+        _section("DESCRIPTION", *_paragraphs(ABOUT)),
+        _section("COMMANDS", *_items({f"vpctl-{name}(1)": about(name) for name in COMMANDS})),
+        _section("FILES", *_paragraphs(FILES)),
+        _section("PLUG-INS", *_paragraphs(PLUGINS)),
+        _section("EXIT STATUS", *_items(EXITS)),
+        _section("ENVIRONMENT", *_items(ENVIRONMENT)),
+        _section("EXAMPLES", *_examples(PIPELINE)),
+        _section("SEE ALSO", ", ".join([*others, r"\fBvpctl-records\fR(5)"])),
+    )
+
+
+def command_page(name: str) -> str:
+    """The page of one command."""
+    return _page(
+        _head(f"vpctl-{name}", 1, _as_phrase(about(name))),
+        _section("SYNOPSIS", synopsis(name)),
+        _body(name, "SH"),
+        _section("EXIT STATUS", *_items(EXITS)),
+        _section("SEE ALSO", r"\fBvpctl\fR(1), \fBvpctl-records\fR(5)"),
+    )
+
+
+def evaluation_page() -> str:
+    """vpctl-eval(1), which has commands of its own."""
+    lines: list[str] = []
+    for one in EVALUATIONS:
+        lines += [f".SH {one.upper()}", _escaped(_docstring(f"eval {one}")[0]), *_body(f"eval {one}", "SS")]
+    synopses = [line for one in EVALUATIONS for line in (".br", synopsis(f"eval {one}"))]
+    return _page(
+        _head("vpctl-eval", 1, _as_phrase(about("eval"))),
+        _section("SYNOPSIS", *synopses[1:]),
+        lines,
+        _section("EXIT STATUS", *_items(EXITS)),
+        _section("SEE ALSO", r"\fBvpctl\fR(1), \fBvpctl-score\fR(1), \fBvpctl-records\fR(5)"),
+    )
+
+
+def _page(*parts: list[str]) -> str:
+    return "\n".join([*(line for part in parts for line in part), ""])
+
+
+def _as_phrase(sentence: str) -> str:
+    return f"{sentence[0].lower()}{sentence[1:]}".rstrip(".")
+
+
+def records_page() -> str:
+    """vpctl-records(5), from the record types."""
+    lines: list[str] = []
+    for kind in RECORDS:
+        keys = {
+            key: f"({in_words(expected)}{'' if required else ', optional'}) {meaning}"
+            for key, (required, expected, meaning) in schema(kind).items()
+        }
+        lines += _section(kind.__name__.upper(), _escaped((kind.__doc__ or "").strip()), *_items(keys))
+    return _page(
+        _head("vpctl-records", 5, "the JSON Lines that vpctl's commands read and write"),
+        _section("DESCRIPTION", *_paragraphs(RECORDS_ABOUT)),
+        lines,
+        _section("SEE ALSO", r"\fBvpctl\fR(1)"),
+    )
+
+
+RECORDS_ABOUT = """A record is a JSON object on a line of its own, in UTF-8. A command only adds keys to the records it
+reads, and keys it does not know pass through. One value changes, once: polish writes the new text into `prompt` and
+keeps the old one as `source_prompt`.
+
+Names of files, in every key that ends in file_name or file_names, are relative to the folder of the file the record
+stands in. Hugging Face's imagefolder loader reads them the same way, so that the folder of generate is a dataset.
+
+Identities are hashes of content: order, sharding, batch size and resuming do not change them."""
+
+
+def synopsis(name: str) -> str:
+    """How the command is called, in roff."""
+    words, needed = [], []
+    for parameter, info, _ in parameters(name):
+        if isinstance(info, ArgumentInfo):
+            words.append(rf"\fI{_escaped(str(info.metavar))}\fR")
+        elif parameter.default is inspect.Parameter.empty:
+            needed.append(rf"\fB{_escaped(flags(parameter, info)[0])}\fR \fI{info.metavar}\fR")
+    return " ".join([rf"\fBvpctl {_escaped(name)}\fR", *words, *needed, r"[\fIOPTIONS\fR]"])
+
+
+def parameters(name: str) -> Iterator[tuple[inspect.Parameter, OptionInfo | ArgumentInfo, Any]]:
+    """Every parameter of a command with its declaration and its type."""
+    for parameter in inspect.signature(common(name), eval_str=True).parameters.values():
+        kind, info = get_args(parameter.annotation)
+        yield parameter, info, kind
+
+
+def flags(parameter: inspect.Parameter, info: OptionInfo) -> list[str]:
+    """The ways to write an option, the long one first."""
+    declared = [info.default] if isinstance(info.default, str) else []
+    names = [*declared, *(info.param_decls or ())] or [f"--{parameter.name.replace('_', '-')}"]
+    return sorted(names, key=len, reverse=True)
+
+
+def _docstring(name: str) -> tuple[str, str]:
+    """A command's first line, and the rest."""
+    first, _, rest = (inspect.getdoc(load(name)) or "").partition("\n\n")
+    return first, rest
+
+
+def _body(name: str, level: str) -> list[str]:
+    """Description, options and examples of a command; `level` is the roff macro of a heading."""
+    description, _, examples = _docstring(name)[1].partition("Examples:\n")
+    options = {}
+    for parameter, info, kind in parameters(name):
+        if isinstance(info, ArgumentInfo):
+            options[str(info.metavar)] = info.help or ""
+        else:
+            options[_written(parameter, info, kind)] = f"{info.help}{_default(parameter, info)}"
+    return [
+        *([".SH DESCRIPTION"] if level == "SH" else [".PP"]),
+        *_paragraphs(description),
+        f".{level} OPTIONS",
+        *_items(options),
+        f".{level} EXAMPLES",
+        *_examples(inspect.cleandoc(examples)),
+    ]
+
+
+def _written(parameter: inspect.Parameter, info: OptionInfo, kind: Any) -> str:
+    names = ", ".join(flags(parameter, info))
+    return names if kind is bool else f"{names} {info.metavar}"
+
+
+def _default(parameter: inspect.Parameter, info: OptionInfo) -> str:
+    """What an option is when it is not given, as a sentence."""
+    if isinstance(info.show_default, str):
+        return f" Default: {info.show_default}."
+    if parameter.default in (inspect.Parameter.empty, None, "", False):
+        return ""
+    return f" Default: {'standard output' if parameter.default == '-' else parameter.default}."
+
+
+def _head(name: str, section: int, about: str) -> list[str]:
+    title = f'.TH {_escaped(name.upper())} {section} "" "vpctl {__version__}" "vpctl manual"'
+    return [title, ".SH NAME", rf"{_escaped(name)} \- {_escaped(about)}"]
+
+
+def _section(title: str, *lines: str) -> list[str]:
+    return [f".SH {title}", *lines] if any(lines) else []
+
+
+def _items(terms: Mapping[str, str]) -> list[str]:
+    return [line for term, text in terms.items() for line in (".TP", rf"\fB{_escaped(term)}\fR", _escaped(text))]
+
+
+def _paragraphs(text: str) -> list[str]:
+    blocks = [_escaped(" ".join(block.split())) for block in text.strip().split("\n\n")]
+    return [line for block in blocks if block for line in (".PP", block)][1:]
+
+
+def _examples(text: str) -> list[str]:
+    """Commands, each in a block that is not filled."""
+    blocks = [map(_escaped, block.split("\n")) for block in text.split("\n\n") if block.strip()]
+    return [line for block in blocks for line in (".PP", ".nf", ".RS 4", *block, ".RE", ".fi")]
+
+
+def _escaped(text: str) -> str:
+    r"""Text as roff reads it: what stands in backticks is bold, a hyphen is a hyphen and not a dash."""
+    safe = text.replace("\\", r"\e").replace("-", r"\-")
+    safe = re.sub(r"`([^`]+)`", r"\\fB\1\\fR", safe)
+    return rf"\&{safe}" if safe.startswith((".", "'")) else safe
+
+
+COMPLETIONS = {
+    "bash": """# Completion of vpctl for bash; it asks vpctl itself, so that plug-ins of your own are known.
+_vpctl_completion() {
+    local IFS=$'\\n'
+    COMPREPLY=($(env COMP_WORDS="${COMP_WORDS[*]}" COMP_CWORD=$COMP_CWORD _VPCTL_COMPLETE=complete_bash "$1"))
+}
+complete -o default -o bashdefault -F _vpctl_completion vpctl
+""",
+    "zsh": """#compdef vpctl
+# Completion of vpctl for zsh; it asks vpctl itself, so that plug-ins of your own are known.
+_vpctl_completion() {
+    eval $(env _TYPER_COMPLETE_ARGS="${words[1,$CURRENT]}" _VPCTL_COMPLETE=complete_zsh vpctl)
+    _files
+}
+if [ "$funcstack[1]" = "_vpctl" ]; then
+    _vpctl_completion "$@"
+else
+    compdef _vpctl_completion vpctl
+fi
+""",
+    "fish": """# Completion of vpctl for fish; it asks vpctl itself, so that plug-ins of your own are known.
+function __vpctl_ask
+    env _VPCTL_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=$argv[1] _TYPER_COMPLETE_ARGS=(commandline -cp) vpctl
+end
+complete --command vpctl --arguments "(__vpctl_ask get-args)" --condition "__vpctl_ask is-args"
+""",
+}
+
+
+def main() -> None:
+    """Write every generated file."""
+    for path, text in pages().items():
+        (HOME / path).parent.mkdir(exist_ok=True)
+        (HOME / path).write_text(text)
+
+
+if __name__ == "__main__":
+    main()
