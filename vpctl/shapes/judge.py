@@ -122,8 +122,8 @@ def _stands(first: Found, second: Found, relation: str) -> bool:
 def aesthetic(view: View) -> Verdict:
     """Composition: contrast, balance and room, each in [0, 1]; the score is 1 + 4 × their mean.
 
-    Contrast is the distance in CIELAB (CIE 1976) of the least contrasting thing from the background, 70 or more being
-    full. Balance is how near the common centre of mass of all things is to the middle of the picture. Room is the
+    Contrast is the difference in lightness (CIELAB L*) of the least contrasting thing from the background, 40 or more
+    being full. Balance is how near the common centre of mass of all things is to the middle of the picture. Room is the
     narrowest gap between a thing and the border or another thing, 3 pixels or more being full.
     """
     shown = (*view.things, *view.symbols)
@@ -142,19 +142,15 @@ def aesthetic(view: View) -> Verdict:
 
 
 def _contrast(one: Found, view: View) -> float:
-    return min(1.0, float(np.linalg.norm(_lab(PALETTE[one.colour]) - _lab(tuple(view.ground)))) / 70)
+    return min(1.0, abs(_lightness(PALETTE[one.colour]) - _lightness(tuple(view.ground))) / 40)
 
 
-def _lab(rgb: tuple[float, ...]) -> np.ndarray:
-    """CIELAB of an sRGB colour in [0, 255] under D65."""
+def _lightness(rgb: tuple[float, ...]) -> float:
+    """CIELAB L* in [0, 100] of an sRGB colour in [0, 255]."""
     share = np.array(rgb, float) / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    matrix = np.array(
-        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
-    )
-    xyz = matrix @ linear / np.array([0.95047, 1.0, 1.08883])
-    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
-    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+    luminance = float(linear @ np.array([0.2126, 0.7152, 0.0722]))
+    return 116 * luminance ** (1 / 3) - 16 if luminance > 216 / 24389 else 24389 / 27 * luminance
 
 
 def _room(shown: tuple[Found, ...]) -> float:

@@ -88,18 +88,21 @@ def train(
         restore_random_state(run.state["random"], chance)
     else:
         preview(0)
+    together = config.batch * config.accumulate
     for step in range(start + 1, config.steps + 1):
+        while len(order) < together:
+            order += torch.randperm(len(preferences), generator=chance).tolist()
+        chosen, order = [preferences[index] for index in order[:together]], order[together:]
+        questions = draw(policy, latents, chosen, config.prompt_dropout, chance)
         sums = torch.zeros(5)
-        for _ in range(config.accumulate):
-            while len(order) < config.batch:
-                order += torch.randperm(len(preferences), generator=chance).tolist()
-            batch, order = [preferences[index] for index in order[: config.batch]], order[config.batch :]
-            errors = _errors(policy, latents, batch, config, chance)
+        for start_at in range(0, together, config.batch):
+            part = questions.part(start_at, config.batch)
+            errors = four_errors(policy, part)
             loss, logits = dpo_loss(*errors, config.beta)
             (loss / config.accumulate).backward()
             right = (logits > 0).float().mean() + 0.5 * (logits == 0).float().mean()
-            chosen, _, ref_chosen, _ = (one.detach().mean() for one in errors)
-            sums += torch.stack([loss.detach(), right, logits.detach().mean(), chosen, ref_chosen]).cpu()
+            seen = [loss, right, logits.mean(), errors[0].mean(), errors[2].mean()]
+            sums += torch.stack(seen).detach().cpu()
         torch.nn.utils.clip_grad_norm_(policy.trainable, 1.0)
         optimizer.step()
         schedule.step()
@@ -122,20 +125,48 @@ def train(
         advance()
 
 
-def _errors(
-    policy: Policy, latents: Latents, batch: list[Preference], config: DPOConfig, chance: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Errors (B,) of policy and reference on both pictures, which share noise, timestep and prompt dropout."""
-    scheduler, size = policy.scheduler, len(batch)
-    both = torch.tensor([pair.chosen for pair in batch] + [pair.rejected for pair in batch])
-    clean = latents.draw(both, policy.pipe.vae.config.scaling_factor, chance)
-    noise = torch.randn(clean[:size].shape, generator=chance).repeat(2, 1, 1, 1)
-    timesteps = torch.randint(scheduler.config.num_train_timesteps, (size,), generator=chance).repeat(2)
-    dropped = torch.rand(size, generator=chance) < config.prompt_dropout
-    prompts = ["" if gone else pair.prompt for gone, pair in zip(dropped, batch, strict=True)]
+class Questions(NamedTuple):
+    """What the model is asked of P pairs; both pictures of a pair share noise, timestep and prompt.
+
+    `chosen`, `rejected` and `noise` are (P, C, H, W), `timesteps` is (P,).
+    """
+
+    prompts: list[str]
+    chosen: Tensor
+    rejected: Tensor
+    noise: Tensor
+    timesteps: Tensor
+
+    def part(self, start: int, size: int) -> "Questions":
+        """Some of them."""
+        here = slice(start, start + size)
+        return Questions(
+            self.prompts[here], self.chosen[here], self.rejected[here], self.noise[here], self.timesteps[here]
+        )
+
+
+def draw(
+    policy: Policy, latents: Latents, pairs: list[Preference], prompt_dropout: float, chance: torch.Generator
+) -> Questions:
+    """Latents, noise, timesteps and dropped prompts of one optimizer step, however it is cut into forward passes."""
+    size, factor = len(pairs), policy.pipe.vae.config.scaling_factor
+    chosen = latents.draw(torch.tensor([pair.chosen for pair in pairs]), factor, chance)
+    rejected = latents.draw(torch.tensor([pair.rejected for pair in pairs]), factor, chance)
+    noise = torch.randn(chosen.shape, generator=chance)
+    timesteps = torch.randint(policy.scheduler.config.num_train_timesteps, (size,), generator=chance)
+    dropped = torch.rand(size, generator=chance) < prompt_dropout
+    prompts = ["" if gone else pair.prompt for gone, pair in zip(dropped, pairs, strict=True)]
+    return Questions(prompts, chosen, rejected, noise, timesteps)
+
+
+def four_errors(policy: Policy, asked: Questions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Squared errors (P,) of the policy on chosen and rejected pictures, then those of the reference."""
+    scheduler = policy.scheduler
+    clean, noise = torch.cat([asked.chosen, asked.rejected]), asked.noise.repeat(2, 1, 1, 1)
+    timesteps = asked.timesteps.repeat(2)
     noisy = scheduler.add_noise(clean, noise, timesteps).to(policy.device)
     target = noise if policy.prediction_type == "epsilon" else scheduler.get_velocity(clean, noise, timesteps)
-    embedded = policy.embed(prompts).repeat(2, 1, 1)
+    embedded = policy.embed(asked.prompts).repeat(2, 1, 1)
     arguments = (noisy, timesteps.to(policy.device), embedded, target.to(policy.device))
     chosen, rejected = squared_errors(policy, *arguments).chunk(2)
     with policy.reference():

@@ -6,6 +6,7 @@ together, instead of with those of earlier rounds; the last steps, whose noise i
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -64,34 +65,48 @@ def advantages_within(rewards: Tensor, group: int, limit: float) -> Tensor:
     return (centred / (centred.square().mean().sqrt() + 1e-6)).clamp(-limit, limit).flatten().float()
 
 
+def spans(pictures: int, updates: int, batch: int) -> list[list[tuple[int, int]]]:
+    """The pictures of a round, from and to, as they go through the model: a list of batches for each optimizer step.
+
+    Drawing and training use the same ones, so that the same numbers come out; which pictures make up a step does not
+    depend on the size of the batches.
+    """
+    bounds = [round(number * pictures / updates) for number in range(updates + 1)]
+    return [
+        [(start, min(start + batch, last)) for start in range(first, last, batch)]
+        for first, last in pairwise(bounds)
+        if first < last
+    ]
+
+
 @torch.no_grad()
 def roll_out(
     policy: Policy,
     prompts: list[str],
     reward: Reward,
     table: Coefficients,
+    batches: list[tuple[int, int]],
     *,
-    batch: int,
     guidance: float,
     chance: torch.Generator,
 ) -> Rollout:
-    """Draw one picture a prompt with the policy as it is, and have it scored."""
+    """Draw one picture a prompt with the policy as it is, each from noise of its own, and have it scored."""
     unet = policy.pipe.unet.config
-    shape = (unet.in_channels, unet.sample_size, unet.sample_size)
+    shape = (len(table.timesteps) + 1, unet.in_channels, unet.sample_size, unet.sample_size)
+    seeds = torch.randint(2**62, (len(prompts),), generator=chance).tolist()
     trails, densities, rewards = [], [], []
-    for start in range(0, len(prompts), batch):
-        texts = prompts[start : start + batch]
-        embedded = policy.embed(texts)
-        trail = [torch.randn((len(texts), *shape), generator=chance).to(policy.device)]
-        density = []
+    for start, stop in batches:
+        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds[start:stop]])
+        noise = noise.to(policy.device)
+        embedded = policy.embed(prompts[start:stop])
+        trail, density = [noise[:, 0]], []
         for step in range(len(table.timesteps)):
             mean = _mean(policy, trail[-1], embedded, table, step, guidance)
-            after = mean + table.deviation[step] * torch.randn(mean.shape, generator=chance).to(policy.device)
-            density.append(log_probability(after, mean, table.deviation[step].expand(len(texts))))
-            trail.append(after)
+            trail.append(mean + table.deviation[step] * noise[:, step + 1])
+            density.append(log_probability(trail[-1], mean, table.deviation[step].expand(stop - start)))
         trails.append(torch.stack(trail, 1))
         densities.append(torch.stack(density, 1))
-        rewards.append(reward(policy.decode(trail[-1]), texts).float().cpu())
+        rewards.append(reward(policy.decode(trail[-1]), prompts[start:stop]).float().cpu())
     return Rollout(prompts, torch.cat(trails), torch.cat(densities), torch.cat(rewards))
 
 
@@ -101,31 +116,11 @@ def _mean(policy: Policy, latents: Tensor, embedded: Tensor, table: Coefficients
     return step_mean(predicted, latents, table, index, policy.prediction_type)
 
 
-class Job(NamedTuple):
-    """A forward pass of training: pictures `start` to `stop` of a rollout at one of their denoising steps.
-
-    These are the pictures of one forward pass of drawing, so that the same numbers come out of it again.
-    """
-
-    start: int
-    stop: int
-    step: int
-
-
-def jobs(pictures: int, batch: int, steps: int, config: PPOConfig, chance: torch.Generator) -> list[list[Job]]:
-    """What is trained on in a round, in random order: a list for each optimizer step.
-
-    Every batch of pictures at a random `timestep_fraction` of its steps, the last `skip_last` of which do not count.
-    """
+def trained_steps(steps: int, config: PPOConfig, chance: torch.Generator) -> list[int]:
+    """Which denoising steps a round trains on: `timestep_fraction` of those before the last `skip_last`, by lot."""
     usable = max(1, steps - config.skip_last)
     taken = max(1, round(config.timestep_fraction * usable))
-    every = [
-        Job(start, min(start + batch, pictures), step)
-        for start in range(0, pictures, batch)
-        for step in torch.randperm(usable, generator=chance)[:taken].tolist()
-    ]
-    shuffled = [every[index] for index in torch.randperm(len(every), generator=chance).tolist()]
-    return [part for part in (shuffled[number :: config.updates] for number in range(config.updates)) if part]
+    return torch.randperm(usable, generator=chance)[:taken].tolist()
 
 
 def update(
@@ -133,29 +128,34 @@ def update(
     rollout: Rollout,
     advantages: Tensor,
     table: Coefficients,
-    part: list[Job],
-    config: PPOConfig,
+    batches: list[tuple[int, int]],
+    steps: list[int],
+    *,
     guidance: float,
+    clip: float,
+    kl: float,
 ) -> dict[str, float]:
-    """Gather the gradient of one optimizer step; returns its loss and what is to be watched, mean over the jobs."""
+    """Gather the gradient of one optimizer step; returns its loss and what is to be watched, mean over its pictures."""
     sums = torch.zeros(4)
-    for start, stop, step in part:
-        before, after = rollout.latents[start:stop, step], rollout.latents[start:stop, step + 1]
+    pictures = batches[-1][1] - batches[0][0]
+    for start, stop in batches:
+        share = (stop - start) / (pictures * len(steps))
         embedded = policy.embed(rollout.prompts[start:stop])
-        deviation = table.deviation[step].expand(stop - start)
-        mean = _mean(policy, before, embedded, table, step, guidance)
-        new, old = log_probability(after, mean, deviation), rollout.log_probabilities[start:stop, step]
-        loss, clipped, approximate = ppo_loss(new, old, advantages[start:stop].to(policy.device), config.clip)
-        divergence = torch.zeros(())
-        if config.kl:
-            with policy.reference():
-                reference = _mean(policy, before, embedded, table, step, guidance)
-            divergence = ((mean - reference).square().mean((1, 2, 3)) / (2 * deviation**2)).mean()
-            loss = loss + config.kl * divergence
-        (loss / len(part)).backward()
-        sums += torch.stack([loss.detach(), clipped, approximate.detach(), divergence.detach()]).cpu()
-    names = ("loss", "clipped", "approximate_kl", "kl")
-    return dict(zip(names, (sums / len(part)).tolist(), strict=True))
+        for step in steps:
+            before, after = rollout.latents[start:stop, step], rollout.latents[start:stop, step + 1]
+            deviation = table.deviation[step].expand(stop - start)
+            mean = _mean(policy, before, embedded, table, step, guidance)
+            new, old = log_probability(after, mean, deviation), rollout.log_probabilities[start:stop, step]
+            loss, clipped, approximate = ppo_loss(new, old, advantages[start:stop].to(policy.device), clip)
+            divergence = torch.zeros((), device=policy.device)
+            if kl:
+                with policy.reference():
+                    reference = _mean(policy, before, embedded, table, step, guidance)
+                divergence = ((mean - reference).square().mean((1, 2, 3)) / (2 * deviation**2)).mean()
+                loss = loss + kl * divergence
+            (loss * share).backward()
+            sums += share * torch.stack([loss, clipped, approximate, divergence]).detach().cpu()
+    return dict(zip(("loss", "clipped", "approximate_kl", "kl"), sums.tolist(), strict=True))
 
 
 def train(
@@ -189,14 +189,28 @@ def train(
     for epoch in range(start + 1, config.epochs + 1):
         chosen = torch.randperm(len(prompts), generator=chance)[: config.prompts_per_epoch].tolist()
         repeated = [prompts[index] for index in chosen for _ in range(config.images)]
-        rollout = roll_out(policy, repeated, reward, table, batch=config.batch, guidance=guidance, chance=chance)
+        parts = spans(len(repeated), config.updates, config.batch)
+        batches = [batch for part in parts for batch in part]
+        rollout = roll_out(policy, repeated, reward, table, batches, guidance=guidance, chance=chance)
         advantages = advantages_within(rollout.rewards, config.images, config.advantage_clip)
+        trained = trained_steps(steps, config, chance)
         watched: list[dict[str, float]] = []
-        for part in jobs(len(repeated), config.batch, steps, config, chance):
-            watched.append(update(policy, rollout, advantages, table, part, config, guidance))
+        for part in parts:
+            numbers = update(
+                policy,
+                rollout,
+                advantages,
+                table,
+                part,
+                trained,
+                guidance=guidance,
+                clip=config.clip,
+                kl=config.kl,
+            )
             torch.nn.utils.clip_grad_norm_(policy.trainable, 1.0)
             optimizer.step()
             optimizer.zero_grad()
+            watched.append(numbers)
         means = {name: sum(one[name] for one in watched) / len(watched) for name in watched[0]}
         deviation = rollout.rewards.view(-1, config.images).std(1).mean()
         run.log(epoch, reward=float(rollout.rewards.mean()), reward_deviation=float(deviation), **means)

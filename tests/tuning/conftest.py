@@ -1,0 +1,56 @@
+"""A small policy and pictures for it."""
+
+import copy
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from vpctl.generators.shapes import load
+from vpctl.shapes.grammar import describe, sample
+from vpctl.shapes.render import render
+from vpctl.tensors import from_pictures
+from vpctl.tuning.policy import Policy
+
+
+@pytest.fixture(scope="session")
+def packaged() -> StableDiffusionPipeline:
+    """The shapes world's smaller pipeline; take a copy before you change it."""
+    return load("small", device="cpu").pipeline
+
+
+@pytest.fixture
+def policy(packaged: StableDiffusionPipeline) -> Policy:
+    """A fresh policy, whose LoRA changes nothing yet."""
+    return new_policy(packaged)
+
+
+def new_policy(packaged: StableDiffusionPipeline, *, rank: int = 4, seed: int = 0) -> Policy:
+    return Policy(copy.deepcopy(packaged), rank=rank, source="shapes:small", seed=seed)
+
+
+def disturb(policy: Policy, amount: float = 0.05) -> None:
+    """Move every weight of the LoRA a little, so that it does something."""
+    chance = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in policy.trainable:
+            weight += amount * torch.randn(weight.shape, generator=chance)
+
+
+@pytest.fixture(scope="session")
+def rendered() -> tuple[list[str], torch.Tensor]:
+    """Twelve prompts and true pictures of them, (12, 3, 32, 32)."""
+    rng = Random(5)
+    scenes = [sample(rng) for _ in range(12)]
+    return [describe(scene) for scene in scenes], from_pictures([render(scene, rng) for scene in scenes])
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny models are fastest, and bit for bit the same, on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,154 @@
+"""Diffusion-DPO: its arithmetic by hand, and what must not change its result."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from tests.tuning.conftest import disturb, new_policy
+from vpctl.configs import DPOConfig
+from vpctl.tuning.dpo import Latents, Preference, dpo_loss, draw, four_errors, train
+from vpctl.tuning.policy import Policy
+from vpctl.tuning.run import Run
+
+Rendered = tuple[list[str], torch.Tensor]
+
+
+def latents_of(policy: Policy, rendered: Rendered) -> Latents:
+    mean, deviation = policy.encode(rendered[1])
+    return Latents(mean.half(), deviation.half())
+
+
+def true_pairs(rendered: Rendered) -> list[Preference]:
+    """The true picture of a prompt is preferred to the true picture of the next prompt."""
+    prompts, _ = rendered
+    return [Preference(index, (index + 1) % len(prompts), prompt) for index, prompt in enumerate(prompts)]
+
+
+def run_dpo(
+    policy: Policy, rendered: Rendered, folder: Path, pairs: list[Preference] | None = None, **config: object
+) -> None:
+    settings = DPOConfig(**{"steps": 4, "batch": 4, "accumulate": 2, "warmup": 0, "preview_every": 0, **config})  # type: ignore[arg-type]
+    asked = {"steps": settings.steps}
+    with Run(str(folder), asked) as run:
+        train(
+            policy,
+            latents_of(policy, rendered),
+            pairs or true_pairs(rendered),
+            settings,
+            run,
+            seed=0,
+            preview=lambda _: None,
+            advance=lambda: None,
+        )
+
+
+def test_where_policy_and_reference_agree_the_loss_is_log_two() -> None:
+    chosen, rejected = torch.rand(7), torch.rand(7)
+    loss, logits = dpo_loss(chosen, rejected, chosen, rejected, beta=5000)
+    assert float(loss) == pytest.approx(math.log(2), abs=1e-7)
+    assert (logits == 0).all()
+
+
+def test_the_loss_by_hand() -> None:
+    # The policy fits the chosen picture better by 0.002 and the rejected one worse by 0.001.
+    chosen, rejected, ref_chosen, ref_rejected = torch.tensor([[0.098], [0.201], [0.1], [0.2]])
+    loss, logits = dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=2000)
+    assert float(logits) == pytest.approx(-0.5 * 2000 * (-0.002 - 0.001), rel=1e-4)
+    assert float(loss) == pytest.approx(math.log(1 + math.exp(-3)), rel=1e-4)
+
+
+def test_the_loss_is_a_mean_of_logarithms_not_the_logarithm_of_a_mean() -> None:
+    zero = torch.zeros(2)
+    loss, logits = dpo_loss(torch.tensor([-1.0, 1.0]), zero, zero, zero, beta=2)
+    assert logits.tolist() == [1.0, -1.0]
+    assert float(loss) == pytest.approx((math.log(1 + math.exp(-1)) + math.log(1 + math.exp(1))) / 2, rel=1e-6)
+    assert float(loss) > math.log(2)
+
+
+def test_both_pictures_of_a_pair_share_noise_timestep_and_dropped_prompt(policy: Policy, rendered: Rendered) -> None:
+    same = [Preference(index, index, prompt) for index, prompt in enumerate(rendered[0])]
+    latents = latents_of(policy, rendered)
+    exact = Latents(latents.mean, torch.zeros_like(latents.deviation))
+    disturb(policy)
+    asked = draw(policy, exact, same, 0.5, torch.Generator().manual_seed(0))
+    assert "" in asked.prompts
+    assert set(asked.prompts) != {""}
+    chosen, rejected, ref_chosen, ref_rejected = four_errors(policy, asked)
+    torch.testing.assert_close(chosen, rejected)
+    torch.testing.assert_close(ref_chosen, ref_rejected)
+    assert not torch.allclose(chosen, ref_chosen)
+
+
+def test_errors_are_squared_and_a_mean_over_the_latent(policy: Policy, rendered: Rendered) -> None:
+    asked = draw(policy, latents_of(policy, rendered), true_pairs(rendered)[:2], 0.0, torch.Generator().manual_seed(0))
+    chosen, *_ = four_errors(policy, asked)
+    alpha = policy.scheduler.alphas_cumprod[asked.timesteps].view(2, 1, 1, 1)
+    noisy = alpha.sqrt() * asked.chosen + (1 - alpha).sqrt() * asked.noise
+    with torch.no_grad():
+        predicted = policy.pipe.unet(noisy, asked.timesteps, policy.embed(asked.prompts)).sample
+    torch.testing.assert_close(chosen, ((predicted - asked.noise) ** 2).mean((1, 2, 3)), atol=1e-5, rtol=1e-4)
+
+
+def test_one_by_one_accumulated_is_the_same_as_all_at_once(
+    packaged: StableDiffusionPipeline, rendered: Rendered, tmp_path: Path
+) -> None:
+    together, singly = new_policy(packaged), new_policy(packaged)
+    run_dpo(together, rendered, tmp_path / "together", batch=8, accumulate=1, steps=2)
+    run_dpo(singly, rendered, tmp_path / "singly", batch=1, accumulate=8, steps=2)
+    # AdamW divides by the size of the gradient: of one near zero, rounding alone may turn a step of 1e-4 a little.
+    differences = [
+        (ours - theirs).detach().abs() for ours, theirs in zip(together.trainable, singly.trainable, strict=True)
+    ]
+    assert max(float(one.max()) for one in differences) < 3e-5
+    assert sum(float(one.mean()) for one in differences) / len(differences) < 2e-7
+
+
+def test_it_learns_what_is_preferred_and_not_what_is_not(
+    packaged: StableDiffusionPipeline, rendered: Rendered, tmp_path: Path
+) -> None:
+    pairs = true_pairs(rendered)
+    learnt = {}
+    for name, shown in (("true", pairs), ("swapped", [Preference(b, a, prompt) for a, b, prompt in pairs])):
+        policy = new_policy(packaged)
+        run_dpo(
+            policy, rendered, tmp_path / name, shown, steps=12, batch=12, accumulate=1, learning_rate=1e-3, beta=500.0
+        )
+        asked = draw(policy, latents_of(policy, rendered), pairs * 4, 0.0, torch.Generator().manual_seed(77))
+        with torch.no_grad():
+            learnt[name] = float(dpo_loss(*four_errors(policy, asked), beta=500).logits.mean())
+    assert learnt["true"] > 0.05
+    assert learnt["swapped"] < -0.05
+
+
+def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(
+    packaged: StableDiffusionPipeline, rendered: Rendered, tmp_path: Path
+) -> None:
+    whole, first = new_policy(packaged), new_policy(packaged)
+    run_dpo(whole, rendered, tmp_path / "whole", steps=6, save_every=2)
+
+    class Killed(Exception):
+        pass
+
+    config = DPOConfig(steps=6, batch=4, accumulate=2, warmup=0, preview_every=0, save_every=2)
+    steps: list[int] = []
+
+    def stop_after_five() -> None:
+        steps.append(1)
+        if len(steps) == 5:
+            raise Killed
+
+    arguments = latents_of(first, rendered), true_pairs(rendered), config
+    with pytest.raises(Killed), Run(str(tmp_path / "cut"), {"steps": 6}) as run:
+        train(first, *arguments, run, seed=0, preview=lambda _: None, advance=stop_after_five)
+    again = new_policy(packaged, seed=5)
+    with Run(str(tmp_path / "cut"), {"steps": 6}) as run:
+        assert run.state
+        assert run.state["step"] == 4
+        train(again, *arguments, run, seed=0, preview=lambda _: None, advance=lambda: None)
+    for ours, theirs in zip(again.trainable, whole.trainable, strict=True):
+        assert torch.equal(ours, theirs)
+    metrics = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "cut")]
+    assert metrics[0] == metrics[1]

@@ -1,0 +1,159 @@
+"""The policy, its denoising steps and their probabilities."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file
+from torch.distributions import Normal
+
+from tests.tuning.conftest import disturb, new_policy
+from vpctl.plugins import Settings
+from vpctl.tuning.policy import Policy, coefficients, grid, log_probability, step_mean
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize(
+    ("spacing", "offset", "to_one"), [("leading", 1, False), ("trailing", 0, False), ("leading", 0, True)]
+)
+@pytest.mark.parametrize("steps", [4, 10, 50])
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+def test_a_step_is_the_schedulers_own(
+    prediction: str, spacing: str, offset: int, to_one: bool, steps: int, eta: float
+) -> None:
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        prediction_type=prediction,
+        timestep_spacing=spacing,
+        steps_offset=offset,
+        set_alpha_to_one=to_one,
+    )
+    table = coefficients(scheduler, steps, eta, CPU)
+    chance = torch.Generator().manual_seed(steps)
+    latents, predicted, noise = (torch.randn(3, 4, 8, 8, generator=chance) for _ in range(3))
+    for index, timestep in enumerate(scheduler.timesteps):
+        theirs = scheduler.step(predicted, timestep, latents, eta=eta, variance_noise=noise).prev_sample
+        where = torch.full((3,), index)
+        ours = step_mean(predicted, latents, table, where, prediction) + table.deviation[index] * noise
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_samples_may_each_be_at_a_step_of_their_own() -> None:
+    table = coefficients(DDIMScheduler(clip_sample=False), 10, 1.0, CPU)
+    latents, predicted = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    mixed = step_mean(predicted, latents, table, torch.tensor([1, 7]), "epsilon")
+    for row, step in enumerate((1, 7)):
+        alone = step_mean(predicted[row : row + 1], latents[row : row + 1], table, torch.tensor([step]), "epsilon")
+        torch.testing.assert_close(mixed[row : row + 1], alone)
+
+
+def test_log_probability_is_the_mean_normal_log_density() -> None:
+    after, mean = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+    deviation = torch.tensor([0.02, 0.5, 1.7])
+    expected = Normal(mean, deviation.view(3, 1, 1, 1)).log_prob(after).mean((1, 2, 3))
+    torch.testing.assert_close(log_probability(after, mean, deviation), expected)
+
+
+def test_a_new_policy_is_its_reference_and_a_trained_one_is_not(policy: Policy) -> None:
+    latents, timesteps = torch.randn(2, 4, 8, 8), torch.tensor([400, 900])
+    embedded = policy.embed(["a red circle", "two blue stars"])
+
+    def predictions() -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            ours = policy.predict(latents, timesteps, embedded)
+        with policy.reference():
+            return ours, policy.predict(latents, timesteps, embedded)
+
+    ours, reference = predictions()
+    assert torch.equal(ours, reference)
+    disturb(policy)
+    moved, still = predictions()
+    assert torch.equal(still, reference)
+    assert not torch.allclose(moved, reference)
+
+
+def test_the_reference_is_left_even_through_an_error(policy: Policy) -> None:
+    disturb(policy)
+    arguments = torch.randn(1, 4, 8, 8), torch.tensor([500]), policy.embed(["a red circle"])
+    before = policy.predict(*arguments)
+    with pytest.raises(RuntimeError, match="on purpose"), policy.reference():
+        raise RuntimeError("on purpose")
+    after = policy.predict(*arguments)
+    assert torch.equal(before, after)
+    assert after.requires_grad
+
+
+def test_only_the_lora_is_trained_and_it_is_in_float32(packaged: StableDiffusionPipeline) -> None:
+    half = copy.deepcopy(packaged).to(torch.bfloat16)
+    policy = Policy(half, rank=4, source="test", seed=0)
+    assert {weight.dtype for weight in policy.trainable} == {torch.float32}
+    names = {name for name, weight in policy.pipe.unet.named_parameters() if weight.requires_grad}
+    assert names
+    assert all("lora_" in name for name in names)
+    assert not any(weight.requires_grad for weight in policy.pipe.text_encoder.parameters())
+
+
+def test_guidance_is_a_step_beyond_the_unguided_prediction(policy: Policy) -> None:
+    latents, timesteps = torch.randn(2, 4, 8, 8), torch.tensor([300, 300])
+    given, nothing = policy.embed(["a red circle", "two blue stars"]), policy.embed(["", ""])
+    with torch.no_grad():
+        with_text = policy.predict(latents, timesteps, given)
+        without = policy.predict(latents, timesteps, nothing)
+        guided = policy.predict(latents, timesteps, given, guidance=3.0)
+    torch.testing.assert_close(guided, without + 3 * (with_text - without), atol=1e-4, rtol=1e-4)
+
+
+def test_prompts_are_embedded_as_the_pipeline_embeds_them_whatever_they_come_with(policy: Policy) -> None:
+    theirs, _ = policy.pipe.encode_prompt(["a red circle"], CPU, 1, do_classifier_free_guidance=False)
+    torch.testing.assert_close(policy.embed(["two blue stars", "a red circle", "a red circle"])[2:], theirs)
+
+
+def test_decoding_undoes_encoding(policy: Policy, rendered: tuple[list[str], torch.Tensor]) -> None:
+    _, pixels = rendered
+    mean, deviation = policy.encode(pixels)
+    again = policy.decode(mean * policy.pipe.vae.config.scaling_factor)
+    assert (again - pixels).abs().mean() < 0.02
+    assert (deviation > 0).all()
+
+
+def test_a_saved_lora_draws_the_same_pictures_in_diffusers_alone(
+    policy: Policy, packaged: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    disturb(policy)
+    settings = Settings(guidance_scale=2.0, num_inference_steps=4)
+    ours = policy.preview(["a red circle", "two blue stars"], settings, seed=3)
+    policy.save_lora(tmp_path)
+    pipe = copy.deepcopy(packaged)
+    pipe.load_lora_weights(tmp_path)
+    noise = [torch.Generator().manual_seed(3 + number) for number in range(2)]
+    pictures = pipe(
+        ["a red circle", "two blue stars"], num_inference_steps=4, guidance_scale=2.0, generator=noise
+    ).images
+    assert ours.tobytes() == grid(pictures).tobytes()
+    weights = load_file(tmp_path / "pytorch_lora_weights.safetensors")
+    assert all(name.startswith("unet.") for name in weights)
+    assert any(weight.abs().sum() > 0 for name, weight in weights.items() if "lora_B" in name or "up" in name)
+
+
+def test_a_lora_put_back_is_the_only_one_and_is_trained_on(packaged: StableDiffusionPipeline) -> None:
+    trained = new_policy(packaged)
+    disturb(trained)
+    fresh = new_policy(packaged, seed=9)
+    fresh.set_lora(trained.lora())
+    assert list(fresh.pipe.unet.peft_config) == ["default"]
+    for ours, theirs in zip(fresh.trainable, trained.trainable, strict=True):
+        assert torch.equal(ours, theirs)
+        assert ours.requires_grad
+
+
+def test_the_seed_decides_where_the_lora_starts(packaged: StableDiffusionPipeline) -> None:
+    one, same, other = (new_policy(packaged, seed=seed).lora() for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)

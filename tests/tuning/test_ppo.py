@@ -1,0 +1,224 @@
+"""DDPO: its arithmetic by hand, and what must not change its result."""
+
+import contextlib
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributions import Normal, kl_divergence
+
+from tests.tuning.conftest import disturb, new_policy
+from vpctl.configs import PPOConfig
+from vpctl.tuning.policy import Policy, coefficients, log_probability, step_mean
+from vpctl.tuning.ppo import Rollout, advantages_within, ppo_loss, roll_out, spans, train, trained_steps, update
+from vpctl.tuning.run import Run
+
+PROMPTS = ["a red circle", "two blue stars", "a green cross left of a red star", "three orange squares"]
+CPU = torch.device("cpu")
+
+
+def brightness(pixels: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+    return pixels.mean((1, 2, 3))
+
+
+def rolled_out(policy: Policy, *, batch: int = 4, guidance: float = 1.0, updates: int = 1) -> Rollout:
+    prompts = [prompt for prompt in PROMPTS for _ in range(2)]
+    table = coefficients(policy.scheduler, 5, 1.0, CPU)
+    batches = [one for part in spans(len(prompts), updates, batch) for one in part]
+    chance = torch.Generator().manual_seed(0)
+    return roll_out(policy, prompts, brightness, table, batches, guidance=guidance, chance=chance)
+
+
+def test_the_loss_by_hand() -> None:
+    new = torch.log(torch.tensor([1.3, 1.3, 0.6, 0.6, 1.0]))
+    advantages = torch.tensor([1.0, -1.0, 1.0, -1.0, 2.0])
+    loss, clipped, approximate = ppo_loss(new, torch.zeros(5), advantages, clip=0.2)
+    # Gains are cut at 1.2 and losses at 0.8; what is on the wrong side of the range is not cut.
+    assert float(loss) == pytest.approx((-1.2 + 1.3 - 0.6 + 0.8 - 2.0) / 5, abs=1e-6)
+    assert float(clipped) == pytest.approx(4 / 5)
+    expected = 0.5 * (2 * math.log(1.3) ** 2 + 2 * math.log(0.6) ** 2) / 5
+    assert float(approximate) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_clipped_gain_has_no_gradient_and_a_correction_has_one() -> None:
+    new = torch.log(torch.tensor([1.5, 1.5])).requires_grad_()
+    ppo_loss(new, torch.zeros(2), torch.tensor([1.0, -1.0]), clip=0.2).loss.backward()
+    assert new.grad is not None
+    assert float(new.grad[0]) == 0
+    assert float(new.grad[1]) > 0
+
+
+def test_advantages_by_hand() -> None:
+    rewards = torch.tensor([1.0, 3.0, 10.0, 10.0])
+    # The prompts' means are 2 and 10; the squares of what is left are 1, 1, 0, 0.
+    expected = [-1 / math.sqrt(0.5), 1 / math.sqrt(0.5), 0.0, 0.0]
+    assert advantages_within(rewards, 2, 5).tolist() == pytest.approx(expected, abs=1e-5)
+    assert advantages_within(rewards, 2, 1).tolist() == pytest.approx([-1, 1, 0, 0], abs=1e-5)
+
+
+@given(st.lists(st.floats(-50, 50), min_size=4, max_size=24).filter(lambda values: len(values) % 4 == 0))
+def test_advantages_are_blind_to_what_a_prompt_is_worth(values: list[float]) -> None:
+    rewards = torch.tensor(values)
+    shifts = torch.arange(len(values) // 4).repeat_interleave(4) * 7.0
+    advantages = advantages_within(rewards, 4, 5)
+    torch.testing.assert_close(advantages_within(rewards + shifts, 4, 5), advantages, atol=1e-2, rtol=1e-2)
+    assert advantages.abs().max() <= 5
+
+
+def test_rewards_that_are_all_the_same_teach_nothing() -> None:
+    assert advantages_within(torch.full((8,), 3.7), 4, 5).tolist() == [0.0] * 8
+
+
+@given(st.integers(1, 70), st.integers(1, 9), st.integers(1, 16))
+def test_spans_cover_every_picture_once_and_steps_do_not_depend_on_the_batch(
+    pictures: int, updates: int, batch: int
+) -> None:
+    parts = spans(pictures, updates, batch)
+    covered = [index for part in parts for start, stop in part for index in range(start, stop)]
+    assert covered == list(range(pictures))
+    assert all(stop - start <= batch for part in parts for start, stop in part)
+    others = spans(pictures, updates, batch + 3)
+    assert [(part[0][0], part[-1][1]) for part in parts] == [(part[0][0], part[-1][1]) for part in others]
+
+
+def test_the_last_steps_are_left_out() -> None:
+    config = PPOConfig(timestep_fraction=0.5, skip_last=2)
+    seen = {step for seed in range(40) for step in trained_steps(10, config, torch.Generator().manual_seed(seed))}
+    assert seen == set(range(8))
+    assert len(trained_steps(10, config, torch.Generator())) == 4
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_the_ratio_is_exactly_one_before_the_first_update(policy: Policy, guidance: float) -> None:
+    disturb(policy)
+    rollout = rolled_out(policy, guidance=guidance)
+    table = coefficients(policy.scheduler, 5, 1.0, CPU)
+    for start, stop in ((0, 4), (4, 8)):
+        for step in range(5):
+            index = torch.full((stop - start,), step)
+            embedded = policy.embed(rollout.prompts[start:stop])
+            with torch.no_grad():
+                predicted = policy.predict(
+                    rollout.latents[start:stop, step], table.timesteps[index], embedded, guidance
+                )
+            mean = step_mean(predicted, rollout.latents[start:stop, step], table, index, "epsilon")
+            new = log_probability(rollout.latents[start:stop, step + 1], mean, table.deviation[index])
+            assert torch.equal((new - rollout.log_probabilities[start:stop, step]).exp(), torch.ones(stop - start))
+
+
+def test_pictures_do_not_depend_on_the_batch_they_are_drawn_in(policy: Policy) -> None:
+    together, singly = rolled_out(policy, batch=8), rolled_out(policy, batch=1)
+    torch.testing.assert_close(together.latents, singly.latents, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(together.rewards, singly.rewards, atol=1e-4, rtol=1e-4)
+
+
+def test_a_rollout_starts_from_noise_and_its_pictures_differ(policy: Policy) -> None:
+    rollout = rolled_out(policy)
+    noise = rollout.latents[:, 0]
+    assert float(noise.std()) == pytest.approx(1, abs=0.1)
+    assert not torch.allclose(noise[0], noise[1])
+    assert torch.isfinite(rollout.log_probabilities).all()
+
+
+def gradients(policy: Policy, batch: int, kl: float = 0.0) -> tuple[list[torch.Tensor], dict[str, float]]:
+    rollout = rolled_out(policy, batch=batch)
+    advantages = advantages_within(rollout.rewards, 2, 5)
+    table = coefficients(policy.scheduler, 5, 1.0, CPU)
+    [part] = spans(8, 1, batch)
+    numbers = update(policy, rollout, advantages, table, part, [0, 2], guidance=1.0, clip=1e-4, kl=kl)
+    return [weight.grad.clone() for weight in policy.trainable if weight.grad is not None], numbers
+
+
+def test_the_gradient_does_not_depend_on_the_batch(packaged: StableDiffusionPipeline) -> None:
+    (one, _), (other, _) = gradients(new_policy(packaged), 8), gradients(new_policy(packaged), 3)
+    assert one
+    assert any(gradient.abs().max() > 0 for gradient in one)
+    for ours, theirs in zip(one, other, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3)
+
+
+def test_the_divergence_from_the_untuned_model_is_that_of_two_normals(packaged: StableDiffusionPipeline) -> None:
+    same = new_policy(packaged)
+    assert gradients(same, 8, kl=0.1)[1]["kl"] == 0
+    policy = new_policy(packaged)
+    disturb(policy)
+    numbers = gradients(policy, 8, kl=0.1)[1]
+    rollout = rolled_out(policy, batch=8)
+    table = coefficients(policy.scheduler, 5, 1.0, CPU)
+    expected = []
+    for step in (0, 2):
+        index = torch.full((8,), step)
+        latents, embedded = rollout.latents[:, step], policy.embed(rollout.prompts)
+        with torch.no_grad():
+            ours = step_mean(
+                policy.predict(latents, table.timesteps[index], embedded), latents, table, index, "epsilon"
+            )
+        with policy.reference():
+            theirs = step_mean(
+                policy.predict(latents, table.timesteps[index], embedded), latents, table, index, "epsilon"
+            )
+        deviation = table.deviation[step]
+        expected.append(kl_divergence(Normal(ours, deviation), Normal(theirs, deviation)).mean())
+    assert numbers["kl"] == pytest.approx(float(torch.stack(expected).mean()), rel=1e-3)
+
+
+def run_ppo(policy: Policy, folder: Path, advance_after: int = 99, **config: object) -> list[float]:
+    settings = PPOConfig(
+        **{  # type: ignore[arg-type]
+            "epochs": 4,
+            "prompts_per_epoch": 4,
+            "images": 4,
+            "updates": 2,
+            "batch": 8,
+            "preview_every": 0,
+            "save_every": 1,
+            **config,
+        }
+    )
+    seen: list[float] = []
+
+    class Killed(Exception):
+        pass
+
+    def advance() -> None:
+        seen.append(0)
+        if len(seen) == advance_after:
+            raise Killed
+
+    with Run(str(folder), {"seed": 0}) as run, contextlib.suppress(Killed):
+        train(
+            policy,
+            PROMPTS,
+            brightness,
+            settings,
+            run,
+            steps=5,
+            guidance=1.0,
+            seed=0,
+            preview=lambda _: None,
+            advance=advance,
+        )
+    return seen
+
+
+def test_it_raises_the_reward(packaged: StableDiffusionPipeline, tmp_path: Path) -> None:
+    policy = new_policy(packaged)
+    before = rolled_out(policy).rewards.mean()
+    run_ppo(policy, tmp_path, epochs=12, images=8, learning_rate=2e-3, clip=1e-2, timestep_fraction=1.0)
+    assert rolled_out(policy).rewards.mean() > before + 0.02
+
+
+def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(
+    packaged: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    whole, cut, again = new_policy(packaged), new_policy(packaged), new_policy(packaged, seed=4)
+    run_ppo(whole, tmp_path / "whole", save_every=2)
+    run_ppo(cut, tmp_path / "cut", advance_after=3, save_every=2)
+    run_ppo(again, tmp_path / "cut", save_every=2)
+    for ours, theirs in zip(again.trainable, whole.trainable, strict=True):
+        assert torch.equal(ours, theirs)
+    assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "cut" / "metrics.jsonl").read_bytes()

@@ -1,0 +1,167 @@
+"""Training a reward model: its loss by hand, what it freezes, what must not change its result."""
+
+import contextlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from vpctl.configs import RewardModelConfig
+from vpctl.reward_model import RewardModel, open_backbone
+from vpctl.shapes.grammar import describe, near_misses, read, sample
+from vpctl.shapes.render import render
+from vpctl.tensors import from_pictures
+from vpctl.tuning.reward import Group, bradley_terry_loss, correct, freeze, measure, preferences, rewards_of, train
+from vpctl.tuning.run import Run
+
+CPU = torch.device("cpu")
+
+
+def test_the_loss_by_hand() -> None:
+    loss = bradley_terry_loss(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 0.0]))
+    assert float(loss) == pytest.approx((math.log(1 + math.exp(-1)) + math.log(2)) / 2, rel=1e-6)
+
+
+def test_pairs_are_found_among_the_pictures_of_all_prompts() -> None:
+    groups = [Group("a", [7, 8, 9], [(0, 2), (1, 0)]), Group("b", [3, 4], [(1, 0)])]
+    chosen, rejected = preferences(groups)
+    assert chosen.tolist() == [0, 1, 4]
+    assert rejected.tolist() == [2, 0, 3]
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[list[Group], torch.Tensor]:
+    """Prompts with a true picture, preferred, and one of a near miss; and all pixels, normalised."""
+    rng = Random(0)
+    pictures, groups = [], []
+    for number in range(24):
+        scene = sample(rng)
+        wrong = rng.choice(list(near_misses(scene)))
+        pictures += [render(scene, rng), render(wrong, rng)]
+        groups.append(Group(describe(scene), [2 * number, 2 * number + 1], [(0, 1)]))
+    return groups, from_pictures(pictures) * 2 - 1
+
+
+@pytest.fixture(params=["new:blip", "new:clip"])
+def fresh(request: pytest.FixtureRequest) -> Callable[[], RewardModel]:
+    return lambda: open_backbone(request.param, seed=1)
+
+
+def run_training(
+    model: RewardModel, made: tuple[list[Group], torch.Tensor], folder: Path, stop: int = 0, **config: object
+) -> None:
+    groups, pixels = made
+    settings = RewardModelConfig(
+        **{"epochs": 2, "batch": 8, "learning_rate": 1e-3, "freeze": 0.0, "save_every": 2, **config}  # type: ignore[arg-type]
+    )
+    seen: list[int] = []
+
+    class Killed(Exception):
+        pass
+
+    def advance() -> None:
+        seen.append(1)
+        if len(seen) == stop:
+            raise Killed
+
+    with Run(str(folder), {}) as run, contextlib.suppress(Killed):
+        train(
+            model,
+            groups[:20],
+            groups[20:],
+            lambda numbers: pixels[numbers],
+            settings,
+            run,
+            seed=0,
+            device=CPU,
+            advance=advance,
+        )
+
+
+def test_it_learns_what_is_preferred(fresh: Callable[[], RewardModel], tmp_path: Path) -> None:
+    rng = Random(3)
+    grounds = [read(f"a red circle on a {background} background") for background in ("white", "black")]
+    pixels = from_pictures([render(grounds[number % 2], rng) for number in range(48)]) * 2 - 1
+    groups = [Group("a red circle", [2 * number, 2 * number + 1], [(0, 1)]) for number in range(24)]
+    model = fresh()
+    run_training(model, (groups, pixels), tmp_path, epochs=6)
+    unseen = measure(model, groups[20:], lambda numbers: pixels[numbers], 8, CPU)
+    assert unseen.accuracy == 1
+    assert unseen.loss < 0.3
+
+
+def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(
+    fresh: Callable[[], RewardModel], made: tuple[list[Group], torch.Tensor], tmp_path: Path
+) -> None:
+    whole, cut, again = fresh(), fresh(), fresh()
+    run_training(whole, made, tmp_path / "whole")
+    run_training(cut, made, tmp_path / "cut", stop=5)
+    with torch.no_grad():
+        for weight in again.parameters():
+            weight.zero_()
+    run_training(again, made, tmp_path / "cut")
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight), name
+    assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "cut" / "metrics.jsonl").read_bytes()
+
+
+def test_scores_of_a_batch_are_scores_one_by_one(
+    fresh: Callable[[], RewardModel], made: tuple[list[Group], torch.Tensor]
+) -> None:
+    groups, pixels = made
+    model = fresh().eval()
+    with torch.no_grad():
+        together = rewards_of(model, groups[:6], pixels[:12], CPU)
+        singly = [rewards_of(model, [group], pixels[group.pictures], CPU) for group in groups[:6]]
+    torch.testing.assert_close(together, torch.cat(singly), atol=1e-5, rtol=1e-4)
+
+
+def test_the_last_weights_are_the_best_on_the_validation_pairs(
+    fresh: Callable[[], RewardModel], made: tuple[list[Group], torch.Tensor], tmp_path: Path
+) -> None:
+    groups, pixels = made
+    model = fresh()
+    run_training(model, made, tmp_path, epochs=6, learning_rate=3e-3)
+    lines = [line for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if "validation_loss" in line]
+    best = min(float(line.partition('"validation_loss":')[2].partition(",")[0]) for line in lines)
+    assert len(lines) == 6
+    reached = measure(model, groups[20:], lambda numbers: pixels[numbers], 8, CPU).loss
+    assert reached == pytest.approx(best, rel=1e-5)
+
+
+def test_an_undecided_model_is_half_right(made: tuple[list[Group], torch.Tensor]) -> None:
+    groups, pixels = made
+    model = open_backbone("new:blip", seed=0).eval()
+    with torch.no_grad():
+        model.get_parameter("backbone.itm_head.weight").zero_()
+    assert measure(model, groups, lambda numbers: pixels[numbers], 8, CPU).accuracy == 0.5
+    assert {right for right, _ in correct(model, groups, lambda numbers: pixels[numbers], 8, CPU)} == {0.5}
+
+
+def test_freezing_keeps_the_lower_layers_and_the_embeddings(fresh: Callable[[], RewardModel]) -> None:
+    model = fresh()
+    frozen = freeze(model.backbone, 0.5)
+    names = {name: parameter.requires_grad for name, parameter in model.backbone.named_parameters()}
+    assert frozen == sum(not trained for trained in names.values())
+    for name, trained in names.items():
+        if "embeddings" in name or ".layers.1." in name or ".layer.1." in name:
+            assert not trained, name
+        if ".layers.2." in name or ".layer.2." in name or "itm_head" in name or "logit_scale" in name:
+            assert trained, name
+    assert freeze(fresh().backbone, 0) == 0
+
+
+def test_what_is_frozen_does_not_move(made: tuple[list[Group], torch.Tensor], tmp_path: Path) -> None:
+    model = open_backbone("new:blip", seed=0)
+    freeze(model.backbone, 0.7)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    run_training(model, made, tmp_path, weight_decay=0.1)
+    unused = ("backbone.vision_proj", "backbone.text_proj")
+    for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            assert torch.equal(weight, before[name]), name
+        elif weight.dim() > 1 and not name.startswith(unused):
+            assert not torch.equal(weight, before[name]), name
