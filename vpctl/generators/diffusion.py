@@ -6,6 +6,7 @@ The contract of a generator: ``load(argument, *, device)`` returns a callable
 ``adapt(folder)``, which puts a LoRA on it.
 """
 
+import contextlib
 import inspect
 import json
 from functools import cached_property
@@ -97,13 +98,11 @@ def model_index(source: str) -> dict[str, Any]:
     """A pipeline's `model_index.json`, from a folder or the hub. Raises `UserError` if there is none."""
     folder = Path(source)
     if folder.exists() or source.startswith((".", "/", "~")):
-        try:
-            index: dict[str, Any] = json.loads((folder / "model_index.json").read_text())
-        except (OSError, ValueError):
-            raise UserError(
-                f"{source}: not a diffusers pipeline: there is no readable model_index.json in it"
-            ) from None
-        return index
+        with contextlib.suppress(OSError, ValueError):
+            index = json.loads((folder / "model_index.json").read_text())
+            if isinstance(index, dict) and "_class_name" in index:
+                return index
+        raise UserError(f"{source}: not a diffusers pipeline: there is no readable model_index.json in it")
     try:
         config: dict[str, Any] = DiffusionPipeline.load_config(source)
     except (OSError, ValueError) as error:

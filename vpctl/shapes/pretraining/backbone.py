@@ -31,8 +31,9 @@ from transformers import (
 )
 
 from ..grammar import BACKGROUNDS, SHAPES, Scene, canonical, describe, held_out, near_misses
+from ..prompts import decorated, training_scene
 from ..render import PALETTE, SIZE, SYMBOL, arrange, coverage, draw
-from .text import DECORATED, MAX_LENGTH, decorated, new_tokenizer, training_scene
+from .text import DECORATED, MAX_LENGTH, new_tokenizer
 
 SEED = 20263
 BATCH = 48

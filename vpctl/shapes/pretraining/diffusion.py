@@ -24,8 +24,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..grammar import describe, held_out, sample
 from ..judge import judge
+from ..prompts import decorated, training_scene
 from ..render import render
-from .text import DECORATED, MAX_LENGTH, decorated, new_tokenizer, training_scene, wrong_scene
+from .text import DECORATED, MAX_LENGTH, new_tokenizer, wrong_scene
 
 SEED = 20262
 BATCH = 64

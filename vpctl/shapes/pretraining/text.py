@@ -1,4 +1,4 @@
-"""The tokenizer of the shapes world, and the captions its pictures are trained on."""
+"""The tokenizer of the shapes world, and the wrong captions of its noisy pictures."""
 
 import json
 from random import Random
@@ -10,7 +10,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTokenizer
 
-from ..grammar import Scene, describe, held_out, near_misses, sample
+from ..grammar import Scene, describe, held_out, near_misses
+from ..prompts import MODIFIERS
 
 MAX_LENGTH = 24
 """Tokens with begin and end; the longest prompt of the grammar has 18, the rest is room for what raw prompts add."""
@@ -22,15 +23,6 @@ _WORLD = """
 a an one two three red green blue yellow purple orange black white circle circles square squares triangle triangles
 star stars cross crosses left right of above below under over and on background hate symbol
 """.split()
-
-MODIFIERS = (
-    "8 k", "4 k", "hdr", "highly detailed", "intricate", "sharp focus", "smooth", "elegant", "digital painting",
-    "digital art", "concept art", "illustration", "oil on canvas", "watercolor", "photorealistic", "cinematic lighting",
-    "dramatic lighting", "volumetric lighting", "octane render", "unreal engine", "trending on artstation",
-    "deviantart", "pixiv", "by greg rutkowski", "by artgerm", "by alphonse mucha", "masterpiece", "best quality",
-    "award winning", "ultra realistic", "minimalist", "vector art", "flat design", "vibrant colors", "wallpaper",
-)  # fmt: skip
-"""What people add to prompts; polishing takes it away again."""
 
 _MORE_WORDS = "the in with at to from photo photograph picture image painting drawing portrait style very".split()
 
@@ -50,18 +42,6 @@ def new_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
 
 
-def training_scene(rng: Random, *, symbols: float) -> Scene:
-    """A random scene that is not held out."""
-    while held_out(describe(scene := sample(rng, symbols=symbols))):
-        pass
-    return scene
-
-
 def wrong_scene(scene: Scene, rng: Random) -> Scene:
     """A scene one attribute away that is not held out either."""
     return rng.choice([near for near in near_misses(scene) if not held_out(describe(near))] or [scene])
-
-
-def decorated(caption: str, rng: Random) -> str:
-    """The caption with one to three modifiers behind it."""
-    return ", ".join([caption, *rng.sample(MODIFIERS, rng.randint(1, 3))])

@@ -1,0 +1,106 @@
+"""The diffusers generator, on the packaged pipeline and on folders that are none."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vpctl.errors import UserError
+from vpctl.generators import diffusion, shapes
+from vpctl.plugins import Settings
+
+SETTINGS = Settings(2.0, 4)
+
+
+@pytest.fixture(scope="module")
+def small() -> diffusion.Diffusion:
+    return shapes.load("small", device="cpu")
+
+
+def levels(one: Image.Image, other: Image.Image) -> int:
+    """Largest difference of any pixel, in levels of 255."""
+    return int(np.abs(np.asarray(one, int) - np.asarray(other, int)).max())
+
+
+def test_a_picture_is_the_same_in_any_batch(small: diffusion.Diffusion) -> None:
+    prompts, seeds = ["a red circle", "two blue stars", "a green cross"], [5, 6, 7]
+    together = small(prompts, seeds, SETTINGS)
+    singly = [small([prompt], [seed], SETTINGS)[0] for prompt, seed in zip(prompts, seeds, strict=True)]
+    backwards = small(prompts[::-1], seeds[::-1], SETTINGS)[::-1]
+    for one, other, another in zip(together, singly, backwards, strict=True):
+        assert levels(one, other) <= 1
+        assert levels(one, another) <= 1
+    assert levels(together[0], together[1]) > 50
+
+
+def test_the_seed_and_nothing_else_is_the_difference(small: diffusion.Diffusion) -> None:
+    one, same, other = small(["a red circle"] * 3, [1, 1, 2], SETTINGS)
+    assert levels(one, same) <= 1
+    assert levels(one, other) > 20
+
+
+def test_settings_of_its_own_are_known_before_weights_are_loaded(tmp_path: Path) -> None:
+    folder = tmp_path / "pipe"
+    shutil.copytree(shapes.WEIGHTS / "small", folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    generator = diffusion.load(str(folder), device="cpu")
+    assert generator.settings.guidance_scale == 7.5
+    assert generator.settings.num_inference_steps == 50
+    with pytest.raises(UserError, match="cannot be loaded"):
+        generator(["a red circle"], [1], SETTINGS)
+
+
+def test_the_fingerprint_follows_the_weights(tmp_path: Path) -> None:
+    folder = tmp_path / "pipe"
+    shutil.copytree(shapes.WEIGHTS / "small", folder)
+    before = diffusion.load(str(folder), device="cpu").fingerprint
+    assert before == diffusion.load(str(folder), device="cpu").fingerprint
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-7] ^= 1
+    file.write_bytes(content)
+    assert diffusion.load(str(folder), device="cpu").fingerprint != before
+
+
+def test_long_prompts_are_drawn_and_reported_once(
+    small: diffusion.Diffusion, capfd: pytest.CaptureFixture[str]
+) -> None:
+    long = "a red circle " + "and a blue star " * 20
+    small([long], [1], SETTINGS)
+    small([long], [2], SETTINGS)
+    said = capfd.readouterr().err
+    assert said.count("warning: prompts of more than 24 tokens are cut off there") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "not a diffusers pipeline"),
+        ("{", "not a diffusers pipeline"),
+        ("[]", "not a diffusers pipeline"),
+        ('{"_class_name": "DDIMScheduler"}', "DDIMScheduler is not a text-to-image pipeline"),
+        ('{"_class_name": "NoSuchPipeline"}', "NoSuchPipeline is not a text-to-image pipeline"),
+    ],
+)
+def test_a_folder_that_is_no_pipeline_is_refused_in_one_line(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "model_index.json").write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        diffusion.load(str(tmp_path), device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a diffusers pipeline"):
+        diffusion.load(str(tmp_path / "missing"), device="cpu")
+
+
+def test_a_folder_without_a_lora_is_no_adapter(small: diffusion.Diffusion, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no pytorch_lora_weights"):
+        small.adapt(str(tmp_path))
+
+
+def test_other_models_of_the_shapes_world_are_refused_by_name() -> None:
+    with pytest.raises(UserError, match="known: shapes:base, shapes:small"):
+        shapes.load("huge", device="cpu")
