@@ -49,11 +49,15 @@ def verdicts(answer: api.Answer, letters: str) -> Verdicts:
     scores, rationales = [], []
     for letter in letters:
         verdict = answer.content.get(letter)
-        if not isinstance(verdict, dict) or verdict.get("level") not in LEVELS:
+        if not isinstance(verdict, dict) or not _is_level(verdict.get("level")):
             raise RecordFailed(f"the answer has no level from 1 to 5 for picture {letter}")
         scores.append(float(verdict["level"]))
         rationales.append(str(verdict.get("rationale", "")))
     return Verdicts(scores, rationales, answer.usage)
+
+
+def _is_level(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value in LEVELS
 
 
 def load(argument: str, *, device: str = "auto") -> Callable[[str, list[Image.Image], Aspect], Awaitable[Verdicts]]:

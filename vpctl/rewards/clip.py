@@ -18,4 +18,4 @@ def load(argument: str, *, device: str = "auto") -> Score:
     model = open_model(argument, option="--reward clip:")
     if not isinstance(model.backbone, CLIPModel):
         raise UserError(f"--reward clip:{argument}: not a CLIP model")
-    return Score(model, tensors.pick(device), 0.0, float(model.backbone.logit_scale.exp()))
+    return Score(model, tensors.pick(device), 0.0, model.backbone.logit_scale.exp().item())

@@ -1,0 +1,153 @@
+"""Reward models in use: vp, clip, and the contract every reward keeps."""
+
+import shutil
+from pathlib import Path
+from random import Random
+
+import orjson
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval, CLIPModel
+
+from vpctl import plugins
+from vpctl.errors import UserError
+from vpctl.reward_model import SHAPES_BACKBONE, open_backbone, open_model
+from vpctl.rewards import clip, pickscore, vp
+from vpctl.shapes.grammar import read
+from vpctl.shapes.render import arrange, draw, render
+from vpctl.tensors import from_pictures, to_pictures
+
+PROMPTS = ["a red circle", "two blue stars on a black background", "a green cross left of an orange square"]
+
+
+@pytest.fixture(scope="module")
+def shown() -> list[Image.Image]:
+    return [render(read(prompt), Random(number)) for number, prompt in enumerate(PROMPTS)]
+
+
+@pytest.fixture(scope="module")
+def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("blip")
+    open_backbone("new:blip", seed=0).save(folder)
+    (folder / "reward.json").write_bytes(orjson.dumps({"mean": 0.25, "std": 2.0}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clip")
+    open_backbone("new:clip", seed=0).save(folder)
+    return folder
+
+
+def test_a_blip_reward_is_the_matching_logits_difference_of_transformers_alone(
+    blip: Path, shown: list[Image.Image]
+) -> None:
+    model = BlipForImageTextRetrieval.from_pretrained(blip).eval()
+    pixels = AutoImageProcessor.from_pretrained(blip)(shown, return_tensors="pt").pixel_values
+    text = AutoTokenizer.from_pretrained(blip)(PROMPTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        no, yes = model(text.input_ids, pixels, attention_mask=text.attention_mask).itm_score.unbind(1)
+    ours = vp.load(str(blip), device="cpu")(shown, PROMPTS)
+    torch.testing.assert_close(ours, (yes - no - 0.25) / 2, atol=1e-5, rtol=1e-4)
+    assert ours.std() > 0
+
+
+def test_a_clip_reward_is_the_logit_of_transformers_alone(clip_folder: Path, shown: list[Image.Image]) -> None:
+    model = CLIPModel.from_pretrained(clip_folder).eval()
+    pixels = AutoImageProcessor.from_pretrained(clip_folder)(shown, return_tensors="pt").pixel_values
+    text = AutoTokenizer.from_pretrained(clip_folder)(PROMPTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(text.input_ids, pixels, text.attention_mask).logits_per_image.diagonal()
+    torch.testing.assert_close(vp.load(str(clip_folder), device="cpu")(shown, PROMPTS), logits, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        pickscore.load(str(clip_folder), device="cpu")(shown, PROMPTS), logits, atol=1e-5, rtol=1e-4
+    )
+    cosine = clip.load(str(clip_folder), device="cpu")(shown, PROMPTS)
+    torch.testing.assert_close(cosine, logits / model.logit_scale.detach().exp(), atol=1e-5, rtol=1e-4)
+    assert cosine.abs().max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["vp", "clip", "pickscore", "shapes", "shapes:aesthetic"])
+def test_every_reward_keeps_the_contract(kind: str, clip_folder: Path, shown: list[Image.Image]) -> None:
+    spec = kind if kind.startswith("shapes") else f"{kind}:{clip_folder}"
+    reward = plugins.load("reward", spec, device="cpu")
+    together = reward(shown, PROMPTS)
+    assert together.shape == (3,)
+    singly = torch.cat([reward([picture], [prompt]) for picture, prompt in zip(shown, PROMPTS, strict=True)])
+    torch.testing.assert_close(together, singly, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(reward(shown[::-1], PROMPTS[::-1]), together.flip(0), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(reward(from_pictures(shown), PROMPTS), together, atol=1e-4, rtol=1e-3)
+    assert isinstance(reward.differentiable, bool)
+
+
+def test_gradients_flow_to_pictures_and_point_uphill(blip: Path, shown: list[Image.Image]) -> None:
+    reward = vp.load(str(blip), device="cpu")
+    pixels = from_pictures(shown).requires_grad_()
+    before = reward(pixels, PROMPTS)
+    before.sum().backward()
+    assert pixels.grad is not None
+    uphill = pixels.detach() + 0.02 * pixels.grad / pixels.grad.abs().max()
+    assert (reward(uphill, PROMPTS) >= before.detach()).all()
+    assert not reward(shown, PROMPTS).requires_grad
+
+
+def test_pictures_of_other_sizes_are_resized(blip: Path, shown: list[Image.Image]) -> None:
+    reward = vp.load(str(blip), device="cpu")
+    large = [picture.resize((96, 96), Image.Resampling.BICUBIC) for picture in shown]
+    assert reward(large, PROMPTS).shape == (3,)
+    assert reward([large[0], shown[1], large[2].resize((40, 70))], PROMPTS).shape == (3,)
+    torch.testing.assert_close(reward(from_pictures(large), PROMPTS), reward(large, PROMPTS), atol=0.05, rtol=0.05)
+
+
+def test_the_packaged_backbone_knows_what_it_sees() -> None:
+    model = open_model(str(SHAPES_BACKBONE), option="test").eval()
+    pairs = {
+        "a red circle left of a blue star": "a red circle right of a blue star",
+        "two green squares on a white background": "two green squares on a black background",
+        "an orange triangle": "an orange cross",
+        "a purple star above a yellow circle": "a yellow star above a purple circle",
+    }
+    captions = [*pairs, *pairs.values()]
+    others = [*pairs.values(), *pairs]
+    right = 0
+    for seed in range(5):
+        pixels = model.pixels([render(read(caption), Random(seed)) for caption in captions])
+        with torch.no_grad():
+            right += int((model(pixels, **model.tokens(captions)) > model(pixels, **model.tokens(others))).sum())
+    assert right >= 36, f"{right} of 40; guessing would be 20"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("vp", "name the folder that train-rm wrote"),
+        ("vp:./nowhere", "there is no such folder"),
+        ("clip", "name a model"),
+    ],
+)
+def test_a_reward_without_a_model_says_what_to_do(spec: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plugins.load("reward", spec, device="cpu")
+
+
+def test_folders_that_are_no_reward_model_are_refused_in_one_line(tmp_path: Path, blip: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    bert = tmp_path / "bert"
+    bert.mkdir()
+    (bert / "config.json").write_text('{"model_type": "bert"}')
+    broken = tmp_path / "broken"
+    shutil.copytree(blip, broken)
+    (broken / "model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ")
+    for folder in (tmp_path / "empty", bert, broken):
+        with pytest.raises(UserError) as caught:
+            vp.load(str(folder), device="cpu")
+        assert "\n" not in str(caught.value)
+        assert str(folder) in str(caught.value)
+
+
+def test_tensors_and_pictures_are_the_same_thing() -> None:
+    pixels = from_pictures([draw(arrange(read("a red circle"), Random(0)), "white")])
+    assert pixels.shape == (1, 3, 32, 32)
+    assert torch.equal(from_pictures(to_pictures(pixels)), pixels)

@@ -1,0 +1,575 @@
+"""A page to look at: reports, pictures side by side and training curves in one HTML file that needs nothing else.
+
+What the page says is worked out here; how it looks stands in `page.html.j2`.
+"""
+
+import base64
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from itertools import accumulate, chain, takewhile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+from PIL import Image as PIL
+
+from . import __version__, progress
+from .errors import RecordFailed, UserError
+from .images import Pictures
+from .records import Image, Report
+
+PROMPTS_SHOWN = 48
+EXTREMES_SHOWN = 8
+SENTENCES = 3
+"""Reports the summary tells in full; of more it gives the count."""
+POINTS_DRAWN = 400
+"""Of a longer curve no more could be seen at the width it is drawn."""
+SMOOTHED_OVER = 0.05
+"""Share of a curve's points that its moving mean is taken over."""
+
+ENLARGED_TO = 96
+"""Pixels; a smaller picture is shown at the first whole multiple of its size that is as large."""
+EMBEDDED_AT = 256
+"""Longer side in pixels of a larger picture, as the page holds it."""
+SHOWN_AT = 160
+"""Longer side in CSS pixels of a larger picture, as the page shows it: on a dense screen it is still sharp."""
+PREVIEW_SIDE = 1280
+
+SHARES = ("win_rate", "accuracy", "agreement")
+"""Metrics that are shares of pairs: percentages, on an axis from 0 to 1, against the one half that guessing gives."""
+TEXTS = {"name": "measured", "baseline": "compared with", "reward": "judged by", "aspect": "aspect"}
+"""Keys of a report that say what it is about, and what the page calls them."""
+
+LARGEST_DRAWN = 1e100
+"""Larger values are not drawn; between the others no sum or difference overflows."""
+
+Row = list[tuple[str, Image]]
+Point = tuple[float, float]
+Facts = Mapping[str, Any]
+"""A report with whatever keys it has beyond those every report has."""
+
+
+class Axis:
+    """Values from `low` to `high` laid out from one position to another, percent or units of a picture."""
+
+    def __init__(self, low: float, high: float, start: float = 0.0, end: float = 100.0) -> None:
+        self.low, self.high = low, high
+        self._start, self._end = start, end
+
+    def place(self, value: float) -> float:
+        """Where a value stands; one beyond an end stands at that end."""
+        share = min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
+        return round(self._start + share * (self._end - self._start), 2)
+
+    def ticks(self, *, whole: bool = False) -> list[tuple[float, str]]:
+        """Position and text of a few round values; `whole` numbers only, for steps."""
+        rough = (self.high - self.low) / 5
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+        step = max(step, 1.0) if whole else step
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        values = [index * step for index in range(first, last + 1)]
+        digits = max(0, -math.floor(math.log10(step) + 1e-9))
+        plain = 1e-3 <= max(map(abs, values), default=0.0) < 1e6
+        return [(self.place(value), fixed(value, digits) if plain else number(value, 6)) for value in values]
+
+
+class Contest(NamedTuple):
+    """A win rate and what it was counted from."""
+
+    report: Facts
+    wins: int
+    ties: int
+    losses: int
+
+
+class Table(NamedTuple):
+    """The reports of one metric, the keys that tell them apart, and the axis they are drawn on."""
+
+    metric: str
+    keys: list[str]
+    reports: list[Facts]
+    axis: Axis
+
+
+class Shown(NamedTuple):
+    """A picture as it stands on the page, or the reason why there is none."""
+
+    uri: str = ""
+    width: int = ENLARGED_TO
+    height: int = ENLARGED_TO
+    pixelated: bool = False
+    failure: str = ""
+
+
+class Card(NamedTuple):
+    """A prompt, each source's picture, and by each reward every picture's score and whether it is the best."""
+
+    prompt: str
+    sides: list[tuple[str, Shown]]
+    scores: dict[str, list[tuple[str, bool]]]
+    change: str = ""
+
+
+class Extremes(NamedTuple):
+    """Where a tuned source gained and lost most against the base, by one reward."""
+
+    tuned: str
+    base: str
+    reward: str
+    gains: list[Card]
+    losses: list[Card]
+
+
+class Curve(NamedTuple):
+    """A metric of a run: its points and their moving mean in units of `FRAME`, and how many values were left out."""
+
+    name: str
+    last: str
+    points: list[Point]
+    mean: list[Point]
+    steps: list[tuple[float, str]]
+    values: list[tuple[float, str]]
+    left_out: int
+
+
+class Training(NamedTuple):
+    """A run's curves, and its first and last preview with their steps."""
+
+    label: str
+    curves: list[Curve]
+    previews: list[tuple[int, Shown]]
+
+
+class Frame(NamedTuple):
+    """Size of a curve's picture, and the box in it that the curve is drawn in."""
+
+    width: int = 320
+    height: int = 150
+    left: int = 50
+    right: int = 300
+    top: int = 6
+    bottom: int = 128
+
+
+FRAME = Frame()
+
+
+def write(
+    path: str,
+    *,
+    title: str,
+    reports: list[Report],
+    rows: Iterable[Row] = (),
+    runs: Sequence[str] = (),
+    pictures: Pictures | None = None,
+) -> None:
+    """Write the page, whole or not at all; folders on the way are made.
+
+    `rows` holds for each prompt the first picture of every source, the base's before the others'; `runs` are folders
+    of training runs. A picture that cannot be opened leaves a cell that says why.
+    """
+    run_labels = short_labels({run: run for run in runs})
+    trainings = [training(run, label) for run, label in run_labels.items()]
+    facts: list[Facts] = [{**one, **{key: str(one.get(key)) for key in TEXTS if key in one}} for one in reports]
+    contests = [found for one in facts if (found := contest(one))]
+    prompts = list(rows)
+    sources = [source for source, _ in prompts[0]] if prompts else []
+    compared = [one[key] for one in facts if one["metric"] == "win_rate" for key in ("name", "baseline") if key in one]
+    labels = short_labels({source: os.path.dirname(source) for source in (*sources, *compared)})
+    gallery = Gallery(prompts, sources, contests, labels, pictures or Pictures([]))
+    page = _TEMPLATES.get_template("page.html.j2").render(
+        title=title,
+        sentences=summary(facts, labels, sources, len(prompts)),
+        contests=by_reward(contests),
+        tables=tables([one for one in facts if not contest(one)]),
+        labels=labels,
+        shares=SHARES,
+        texts=TEXTS,
+        total=len(prompts),
+        rewards=gallery.rewards,
+        cards=gallery.spread(),
+        extremes=gallery.extremes(),
+        trainings=trainings,
+        frame=FRAME,
+        unit=Axis(0.0, 1.0),
+        smoothed_over=SMOOTHED_OVER,
+        version=__version__,
+        written=datetime.now(UTC),
+    )
+    _write_whole(path, page.encode("utf-8", "replace"))
+    progress.note(f"the page is {path}")
+
+
+def short_labels(folders: Mapping[str, str]) -> dict[str, str]:
+    """For every key what tells its folder from the others', without the folders that all begin with.
+
+    Where that leaves nothing of one or the same of two, every key is its own label.
+    """
+    parts = {key: Path(folder).parts for key, folder in folders.items()}
+    levels = zip(*parts.values(), strict=False)
+    shared = len(list(takewhile(lambda level: len(set(level)) == 1, levels)))
+    labels = {key: os.path.join("", *own[shared:]) for key, own in parts.items()}
+    told_apart = all(labels.values()) and len(set(labels.values())) == len(labels)
+    return labels if told_apart else {key: key for key in folders}
+
+
+def contest(report: Facts) -> Contest | None:
+    """The win rate with its counts; None for other reports and for one without counts."""
+    counts = [report.get(key) for key in ("wins", "ties", "losses")]
+    whole = [count for count in counts if isinstance(count, int) and count >= 0]
+    if report["metric"] != "win_rate" or len(whole) < 3 or not any(whole):
+        return None
+    return Contest(report, *whole)
+
+
+def by_reward(contests: list[Contest]) -> dict[str, list[Contest]]:
+    """The contests by the reward that decided them, in the order in which rewards first come up."""
+    groups: dict[str, list[Contest]] = {}
+    for one in contests:
+        groups.setdefault(one.report.get("reward", ""), []).append(one)
+    return groups
+
+
+def tables(reports: list[Facts]) -> list[Table]:
+    """The reports by metric; a metric that is no share of pairs has an axis as long as its intervals reach."""
+    groups: dict[str, list[Facts]] = {}
+    for report in reports:
+        groups.setdefault(report["metric"], []).append(report)
+    found = []
+    for metric, group in groups.items():
+        keys = [key for key in TEXTS if any(key in report for report in group)]
+        ends = [report[key] for report in group for key in ("value", "low", "high")]
+        found.append(Table(metric, keys, group, Axis(0.0, 1.0) if metric in SHARES else Axis(*_ends(ends, 0.05))))
+    return found
+
+
+def summary(reports: list[Facts], labels: Mapping[str, str], sources: Sequence[str], prompts: int) -> list[str]:
+    """What the reports come to: those like the first in full sentences, others of its metric counted.
+
+    Like the first are those by the same reward, or on the same aspect. `sources` and `prompts` are those of the
+    pictures on the page.
+    """
+    if not reports or reports[0]["metric"] not in SHARES:
+        return []
+    kin = [report for report in reports if report["metric"] == reports[0]["metric"]]
+    alike = [report for report in kin if all(report.get(key) == kin[0].get(key) for key in ("reward", "aspect"))]
+    told = alike[:SENTENCES]
+    sentences = []
+    for report in told:
+        one_a_prompt = report["n"] == prompts and {report["name"], report.get("baseline")} <= set(sources)
+        sentences.append(_sentence(report, labels, "prompt" if one_a_prompt else "comparison"))
+    rest = [side(report) for report in kin if report not in told]
+    if rest:
+        above, across, below = (rest.count(where) or "none" for where in (1, 0, -1))
+        sentences.append(
+            f"The others’ intervals: {above} wholly above one half, {across} across it, {below} wholly below."
+        )
+    return sentences
+
+
+def side(report: Facts) -> int:
+    """1 if the whole interval lies above one half, −1 if below, 0 if it includes one half."""
+    return int(report["low"] > 0.5) - int(report["high"] < 0.5)
+
+
+_VERDICTS = {
+    1: "the whole interval lies above one half",
+    0: "the interval includes one half",
+    -1: "the whole interval lies below one half",
+}
+
+
+def _sentence(report: Facts, labels: Mapping[str, str], compared: str) -> str:
+    metric, name, other = report["metric"], report["name"], report.get("baseline", "another")
+    value = percent(report["value"])
+    if metric == "win_rate":
+        tuned, base = labels[name], labels.get(other, other)
+        judge = f"Judged by {report['reward']} on" if "reward" in report else "On"
+        ties = "ties count one half; " if report.get("ties") else ""
+        counted = f"{judge} {_count(report['n'], compared)}"
+        said = f"{counted}, {tuned}’s pictures beat {base}’s {value} of the time ({ties}{span(report)})"
+        meant = {1: f"{tuned}’s are preferred", 0: "neither can be said to be better", -1: f"{base}’s are preferred"}
+    else:
+        on = f" on {report['aspect']}" if "aspect" in report else ""
+        told = f"{name} prefers what was preferred" if metric == "accuracy" else f"{name} and {other} agree{on}"
+        said = f"{told} in {value} of {_count(report['n'], 'pair')} ({span(report)})"
+        meant = {1: "better than guessing", 0: "it cannot be told from guessing", -1: "worse than guessing"}
+    return f"{said}; {_VERDICTS[side(report)]}: {meant[side(report)]}."
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
+class Gallery:
+    """The pictures of the page and their scores. A picture that is shown twice is opened once.
+
+    `rewards` are those that decided a contest of these sources or, where there is none, all that the pictures have.
+    """
+
+    def __init__(
+        self,
+        prompts: list[Row],
+        sources: Sequence[str],
+        contests: list[Contest],
+        labels: Mapping[str, str],
+        pictures: Pictures,
+    ) -> None:
+        self._prompts, self._labels = prompts, labels
+        base, *self._tuned = sources or [""]
+        self._base = base
+        self._decided = [
+            (one.report["name"], one.report["reward"])
+            for one in contests
+            if one.report["name"] in self._tuned and one.report.get("baseline") == base and "reward" in one.report
+        ]
+        every = chain.from_iterable(image.get("scores", {}).items() for row in prompts for _, image in row)
+        scores: dict[str, list[float]] = {}
+        for reward, score in every:
+            scores.setdefault(reward, []).append(score)
+        self.rewards = list(dict.fromkeys(reward for _, reward in self._decided)) or list(scores)
+        self._decimals = {reward: decimals(values) for reward, values in scores.items()}
+        self._show = cache(lambda path: shown(pictures, path))
+
+    def spread(self) -> list[Card]:
+        """Prompts at even distances in their order: which ones are shown does not depend on how they came out."""
+        total = len(self._prompts)
+        count = min(PROMPTS_SHOWN, total)
+        return [self._card(self._prompts[index * total // count], self.rewards) for index in range(count)]
+
+    def extremes(self) -> list[Extremes]:
+        """For each tuned source the prompts whose score, by its first report's reward, rose and fell most."""
+        found = []
+        for tuned in self._tuned:
+            reward = next((reward for source, reward in self._decided if source == tuned), "")
+            changes = self._changes(tuned, reward)
+            falls = [one for one in changes if one[0] < 0][:EXTREMES_SHOWN]
+            rises = [one for one in reversed(changes) if one[0] > 0][:EXTREMES_SHOWN]
+            gains, losses = (
+                [self._card(row, [reward], fixed(change, self._decimals[reward], signed=True)) for change, row in group]
+                for group in (rises, falls)
+            )
+            if changes:
+                found.append(Extremes(self._labels[tuned], self._labels[self._base], reward, gains, losses))
+        return found
+
+    def _changes(self, tuned: str, reward: str) -> list[tuple[float, Row]]:
+        """By how much each prompt's score changed, with the two pictures, the largest fall first."""
+        changes = []
+        for row in self._prompts:
+            sides = dict(row)
+            pair = [(source, sides[source]) for source in (self._base, tuned)]
+            old, new = (image.get("scores", {}).get(reward) for _, image in pair)
+            if old is not None and new is not None:
+                changes.append((new - old, pair))
+        return sorted(changes, key=lambda change: change[0])
+
+    def _card(self, row: Row, rewards: list[str], change: str = "") -> Card:
+        sides = [(self._labels[source], self._show(image["file_name"])) for source, image in row]
+        scores = {}
+        for reward in rewards:
+            values = [image.get("scores", {}).get(reward) for _, image in row]
+            there = {value for value in values if value is not None}
+            best = max(there) if len(there) > 1 else None
+            scores[reward] = [
+                ("–" if value is None else fixed(value, self._decimals[reward]), value is not None and value == best)
+                for value in values
+            ]
+        return Card(row[0][1]["prompt"], sides, scores, change)
+
+
+def shown(pictures: Pictures, path: str) -> Shown:
+    """The picture of a file: a small one as it is, to be enlarged by whole pixels, a large one reduced."""
+    try:
+        picture = pictures.open(path)
+    except RecordFailed as error:
+        return Shown(failure=str(error).removeprefix(f"{path}: "))
+    longest = max(picture.size)
+    if longest < ENLARGED_TO:
+        scale = -(-ENLARGED_TO // longest)
+        return Shown(_uri(picture, "PNG"), picture.width * scale, picture.height * scale, pixelated=True)
+    picture.thumbnail((EMBEDDED_AT, EMBEDDED_AT))
+    share = min(1.0, SHOWN_AT / max(picture.size))
+    width, height = (max(1, round(one * share)) for one in picture.size)
+    return Shown(_uri(picture, "JPEG"), width, height)
+
+
+def _uri(picture: PIL.Image, format: str) -> str:
+    data = io.BytesIO()
+    picture.save(data, format, optimize=True, quality=85)
+    return f"data:image/{format.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def training(run: str, label: str) -> Training:
+    """What a run's folder has to show."""
+    curves = [curve(name, points) for name, points in read_metrics(run).items()]
+    steps = {int(file.stem): file for file in Path(run).glob("previews/*.png") if file.stem.isdecimal()}
+    ends = sorted({min(steps), max(steps)}) if steps else []
+    return Training(label, curves, [(step, _preview(run, steps[step])) for step in ends])
+
+
+def _preview(run: str, file: Path) -> Shown:
+    """The grid, in whichever format makes it smaller: pictures of few colours are smaller whole."""
+    try:
+        grid = Pictures([run]).open(str(file))
+    except RecordFailed as error:
+        return Shown(failure=str(error))
+    grid.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    return Shown(min(_uri(grid, "PNG"), _uri(grid, "JPEG"), key=len), *grid.size)
+
+
+def read_metrics(run: str) -> dict[str, list[Point]]:
+    """For each name the steps and values of a run's `metrics.jsonl`; a null, which is how NaN is written, is NaN.
+
+    A last line that does not end is left out: the run is writing it.
+    """
+    file = Path(run) / "metrics.jsonl"
+    try:
+        lines = file.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        raise UserError(
+            f"--run {run}: there is no metrics.jsonl in it; name a folder that a train or tune command wrote"
+        ) from None
+    except OSError as error:
+        raise UserError(f"--run {run}: {(error.strerror or str(error)).lower()}") from None
+    found: dict[str, list[Point]] = {}
+    for place, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            logged = json.loads(line, parse_int=float)
+        except ValueError:
+            raise UserError(f"{file}:{place}: not JSON; mend or remove the line") from None
+        step = logged.pop("step", None) if isinstance(logged, dict) else None
+        if not isinstance(step, float) or not drawable(step):
+            raise UserError(
+                f"{file}:{place}: a line of metrics is an object with a 'step', a number; mend or remove it"
+            )
+        for name, value in logged.items():
+            if value is not None and not isinstance(value, float):
+                raise UserError(f"{file}:{place}: {name!r} is not a number; mend or remove the line")
+            found.setdefault(name, []).append((step, math.nan if value is None else value))
+    return found
+
+
+def curve(name: str, points: list[Point]) -> Curve:
+    """The metric as it is drawn: what cannot be drawn is left out and counted, the mean is taken before thinning."""
+    drawn = [point for point in points if drawable(point[1])]
+    steps = Axis(*_ends([step for step, _ in points], 0.0), FRAME.left, FRAME.right)
+    values = Axis(*_ends([value for _, value in drawn], 0.05), FRAME.bottom, FRAME.top)
+    line, mean = (
+        [(steps.place(step), values.place(value)) for step, value in thinned(one)]
+        for one in (drawn, moving_mean(drawn))
+    )
+    left_out = len(points) - len(drawn)
+    return Curve(name, number(points[-1][1]), line, mean, steps.ticks(whole=True), values.ticks(), left_out)
+
+
+def drawable(value: float) -> bool:
+    """Whether a curve can go through the value: not NaN, not infinite, and not so large as to stand for that."""
+    return abs(value) < LARGEST_DRAWN
+
+
+def moving_mean(points: list[Point]) -> list[Point]:
+    """For every point the mean of its neighbourhood, `SMOOTHED_OVER` of all points, which is cut off at both ends."""
+    reach = round(len(points) * SMOOTHED_OVER) // 2
+    sums = [0.0, *accumulate(value for _, value in points)]
+    means = []
+    for index, (step, _) in enumerate(points):
+        first, behind = max(0, index - reach), min(len(points), index + reach + 1)
+        means.append((step, (sums[behind] - sums[first]) / (behind - first)))
+    return means
+
+
+def thinned(points: list[Point]) -> list[Point]:
+    """At most `POINTS_DRAWN` points: the first and the last, and of every stretch between the lowest and highest."""
+    if len(points) <= POINTS_DRAWN:
+        return points
+    stretches = POINTS_DRAWN // 2 - 1
+    kept = [points[0]]
+    for index in range(stretches):
+        inner = len(points) - 2
+        stretch = points[1 + index * inner // stretches : 1 + (index + 1) * inner // stretches]
+        kept += sorted({pick(stretch, key=lambda point: point[1]) for pick in (min, max)})
+    return [*kept, points[-1]]
+
+
+def _ends(values: Sequence[float], margin: float) -> tuple[float, float]:
+    """Both ends of an axis for the values, a share of their span beyond them.
+
+    Values that are nearly the same get a wide axis instead, on which they are seen to be.
+    """
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    size = max(abs(low), abs(high))
+    if size < 1 / LARGEST_DRAWN:
+        return -1.0, 1.0
+    room = margin * (high - low) if high - low > 1e-4 * size else 0.1 * size
+    return low - room, high + room
+
+
+def decimals(values: Sequence[float]) -> int:
+    """How many decimals tell the values apart: three digits of their span."""
+    drawn = [value for value in values if drawable(value)]
+    spread = max(drawn, default=0.0) - min(drawn, default=0.0)
+    return min(max(2 - math.floor(math.log10(spread)), 0), 6) if spread > 0 else 2
+
+
+def fixed(value: float, decimals: int, *, signed: bool = False) -> str:
+    """The number with so many decimals and a true minus; what rounds to zero has no sign."""
+    return f"{value:{'+' if signed else ''}z,.{decimals}f}".replace("-", "−")
+
+
+def number(value: float, digits: int = 4) -> str:
+    """The number with so many digits, as short as can be: ``0.6931``, ``61,423``, ``1.2e−5``."""
+    if 10**digits <= abs(value) < 1e6:
+        return fixed(value, 0)
+    return f"{value:.{digits}g}".replace("e+", "e").replace("e0", "e").replace("e-0", "e-").replace("-", "−")
+
+
+def percent(value: float) -> str:
+    """A share as a percentage, in one piece."""
+    return f"{100 * value:.1f}\u00a0%"
+
+
+def span(report: Facts) -> str:
+    """The interval in words, percentages where the metric is a share."""
+    shown_as = percent if report["metric"] in SHARES else number
+    covers = f"{100 * report['confidence']:g}\u00a0% " if "confidence" in report else ""
+    return f"{covers}interval {shown_as(report['low'])} to {shown_as(report['high'])}"
+
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    undefined=jinja2.StrictUndefined,
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.filters.update(decimals=decimals, fixed=fixed, number=number, percent=percent, span=span)
+
+
+def _write_whole(path: str, page: bytes) -> None:
+    """Put the page where it belongs in one step; a device or a pipe is written to as it is."""
+    target = os.path.realpath(path)
+    part = f"{target}.{os.getpid()}.part"
+    try:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if os.path.exists(target) and not os.path.isfile(target):
+            Path(target).write_bytes(page)
+        else:
+            Path(part).write_bytes(page)
+            os.replace(part, target)
+    except IsADirectoryError:
+        example = os.path.join(path, "page.html")
+        raise UserError(f"--html {path}: is a folder; name a file in it, such as {example}") from None
+    except OSError as error:
+        raise UserError(f"--html {path}: {(error.strerror or str(error)).lower()}; name another file") from None
+    finally:
+        if os.path.exists(part):
+            os.unlink(part)
