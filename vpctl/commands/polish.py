@@ -1,70 +1,70 @@
 """Clean raw prompts for pictures worth judging."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Annotated
 
+import typer
+
 from .. import plugins, progress
+from ..errors import RecordFailed
 from ..options import STDIO, Input, Output, option, plugin
 from ..plugins import Polished
 from ..records import Prompt, prompt_key
 from ..streams import Out, count, read_prompts
 
-Polisher = Callable[[list[str]], list[Polished]]
+Polisher = Callable[[list[str]], Sequence[Polished | RecordFailed]]
 
+FAILED = "failed"
+SOME_FAILED = 3
 CHUNK = 64
 """Prompts handed to the polisher at once."""
 
 
 def polished(
-    prompts: Iterable[Prompt],
-    polish: Polisher,
-    *,
-    known: Mapping[str, Prompt],
-    keep_unsafe: bool,
-    dropped: Counter[str],
+    prompts: Iterable[Prompt], polish: Polisher, *, keep_unsafe: bool, dropped: Counter[str]
 ) -> Iterator[Prompt]:
     """The prompts made clean: `prompt` is the new text, `source_prompt` the old one, `prompt_id` that of the old one.
 
-    Records that are `known` by their id are taken as they are. What is empty afterwards is dropped, and so is what is
-    unsafe, unless it is kept with its reason in `unsafe`; `dropped` counts why.
+    What is empty afterwards is dropped, and so is what is unsafe, unless it is kept with its reason in `unsafe`; so is,
+    with a warning, what could not be done. `dropped` counts why.
     """
     source = iter(prompts)
     while chunk := list(islice(source, CHUNK)):
-        new = [one["prompt"] for one in chunk if prompt_key(one) not in known]
-        fresh = iter(polish(new))
-        for record in chunk:
-            own_id = prompt_key(record)
-            if own_id in known:
-                yield known[own_id]
-                continue
-            clean = next(fresh)
-            if not clean.prompt or (clean.unsafe and not keep_unsafe):
-                dropped["unsafe" if clean.unsafe else "empty"] += 1
-                continue
-            done: Prompt = {
-                **record,
-                "prompt": clean.prompt,
-                "prompt_id": own_id,
-                "source_prompt": record.get("source_prompt", record["prompt"]),
-            }
-            if clean.unsafe:
-                done["unsafe"] = clean.unsafe
-            yield done
+        for record, clean in zip(chunk, polish([one["prompt"] for one in chunk]), strict=True):
+            if isinstance(clean, RecordFailed):
+                progress.warn(str(clean))
+                dropped[FAILED] += 1
+            elif not clean.prompt:
+                dropped["empty"] += 1
+            elif clean.unsafe and not keep_unsafe:
+                dropped["unsafe"] += 1
+            else:
+                done: Prompt = {
+                    **record,
+                    "prompt": clean.prompt,
+                    "prompt_id": prompt_key(record),
+                    "source_prompt": record.get("source_prompt", record["prompt"]),
+                }
+                yield {**done, "unsafe": clean.unsafe} if clean.unsafe else done
 
 
-def distinct(prompts: Iterable[Prompt], similarity: float, dropped: Counter[str]) -> Iterator[Prompt]:
-    """The prompts without those that say again what one before them said.
+def distinct(
+    prompts: Iterable[Prompt], similarity: float, *, known: Iterable[str], dropped: Counter[str]
+) -> Iterator[Prompt]:
+    """The prompts without those that say again what one before them, or a `known` text, said.
 
-    Texts that differ only in case, punctuation and spacing are the same. Others are compared by the Jaccard similarity
-    of their sets of words in pairs, estimated by MinHash: from `similarity` on they are near duplicates; 1 compares
-    nothing but the text.
+    Texts that differ only in case, punctuation and spacing are the same. Others are near duplicates from a Jaccard
+    similarity of their runs of words of `similarity` on; 1 compares nothing but the text.
     """
     from ..duplicates import NearDuplicates, plain
 
     seen: set[str] = set()
     near = NearDuplicates(similarity)
+    for text in map(plain, known):
+        seen.add(text)
+        near.knows(text)
     for prompt in prompts:
         text = plain(prompt["prompt"])
         if text in seen:
@@ -115,18 +115,19 @@ def polish(
     """
     spec = plugins.check("polisher", polisher)
     dropped: Counter[str] = Counter()
+    written = 0
     with Out(out, Prompt, prompt_key) as sink:
-        done_before = {prompt_key(one): one for one in read_prompts(out)} if sink.resumed else {}
-        clean = plugins.load("polisher", spec)
-        records = progress.track(read_prompts(prompts), "prompts", total=count(prompts))
-        written = 0
-        for record in distinct(
-            polished(records, clean, known=done_before, keep_unsafe=keep_unsafe, dropped=dropped), similarity, dropped
-        ):
-            if sink.claim(prompt_key(record)):
-                sink.write(record)
-                written += 1
+        known = [one["prompt"] for one in read_prompts(out)] if sink.resumed else []
+        raw = progress.track(read_prompts(prompts), "prompts", total=count(prompts))
+        new = (one for one in raw if sink.claim(prompt_key(one)))
+        clean = polished(new, plugins.load("polisher", spec), keep_unsafe=keep_unsafe, dropped=dropped)
+        for record in distinct(clean, similarity, known=known, dropped=dropped):
+            sink.write(record)
+            written += 1
+    failed = dropped.pop(FAILED, 0)
     reasons = ", ".join(f"{number} {reason}" for reason, number in dropped.most_common())
-    progress.finished(f"{written} prompts", resumed=sink.resumed)
+    progress.finished(f"{written} prompts", resumed=sink.resumed, failed=failed)
     if reasons:
         progress.note(f"dropped: {reasons}")
+    if failed:
+        raise typer.Exit(SOME_FAILED)
