@@ -10,6 +10,7 @@ import stat
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -91,7 +92,13 @@ def _vpctl(
 def described(command: Callable[..., None]) -> str:
     """The command's docstring with its paragraphs on one line each, so that a terminal of any width can break them."""
     blocks = (inspect.getdoc(command) or "").split("\n\n")
-    return "\n\n".join(block if block.startswith(" ") else " ".join(block.split()) for block in blocks)
+    return "\n\n".join(as_typed(block) if block.startswith(" ") else " ".join(block.split()) for block in blocks)
+
+
+def as_typed(example: str) -> str:
+    """An example as a shell takes it: a line that goes on in the next one, which is indented, ends in a backslash."""
+    further = " " * (len(example) - len(example.lstrip(" ")) + 4)
+    return example.replace(f"\n{further}", f" \\\n{further}")
 
 
 def build(words: Collection[str]) -> typer.Typer:
@@ -119,12 +126,18 @@ def build(words: Collection[str]) -> typer.Typer:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run vpctl and return its exit code; see EXIT STATUS in vpctl(1)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _as_interrupt)
     _share_the_machine()
     progress.begin(" ".join(["vpctl", *(word for word in arguments[:1] if word in COMMANDS)]), quiet=False)
     try:
         code = build(_words(arguments))(args=arguments, prog_name="vpctl", standalone_mode=False)
     except OutputClosed:
+        code = 0
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except SystemExit as end:
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
         code = 0
     except UserError as error:
         progress.error(str(error))
@@ -133,11 +146,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         usage = getattr(error, "format_message", None)
         if usage is None:
             raise
-        progress.error(f"{usage().rstrip('.')}; see --help")
+        if text := usage().rstrip("."):
+            progress.error(f"{text} see --help" if text.endswith("?") else f"{text}; see --help")
         code = UserError.exit_code
     if code == INTERRUPTED:
         progress.note("interrupted; what is finished is kept, and the same command goes on from there")
     return code or 0
+
+
+def _as_interrupt(signum: int, frame: FrameType | None) -> None:
+    """What an interrupt would do just now: asyncio, while it runs, sees to it that calls end in order."""
+    handler = signal.getsignal(signal.SIGINT)
+    (handler if callable(handler) else signal.default_int_handler)(signum, frame)
 
 
 def _words(arguments: list[str]) -> set[str]:

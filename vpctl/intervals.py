@@ -23,15 +23,15 @@ class Estimate(NamedTuple):
 def bootstrap(values: Iterable[float], clusters: Iterable[Hashable]) -> Estimate:
     """Mean of `values` with its 95 % percentile interval, whole clusters being drawn with replacement.
 
-    Efron and Tibshirani 1993, chapter 13. With a single cluster nothing can be said, and the interval is everything
-    the values span.
+    Efron and Tibshirani 1993, chapter 13. The order of the values does not matter. With a single cluster nothing can
+    be said, and the interval is all of [0, 1], which shares lie in.
     """
     sums: dict[Hashable, list[float]] = {}
     for value, cluster in zip(values, clusters, strict=True):
         entry = sums.setdefault(cluster, [0.0, 0.0])
         entry[0] += value
         entry[1] += 1
-    table = np.array(list(sums.values()))
+    table = np.array(sorted(sums.values()))
     totals = table.sum(0)
     value, n = float(totals[0] / totals[1]), int(totals[1])
     if len(table) == 1:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import inspect
+import math
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
 from itertools import groupby
@@ -12,7 +13,7 @@ from typing import Any, TypeVar, cast
 from PIL import Image as PIL
 
 from . import progress
-from .errors import RecordFailed, Refused
+from .errors import RecordFailed, Refused, UserError
 from .plugins import Aspect, Verdicts
 from .records import Image, Judgement, digest, judgement_key
 
@@ -53,6 +54,7 @@ async def judged(judgement: Judgement, pictures: list[PIL.Image], aspect: Aspect
         verdicts = await answer if inspect.isawaitable(answer) else answer
     except Refused as refusal:
         return {**judgement, "refused": str(refusal)}
+    _check_verdicts(verdicts, len(pictures))
     done: Judgement = {
         **judgement,
         "scores": _put_back(verdicts.scores, order),
@@ -61,6 +63,16 @@ async def judged(judgement: Judgement, pictures: list[PIL.Image], aspect: Aspect
     if verdicts.usage:
         done["usage"] = verdicts.usage
     return done
+
+
+def _check_verdicts(verdicts: Verdicts, pictures: int) -> None:
+    """What is not a number cannot be compared, and JSON cannot say it."""
+    for name, values in (("scores", verdicts.scores), ("rationales", verdicts.rationales)):
+        if len(values) != pictures:
+            raise RecordFailed(f"the annotator gave {len(values)} {name} for {pictures} pictures")
+    for score in verdicts.scores:
+        if not math.isfinite(score):
+            raise RecordFailed(f"the annotator gave {score}, which is no score")
 
 
 def _put_back(shuffled: list[Any], order: list[int]) -> list[Any]:
@@ -92,10 +104,13 @@ async def judge_all(
 ) -> int:
     """Judge every group on every aspect, `in_flight` calls at a time, and emit each judgement once it is there.
 
-    Returns how many could not be judged; each is reported.
+    Returns how many could not be judged; each is reported. Where the input is not right, what was read before it is
+    judged first: calls that are under way have been paid for.
     """
     failed = 0
     slots = asyncio.Semaphore(in_flight)
+    asyncio.get_running_loop().set_exception_handler(_unless_interrupted)
+    bad_input: UserError | None = None
 
     async def one(judgement: Judgement, pictures: list[PIL.Image], aspect: Aspect) -> None:
         nonlocal failed
@@ -107,7 +122,8 @@ async def judge_all(
         finally:
             slots.release()
 
-    async with asyncio.TaskGroup() as calls:
+    async def all_of(calls: asyncio.TaskGroup) -> None:
+        nonlocal failed
         async for images in groups:
             wanted = [(unjudged(images, aspect, name, seed), aspect) for aspect in aspects]
             wanted = [(judgement, aspect) for judgement, aspect in wanted if claim(judgement_key(judgement))]
@@ -124,7 +140,21 @@ async def judge_all(
             for judgement, aspect in wanted:
                 await slots.acquire()
                 calls.create_task(one(judgement, pictures, aspect))
+
+    async with asyncio.TaskGroup() as calls:
+        try:
+            await all_of(calls)
+        except UserError as error:
+            bad_input = error
+    if bad_input:
+        raise bad_input
     return failed
+
+
+def _unless_interrupted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Report what nobody waits for, but not that an interrupt came while another was being dealt with."""
+    if not isinstance(context.get("exception"), KeyboardInterrupt):
+        loop.default_exception_handler(context)
 
 
 def grouped(images: Iterator[Image]) -> Iterator[list[Image]]:
@@ -139,20 +169,23 @@ async def in_background(items: Iterator[T]) -> AsyncIterator[T]:
     The thread dies with the process: a read from a silent pipe cannot hold up an interrupt.
     """
     loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue(1)
+    queue: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
+    taken_over = threading.Semaphore(0)
 
     def take() -> None:
         end: BaseException | None = None
         try:
             for item in items:
-                asyncio.run_coroutine_threadsafe(queue.put((item,)), loop).result()
+                loop.call_soon_threadsafe(queue.put_nowait, (item,))
+                taken_over.acquire()
         except BaseException as error:
             end = error
-        with contextlib.suppress(RuntimeError):
-            asyncio.run_coroutine_threadsafe(queue.put(end), loop).result()
+        with contextlib.suppress(RuntimeError):  # the loop has ended before us
+            loop.call_soon_threadsafe(queue.put_nowait, end)
 
     threading.Thread(target=take, daemon=True).start()
     while (taken := await queue.get()) is not None:
         if isinstance(taken, BaseException):
             raise taken
+        taken_over.release()
         yield taken[0]

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from typer.models import ArgumentInfo, OptionInfo
 
 from . import __version__
-from .cli import COMMANDS, EVALUATIONS, about, common, load
+from .cli import COMMANDS, EVALUATIONS, about, as_typed, common, load
 from .records import RECORDS, in_words, schema
 
 HOME = Path(__file__).parent.parent
@@ -218,7 +218,7 @@ def _default(parameter: inspect.Parameter, info: OptionInfo) -> str:
     """What an option is when it is not given, as a sentence."""
     if isinstance(info.show_default, str):
         return f" Default: {info.show_default}."
-    if parameter.default in (inspect.Parameter.empty, None, "", False):
+    if parameter.default is False or parameter.default in (inspect.Parameter.empty, None, ""):
         return ""
     return f" Default: {'standard output' if parameter.default == '-' else parameter.default}."
 
@@ -243,7 +243,7 @@ def _paragraphs(text: str) -> list[str]:
 
 def _examples(text: str) -> list[str]:
     """Commands, each in a block that is not filled."""
-    blocks = [map(_escaped, block.split("\n")) for block in text.split("\n\n") if block.strip()]
+    blocks = [map(_escaped, as_typed(block).split("\n")) for block in text.split("\n\n") if block.strip()]
     return [line for block in blocks for line in (".PP", ".nf", ".RS 4", *block, ".RE", ".fi")]
 
 

@@ -1,11 +1,12 @@
 """Polishers, generators, annotators, rewards and aspects: the files of a folder, found without being imported.
 
-A spec is ``NAME``, ``NAME:ARGUMENT`` or ``PATH.py[:ARGUMENT]``. The first line of a module's docstring is its help; its
-function ``load(argument, *, device)`` returns what does the work. An aspect is a Markdown file: a title, then the
-rubric.
+A spec is ``NAME``, ``NAME:ARGUMENT`` or ``PATH.py[:ARGUMENT]``, where no path has a colon in it. The first line of a
+module's docstring is its help; its function ``load(argument, *, device)`` returns what does the work. An aspect is a
+Markdown file: a title, then the rubric.
 """
 
 import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -59,7 +60,7 @@ def catalog(kind: str) -> dict[str, str]:
 def _help(path: Path) -> str:
     import ast
 
-    docstring = ast.get_docstring(ast.parse(path.read_bytes())) or ""
+    docstring = ast.get_docstring(ast.parse(path.read_bytes(), str(path))) or ""
     return docstring.partition("\n")[0]
 
 
@@ -68,17 +69,19 @@ def check(kind: str, spec: str) -> str:
     name, _ = split(spec)
     if name.endswith(".py"):
         if not Path(name).is_file():
-            raise UserError(f"--{kind} {spec}: there is no file {name}")
+            raise UserError(f"{_option(kind)} {spec}: there is no file {name}")
     elif name not in catalog(kind):
-        raise UserError(f"--{kind} {spec}: {_no_such(kind, name, catalog(kind))}")
+        raise UserError(f"{_option(kind)} {spec}: {_no_such(kind, name, catalog(kind))}")
     return spec
+
+
+def _option(kind: str) -> str:
+    """The option that takes a kind's specs."""
+    return "--model" if kind == "generator" else f"--{kind}"
 
 
 def split(spec: str) -> tuple[str, str]:
     """Name (or path) and argument, which may be empty; the argument may itself hold colons."""
-    path, dot_py, rest = spec.partition(".py")
-    if dot_py and (not rest or rest.startswith(":")):
-        return path + dot_py, rest[1:]
     name, _, argument = spec.partition(":")
     return name, argument
 
@@ -89,7 +92,7 @@ def load(kind: str, spec: str, *, device: str = "auto") -> Any:
     module = _from_file(name) if name.endswith(".py") else importlib.import_module(f"vpctl.{KINDS[kind]}.{name}")
     loader: Callable[..., Any] | None = getattr(module, "load", None)
     if loader is None:
-        raise UserError(f"--{kind} {spec}: {name} has no function load(argument, *, device)")
+        raise UserError(f"{_option(kind)} {spec}: {name} has no function load(argument, *, device)")
     return loader(argument, device=device)
 
 
@@ -99,7 +102,7 @@ def _from_file(path: str) -> ModuleType:
     spec = spec_from_file_location(f"vpctl_plugin_{Path(path).stem}", path)
     assert spec, path
     assert spec.loader, path
-    module = module_from_spec(spec)
+    module = sys.modules[spec.name] = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -115,7 +118,10 @@ def aspect(spec: str) -> Aspect:
     if not path.is_file():
         reason = f"there is no file {path}" if spec.endswith(".md") else _no_such("aspect", spec, aspects())
         raise UserError(f"--aspect {spec}: {reason}")
-    title, _, rubric = path.read_text().partition("\n")
+    try:
+        title, _, rubric = path.read_text("utf-8").partition("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--aspect {spec}: cannot be read: {error}") from None
     if not title.startswith("# ") or not rubric.strip():
         raise UserError(f"{path}: an aspect begins with a title line, '# …', and a rubric below it")
     return Aspect(path.stem, title.removeprefix("# ").strip(), rubric.strip())

@@ -43,9 +43,19 @@ def error(text: str) -> None:
 
 
 def _say(text: str) -> None:
+    """One line: what a record says may hold anything, but not break lines or move a terminal's cursor."""
+    harmless = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    _print(f"{_command}: {harmless}\n")
+
+
+def _print(text: str) -> None:
+    """Text on stderr; if that is closed or its reader gone, nobody wants it, and it is no reason to end."""
+    if sys.stderr is None:
+        return
     try:
-        print(f"{_command}: {text}", file=sys.stderr, flush=True)
-    except BrokenPipeError:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
@@ -65,7 +75,7 @@ class Counter:
         self._unit, self._expected = unit, expected
         self._began = self._said = time.monotonic()
         self._bar = None
-        if not _quiet and sys.stderr.isatty() and not _in_a_pipe():
+        if not _quiet and sys.stderr is not None and sys.stderr.isatty() and not _in_a_pipe():
             from tqdm import tqdm
 
             self._bar = tqdm(desc=_command, unit=f" {unit}", total=expected, dynamic_ncols=True, leave=False)
@@ -115,4 +125,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
         drawn.add_column(column, justify="right" if index else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*row)
-    Console(stderr=True).print(drawn)
+    console = Console(stderr=True, markup=False, emoji=False)
+    with console.capture() as text:
+        console.print(drawn)
+    _print(text.get())

@@ -169,7 +169,7 @@ def check(record: object, kind: Any, where: str) -> dict[str, Any]:
     """`record` itself if it is a record of this kind; keys the kind does not know are no matter.
 
     Raises `UserError`, beginning with `where`, for anything that is no object, lacks a key or holds one of another
-    type.
+    type, and for a judgement that has not one score for each picture.
     """
     if not isinstance(record, dict):
         raise UserError(f"{where}: a record is a JSON object, one a line; this is {_found(record)}")
@@ -180,7 +180,12 @@ def check(record: object, kind: Any, where: str) -> dict[str, Any]:
                 has = ", ".join(record) or "no keys"
                 raise UserError(f"{where}: {name} needs {key!r}; this one has {has}")
         elif not _conforms(record[key], expected):
-            raise UserError(f"{where}: {key!r} of {name} is {in_words(expected)}, not {_found(record[key])}")
+            raise UserError(f"{where}: {key!r} of {name} is {in_words(expected)}, not {_found(record[key], expected)}")
+    if kind is Judgement and "refused" not in record:
+        lengths = {key: len(record[key]) for key in ("image_ids", "file_names", "scores")}
+        if len(set(lengths.values())) > 1:
+            numbers = ", ".join(f"{number} {key}" for key, number in lengths.items())
+            raise UserError(f"{where}: {name} has as many image_ids as file_names and scores, not {numbers}")
     return record
 
 
@@ -207,13 +212,15 @@ def _conforms(value: object, expected: Any) -> bool:
     return isinstance(value, expected)
 
 
-def _found(value: object) -> str:
+def _found(value: object, expected: Any = None) -> str:
     if value is None:
         return "null"
-    if isinstance(value, list):
-        return "a list"
-    if isinstance(value, dict):
-        return "an object"
+    if isinstance(value, list | dict):
+        within = value if isinstance(value, list) else [*value.values()]
+        own = get_origin(expected) is type(value)
+        wrong = [one for one in within if own and not _conforms(one, get_args(expected)[-1])]
+        holding = f" with {_found(wrong[0])} in it" if wrong else ""
+        return f"{'a list' if isinstance(value, list) else 'an object'}{holding}"
     return f"{orjson.dumps(value).decode()[:40]}"
 
 

@@ -1,8 +1,10 @@
 """Pictures through rewards: each decoded once for all of them, the next batch while the rewards work on this one."""
 
+import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from queue import Queue
 from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image
@@ -10,7 +12,8 @@ from PIL import Image
 from .errors import RecordFailed
 
 Reward = Callable[[list[Image.Image], list[str]], Any]
-T = TypeVar("T", bound=Mapping[str, Any])
+R = TypeVar("R", bound=Mapping[str, Any])
+T = TypeVar("T")
 
 
 class Scored(NamedTuple):
@@ -22,37 +25,65 @@ class Scored(NamedTuple):
 
 
 def scored(
-    records: Iterable[T], rewards: Mapping[str, Reward], *, batch: int, open_picture: Callable[[str], Image.Image]
+    records: Iterable[R], rewards: Mapping[str, Reward], *, batch: int, open_picture: Callable[[str], Image.Image]
 ) -> Iterator[Scored]:
     """The records, which have a `prompt` and a `file_name`, in their order, with the scores of every reward."""
-    source = iter(records)
+    for loaded in ahead(_decoded(iter(records), batch, open_picture)):
+        good = [(record, picture) for record, picture in loaded if isinstance(picture, Image.Image)]
+        rows = iter(_rows(good, rewards))
+        for record, picture in loaded:
+            yield Scored(record, {}, picture) if isinstance(picture, RecordFailed) else _checked(record, next(rows))
 
-    def decoded() -> list[tuple[T, Image.Image | RecordFailed]]:
-        loaded: list[tuple[T, Image.Image | RecordFailed]] = []
-        for record in islice(source, batch):
+
+def _decoded(
+    records: Iterator[R], batch: int, open_picture: Callable[[str], Image.Image]
+) -> Iterator[list[tuple[R, Image.Image | RecordFailed]]]:
+    while chunk := list(islice(records, batch)):
+        loaded: list[tuple[R, Image.Image | RecordFailed]] = []
+        for record in chunk:
             try:
                 loaded.append((record, open_picture(record["file_name"])))
             except RecordFailed as failure:
                 loaded.append((record, failure))
-        return loaded
-
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(decoded)
-        while loaded := coming.result():
-            coming = reader.submit(decoded)
-            good = [(record, picture) for record, picture in loaded if isinstance(picture, Image.Image)]
-            rows = iter(_rows(good, rewards))
-            for record, picture in loaded:
-                if isinstance(picture, RecordFailed):
-                    yield Scored(record, {}, picture)
-                else:
-                    yield Scored(record, next(rows))
+        yield loaded
 
 
-def _rows(loaded: list[tuple[T, Image.Image]], rewards: Mapping[str, Reward]) -> list[dict[str, float]]:
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items, the next one made by a thread while this one is used.
+
+    The thread dies with the process: a read from a silent pipe cannot hold up an interrupt.
+    """
+    made: Queue[tuple[T] | BaseException | None] = Queue()
+
+    def make() -> None:
+        end: BaseException | None = None
+        try:
+            for item in items:
+                made.put((item,))
+                made.join()
+        except BaseException as error:
+            end = error
+        made.put(end)
+
+    threading.Thread(target=make, daemon=True).start()
+    while (item := made.get()) is not None:
+        if isinstance(item, BaseException):
+            raise item
+        made.task_done()
+        yield item[0]
+
+
+def _rows(loaded: list[tuple[R, Image.Image]], rewards: Mapping[str, Reward]) -> list[dict[str, float]]:
     if not loaded:
         return []
     pictures = [picture for _, picture in loaded]
     prompts = [record["prompt"] for record, _ in loaded]
     columns = {name: reward(pictures, prompts).tolist() for name, reward in rewards.items()}
     return [{name: column[index] for name, column in columns.items()} for index in range(len(loaded))]
+
+
+def _checked(record: R, scores: dict[str, float]) -> Scored:
+    """What is not a number cannot be compared, and JSON cannot say it."""
+    bad = [name for name, score in scores.items() if not math.isfinite(score)]
+    failure = RecordFailed(f"{record['file_name']}: {bad[0]} gave {scores[bad[0]]}, which is no score") if bad else None
+    return Scored(record, {} if bad else scores, failure)

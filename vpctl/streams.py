@@ -4,11 +4,13 @@ In memory the name of a picture's file is an absolute path. In a file of records
 lies in, on a pipe to the working directory; `read` and the outputs translate.
 """
 
+import codecs
 import fcntl
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar, cast
@@ -19,20 +21,30 @@ from .errors import OutputClosed, OutputLocked, UserError
 from .records import Prompt, check
 
 R = TypeVar("R", bound=Mapping[str, object])
+Lines = Generator[tuple[str, bytes], None, None]
 
 _STDIN, _STDOUT = 0, 1
+_NOT_UTF_8 = "not UTF-8 text; convert the file first, e.g. with iconv"
 _SYNC_SECONDS = 0.5
 """Records are in the system's hands at once, and on the disk at most this much later while more are written."""
 
 
-def read(source: str, kind: type[R]) -> Iterator[R]:
-    """The records of a JSON Lines file, or of standard input for ``-``.
+def read(source: str, kind: type[R], misfit: Callable[[R], str] = lambda _: "") -> Iterator[R]:
+    """The records of a JSON Lines file, or of standard input for ``-``. The file is opened at once.
 
-    Raises `UserError` with file and line at the first line that is no such record; whatever came before it has been
-    yielded by then.
+    Raises `UserError` with file and line at the first line that is no such record, or of which `misfit` says why it
+    will not do; whatever came before it has been yielded by then.
     """
-    for where, line in _lines(source):
-        yield _parse(line, kind, where, folder_of(source))
+    return _records(_lines(source), kind, folder_of(source), misfit)
+
+
+def _records(lines: Lines, kind: type[R], base: str, misfit: Callable[[R], str]) -> Iterator[R]:
+    with closing(lines):
+        for where, line in lines:
+            record = _parse(line, kind, where, base)
+            if reason := misfit(record):
+                raise UserError(f"{where}: {reason}")
+            yield record
 
 
 def read_prompts(source: str) -> Iterator[Prompt]:
@@ -40,17 +52,22 @@ def read_prompts(source: str) -> Iterator[Prompt]:
 
     A file whose name ends in ``.txt`` is plain text; standard input is, unless its first line begins with a brace.
     """
+    return _prompts(_lines(source), source)
+
+
+def _prompts(lines: Lines, source: str) -> Iterator[Prompt]:
     plain = source.endswith(".txt")
-    for number, (where, line) in enumerate(_lines(source)):
-        if source == "-" and number == 0:
-            plain = not line.lstrip().startswith(b"{")
-        if plain:
-            try:
-                yield {"prompt": line.decode().strip()}
-            except UnicodeDecodeError:
-                raise UserError(f"{where}: not UTF-8 text; convert the file first, e.g. with iconv") from None
-        else:
-            yield _parse(line, Prompt, where, folder_of(source))
+    with closing(lines):
+        for number, (where, line) in enumerate(lines):
+            if source == "-" and number == 0:
+                plain = not line.lstrip().startswith(b"{")
+            if plain:
+                try:
+                    yield {"prompt": line.decode().strip()}
+                except UnicodeDecodeError:
+                    raise UserError(f"{where}: {_NOT_UTF_8}") from None
+            else:
+                yield _parse(line, Prompt, where, folder_of(source))
 
 
 def count(source: str) -> int | None:
@@ -66,14 +83,18 @@ def folder_of(target: str) -> str:
     return os.getcwd() if target == "-" else os.path.dirname(os.path.abspath(target))
 
 
-def _lines(source: str) -> Iterator[tuple[str, bytes]]:
-    """Every line that is not blank, with where it stands."""
-    name = _name(source)
-    with _opened(source) as file:
+def _lines(source: str) -> Lines:
+    """Every line that is not blank, with where it stands. The file is opened at once and read as it is needed."""
+    return _numbered(_opened(source), _name(source))
+
+
+def _numbered(opened: BinaryIO, name: str) -> Lines:
+    with opened as file:
         try:
             for number, line in enumerate(file, 1):
-                if not line.isspace():
-                    yield f"{name}:{number}", line
+                text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                if text and not text.isspace():
+                    yield f"{name}:{number}", text
         except OSError as error:
             raise UserError(f"{name}: {_reason(error)}") from None
 
@@ -95,6 +116,8 @@ def _parse(line: bytes, kind: type[R], where: str, base: str) -> R:
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError as error:
+        if "UTF-8" in error.msg:
+            raise UserError(f"{where}: {_NOT_UTF_8}") from None
         cut_off = "" if line.endswith(b"\n") else "; the line does not end, so the file may have been cut off here"
         raise UserError(f"{where}: not JSON: {error.msg.split(': line')[0]}, column {error.colno}{cut_off}") from None
     known = check(record, kind, where)
@@ -107,7 +130,7 @@ def _rename(record: dict[str, Any], rename: Callable[[str], str]) -> None:
         if key.endswith("file_name") and isinstance(value, str):
             record[key] = rename(value)
         elif key.endswith("file_names") and isinstance(value, list):
-            record[key] = [rename(name) for name in value]
+            record[key] = [rename(name) if isinstance(name, str) else name for name in value]
 
 
 def _to_line(record: Mapping[str, object], base: str) -> bytes:
@@ -129,16 +152,14 @@ class Out:
         self._base = folder_of(target)
         self._synced = time.monotonic()
         self.resumed = 0
-        if target == "-":
-            self._file = os.dup(_STDOUT)
-            self._regular = False
+        self._regular = not _is_stream(target)
+        if not self._regular:
+            self._file = _stream(target)
             return
         self._new = not os.path.exists(target)
-        self._file = _locked(target, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-        self._regular = stat.S_ISREG(os.fstat(self._file).st_mode)
-        if self._regular:
-            _cut_torn_line(self._file)
-            self._claimed = {key(record) for record in read(target, kind)}
+        self._file = _locked(target, os.O_RDWR | os.O_CREAT | os.O_APPEND, target)
+        _cut_torn_line(self._file)
+        self._claimed = {key(record) for record in read(target, kind)}
         self.resumed = len(self._claimed)
 
     def claim(self, key: str) -> bool:
@@ -149,9 +170,10 @@ class Out:
 
     def write(self, record: Mapping[str, object]) -> None:
         """Append one record whole. Raises `OutputClosed` when the reader of a pipe has gone."""
-        _write_all(self._file, _to_line(record, self._base), self.target)
+        goes_on = "; the records before are kept, and the same command goes on" if self._regular else ""
+        _write_all(self._file, _to_line(record, self._base), self.target, goes_on)
         if self._regular and time.monotonic() - self._synced > _SYNC_SECONDS:
-            os.fsync(self._file)
+            _sync(self._file, self.target)
             self._synced = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -161,34 +183,38 @@ class Out:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._regular:
-            os.fsync(self._file)
             if self._new and error and not os.fstat(self._file).st_size:
                 os.unlink(self.target)
+            _sync(self._file, self.target)
         os.close(self._file)
 
 
 class Replacement:
     """Like `Out` for a stage that needs all its input before it knows its first record.
 
-    The file appears whole at the end or, if the run does not get there, not at all: what stood there stays.
+    The file appears whole at the end or, if the run does not get there, not at all: what stood there stays. It may be
+    none of the `sources`, which would be lost.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, sources: Iterable[str] = ()) -> None:
         self.target = target
         self._base = folder_of(target)
         self._part = ""
-        if target == "-":
-            self._file = os.dup(_STDOUT)
-        elif Path(target).exists() and not Path(target).is_file():
-            self._file = _locked(target, os.O_WRONLY)
-        else:
-            self._part = os.path.join(self._base, f".{os.path.basename(target)}.part")
-            self._file = _locked(self._part, os.O_WRONLY | os.O_CREAT)
-            os.ftruncate(self._file, 0)
+        if _is_stream(target):
+            self._file = _stream(target)
+            return
+        self._place = os.path.realpath(target)
+        if self._place in map(os.path.realpath, sources):
+            raise UserError(f"{target}: is read by this command; name another file with --out")
+        if os.path.isdir(self._place):
+            raise UserError(_is_a_folder(target))
+        self._part = os.path.join(os.path.dirname(self._place), f".{os.path.basename(self._place)}.part")
+        self._file = _locked(self._part, os.O_WRONLY | os.O_CREAT, target)
+        os.ftruncate(self._file, 0)
 
     def write(self, record: Mapping[str, object]) -> None:
         """Add one record."""
-        _write_all(self._file, _to_line(record, self._base), self.target)
+        _write_all(self._file, _to_line(record, self._base), self.target, "")
 
     def __enter__(self) -> Self:
         return self
@@ -197,22 +223,39 @@ class Replacement:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._part and kind is None:
-            os.fsync(self._file)
-            os.replace(self._part, self.target)
+            _sync(self._file, self.target)
+            os.replace(self._part, self._place)
         elif self._part:
             os.unlink(self._part)
         os.close(self._file)
 
 
-def _locked(target: str, flags: int) -> int:
-    """An open descriptor of `target` that holds its lock; folders on the way are made."""
+def _is_stream(target: str) -> bool:
+    """Whether it is no file that could be read again, replaced or locked: standard output, a device, a pipe."""
     try:
-        os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
-        file = os.open(target, flags, 0o666)
+        mode = os.stat(target).st_mode
+    except OSError:
+        return target == "-"
+    return target == "-" or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _stream(target: str) -> int:
+    try:
+        return os.dup(_STDOUT) if target == "-" else os.open(target, os.O_WRONLY)
+    except OSError as error:
+        raise UserError(f"{_output_name(target)}: {_reason(error)}") from None
+
+
+def _locked(path: str, flags: int, target: str) -> int:
+    """An open descriptor of `path` that holds its lock; folders on the way are made. Messages speak of `target`."""
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        file = os.open(path, flags, 0o666)
     except IsADirectoryError:
-        raise UserError(
-            f"{target}: is a folder; name a file in it, such as {os.path.join(target, 'out.jsonl')}"
-        ) from None
+        raise UserError(_is_a_folder(target)) from None
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{target}: {os.path.dirname(target)} is a file and no folder") from None
     except OSError as error:
         raise UserError(f"{target}: {_reason(error)}") from None
     try:
@@ -220,7 +263,21 @@ def _locked(target: str, flags: int) -> int:
     except BlockingIOError:
         os.close(file)
         raise OutputLocked(f"{target}: another run is writing it; wait for it to end or name another file") from None
-    return file
+    if _is_at(file, path):
+        return file
+    os.close(file)  # the run that held it until now has moved it to its place, or taken it away again
+    return _locked(path, flags, target)
+
+
+def _is_at(file: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _is_a_folder(target: str) -> str:
+    return f"{target}: is a folder; name a file in it, such as {os.path.join(target, 'out.jsonl')}"
 
 
 def _cut_torn_line(file: int) -> None:
@@ -239,8 +296,7 @@ def _cut_torn_line(file: int) -> None:
         os.ftruncate(file, start)
 
 
-def _write_all(file: int, line: bytes, target: str) -> None:
-    name = "stdout" if target == "-" else target
+def _write_all(file: int, line: bytes, target: str, way_out: str) -> None:
     rest = memoryview(line)
     try:
         while rest:
@@ -248,9 +304,19 @@ def _write_all(file: int, line: bytes, target: str) -> None:
     except BrokenPipeError:
         raise OutputClosed from None
     except OSError as error:
-        raise UserError(
-            f"{name}: {_reason(error)}; the records before are kept, and the same command goes on"
-        ) from None
+        raise UserError(f"{_output_name(target)}: {_reason(error)}{way_out}") from None
+
+
+def _sync(file: int, target: str) -> None:
+    """Wait until all that was written is on the disk; some file systems only now say that it is full."""
+    try:
+        os.fsync(file)
+    except OSError as error:
+        raise UserError(f"{target}: {_reason(error)}") from None
+
+
+def _output_name(target: str) -> str:
+    return "stdout" if target == "-" else target
 
 
 def _reason(error: OSError) -> str:

@@ -70,32 +70,33 @@ def accuracy(
     wanted = [pair for pair in read(pairs, Pair) if not split or pair.get("split") == split]
     if not wanted:
         raise UserError(f"{pairs}: there are no pairs" + (f" of split {split!r}" if split else ""))
-    from ..images import Pictures
-    from ..scoring import scored
+    with Replacement(out, [pairs]) as sink:
+        from ..images import Pictures
+        from ..scoring import scored
 
-    sides = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in wanted)
-    prompts = chain.from_iterable((pair["prompt"],) * 2 for pair in wanted)
-    asked = dict.fromkeys(zip(prompts, sides, strict=True))
-    records = [{"prompt": prompt, "file_name": path} for prompt, path in asked]
-    rewards = {spec: plugins.load("reward", spec, device=device) for spec in dict.fromkeys(specs)}
-    pictures = Pictures([folder_of(pairs), *(root or [])])
-    results = scored(records, rewards, batch=batch, open_picture=pictures.open)
-    scores = {}
-    for record, by_reward, failure in progress.track(results, "pictures", total=len(records)):
-        if failure:
-            raise UserError(str(failure))
-        scores[record["prompt"], record["file_name"]] = by_reward
-    reports = []
-    for name in rewards:
-        values = [
-            preferred(
-                scores[pair["prompt"], pair["chosen_file_name"]][name],
-                scores[pair["prompt"], pair["rejected_file_name"]][name],
-            )
-            for pair in wanted
-        ]
-        reports.append(reported(values, [*map(prompt_key, wanted)], name=name, metric="accuracy"))  # type: ignore[arg-type]
-    publish(reports, out, title=f"Accuracy on {len(wanted)} pairs")
+        sides = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in wanted)
+        prompts = chain.from_iterable((pair["prompt"],) * 2 for pair in wanted)
+        asked = dict.fromkeys(zip(prompts, sides, strict=True))
+        records = [{"prompt": prompt, "file_name": path} for prompt, path in asked]
+        rewards = {spec: plugins.load("reward", spec, device=device) for spec in dict.fromkeys(specs)}
+        pictures = Pictures([folder_of(pairs), *(root or [])])
+        results = scored(records, rewards, batch=batch, open_picture=pictures.open)
+        scores = {}
+        for record, by_reward, failure in progress.track(results, "pictures", total=len(records)):
+            if failure:
+                raise UserError(str(failure))
+            scores[record["prompt"], record["file_name"]] = by_reward
+        reports = []
+        for name in rewards:
+            values = [
+                preferred(
+                    scores[pair["prompt"], pair["chosen_file_name"]][name],
+                    scores[pair["prompt"], pair["rejected_file_name"]][name],
+                )
+                for pair in wanted
+            ]
+            reports.append(reported(values, [*map(prompt_key, wanted)], name=name, metric="accuracy"))  # type: ignore[arg-type]
+        publish(reports, sink, title=f"Accuracy on {len(wanted)} pairs")
     if html:
         from .. import pages
 
@@ -147,7 +148,8 @@ def compare(
             raise UserError(f"{source}: none of its prompts is in {base}")
         for name in rewards:
             reports.append(compared(sides[base], sides[source], name, source, base))
-    publish(reports, out, title=f"Against {base}")
+    with Replacement(out, [base, *tuned]) as sink:
+        publish(reports, sink, title=f"Against {base}")
     if html:
         from .. import pages
         from ..images import Pictures
@@ -190,7 +192,7 @@ def compared(
     """Win rate of `tuned` over `base` by one reward, with its wins, ties and losses, and the mean scores of both."""
     values, clusters = [], []
     totals: Counter[str] = Counter()
-    for prompt in base.keys() & tuned.keys():
+    for prompt in (prompt for prompt in base if prompt in tuned):
         for one, other in zip(tuned[prompt], base[prompt], strict=False):
             new, old = _score(one, reward, source), _score(other, reward, against)
             values.append(preferred(new, old))
@@ -253,7 +255,8 @@ def agreement(
     ]
     if not reports:
         raise UserError("no two annotators judged the same two pictures on the same aspect")
-    publish(reports, out, title="Agreement on pairs")
+    with Replacement(out, judgements) as sink:
+        publish(reports, sink, title="Agreement on pairs")
     if html:
         from .. import pages
 
@@ -286,11 +289,10 @@ def agreements(
         )
 
 
-def publish(reports: list[Report], out: str, *, title: str) -> None:
+def publish(reports: list[Report], out: Replacement, *, title: str) -> None:
     """Write the reports, and show them as a table."""
-    with Replacement(out) as sink:
-        for report in reports:
-            sink.write(report)
+    for report in reports:
+        out.write(report)
     named = [key for key in ("name", "baseline", "reward", "aspect") if any(key in report for report in reports)]
     same = {key for key in named if len({report.get(key) for report in reports}) == 1 and len(reports) > 1}
     shown = [key for key in named if key not in same] or ["name"]

@@ -208,6 +208,7 @@ def generate(
     with Out(out, Image, image_key) as sink:
         from .. import images as files
 
+        source = read_prompts(prompts)
         plan = Plan(
             models=[loaded(spec, adapter, device) for spec in dict.fromkeys(specs)],
             images=images,
@@ -218,9 +219,7 @@ def generate(
             seed=seed,
         )
         total = count(prompts)
-        records = drawn(
-            read_prompts(prompts), plan, os.path.abspath(target), batch=batch, claim=sink.claim, save=files.save
-        )
+        records = drawn(source, plan, os.path.abspath(target), batch=batch, claim=sink.claim, save=files.save)
         made = 0
         for record in progress.track(records, "pictures", total=total and total * images - sink.resumed):
             sink.write(record)

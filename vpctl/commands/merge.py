@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, combinations
 from typing import Annotated, Any, NamedTuple, cast
 
@@ -78,24 +79,26 @@ def collected(judgements: Iterable[Judgement], scales: Mapping[str, Scale], coun
         if "refused" in judgement:
             counts["refusals"] += 1
             continue
-        scale = scales.get(judgement["annotator"], scales[ANYONE])
-        _check_scores(judgement, scale)
         inherited = ("prompt_id", "prompt", "source_prompt", "split")
         kept: dict[str, Any] = {key: judgement[key] for key in inherited if key in judgement}  # type: ignore[literal-required]
-        prompts.setdefault(judgement["prompt_id"], Pictures(kept)).add(judgement, scale)
+        prompts.setdefault(judgement["prompt_id"], Pictures(kept)).add(judgement, _scale(judgement, scales))
     return list(prompts.values())
 
 
-def _check_scores(judgement: Judgement, scale: Scale) -> None:
-    who, about = judgement["annotator"], f"{judgement['prompt'][:40]!r}, {judgement['aspect']}"
-    if not len(judgement["scores"]) == len(judgement["image_ids"]) == len(judgement["file_names"]):
-        raise UserError(f"{about}: image_ids, file_names and scores of a judgement are equally long")
+def _scale(judgement: Judgement, scales: Mapping[str, Scale]) -> Scale:
+    return scales.get(judgement["annotator"], scales[ANYONE])
+
+
+def misfit(judgement: Judgement, scales: Mapping[str, Scale]) -> str:
+    """Why a judgement does not fit its annotator's scale; nothing if it does."""
+    who, scale = judgement["annotator"], _scale(judgement, scales)
     outside = [score for score in judgement["scores"] if not scale.low <= score <= scale.high]
-    if outside:
-        raise UserError(
-            f"{about}: {who} gave {outside[0]:g}, which is outside {scale.low:g} to {scale.high:g}; "
-            f"say what its scores mean with --scale {who}=LOW:HIGH"
-        )
+    if not outside:
+        return ""
+    return (
+        f"{who} gave {outside[0]:g}, which is outside {scale.low:g} to {scale.high:g}; "
+        f"say what its scores mean with --scale {who}=LOW:HIGH"
+    )
 
 
 def merged(
@@ -197,8 +200,8 @@ def merge(
     }
     scales = parse_scales(scale or [])
     counts: Counter[str] = Counter()
-    with Replacement(out) as sink:
-        records = chain.from_iterable(read(source, Judgement) for source in judgements)
+    with Replacement(out, judgements) as sink:
+        records = chain.from_iterable(read(source, Judgement, partial(misfit, scales=scales)) for source in judgements)
         prompts = collected(progress.track(records, "judgements"), scales, counts)
         for pair in merged(prompts, weights=weights, min_margin=min_margin, split=shares, counts=counts):
             sink.write(pair)

@@ -1,0 +1,346 @@
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image as PIL
+
+from tests.conftest import Plugin, Run, lines, write_lines
+from vpctl.commands.eval import accuracy, agreement, compare, preferred
+from vpctl.errors import UserError
+from vpctl.intervals import bootstrap
+from vpctl.records import Report, check
+
+Record = dict[str, Any]
+RED = """
+import array
+
+def reward(images, prompts):
+    with open("opened", "a") as log:
+        log.writelines(f"{image.getpixel((0, 0))[0]}\\n" for image in images)
+    return array.array("d", [float(image.getpixel((0, 0))[0]) * float(argument or 1) for image in images])
+
+return reward
+"""
+"""A reward of red pictures; it writes down what it has seen."""
+
+
+@pytest.fixture
+def red(plugin: Plugin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The spec of a reward that is the picture's number."""
+    monkeypatch.chdir(tmp_path)
+    return str(plugin("red", RED))
+
+
+def picture(folder: Path, number: int) -> str:
+    """The name of a picture whose colour is its number."""
+    PIL.new("RGB", (2, 2), (number, 0, 0)).save(folder / f"{number}.png")
+    return f"{number}.png"
+
+
+def pair(folder: Path, chosen: int, rejected: int, prompt: str = "p", **more: Any) -> Record:
+    return {
+        "prompt_id": prompt,
+        "prompt": f"draw {prompt}",
+        "chosen_file_name": picture(folder, chosen),
+        "rejected_file_name": picture(folder, rejected),
+        "margin": 0.5,
+        **more,
+    }
+
+
+def reports(path: Path) -> list[Record]:
+    """What eval has written; each is a report."""
+    return [check(report, Report, "here") for report in lines(path.read_text())]
+
+
+@given(st.floats(-9, 9), st.floats(-9, 9))
+def test_one_of_two_is_preferred_or_neither(first: float, second: float) -> None:
+    assert preferred(first, second) == (1.0 if first > second else 0.0 if first < second else 0.5)
+    assert preferred(first, second) + preferred(second, first) == 1
+
+
+def test_accuracy_is_how_often_the_chosen_picture_scores_higher(tmp_path: Path, red: str) -> None:
+    rows = [
+        pair(tmp_path, 9, 4, "p"),
+        pair(tmp_path, 9, 5, "p"),
+        pair(tmp_path, 4, 9, "q"),
+        pair(tmp_path, 7, 7, "r"),
+        pair(tmp_path, 8, 4, "s", split="test"),
+    ]
+    source, out = write_lines(tmp_path / "pairs.jsonl", rows), tmp_path / "reports.jsonl"
+    accuracy(str(source), str(out), reward=[red, f"{red}:-1", red])
+    by_prompt = [1.0, 1.0, 0.0, 0.5, 1.0], ["p", "p", "q", "r", "s"]
+    expected = bootstrap(*by_prompt)
+    assert expected.value == 0.7
+    first, second = reports(out)
+    assert first == {
+        "name": red,
+        "metric": "accuracy",
+        "value": 0.7,
+        "low": expected.low,
+        "high": expected.high,
+        "n": 5,
+        "confidence": 0.95,
+    }
+    assert second["name"] == f"{red}:-1"
+    assert second["value"] == pytest.approx(0.3)
+    seen = [int(line) for line in (tmp_path / "opened").read_text().split()]
+    assert sorted(seen[: len(seen) // 2]) == [4, 4, 4, 5, 7, 8, 9, 9], "a picture is scored once for each prompt"
+
+
+def test_accuracy_of_a_part_of_the_data(tmp_path: Path, red: str) -> None:
+    rows = [
+        pair(tmp_path, 9, 4, "p", split="train"),
+        pair(tmp_path, 4, 9, "q", split="test"),
+        pair(tmp_path, 9, 4, "r"),
+    ]
+    source, out = write_lines(tmp_path / "pairs.jsonl", rows), tmp_path / "reports.jsonl"
+    for split, value, n in (("train", 1.0, 1), ("test", 0.0, 1), ("", 2 / 3, 3)):
+        accuracy(str(source), str(out), reward=[red], split=split)
+        (report,) = reports(out)
+        assert (report["value"], report["n"]) == (pytest.approx(value), n)
+    with pytest.raises(UserError) as raised:
+        accuracy(str(source), reward=[red], split="validation")
+    assert str(raised.value) == f"{source}: there are no pairs of split 'validation'"
+
+
+def test_accuracy_is_of_all_pairs_or_of_none(tmp_path: Path, red: str) -> None:
+    source = write_lines(tmp_path / "pairs.jsonl", [pair(tmp_path, 9, 4), pair(tmp_path, 8, 3)])
+    (tmp_path / "3.png").unlink()
+    out = tmp_path / "reports.jsonl"
+    with pytest.raises(UserError) as raised:
+        accuracy(str(source), str(out), reward=[red])
+    assert str(raised.value) == f"{tmp_path}/3.png: there is no such picture"
+    assert not out.exists()
+
+
+def test_an_output_that_cannot_be_is_told_before_anything_is_scored(run: Run, tmp_path: Path, red: str) -> None:
+    source = write_lines(tmp_path / "pairs.jsonl", [pair(tmp_path, 9, 4)])
+    ended = run("eval", "accuracy", source, "--reward", red, "--out", ".")
+    assert ended.code == 2
+    assert ended.err == "vpctl eval accuracy: error: .: is a folder; name a file in it, such as ./out.jsonl\n"
+    assert not (tmp_path / "opened").exists()
+
+
+def image(prompt: str, number: int, **scores: float) -> Record:
+    return {
+        "prompt": f"draw {prompt}",
+        "prompt_id": prompt,
+        "image_id": f"{prompt}{number}",
+        "file_name": f"{prompt}{number}.png",
+        "model": "m",
+        "seed": number,
+        "scores": scores,
+    }
+
+
+BASE = [
+    image("a", 0, clip=0.1, vp=5),
+    image("a", 1, clip=0.2, vp=5),
+    image("b", 0, clip=0.3, vp=5),
+    image("c", 0, clip=0.4, vp=5),
+    image("only base", 0, clip=0.9, vp=5),
+]
+TUNED = [
+    image("only tuned", 0, clip=0.0, vp=9),
+    image("b", 0, clip=0.3, vp=6),
+    image("b", 1, clip=0.9, vp=9),
+    image("a", 0, clip=0.2, vp=4),
+    image("a", 1, clip=0.1, vp=6),
+    image("c", 0, clip=0.8, vp=6),
+]
+
+
+@pytest.fixture
+def sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the pictures of a base and of a tuned model, and it is the working one."""
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "base.jsonl", BASE)
+    write_lines(tmp_path / "tuned.jsonl", TUNED)
+    return tmp_path
+
+
+def test_compare_meets_the_first_with_the_first_and_the_second_with_the_second(sides: Path) -> None:
+    compare("base.jsonl", ["tuned.jsonl"], "out.jsonl")
+    clip, vp = reports(sides / "out.jsonl")
+    shared: Record = {"name": "tuned.jsonl", "metric": "win_rate", "baseline": "base.jsonl", "confidence": 0.95, "n": 4}
+    outcomes, prompts = {"clip": [1.0, 0.0, 0.5, 1.0], "vp": [0.0, 1.0, 1.0, 1.0]}, ["a", "a", "b", "c"]
+    for report, reward, mean, baseline in ((clip, "clip", 0.35, 0.25), (vp, "vp", 5.5, 5.0)):
+        values = outcomes[reward]
+        estimate = bootstrap(values, prompts)
+        assert report == {
+            **shared,
+            "reward": reward,
+            "value": estimate.value,
+            "low": estimate.low,
+            "high": estimate.high,
+            "wins": values.count(1.0),
+            "ties": values.count(0.5),
+            "losses": values.count(0.0),
+            "mean": pytest.approx(mean),
+            "baseline_mean": pytest.approx(baseline),
+        }
+
+
+def test_compare_takes_several_models_and_the_rewards_that_are_named(sides: Path) -> None:
+    write_lines(sides / "other.jsonl", [image("a", 0, clip=0.0), image("c", 0, clip=0.4)])
+    compare("base.jsonl", ["tuned.jsonl", "other.jsonl"], "out.jsonl")
+    found = [
+        (report["name"], report["reward"], report["value"], report["n"]) for report in reports(sides / "out.jsonl")
+    ]
+    assert found == [("tuned.jsonl", "clip", 0.625, 4), ("other.jsonl", "clip", 0.25, 2)], "the reward that all share"
+    compare("base.jsonl", ["tuned.jsonl"], "out.jsonl", reward=["vp"])
+    assert [report["reward"] for report in reports(sides / "out.jsonl")] == ["vp"]
+
+
+def test_a_model_is_as_good_as_itself_and_turned_round_the_rate_is_its_complement(sides: Path) -> None:
+    compare("base.jsonl", ["base.jsonl"], "out.jsonl")
+    assert {(report["value"], report["ties"]) for report in reports(sides / "out.jsonl")} == {(0.5, 5)}
+    compare("base.jsonl", ["tuned.jsonl"], "there.jsonl")
+    compare("tuned.jsonl", ["base.jsonl"], "back.jsonl")
+    for there, back in zip(reports(sides / "there.jsonl"), reports(sides / "back.jsonl"), strict=True):
+        assert there["value"] + back["value"] == pytest.approx(1)
+        assert (there["wins"], there["ties"]) == (back["losses"], back["ties"])
+
+
+def test_compare_says_the_same_every_time(run: Run, tmp_path: Path) -> None:
+    """Also where Python's sets of texts have another order."""
+    chosen = [(f"prompt {number}", number % 7 / 7, number % 5 / 5) for number in range(60)]
+    write_lines(tmp_path / "base.jsonl", [image(prompt, 0, vp=base) for prompt, base, _ in chosen])
+    write_lines(tmp_path / "tuned.jsonl", [image(prompt, 0, vp=tuned) for prompt, _, tuned in chosen])
+    outputs = {run("eval", "compare", "base.jsonl", "tuned.jsonl", env={"PYTHONHASHSEED": seed}).out for seed in "12"}
+    assert len(outputs) == 1
+
+
+@pytest.mark.parametrize(
+    ("tuned", "options", "said"),
+    [
+        ([], {}, "tuned.jsonl: there are no pictures"),
+        ([image("z", 0, clip=1, vp=1)], {}, "tuned.jsonl: none of its prompts is in base.jsonl"),
+        (
+            [image("a", 0, other=1)],
+            {},
+            "the pictures share no score; run vpctl score with the same --reward on all of them first",
+        ),
+        (
+            [image("a", 0, clip=1)],
+            {"reward": ["vp"]},
+            "tuned.jsonl: a0 has no score of 'vp'; it has clip",
+        ),
+        ([image("a", 0)], {"reward": ["vp"]}, "tuned.jsonl: a0 has no score of 'vp'; it has no score"),
+    ],
+)
+def test_what_cannot_be_compared_is_told(sides: Path, tuned: list[Record], options: Any, said: str) -> None:
+    write_lines(sides / "tuned.jsonl", tuned)
+    with pytest.raises(UserError) as raised:
+        compare("base.jsonl", ["tuned.jsonl"], "out.jsonl", **options)
+    assert str(raised.value) == said
+    assert not (sides / "out.jsonl").exists()
+
+
+def judgement(
+    annotator: str, scores: Sequence[float], prompt: str = "p", aspect: str = "fidelity", **more: Any
+) -> Record:
+    names = "abcde"[: len(scores)]
+    return {
+        "prompt_id": prompt,
+        "prompt": f"draw {prompt}",
+        "aspect": aspect,
+        "annotator": annotator,
+        "image_ids": [*names],
+        "file_names": [f"{name}.png" for name in names],
+        "scores": [*scores],
+        **more,
+    }
+
+
+def test_agreement_is_of_pairs_that_neither_holds_equal(tmp_path: Path) -> None:
+    rows = [
+        judgement("human", [1, 2, 3]),
+        judgement("net", [0.1, 0.3, 0.2]),
+        judgement("human", [2, 2, 1], "q"),
+        judgement("net", [0.9, 0.1, 0.5], "q"),
+        judgement("human", [5, 1], "q", "aesthetic"),
+        judgement("net", [0.5, 0.1], "q", "aesthetic"),
+        judgement("human", [5, 1], "r"),
+        judgement("net", [1, 5], "s"),
+        judgement("net", [], "r", refused="no") | {"image_ids": ["a", "b"], "file_names": ["a.png", "b.png"]},
+    ]
+    source, out = write_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    agreement([str(source)], str(out))
+    aesthetic, fidelity = reports(out)
+    estimate = bootstrap([1, 1, 0, 1, 0], "pppqq")
+    assert estimate.value == 0.6
+    assert fidelity == {
+        "name": "human",
+        "baseline": "net",
+        "metric": "agreement",
+        "aspect": "fidelity",
+        "ties": 1,
+        "value": 0.6,
+        "low": estimate.low,
+        "high": estimate.high,
+        "n": 5,
+        "confidence": 0.95,
+    }
+    assert (aesthetic["aspect"], aesthetic["value"], aesthetic["n"], aesthetic["ties"]) == ("aesthetic", 1.0, 1, 0)
+
+
+def test_agreement_compares_every_two_annotators_over_all_files(tmp_path: Path) -> None:
+    sources = [
+        str(write_lines(tmp_path / f"{name}.jsonl", [judgement(name, scores)]))
+        for name, scores in {"x": [1, 2, 3], "y": [1, 3, 2], "z": [3, 2, 1]}.items()
+    ]
+    agreement(sources, str(tmp_path / "out.jsonl"))
+    found = {(report["name"], report["baseline"]): report["value"] for report in reports(tmp_path / "out.jsonl")}
+    assert found == {("x", "y"): pytest.approx(2 / 3), ("x", "z"): 0.0, ("y", "z"): pytest.approx(1 / 3)}
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "agreement takes at least two annotators; there is none"),
+        ([judgement("human", [1, 2])], "agreement takes at least two annotators; there is human"),
+        (
+            [judgement("human", [1, 2]), judgement("net", [1, 2], "q")],
+            "no two annotators judged the same two pictures on the same aspect",
+        ),
+    ],
+)
+def test_what_cannot_agree_is_told(tmp_path: Path, rows: list[Record], said: str) -> None:
+    source = write_lines(tmp_path / "in.jsonl", rows)
+    with pytest.raises(UserError) as raised:
+        agreement([str(source)])
+    assert str(raised.value) == said
+
+
+def test_a_gate_that_is_not_met_is_exit_4_and_the_reports_are_there(
+    sides: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_lines(sides / "certain.jsonl", [image(name, 0, clip=1, vp=9) for name in "abc"])
+    compare("base.jsonl", ["certain.jsonl"], "out.jsonl", fail_under=1.0)
+    capsys.readouterr()
+    with pytest.raises(typer.Exit) as ended:
+        compare("base.jsonl", ["certain.jsonl", "tuned.jsonl"], "out.jsonl", fail_under=0.7)
+    assert ended.value.exit_code == 4
+    assert len(reports(sides / "out.jsonl")) == 4
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert [line.partition("; ")[0].split(": ")[2] for line in warnings] == ["tuned.jsonl", "tuned.jsonl"]
+    assert all(line.endswith("the lower end, is under the gate of 0.7") for line in warnings)
+
+
+def test_the_table_shows_what_differs_and_takes_names_as_they_are(
+    sides: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rich would take brackets for its own markup, and end in an error over these."""
+    monkeypatch.setenv("COLUMNS", "80")
+    write_lines(sides / "tuned [/b].jsonl", TUNED)
+    compare("base.jsonl", ["tuned.jsonl", "tuned [/b].jsonl"], "out.jsonl", reward=["clip"])
+    said = capsys.readouterr().err
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in said.splitlines() if line.startswith("│")]
+    low, high = (reports(sides / "out.jsonl")[0][end] for end in ("low", "high"))
+    assert rows == [[name, "0.625", f"{low:.3f} to {high:.3f}", "4"] for name in ("tuned.jsonl", "tuned [/b].jsonl")]

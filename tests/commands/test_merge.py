@@ -1,0 +1,326 @@
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import Run, lines, write_lines
+from vpctl.commands.merge import ANYONE, Scale, collected, merge, merged, parse_scales
+from vpctl.errors import UserError
+from vpctl.records import Pair, check, part_of
+
+Record = dict[str, Any]
+
+
+def judgement(
+    scores: dict[str, float], aspect: str = "fidelity", annotator: str = "human", prompt: str = "p", **more: Any
+) -> Record:
+    """What one annotator gave the pictures of a prompt."""
+    return {
+        "prompt_id": prompt,
+        "prompt": f"draw {prompt}",
+        "aspect": aspect,
+        "annotator": annotator,
+        "image_ids": [*scores],
+        "file_names": [f"{name}.png" for name in scores],
+        "scores": [*scores.values()],
+        **more,
+    }
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Any:
+    """`pairs(judgements, min_margin=0.1)`: what merge makes of them."""
+
+    def pairs(*judgements: Record, **options: Any) -> list[Record]:
+        source, out = write_lines(tmp_path / "in.jsonl", judgements), tmp_path / "pairs.jsonl"
+        merge([str(source)], str(out), **options)
+        return lines(out.read_text())
+
+    return pairs
+
+
+def told(pair: Record) -> tuple[str, str, float, dict[str, float]]:
+    """Of a pair, what was decided."""
+    return pair["chosen_image_id"], pair["rejected_image_id"], pair["margin"], pair["aspects"]
+
+
+def test_a_pair_says_all_of_the_preference(pairs: Any) -> None:
+    (pair,) = pairs(judgement({"a": 2, "b": 5}, source_prompt="raw", split="test", mine=1, usage={"x": 1}))
+    assert pair == {
+        "prompt_id": "p",
+        "prompt": "draw p",
+        "source_prompt": "raw",
+        "split": "test",
+        "chosen_file_name": "b.png",
+        "rejected_file_name": "a.png",
+        "chosen_image_id": "b",
+        "rejected_image_id": "a",
+        "margin": 0.75,
+        "aspects": {"fidelity": 0.75},
+        "annotators": ["human"],
+    }
+    check(pair, Pair, "here")
+
+
+def test_every_two_pictures_that_differ_make_a_pair(pairs: Any) -> None:
+    made = pairs(judgement({"a": 1, "b": 3, "c": 3, "d": 5}))
+    assert [told(pair)[:3] for pair in made] == [
+        ("b", "a", 0.5),
+        ("c", "a", 0.5),
+        ("d", "a", 1.0),
+        ("d", "b", 0.5),
+        ("d", "c", 0.5),
+    ]
+
+
+TWO_ASPECTS = (judgement({"a": 5, "b": 3}), judgement({"a": 1, "b": 5}, "aesthetic"))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ("b", "a", 0.25, {"aesthetic": 1.0, "fidelity": -0.5})),
+        ({"weight": ["fidelity=3"]}, ("a", "b", 0.125, {"aesthetic": -1.0, "fidelity": 0.5})),
+        ({"weight": ["fidelity=2", "aesthetic=0.5"]}, ("a", "b", 0.2, {"aesthetic": -1.0, "fidelity": 0.5})),
+        ({"weight": ["aesthetic=0"]}, ("a", "b", 0.5, {"aesthetic": -1.0, "fidelity": 0.5})),
+        ({"min_margin": 0.25}, ("b", "a", 0.25, {"aesthetic": 1.0, "fidelity": -0.5})),
+    ],
+)
+def test_the_margin_is_the_weighted_mean_of_the_aspects(pairs: Any, options: Any, expected: Any) -> None:
+    (pair,) = pairs(*TWO_ASPECTS, **options)
+    assert told(pair) == expected
+
+
+@pytest.mark.parametrize(
+    "options", [{"weight": ["fidelity=2"]}, {"min_margin": 0.26}, {"weight": ["fidelity=0", "aesthetic=0"]}]
+)
+def test_ties_and_what_nobody_counts_make_no_pair(pairs: Any, options: Any) -> None:
+    assert pairs(*TWO_ASPECTS, **options) == []
+
+
+def test_annotators_count_alike_each_on_its_own_scale(pairs: Any) -> None:
+    (pair,) = pairs(
+        judgement({"a": 5, "b": 3}),
+        judgement({"a": 4, "b": 10}, annotator="openai:gpt=4o"),
+        judgement({"a": 0.9, "b": 0.1}, annotator="net"),
+        scale=["openai:gpt=4o=1:10", "net=0:1"],
+    )
+    mean = (0.5 - 6 / 9 + 0.8) / 3
+    assert told(pair) == ("a", "b", round(mean, 6), {"fidelity": round(mean, 6)})
+    assert pair["annotators"] == ["human", "net", "openai:gpt=4o"]
+
+
+def test_of_repeated_judgements_the_mean_counts_once(pairs: Any) -> None:
+    (pair,) = pairs(
+        judgement({"a": 5, "b": 3}),
+        judgement({"a": 4, "b": 3}),
+        judgement({"b": 2, "a": 1}),
+        judgement({"a": 1, "b": 5}, annotator="another"),
+    )
+    first = (10 / 3 - 8 / 3) / 4
+    assert told(pair) == ("b", "a", round((1 - first) / 2, 6), {"fidelity": round((1 - first) / 2, 6)})
+
+
+def test_an_annotator_speaks_of_the_pictures_it_has_seen_and_an_aspect_of_what_it_was_asked_for(pairs: Any) -> None:
+    made = pairs(
+        judgement({"a": 5, "b": 1}),
+        judgement({"b": 4, "c": 2}, annotator="another"),
+        judgement({"a": 1, "c": 2}, "aesthetic"),
+    )
+    assert [(told(pair), pair["annotators"]) for pair in made] == [
+        (("a", "b", 1.0, {"fidelity": 1.0}), ["human"]),
+        (("c", "a", 0.25, {"aesthetic": 0.25}), ["human"]),
+        (("b", "c", 0.5, {"fidelity": 0.5}), ["another"]),
+    ]
+
+
+def test_a_refusal_says_nothing_of_the_pictures(pairs: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    made = pairs(
+        judgement({"a": 5, "b": 1}),
+        judgement({"a": 0, "b": 0}, "harmlessness") | {"scores": [], "refused": "not these"},
+        judgement({"c": 0, "d": 0}, prompt="q") | {"scores": [], "refused": "not these"},
+    )
+    assert [told(pair) for pair in made] == [("a", "b", 1.0, {"fidelity": 1.0})]
+    said = capsys.readouterr().err
+    assert "1 pairs written, from 3 judgements of 1 prompts; 0 ties dropped; 2 refusals left out\n" in said
+
+
+def test_pictures_of_different_prompts_do_not_meet(pairs: Any) -> None:
+    made = pairs(
+        judgement({"a": 5, "b": 1}),
+        judgement({"c": 5, "d": 1}, prompt="q"),
+        judgement({"a": 5, "b": 1}, "aesthetic"),
+        judgement({"e": 1, "a": 5}),
+    )
+    assert [(pair["prompt_id"], *told(pair)[:2]) for pair in made] == [
+        ("p", "a", "b"),
+        ("p", "a", "e"),
+        ("q", "c", "d"),
+    ]
+
+
+def test_what_was_tied_is_told_by_aspect(pairs: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pairs(judgement({"a": 3, "b": 3, "c": 3}), judgement({"a": 1, "b": 1, "c": 5}, "aesthetic"))
+    said = capsys.readouterr().err.splitlines()
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in said if line.startswith("│")]
+    assert rows == [["aesthetic", "3", "33%"], ["fidelity", "3", "100%"]]
+    assert said[-1].endswith("2 pairs written, from 2 judgements of 1 prompts; 1 ties dropped")
+
+
+SCORES = st.dictionaries(st.sampled_from("abcde"), st.integers(1, 5), min_size=2)
+JUDGEMENTS = st.lists(
+    st.tuples(SCORES, st.sampled_from(["fidelity", "aesthetic"]), st.sampled_from(["x", "y"]), st.sampled_from("pq")),
+    min_size=1,
+    max_size=8,
+)
+SCALES = {ANYONE: Scale(1, 5)}
+
+
+def decided(judgements: list[Record]) -> dict[tuple[str, frozenset[str]], tuple[str, Any]]:
+    """By prompt and pictures which was chosen, and how clearly."""
+    counts: Counter[str] = Counter()
+    prompts = collected(judgements, SCALES, counts)  # type: ignore[arg-type]
+    made: list[Any] = [*merged(prompts, weights={"fidelity": 0.5}, min_margin=0.0, split={}, counts=counts)]
+    found = {}
+    for pair in made:
+        key = (pair["prompt_id"], frozenset([pair["chosen_image_id"], pair["rejected_image_id"]]))
+        assert key not in found
+        assert 0 < pair["margin"] <= 1
+        assert pair["chosen_file_name"] == f"{pair['chosen_image_id']}.png"
+        assert pair["rejected_file_name"] == f"{pair['rejected_image_id']}.png"
+        found[key] = (pair["chosen_image_id"], pytest.approx(pair["margin"], abs=2e-6))
+    return found
+
+
+@given(JUDGEMENTS)
+def test_who_exchanges_two_pictures_exchanges_chosen_and_rejected(rows: list[Any]) -> None:
+    exchanged = {"a": "b", "b": "a"}
+    made = decided([judgement(*row) for row in rows])
+    swapped = decided([judgement({exchanged.get(k, k): v for k, v in row[0].items()}, *row[1:]) for row in rows])
+    assert swapped == {
+        (prompt, frozenset(exchanged.get(name, name) for name in names)): (exchanged.get(chosen, chosen), margin)
+        for (prompt, names), (chosen, margin) in made.items()
+    }
+
+
+@given(JUDGEMENTS)
+def test_who_turns_every_score_round_turns_every_pair_round(rows: list[Any]) -> None:
+    made = decided([judgement(*row) for row in rows])
+    turned = decided([judgement({k: 6 - v for k, v in row[0].items()}, *row[1:]) for row in rows])
+    assert turned == {key: (*(key[1] - {chosen}), margin) for key, (chosen, margin) in made.items()}
+
+
+@given(JUDGEMENTS, st.randoms(use_true_random=False))
+def test_the_order_of_judgements_and_of_their_pictures_does_not_matter(rows: list[Any], chance: Random) -> None:
+    made = decided([judgement(*row) for row in rows])
+    shuffled = []
+    for scores, *rest in rows:
+        names = list(scores)
+        chance.shuffle(names)
+        shuffled.append(judgement({name: scores[name] for name in names}, *rest))
+    chance.shuffle(shuffled)
+    assert decided(shuffled) == made
+
+
+@given(JUDGEMENTS)
+def test_every_pair_that_was_judged_is_a_pair_or_a_tie(rows: list[Any]) -> None:
+    counts: Counter[str] = Counter()
+    judgements = [judgement(*row) for row in rows]
+    prompts = collected(judgements, SCALES, counts)  # type: ignore[arg-type]
+    made = list(merged(prompts, weights={}, min_margin=0.3, split={}, counts=counts))
+    seen: dict[tuple[str, ...], set[str]] = {}
+    for scores, *by_whom in rows:
+        seen.setdefault(tuple(by_whom), set()).update(scores)
+    together = {(by[-1], frozenset(two)) for by, names in seen.items() for two in combinations(names, 2)}
+    assert len(made) == counts["pairs"]
+    assert counts["pairs"] + counts["ties"] == len(together)
+    assert all(pair["margin"] >= 0.3 - 1e-6 for pair in made)
+
+
+def test_any_number_of_files_in_any_order(run: Run, tmp_path: Path) -> None:
+    """And one of them may be standard input; names of files are those of each file's own folder."""
+    write_lines(tmp_path / "a" / "j.jsonl", [judgement({"a": 5, "b": 1})])
+    write_lines(tmp_path / "b" / "j.jsonl", [judgement({"a": 1, "b": 2}, prompt="q")])
+    third = write_lines(tmp_path / "j.jsonl", [judgement({"a": 1, "b": 2}, prompt="r")]).read_text()
+    outputs = []
+    for order in (["a/j.jsonl", "b/j.jsonl", "-"], ["-", "b/j.jsonl", "a/j.jsonl"]):
+        ended = run("merge", *order, "--out", "deep/pairs.jsonl", stdin=third)
+        assert (ended.code, ended.out) == (0, "")
+        outputs.append(lines((tmp_path / "deep" / "pairs.jsonl").read_text()))
+    assert [pair["prompt_id"] for pair in outputs[0]] == ["p", "q", "r"]
+    assert outputs[1] == outputs[0][::-1]
+    assert [pair["chosen_file_name"] for pair in outputs[0]] == ["../a/a.png", "../b/b.png", "../b.png"]
+
+
+def test_nothing_makes_nothing(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("\n")
+    ended = run("merge", "in.jsonl", "--out", "pairs.jsonl")
+    assert ended.code == 0
+    assert ended.err == "vpctl merge: 0 pairs written, from 0 judgements of 0 prompts; 0 ties dropped\n"
+    assert (tmp_path / "pairs.jsonl").read_bytes() == b""
+
+
+def parts(made: list[Record]) -> dict[str, str]:
+    return {pair["prompt_id"]: pair["split"] for pair in made}
+
+
+def test_a_prompt_stays_in_its_part_when_the_data_grow(pairs: Any) -> None:
+    prompts = [f"prompt {number}" for number in range(60)]
+    judgements = [judgement({"a": 5, "b": 1, "c": 3}, prompt=prompt) for prompt in prompts]
+    shares = "train:8,validation:1,test:1"
+    few, many = pairs(*judgements[:20], split=shares), pairs(*judgements[::-1], split=shares)
+    assert parts(few).items() <= parts(many).items()
+    assert parts(many) == {prompt: part_of(prompt, {"train": 8, "validation": 1, "test": 1}) for prompt in prompts}
+    assert set(parts(many).values()) == {"train", "validation", "test"}
+    for made in (few, many):
+        assert len(made) == 3 * len(parts(made)), "all pairs of a prompt share its part"
+
+
+def test_the_part_that_is_asked_for_takes_the_place_of_the_one_that_is_there(pairs: Any) -> None:
+    said = judgement({"a": 5, "b": 1}, split="test")
+    assert pairs(said)[0]["split"] == "test"
+    assert pairs(said, split="train:1")[0]["split"] == "train"
+    assert "split" not in pairs(judgement({"a": 5, "b": 1}))[0]
+
+
+@settings(max_examples=30)
+@given(st.lists(st.text(min_size=1).filter(lambda text: "*" not in text), max_size=3), st.integers(-5, 5))
+def test_a_scale_may_be_of_anyone(names: list[str], low: int) -> None:
+    assert parse_scales([f"{name}={low}:{low + 1}" for name in names]) == {
+        ANYONE: Scale(1, 5),
+        **{name: Scale(low, low + 1) for name in names},
+    }
+    assert parse_scales([f"{low}:{low + 0.5}"]) == {ANYONE: Scale(low, low + 0.5)}
+
+
+def test_a_score_outside_its_scale_is_told_with_its_place(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "in.jsonl", [judgement({"a": 1, "b": 5}), judgement({"a": 1, "b": 7.5})])
+    out = tmp_path / "pairs.jsonl"
+    out.write_text("old\n")
+    with pytest.raises(UserError) as raised:
+        merge([str(source)], str(out))
+    assert str(raised.value) == (
+        f"{source}:2: human gave 7.5, which is outside 1 to 5; say what its scores mean with --scale human=LOW:HIGH"
+    )
+    assert out.read_text() == "old\n"
+    merge([str(source)], str(out), scale=["human=1:7.5"])
+    assert len(lines(out.read_text())) == 1, "two judgements of one pair of pictures are one pair"
+
+
+def test_a_refusal_has_no_scores_to_be_outside(pairs: Any) -> None:
+    assert pairs({**judgement({"a": 0, "b": 0}), "scores": [], "refused": "no"}) == []
+
+
+def test_files_are_read_as_a_stream_of_records(tmp_path: Path) -> None:
+    """A bad line in the second file is told as one of the second file."""
+    first = write_lines(tmp_path / "a.jsonl", [judgement({"a": 1, "b": 5})])
+    second = tmp_path / "b.jsonl"
+    second.write_text("\n[]\n")
+    with pytest.raises(UserError, match=r"b\.jsonl:2: a record is a JSON object"):
+        merge([str(first), str(second)], str(tmp_path / "out.jsonl"))
+    assert not (tmp_path / "out.jsonl").exists()

@@ -1,0 +1,168 @@
+"""What the tests share: vpctl run as a user runs it, small pictures, and files of records."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple, Protocol
+
+import orjson
+import pytest
+from hypothesis import settings
+
+from vpctl.records import Image
+from vpctl.shapes.grammar import describe, sample
+from vpctl.shapes.render import render
+
+settings.register_profile("vpctl", deadline=None, derandomize=True, database=None)
+settings.load_profile("vpctl")
+
+HOME = Path(__file__).parent.parent
+_OWN = ("OPENAI_", "COMP_", "_VPCTL", "VPCTL")
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(_OWN)} | {
+    "OMP_NUM_THREADS": "1",
+    "COLUMNS": "80",
+    "NO_COLOR": "1",
+}
+"""What vpctl runs in: nothing of the person who runs the tests, one core, a terminal of the usual width."""
+
+
+class Ended(NamedTuple):
+    """How a process ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Run(Protocol):
+    """Runs vpctl, in the test's own folder if no other is named."""
+
+    def __call__(
+        self, *arguments: str | Path, stdin: str = "", cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> Ended: ...
+
+
+def as_anyone() -> None:
+    """Called in a child process: gives up what lets root open every file, so that permissions hold in a container."""
+    system = ctypes.CDLL(None)
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        system.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP; refused to who is not root, and then not needed
+
+
+def vpctl(*arguments: str | Path) -> list[str]:
+    """The words of a command line."""
+    return [sys.executable, "-m", "vpctl", *map(str, arguments)]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """`run("merge", "in.jsonl")`; nothing on standard input if nothing is given."""
+
+    def run(
+        *arguments: str | Path, stdin: str = "", cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> Ended:
+        done = subprocess.run(
+            vpctl(*arguments),
+            input=stdin.encode(),
+            capture_output=True,
+            cwd=cwd or tmp_path,
+            env={**ENVIRONMENT, **(env or {})},
+            timeout=120,
+            preexec_fn=as_anyone,
+        )
+        return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    return run
+
+
+def bash(line: str, cwd: Path, **env: str) -> Ended:
+    """A line of shell in which `vpctl` is this one."""
+    done = subprocess.run(
+        ["bash", "-c", line],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        cwd=cwd,
+        env={**ENVIRONMENT, "PATH": f"{_shims()}:{os.environ['PATH']}", **env},
+        timeout=120,
+        preexec_fn=as_anyone,
+    )
+    return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def _shims() -> Path:
+    """A folder with the program, also where its own is not on the path."""
+    folder = Path(sys.executable).parent
+    assert shutil.which("vpctl", path=str(folder)), f"vpctl is not installed in {folder}"
+    return folder
+
+
+def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> Path:
+    """A file of records, as JSON Lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records))
+    return path
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    """The records of a text of JSON Lines."""
+    return [orjson.loads(line) for line in text.splitlines()]
+
+
+def draw(folder: Path, *, prompts: int, each: int = 2) -> list[Image]:
+    """`metadata.jsonl` in `folder` with pictures of the shapes world, `each` of every prompt."""
+    chance = Random(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    records: list[Image] = []
+    for prompt in range(prompts):
+        scene = sample(chance)
+        for number in range(each):
+            name = f"{prompt}-{number}.png"
+            render(scene, chance).save(folder / name)
+            records.append(
+                {
+                    "prompt": describe(scene),
+                    "prompt_id": f"p{prompt}",
+                    "image_id": f"i{prompt}-{number}",
+                    "file_name": name,
+                    "model": "rendered",
+                    "seed": number,
+                }
+            )
+    write_lines(folder / "metadata.jsonl", records)
+    return records
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pictures of three prompts, two each, and their `metadata.jsonl`; it is there to be read only."""
+    folder = tmp_path_factory.mktemp("drawn")
+    draw(folder, prompts=3)
+    return folder
+
+
+Plugin = Callable[[str, str], Path]
+FAIR = """
+from vpctl.plugins import Verdicts
+return lambda prompt, images, aspect: Verdicts([sum(i.tobytes()) % 5 + 1.0 for i in images], ["x"] * len(images), {})
+"""
+"""An annotator that looks at every byte of the picture."""
+ONE = "import array\nreturn lambda images, prompts: array.array('d', [float(argument or 1)] * len(images))"
+"""A reward that is always the same: its argument, or one."""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Plugin:
+    """`plugin(name, body)` writes a plug-in of one's own: `body` is that of its `load(argument, *, device)`."""
+
+    def write(name: str, body: str) -> Path:
+        indented = "".join(f"    {line}\n" for line in body.strip().splitlines())
+        path = tmp_path / f"{name}.py"
+        path.write_text(f'"""A plug-in of the tests."""\n\n\ndef load(argument, *, device):\n{indented}')
+        return path
+
+    return write

@@ -1,0 +1,302 @@
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from tests.conftest import ENVIRONMENT, FAIR, Ended, Plugin, Run, bash, draw, lines, vpctl, write_lines
+from vpctl import __version__, manual, progress
+from vpctl.cli import COMMANDS, EVALUATIONS, about, as_typed, described, load, main
+from vpctl.records import Prompt, prompt_key
+from vpctl.streams import Out
+
+JUDGEMENT = {
+    "prompt_id": "p",
+    "prompt": "x",
+    "aspect": "fidelity",
+    "annotator": "human",
+    "image_ids": ["a", "b"],
+    "file_names": ["a.png", "b.png"],
+    "scores": [1, 2],
+}
+OTHER = {**JUDGEMENT, "annotator": "other", "scores": [2, 1]}
+Call = Callable[[str], Ended]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call]:
+    """`call("merge none.jsonl")`: the program in this process, which is faster than in one of its own."""
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.chdir(tmp_path)
+
+    def call(words: str) -> Ended:
+        code = main(words.split())
+        said = capsys.readouterr()
+        return Ended(code, said.out, said.err)
+
+    with patch.dict(os.environ, ENVIRONMENT):
+        yield call
+    signal.signal(signal.SIGTERM, handler)
+    progress.begin("vpctl", quiet=False)
+
+
+def test_the_exits_are_those_the_manual_tells(run: Run, tmp_path: Path, plugin: Plugin) -> None:
+    records = draw(tmp_path, prompts=2)
+    write_lines(tmp_path / "judgements.jsonl", [JUDGEMENT])
+    write_lines(tmp_path / "two.jsonl", [JUDGEMENT, OTHER])
+    plugin("fair", FAIR)
+    plugin("broken", "raise RuntimeError('boom')")
+    found = {run("merge", "judgements.jsonl").code, run("score", "--help").code}
+    assert found == {0}
+    found.add(run("annotate", "metadata.jsonl", "--annotator", "./broken.py").code)
+    found.add(run("merge", "none.jsonl").code)
+    os.unlink(tmp_path / records[0]["file_name"])
+    found.add(run("annotate", "metadata.jsonl", "--annotator", "./fair.py").code)
+    found.add(run("eval", "agreement", "two.jsonl", "--fail-under", "0.5").code)
+    with Out(str(tmp_path / "held.jsonl"), Prompt, prompt_key):
+        found.add(run("annotate", "metadata.jsonl", "--annotator", "./fair.py", "--out", "held.jsonl").code)
+    assert found | {130} == set(map(int, manual.EXITS))
+
+
+def test_a_bug_is_a_traceback_and_exit_1(run: Run, tmp_path: Path, plugin: Plugin) -> None:
+    draw(tmp_path, prompts=2)
+    plugin("annotator", "def annotate(*_):\n    raise RuntimeError('boom')\nreturn annotate")
+    plugin("reward", "def score(*_):\n    raise RuntimeError('boom')\nreturn score")
+    for command in (("annotate", "--annotator", "./annotator.py"), ("score", "--reward", "./reward.py")):
+        ended = run(*command, "metadata.jsonl", "--out", "out.jsonl")
+        assert ended.code == 1
+        assert ended.err.startswith("Traceback (most recent call last):\n")
+        assert ended.err.endswith("RuntimeError: boom\n")
+        assert re.search(rf"/{command[1].removeprefix('--')}.py\", line \d+, in ", ended.err), "it says where"
+        assert "Exception Group" not in ended.err
+        assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("scroe x.jsonl", "vpctl: error: No such command 'scroe'. Did you mean 'score'? see --help"),
+        ("xyz", "vpctl: error: No such command 'xyz'; see --help"),
+        ("eval acuracy x", "vpctl eval: error: No such command 'acuracy'. Did you mean 'accuracy'? see --help"),
+        ("score x.jsonl --rewrad clip", "vpctl score: error: No such option: --rewrad"),
+        ("score", "vpctl score: error: Missing argument 'FILE'; see --help"),
+        ("score a b", "vpctl score: error: Got unexpected extra argument"),
+        ("train-rm x.jsonl", "vpctl train-rm: error: Missing option '--out' / '-o'; see --help"),
+        (
+            "score x --batch 0",
+            "vpctl score: error: Invalid value for '--batch': 0 is not in the range x>=1; see --help",
+        ),
+        ("score x --out", "vpctl score: error: Option '--out' requires an argument; see --help"),
+        ("--verbose", "vpctl: error: No such option: --verbose"),
+        (
+            "merge x --weight fidelity",
+            "vpctl merge: error: --weight fidelity: an aspect and its weight, as aesthetic=0.5",
+        ),
+        ("merge x --weight a=-1", "vpctl merge: error: --weight a=-1: '-1' is not a number from 0 up"),
+        ("merge x --split train:most", "vpctl merge: error: --split train:most: 'most' is not a number from 0 up"),
+        ("merge x --split train", "vpctl merge: error: --split train: '' is not a number from 0 up"),
+        ("merge x --scale 1-5", "vpctl merge: error: --scale 1-5: lowest and highest score, as 1:10, or human=1:10"),
+        ("merge x --scale 5:1", "vpctl merge: error: --scale 5:1: goes from a smaller number to a larger one"),
+        ("generate x --guidance wide", "vpctl generate: error: --guidance wide: a number, as 7.5, or a range, as 3:12"),
+        (
+            "generate x --guidance 9:3",
+            "vpctl generate: error: --guidance 9:3: a range goes from a smaller number to a larger one",
+        ),
+        ("generate x --size 512", "vpctl generate: error: --size 512: width and height in pixels, as 768x512"),
+        ("eval compare a b -r", "vpctl eval: error: Option '-r' requires an argument; see --help"),
+    ],
+)
+def test_a_slip_on_the_command_line_is_one_line_on_stderr(call: Call, words: str, said: str) -> None:
+    ended = call(words)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(said)
+    assert ended.err.count("\n") == 1
+
+
+def test_without_a_word_there_is_help(call: Call) -> None:
+    for words in ("", "eval"):
+        ended = call(words)
+        assert (ended.code, ended.err) == (2, "")
+        assert "Usage: vpctl" in ended.out
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, *(f"eval {one}" for one in EVALUATIONS)])
+def test_help_is_for_people_and_about_the_command(call: Call, name: str) -> None:
+    ended = call(f"{name} --help")
+    assert (ended.code, ended.err) == (0, "")
+    assert f"Usage: vpctl {name} " in ended.out
+    first = described(load(name) if name != "eval" else load("eval accuracy")).split("\n")[0]
+    assert (about(name) if name == "eval" else first) in " ".join(ended.out.split())
+
+
+def test_all_commands_are_listed_in_the_order_of_the_pipeline(call: Call) -> None:
+    text = call("--help").out
+    places = [text.index(f"│ {name} ") for name in COMMANDS]
+    assert places == sorted(places)
+    for name in COMMANDS:
+        assert about(name) in text
+        if name != "eval":
+            assert described(load(name)).startswith(about(name)), "the file and the command say the same of it"
+
+
+def test_the_version_and_the_plug_ins_are_told_on_stdout(call: Call) -> None:
+    assert call("--version") == Ended(0, f"vpctl {__version__}\n", "")
+    ended = call("--plugins")
+    assert (ended.code, ended.err) == (0, "")
+    kinds = [line.split()[0] for line in ended.out.splitlines()]
+    assert list(dict.fromkeys(kinds)) == ["polisher", "generator", "annotator", "reward", "aspect"]
+    assert "aspect     fidelity          " in ended.out
+
+
+def test_a_command_is_known_as_it_is_called() -> None:
+    assert load("train-rm").__name__ == "train_rm"
+    assert load("eval compare").__name__ == "compare"
+
+
+def test_an_example_can_be_copied_into_a_shell() -> None:
+    assert as_typed("    vpctl a\n        --b\n        --c") == "    vpctl a \\\n        --b \\\n        --c"
+    assert as_typed("vpctl a\nvpctl b") == "vpctl a\nvpctl b"
+
+    def command() -> None:
+        """First line.
+
+        A paragraph
+        of two lines.
+
+        Examples:
+
+            vpctl a
+                --b
+        """
+
+    assert described(command) == "First line.\n\nA paragraph of two lines.\n\nExamples:\n\n    vpctl a \\\n        --b"
+
+
+def test_quiet_silences_notes_and_tables_but_no_warning_and_no_error(
+    call: Call, tmp_path: Path, plugin: Plugin
+) -> None:
+    records = draw(tmp_path, prompts=1)
+    write_lines(tmp_path / "judgements.jsonl", [JUDGEMENT, OTHER])
+    loud, quiet = call("merge judgements.jsonl --out pairs.jsonl"), call("merge judgements.jsonl -q --out pairs.jsonl")
+    assert "0 pairs written" in loud.err
+    assert "fidelity" in loud.err
+    assert quiet == Ended(0, "", "")
+    quiet = call("eval agreement judgements.jsonl -q --fail-under 0.5 --out reports.jsonl")
+    assert quiet.code == 4
+    assert quiet.err == "vpctl eval agreement: warning: human: 0.000, the lower end, is under the gate of 0.5\n"
+    assert "no --annotator is named" in call("annotate metadata.jsonl --aspect fidelity --out shapes.jsonl").err
+    os.unlink(tmp_path / records[0]["file_name"])
+    plugin("fair", FAIR)
+    quiet = call("annotate metadata.jsonl --annotator ./fair.py --aspect fidelity -q")
+    missing = f"vpctl annotate: warning: {tmp_path}/{records[0]['file_name']}: there is no such picture\n"
+    assert quiet == Ended(3, "", missing)
+    assert call("merge none.jsonl --quiet").err == "vpctl merge: error: none.jsonl: no such file or directory\n"
+
+
+STUCK = """
+import asyncio, time
+from vpctl.plugins import Verdicts
+
+count = 0
+
+def verdicts(images):
+    return Verdicts([1.0] * len(images), ["x"] * len(images), {})
+
+async def waiting(prompt, images, aspect):
+    nonlocal count
+    count += 1
+    if count > 2:
+        open("stuck", "w").close()
+        await asyncio.sleep(60)
+    return verdicts(images)
+
+def working(prompt, images, aspect):
+    nonlocal count
+    count += 1
+    if count > 2:
+        open("stuck", "w").close()
+        time.sleep(float(argument))
+    return verdicts(images)
+
+return working if argument else waiting
+"""
+
+
+@contextmanager
+def stuck(tmp_path: Path, plugin: Plugin, argument: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """annotate, after two judgements, in the midst of the third."""
+    draw(tmp_path, prompts=3)
+    plugin("fair", FAIR)
+    plugin("stuck", STUCK)
+    os.mkfifo(tmp_path / "stuck")
+    spec = f"./stuck.py:{argument}" if argument else "./stuck.py"
+    command = vpctl("annotate", "metadata.jsonl", "--annotator", spec, "--concurrency", "1", "--out", "out.jsonl")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=tmp_path, env=ENVIRONMENT) as running:
+        (tmp_path / "stuck").read_bytes()
+        yield running
+
+
+INTERRUPTED = b"vpctl annotate: interrupted; what is finished is kept, and the same command goes on from there\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("argument", ["", "0.4"], ids=["waiting", "working"])
+def test_an_interrupt_keeps_what_is_finished_and_tells_the_way_on(
+    run: Run, tmp_path: Path, plugin: Plugin, number: int, argument: str
+) -> None:
+    with stuck(tmp_path, plugin, argument) as running:
+        running.send_signal(number)
+        said = running.communicate(timeout=30)[1]
+        assert running.returncode == 130
+        assert said == INTERRUPTED
+    kept = lines((tmp_path / "out.jsonl").read_text())
+    assert len(kept) == (3 if argument else 2), "what cannot be interrupted is waited for"
+    os.unlink(tmp_path / "stuck")
+    (tmp_path / "stuck").symlink_to(os.devnull)
+    text = (tmp_path / "stuck.py").read_text()
+    (tmp_path / "stuck.py").write_text(text.replace("sleep(60)", "sleep(0)").replace("float(argument)", "0"))
+    spec = f"./stuck.py:{argument}" if argument else "./stuck.py"
+    again = run("annotate", "metadata.jsonl", "--annotator", spec, "--out", "out.jsonl")
+    assert again.code == 0
+    assert again.err == f"vpctl annotate: {12 - len(kept)} judgements written; {len(kept)} were there already\n"
+    found = lines((tmp_path / "out.jsonl").read_text())
+    assert found[: len(kept)] == kept
+    assert len({(one["prompt_id"], one["aspect"]) for one in found}) == len(found) == 12
+
+
+def test_a_second_interrupt_is_no_louder_than_the_first(tmp_path: Path, plugin: Plugin) -> None:
+    with stuck(tmp_path, plugin, "60") as running:
+        running.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.wait(0.3)
+        running.send_signal(signal.SIGINT)
+        assert running.communicate(timeout=30)[1] == INTERRUPTED
+        assert running.returncode == 130
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_command_in_the_background_of_a_script_can_be_ended(tmp_path: Path, plugin: Plugin) -> None:
+    """There SIGINT is ignored, and SIGTERM is what is left."""
+    draw(tmp_path, prompts=3)
+    plugin("stuck", STUCK)
+    os.mkfifo(tmp_path / "stuck")
+    command = "vpctl annotate metadata.jsonl --annotator ./stuck.py --concurrency 1 --out out.jsonl"
+    ended = bash(f"{command} & cat stuck; kill -TERM $!; wait $!", tmp_path)
+    assert ended == Ended(130, "", INTERRUPTED.decode())
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+
+
+def test_messages_begin_with_the_command_as_it_was_called(call: Call) -> None:
+    for words, name in {
+        "merge none.jsonl": "vpctl merge",
+        "score none.jsonl": "vpctl score",
+        "eval agreement none.jsonl": "vpctl eval agreement",
+        "tune-dpo none.jsonl --out x": "vpctl tune-dpo",
+    }.items():
+        ended = call(f"{words} -q")
+        assert ended == Ended(2, "", f"{name}: error: none.jsonl: no such file or directory\n")

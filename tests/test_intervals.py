@@ -1,0 +1,91 @@
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vpctl.intervals import CONFIDENCE, Estimate, bootstrap
+
+
+def clustered(clusters: int, seed: int = 0) -> tuple[list[float], list[str]]:
+    """Values whose clusters differ in size and in mean."""
+    chance = np.random.default_rng(seed)
+    values, names = [], []
+    for cluster in range(clusters):
+        size = int(chance.integers(1, 7))
+        mean = chance.uniform(0.2, 0.9)
+        values += (chance.random(size) < mean).astype(float).tolist()
+        names += [f"prompt {cluster}"] * size
+    return values, names
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_for_many_clusters_the_interval_is_that_of_the_normal_approximation(seed: int) -> None:
+    """The delta method for a ratio of two sums over clusters (Cochran 1977, section 6.3)."""
+    values, names = clustered(600, seed)
+    found = bootstrap(values, names)
+    _, place = np.unique(names, return_inverse=True)
+    mean = float(np.mean(values))
+    residuals = np.bincount(place, np.array(values) - mean)
+    spread = 1.959964 * float(np.sqrt((residuals**2).sum())) / len(values)
+    assert found.value == pytest.approx(mean)
+    assert found.n == len(values)
+    assert found.low == pytest.approx(mean - spread, abs=0.06 * spread)
+    assert found.high == pytest.approx(mean + spread, abs=0.06 * spread)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    """Of 100 samples 95 % do, give or take three standard errors of that."""
+    chance = np.random.default_rng(1)
+    hits = 0
+    for _ in range(100):
+        means = chance.uniform(0.3, 0.9, 40)
+        values = (chance.random((40, 3)) < means[:, None]).astype(float)
+        found = bootstrap(values.ravel(), np.repeat(np.arange(40), 3).tolist())
+        hits += found.low <= 0.6 <= found.high
+    assert hits / 100 == pytest.approx(CONFIDENCE, abs=3 * (0.95 * 0.05 / 100) ** 0.5)
+
+
+def test_the_values_of_one_cluster_are_not_independent() -> None:
+    values, names = clustered(60)
+    once = bootstrap(values, names)
+    again = bootstrap(values * 4, names * 4)
+    assert again.value == pytest.approx(once.value)
+    assert again.high - again.low == pytest.approx(once.high - once.low, abs=1e-9)
+    apart = bootstrap(values * 4, range(4 * len(values)))
+    assert apart.high - apart.low < 0.7 * (once.high - once.low)
+
+
+@settings(max_examples=30)
+@given(st.randoms(use_true_random=False))
+def test_order_does_not_matter_and_the_same_data_have_the_same_interval(chance: Random) -> None:
+    values, names = clustered(12)
+    shuffled = list(zip(values, names, strict=True))
+    chance.shuffle(shuffled)
+    assert bootstrap(*zip(*shuffled, strict=True)) == bootstrap(values, names)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from("abcdef")), min_size=1, max_size=12))
+def test_the_interval_lies_around_the_value_and_within_what_shares_can_be(rows: list[tuple[float, str]]) -> None:
+    found = bootstrap(*zip(*rows, strict=True))
+    assert 0 <= found.low <= found.value + 1e-12
+    assert found.value - 1e-12 <= found.high <= 1
+
+
+def test_for_few_clusters_the_interval_is_that_of_the_binomial_distribution() -> None:
+    """Five draws with replacement from 1, 1, 1, 1, 0: at most two ones come with 5.8 %, at most one with 0.7 %."""
+    assert bootstrap([1.0, 1.0, 1.0, 1.0, 0.0], "abcde") == Estimate(0.8, 0.4, 1.0, 5)
+
+
+def test_of_a_single_cluster_nothing_is_said() -> None:
+    assert bootstrap([1.0, 0.5], ["p", "p"]) == Estimate(0.75, 0.0, 1.0, 2)
+
+
+def test_clusters_that_agree_leave_no_doubt() -> None:
+    assert bootstrap([1.0] * 5, "abcde") == Estimate(1.0, 1.0, 1.0, 5)
+
+
+def test_values_and_clusters_belong_together() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        bootstrap([1.0, 0.0], ["a"])

@@ -1,0 +1,175 @@
+"""Imports run downward only, as DESIGN section 3 draws the house."""
+
+import ast
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import HOME
+
+LEVELS = {
+    0: "__init__ errors records streams",
+    1: "api configs duplicates images intervals judging options pages plugins progress reward_model scoring tensors",
+    2: "annotators generators polishers rewards shapes tuning",
+    3: "commands",
+    4: "__main__ cli manual",
+}
+LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
+"""Of every module and folder of the package: it may import what is at its own level or below."""
+FOLDERS = ("annotators", "generators", "polishers", "rewards", "tuning")
+"""Whose modules import none of another folder of their level, but for shapes."""
+PARSER = {"cli", "commands", "configs", "manual", "options"}
+"""What may know of Typer."""
+
+
+def place(module: str) -> str:
+    """What of the package a module is in: ``rewards`` of ``vpctl.rewards.vp``, ``records`` of ``vpctl.records``."""
+    return f"{module}.__init__".split(".")[1]
+
+
+def name_of(path: str) -> str:
+    """``vpctl.rewards`` of ``vpctl/rewards/__init__.py``."""
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def imports(path: str, source: str, known: set[str]) -> Iterator[tuple[int, str]]:
+    """Line and absolute name of all that is imported: within functions, and for the type checker only, too."""
+    module = name_of(path)
+    package = module.split(".") if path.endswith("/__init__.py") else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inner = f"{origin}.{alias.name}"
+                yield node.lineno, inner if inner in known else origin
+
+
+def violations(files: Mapping[str, str]) -> list[str]:
+    """What breaks the rules, as ``path:line: why``; `files` are paths below the repository, and their text."""
+    known = {name_of(path) for path in [*package(), *files]}
+    found = []
+    for path, source in files.items():
+        module = name_of(path)
+        own = place(module)
+        if own not in LEVEL:
+            found.append(f"{path}:1: {own} is on no floor of the house; give it one in {Path(__file__).name}")
+            continue
+        for line, target in imports(path, source, known):
+            if why := forbidden(module, own, target):
+                found.append(f"{path}:{line}: {why}")
+    return found
+
+
+def forbidden(module: str, own: str, target: str) -> str:
+    """Why `module`, which is at the place `own`, may not import `target`; nothing if it may."""
+    package = target.partition(".")[0]
+    if package != "vpctl":
+        if LEVEL[own] == 0 and package not in {*sys.stdlib_module_names, "orjson"}:
+            return f"{own} imports {package}; the ground floor has the standard library and orjson"
+        if package == "typer" and own not in PARSER:
+            return f"{own} imports typer"
+        return ""
+    other = place(target)
+    if LEVEL.get(other, -1) > LEVEL[own]:
+        return f"{own} imports {other}, which is above it"
+    if own == other == "commands" and target not in (module, "vpctl.commands"):
+        return f"a command imports the command {target.rpartition('.')[2]}"
+    if own in FOLDERS and other in FOLDERS and own != other:
+        return f"{own} imports its neighbour {other}"
+    if own == "shapes" and other in FOLDERS:
+        return f"shapes imports {other}; the shapes world knows nothing of the rest"
+    return ""
+
+
+@cache
+def package() -> dict[str, str]:
+    """Every module's path and text."""
+    return {str(path.relative_to(HOME)): path.read_text() for path in sorted((HOME / "vpctl").rglob("*.py"))}
+
+
+def test_imports_run_downward_only() -> None:
+    assert violations(package()) == []
+
+
+def test_every_floor_is_lived_on() -> None:
+    there = {place(name_of(path)) for path in package()}
+    assert there == set(LEVEL)
+
+
+def test_no_module_needs_itself() -> None:
+    """Within a floor too: what is imported at the top is there before what imports it."""
+    files = package()
+    known = {name_of(path) for path in files}
+    needs: dict[str, set[str]] = {}
+    for path, source in files.items():
+        top = ast.unparse(ast.Module([node for node in ast.parse(source).body if not isinstance(node, ast.If)], []))
+        needs[name_of(path)] = {target for _, target in imports(path, top, known) if target in known}
+    order: list[str] = []
+    while rest := {name for name in needs if name not in order}:
+        free = {name for name in rest if needs[name] - {name} <= set(order)}
+        assert free, f"these import one another: {sorted(rest)}"
+        order += sorted(free)
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "why"),
+    [
+        (
+            "vpctl/records.py",
+            "import numpy",
+            "records imports numpy; the ground floor has the standard library and orjson",
+        ),
+        ("vpctl/streams.py", "def f():\n    from .plugins import load", "streams imports plugins, which is above it"),
+        ("vpctl/errors.py", "from . import progress", "errors imports progress, which is above it"),
+        ("vpctl/images.py", "from .rewards import vp", "images imports rewards, which is above it"),
+        (
+            "vpctl/images.py",
+            "if TYPE_CHECKING:\n    from .shapes.judge import judge",
+            "images imports shapes, which is above it",
+        ),
+        ("vpctl/plugins.py", "import typer", "plugins imports typer"),
+        ("vpctl/rewards/vp.py", "import typer.testing", "rewards imports typer"),
+        ("vpctl/rewards/vp.py", "from ..annotators.openai import load", "rewards imports its neighbour annotators"),
+        ("vpctl/rewards/vp.py", "from ..commands.score import score", "rewards imports commands, which is above it"),
+        ("vpctl/tuning/ppo.py", "import vpctl.generators.shapes", "tuning imports its neighbour generators"),
+        (
+            "vpctl/shapes/judge.py",
+            "from ..tuning import run",
+            "shapes imports tuning; the shapes world knows nothing of the rest",
+        ),
+        ("vpctl/commands/score.py", "from .merge import merge", "a command imports the command merge"),
+        ("vpctl/commands/score.py", "from . import merge", "a command imports the command merge"),
+        ("vpctl/commands/score.py", "from .. import cli", "commands imports cli, which is above it"),
+        ("vpctl/commands/score.py", "from vpctl.cli import main", "commands imports cli, which is above it"),
+        ("vpctl/extra.py", "import json", "extra is on no floor of the house; give it one in test_layers.py"),
+    ],
+)
+def test_a_breach_is_seen(path: str, source: str, why: str) -> None:
+    line = 2 if "\n" in source else 1
+    assert f"{path}:{line}: {why}" in violations({path: source})
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        (
+            "vpctl/rewards/vp.py",
+            "from ..shapes.judge import judge\nfrom . import clip\nfrom .. import tensors\nimport torch",
+        ),
+        (
+            "vpctl/commands/score.py",
+            "import typer\nfrom ..rewards import vp\nfrom .. import __version__\nfrom . import score",
+        ),
+        ("vpctl/streams.py", "import fcntl\nimport orjson\nfrom .records import Prompt"),
+        ("vpctl/cli.py", "from . import __version__, plugins\nfrom .commands import score\nfrom .manual import main"),
+    ],
+)
+def test_what_is_allowed_is_not_taken_for_a_breach(path: str, source: str) -> None:
+    assert violations({path: source}) == []

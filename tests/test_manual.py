@@ -1,0 +1,214 @@
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from tests.conftest import ENVIRONMENT, HOME, bash
+from vpctl import cli, manual, plugins
+from vpctl.records import RECORDS, schema
+
+PAGES = sorted((HOME / "man").iterdir())
+MACROS = {".TH", ".SH", ".SS", ".PP", ".TP", ".RS", ".RE", ".nf", ".fi", ".br"}
+"""Of man(7); those our pages are made of."""
+
+
+def test_what_is_in_the_repository_is_what_would_be_written() -> None:
+    files = [path for folder in ("man", "completions") for path in (HOME / folder).iterdir()]
+    there = {str(path.relative_to(HOME)): path.read_text() for path in files}
+    assert there == manual.pages(), "run: python -m vpctl.manual"
+
+
+def test_writing_the_manual_writes_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manual, "HOME", tmp_path)
+    manual.main()
+    written = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*.*")}
+    assert written == manual.pages()
+
+
+def options(name: str) -> list[Any]:
+    """The options and arguments of a command, or of one of eval's, as the parser has them."""
+    words = name.split()
+    command: Any = typer.main.get_command(cli.build(set(words)))
+    for word in words:
+        command = command.commands[word]
+    return [one for one in command.params if one.name != "help"]
+
+
+def page_of(name: str) -> str:
+    """The page of a command, the escapes of its hyphens and fonts taken away."""
+    text = (HOME / "man" / f"vpctl-{name.split()[0]}.1").read_text()
+    if " " in name:
+        text = re.split(r"^\.SH ", text.partition(f".SH {name.split()[1].upper()}\n")[2], flags=re.MULTILINE)[0]
+    return re.sub(r"\\f[BIR]|\\&", "", text.replace(r"\-", "-"))
+
+
+COMMANDS = [name for name in cli.COMMANDS if name != "eval"] + [f"eval {name}" for name in cli.EVALUATIONS]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_of_a_command_is_in_its_page_with_its_help(name: str) -> None:
+    entries = dict(re.findall(r"^\.TP\n(.*)\n(.*)$", page_of(name), flags=re.MULTILINE))
+    for one in options(name):
+        if one.param_type_name == "argument":
+            assert one.help in entries[one.metavar]
+            continue
+        (term,) = (term for term in entries if one.opts[0] in re.split(r"[, ]+", term))
+        assert set(one.opts) <= set(re.split(r"[, ]+", term))
+        assert entries[term].startswith(one.help.replace("`", ""))
+        default = "standard output" if one.default == "-" else one.default
+        shown = one.show_default if isinstance(one.show_default, str) else default
+        if isinstance(shown, bool) or shown in ("", None):
+            assert "Default:" not in entries[term]
+        else:
+            assert entries[term].endswith(f" Default: {shown}.")
+    assert len(entries) >= len(options(name))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_example_of_a_page_is_a_line_the_parser_takes(name: str) -> None:
+    """The options in it exist, with the values they can have."""
+    examples = re.findall(r"^\.nf\n\.RS 4\n(.*?)\n\.RE", page_of(name), flags=re.MULTILINE | re.DOTALL)
+    assert examples
+    own = 0
+    for example in examples:
+        text = example.replace("\\e\n", " ")
+        assert "\n" not in text, f"a line that goes on ends in a backslash: {example}"
+        for command in text.split("|"):
+            words = re.split(r"\s+", re.sub(r">\s*\S+", "", command).strip())
+            if words[0] != "vpctl":
+                continue
+            deep = 2 if words[1] == "eval" else 1
+            called = " ".join(words[1 : 1 + deep])
+            parser: Any = typer.main.get_command(cli.build(set(words[1 : 1 + deep])))
+            for word in words[1 : 1 + deep]:
+                parser = parser.commands[word]
+            parser.make_context(called, words[1 + deep :])
+            own += called == name
+    assert own, f"no example of {name} shows it"
+
+
+def test_every_key_of_every_record_is_in_the_page_of_records() -> None:
+    page = re.sub(r"\\f[BIR]|\\&", "", (HOME / "man" / "vpctl-records.5").read_text().replace(r"\-", "-"))
+    for kind in RECORDS:
+        section = page.partition(f".SH {kind.__name__.upper()}\n")[2].partition("\n.SH ")[0]
+        entries = dict(re.findall(r"^\.TP\n(.*)\n(.*)$", section, flags=re.MULTILINE))
+        assert list(entries) == list(schema(kind))
+        for key, (required, _, meaning) in schema(kind).items():
+            assert ("optional)" in entries[key]) is not required
+            assert entries[key].endswith(meaning.replace("`", ""))
+
+
+def test_the_program_s_page_names_every_command_and_every_page() -> None:
+    page = (HOME / "man" / "vpctl.1").read_text().replace(r"\-", "-")
+    for name in cli.COMMANDS:
+        assert f"\\fBvpctl-{name}(1)\\fR\n{cli.about(name)}" in page
+    see_also = page.partition(".SH SEE ALSO\n")[2]
+    named = {f"{name}.{number}" for name, number in re.findall(r"\\fB([a-z-]+)\\fR\((\d)\)", see_also)}
+    assert named | {"vpctl.1"} == {path.name for path in PAGES}
+
+
+def faults(page: str) -> list[str]:
+    """What man(1) would stumble over, as ``line: why``."""
+    found, open_blocks = [], []
+    for number, line in enumerate(page.splitlines(), 1):
+        macro = line.split(" ")[0]
+        if line.startswith("'"):
+            found.append(f"{number}: an apostrophe begins the line, which makes it a request")
+        elif line.startswith(".") and macro not in MACROS:
+            found.append(f"{number}: {macro} is no macro of ours")
+        elif not line:
+            found.append(f"{number}: an empty line")
+        if unknown := re.search(r"\\(?!f[BIR]|[-e&])", line):
+            found.append(f"{number}: the escape {line[unknown.start() : unknown.start() + 2]}")
+        if re.findall(r"\\f([BIR])", line)[-1:] not in ([], ["R"]):
+            found.append(f"{number}: a font goes on into the next line")
+        if macro in (".RS", ".nf"):
+            open_blocks.append(macro)
+        elif macro in (".RE", ".fi") and (not open_blocks or open_blocks.pop() != {".RE": ".RS", ".fi": ".nf"}[macro]):
+            found.append(f"{number}: {macro} closes nothing")
+        if line.startswith(".TP") and number + 2 > len(page.splitlines()):
+            found.append(f"{number}: .TP without a term and a text")
+    found += [f"{len(page.splitlines())}: {block} is not closed" for block in open_blocks]
+    if not page.startswith(".TH ") or not page.endswith("\n") or ".SH NAME\n" not in page:
+        found.append("1: a page has a title, a section NAME and an end of its last line")
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
+def test_a_page_has_nothing_that_man_stumbles_over(page: Path) -> None:
+    assert faults(page.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (".PQ", ".PQ is no macro of ours"),
+        ("'quoted", "an apostrophe begins the line, which makes it a request"),
+        ("", "an empty line"),
+        (r"C:\new", r"the escape \n"),
+        (r"\fBbold", "a font goes on into the next line"),
+        (".RE", ".RE closes nothing"),
+        (".fi", ".fi closes nothing"),
+        (".RS", ".RS is not closed"),
+    ],
+)
+def test_what_man_stumbles_over_is_seen(line: str, why: str) -> None:
+    page = ".TH X 1\n.SH NAME\nx \\- y\n"
+    assert faults(page) == []
+    assert f"4: {why}" in faults(f"{page}{line}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "roff"),
+    [
+        ("a-b --out", r"a\-b \-\-out"),
+        (".hidden", r"\&.hidden"),
+        ("'quoted'", r"\&'quoted'"),
+        (r"a\b", r"a\eb"),
+        ("see `margin`.", r"see \fBmargin\fR."),
+        ("`-` is", r"\fB\-\fR is"),
+    ],
+)
+def test_text_is_written_so_that_roff_reads_it_as_text(text: str, roff: str) -> None:
+    assert manual._escaped(text) == roff
+
+
+def completed(*words: str) -> list[str]:
+    """What bash offers behind the words of a command line, the last of which is being typed."""
+    line = " ".join(f"'{word}'" for word in words)
+    script = (
+        f"source {HOME}/completions/vpctl.bash; complete -p vpctl >/dev/null || exit 9; COMP_WORDS=({line}); "
+        f"COMP_CWORD={len(words) - 1}; _vpctl_completion vpctl; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    )
+    ended = bash(script, HOME)
+    assert (ended.code, ended.err) == (0, "")
+    return ended.out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (("vpctl", "sc"), ["score"]),
+        (("vpctl", "tu"), ["tune-ppo", "tune-dpo"]),
+        (("vpctl", "score", "--rew"), ["--reward"]),
+        (("vpctl", "score", "--reward", ""), [*plugins.catalog("reward")]),
+        (("vpctl", "score", "in.jsonl", "-r", "sh"), ["shapes"]),
+        (("vpctl", "annotate", "--aspect", "f"), ["fidelity"]),
+        (("vpctl", "generate", "-m", "d"), ["diffusion"]),
+        (("vpctl", "eval", "a"), ["accuracy", "agreement"]),
+        (("vpctl", "eval", "compare", "--fail"), ["--fail-under"]),
+        (("vpctl", "tune-dpo", "--learn"), ["--learning-rate"]),
+    ],
+)
+def test_bash_completes(words: tuple[str, ...], offered: list[str]) -> None:
+    assert completed(*words) == offered
+
+
+def test_bash_reads_the_script_without_a_word() -> None:
+    ended = subprocess.run(
+        ["bash", "-n", str(HOME / "completions" / "vpctl.bash")], capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

@@ -1,0 +1,152 @@
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from tests.conftest import HOME, write_lines
+from vpctl import cli, configs
+from vpctl.options import option, options
+
+TUNING = {"train-rm": configs.RewardModelConfig, "tune-ppo": configs.PPOConfig, "tune-dpo": configs.DPOConfig}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of a made-up command."""
+
+    steps: Annotated[int, option(metavar="N", min=1, help="Optimizer steps.")] = 20
+    learning_rate: Annotated[float, option(metavar="LR", help="Peak learning rate.")] = 1e-4
+    batch: Annotated[int, option("--batch-size", "-b", metavar="N", help="Pairs in a step.")] = 8
+    guidance: Annotated[float | None, option(help="Guidance.", show_default="the model's own")] = None
+
+
+def application(seen: list[tuple[str, Settings]]) -> typer.Typer:
+    """A program of one command that takes a name and the settings."""
+
+    @options(Settings)
+    def tune(name: Annotated[str, typer.Argument()], *, config: Settings) -> None:
+        """Tune."""
+        seen.append((name, config))
+
+    app = typer.Typer()
+    app.command()(tune)
+    return app
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", Settings()),
+        ("--steps 3", Settings(steps=3)),
+        ("--learning-rate 0.5 -b 2 --guidance 7", Settings(learning_rate=0.5, batch=2, guidance=7.0)),
+        ("--batch-size 2", Settings(batch=2)),
+    ],
+)
+def test_every_field_is_an_option_and_the_command_gets_the_whole(words: str, expected: Settings) -> None:
+    seen: list[tuple[str, Settings]] = []
+    ended = CliRunner().invoke(application(seen), ["mine", *words.split()])
+    assert ended.exit_code == 0, ended.output
+    assert seen == [("mine", expected)]
+
+
+def test_an_option_that_was_declared_with_other_names_has_no_other() -> None:
+    assert CliRunner().invoke(application([]), ["mine", "--batch", "2"]).exit_code == 2
+    assert CliRunner().invoke(application([]), ["mine", "--steps", "0"]).exit_code == 2
+
+
+def test_a_command_can_be_called_with_some_fields_or_none() -> None:
+    found: list[Settings] = []
+
+    @options(Settings)
+    def tune(*, config: Settings) -> None:
+        found.append(config)
+
+    tune()
+    tune(steps=5)
+    assert found == [Settings(), Settings(steps=5)]
+
+
+def test_the_signature_has_the_fields_in_place_of_the_whole() -> None:
+    @options(Settings)
+    def tune(name: str, *, out: str = "x", config: Settings) -> None:
+        """Tune."""
+
+    parameters = inspect.signature(tune).parameters
+    assert list(parameters) == ["name", "out", "steps", "learning_rate", "batch", "guidance"]
+    assert {name: one.default for name, one in parameters.items() if name not in ("name", "out")} == {
+        "steps": 20,
+        "learning_rate": 1e-4,
+        "batch": 8,
+        "guidance": None,
+    }
+    assert tune.__doc__ == "Tune."
+
+
+def test_every_config_belongs_to_a_command() -> None:
+    declared = {value for value in vars(configs).values() if dataclasses.is_dataclass(value)}
+    assert declared == set(TUNING.values())
+
+
+@pytest.mark.parametrize("name", TUNING)
+def test_every_field_of_a_config_is_an_option_of_its_command_and_in_its_page(name: str) -> None:
+    command = typer.main.get_command(cli.build({name})).commands[name]  # type: ignore[attr-defined]
+    flags = {parameter.name: parameter for parameter in command.params}
+    page = (HOME / "man" / f"vpctl-{name}.1").read_text().replace("\\-", "-")
+    for field in dataclasses.fields(TUNING[name]):
+        flag = flags[field.name]
+        assert flag.default == field.default
+        assert flag.help
+        assert f"\\fB{max(flag.opts, key=len)}" in page
+        entry = page.partition(f"\\fB{max(flag.opts, key=len)}")[2].partition(".TP")[0]
+        assert flag.help in entry.replace("\\fB", "`").replace("\\fR", "`")
+        if field.default is not None:
+            assert f"Default: {field.default}." in entry
+
+
+class Asked(Exception):
+    """What a run was asked for."""
+
+
+def folder_of_no_run(folder: str, config: dict[str, Any]) -> None:
+    """In place of a run's folder."""
+    raise Asked(config)
+
+
+@pytest.mark.parametrize("name", TUNING)
+def test_every_field_of_a_config_is_written_down_with_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Also those that are not given: `run.json` has all that is needed to do it again."""
+    pair = {"prompt_id": "p", "prompt": "x", "chosen_file_name": "a.png", "rejected_file_name": "b.png", "margin": 1}
+    source = write_lines(tmp_path / "in.jsonl", [{**pair, "split": "train"}])
+    monkeypatch.setattr("vpctl.tuning.run.Run", folder_of_no_run)
+    config = TUNING[name]
+    numbers = {field.name: field.default for field in dataclasses.fields(config)} | {"learning_rate": 0.125}
+    command: Callable[..., None] = cli.load(name)
+    with pytest.raises(Asked) as asked:
+        command(str(source), out=str(tmp_path / "run"), learning_rate=0.125)
+    written = asked.value.args[0]
+    assert {key: written[key] for key in numbers} == numbers
+    assert not any(isinstance(value, config) for value in written.values())
+
+
+def test_no_option_of_a_config_hides_another() -> None:
+    for name in TUNING:
+        command = typer.main.get_command(cli.build({name})).commands[name]  # type: ignore[attr-defined]
+        flags = [flag for parameter in command.params for flag in parameter.opts if flag.startswith("-")]
+        assert len(flags) == len(set(flags)), sorted(flags)
+
+
+def test_plug_ins_are_offered_with_their_help() -> None:
+    command = typer.main.get_command(cli.build({"score"})).commands["score"]  # type: ignore[attr-defined]
+    (reward,) = (parameter for parameter in command.params if parameter.name == "reward")
+    offered = reward.shell_complete(typer.Context(command), "sh")
+    assert [item.value for item in offered] == ["shapes"]
+    assert re.match("The pixel judge", offered[0].help)

@@ -1,0 +1,214 @@
+import array
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.conftest import ENVIRONMENT, ONE, Plugin, Run, draw, lines, vpctl
+from vpctl.errors import RecordFailed, UserError
+from vpctl.scoring import Scored, ahead, scored
+
+
+class Album:
+    """Pictures that are all of one colour, their number; those in `missing` cannot be opened."""
+
+    def __init__(self, missing: frozenset[int] = frozenset()) -> None:
+        self.opened: Counter[str] = Counter()
+        self._missing = missing
+
+    def open(self, name: str) -> Image.Image:
+        self.opened[name] += 1
+        if int(name) in self._missing:
+            raise RecordFailed(f"{name}: there is no such picture")
+        return Image.new("RGB", (1, 1), (int(name), 0, 0))
+
+
+def red(images: list[Image.Image], prompts: list[str]) -> "array.array[float]":
+    """How red, and how long the prompt is: depends on both, and says that they came together."""
+    return array.array("d", [image.getpixel((0, 0))[0] + len(prompt) / 100 for image, prompt in pairs(images, prompts)])
+
+
+def pairs(images: list[Image.Image], prompts: list[str]) -> Iterator[tuple[Any, str]]:
+    return zip(images, prompts, strict=True)
+
+
+def records(count: int) -> list[dict[str, str]]:
+    return [{"prompt": "x" * (number % 7), "file_name": str(number)} for number in range(count)]
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 20), st.frozensets(st.integers(0, 19)), st.integers(1, 8))
+def test_records_come_in_their_order_with_every_score_and_failures_in_their_place(
+    count: int, missing: frozenset[int], batch: int
+) -> None:
+    album = Album(missing)
+    rewards = {"red": red, "green": lambda images, _: array.array("d", [0.0] * len(images))}
+    found = list(scored(records(count), rewards, batch=batch, open_picture=album.open))
+    assert [one.record for one in found] == records(count)
+    for number, one in enumerate(found):
+        if number in missing:
+            assert one.scores == {}
+            assert str(one.failure) == f"{number}: there is no such picture"
+        else:
+            assert one == Scored(records(count)[number], {"red": number + number % 7 / 100, "green": 0.0}, None)
+    assert album.opened == Counter(str(number) for number in range(count)), "each picture is opened once for all"
+
+
+def test_a_batch_has_at_most_so_many_pictures_and_never_none() -> None:
+    sizes: list[int] = []
+
+    def reward(images: list[Image.Image], prompts: list[str]) -> "array.array[float]":
+        sizes.append(len(images))
+        return red(images, prompts)
+
+    album = Album(frozenset([4, 5, 6, 7]))
+    list(scored(records(10), {"red": reward}, batch=4, open_picture=album.open))
+    assert sizes == [4, 2]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_no_number_is_a_failure_and_no_score(value: float) -> None:
+    def reward(images: list[Image.Image], _: list[str]) -> "array.array[float]":
+        return array.array("d", [1.0, value, 3.0])
+
+    found = list(scored(records(3), {"red": red, "mine": reward}, batch=8, open_picture=Album().open))
+    assert [bool(one.failure) for one in found] == [False, True, False]
+    assert str(found[1].failure) == f"1: mine gave {value}, which is no score"
+    assert found[1].scores == {}
+
+
+def test_pictures_are_opened_while_the_rewards_work() -> None:
+    """The second batch is there before the first has been scored."""
+    album = Album()
+    second_opened = threading.Event()
+
+    def open_picture(name: str) -> Image.Image:
+        if name == "3":
+            second_opened.set()
+        return album.open(name)
+
+    def reward(images: list[Image.Image], prompts: list[str]) -> "array.array[float]":
+        assert second_opened.wait(10)
+        return red(images, prompts)
+
+    assert len(list(scored(records(4), {"red": reward}, batch=2, open_picture=open_picture))) == 4
+
+
+def test_at_most_one_item_is_made_ahead() -> None:
+    made: queue.Queue[int] = queue.Queue()
+
+    def numbers() -> Iterator[int]:
+        for number in range(5):
+            made.put(number)
+            yield number
+
+    taken = ahead(numbers())
+    assert next(taken) == 0
+    assert [made.get(timeout=10), made.get(timeout=10)] == [0, 1]
+    with pytest.raises(queue.Empty):
+        made.get(timeout=0.1)
+    assert list(taken) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("error", [UserError("line 3"), RuntimeError("a bug")])
+def test_what_goes_wrong_in_the_source_is_raised_behind_what_came_before(error: Exception) -> None:
+    def numbers() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise error
+
+    taken = ahead(numbers())
+    assert [next(taken), next(taken)] == [1, 2]
+    with pytest.raises(type(error)) as raised:
+        next(taken)
+    assert raised.value is error
+
+
+def test_scores_do_not_depend_on_the_batch(run: Run, drawn: Path, plugin: Plugin) -> None:
+    plugin("bright", "import array\nreturn lambda images, _: array.array('d', [sum(i.tobytes()) for i in images])")
+    command = ("score", drawn / "metadata.jsonl", "--reward", "./bright.py", "--batch")
+    one, four = run(*command, "1"), run(*command, "4")
+    assert (one.code, one.out) == (four.code, four.out)
+    assert len({record["scores"]["./bright.py"] for record in lines(one.out)}) == 6
+
+
+def test_scores_are_added_to_those_that_are_there(run: Run, tmp_path: Path, plugin: Plugin) -> None:
+    draw(tmp_path, prompts=1)
+    plugin("one", ONE)
+    plugin("two", ONE)
+    first = run("score", "metadata.jsonl", "--reward", "./one.py", "-q")
+    second = run(
+        "score", "-", "--reward", "./two.py", "--reward", "./two.py:7", "--reward", "./two.py", "-q", stdin=first.out
+    )
+    assert (second.code, second.err) == (0, "")
+    assert [record["scores"] for record in lines(second.out)] == [
+        {"./one.py": 1.0, "./two.py": 1.0, "./two.py:7": 7.0}
+    ] * 2
+
+
+def test_a_picture_that_fails_is_left_out_and_tried_again(run: Run, tmp_path: Path, plugin: Plugin) -> None:
+    records = draw(tmp_path, prompts=2)
+    plugin("one", ONE)
+    hidden = tmp_path / records[1]["file_name"]
+    picture = hidden.read_bytes()
+    hidden.unlink()
+    command = ("score", "metadata.jsonl", "--reward", "./one.py", "--out", "scored.jsonl")
+    ended = run(*command)
+    assert ended.code == 3
+    assert ended.err == (
+        f"vpctl score: warning: {hidden}: there is no such picture\n"
+        "vpctl score: 3 pictures written; 1 failed, and the same command tries them again\n"
+    )
+    hidden.write_bytes(picture)
+    ended = run(*command)
+    assert ended == (0, "", "vpctl score: 1 pictures written; 3 were there already\n")
+    done = [record["image_id"] for record in lines((tmp_path / "scored.jsonl").read_text())]
+    assert sorted(done) == sorted(record["image_id"] for record in records)
+
+
+def test_an_output_without_a_score_that_is_asked_for_is_not_gone_on_with(
+    run: Run, tmp_path: Path, plugin: Plugin
+) -> None:
+    draw(tmp_path, prompts=1)
+    for name in ("one", "two"):
+        plugin(name, ONE)
+    assert run("score", "metadata.jsonl", "-r", "./one.py", "-o", "scored.jsonl").code == 0
+    before = (tmp_path / "scored.jsonl").read_bytes()
+    ended = run("score", "metadata.jsonl", "-r", "./one.py", "-r", "./two.py", "-o", "scored.jsonl")
+    assert ended.code == 2
+    assert ended.err == (
+        "vpctl score: error: scored.jsonl: holds pictures without a score of ./two.py; name another file with --out\n"
+    )
+    assert (tmp_path / "scored.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_silent_pipe_does_not_hold_up_an_interrupt(tmp_path: Path, plugin: Plugin, number: int) -> None:
+    plugin("one", f"open('ready', 'w').close()\n{ONE}")
+    os.mkfifo(tmp_path / "ready")
+    with subprocess.Popen(
+        vpctl("score", "-", "--reward", "./one.py"),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+    ) as stage:
+        (tmp_path / "ready").read_bytes()
+        time.sleep(0.3)  # until it waits for its input
+        stage.send_signal(number)
+        assert stage.stderr
+        said = stage.stderr.read().decode()
+        assert stage.wait(20) == 130
+    way_on = "interrupted; what is finished is kept, and the same command goes on from there"
+    assert said == f"vpctl score: {way_on}\n"

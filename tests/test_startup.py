@@ -1,0 +1,104 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ENVIRONMENT, write_lines
+from vpctl.cli import COMMANDS, EVALUATIONS
+
+HEAVY = {
+    "accelerate",
+    "datasketch",
+    "diffusers",
+    "jinja2",
+    "numpy",
+    "openai",
+    "peft",
+    "PIL",
+    "safetensors",
+    "scipy",
+    "tensorboard",
+    "torch",
+    "transformers",
+}
+LISTING = """
+import atexit, json, sys
+report, sys.argv = sys.argv[1], ["vpctl", *sys.argv[2:]]
+atexit.register(lambda: json.dump([*sys.modules], open(report, "w")))
+from vpctl.cli import main
+sys.exit(main())
+"""
+"""Writes the names of all loaded modules into the file that is its first argument, whatever the program does."""
+
+
+def loaded(folder: Path, *words: str) -> set[str]:
+    """The modules a command line loads."""
+    report = folder / "modules.json"
+    subprocess.run(
+        [sys.executable, "-c", LISTING, str(report), *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        cwd=folder,
+        env=ENVIRONMENT,
+        check=True,
+        timeout=60,
+    )
+    return set(json.loads(report.read_text()))
+
+
+def packages(modules: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in modules}
+
+
+PAGES = [["--help"], *([name, "--help"] for name in COMMANDS), *(["eval", name, "--help"] for name in EVALUATIONS)]
+
+
+@pytest.mark.parametrize("words", PAGES, ids=" ".join)
+def test_help_loads_nothing_heavy_and_no_command_but_its_own(tmp_path: Path, words: list[str]) -> None:
+    modules = loaded(tmp_path, *words)
+    assert not packages(modules) & HEAVY
+    own = {f"vpctl.commands.{words[0].replace('-', '_')}"} if words[0] in COMMANDS else set()
+    assert {name for name in modules if name.startswith("vpctl.commands.")} == own
+    assert len(modules) < 380, "Rich, which draws the help, is most of them"
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--plugins"]], ids=" ".join)
+def test_a_question_loads_little_more_than_the_parser(tmp_path: Path, words: list[str]) -> None:
+    modules = loaded(tmp_path, *words)
+    assert not packages(modules) & (HEAVY | {"rich", "tqdm", "asyncio"})
+    assert len(modules) < 180
+
+
+def test_merge_loads_nothing_heavy(tmp_path: Path) -> None:
+    judgements = [
+        {
+            "prompt_id": str(number),
+            "prompt": "x",
+            "aspect": "fidelity",
+            "annotator": "human",
+            "image_ids": ["a", "b"],
+            "file_names": ["a.png", "b.png"],
+            "scores": [1, 2],
+        }
+        for number in range(10)
+    ]
+    write_lines(tmp_path / "in.jsonl", judgements)
+    modules = loaded(tmp_path, "merge", "in.jsonl", "--out", "out.jsonl")
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 10
+    assert not packages(modules) & HEAVY
+    assert len(modules) < 320, "Rich, which draws the table, is most of them"
+    assert len(loaded(tmp_path, "merge", "in.jsonl", "-q", "--out", "out.jsonl")) < 200
+
+
+def test_completion_loads_nothing_heavy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "COMP_WORDS": "vpctl score --reward s",
+        "COMP_CWORD": "3",
+        "_VPCTL_COMPLETE": "complete_bash",
+    }.items():
+        monkeypatch.setitem(ENVIRONMENT, name, value)
+    modules = loaded(tmp_path)
+    assert not packages(modules) & (HEAVY | {"rich"})
+    assert len(modules) < 200
