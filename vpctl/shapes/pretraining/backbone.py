@@ -237,16 +237,20 @@ class Descent:
             self._sums.clear()
 
 
-def train(vae_folder: Path, out: Path, *, vision_steps: int, steps: int, size: int) -> None:
-    """Train from nothing and write the model, its tokenizer and its image processor, in half precision, to `out`."""
+def train(vae_folder: Path, out: Path, *, start: Path | None, vision_steps: int, steps: int, size: int) -> None:
+    """Train from nothing, or on from the folder `start`, and write model, tokenizer and image processor to `out`."""
     torch.manual_seed(SEED)
     rng = Random(SEED)
     vae = AutoencoderKL.from_pretrained(vae_folder).eval().requires_grad_(False)
     tokenizer = new_tokenizer()
-    model = new_backbone(tokenizer).train()
+    model = new_backbone(tokenizer)
+    if start:
+        model = BlipForImageTextRetrieval.from_pretrained(start, dtype=torch.float32)
+    model.train()
     dense = nn.Linear(128, len(_COLOUR_LABELS) + len(_SHAPE_LABELS))
     data = shown(vae, size, rng)
-    look = Descent([*model.vision_model.parameters(), *dense.parameters()], vision_steps)
+    if vision_steps:
+        look = Descent([*model.vision_model.parameters(), *dense.parameters()], vision_steps)
     for _ in range(vision_steps):
         chosen = torch.randint(size, (BATCH,))
         with torch.autocast("cpu", torch.bfloat16):
@@ -282,8 +286,16 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("vae", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--start", type=Path, help="a folder of an earlier run to go on from")
     parser.add_argument("--vision-steps", type=int, default=8_000)
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--size", type=int, default=80_000, help="pictures")
     arguments = parser.parse_args()
-    train(arguments.vae, arguments.out, vision_steps=arguments.vision_steps, steps=arguments.steps, size=arguments.size)
+    train(
+        arguments.vae,
+        arguments.out,
+        start=arguments.start,
+        vision_steps=arguments.vision_steps,
+        steps=arguments.steps,
+        size=arguments.size,
+    )

@@ -71,6 +71,9 @@ class Captioned:
 
 
 SIZES = {"base": (64, 96), "small": (48, 64)}
+"""Channels of the UNet's two levels."""
+STEPS = {"base": (8_000, 1_500), "small": (4_500, 800)}
+"""Steps on true and on noisy captions with which the packaged weights were made."""
 
 
 def new_pipeline(vae: AutoencoderKL, size: str) -> StableDiffusionPipeline:
@@ -234,13 +237,14 @@ if __name__ == "__main__":
     parser.add_argument("vae", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--size", choices=SIZES, default="base")
-    parser.add_argument("--clean-steps", type=int, default=24_000)
-    parser.add_argument("--noisy-steps", type=int, default=2_000)
+    parser.add_argument("--clean-steps", type=int, help="those of STEPS where not given, as for the noisy ones")
+    parser.add_argument("--noisy-steps", type=int)
     arguments = parser.parse_args()
+    usual_clean, usual_noisy = STEPS[arguments.size]
     train(
         arguments.vae,
         arguments.out,
         size=arguments.size,
-        clean_steps=arguments.clean_steps,
-        noisy_steps=arguments.noisy_steps,
+        clean_steps=arguments.clean_steps or usual_clean,
+        noisy_steps=arguments.noisy_steps or usual_noisy,
     )

@@ -1,0 +1,130 @@
+"""Killed at any moment and started again, every command ends with what it would have ended with.
+
+VPCTL_KILLS=5 kills every command five times instead of once, as it is done before a release.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import orjson
+import pytest
+from safetensors.torch import load_file
+
+from tests.conftest import ENVIRONMENT, vpctl
+from vpctl.shapes.prompts import raw_prompts
+
+KILLS = int(os.environ.get("VPCTL_KILLS", "1"))
+CHANCE = Random(KILLS)
+
+STAGES: dict[str, tuple[list[str], str, list[str]]] = {
+    # name: the command line with {out} for its output; the file that grows while it works; what it leaves
+    "polish": (["polish", "raw.txt", "--out", "{out}.jsonl"], "{out}.jsonl", ["{out}.jsonl"]),
+    "generate": (
+        ["generate", "prompts.txt", "-n", "2", "--batch", "4", "--out", "{out}/metadata.jsonl"],
+        "{out}/metadata.jsonl",
+        ["{out}/metadata.jsonl"],
+    ),
+    "annotate": (["annotate", "images/metadata.jsonl", "--out", "{out}.jsonl"], "{out}.jsonl", ["{out}.jsonl"]),
+    "merge": (["merge", "judgements.jsonl", "--out", "{out}.jsonl"], ".{out}.jsonl.part", ["{out}.jsonl"]),
+    "score": (
+        ["score", "images/metadata.jsonl", "--batch", "4", "--out", "{out}.jsonl"],
+        "{out}.jsonl",
+        ["{out}.jsonl"],
+    ),
+    "train-rm": (
+        ["train-rm", "pairs.jsonl", "--out", "{out}", "--epochs", "6", "--batch", "4", "--save-every", "4"],
+        "{out}/metrics.jsonl",
+        ["{out}/metrics.jsonl", "{out}/model.safetensors", "{out}/reward.json", "{out}/README.md"],
+    ),
+    "tune-dpo": (
+        ["tune-dpo", "pairs.jsonl", "--out", "{out}", "--steps", "24", "--save-every", "4", "--preview-every", "8"],
+        "{out}/metrics.jsonl",
+        ["{out}/metrics.jsonl", "{out}/pytorch_lora_weights.safetensors", "{out}/previews/000024.png"],
+    ),
+    "tune-ppo": (
+        ["tune-ppo", "prompts.txt", "--out", "{out}", "--epochs", "8", "--prompts-per-epoch", "4", "--save-every", "2"],
+        "{out}/metrics.jsonl",
+        ["{out}/metrics.jsonl", "{out}/pytorch_lora_weights.safetensors"],
+    ),
+    "eval": (
+        ["eval", "accuracy", "pairs.jsonl", "--html", "{out}.html", "--out", "{out}.jsonl"],
+        "",
+        ["{out}.jsonl"],
+    ),
+}
+
+
+def call(arguments: list[str], folder: Path) -> None:
+    done = subprocess.run(vpctl(*arguments), cwd=folder, env=ENVIRONMENT, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kills")
+    (folder / "raw.txt").write_text("\n".join(raw_prompts(4000, Random(1))))
+    (folder / "prompts.txt").write_text("\n".join(raw_prompts(24, Random(2))))
+    call(["generate", "prompts.txt", "-n", "4", "--out", "images/metadata.jsonl"], folder)
+    call(["annotate", "images/metadata.jsonl", "--out", "judgements.jsonl"], folder)
+    call(["merge", "judgements.jsonl", "--split", "train:0.8,validation:0.1,test:0.1", "--out", "pairs.jsonl"], folder)
+    return folder
+
+
+def kill_at_work(arguments: list[str], folder: Path, growing: Path | None, whole: int) -> bool:
+    """Start the command, and kill it when what it writes has come to a random place; whether that came to pass."""
+    process = subprocess.Popen(vpctl(*arguments), cwd=folder, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    before = growing.stat().st_size if growing and growing.exists() else 0
+    target = CHANCE.randint(before, max(before, whole - 1))
+    deadline = time.monotonic() + (300 if growing else CHANCE.uniform(0.1, 3))
+    while process.poll() is None and time.monotonic() < deadline:
+        if growing and growing.exists() and growing.stat().st_size > target:
+            break
+        time.sleep(0.002)
+    killed = process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return killed
+
+
+def records(file: Path) -> list[bytes]:
+    return sorted(orjson.dumps(orjson.loads(line)) for line in file.read_bytes().splitlines())
+
+
+def same(one: Path, other: Path) -> bool:
+    if one.suffix == ".safetensors":
+        ours, theirs = load_file(one), load_file(other)
+        return ours.keys() == theirs.keys() and all(bool((ours[name] == theirs[name]).all()) for name in ours)
+    if one.suffix == ".jsonl":
+        return records(one) == records(other)
+    return one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_and_started_again_it_ends_as_if_it_had_not_been(stage: str, workplace: Path) -> None:
+    arguments, growing, results = STAGES[stage]
+
+    def named(out: str) -> Callable[[str], str]:
+        return lambda text: text.format(out=out)
+
+    whole, cut = named(f"{stage}-whole"), named(f"{stage}-cut")
+    call([*map(whole, arguments)], workplace)
+    left = workplace / whole(results[0])
+    size = left.stat().st_size
+    watched = workplace / cut(growing) if growing and stage != "merge" else None
+    for _ in range(KILLS):
+        kill_at_work([*map(cut, arguments)], workplace, watched, size)
+    call([*map(cut, arguments)], workplace)
+    for result in results:
+        assert same(workplace / whole(result), workplace / cut(result)), result
+    if stage == "generate":
+        pictures = {
+            path.relative_to(workplace / whole("{out}")) for path in (workplace / whole("{out}")).rglob("*.png")
+        }
+        again = {path.relative_to(workplace / cut("{out}")) for path in (workplace / cut("{out}")).rglob("*.png")}
+        assert pictures == again
+    assert not list(workplace.rglob("*.part")), "what a killed run left lying about is gone"
