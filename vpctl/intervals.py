@@ -7,6 +7,8 @@ import numpy as np
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
+DRAWN_AT_ONCE = 2_000_000
+"""Clusters, of all resamples in memory together."""
 SEED = 0
 """The interval of the same data is the same number every time."""
 
@@ -37,7 +39,10 @@ def bootstrap(values: Iterable[float], clusters: Iterable[Hashable]) -> Estimate
     if len(table) == 1:
         return Estimate(value, 0.0, 1.0, n)
     chance = np.random.default_rng(SEED)
-    means = np.concatenate([_resampled(table, chance, 500) for _ in range(RESAMPLES // 500)])
+    at_once = max(1, DRAWN_AT_ONCE // len(table))
+    means = np.concatenate(
+        [_resampled(table, chance, min(at_once, RESAMPLES - done)) for done in range(0, RESAMPLES, at_once)]
+    )
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(value, float(low), float(high), n)
 

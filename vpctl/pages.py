@@ -160,6 +160,13 @@ class Frame(NamedTuple):
 FRAME = Frame()
 
 
+def check(path: str, runs: Sequence[str] = ()) -> None:
+    """Raise now the `UserError` that `write` would raise of its place or its runs after all the work is done."""
+    for run in runs:
+        read_metrics(run)
+    _write_whole(path, None)
+
+
 def write(
     path: str,
     *,
@@ -554,17 +561,23 @@ _TEMPLATES = jinja2.Environment(
 _TEMPLATES.filters.update(decimals=decimals, fixed=fixed, number=number, percent=percent, span=span)
 
 
-def _write_whole(path: str, page: bytes) -> None:
-    """Put the page where it belongs in one step; a device or a pipe is written to as it is."""
+def _write_whole(path: str, page: bytes | None) -> None:
+    """Put the page where it belongs in one step; a device or a pipe is written to as it is.
+
+    Without a page only see whether there could be one.
+    """
     target = os.path.realpath(path)
     part = f"{target}.{os.getpid()}.part"
     try:
         os.makedirs(os.path.dirname(target), exist_ok=True)
+        if os.path.isdir(target):
+            raise IsADirectoryError
         if os.path.exists(target) and not os.path.isfile(target):
-            Path(target).write_bytes(page)
+            Path(target).write_bytes(page or b"")
         else:
-            Path(part).write_bytes(page)
-            os.replace(part, target)
+            Path(part).write_bytes(page or b"")
+            if page is not None:
+                os.replace(part, target)
     except IsADirectoryError:
         example = os.path.join(path, "page.html")
         raise UserError(f"--html {path}: is a folder; name a file in it, such as {example}") from None

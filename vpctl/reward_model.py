@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -96,38 +97,41 @@ def _scaled_cosine(model: CLIPModel, pixels: Tensor, ids: Tensor, mask: Tensor) 
 
 
 def open_model(source: str, *, option: str) -> RewardModel:
-    """The model of a folder or a hub id, in float32. Raises `UserError` if it is no BLIP or CLIP."""
+    """The model of a folder or a hub id, in float32. Raises `UserError` if it is no BLIP or CLIP.
+
+    `option` is what stands before the source on the command line, such as ``--reward vp:``.
+    """
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     if source.startswith((".", "/", "~")) and not Path(source).is_dir():
-        raise UserError(f"{option} {source}: there is no such folder")
+        raise UserError(f"{option}{source}: there is no such folder")
     try:
         config = AutoConfig.from_pretrained(source)
         kind = ARCHITECTURES.get(config.model_type)
         if kind is None:
             raise UserError(
-                f"{option} {source}: a {config.model_type} model; reward models begin as {' or '.join(ARCHITECTURES)}"
+                f"{option}{source}: a {config.model_type} model; reward models begin as {' or '.join(ARCHITECTURES)}"
             )
         backbone, loading = kind.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
         model = RewardModel(
             backbone, AutoTokenizer.from_pretrained(source), AutoImageProcessor.from_pretrained(source, use_fast=False)
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{option} {source}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{option}{source}: cannot be loaded: {str(error).splitlines()[0]}") from None
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])[0]
-        raise UserError(f"{option} {source}: its weights are not all there: {missing} is missing")
+        raise UserError(f"{option}{source}: its weights are not all there: {missing} is missing")
     return model
 
 
 def open_backbone(source: str, *, seed: int) -> RewardModel:
     """What train-rm starts from: a folder, a hub id, the packaged backbone if empty, or ``new:blip``, ``new:clip``."""
     if not source.startswith("new:"):
-        return open_model(source or str(SHAPES_BACKBONE), option="--backbone")
+        return open_model(source or str(SHAPES_BACKBONE), option="--backbone ")
     kind = source.removeprefix("new:")
     if kind not in ARCHITECTURES:
         raise UserError(f"--backbone {source}: known: {', '.join(f'new:{name}' for name in ARCHITECTURES)}")
-    packaged = open_model(str(SHAPES_BACKBONE), option="--backbone")
+    packaged = open_model(str(SHAPES_BACKBONE), option="--backbone ")
     like = BlipConfig.from_pretrained(SHAPES_BACKBONE)
     torch.manual_seed(seed)
     fresh = ARCHITECTURES[kind](like if kind == "blip" else _small_clip(like))

@@ -101,6 +101,14 @@ def test_a_folder_without_a_lora_is_no_adapter(small: diffusion.Diffusion, tmp_p
         small.adapt(str(tmp_path))
 
 
+def test_a_lora_that_cannot_be_read_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_lora_weights.safetensors").write_bytes(b"cut off")
+    generator = shapes.load("small", device="cpu")
+    generator.adapt(str(tmp_path))
+    with pytest.raises(UserError, match="does not go on"):
+        generator(["a red circle"], [0], Settings())
+
+
 def test_other_models_of_the_shapes_world_are_refused_by_name() -> None:
     with pytest.raises(UserError, match="known: shapes:base, shapes:small"):
         shapes.load("huge", device="cpu")

@@ -123,6 +123,22 @@ def test_the_packaged_backbone_knows_what_it_sees() -> None:
 
 
 @pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("model.safetensors", b"cut off", "cannot be loaded"),
+        ("config.json", b"[]", "cannot be loaded"),
+        ("reward.json", b'{"mean": 1}', "not an object with the numbers mean and std"),
+        ("reward.json", b'{"mean": 1', "not an object with the numbers mean and std"),
+    ],
+)
+def test_a_spoilt_folder_is_said_to_be_so(blip: Path, tmp_path: Path, file: str, content: bytes, message: str) -> None:
+    folder = shutil.copytree(blip, tmp_path / "spoilt")
+    (folder / file).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        vp.load(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("vp", "name the folder that train-rm wrote"),

@@ -67,6 +67,10 @@ def accuracy(
         vpctl eval accuracy pairs.jsonl --reward vp:vp-score/ --split test --fail-under 0.65
     """
     specs = [plugins.check("reward", spec) for spec in reward or ["shapes"]]
+    if html:
+        from .. import pages
+
+        pages.check(html)
     wanted = [pair for pair in read(pairs, Pair) if not split or pair.get("split") == split]
     if not wanted:
         raise UserError(f"{pairs}: there are no pairs" + (f" of split {split!r}" if split else ""))
@@ -98,8 +102,6 @@ def accuracy(
             reports.append(reported(values, [*map(prompt_key, wanted)], name=name, metric="accuracy"))  # type: ignore[arg-type]
         publish(reports, sink, title=f"Accuracy on {len(wanted)} pairs")
     if html:
-        from .. import pages
-
         pages.write(html, title="Accuracy of rewards", reports=reports)
     gate(reports, fail_under)
 
@@ -137,6 +139,10 @@ def compare(
 
         vpctl eval compare base/scored.jsonl dpo/scored.jsonl --run dpo-lora/ --html report.html
     """
+    if html:
+        from .. import pages
+
+        pages.check(html, run or [])
     sides = {source: by_prompt(read(source, Image)) for source in (base, *tuned)}
     for source, images in sides.items():
         if not images:
@@ -151,7 +157,6 @@ def compare(
     with Replacement(out, [base, *tuned]) as sink:
         publish(reports, sink, title=f"Against {base}")
     if html:
-        from .. import pages
         from ..images import Pictures
 
         earlier = [one for source in report or [] for one in read(source, Report)]
@@ -175,15 +180,12 @@ def by_prompt(images: Iterable[Image]) -> dict[str, list[Image]]:
 
 
 def shared_rewards(sides: dict[str, dict[str, list[Image]]]) -> list[str]:
-    """The rewards every picture has a score of."""
-    shared: set[str] | None = None
-    for images in chain.from_iterable(prompts.values() for prompts in sides.values()):
-        for image in images:
-            names = set(image.get("scores", {}))
-            shared = names if shared is None else shared & names
+    """The rewards every picture has a score of, in the order of the first."""
+    every = [image.get("scores", {}) for prompts in sides.values() for images in prompts.values() for image in images]
+    shared = [name for name in every[0] if all(name in scores for scores in every)]
     if not shared:
         raise UserError("the pictures share no score; run vpctl score with the same --reward on all of them first")
-    return sorted(shared)
+    return shared
 
 
 def compared(
@@ -241,6 +243,10 @@ def agreement(
 
         vpctl eval agreement judgements.jsonl human.jsonl
     """
+    if html:
+        from .. import pages
+
+        pages.check(html)
     scores: dict[str, dict[tuple[str, str], dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for judgement in chain.from_iterable(read(source, Judgement) for source in judgements):
         if "refused" not in judgement:
@@ -258,8 +264,6 @@ def agreement(
     with Replacement(out, judgements) as sink:
         publish(reports, sink, title="Agreement on pairs")
     if html:
-        from .. import pages
-
         pages.write(html, title="Agreement of annotators", reports=reports)
     gate(reports, fail_under)
 

@@ -18,6 +18,7 @@ import torch
 import transformers
 from diffusers import DiffusionPipeline
 from PIL import Image
+from safetensors import SafetensorError
 
 from .. import progress, tensors
 from ..errors import UserError
@@ -66,7 +67,11 @@ class Diffusion:
             optional = {"safety_checker": None, "requires_safety_checker": False}
         pipe = from_pretrained(DiffusionPipeline, self.source, tensors.half_on_gpu(self._device), **optional)
         if self._adapter:
-            pipe.load_lora_weights(self._adapter, weight_name=LORA_FILE)
+            try:
+                pipe.load_lora_weights(self._adapter, weight_name=LORA_FILE)
+            except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(f"--adapter {self._adapter}: does not go on {self.source}: {reason}") from None
             if not pipe.get_active_adapters():
                 raise UserError(f"--adapter {self._adapter}: none of its weights fit {self.source}")
         pipe.set_progress_bar_config(disable=True)
@@ -119,7 +124,7 @@ def from_pretrained(kind: Any, source: str, dtype: torch.dtype, **more: Any) -> 
     """
     try:
         return kind.from_pretrained(source, dtype=dtype, **more)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise UserError(f"{source}: cannot be loaded: {str(error).splitlines()[0]}") from None
 
 

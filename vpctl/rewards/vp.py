@@ -38,5 +38,13 @@ def load(argument: str, *, device: str = "auto") -> Score:
         raise UserError("--reward vp: name the folder that train-rm wrote, as in vp:vp-score/")
     model = open_model(argument, option="--reward vp:")
     file = Path(argument) / SCALE_FILE
-    scale = json.loads(file.read_text()) if file.is_file() else {"mean": 0.0, "std": 1.0}
-    return Score(model, tensors.pick(device), scale["mean"], scale["std"])
+    mean, deviation = 0.0, 1.0
+    if file.is_file():
+        try:
+            scale = json.loads(file.read_text())
+            mean, deviation = float(scale["mean"]), float(scale["std"])
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{file}: not an object with the numbers mean and std; remove it, and rewards are taken as they are"
+            ) from None
+    return Score(model, tensors.pick(device), mean, deviation)

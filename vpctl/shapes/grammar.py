@@ -54,7 +54,7 @@ def describe(scene: Scene) -> str:
     """The prompt of a scene; `read(describe(scene)) == scene` for every scene of the grammar."""
     if scene.counted:
         count = next(word for word, number in COUNTS.items() if number == len(scene.things))
-        text = f"{count} {_plural(str(scene.things[0]))}"
+        text = f"{count} {plural(str(scene.things[0]))}"
     else:
         text = f" {scene.relation} ".join(_with_article(str(thing)) for thing in scene.things)
     if scene.symbol:
@@ -109,7 +109,8 @@ def _with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def _plural(noun: str) -> str:
+def plural(noun: str) -> str:
+    """Several of `noun`: ``stars``, ``crosses``."""
     return f"{noun}es" if noun.endswith("s") else f"{noun}s"
 
 

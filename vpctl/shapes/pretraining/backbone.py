@@ -2,9 +2,10 @@
 
 It has the shape and the objectives of BLIP (Li et al. 2022, arXiv 2201.12086, section 3.2): image-text contrast and
 image-text matching with hard negatives. The negatives are captions one attribute away, of every kind of attribute
-equally often. A third objective, dropped with its head afterwards, is dense: every patch says which colour and shape
-covers it. The vision tower begins with this alone, which teaches it its objects at a fifth of the cost of a step with
-captions.
+equally often. Two more objectives teach it where to look, and their heads are dropped afterwards. One is dense: every
+patch says which colour and shape covers it; the vision tower begins with this alone, at a fifth of the cost of a step
+with captions. The other grounds the words, as MDETR (Kamath et al. 2021, arXiv 2104.12763) does: half way up the text
+encoder every noun says how many such things it sees and where.
 
 Pictures are renders, most of them passed through the generators' autoencoder with some noise on the latents, so that
 they look as generated pictures look. Neither a generated picture nor the pixel judge is used.
@@ -31,19 +32,20 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from ..grammar import BACKGROUNDS, SHAPES, Scene, canonical, describe, held_out, near_misses
+from ..grammar import BACKGROUNDS, SHAPES, Scene, canonical, describe, held_out, near_misses, plural
 from ..prompts import decorated, training_scene
-from ..render import PALETTE, SIZE, SYMBOL, arrange, coverage, draw
+from ..render import PALETTE, SIZE, SYMBOL, Placed, arrange, coverage, draw
 from .text import DECORATED, MAX_LENGTH, new_tokenizer
 
 SEED = 20263
 BATCH = 48
-NEAR, FOREIGN = 6, 2
+NEAR, FOREIGN = 5, 1
 PEAK_LEARNING_RATE = 8e-4
 PATCH = 4
 THROUGH_AUTOENCODER = 0.85
 LATENT_NOISE = 0.15
-CONTRAST_WEIGHT, DENSE_WEIGHT = 0.25, 0.5
+CONTRAST_WEIGHT, DENSE_WEIGHT, GROUNDING_WEIGHT = 0.25, 0.5, 1.0
+MOST_ALIKE = 3
 
 
 def new_backbone(tokenizer: CLIPTokenizer) -> BlipForImageTextRetrieval:
@@ -76,10 +78,11 @@ def new_backbone(tokenizer: CLIPTokenizer) -> BlipForImageTextRetrieval:
 
 @dataclass
 class Shown:
-    """Pictures as 8-bit tensors (N, 3, 32, 32), their scenes, and the colour and shape of every patch (N, 64)."""
+    """Pictures as 8-bit tensors (N, 3, 32, 32), what they show, and the colour and shape of every patch (N, 64)."""
 
     pixels: Tensor
     scenes: list[Scene]
+    placed: list[list[Placed]]
     colours: Tensor
     shapes: Tensor
 
@@ -90,7 +93,7 @@ _SHAPE_LABELS = {name: index for index, name in enumerate(("", *SHAPES, SYMBOL))
 
 def shown(vae: AutoencoderKL, size: int, rng: Random) -> Shown:
     """`size` pictures of random scenes that are not held out."""
-    pixels, scenes, colours, shapes = [], [], [], []
+    pixels, scenes, arranged, colours, shapes = [], [], [], [], []
     for _ in range(size):
         scene = training_scene(rng, symbols=0.12)
         taken = {thing.colour for thing in scene.things}
@@ -104,6 +107,7 @@ def shown(vae: AutoencoderKL, size: int, rng: Random) -> Shown:
             shape[covered] = _SHAPE_LABELS[one.shape]
         pixels.append(np.asarray(draw(placed, background)))
         scenes.append(scene)
+        arranged.append(placed)
         colours.append(colour.ravel())
         shapes.append(shape.ravel())
     pictures = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
@@ -113,9 +117,8 @@ def shown(vae: AutoencoderKL, size: int, rng: Random) -> Shown:
             latents = vae.encode(pictures[through].float() / 127.5 - 1).latent_dist.sample()
             latents += LATENT_NOISE * rng.random() * torch.randn_like(latents)
             pictures[through] = ((vae.decode(latents).sample.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return Shown(
-        pictures, scenes, torch.from_numpy(np.stack(colours)).long(), torch.from_numpy(np.stack(shapes)).long()
-    )
+    labels = [torch.from_numpy(np.stack(each)).long() for each in (colours, shapes)]
+    return Shown(pictures, scenes, arranged, *labels)
 
 
 def hard_negative(scene: Scene, rng: Random) -> Scene | None:
@@ -142,9 +145,12 @@ def _changed(scene: Scene, near: Scene) -> tuple[object, ...]:
     return tuple(a == b for a, b in zip(properties(scene), properties(near), strict=True))
 
 
-def captions(scenes: list[Scene], everything: list[Scene], rng: Random) -> list[str]:
-    """For each scene its caption, then its hard negatives, then other scenes' captions: 1 + NEAR + FOREIGN each."""
-    texts = []
+def captions(scenes: list[Scene], everything: list[Scene], rng: Random) -> tuple[list[str], list[Scene]]:
+    """For each scene its caption, then its hard negatives, then other scenes' captions: 1 + NEAR + FOREIGN each.
+
+    Returned with the scenes they describe.
+    """
+    texts, described = [], []
     for scene in scenes:
         wanted = [scene]
         while len(wanted) < 1 + NEAR:
@@ -155,7 +161,8 @@ def captions(scenes: list[Scene], everything: list[Scene], rng: Random) -> list[
                 wanted.append(other)
         decorate = rng.random() < DECORATED
         texts += [decorated(describe(one), rng) if decorate else describe(one) for one in wanted]
-    return texts
+        described += wanted
+    return texts, described
 
 
 def normalised(pixels: Tensor) -> Tensor:
@@ -178,16 +185,59 @@ def packed(ids: Tensor, mask: Tensor, pictures: int) -> dict[str, Tensor]:
     }
 
 
+@dataclass
+class Nouns:
+    """The N shape words of some captions.
+
+    Where each stands (caption, token), how many such things the picture shows (0 to 3), and the middle of them (N, 2)
+    in [-1, 1], which means nothing where there are none.
+    """
+
+    captions: Tensor
+    tokens: Tensor
+    counts: Tensor
+    places: Tensor
+
+
+def nouns(ids: Tensor, described: list[Scene], placed: list[list[Placed]], shape_words: Tensor) -> Nouns:
+    """What each noun of the captions (C, L) of the scenes `described` means in its own picture."""
+    where, counts, places = [], [], []
+    each = len(described) // len(placed)
+    unread = [list(dict.fromkeys(scene.things)) for scene in described]
+    for caption, token in torch.isin(ids, shape_words).nonzero().tolist():
+        kind = unread[caption].pop(0)
+        alike = [one for one in placed[caption // each] if (one.shape, one.colour) == (kind.shape, kind.colour)]
+        where.append((caption, token))
+        counts.append(len(alike))
+        middle = [sum(values) / max(len(alike), 1) for values in ([p.x for p in alike], [p.y for p in alike])]
+        places.append([value / SIZE * 2 - 1 for value in middle])
+    index = torch.tensor(where)
+    return Nouns(index[:, 0], index[:, 1], torch.tensor(counts), torch.tensor(places))
+
+
+def grounding_loss(ground: nn.Linear, halfway: Tensor, said: Nouns) -> Tensor:
+    """Cross-entropy of the counts and smooth L1 of the places that the nouns of captions (C, L, D) tell."""
+    told = ground(halfway[said.captions, said.tokens]).float()
+    there = said.counts > 0
+    places = F.smooth_l1_loss(told[there, MOST_ALIKE + 1 :], said.places[there], beta=0.1)
+    return F.cross_entropy(told[:, : MOST_ALIKE + 1], said.counts) + 4 * places
+
+
 def caption_losses(
-    model: BlipForImageTextRetrieval, patches: Tensor, ids: Tensor, mask: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Matching loss, contrastive loss, and the share of pictures whose own caption, the first of each, wins."""
+    model: BlipForImageTextRetrieval, ground: nn.Linear, patches: Tensor, ids: Tensor, mask: Tensor, said: Nouns
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Losses of matching, contrast and grounding, and the share of pictures whose own caption, the first, wins."""
     size, each = len(patches), len(ids) // len(patches)
+    layers = model.text_encoder.encoder.layer
+    halfway: list[Tensor] = []
+    watch = layers[len(layers) // 2 - 1].register_forward_hook(lambda _module, _inputs, output: halfway.append(output))
     crossed = model.text_encoder(
         **packed(ids, mask, size),
         encoder_hidden_states=patches,
         encoder_attention_mask=torch.ones(patches.shape[:2], dtype=torch.long),
     ).last_hidden_state[:, :: ids.shape[1]]
+    watch.remove()
+    grounding = grounding_loss(ground, halfway[0].reshape(*ids.shape, -1), said)
     logits = model.itm_head(crossed).float().diff(dim=2).squeeze(2)
     truth = torch.zeros(size, dtype=torch.long)
     matching = F.cross_entropy(logits, truth)
@@ -197,7 +247,7 @@ def caption_losses(
     similar = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T / 0.07
     own = torch.arange(size)
     contrast = (F.cross_entropy(similar, own) + F.cross_entropy(similar.T, own)) / 2
-    return matching, contrast, (logits.argmax(1) == 0).float().mean()
+    return matching, contrast, grounding, (logits.argmax(1) == 0).float().mean()
 
 
 def dense_loss(dense: nn.Linear, patches: Tensor, colours: Tensor, shapes: Tensor) -> Tensor:
@@ -248,6 +298,10 @@ def train(vae_folder: Path, out: Path, *, start: Path | None, vision_steps: int,
         model = BlipForImageTextRetrieval.from_pretrained(start, dtype=torch.float32)
     model.train()
     dense = nn.Linear(128, len(_COLOUR_LABELS) + len(_SHAPE_LABELS))
+    ground = nn.Linear(128, MOST_ALIKE + 1 + 2)
+    shape_words = torch.tensor(
+        [tokenizer.convert_tokens_to_ids(f"{word}</w>") for shape in SHAPES for word in (shape, plural(shape))]
+    )
     data = shown(vae, size, rng)
     if vision_steps:
         look = Descent([*model.vision_model.parameters(), *dense.parameters()], vision_steps)
@@ -257,17 +311,20 @@ def train(vae_folder: Path, out: Path, *, start: Path | None, vision_steps: int,
             patches = model.vision_model(normalised(data.pixels[chosen])).last_hidden_state
             seen = dense_loss(dense, patches, data.colours[chosen], data.shapes[chosen])
         look.step(seen, dense=seen)
-    both = Descent([*model.parameters(), *dense.parameters()], steps)
+    both = Descent([*model.parameters(), *dense.parameters(), *ground.parameters()], steps)
     for step in range(1, steps + 1):
         chosen = torch.randint(size, (BATCH,))
-        texts = captions([data.scenes[index] for index in chosen], data.scenes, rng)
+        texts, described = captions([data.scenes[index] for index in chosen], data.scenes, rng)
         encoded = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        said = nouns(encoded.input_ids, described, [data.placed[index] for index in chosen], shape_words)
         with torch.autocast("cpu", torch.bfloat16):
             patches = model.vision_model(normalised(data.pixels[chosen])).last_hidden_state
             seen = dense_loss(dense, patches, data.colours[chosen], data.shapes[chosen])
-            matching, contrast, right = caption_losses(model, patches, encoded.input_ids, encoded.attention_mask)
-        loss = matching + CONTRAST_WEIGHT * contrast + DENSE_WEIGHT * seen
-        both.step(loss, matching=matching, contrast=contrast, dense=seen, right=right)
+            matching, contrast, grounding, right = caption_losses(
+                model, ground, patches, encoded.input_ids, encoded.attention_mask, said
+            )
+        loss = matching + CONTRAST_WEIGHT * contrast + DENSE_WEIGHT * seen + GROUNDING_WEIGHT * grounding
+        both.step(loss, matching=matching, contrast=contrast, dense=seen, grounding=grounding, right=right)
         if step % 1000 == 0 or step == steps:
             save(model, tokenizer, out)
 

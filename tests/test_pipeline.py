@@ -1,0 +1,147 @@
+"""The commands one after another on a small job, and what other tools make of what they leave."""
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from pathlib import Path
+from random import Random
+
+import datasets
+import numpy as np
+import orjson
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval
+
+from tests.conftest import ENVIRONMENT, HOME, Ended, lines, vpctl
+from vpctl import plugins
+from vpctl.shapes.prompts import raw_prompts
+
+PROMPTS = 30
+
+
+def call(folder: Path, *arguments: str | Path) -> Ended:
+    done = subprocess.run(vpctl(*arguments), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a reward model and two LoRAs were trained, a little."""
+    folder = tmp_path_factory.mktemp("job")
+    (folder / "raw.txt").write_text("\n".join(raw_prompts(PROMPTS, Random(5))))
+    call(folder, "polish", "raw.txt", "--out", "prompts.jsonl")
+    call(folder, "generate", "prompts.jsonl", "-m", "shapes", "-m", "shapes:small", "--out", "images/metadata.jsonl")
+    call(folder, "annotate", "images/metadata.jsonl", "--out", "judgements.jsonl")
+    call(folder, "merge", "judgements.jsonl", "--split", "train:0.7,test:0.3", "--out", "pairs.jsonl")
+    call(folder, "train-rm", "pairs.jsonl", "--epochs", "1", "--out", "vp-score")
+    call(folder, "tune-dpo", "pairs.jsonl", "--steps", "2", "--out", "dpo-lora")
+    call(folder, "tune-ppo", "prompts.jsonl", "--reward", "vp:vp-score", "--epochs", "1", "--out", "ppo-lora")
+    return folder
+
+
+def test_load_dataset_opens_the_pictures(job: Path) -> None:
+    opened = datasets.load_dataset(
+        "imagefolder", data_dir=str(job / "images"), split="train", cache_dir=str(job / "cache")
+    )
+    records = lines((job / "images/metadata.jsonl").read_text())
+    assert len(opened) == len(records)
+    assert sorted(opened["image_id"]) == sorted(record["image_id"] for record in records)
+    by_id = {record["image_id"]: record for record in records}
+    with Image.open(job / "images" / by_id[opened[0]["image_id"]]["file_name"]) as picture:
+        assert opened[0]["image"].tobytes() == picture.convert("RGB").tobytes()
+    assert opened[0]["prompt"] == by_id[opened[0]["image_id"]]["prompt"]
+
+
+def test_transformers_alone_gives_the_reward_that_score_gives(job: Path) -> None:
+    """As the model card shows it, short of the mean and deviation that reward.json says."""
+    call(job, "score", "images/metadata.jsonl", "--reward", "vp:vp-score", "--out", "images/scored.jsonl")
+    record = lines((job / "images/scored.jsonl").read_text())[0]
+    folder = job / "vp-score"
+    model = BlipForImageTextRetrieval.from_pretrained(folder)
+    with Image.open(job / "images" / record["file_name"]) as picture:
+        pixels = AutoImageProcessor.from_pretrained(folder)(picture, return_tensors="pt")
+    text = AutoTokenizer.from_pretrained(folder)(record["prompt"], return_tensors="pt")
+    with torch.inference_mode():
+        scores = model(text.input_ids, pixels.pixel_values, attention_mask=text.attention_mask).itm_score[0]
+    scale = orjson.loads((folder / "reward.json").read_bytes())
+    reward = (float(scores[1] - scores[0]) - scale["mean"]) / scale["std"]
+    assert reward == pytest.approx(record["scores"]["vp:vp-score"], abs=1e-3)
+
+
+def test_the_model_card_says_the_accuracy_that_eval_measures(job: Path) -> None:
+    told = call(job, "eval", "accuracy", "pairs.jsonl", "--reward", "vp:vp-score", "--split", "test").out
+    [report] = lines(told)
+    assert f"**{report['value']:.3f}**" in (job / "vp-score/README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["dpo-lora", "ppo-lora"])
+def test_diffusers_alone_draws_with_the_lora_what_generate_draws(job: Path, name: str) -> None:
+    folder = job / f"drawn-with-{name}"
+    (job / "two.txt").write_text("a red circle on a white background\na blue star above a green cross\n")
+    call(job, "generate", "two.txt", "-n", "1", "--adapter", name, "--out", f"{folder}/all.jsonl")
+    pipe = StableDiffusionPipeline.from_pretrained(
+        HOME / "vpctl/shapes/weights/base", dtype=torch.float32, safety_checker=None
+    )
+    pipe.set_progress_bar_config(disable=True)
+    for adapted in (True, False):
+        if adapted:
+            pipe.load_lora_weights(job / name)
+        else:
+            pipe.unload_lora_weights()
+        for record in lines((folder / "all.jsonl").read_text()):
+            with Image.open(folder / record["file_name"]) as picture:
+                ours = np.asarray(picture, np.int16)
+            theirs = pipe(
+                record["prompt"],
+                num_inference_steps=record["num_inference_steps"],
+                guidance_scale=record["guidance_scale"],
+                generator=torch.Generator().manual_seed(record["seed"]),
+            ).images[0]
+            assert (np.abs(ours - np.asarray(theirs, np.int16)).max() <= 1) == adapted
+
+
+def test_the_trained_reward_is_differentiable_and_finite(job: Path) -> None:
+    reward = plugins.load("reward", f"vp:{job}/vp-score", device="cpu")
+    pixels = torch.rand(2, 3, 32, 32, requires_grad=True)
+    reward(pixels, ["a red circle", "a blue star"]).sum().backward()
+    assert pixels.grad is not None
+    assert torch.isfinite(pixels.grad).all()
+
+
+def test_in_a_pipe_the_first_judgement_is_there_before_the_last_picture(tmp_path: Path) -> None:
+    (tmp_path / "raw.txt").write_text("\n".join(raw_prompts(60, Random(3))))
+    program = shlex.join(vpctl())
+    pipe = subprocess.Popen(
+        f"{program} polish - < raw.txt | {program} generate - -n 2 --batch 4 | tee images.jsonl"
+        f" | {program} annotate - | tee judgements.jsonl | {program} merge - > pairs.jsonl",
+        shell=True,
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    judgements, images = tmp_path / "judgements.jsonl", tmp_path / "images.jsonl"
+    try:
+        deadline = time.monotonic() + 100
+        while not (judgements.exists() and judgements.stat().st_size):
+            assert pipe.poll() is None, "the pipe ended before a judgement was seen"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        drawn = images.read_bytes().count(b"\n")
+        assert pipe.wait(100) == 0
+    finally:
+        if pipe.poll() is None:
+            os.killpg(pipe.pid, signal.SIGKILL)
+        pipe.wait()
+    total = images.read_bytes().count(b"\n")
+    assert drawn < total
+    assert len(lines(judgements.read_text())) == 4 * total / 2
+    pairs = lines((tmp_path / "pairs.jsonl").read_text())
+    assert pairs
+    assert all((tmp_path / pair["chosen_file_name"]).is_file() for pair in pairs)
