@@ -287,15 +287,19 @@ class Descent:
             self._sums.clear()
 
 
-def train(vae_folder: Path, out: Path, *, start: Path | None, vision_steps: int, steps: int, size: int) -> None:
+def train(
+    vae_folder: Path, out: Path, *, start: Path | None, vision_steps: int, steps: int, size: int, seed: int
+) -> None:
     """Train from nothing, or on from the folder `start`, and write model, tokenizer and image processor to `out`."""
-    torch.manual_seed(SEED)
-    rng = Random(SEED)
+    torch.manual_seed(seed)
+    rng = Random(seed)
     vae = AutoencoderKL.from_pretrained(vae_folder).eval().requires_grad_(False)
-    tokenizer = new_tokenizer()
-    model = new_backbone(tokenizer)
     if start:
+        tokenizer = CLIPTokenizer.from_pretrained(start)
         model = BlipForImageTextRetrieval.from_pretrained(start, dtype=torch.float32)
+    else:
+        tokenizer = new_tokenizer()
+        model = new_backbone(tokenizer)
     model.train()
     dense = nn.Linear(128, len(_COLOUR_LABELS) + len(_SHAPE_LABELS))
     ground = nn.Linear(128, MOST_ALIKE + 1 + 2)
@@ -347,6 +351,7 @@ if __name__ == "__main__":
     parser.add_argument("--vision-steps", type=int, default=8_000)
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--size", type=int, default=80_000, help="pictures")
+    parser.add_argument("--seed", type=int, default=SEED)
     arguments = parser.parse_args()
     train(
         arguments.vae,
@@ -355,4 +360,5 @@ if __name__ == "__main__":
         vision_steps=arguments.vision_steps,
         steps=arguments.steps,
         size=arguments.size,
+        seed=arguments.seed,
     )

@@ -31,12 +31,17 @@ def new_tokenizer() -> CLIPTokenizer:
     """A byte-level CLIP tokenizer in which every word of the world is one token and any other text still encodes."""
     words = [*_WORLD, *(word for text in MODIFIERS for word in text.split()), *_MORE_WORDS]
     letters = sorted(ByteLevel.alphabet())
+    last_letters = [f"{letter}</w>" for letter in letters]
     merger = Tokenizer(BPE(end_of_word_suffix="</w>"))
-    merger.train_from_iterator(
-        sorted(set(words)), BpeTrainer(initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False)
+    trainer = BpeTrainer(
+        initial_alphabet=letters,
+        special_tokens=last_letters,  # What has no number yet gets one in random order, by which ties are then broken.
+        end_of_word_suffix="</w>",
+        show_progress=False,
     )
+    merger.train_from_iterator(sorted(set(words)), trainer)
     learnt = json.loads(merger.to_str())["model"]
-    pieces = dict.fromkeys([*letters, *(f"{letter}</w>" for letter in letters), *learnt["vocab"]])
+    pieces = dict.fromkeys([*letters, *last_letters, *learnt["vocab"]])
     vocabulary = {piece: index for index, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
     merges: Any = [(left, right) for left, right in learnt["merges"]]
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
