@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SHARES = {"train": 0.9, "test": 0.1}
 """How prompts are divided where no pair says which part it belongs to."""
+PARTS = ("train", "validation", "test")
 CACHE_BYTES = 2 << 30
 
 
@@ -120,7 +121,7 @@ def train_rm(
     """
     if not backbone:
         progress.note("no --backbone is named: starting from the built-in one of the shapes world")
-    split = divided(list(progress.track(read(pairs, Pair), "pairs")), pairs)
+    split = divided(list(progress.track(read(pairs, Pair, _no_such_part), "pairs")), pairs)
     from ..images import Pictures
     from ..intervals import bootstrap
     from ..reward_model import open_backbone
@@ -169,15 +170,18 @@ def train_rm(
 def divided(pairs: list[Pair], source: str) -> dict[str, list[Pair]]:
     """The pairs by what they are for: train, validation, test."""
     said = any("split" in pair for pair in pairs)
-    parts: dict[str, list[Pair]] = {"train": [], "validation": [], "test": []}
+    parts: dict[str, list[Pair]] = {name: [] for name in PARTS}
     for pair in pairs:
         name = pair.get("split", "train") if said else part_of(prompt_key(pair), SHARES)  # type: ignore[arg-type]
-        if name not in parts:
-            raise UserError(f"{source}: split {name!r} is none of {', '.join(parts)}; see merge --split")
         parts[name].append(pair)
     if not parts["train"]:
-        raise UserError(f"{source}: there are no pairs to train on" + (" in split train" if pairs else ""))
+        raise UserError(f"{source}: there are no pairs to train on" + (" in split train" if said else ""))
     return parts
+
+
+def _no_such_part(pair: Pair) -> str:
+    name = pair.get("split", PARTS[0])
+    return "" if name in PARTS else f"split {name!r} is none of {', '.join(PARTS)}; see merge --split"
 
 
 def _pair_id(pair: Pair) -> list[str]:
