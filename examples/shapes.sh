@@ -4,6 +4,7 @@
 set -eu
 here=$(dirname "$0") run=${1:-runs/demo} seed=${SEED:-0}
 export OMP_NUM_THREADS=1 # Models this small gain nothing from a second thread; a second process gains all.
+trap 'kill 0' INT # What runs in the background would not hear of Ctrl-C.
 
 vpctl polish "$here/prompts.txt" --out "$run/prompts.jsonl"
 vpctl polish "$here/held-out.txt" --out "$run/held-out.jsonl"
