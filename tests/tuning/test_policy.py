@@ -100,6 +100,15 @@ def test_only_the_lora_is_trained_and_it_is_in_float32(packaged: StableDiffusion
     assert not any(weight.requires_grad for weight in policy.pipe.text_encoder.parameters())
 
 
+def test_nothing_is_trained_through_float16(packaged: StableDiffusionPipeline) -> None:
+    halved = copy.deepcopy(packaged).to(dtype=torch.float16)
+    policy = new_policy(halved)
+    assert policy.pipe.unet.dtype == policy.pipe.vae.dtype == policy.pipe.text_encoder.dtype != torch.float16
+    tiny = policy.predict(torch.randn(1, 4, 8, 8), torch.tensor([500]), policy.embed(["a red circle"])).mean() * 1e-7
+    tiny.backward()
+    assert any(weight.grad is not None and weight.grad.any() for weight in policy.trainable)
+
+
 def test_guidance_is_a_step_beyond_the_unguided_prediction(policy: Policy) -> None:
     latents, timesteps = torch.randn(2, 4, 8, 8), torch.tensor([300, 300])
     given, nothing = policy.embed(["a red circle", "two blue stars"]), policy.embed(["", ""])

@@ -33,6 +33,10 @@ class Policy:
             raise UserError(
                 f"--model {source}: a {type(pipe).__name__}; tuning is for Stable Diffusion 1 and 2 and their kin"
             )
+        if pipe.unet.dtype == torch.float16:
+            # A gradient that is a mean over pictures, steps and pixels is smaller than what float16 can say.
+            wide = torch.cuda.is_bf16_supported(including_emulation=False)
+            pipe.to(dtype=torch.bfloat16 if wide else torch.float32)
         self.pipe = pipe
         self.device = pipe.device
         self.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
@@ -76,8 +80,8 @@ class Policy:
 
         Classifier-free guidance, Ho and Salimans 2022 (arXiv 2207.12598), equation 6, as Stable Diffusion writes it.
         """
-        kind = self.device.type
-        with torch.autocast(kind, self.pipe.unet.dtype, enabled=kind != "cpu"):
+        dtype = self.pipe.unet.dtype
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             if guidance == 1:
                 alone: Tensor = self.pipe.unet(latents, timesteps, embedded).sample.float()
                 return alone
