@@ -8,7 +8,7 @@ asks a server is: then many calls are under way at once. It raises `Refused` whe
 
 from PIL import Image
 
-from ..errors import RecordFailed, UserError
+from ..errors import UserError
 from ..plugins import Aspect, Verdicts
 from ..shapes.judge import ASPECTS, judge
 
@@ -16,7 +16,9 @@ from ..shapes.judge import ASPECTS, judge
 def annotate(prompt: str, images: list[Image.Image], aspect: Aspect) -> Verdicts:
     """The pixel judge's scores, from 1 to 5, with its reasons."""
     if aspect.name not in ASPECTS:
-        raise RecordFailed(f"the pixel judge measures {', '.join(ASPECTS)}; it cannot judge {aspect.name!r}")
+        raise UserError(
+            f"--aspect {aspect.name}: the pixel judge measures {', '.join(ASPECTS)}; name another --annotator"
+        )
     verdicts = [judge(prompt, image, aspect.name) for image in images]
     return Verdicts([verdict.score for verdict in verdicts], [verdict.rationale for verdict in verdicts], {})
 
