@@ -22,6 +22,7 @@ from vpctl.images import Pictures
 from vpctl.records import Image, Report, digest
 from vpctl.shapes.grammar import describe, sample
 from vpctl.shapes.render import render
+from vpctl.streams import short_labels
 
 BASE, PPO, DPO = (f"runs/demo/{name}/scored.jsonl" for name in ("base", "ppo", "dpo"))
 HOSTILE = "<script>alert(1)</script>\"'><img src=http://evil.example/x onerror=alert(2)>&amp;{{ 7 * 7 }}"
@@ -340,7 +341,7 @@ def test_a_win_rate_without_counts_is_a_row_of_a_table(target: Path) -> None:
     ],
 )
 def test_labels_are_what_tells_paths_apart(paths: tuple[str, ...], labels: list[str]) -> None:
-    assert list(pages.short_labels({path: os.path.dirname(path) for path in paths}).values()) == labels
+    assert list(short_labels({path: os.path.dirname(path) for path in paths}).values()) == labels
 
 
 @given(st.lists(st.floats(-1e9, 1e9), max_size=3000))

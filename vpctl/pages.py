@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
-from itertools import accumulate, chain, takewhile
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from . import __version__, progress
 from .errors import RecordFailed, UserError
 from .images import Pictures
 from .records import Image, Report
+from .streams import short_labels
 
 PROMPTS_SHOWN = 48
 EXTREMES_SHOWN = 8
@@ -211,19 +212,6 @@ def write(
     )
     _write_whole(path, page.encode("utf-8", "replace"))
     progress.note(f"the page is {path}")
-
-
-def short_labels(folders: Mapping[str, str]) -> dict[str, str]:
-    """For every key what tells its folder from the others', without the folders that all begin with.
-
-    Where that leaves nothing of one or the same of two, every key is its own label.
-    """
-    parts = {key: Path(folder).parts for key, folder in folders.items()}
-    levels = zip(*parts.values(), strict=False)
-    shared = len(list(takewhile(lambda level: len(set(level)) == 1, levels)))
-    labels = {key: os.path.join("", *own[shared:]) for key, own in parts.items()}
-    told_apart = all(labels.values()) and len(set(labels.values())) == len(labels)
-    return labels if told_apart else {key: key for key in folders}
 
 
 def contest(report: Facts) -> Contest | None:

@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar, cast
@@ -81,6 +82,19 @@ def count(source: str) -> int | None:
 def folder_of(target: str) -> str:
     """The folder that file names in `target` are relative to: its own, or the working directory for ``-``."""
     return os.getcwd() if target == "-" else os.path.dirname(os.path.abspath(target))
+
+
+def short_labels(folders: Mapping[str, str]) -> dict[str, str]:
+    """For every key what tells its folder from the others', without the folders that all begin with.
+
+    Where that leaves nothing of one or the same of two, every key is its own label.
+    """
+    parts = {key: Path(folder).parts for key, folder in folders.items()}
+    levels = zip(*parts.values(), strict=False)
+    shared = len(list(takewhile(lambda level: len(set(level)) == 1, levels)))
+    labels = {key: os.path.join("", *own[shared:]) for key, own in parts.items()}
+    told_apart = all(labels.values()) and len(set(labels.values())) == len(labels)
+    return labels if told_apart else {key: key for key in folders}
 
 
 def _lines(source: str) -> Lines:

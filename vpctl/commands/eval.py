@@ -1,7 +1,8 @@
 """Measure rewards, tuned models and annotators."""
 
+import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, combinations
 from typing import Annotated, cast
 
@@ -11,7 +12,7 @@ from .. import plugins, progress
 from ..errors import UserError
 from ..options import STDIO, BatchSize, Device, Input, Roots, Whole, argument, option, plugin
 from ..records import Image, Judgement, Pair, Report, prompt_key
-from ..streams import Replacement, folder_of, read
+from ..streams import Replacement, folder_of, read, short_labels
 
 GATE_NOT_MET = 4
 
@@ -155,7 +156,8 @@ def compare(
         for name in rewards:
             reports.append(compared(sides[base], sides[source], name, source, base))
     with Replacement(out, [base, *tuned]) as sink:
-        publish(reports, sink, title=f"Against {base}")
+        labels = short_labels({source: os.path.dirname(source) for source in sides})
+        publish(reports, sink, title=f"Against {labels[base]}", labels=labels)
     if html:
         from ..images import Pictures
 
@@ -293,8 +295,8 @@ def agreements(
         )
 
 
-def publish(reports: list[Report], out: Replacement, *, title: str) -> None:
-    """Write the reports, and show them as a table."""
+def publish(reports: list[Report], out: Replacement, *, title: str, labels: Mapping[str, str] = {}) -> None:
+    """Write the reports, and show them as a table, in which `labels` stand for longer names."""
     for report in reports:
         out.write(report)
     named = [key for key in ("name", "baseline", "reward", "aspect") if any(key in report for report in reports)]
@@ -305,7 +307,7 @@ def publish(reports: list[Report], out: Replacement, *, title: str) -> None:
         [*shown, reports[0]["metric"].replace("_", " "), "95 % interval", "n"],
         [
             [
-                *(str(report.get(key, "")) for key in shown),
+                *(labels.get(text, text) for text in (str(report.get(key, "")) for key in shown)),
                 f"{report['value']:.3f}",
                 f"{report['low']:.3f} to {report['high']:.3f}",
                 str(report["n"]),
