@@ -8,6 +8,7 @@ import orjson
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vpctl.errors import OutputLocked, UserError
@@ -42,6 +43,16 @@ def test_an_ended_run_has_nothing_left_to_do_and_no_checkpoint(tmp_path: Path) -
     assert not (tmp_path / "checkpoint.pt").exists()
     with Run(str(tmp_path), {}) as run:
         assert run.ended
+
+
+def test_whoever_may_read_the_run_may_read_its_weights(tmp_path: Path) -> None:
+    with Run(str(tmp_path), {}) as run:
+        save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+        (tmp_path / "model.safetensors").chmod(0o600)
+        run.end()
+    modes = {(tmp_path / name).stat().st_mode & 0o777 for name in ("run.json", "model.safetensors")}
+    assert len(modes) == 1
+    assert modes != {0o600}
 
 
 @pytest.mark.parametrize(

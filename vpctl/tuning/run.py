@@ -11,6 +11,7 @@ import fcntl
 import importlib.metadata
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ from .. import __version__
 from ..errors import OutputLocked, UserError
 from ..images import save as save_picture
 
-CHECKPOINT = "checkpoint.pt"
+RUN_FILE, CHECKPOINT = "run.json", "checkpoint.pt"
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
 
@@ -61,7 +62,7 @@ class Run:
 
     def _same_config(self, config: Mapping[str, Any]) -> bool:
         """Whether this run has been begun before. Raises `UserError` if it was one with other options."""
-        file = self.folder / "run.json"
+        file = self.folder / RUN_FILE
         wanted = orjson.loads(orjson.dumps(config))
         if file.exists():
             there = orjson.loads(file.read_bytes())["options"]
@@ -110,7 +111,12 @@ class Run:
         part.replace(self.folder / CHECKPOINT)
 
     def end(self) -> None:
-        """Mark the run as ended; its results are written."""
+        """Mark the run as ended; its results are written.
+
+        They become as readable as the run's other files: safetensors lets only their owner read what it writes.
+        """
+        for weights in self.folder.glob("*.safetensors"):
+            shutil.copymode(self.folder / RUN_FILE, weights)
         (self.folder / _ENDED).touch()
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
 
