@@ -364,6 +364,30 @@ def test_an_error_that_ends_the_run_is_raised_as_it_is(error: Exception) -> None
     assert raised.value is error
 
 
+def test_where_no_call_could_do_better_those_under_way_are_let_end_and_no_input_is_waited_for() -> None:
+    over = threading.Event()
+    spoke_again = []
+
+    def source() -> Iterator[Image]:
+        yield from images("a", 1)
+        yield from images("b", 2)
+        spoke_again.append(not over.wait(20))
+
+    async def annotate(prompt: str, pictures: list[PIL.Image], aspect: Aspect) -> Verdicts:
+        if aspect is ASPECTS[0]:
+            await asyncio.sleep(0.01)
+            raise UserError("no quota is left")
+        await asyncio.sleep(0.1)
+        return truthful(prompt, pictures, aspect)
+
+    desk = Desk()
+    with pytest.raises(UserError, match="no quota is left"):
+        desk.judge(source(), annotate)
+    assert not spoke_again
+    over.set()
+    assert [(one["prompt_id"], one["aspect"]) for one in desk.done] == [("a", ASPECTS[1].name)]
+
+
 def test_items_are_taken_one_ahead_by_a_thread_that_nobody_waits_for() -> None:
     """Neither an endless wait for the next item nor one that nobody takes keeps the program from ending."""
     taken: list[int] = []

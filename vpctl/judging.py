@@ -104,18 +104,21 @@ async def judge_all(
 ) -> int:
     """Judge every group on every aspect, `in_flight` calls at a time, and emit each judgement once it is there.
 
-    Returns how many could not be judged; each is reported. Where the input is not right, what was read before it is
-    judged first: calls that are under way have been paid for.
+    Returns how many could not be judged; each is reported. Where the input is not right, or the annotator says that no
+    further call could do better, calls that are under way are let end first: they have been paid for.
     """
     failed = 0
     slots = asyncio.Semaphore(in_flight)
     asyncio.get_running_loop().set_exception_handler(_unless_interrupted)
-    bad_input: UserError | None = None
+    fatal: UserError | None = None
 
     async def one(judgement: Judgement, pictures: list[PIL.Image], aspect: Aspect) -> None:
-        nonlocal failed
+        nonlocal failed, fatal
         try:
             emit(await judged(judgement, pictures, aspect, annotate))
+        except UserError as error:
+            fatal = fatal or error
+            reader.cancel()
         except RecordFailed as failure:
             failed += 1
             progress.warn(f"{judgement['prompt'][:60]!r}, {aspect.name}: {failure}")
@@ -123,31 +126,33 @@ async def judge_all(
             slots.release()
 
     async def all_of(calls: asyncio.TaskGroup) -> None:
+        nonlocal fatal
+        try:
+            async for images in groups:
+                await each(images, calls)
+        except UserError as error:
+            fatal = fatal or error
+
+    async def each(images: list[Image], calls: asyncio.TaskGroup) -> None:
         nonlocal failed
-        async for images in groups:
-            wanted = [(unjudged(images, aspect, name, seed), aspect) for aspect in aspects]
-            wanted = [(judgement, aspect) for judgement, aspect in wanted if claim(judgement_key(judgement))]
-            if not wanted:
-                continue
-            try:
-                pictures = await asyncio.to_thread(
-                    lambda names: [*map(open_picture, names)], wanted[0][0]["file_names"]
-                )
-            except RecordFailed as failure:
-                failed += len(wanted)
-                progress.warn(str(failure))
-                continue
-            for judgement, aspect in wanted:
-                await slots.acquire()
-                calls.create_task(one(judgement, pictures, aspect))
+        wanted = [(unjudged(images, aspect, name, seed), aspect) for aspect in aspects]
+        wanted = [(judgement, aspect) for judgement, aspect in wanted if claim(judgement_key(judgement))]
+        if not wanted:
+            return
+        try:
+            pictures = await asyncio.to_thread(lambda names: [*map(open_picture, names)], wanted[0][0]["file_names"])
+        except RecordFailed as failure:
+            failed += len(wanted)
+            progress.warn(str(failure))
+            return
+        for judgement, aspect in wanted:
+            await slots.acquire()
+            calls.create_task(one(judgement, pictures, aspect))
 
     async with asyncio.TaskGroup() as calls:
-        try:
-            await all_of(calls)
-        except UserError as error:
-            bad_input = error
-    if bad_input:
-        raise bad_input
+        reader = calls.create_task(all_of(calls))
+    if fatal:
+        raise fatal
     return failed
 
 
