@@ -188,7 +188,10 @@ def test_quiet_silences_notes_and_tables_but_no_warning_and_no_error(
     assert quiet == Ended(0, "", "")
     quiet = call("eval agreement judgements.jsonl -q --fail-under 0.5 --out reports.jsonl")
     assert quiet.code == 4
-    assert quiet.err == "vpctl eval agreement: warning: human: 0.000, the lower end, is under the gate of 0.5\n"
+    assert (
+        quiet.err
+        == "vpctl eval agreement: warning: human, other, fidelity: 0.000, the lower end, is under the gate of 0.5\n"
+    )
     assert "no --annotator is named" in call("annotate metadata.jsonl --aspect fidelity --out shapes.jsonl").err
     os.unlink(tmp_path / records[0]["file_name"])
     plugin("fair", FAIR)

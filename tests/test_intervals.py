@@ -74,16 +74,26 @@ def test_the_interval_lies_around_the_value_and_within_what_shares_can_be(rows: 
 
 
 def test_for_few_clusters_the_interval_is_that_of_the_binomial_distribution() -> None:
-    """Five draws with replacement from 1, 1, 1, 1, 0: at most two ones come with 5.8 %, at most one with 0.7 %."""
-    assert bootstrap([1.0, 1.0, 1.0, 1.0, 0.0], "abcde") == Estimate(0.8, 0.4, 1.0, 5)
+    """Five draws with replacement from 1, 1, 1, 1, 0: at most one is a one with 0.7 %, at most two are with 5.8 %.
+
+    The expanded tail is that of the normal at 2.776 √(5/4), 0.1 %, where 2.776 is Student's with 4 degrees of freedom.
+    """
+    assert bootstrap([1.0, 1.0, 1.0, 1.0, 0.0], "abcde") == Estimate(0.8, 0.2, 1.0, 5)
 
 
 def test_of_a_single_cluster_nothing_is_said() -> None:
     assert bootstrap([1.0, 0.5], ["p", "p"]) == Estimate(0.75, 0.0, 1.0, 2)
 
 
-def test_clusters_that_agree_leave_no_doubt() -> None:
-    assert bootstrap([1.0] * 5, "abcde") == Estimate(1.0, 1.0, 1.0, 5)
+@pytest.mark.parametrize("clusters", [2, 5, 400])
+def test_clusters_that_agree_leave_the_doubt_that_their_number_leaves(clusters: int) -> None:
+    """The true share is at least the bound unless so many agree by a chance of less than 2.5 %."""
+    all_won = bootstrap([1.0] * clusters, range(clusters))
+    assert all_won.low**clusters == pytest.approx(0.025)
+    assert (all_won.value, all_won.high) == (1.0, 1.0)
+    all_lost = bootstrap([0.0] * clusters, range(clusters))
+    assert (all_lost.value, all_lost.low) == (0.0, 0.0)
+    assert all_lost.high == pytest.approx(1 - all_won.low)
 
 
 def test_values_and_clusters_belong_together() -> None:

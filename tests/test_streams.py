@@ -224,7 +224,7 @@ def test_an_output_goes_on_and_claims_what_it_holds(tmp_path: Path) -> None:
     assert target.read_bytes() == before + b'{"prompt":"c"}\n'
 
 
-@pytest.mark.parametrize("torn", [b'{"prompt": "b', b'{"prompt":"b"}', b"\0" * 70_000, b"x"])
+@pytest.mark.parametrize("torn", [b'{"prompt": "b', b"{", b"\0" * 70_000])
 @pytest.mark.parametrize("held", [b"", b'{"prompt":"a"}\n', b'{"prompt":"a"}\n' * 9000])
 def test_a_torn_last_line_is_cut_off_and_done_again(tmp_path: Path, held: bytes, torn: bytes) -> None:
     target = tmp_path / "out.jsonl"
@@ -234,6 +234,27 @@ def test_a_torn_last_line_is_cut_off_and_done_again(tmp_path: Path, held: bytes,
         assert sink.claim(prompt_key({"prompt": "b"}))
         sink.write({"prompt": "b"})
     assert target.read_bytes() == held + b'{"prompt":"b"}\n'
+
+
+def test_a_whole_record_that_lacks_its_newline_is_kept(tmp_path: Path) -> None:
+    target = tmp_path / "out.jsonl"
+    target.write_bytes(b'{"prompt":"a"}\n{"prompt":"b"}')
+    with out(target) as sink:
+        assert sink.resumed == 2
+        assert not sink.claim(prompt_key({"prompt": "b"}))
+        sink.write({"prompt": "c"})
+    assert target.read_bytes() == b'{"prompt":"a"}\n{"prompt":"b"}\n{"prompt":"c"}\n'
+
+
+@pytest.mark.parametrize(
+    "precious", [b"x", b"a red circle\na blue star", b'{"api": "config"}', b'{"prompt":"a"}\nnotes', b"\x89PNG\r\n\x1a"]
+)
+def test_what_is_no_file_of_records_is_not_touched(tmp_path: Path, precious: bytes) -> None:
+    target = tmp_path / "precious"
+    target.write_bytes(precious)
+    with pytest.raises(UserError):
+        out(target)
+    assert target.read_bytes() == precious
 
 
 def test_an_output_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:

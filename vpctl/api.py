@@ -10,6 +10,7 @@ import os
 from typing import Any, NamedTuple
 
 import openai
+from openai.types.chat import ChatCompletion
 from PIL import Image
 
 from .errors import RecordFailed, Refused, UserError
@@ -37,19 +38,14 @@ class Server:
             raise UserError("OPENAI_API_KEY is not set; export your key (for a server without keys, any text)")
         self._model = model
         self._client = openai.AsyncOpenAI(max_retries=RETRIES)
+        self._temperature: float | openai.Omit = 0.0
 
     async def ask(self, system: str, parts: list[Part], schema: dict[str, Any]) -> Answer:
         """One call. Raises `Refused`, `RecordFailed`, or `UserError` where no further call could do better."""
         try:
-            completion = await self._client.chat.completions.create(
-                model=self._model,
-                messages=[{"role": "system", "content": system}, {"role": "user", "content": parts}],
-                response_format={
-                    "type": "json_schema",
-                    "json_schema": {"name": "answer", "strict": True, "schema": schema},
-                },
-                temperature=0,
-            )
+            completion = await self._complete(system, parts, schema)
+        except json.JSONDecodeError:
+            completion = None
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise UserError(f"openai:{self._model}: the server says {error.status_code}: {_said(error)}") from None
         except openai.BadRequestError as error:
@@ -60,12 +56,37 @@ class Server:
             if error.code == "insufficient_quota":
                 raise UserError(f"openai:{self._model}: the account has no quota left: {_said(error)}") from None
             raise RecordFailed(_said(error)) from None
+        if not isinstance(completion, ChatCompletion):
+            raise UserError(
+                f"openai:{self._model}: {self._client.base_url} does not answer as an OpenAI server does; "
+                "check OPENAI_BASE_URL, which usually ends in /v1"
+            )
+        if not completion.choices or not completion.choices[0].message:
+            raise RecordFailed("the server answered with no choice")
         choice = completion.choices[0]
         if choice.message.refusal:
             raise Refused(choice.message.refusal)
         if choice.finish_reason == "content_filter":
             raise Refused(choice.finish_reason)
         return Answer(_object(choice.message.content), _usage(completion.usage))
+
+    async def _complete(self, system: str, parts: list[Part], schema: dict[str, Any]) -> ChatCompletion:
+        """The call itself, without a temperature from the first time that the model refuses one."""
+        try:
+            return await self._client.chat.completions.create(
+                model=self._model,
+                messages=[{"role": "system", "content": system}, {"role": "user", "content": parts}],
+                response_format={
+                    "type": "json_schema",
+                    "json_schema": {"name": "answer", "strict": True, "schema": schema},
+                },
+                temperature=self._temperature,
+            )
+        except openai.BadRequestError as error:
+            if error.param != "temperature" or self._temperature is openai.omit:
+                raise
+        self._temperature = openai.omit
+        return await self._complete(system, parts, schema)
 
 
 def _said(error: openai.APIError) -> str:
@@ -83,9 +104,8 @@ def _object(text: str | None) -> dict[str, Any]:
 
 
 def _usage(usage: Any) -> dict[str, float]:
-    if usage is None:
-        return {}
-    return {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
+    used = {name: getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")}
+    return {name: value for name, value in used.items() if isinstance(value, int | float)}
 
 
 def text_part(text: str) -> Part:

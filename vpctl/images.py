@@ -7,6 +7,8 @@ from PIL import Image, UnidentifiedImageError
 
 from .errors import RecordFailed, UserError
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""What is opened; Pillow would hand a PostScript file to Ghostscript."""
 LARGEST = 1 << 26
 """Pixels; a picture of more is refused before it is decoded, and before Pillow warns of it in its own words."""
 Image.MAX_IMAGE_PIXELS = None
@@ -30,7 +32,7 @@ class Pictures:
         if not os.path.isfile(real):
             raise RecordFailed(f"{path}: there is no such picture")
         try:
-            with Image.open(real) as opened:
+            with Image.open(real, formats=FORMATS) as opened:
                 if opened.width * opened.height > LARGEST:
                     raise RecordFailed(
                         f"{path}: {opened.width} × {opened.height} pixels is too large; {LARGEST} in all is the most"
@@ -63,7 +65,7 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
 
 def save(picture: Image.Image, path: str) -> None:
     """Write a PNG whole or not at all; folders on the way are made. Raises `UserError` where that cannot be done."""
-    part = f"{path}.part"
+    part = f"{path}.{os.getpid()}.part"
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         picture.save(part, format="PNG")

@@ -1,9 +1,11 @@
 """Numbers with their intervals: bootstrap over prompts, since the pictures of one prompt are not independent."""
 
+import math
 from collections.abc import Hashable, Iterable
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import ndtr, stdtrit
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -25,8 +27,11 @@ class Estimate(NamedTuple):
 def bootstrap(values: Iterable[float], clusters: Iterable[Hashable]) -> Estimate:
     """Mean of `values` with its 95 % percentile interval, whole clusters being drawn with replacement.
 
-    Efron and Tibshirani 1993, chapter 13. The order of the values does not matter. With a single cluster nothing can
-    be said, and the interval is all of [0, 1], which shares lie in.
+    Efron and Tibshirani 1993, chapter 13, with the percentiles expanded as Hesterberg 2015 (section 5.3) does it, since
+    those of few clusters are too narrow. The order of the values does not matter. With a single cluster nothing can
+    be said, and the interval is all of [0, 1], which shares lie in. Where all values are 0, or all 1, a bootstrap would
+    say that nothing else can be; the interval is then the exact one of Clopper and Pearson (1934) for as many draws as
+    there are clusters.
     """
     sums: dict[Hashable, list[float]] = {}
     for value, cluster in zip(values, clusters, strict=True):
@@ -43,7 +48,12 @@ def bootstrap(values: Iterable[float], clusters: Iterable[Hashable]) -> Estimate
     means = np.concatenate(
         [_resampled(table, chance, min(at_once, RESAMPLES - done)) for done in range(0, RESAMPLES, at_once)]
     )
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    tail, drawn = (1 - CONFIDENCE) / 2, len(table)
+    if value in (0.0, 1.0) and (table[:, 0] == value * table[:, 1]).all():
+        certain = tail ** (1 / drawn)
+        return Estimate(value, value * certain, 1 - (1 - value) * certain, n)
+    wider = ndtr(math.sqrt(drawn / (drawn - 1)) * stdtrit(drawn - 1, tail))
+    low, high = np.quantile(means, [wider, 1 - wider])
     return Estimate(value, float(low), float(high), n)
 
 

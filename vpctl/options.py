@@ -6,6 +6,7 @@ hyper-parameters (`configs.py`) becomes one option a field through `@options(Con
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -21,7 +22,14 @@ STDIO = "-"
 
 def option(*names: str, help: str, **more: Any) -> Any:
     """A command's option. `names` begin with dashes; without any, the parameter's name is used."""
-    return typer.Option(*names, help=help, **more)
+    return typer.Option(*names, help=help, **{"callback": _finite, **more})
+
+
+def _finite(value: Any) -> Any:
+    """Refuse NaN, which is within every range, and infinity, which nothing here means."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise typer.BadParameter(f"{value:g} is no number")
+    return value
 
 
 def argument(*, help: str, **more: Any) -> Any:
@@ -93,7 +101,7 @@ Roots = Annotated[
         help="Pictures may lie below this folder too, beside the records' own and the working one; repeatable.",
     ),
 ]
-Seed = Annotated[int, option(metavar="N", min=0, help="Seed of all that is random.")]
+Seed = Annotated[int, option(metavar="N", min=0, max=2**63 - 1, help="Seed of all that is random.")]
 Device = Annotated[
     str, option(metavar="NAME", help="Where models run: auto, cpu, cuda, cuda:1, mps. Auto takes the fastest there is.")
 ]

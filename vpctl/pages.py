@@ -161,8 +161,13 @@ class Frame(NamedTuple):
 FRAME = Frame()
 
 
-def check(path: str, runs: Sequence[str] = ()) -> None:
-    """Raise now the `UserError` that `write` would raise of its place or its runs after all the work is done."""
+def check(path: str, runs: Sequence[str] = (), others: Iterable[str] = ()) -> None:
+    """Raise now the `UserError` that `write` would raise of its place or its runs after all the work is done.
+
+    The page may take the place of none of `others`, files that the command reads or writes.
+    """
+    if os.path.realpath(path) in map(os.path.realpath, others):
+        raise UserError(f"--html {path}: this command reads or writes that file; name another")
     for run in runs:
         read_metrics(run)
     _write_whole(path, None)

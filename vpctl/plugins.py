@@ -6,6 +6,7 @@ Markdown file: a title, then the rubric.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from .errors import UserError
+from .records import digest, fingerprint
 
 KINDS = {"polisher": "polishers", "generator": "generators", "annotator": "annotators", "reward": "rewards"}
 _HOME = Path(__file__).parent
@@ -103,8 +105,27 @@ def _from_file(path: str) -> ModuleType:
     assert spec, path
     assert spec.loader, path
     module = sys.modules[spec.name] = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{path}: cannot be loaded: {type(error).__name__}: {error}") from error
     return module
+
+
+def fingerprints(*specs: str) -> dict[str, str]:
+    """Identities of what each spec names on this machine, code or weights; the spec alone where that is nothing."""
+    found = {}
+    for spec in specs:
+        local = [part for part in split(spec) if part and os.path.exists(part)]
+        found[spec] = digest([spec, *map(fingerprint, local)]) if local else spec
+    return found
+
+
+def changed(spec: str) -> float:
+    """When what a spec names on this machine last changed, in seconds since 1970; 0 if it names nothing here."""
+    places = [Path(part) for part in split(spec) if part and os.path.exists(part)]
+    files = [file for place in places for file in (place, *place.rglob("*")) if file.is_file()]
+    return max((file.stat().st_mtime for file in files), default=0.0)
 
 
 def aspects() -> dict[str, str]:

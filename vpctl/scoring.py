@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image
 
-from .errors import RecordFailed
+from .errors import RecordFailed, UserError
 
 Reward = Callable[[list[Image.Image], list[str]], Any]
 R = TypeVar("R", bound=Mapping[str, Any])
@@ -78,7 +78,10 @@ def _rows(loaded: list[tuple[R, Image.Image]], rewards: Mapping[str, Reward]) ->
         return []
     pictures = [picture for _, picture in loaded]
     prompts = [record["prompt"] for record, _ in loaded]
-    columns = {name: reward(pictures, prompts).tolist() for name, reward in rewards.items()}
+    columns = {name: [*map(float, reward(pictures, prompts))] for name, reward in rewards.items()}
+    for name, column in columns.items():
+        if len(column) != len(loaded):
+            raise UserError(f"--reward {name}: gave {len(column)} rewards for {len(loaded)} pictures")
     return [{name: column[index] for name, column in columns.items()} for index in range(len(loaded))]
 
 

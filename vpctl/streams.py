@@ -7,6 +7,7 @@ lies in, on a pipe to the working directory; `read` and the outputs translate.
 import codecs
 import fcntl
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -25,6 +26,8 @@ R = TypeVar("R", bound=Mapping[str, object])
 Lines = Generator[tuple[str, bytes], None, None]
 
 _STDIN, _STDOUT = 0, 1
+_FILE, _FILES = re.compile(r"(.*_)?file_name"), re.compile(r"(.*_)?file_names")
+"""Keys whose values are files, as Hugging Face's imagefolder knows them; any other key's value passes through."""
 _NOT_UTF_8 = "not UTF-8 text; convert the file first, e.g. with iconv"
 _SYNC_SECONDS = 0.5
 """Records are in the system's hands at once, and on the disk at most this much later while more are written."""
@@ -141,10 +144,14 @@ def _parse(line: bytes, kind: type[R], where: str, base: str) -> R:
 
 def _rename(record: dict[str, Any], rename: Callable[[str], str]) -> None:
     for key, value in record.items():
-        if key.endswith("file_name") and isinstance(value, str):
+        if _FILES.fullmatch(key) and isinstance(value, list):
+            record[key] = [rename(name) if _is_local(name) else name for name in value]
+        elif _FILE.fullmatch(key) and _is_local(value):
             record[key] = rename(value)
-        elif key.endswith("file_names") and isinstance(value, list):
-            record[key] = [rename(name) if isinstance(name, str) else name for name in value]
+
+
+def _is_local(name: object) -> bool:
+    return isinstance(name, str) and name != "" and "://" not in name
 
 
 def _to_line(record: Mapping[str, object], base: str) -> bytes:
@@ -156,8 +163,9 @@ def _to_line(record: Mapping[str, object], base: str) -> bytes:
 class Out:
     """Where a stage's records go, one line each and at once: a file that resumes, or standard output for ``-``.
 
-    A file is locked while it is open and a torn last line is cut off. What it holds stays as it is: the stage asks
-    `claim` before it does a record and leaves out those that are there. `resumed` counts the records found.
+    A file is locked while it is open and a torn last line is cut off, once all others have been found to be records.
+    What it holds stays as it is: the stage asks `claim` before it does a record and leaves out those that are there.
+    `resumed` counts the records found.
     """
 
     def __init__(self, target: str, kind: type[R], key: Callable[[R], str]) -> None:
@@ -172,8 +180,10 @@ class Out:
             return
         self._new = not os.path.exists(target)
         self._file = _locked(target, os.O_RDWR | os.O_CREAT | os.O_APPEND, target)
-        _cut_torn_line(self._file)
-        self._claimed = {key(record) for record in read(target, kind)}
+        whole = ((where, line) for where, line in _lines(target) if line.endswith(b"\n"))
+        self._claimed = {key(record) for record in _records(whole, kind, self._base, lambda _: "")}
+        if last := _mended(self._file, kind, target):
+            self._claimed.add(key(last))
         self.resumed = len(self._claimed)
 
     def claim(self, key: str) -> bool:
@@ -294,8 +304,30 @@ def _is_a_folder(target: str) -> str:
     return f"{target}: is a folder; name a file in it, such as {os.path.join(target, 'out.jsonl')}"
 
 
-def _cut_torn_line(file: int) -> None:
-    """Drop what stands behind the last newline: a record that a killed run began and did not end."""
+def _mended(file: int, kind: type[R], target: str) -> R | None:
+    """The record behind the last newline, which is now ended; or None, and what a killed run began there is cut off.
+
+    Raises `UserError`, and the file stays as it is, if it is neither.
+    """
+    start, end = _last_line(file)
+    tail = os.pread(file, end - start, start)
+    if not tail.strip(b"\0"):  # a system that went down may leave zeros where a line was to come
+        os.ftruncate(file, start)
+        return None
+    try:
+        orjson.loads(tail)
+    except orjson.JSONDecodeError:
+        if not tail.startswith(b"{"):
+            raise UserError(f"{target}: does not end in a record; name another file with --out") from None
+        os.ftruncate(file, start)
+        return None
+    record = _parse(tail, kind, f"{target}, last line", folder_of(target))
+    _write_all(file, b"\n", target, "")
+    return record
+
+
+def _last_line(file: int) -> tuple[int, int]:
+    """Where what stands behind the last newline begins and ends."""
     end = os.fstat(file).st_size
     start = end
     while start > 0:
@@ -306,8 +338,7 @@ def _cut_torn_line(file: int) -> None:
             start += newline + 1 - step
             break
         start -= step
-    if start < end:
-        os.ftruncate(file, start)
+    return start, end
 
 
 def _write_all(file: int, line: bytes, target: str, way_out: str) -> None:

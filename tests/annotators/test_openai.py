@@ -153,6 +153,21 @@ def test_a_fault_that_does_not_pass_fails_the_record(server: HTTPServer) -> None
         judge()
 
 
+@pytest.mark.parametrize("body", ["<html>Sign in</html>", "[1]", '"text"'])
+def test_what_is_no_server_of_the_kind_is_told_once_with_the_way_out(server: HTTPServer, body: str) -> None:
+    server.expect_request("/v1/chat/completions").respond_with_data(body, content_type="application/json")
+    with pytest.raises(UserError, match="check OPENAI_BASE_URL, which usually ends in /v1"):
+        judge()
+
+
+def test_a_completion_without_a_choice_fails_the_record(server: HTTPServer) -> None:
+    server.expect_request("/v1/chat/completions").respond_with_json(
+        {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []}
+    )
+    with pytest.raises(RecordFailed, match="no choice"):
+        judge()
+
+
 def test_without_a_key_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):

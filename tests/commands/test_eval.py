@@ -59,8 +59,14 @@ def reports(path: Path) -> list[Record]:
 
 @given(st.floats(-9, 9), st.floats(-9, 9))
 def test_one_of_two_is_preferred_or_neither(first: float, second: float) -> None:
-    assert preferred(first, second) == (1.0 if first > second else 0.0 if first < second else 0.5)
+    apart = abs(first - second) > 1e-4
+    assert preferred(first, second) in ({1.0} if apart and first > second else {0.0} if apart else {0.0, 0.5, 1.0})
     assert preferred(first, second) + preferred(second, first) == 1
+
+
+def test_what_the_size_of_a_batch_may_change_decides_nothing() -> None:
+    assert preferred(1.2345678, 1.2345679) == preferred(0.0, 1e-9) == 0.5
+    assert preferred(1.2345, 1.2346) == 0.0
 
 
 def test_accuracy_is_how_often_the_chosen_picture_scores_higher(tmp_path: Path, red: str) -> None:
@@ -184,6 +190,21 @@ def test_compare_meets_the_first_with_the_first_and_the_second_with_the_second(s
             "mean": pytest.approx(mean),
             "baseline_mean": pytest.approx(baseline),
         }
+
+
+def test_pictures_of_one_seed_meet_wherever_they_stand_and_what_meets_none_is_told(
+    sides: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    four = [image("a", number, clip=number / 10) for number in range(4)]
+    write_lines(sides / "base.jsonl", four)
+    write_lines(sides / "tuned.jsonl", [four[3], four[1], four[2]])
+    compare("base.jsonl", ["tuned.jsonl"], "out.jsonl", reward=["clip"])
+    [report] = reports(sides / "out.jsonl")
+    assert (report["wins"], report["ties"], report["losses"]) == (0, 3, 0)
+    assert "1 pictures, of these or of base.jsonl, have no counterpart" in capsys.readouterr().err
+    write_lines(sides / "tuned.jsonl", [{**one, "seed": one["seed"] + 100} for one in four])
+    compare("base.jsonl", ["tuned.jsonl"], "out.jsonl", reward=["clip"])
+    assert reports(sides / "out.jsonl")[0]["ties"] == 4, "seeds that are all others say nothing; places do"
 
 
 def test_compare_takes_several_models_and_the_rewards_that_are_named(sides: Path) -> None:
@@ -322,15 +343,17 @@ def test_a_gate_that_is_not_met_is_exit_4_and_the_reports_are_there(
     sides: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_lines(sides / "certain.jsonl", [image(name, 0, clip=1, vp=9) for name in "abc"])
-    compare("base.jsonl", ["certain.jsonl"], "out.jsonl", fail_under=1.0)
+    compare("base.jsonl", ["certain.jsonl"], "out.jsonl", fail_under=0.29)
+    write_lines(sides / "lost.jsonl", [image(name, 0, clip=0, vp=1) for name in "abc"])
     capsys.readouterr()
     with pytest.raises(typer.Exit) as ended:
-        compare("base.jsonl", ["certain.jsonl", "tuned.jsonl"], "out.jsonl", fail_under=0.7)
+        compare("base.jsonl", ["certain.jsonl", "lost.jsonl"], "out.jsonl", fail_under=0.29)
     assert ended.value.exit_code == 4
     assert len(reports(sides / "out.jsonl")) == 4
-    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert [line.partition("; ")[0].split(": ")[2] for line in warnings] == ["tuned.jsonl", "tuned.jsonl"]
-    assert all(line.endswith("the lower end, is under the gate of 0.7") for line in warnings)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "under the gate" in line]
+    named = [line.split(": ")[2] for line in warnings]
+    assert named == ["lost.jsonl, base.jsonl, clip", "lost.jsonl, base.jsonl, vp"]
+    assert all(line.endswith("the lower end, is under the gate of 0.29") for line in warnings)
 
 
 def test_the_table_shows_what_differs_and_takes_names_as_they_are(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
@@ -87,9 +87,17 @@ def test_spans_cover_every_picture_once_and_steps_do_not_depend_on_the_batch(
 
 def test_the_last_steps_are_left_out() -> None:
     config = PPOConfig(timestep_fraction=0.5, skip_last=2)
-    seen = {step for seed in range(40) for step in trained_steps(10, config, torch.Generator().manual_seed(seed))}
+    table = coefficients(DDIMScheduler(clip_sample=False), 10, 1.0, CPU)
+    seen = {step for seed in range(40) for step in trained_steps(table, config, torch.Generator().manual_seed(seed))}
     assert seen == set(range(8))
-    assert len(trained_steps(10, config, torch.Generator())) == 4
+    assert len(trained_steps(table, config, torch.Generator())) == 4
+
+
+def test_a_last_step_without_noise_is_not_trained_on() -> None:
+    table = coefficients(DDIMScheduler(clip_sample=False, set_alpha_to_one=True), 10, 1.0, CPU)
+    every = trained_steps(table, PPOConfig(timestep_fraction=1.0, skip_last=0), torch.Generator())
+    assert sorted(every) == list(range(9))
+    assert (table.deviation[every] > 0).all()
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vpctl.errors import OutputLocked, UserError
-from vpctl.tuning.run import Run, random_state, restore_random_state
+from vpctl.tuning.run import Run, descend, random_state, restore_random_state
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
@@ -61,10 +61,37 @@ def test_whoever_may_read_the_run_may_read_its_weights(tmp_path: Path) -> None:
 def test_other_options_in_the_same_folder_are_refused_by_name(
     tmp_path: Path, then: dict[str, object], named: str
 ) -> None:
-    with Run(str(tmp_path), {"beta": 2.0}):
-        pass
+    with Run(str(tmp_path), {"beta": 2.0}) as run:
+        run.save(1, {})
     with pytest.raises(UserError, match=named):
         Run(str(tmp_path), then)
+
+
+def test_a_run_that_failed_at_once_binds_nobody(tmp_path: Path) -> None:
+    with Run(str(tmp_path), {"beta": 2.0}) as run:
+        run.log(1, loss=1.0)
+    with Run(str(tmp_path), {"beta": 3.0}) as run:
+        assert run.state is None
+        assert not run.ended
+    assert metrics(tmp_path) == []
+    assert orjson.loads((tmp_path / "run.json").read_bytes())["options"] == {"beta": 3.0}
+
+
+@pytest.mark.parametrize("name", ["README.md", "run.json"])
+def test_a_folder_that_is_no_runs_is_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=name):
+        Run(str(tmp_path), {})
+    assert (tmp_path / name).read_text() == "{}"
+
+
+def test_a_gradient_that_is_no_number_moves_nothing() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    (weight * torch.tensor([1.0, float("nan")])).sum().backward()
+    with pytest.raises(UserError, match="step 7: training has diverged"):
+        descend(optimizer, [weight], where="step 7")
+    assert weight.tolist() == [1.0, 1.0]
 
 
 def test_what_was_asked_for_is_written_down_with_versions(tmp_path: Path) -> None:

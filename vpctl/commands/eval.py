@@ -1,5 +1,7 @@
 """Measure rewards, tuned models and annotators."""
 
+import contextlib
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,12 +11,14 @@ from typing import Annotated, cast
 import typer
 
 from .. import plugins, progress
-from ..errors import UserError
+from ..errors import OutputClosed, UserError
 from ..options import STDIO, BatchSize, Device, Input, Roots, Whole, argument, option, plugin
 from ..records import Image, Judgement, Pair, Report, prompt_key
 from ..streams import Replacement, folder_of, read, short_labels
 
 GATE_NOT_MET = 4
+NAMES = ("name", "baseline", "reward", "aspect")
+"""Keys of a report that say what it is of."""
 
 FailUnder = Annotated[
     float | None,
@@ -30,7 +34,9 @@ Html = Annotated[str, option("--html", metavar="FILE", help="Also write a self-c
 
 
 def preferred(first: float, second: float) -> float:
-    """1 if the first is higher, 0 if it is lower, 0.5 if they are the same."""
+    """1 if the first is higher, 0 if it is lower, 0.5 if they are the same but for what a batch's size may change."""
+    if math.isclose(first, second, rel_tol=1e-5, abs_tol=1e-6):
+        return 0.5
     return 0.5 + 0.5 * ((first > second) - (first < second))
 
 
@@ -71,7 +77,7 @@ def accuracy(
     if html:
         from .. import pages
 
-        pages.check(html)
+        pages.check(html, others=[pairs, out])
     wanted = [pair for pair in read(pairs, Pair) if not split or pair.get("split") == split]
     if not wanted:
         raise UserError(f"{pairs}: there are no pairs" + (f" of split {split!r}" if split else ""))
@@ -130,9 +136,9 @@ def compare(
 ) -> None:
     """How often a tuned model's pictures beat another's on the same prompts.
 
-    Reads what score wrote. Of every prompt the first picture of the one is compared with the first of the other, the
-    second with the second, and so on, so that pictures of one seed meet. A win counts 1, a tie 0.5; the interval is a
-    bootstrap over prompts.
+    Reads what score wrote. Of every prompt the pictures of one seed meet, and where the two have no seed in common,
+    the first meets the first, the second the second, and so on. A win counts 1, a tie 0.5; the interval is a bootstrap
+    over prompts.
 
     Examples:
 
@@ -143,7 +149,7 @@ def compare(
     if html:
         from .. import pages
 
-        pages.check(html, run or [])
+        pages.check(html, run or [], [base, *tuned, *(report or []), out])
     sides = {source: by_prompt(read(source, Image)) for source in (base, *tuned)}
     for source, images in sides.items():
         if not images:
@@ -155,13 +161,13 @@ def compare(
             raise UserError(f"{source}: none of its prompts is in {base}")
         for name in rewards:
             reports.append(compared(sides[base], sides[source], name, source, base))
-    with Replacement(out, [base, *tuned]) as sink:
+    earlier = [one for source in report or [] for one in read(source, Report)]
+    with Replacement(out, [base, *tuned, *(report or [])]) as sink:
         labels = short_labels({source: os.path.dirname(source) for source in sides})
         publish(reports, sink, title=f"Against {labels[base]}", labels=labels)
     if html:
         from ..images import Pictures
 
-        earlier = [one for source in report or [] for one in read(source, Report)]
         pages.write(
             html,
             title="Tuned models compared",
@@ -197,16 +203,30 @@ def compared(
     values, clusters = [], []
     totals: Counter[str] = Counter()
     for prompt in (prompt for prompt in base if prompt in tuned):
-        for one, other in zip(tuned[prompt], base[prompt], strict=False):
+        for one, other in matched(tuned[prompt], base[prompt]):
             new, old = _score(one, reward, source), _score(other, reward, against)
             values.append(preferred(new, old))
             clusters.append(prompt)
             totals.update({"mean": new, "baseline_mean": old})
+    if not values:
+        raise UserError(f"{source}: none of its pictures has a counterpart in {against}")
+    alone = sum(map(len, base.values())) + sum(map(len, tuned.values())) - 2 * len(values)
+    if alone:
+        progress.warn(f"{source}: {alone} pictures, of these or of {against}, have no counterpart and are left out")
     outcomes = {"wins": values.count(1.0), "ties": values.count(0.5), "losses": values.count(0.0)}
     means = {name: total / len(values) for name, total in totals.items()}
     return reported(
         values, clusters, name=source, baseline=against, metric="win_rate", reward=reward, **outcomes, **means
     )
+
+
+def matched(ones: list[Image], others: list[Image]) -> Iterator[tuple[Image, Image]]:
+    """The pictures of a prompt that meet: those of one seed, or if no seed is on both sides, those of one place."""
+    by_seed = {other["seed"]: other for other in others}
+    seeds = {one["seed"] for one in ones}
+    if len(seeds) == len(ones) and len(by_seed) == len(others) and seeds & by_seed.keys():
+        return ((one, by_seed[one["seed"]]) for one in ones if one["seed"] in by_seed)
+    return zip(ones, others, strict=True) if len(ones) == len(others) else iter(())
 
 
 def _score(image: Image, reward: str, source: str) -> float:
@@ -248,7 +268,7 @@ def agreement(
     if html:
         from .. import pages
 
-        pages.check(html)
+        pages.check(html, others=[*judgements, out])
     scores: dict[str, dict[tuple[str, str], dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for judgement in chain.from_iterable(read(source, Judgement) for source in judgements):
         if "refused" not in judgement:
@@ -296,10 +316,14 @@ def agreements(
 
 
 def publish(reports: list[Report], out: Replacement, *, title: str, labels: Mapping[str, str] = {}) -> None:
-    """Write the reports, and show them as a table, in which `labels` stand for longer names."""
-    for report in reports:
-        out.write(report)
-    named = [key for key in ("name", "baseline", "reward", "aspect") if any(key in report for report in reports)]
+    """Write the reports, and show them as a table, in which `labels` stand for longer names.
+
+    A reader that has gone changes neither the table nor what a gate says.
+    """
+    with contextlib.suppress(OutputClosed):
+        for report in reports:
+            out.write(report)
+    named = [key for key in NAMES if any(key in report for report in reports)]
     same = {key for key in named if len({report.get(key) for report in reports}) == 1 and len(reports) > 1}
     shown = [key for key in named if key not in same] or ["name"]
     progress.table(
@@ -320,7 +344,9 @@ def publish(reports: list[Report], out: Replacement, *, title: str, labels: Mapp
 def gate(reports: list[Report], fail_under: float | None) -> None:
     """Exit 4 if the lower end of any interval is below the gate."""
     for report in reports:
-        if fail_under is not None and report["low"] < fail_under:
-            progress.warn(f"{report['name']}: {report['low']:.3f}, the lower end, is under the gate of {fail_under:g}")
-    if fail_under is not None and any(report["low"] < fail_under for report in reports):
+        if fail_under is not None and not report["low"] >= fail_under:
+            facts = cast(Mapping[str, object], report)
+            what = ", ".join(str(facts[key]) for key in NAMES if key in facts)
+            progress.warn(f"{what}: {report['low']:.3f}, the lower end, is under the gate of {fail_under:g}")
+    if fail_under is not None and not all(report["low"] >= fail_under for report in reports):
         raise typer.Exit(GATE_NOT_MET)

@@ -1,5 +1,6 @@
 """Draw pictures for prompts."""
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -48,6 +49,10 @@ class Plan:
     seed: int
 
 
+OF_ANOTHER_PICTURE = Image.__annotations__.keys() - Prompt.__annotations__.keys()
+"""What a record that came with a picture says of it, and not of its prompt."""
+
+
 class Job(NamedTuple):
     """One picture to be drawn: its record, its model, its settings."""
 
@@ -70,7 +75,7 @@ def planned(prompt: Prompt, plan: Plan) -> Iterator[Job]:
         seed = chance.randrange(2**32)
         image_id = digest([prompt["prompt"], model.fingerprint, plan.adapter_fingerprint, seed, *settings])
         record = {
-            **prompt,
+            **{key: value for key, value in prompt.items() if key not in OF_ANOTHER_PICTURE},
             "prompt_id": own_id,
             "image_id": image_id,
             "file_name": os.path.join(image_id[:2], f"{image_id}.png"),
@@ -215,7 +220,7 @@ def generate(
             guidance=span,
             settings=Settings(None, steps, width, height, negative),
             adapter=adapter,
-            adapter_fingerprint=fingerprint(adapter) if adapter else "",
+            adapter_fingerprint=adapter_fingerprint(adapter) if adapter else "",
             seed=seed,
         )
         total = count(prompts)
@@ -235,7 +240,13 @@ def loaded(spec: str, adapter: str, device: str) -> Model:
             raise UserError(f"--adapter: the generator {spec} takes none")
         generator.adapt(adapter)
     own = getattr(generator, "settings", Settings())
-    return Model(spec, generator, getattr(generator, "fingerprint", spec), own)
+    return Model(spec, generator, getattr(generator, "fingerprint", plugins.fingerprints(spec)[spec]), own)
+
+
+def adapter_fingerprint(folder: str) -> str:
+    """Identity of the LoRA in a folder, whatever else lies there."""
+    weights = os.path.join(folder, "pytorch_lora_weights.safetensors")
+    return fingerprint(weights if os.path.isfile(weights) else folder)
 
 
 def guidance_range(text: str) -> tuple[float, float] | None:
@@ -247,7 +258,7 @@ def guidance_range(text: str) -> tuple[float, float] | None:
         span = float(low), float(high if colon else low)
     except ValueError:
         raise UserError(f"--guidance {text}: a number, as 7.5, or a range, as 3:12") from None
-    if not 0 <= span[0] <= span[1]:
+    if not 0 <= span[0] <= span[1] < math.inf:
         raise UserError(f"--guidance {text}: a range goes from a smaller number to a larger one")
     return span
 
@@ -256,7 +267,7 @@ def pixels(text: str) -> tuple[int | None, int | None]:
     """Width and height of ``WxH``."""
     if not text:
         return None, None
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
     if not found:
         raise UserError(f"--size {text}: width and height in pixels, as 768x512")
     return int(found[1]), int(found[2])

@@ -1,5 +1,6 @@
 """Turn judgements into preference pairs."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -125,7 +126,7 @@ def merged(
             margin = sum(weights.get(aspect, 1.0) * value for aspect, value in aspects.items()) / total
             counts.update(f"{aspect} tied" for aspect, value in aspects.items() if abs(value) < ROUNDING)
             counts.update(f"{aspect} seen" for aspect in aspects)
-            if abs(margin) < max(min_margin, ROUNDING):
+            if abs(margin) < max(min_margin - ROUNDING, ROUNDING):
                 counts["ties"] += 1
                 continue
             counts["pairs"] += 1
@@ -198,14 +199,26 @@ def merge(
     shares = {
         name: _number("--split", split, value) for name, _, value in (p.partition(":") for p in split.split(",") if p)
     }
+    if shares and not sum(shares.values()):
+        raise UserError(f"--split {split}: no part has a share")
     scales = parse_scales(scale or [])
     counts: Counter[str] = Counter()
     with Replacement(out, judgements) as sink:
         records = chain.from_iterable(read(source, Judgement, partial(misfit, scales=scales)) for source in judgements)
         prompts = collected(progress.track(records, "judgements"), scales, counts)
+        if prompts:
+            said = {one for pictures in prompts for one in pictures.means}
+            known("--weight", weights, {aspect for aspect, _ in said})
+            known("--scale", scales.keys() - {ANYONE}, {annotator for _, annotator in said})
         for pair in merged(prompts, weights=weights, min_margin=min_margin, split=shares, counts=counts):
             sink.write(pair)
     summarise(counts, len(prompts))
+
+
+def known(name: str, asked: Iterable[str], there: set[str]) -> None:
+    """Raise `UserError` for what an option names and no judgement has: it would do nothing."""
+    for one in sorted(set(asked) - there):
+        raise UserError(f"{name} {one}: the judgements have none of that name, they have {', '.join(sorted(there))}")
 
 
 def _assignment(text: str) -> tuple[str, str, str]:
@@ -235,7 +248,7 @@ def parse_scales(texts: list[str]) -> dict[str, Scale]:
             scales[who if equals else ANYONE] = Scale(float(low), float(high))
         except ValueError:
             raise UserError(f"--scale {text}: lowest and highest score, as 1:10, or human=1:10") from None
-        if not float(low) < float(high):
+        if not -math.inf < float(low) < float(high) < math.inf:
             raise UserError(f"--scale {text}: goes from a smaller number to a larger one")
     return scales
 

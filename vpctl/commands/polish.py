@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import plugins, progress
-from ..errors import RecordFailed
+from ..errors import RecordFailed, UserError
 from ..options import STDIO, Input, Output, option, plugin
 from ..plugins import Polished
 from ..records import Prompt, prompt_key
@@ -114,6 +114,8 @@ def polish(
         head -100 prompts.txt | vpctl polish - --polisher openai:gpt-4o-mini
     """
     spec = plugins.check("polisher", polisher)
+    if out.endswith(".txt"):
+        raise UserError(f"--out {out}: a .txt file is read as plain text; name a .jsonl file for these records")
     dropped: Counter[str] = Counter()
     written = 0
     with Out(out, Prompt, prompt_key) as sink:

@@ -1,5 +1,7 @@
 """Score pictures with reward models."""
 
+import math
+import os
 from typing import Annotated, cast
 
 import typer
@@ -49,7 +51,11 @@ def score(
         return image_key(image)
 
     done = failed = 0
+    before = os.stat(out).st_mtime if os.path.isfile(out) else math.inf
     with Out(out, Image, key) as sink:
+        for spec in specs if sink.resumed else []:
+            if plugins.changed(spec) > before:
+                raise UserError(f"--reward {spec}: has changed since {out} was written; name another file with --out")
         from ..images import Pictures
         from ..scoring import scored
 

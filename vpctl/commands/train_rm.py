@@ -12,7 +12,7 @@ from .. import progress
 from ..configs import RewardModelConfig
 from ..errors import RecordFailed, UserError
 from ..options import Device, Folder, Input, Roots, Seed, option, options
-from ..records import Pair, digest, part_of, prompt_key
+from ..records import Pair, digest, fingerprint, part_of, prompt_key
 from ..streams import folder_of, read
 
 if TYPE_CHECKING:
@@ -131,7 +131,11 @@ def train_rm(
 
     place = pick(device)
     asked = {"pairs": os.path.abspath(pairs), "backbone": backbone, "seed": seed, **dataclasses.asdict(config)}
-    with Run(out, {**asked, "data": digest([sorted(map(_pair_id, part)) for part in split.values()])}) as run:
+    data = {
+        "data": digest([[*map(_pair_id, part)] for part in split.values()]),
+        "backbone_fingerprint": fingerprint(backbone) if os.path.exists(backbone) else "",
+    }
+    with Run(out, {**asked, **data}) as run:
         if run.ended:
             progress.note(f"{out} holds this very run, ended; nothing to do")
             return
@@ -158,7 +162,7 @@ def train_rm(
         accuracy = bootstrap(*zip(*right, strict=True)) if right else None
         model.save(out)
         write_scale(Path(out), trained.mean, trained.deviation)
-        (Path(out) / "README.md").write_text(card(asked, split, accuracy))
+        (Path(out) / "README.md").write_text(card(asked, split, accuracy, model.backbone.config.model_type))
         run.end()
     if accuracy:
         progress.note(
@@ -195,7 +199,7 @@ def write_scale(folder: Path, mean: float, deviation: float) -> None:
     )
 
 
-def card(asked: dict[str, Any], split: dict[str, list[Pair]], accuracy: "Estimate | None") -> str:
+def card(asked: dict[str, Any], split: dict[str, list[Pair]], accuracy: "Estimate | None", kind: str) -> str:
     """The model card."""
     measured = "No pairs were held out, so its accuracy is not known."
     if accuracy:
@@ -205,6 +209,7 @@ def card(asked: dict[str, Any], split: dict[str, list[Pair]], accuracy: "Estimat
         )
     parameters = "\n".join(f"| {name} | {value} |" for name, value in asked.items())
     return CARD.format(
+        use=USE[kind],
         start=asked["backbone"] or "the shapes world's backbone",
         measured=measured,
         train=len(split["train"]),
@@ -212,6 +217,23 @@ def card(asked: dict[str, Any], split: dict[str, list[Pair]], accuracy: "Estimat
         parameters=parameters,
     )
 
+
+USE = {
+    "blip": """\
+    from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval
+    model = BlipForImageTextRetrieval.from_pretrained(FOLDER)
+    pixels = AutoImageProcessor.from_pretrained(FOLDER)(picture, return_tensors="pt")
+    text = AutoTokenizer.from_pretrained(FOLDER)(prompt, truncation=True, return_tensors="pt")
+    no, yes = model(text.input_ids, pixels.pixel_values, attention_mask=text.attention_mask).itm_score[0]
+    reward = yes - no""",
+    "clip": """\
+    from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+    model = CLIPModel.from_pretrained(FOLDER)
+    pixels = AutoImageProcessor.from_pretrained(FOLDER)(picture, return_tensors="pt")
+    text = AutoTokenizer.from_pretrained(FOLDER)(prompt, truncation=True, return_tensors="pt")
+    reward = model(**text, **pixels).logits_per_image[0, 0]""",
+}
+"""By kind of model, how transformers alone computes its reward."""
 
 CARD = """---
 library_name: transformers
@@ -235,12 +257,7 @@ from {start} on {train} preference pairs of {prompts} prompts, with the Bradley-
 It is a plain transformers model. Of a BLIP the reward is the difference of the two matching logits, of a CLIP the
 logit of picture and text; `reward.json` has the mean and deviation that vpctl takes off and divides by.
 
-    from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval
-    model = BlipForImageTextRetrieval.from_pretrained(FOLDER)
-    pixels = AutoImageProcessor.from_pretrained(FOLDER)(picture, return_tensors="pt")
-    text = AutoTokenizer.from_pretrained(FOLDER)(prompt, return_tensors="pt")
-    no, yes = model(text.input_ids, pixels.pixel_values, attention_mask=text.attention_mask).itm_score[0]
-    reward = yes - no
+{use}
 
 Rewards are comparable between pictures of one prompt. They say nothing of pictures unlike those it was trained on.
 

@@ -1,6 +1,7 @@
 """Tune a model by reinforcement learning from rewards."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,13 +87,14 @@ def tune_ppo(
         **dataclasses.asdict(config),
         "data": digest(texts),
         "model_fingerprint": generator.fingerprint,
+        "reward_fingerprints": plugins.fingerprints(*weights),
     }
     with Run(out, asked) as run:
         if run.ended:
             progress.note(f"{out} holds this very run, ended; nothing to do")
             return
         summed = summed_reward({name: plugins.load("reward", name, device=device) for name in weights}, weights)
-        policy = Policy(generator.pipeline, rank=config.rank, source=spec, seed=seed)
+        policy = Policy(generator.pipeline, rank=config.rank, source=spec, seed=seed, exact=True)
         shown = texts[:PREVIEWS]
         count = min(config.prompts_per_epoch, len(texts)) * config.images
         progress.note(f"{config.epochs} rounds of {count} pictures, {config.updates} updates each")
@@ -120,7 +122,10 @@ def weighted(text: str) -> tuple[str, float]:
     if not equals:
         return text, 1.0
     try:
-        return spec, float(weight)
+        number = float(weight)
+        if not math.isfinite(number):
+            raise ValueError
+        return spec, number
     except ValueError:
         raise UserError(
             f"--reward {text}: {weight!r} is not a number; a weight stands behind =, as pickscore=0.5"

@@ -84,8 +84,12 @@ class Diffusion:
         if settings.negative_prompt is not None:
             wanted["negative_prompt"] = [settings.negative_prompt] * len(prompts)
         noise = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        with torch.inference_mode():
-            pictures: list[Image.Image] = self.pipeline(prompt=prompts, generator=noise, **wanted).images
+        pipeline = self.pipeline
+        try:
+            with torch.inference_mode():
+                pictures: list[Image.Image] = pipeline(prompt=prompts, generator=noise, **wanted).images
+        except ValueError as error:  # a size or a number of steps that this pipeline does not do
+            raise UserError(f"{self.source}: {str(error).splitlines()[0]}") from None
         return pictures
 
     def _report_cut(self, prompts: list[str]) -> None:

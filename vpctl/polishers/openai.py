@@ -1,12 +1,13 @@
 """A language model behind any OpenAI-compatible server: openai:MODEL, with OPENAI_BASE_URL and OPENAI_API_KEY."""
 
 import asyncio
+import atexit
 from collections.abc import Callable
 
 import orjson
 
 from .. import api
-from ..errors import RecordFailed, Refused
+from ..errors import RecordFailed, Refused, UserError
 from ..plugins import Polished
 
 IN_FLIGHT = 16
@@ -50,17 +51,25 @@ async def ask(server: api.Server, prompt: str) -> Polished | RecordFailed:
 
 def load(argument: str, *, device: str = "auto") -> Callable[[list[str]], list[Polished | RecordFailed]]:
     """A polisher that asks the model named by `argument`; `device` is the server's business."""
-    api.Server(argument, option="--polisher")
+    server = api.Server(argument, option="--polisher")
+    runner = asyncio.Runner()  # The connections of a client belong to one event loop.
+    atexit.register(runner.close)
 
     async def ask_all(prompts: list[str]) -> list[Polished | RecordFailed]:
-        # The connections of a client belong to the event loop they were made in, and each call has a loop of its own.
-        server = api.Server(argument, option="--polisher")
         slots = asyncio.Semaphore(IN_FLIGHT)
+        fatal: list[UserError] = []
 
         async def one(prompt: str) -> Polished | RecordFailed:
             async with slots:
-                return await ask(server, prompt)
+                try:
+                    return await ask(server, prompt)
+                except UserError as error:
+                    fatal.append(error)
+                    return RecordFailed(f"{prompt[:60]!r}: {error}")
 
-        return await asyncio.gather(*map(one, prompts))
+        answers = await asyncio.gather(*map(one, prompts))
+        if fatal and not any(isinstance(answer, Polished) for answer in answers):
+            raise fatal[0]
+        return answers  # What was answered has been paid for; the next call meets the same error with nothing to lose.
 
-    return lambda prompts: asyncio.run(ask_all(prompts))
+    return lambda prompts: runner.run(ask_all(prompts))

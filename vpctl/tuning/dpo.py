@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..configs import DPOConfig
 from .policy import Policy
-from .run import Run, random_state, restore_random_state
+from .run import Run, descend, random_state, restore_random_state
 
 
 class Preference(NamedTuple):
@@ -86,6 +86,7 @@ def train(
         optimizer.load_state_dict(run.state["optimizer"])
         schedule.load_state_dict(run.state["schedule"])
         restore_random_state(run.state["random"], chance)
+        run.state = None
     else:
         preview(0)
     together = config.batch * config.accumulate
@@ -103,10 +104,8 @@ def train(
             right = (logits > 0).float().mean() + 0.5 * (logits == 0).float().mean()
             seen = [loss, right, logits.mean(), errors[0].mean(), errors[2].mean()]
             sums += torch.stack(seen).detach().cpu()
-        torch.nn.utils.clip_grad_norm_(policy.trainable, 1.0)
-        optimizer.step()
+        descend(optimizer, policy.trainable, where=f"step {step}")
         schedule.step()
-        optimizer.zero_grad()
         names = ("loss", "implicit_accuracy", "margin", "chosen_error", "chosen_error_reference")
         run.log(step, **dict(zip(names, (sums / config.accumulate).tolist(), strict=True)))
         if config.preview_every and step % config.preview_every == 0:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..configs import PPOConfig
+from ..errors import UserError
 from .policy import Coefficients, Policy, coefficients, log_probability, step_mean
-from .run import Run, random_state, restore_random_state
+from .run import Run, descend, random_state, restore_random_state
 
 Reward = Callable[[Tensor, list[str]], Tensor]
 """Rewards (B,) of pixels (B, 3, H, W) in [0, 1] and their prompts."""
@@ -116,9 +117,13 @@ def _mean(policy: Policy, latents: Tensor, embedded: Tensor, table: Coefficients
     return step_mean(predicted, latents, table, index, policy.prediction_type)
 
 
-def trained_steps(steps: int, config: PPOConfig, chance: torch.Generator) -> list[int]:
-    """Which denoising steps a round trains on: `timestep_fraction` of those before the last `skip_last`, by lot."""
-    usable = max(1, steps - config.skip_last)
+def trained_steps(table: Coefficients, config: PPOConfig, chance: torch.Generator) -> list[int]:
+    """Which denoising steps a round trains on: `timestep_fraction` of those before the last `skip_last`, by lot.
+
+    A last step without any noise, as some schedules have it, has no density to train on.
+    """
+    steps = len(table.timesteps)
+    usable = max(1, min(steps - config.skip_last, int((table.deviation > 0).sum())))
     taken = max(1, round(config.timestep_fraction * usable))
     return torch.randperm(usable, generator=chance)[:taken].tolist()
 
@@ -178,12 +183,15 @@ def train(
     chance = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(policy.trainable, lr=config.learning_rate, weight_decay=1e-4)
     table = coefficients(policy.scheduler, steps, config.eta, policy.device)
+    if config.skip_last >= steps:
+        raise UserError(f"--skip-last {config.skip_last}: leaves none of {steps} denoising steps to train on")
     start = 0
     if run.state:
         start = run.state["step"]
         policy.set_lora(run.state["lora"])
         optimizer.load_state_dict(run.state["optimizer"])
         restore_random_state(run.state["random"], chance)
+        run.state = None
     else:
         preview(0)
     for epoch in range(start + 1, config.epochs + 1):
@@ -192,8 +200,10 @@ def train(
         parts = spans(len(repeated), config.updates, config.batch)
         batches = [batch for part in parts for batch in part]
         rollout = roll_out(policy, repeated, reward, table, batches, guidance=guidance, chance=chance)
+        if not rollout.rewards.isfinite().all():
+            raise UserError(f"--reward: gave {rollout.rewards[~rollout.rewards.isfinite()][0]:g}, which is no reward")
         advantages = advantages_within(rollout.rewards, config.images, config.advantage_clip)
-        trained = trained_steps(steps, config, chance)
+        trained = trained_steps(table, config, chance)
         watched: list[dict[str, float]] = []
         for part in parts:
             numbers = update(
@@ -207,9 +217,7 @@ def train(
                 clip=config.clip,
                 kl=config.kl,
             )
-            torch.nn.utils.clip_grad_norm_(policy.trainable, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+            descend(optimizer, policy.trainable, where=f"round {epoch}")
             watched.append(numbers)
         means = {name: sum(one[name] for one in watched) / len(watched) for name in watched[0]}
         deviation = rollout.rewards.view(-1, config.images).std(1).mean()

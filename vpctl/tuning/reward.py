@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..configs import RewardModelConfig
 from ..reward_model import RewardModel
-from .run import Run, random_state, restore_random_state
+from .run import Run, descend, random_state, restore_random_state
 
 
 class Group(NamedTuple):
@@ -51,7 +51,7 @@ def freeze(model: nn.Module, fraction: float) -> int:
     for name, parameter in model.named_parameters():
         stack = next((one for one in stacks if name.startswith(f"{one}.")), None)
         if stack is None:
-            keep = "embeddings" not in name
+            keep = not any(first in name for first in ("embeddings", "pre_layrnorm"))
         else:
             layer = int(name.removeprefix(f"{stack}.").partition(".")[0])
             keep = layer >= int(fraction * len(stacks[stack]))
@@ -171,6 +171,7 @@ def train(
         optimizer.load_state_dict(run.state["optimizer"])
         schedule.load_state_dict(run.state["schedule"])
         restore_random_state(run.state["random"], chance)
+        run.state = None
     model.train()
     per_epoch = steps_per_epoch(len(groups), config)
     step = start
@@ -182,12 +183,10 @@ def train(
             rewards = rewards_of(model, part, pixels, device)
             chosen, rejected = preferences(part)
             loss = bradley_terry_loss(rewards[chosen], rewards[rejected])
-            optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(trainable, 1.0)
-            optimizer.step()
-            schedule.step()
             step += 1
+            descend(optimizer, trainable, where=f"step {step}")
+            schedule.step()
             accuracy = float((rewards[chosen] > rewards[rejected]).float().mean())
             run.log(step, loss=loss.item(), accuracy=accuracy)
             if step % per_epoch == 0 and validation:

@@ -27,8 +27,17 @@ from .. import __version__
 from ..errors import OutputLocked, UserError
 from ..images import save as save_picture
 
-RUN_FILE, CHECKPOINT = "run.json", "checkpoint.pt"
+RUN_FILE, CHECKPOINT, LOCK = "run.json", "checkpoint.pt", ".lock"
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
+
+
+def descend(optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], *, where: str) -> None:
+    """One step down, the gradient clipped to norm 1. Raises `UserError` in place of a step that would end in NaN."""
+    norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    if not torch.isfinite(norm):
+        raise UserError(f"{where}: training has diverged, its gradient is {norm:g}; lower --learning-rate")
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 class Run:
@@ -43,7 +52,7 @@ class Run:
         self.folder = Path(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.folder / ".lock", os.O_CREAT | os.O_WRONLY, 0o666)
+            self._lock = os.open(self.folder / LOCK, os.O_CREAT | os.O_WRONLY, 0o666)
         except OSError as error:
             raise UserError(f"--out {folder}: {(error.strerror or str(error)).lower()}") from None
         try:
@@ -53,7 +62,9 @@ class Run:
             raise OutputLocked(f"--out {folder}: another run is writing it") from None
         begun = self._same_config(config)
         checkpoint = self.folder / CHECKPOINT
-        self.state: dict[str, Any] | None = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else None
+        self.state: dict[str, Any] | None = (
+            torch.load(checkpoint, "cpu", weights_only=True) if checkpoint.exists() else None
+        )
         self.ended = begun and (self.folder / _ENDED).exists()
         step = self.state["step"] if self.state else 0
         if not self.ended:
@@ -61,19 +72,28 @@ class Run:
             self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
 
     def _same_config(self, config: Mapping[str, Any]) -> bool:
-        """Whether this run has been begun before. Raises `UserError` if it was one with other options."""
+        """Whether this run has been begun before. Raises `UserError` if it was one with other options.
+
+        Other options with nothing to show for them, such as those of a run that failed at once, bind nobody.
+        """
         file = self.folder / RUN_FILE
         wanted = orjson.loads(orjson.dumps(config))
         if file.exists():
-            there = orjson.loads(file.read_bytes())["options"]
+            try:
+                there = orjson.loads(file.read_bytes())["options"]
+            except (ValueError, KeyError, TypeError):
+                raise UserError(f"{file}: is no run's options; name another folder with --out") from None
             changed = [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]
-            if changed:
-                key = changed[0]
+            if not changed:
+                return True
+            key = changed[0]
+            if (self.folder / CHECKPOINT).exists() or (self.folder / _ENDED).exists():
                 raise UserError(
                     f"--out {self.folder}: holds a run with {key} {there.get(key)!r}, not {wanted.get(key)!r}; "
                     "name another folder, or remove this one"
                 )
-            return True
+        elif foreign := sorted(name for name in os.listdir(self.folder) if name != LOCK and not name.endswith(".part")):
+            raise UserError(f"--out {self.folder}: is no run's folder, it holds {foreign[0]}; name a new one")
         versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
         written = {
             "options": wanted,
@@ -153,5 +173,5 @@ def restore_random_state(state: Mapping[str, Any], *generators: torch.Generator)
     torch.set_rng_state(state["torch"])
     for generator, own in zip(generators, state["own"], strict=True):
         generator.set_state(own)
-    if "cuda" in state and torch.cuda.is_available():
+    if len(state.get("cuda", ())) == torch.cuda.device_count() > 0:
         torch.cuda.set_rng_state_all(state["cuda"])
