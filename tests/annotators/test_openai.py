@@ -160,6 +160,28 @@ def test_what_is_no_server_of_the_kind_is_told_once_with_the_way_out(server: HTT
         judge()
 
 
+def test_a_model_that_takes_no_temperature_is_asked_without_from_then_on(server: HTTPServer) -> None:
+    seen: list[bool] = []
+
+    def respond(request: Request) -> Response:
+        seen.append("temperature" in orjson.loads(request.get_data()))
+        if seen[-1]:
+            error = {"error": {"message": "unsupported", "code": "unsupported_value", "param": "temperature"}}
+            return Response(orjson.dumps(error), status=400, content_type="application/json")
+        return completion(answer(1, 2, 3))
+
+    server.expect_request("/v1/chat/completions").respond_with_handler(respond)
+    assert judge().scores == [1.0, 2.0, 3.0]
+    assert seen == [True, False]
+
+
+def test_a_count_of_tokens_that_is_none_is_left_out(server: HTTPServer) -> None:
+    body = orjson.loads(completion(answer(1, 2, 3)).get_data())
+    body["usage"] = {"prompt_tokens": 900, "completion_tokens": None, "total_tokens": None}
+    server.expect_request("/v1/chat/completions").respond_with_json(body)
+    assert judge().usage == {"prompt_tokens": 900}
+
+
 def test_a_completion_without_a_choice_fails_the_record(server: HTTPServer) -> None:
     server.expect_request("/v1/chat/completions").respond_with_json(
         {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []}

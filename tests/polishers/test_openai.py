@@ -1,5 +1,6 @@
 """The polisher that asks a language model, against a real server on this machine."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -79,6 +80,31 @@ def test_answers_come_in_the_order_of_the_prompts_and_sixteen_at_once(server: HT
     for numbers in (range(2 * openai.IN_FLIGHT), range(openai.IN_FLIGHT)):
         answers = polish([f"prompt {number} , 8 k" for number in numbers])
         assert answers == [Polished(f"thing {number}", "gore" if number == 3 else "") for number in numbers]
+
+
+def test_what_was_answered_before_the_quota_ran_out_is_kept(server: HTTPServer) -> None:
+    def respond(request: Request) -> Response:
+        if prompt_in(request) == "the last":
+            error = {"error": {"message": "no more", "code": "insufficient_quota"}}
+            return Response(orjson.dumps(error), status=429, content_type="application/json")
+        return completion({"prompt": prompt_in(request), "unsafe": ""})
+
+    answer(server, respond)
+    polish = openai.load("small")
+    first, last = polish(["the first", "the last"])
+    assert first == Polished("the first")
+    assert isinstance(last, RecordFailed)
+    with pytest.raises(UserError, match="no quota left"):
+        polish(["the last"])
+
+
+def test_one_client_serves_call_after_call(server: HTTPServer) -> None:
+    answer(server, lambda request: completion({"prompt": prompt_in(request), "unsafe": ""}))
+    polish = openai.load("small")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(8):
+        assert len(polish([f"prompt {number}" for number in range(16)])) == 16
+    assert len(os.listdir("/proc/self/fd")) <= before + 60, "connections are used again"
 
 
 def test_no_prompts_are_no_calls(server: HTTPServer) -> None:

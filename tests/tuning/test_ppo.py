@@ -13,6 +13,7 @@ from torch.distributions import Normal, kl_divergence
 
 from tests.tuning.conftest import disturb, new_policy
 from vpctl.configs import PPOConfig
+from vpctl.errors import UserError
 from vpctl.tuning.policy import Policy, coefficients, log_probability, step_mean
 from vpctl.tuning.ppo import Rollout, advantages_within, ppo_loss, roll_out, spans, train, trained_steps, update
 from vpctl.tuning.run import Run
@@ -218,6 +219,24 @@ def test_it_raises_the_reward(packaged: StableDiffusionPipeline, tmp_path: Path)
     before = rolled_out(policy).rewards.mean()
     run_ppo(policy, tmp_path, epochs=12, images=8, learning_rate=2e-3, clip=1e-2, timestep_fraction=1.0)
     assert rolled_out(policy).rewards.mean() > before + 0.02
+
+
+def test_a_reward_that_is_no_number_ends_the_run_before_it_spoils_the_weights(
+    packaged: StableDiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = new_policy(packaged)
+    before = [weight.clone() for weight in policy.trainable]
+    monkeypatch.setattr(
+        "tests.tuning.test_ppo.brightness", lambda pixels, prompts: torch.full((len(pixels),), math.nan)
+    )
+    with pytest.raises(UserError, match="gave nan, which is no reward"):
+        run_ppo(policy, tmp_path)
+    assert all(torch.equal(weight, other) for weight, other in zip(policy.trainable, before, strict=True))
+
+
+def test_there_is_a_step_to_train_on_or_it_is_told(packaged: StableDiffusionPipeline, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--skip-last 50: leaves none"):
+        run_ppo(new_policy(packaged), tmp_path, skip_last=50)
 
 
 def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(
