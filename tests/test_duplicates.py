@@ -75,3 +75,8 @@ def test_the_answer_is_the_same_every_time() -> None:
     texts = [f"{LONG} number {number % 7} of {number % 5}" for number in range(60)]
     first, second = NearDuplicates(0.85), NearDuplicates(0.85)
     assert [first.knows(text) for text in texts] == [second.knows(text) for text in texts]
+
+
+def test_vowel_signs_tell_words_apart() -> None:
+    assert plain("कील") != plain("काल")
+    assert plain("Ein CAFÉ,  bitte!") == plain("ein cafe\u0301 bitte")

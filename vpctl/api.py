@@ -100,7 +100,9 @@ def _object(text: str | None) -> dict[str, Any]:
         raise RecordFailed(f"the answer is not JSON: {(text or '')[:80]!r}") from None
     if not isinstance(content, dict):
         raise RecordFailed(f"the answer is no JSON object: {str(content)[:80]!r}")
-    return content
+    # Half of a surrogate pair, as a model that was cut short may say it, can be put into no file.
+    whole: dict[str, Any] = json.loads(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"))
+    return whole
 
 
 def _usage(usage: Any) -> dict[str, float]:

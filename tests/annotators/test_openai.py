@@ -182,6 +182,14 @@ def test_a_count_of_tokens_that_is_none_is_left_out(server: HTTPServer) -> None:
     assert judge().usage == {"prompt_tokens": 900}
 
 
+def test_half_a_surrogate_pair_is_no_reason_to_lose_an_answer(server: HTTPServer) -> None:
+    text = orjson.dumps({**answer(1, 2, 3), "A": {"rationale": "HALF", "level": 1}}).decode()
+    server.expect_request("/v1/chat/completions").respond_with_handler(
+        lambda _: completion(text.replace("HALF", "nice \\ud83d"))
+    )
+    assert judge().rationales[0] == "nice ?"
+
+
 def test_a_completion_without_a_choice_fails_the_record(server: HTTPServer) -> None:
     server.expect_request("/v1/chat/completions").respond_with_json(
         {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []}

@@ -18,8 +18,6 @@ Polisher = Callable[[list[str]], Sequence[Polished | RecordFailed]]
 
 FAILED = "failed"
 SOME_FAILED = 3
-CHUNK = 64
-"""Prompts handed to the polisher at once."""
 
 
 def polished(
@@ -30,8 +28,8 @@ def polished(
     What is empty afterwards is dropped, and so is what is unsafe, unless it is kept with its reason in `unsafe`; so is,
     with a warning, what could not be done. `dropped` counts why.
     """
-    source = iter(prompts)
-    while chunk := list(islice(source, CHUNK)):
+    source, at_once = iter(prompts), getattr(polish, "at_once", 1)
+    while chunk := list(islice(source, at_once)):
         for record, clean in zip(chunk, polish([one["prompt"] for one in chunk]), strict=True):
             if isinstance(clean, RecordFailed):
                 progress.warn(str(clean))

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -121,7 +122,13 @@ def train_rm(
     """
     if not backbone:
         progress.note("no --backbone is named: starting from the built-in one of the shapes world")
-    split = divided(list(progress.track(read(pairs, Pair, _no_such_part), "pairs")), pairs)
+    everything = list(progress.track(read(pairs, Pair, _no_such_part), "pairs"))
+    split = divided(everything, pairs)
+    for path in dict.fromkeys(
+        chain.from_iterable((p["chosen_file_name"], p["rejected_file_name"]) for p in everything)
+    ):
+        if not os.path.isfile(path):
+            raise UserError(f"{path}: there is no such picture")
     from ..images import Pictures
     from ..intervals import bootstrap
     from ..reward_model import open_backbone

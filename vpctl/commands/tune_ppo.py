@@ -64,8 +64,9 @@ def tune_ppo(
     weights = dict(map(weighted, reward or ["shapes"]))
     for name in weights:
         plugins.check("reward", name)
-    if not model or not reward:
-        progress.note("no --model or no --reward is named: taking the built-in one of the shapes world")
+    for name, given in (("--model", model), ("--reward", reward)):
+        if not given:
+            progress.note(f"no {name} is named: taking the built-in one of the shapes world")
     texts = list(dict.fromkeys(one["prompt"] for one in read_prompts(prompts) if one.get("split", "train") == "train"))
     if not texts:
         raise UserError(f"{prompts}: there are no prompts to train on")

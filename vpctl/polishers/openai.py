@@ -2,7 +2,6 @@
 
 import asyncio
 import atexit
-from collections.abc import Callable
 
 import orjson
 
@@ -49,20 +48,28 @@ async def ask(server: api.Server, prompt: str) -> Polished | RecordFailed:
     return Polished(" ".join(clean.split()), " ".join(unsafe.split()))
 
 
-def load(argument: str, *, device: str = "auto") -> Callable[[list[str]], list[Polished | RecordFailed]]:
-    """A polisher that asks the model named by `argument`; `device` is the server's business."""
-    server = api.Server(argument, option="--polisher")
-    runner = asyncio.Runner()  # The connections of a client belong to one event loop.
-    atexit.register(runner.close)
+class LanguageModel:
+    """A polisher that asks a server, many calls at a time."""
 
-    async def ask_all(prompts: list[str]) -> list[Polished | RecordFailed]:
+    at_once = 64
+
+    def __init__(self, server: api.Server) -> None:
+        self._server = server
+        self._runner = asyncio.Runner()  # The connections of a client belong to one event loop.
+        atexit.register(self._runner.close)
+
+    def __call__(self, prompts: list[str]) -> list[Polished | RecordFailed]:
+        """The answers, in the order of the prompts. Raises `UserError` where none of them could be had."""
+        return self._runner.run(self._ask_all(prompts))
+
+    async def _ask_all(self, prompts: list[str]) -> list[Polished | RecordFailed]:
         slots = asyncio.Semaphore(IN_FLIGHT)
         fatal: list[UserError] = []
 
         async def one(prompt: str) -> Polished | RecordFailed:
             async with slots:
                 try:
-                    return await ask(server, prompt)
+                    return await ask(self._server, prompt)
                 except UserError as error:
                     fatal.append(error)
                     return RecordFailed(f"{prompt[:60]!r}: {error}")
@@ -72,4 +79,7 @@ def load(argument: str, *, device: str = "auto") -> Callable[[list[str]], list[P
             raise fatal[0]
         return answers  # What was answered has been paid for; the next call meets the same error with nothing to lose.
 
-    return lambda prompts: runner.run(ask_all(prompts))
+
+def load(argument: str, *, device: str = "auto") -> LanguageModel:
+    """A polisher that asks the model named by `argument`; `device` is the server's business."""
+    return LanguageModel(api.Server(argument, option="--polisher"))

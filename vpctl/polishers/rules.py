@@ -2,7 +2,8 @@
 
 The contract of a polisher: ``load(argument, *, device)`` returns a callable ``(prompts) -> list[Polished]``, one for
 each prompt and in their order. What is left empty had no content; `unsafe` is a short reason, or empty. In the place of
-one that could not be done stands its `RecordFailed`.
+one that could not be done stands its `RecordFailed`. Prompts are handed over as they come, or `at_once` together if the
+polisher has such an attribute.
 
 A prompt is taken apart into clauses. Noise goes wherever it stands, an artist goes with the "by" or "in the style of"
 in front, and a clause goes whole if nothing in it is content. Nothing is put in but what joins the rest.
