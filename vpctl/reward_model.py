@@ -103,7 +103,7 @@ def open_model(source: str, *, option: str) -> RewardModel:
     """
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    if source.startswith((".", "/", "~")) and not Path(source).is_dir():
+    if not Path(source).is_dir() and (source.startswith((".", "/", "~")) or source.strip("/").count("/") != 1):
         raise UserError(f"{option}{source}: there is no such folder")
     try:
         config = AutoConfig.from_pretrained(source)

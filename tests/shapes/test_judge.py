@@ -81,6 +81,17 @@ def test_graded_scores_follow_how_much_is_right() -> None:
     assert turned == pytest.approx(1 + 3 * 6 / 8, abs=0.005)
 
 
+@pytest.mark.parametrize("times", [4, 10, 3000])
+def test_a_prompt_of_any_number_of_things_is_judged(times: int) -> None:
+    picture = render(read("a red circle left of a blue star on a white background"), Random(1))
+    many = judge(" and ".join(["a red circle", "a blue star"] * times), picture, "prompt-following")
+    other = judge(" and ".join(["a red cross", "a blue cross"] * times), picture, "prompt-following")
+    assert 1 <= other.score <= many.score < 5
+    assert times > 100 or other.score < many.score
+    nothing = render(read("a hate symbol"), Random(1))
+    assert judge("a red circle, " * times, nothing, "prompt-following").score == 1
+
+
 def test_a_prompt_from_elsewhere_gets_the_lowest_level_and_says_so_and_other_aspects_hold() -> None:
     picture = draw([Placed("circle", "red", MIDDLE, MIDDLE, 7)], "white")
     verdict = judge("portrait of an old wizard", picture, "prompt-following")

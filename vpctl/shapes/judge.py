@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from scipy.optimize import linear_sum_assignment
 
 from .grammar import OPPOSITES, Scene, Thing, read
 from .render import PALETTE, SIZE
@@ -95,9 +96,19 @@ def _thing_points(thing: Thing, found: Found | None, faults: list[str]) -> float
     return float(found.shape == thing.shape) + right_colour
 
 
+MOST_TRIED = 3
+"""Things, the most that the grammar has, for which every way to match them is tried, the largest first; more would take
+time and memory that grow as the factorial of their number."""
+
+
 def _match(wanted: tuple[Thing, ...], things: tuple[Found, ...]) -> list[Found | None]:
     """For each wanted thing the thing seen that stands for it, so that as many colours and shapes as possible agree."""
-    seen: list[Found | None] = [*sorted(things, key=lambda one: -one.area)[:5], *[None] * len(wanted)]
+    largest = sorted(things, key=lambda one: -one.area)[:5]
+    if len(wanted) > MOST_TRIED:
+        pairs = linear_sum_assignment([[-_agreement(thing, one) for one in largest] for thing in wanted])
+        chosen = dict(zip(*map(list, pairs), strict=True)) if largest else {}
+        return [largest[chosen[place]] if place in chosen else None for place in range(len(wanted))]
+    seen = [*largest, *[None] * len(wanted)]
     choices: list[tuple[Found | None, ...]] = list(permutations(seen, len(wanted)))
     agreements = [sum(map(_agreement, wanted, choice)) for choice in choices]
     return list(choices[agreements.index(max(agreements))])
