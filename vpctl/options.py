@@ -98,7 +98,8 @@ Roots = Annotated[
     option(
         "--root",
         metavar="DIR",
-        help="Pictures may lie below this folder too, beside the records' own and the working one; repeatable.",
+        help="Allow pictures below this folder too, beside the records' own and the working one; their names stay "
+        "relative to the records; repeatable.",
     ),
 ]
 Seed = Annotated[int, option(metavar="N", min=0, max=2**63 - 1, help="Seed of all that is random.")]
