@@ -126,6 +126,8 @@ def test_every_field_of_a_config_is_written_down_with_the_run(
     """Also those that are not given: `run.json` has all that is needed to do it again."""
     pair = {"prompt_id": "p", "prompt": "x", "chosen_file_name": "a.png", "rejected_file_name": "b.png", "margin": 1}
     source = write_lines(tmp_path / "in.jsonl", [{**pair, "split": "train"}])
+    for picture in ("a.png", "b.png"):
+        (tmp_path / picture).touch()
     monkeypatch.setattr("vpctl.tuning.run.Run", folder_of_no_run)
     config = TUNING[name]
     numbers = {field.name: field.default for field in dataclasses.fields(config)} | {"learning_rate": 0.125}
