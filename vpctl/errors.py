@@ -1,5 +1,7 @@
 """The errors a user can mend. Anything else that is raised is a bug and ends in a traceback and exit 1."""
 
+from collections.abc import Mapping
+
 
 class UserError(Exception):
     """One line that says where, what, and the way out; `main` prints it and exits with `exit_code`."""
@@ -21,5 +23,20 @@ class RecordFailed(Exception):
     """One record could not be done. It is counted and reported, the others go on, and the exit is 3."""
 
 
+class Unusable(RecordFailed):
+    """An answer came and was paid for, and nothing can be made of it.
+
+    It is recorded with its `raw` text and its `usage`, and is not asked for again without being told to.
+    """
+
+    def __init__(self, reason: str, raw: str = "", usage: Mapping[str, float] | None = None) -> None:
+        super().__init__(reason)
+        self.raw, self.usage = raw, dict(usage or {})
+
+
 class Refused(Exception):
     """An annotator would not judge; the text is its reason. This is an answer, and is recorded as one."""
+
+    def __init__(self, reason: str, usage: Mapping[str, float] | None = None) -> None:
+        super().__init__(reason)
+        self.usage = dict(usage or {})

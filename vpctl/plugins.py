@@ -7,8 +7,9 @@ Markdown file: a title, then the rubric.
 
 import importlib
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -38,19 +39,30 @@ class Polished(NamedTuple):
 
 
 class Verdicts(NamedTuple):
-    """One annotator's scores of several pictures, higher is better, a rationale each, and what the call used."""
+    """One annotator's scores of several pictures, higher is better, a rationale each, and what the call used.
+
+    `ranking` has the places of the pictures, the best first, where the annotator was asked for one.
+    """
 
     scores: list[float]
     rationales: list[str]
     usage: dict[str, float]
+    ranking: Sequence[int] = ()
+
+
+LEVELS = ("1", "2", "3", "4", "5")
 
 
 class Aspect(NamedTuple):
-    """One thing pictures are judged on. `name` stands in records; `rubric` is Markdown for the judge."""
+    """One thing pictures are judged on. `name` stands in records; `rubric` is Markdown for the judge.
+
+    `levels` are what a judge may answer, the worst first, as ``3 Fair``; the score is the place, from 1 to 5.
+    """
 
     name: str
     title: str
     rubric: str
+    levels: tuple[str, ...] = LEVELS
 
 
 def catalog(kind: str) -> dict[str, str]:
@@ -145,7 +157,13 @@ def aspect(spec: str) -> Aspect:
         raise UserError(f"--aspect {spec}: cannot be read: {error}") from None
     if not title.startswith("# ") or not rubric.strip():
         raise UserError(f"{path}: an aspect begins with a title line, '# …', and a rubric below it")
-    return Aspect(path.stem, title.removeprefix("# ").strip(), rubric.strip())
+    named = re.findall(r"^(\d+)\. ([^:\n]+):", rubric, re.MULTILINE)
+    if named and tuple(number for number, _ in named) != LEVELS:
+        raise UserError(
+            f"{path}: an aspect has five levels, from '1. Name: ...' to '5. Name: ...'; this has {len(named)}"
+        )
+    levels = tuple(f"{number} {name.strip()}" for number, name in named) or LEVELS
+    return Aspect(path.stem, title.removeprefix("# ").strip(), rubric.strip(), levels)
 
 
 def _no_such(kind: str, name: str, known: dict[str, str]) -> str:
