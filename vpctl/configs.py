@@ -6,7 +6,7 @@ A field is an option of the command that trains with it: `learning_rate` is `--l
 from dataclasses import dataclass
 from typing import Annotated
 
-from .options import option
+from .options import duration, option
 
 LearningRate = Annotated[float, option(metavar="LR", min=0, help="Peak learning rate of AdamW.")]
 Rank = Annotated[int, option(metavar="R", min=1, help="Rank of the LoRA; its alpha is the same, so its scale is 1.")]
@@ -105,3 +105,78 @@ class PPOConfig:
     rank: Rank = 8
     preview_every: Annotated[int, option(metavar="N", min=0, help="Rounds between preview grids; 0 draws none.")] = 10
     save_every: Annotated[int, option("--save-every", metavar="N", min=1, help="Rounds between checkpoints.")] = 5
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Options of all that asks a server."""
+
+    base_url: Annotated[
+        str,
+        option("--base-url", metavar="URL", help="The server, OpenAI-compatible.", show_default="OPENAI_BASE_URL"),
+    ] = ""
+    concurrency: Annotated[
+        int, option(metavar="N", min=1, help="Most calls under way at once; how many there really are adapts.")
+    ] = 64
+    rpm: Annotated[float | None, option(metavar="N", min=1, help="Requests a minute, at most.", show_default="any")] = (
+        None
+    )
+    tpm: Annotated[float | None, option(metavar="N", min=1, help="Tokens a minute, at most.", show_default="any")] = (
+        None
+    )
+    max_cost: Annotated[
+        float | None,
+        option("--max-cost", metavar="USD", min=0, help="Stop before this much is spent.", show_default="none"),
+    ] = None
+    max_requests: Annotated[
+        int | None,
+        option("--max-requests", metavar="N", min=0, help="Stop after so many requests.", show_default="any"),
+    ] = None
+    max_time: Annotated[
+        float | None,
+        option(
+            "--max-time",
+            metavar="TIME",
+            parser=duration,
+            help="Begin nothing new after this time, as 90s, 45m or 6h.",
+            show_default="any",
+        ),
+    ] = None
+    timeout: Annotated[float, option(metavar="S", min=0.1, help="Seconds to wait for an answer.")] = 120.0
+    temperature: Annotated[
+        float, option(metavar="T", min=0, max=2, help="Sampling temperature; left out where a model refuses one.")
+    ] = 0.0
+    """The paper, section 5: accuracy and self-consistency both fall as it rises."""
+    max_tokens: Annotated[
+        int,
+        option("--max-tokens", metavar="N", min=1, help="Longest answer, with the reasoning of models that reason."),
+    ] = 4096
+    extra: Annotated[
+        str, option(metavar="JSON", help='More keys of every request, as \'{"reasoning_effort": "low"}\'.')
+    ] = ""
+    prices: Annotated[
+        str,
+        option(metavar="FILE", help="Prices of your own, TOML, laid over those that vpctl knows.", show_default="none"),
+    ] = ""
+
+
+@dataclass(frozen=True)
+class PictureConfig:
+    """How a server gets to see pictures."""
+
+    max_side: Annotated[
+        int,
+        option("--max-side", metavar="PX", min=0, help="Make larger pictures this large; 0 sends them as they are."),
+    ] = 1024
+    detail: Annotated[
+        str, option(metavar="LEVEL", help="How closely the model is to look: low, high or auto, where it knows that.")
+    ] = ""
+    image_url: Annotated[
+        str,
+        option(
+            "--image-url",
+            metavar="PREFIX",
+            help="Name pictures by URL, this and their path below the records, instead of sending them; for servers "
+            "that can read them, also by file://.",
+        ),
+    ] = ""

@@ -15,6 +15,16 @@ class OutputLocked(UserError):
     exit_code = 75
 
 
+class LimitReached(UserError):
+    """A budget or a time that the user set is spent; what is finished is kept."""
+
+    exit_code = 5
+
+
+class Stopped(Exception):
+    """Nothing new is begun any more: the run is being interrupted, or a limit has been reached."""
+
+
 class OutputClosed(Exception):
     """Whoever read our standard output has closed it: nothing more is wanted, and nothing is wrong."""
 

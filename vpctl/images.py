@@ -1,6 +1,9 @@
 """The one place where pictures are opened, checked and saved."""
 
+import hashlib
 import os
+import sqlite3
+import time
 from collections.abc import Iterable
 
 from PIL import Image, UnidentifiedImageError
@@ -24,13 +27,26 @@ class Pictures:
     def __init__(self, folders: Iterable[str]) -> None:
         self._folders = tuple({os.path.join(os.path.realpath(folder), "") for folder in (*folders, os.getcwd())})
 
-    def open(self, path: str) -> Image.Image:
-        """The picture as RGB, upright; transparency lies on white. Raises `RecordFailed` with the reason."""
+    def find(self, path: str) -> str:
+        """Where a picture really lies. Raises `RecordFailed` if that is not allowed, or nothing is there."""
         real = os.path.realpath(path) if "\0" not in path else ""
         if real and not real.startswith(self._folders):
             raise RecordFailed(f"{path}: lies outside the folders allowed; add --root {os.path.dirname(real)}")
         if not os.path.isfile(real):
             raise RecordFailed(f"{path}: there is no such picture")
+        return real
+
+    def size(self, path: str) -> tuple[int, int]:
+        """Width and height in pixels, as the file says them. Raises `RecordFailed` with the reason."""
+        try:
+            with Image.open(self.find(path), formats=FORMATS) as opened:
+                return opened.size
+        except (OSError, ValueError):
+            raise RecordFailed(f"{path}: not a picture") from None
+
+    def open(self, path: str) -> Image.Image:
+        """The picture as RGB, upright; transparency lies on white. Raises `RecordFailed` with the reason."""
+        real = self.find(path)
         try:
             with Image.open(real, formats=FORMATS) as opened:
                 if opened.width * opened.height > LARGEST:
@@ -75,3 +91,64 @@ def save(picture: Image.Image, path: str) -> None:
     finally:
         if os.path.exists(part):
             os.unlink(part)
+
+
+class Contents:
+    """Hashes of pictures' content. With a `cache`, what was hashed by an earlier run and has not changed is not read.
+
+    As make and git do it, a file that has the size, the times and the inode it had is taken to be the same.
+    """
+
+    def __init__(self, pictures: Pictures, cache: str = "") -> None:
+        self._pictures = pictures
+        self._cache = cache
+        self._database = _opened(cache) if cache else None
+        self._new = 0
+
+    def __call__(self, path: str) -> str:
+        """Sixteen hex digits. Raises `RecordFailed` if the picture may not, or cannot, be read."""
+        real = self._pictures.find(path)
+        now = os.stat(real)
+        seen = f"{now.st_size} {now.st_mtime_ns} {now.st_ctime_ns} {now.st_ino}"
+        if self._database:
+            row = self._database.execute("select content from contents where path = ? and seen = ?", (real, seen))
+            if found := row.fetchone():
+                return str(found[0])
+        try:
+            with open(real, "rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        except OSError as error:
+            raise RecordFailed(f"{path}: {(error.strerror or str(error)).lower()}") from None
+        # A file that was only just written may be written once more within one tick of its clock.
+        if self._database and time.time() - now.st_ctime > SETTLED:
+            self._database.execute("insert or replace into contents values (?, ?, ?)", (real, seen, content))
+            self._new += 1
+            if self._new % 1000 == 0:
+                self._database.commit()
+        return content
+
+    def close(self) -> None:
+        """Keep what was hashed."""
+        if self._database:
+            self._database.commit()
+            self._database.close()
+
+
+SETTLED = 2.0
+"""Seconds after which a file's times tell whether it has changed since."""
+
+
+def _opened(path: str) -> sqlite3.Connection | None:
+    """The cache; a broken one is begun anew, and where none can be, there is none."""
+    for _ in range(2):
+        try:
+            database = sqlite3.connect(path, check_same_thread=False)
+            database.execute("pragma journal_mode = wal")
+            database.execute("pragma synchronous = off")
+            database.execute("create table if not exists contents (path text primary key, seen text, content text)")
+            return database
+        except sqlite3.OperationalError:
+            return None
+        except sqlite3.DatabaseError:
+            os.unlink(path)
+    return None

@@ -1,36 +1,184 @@
-"""Judging pictures: many calls to an annotator at once, each judgement out as soon as it is there."""
+"""Judging pictures: which questions there are, many under way at once, each judgement out as soon as it is there.
+
+An annotator is a callable, or an object with a coroutine function ``ask``; `annotators/shapes.py` has the contract.
+"""
 
 import asyncio
-import contextlib
 import inspect
 import math
-import threading
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
-from itertools import groupby
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from itertools import combinations, groupby
 from random import Random
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from PIL import Image as PIL
 
-from . import progress
-from .errors import RecordFailed, Refused, UserError
+from . import plugins, progress
+from .errors import RecordFailed, Refused, Stopped, Unusable, UserError
+from .flow import Brake
 from .plugins import Aspect, Verdicts
-from .records import Image, Judgement, digest, judgement_key
+from .questions import EQUAL, OTHER, PREFERRED, Kind, Mode, Question
+from .records import Image, Judgement, digest
 
-T = TypeVar("T")
+PREPARING = 4
+"""Prompts whose pictures are being made ready, or wait for their calls' turn."""
 
-Annotator = Callable[[str, list[PIL.Image], Aspect], Verdicts | Awaitable[Verdicts]]
+
+class Annotator(Protocol):
+    """What judges; `asking` makes one of a callable."""
+
+    async def ask(self, question: Question) -> list[Verdicts]:
+        """One verdict for each of the question's aspects. Raises `Refused`, `Unusable`, `RecordFailed`."""
 
 
-def unjudged(images: list[Image], aspect: Aspect, annotator: str, seed: int) -> Judgement:
-    """The judgement of one prompt's pictures on one aspect, with all but its scores.
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of every prompt's pictures.
 
-    `order` is in which order the annotator is to see the pictures, shuffled by prompt, aspect, pictures and seed.
+    `passes` ask the same again with the pictures in another order; `together` asks for all aspects in one call;
+    `break_ties` has pictures compared by twos that got the same score.
     """
+
+    aspects: tuple[Aspect, ...]
+    mode: Mode = "list"
+    passes: int = 1
+    together: bool = False
+    break_ties: bool = False
+    seed: int = 0
+
+
+class Call(NamedTuple):
+    """A question to come: which of a prompt's pictures it shows, in the order it shows them, and what is left to fill.
+
+    `judgements` have their pictures in the prompt's order, and no scores; there is one for each aspect. Those whose
+    keys are `fresh` are still to be done.
+    """
+
+    kind: Kind
+    shown: tuple[int, ...]
+    judgements: list[Judgement]
+    fresh: frozenset[str] = frozenset()
+
+
+class Group(NamedTuple):
+    """Neighbouring pictures of one prompt, and hashes of their files, or why there are none."""
+
+    images: list[Image]
+    contents: list[str] | RecordFailed
+
+
+@dataclass
+class Tally:
+    """How far a run is: pictures read, calls considered and begun, and what became of them.
+
+    `failed` judgements are recorded as that, `lost` ones are not, and are tried again by the next run.
+    """
+
+    pictures: int = 0
+    considered: int = 0
+    begun: int = 0
+    refused: int = 0
+    failed: int = 0
+    lost: int = 0
+
+    def expected(self, pictures: int | None, plan: Plan) -> int | None:
+        """How many judgements there will have been, if so many pictures are read in all and nothing else is known."""
+        if not pictures or not self.pictures:
+            return None
+        to_come = max(0, pictures - self.pictures) * self.considered / self.pictures
+        return round((self.begun + to_come) * (len(plan.aspects) if plan.together else 1))
+
+
+class Desk(NamedTuple):
+    """What a run of judgements works with: the annotator, what it is called, and what of it could change its answers.
+
+    `claim` says whether a key is still to be done, `emit` takes judgements that are, and `ties` says which pictures of
+    a judgement that is there have the same score.
+    """
+
+    annotator: Any
+    name: str
+    identity: Any
+    open_picture: Callable[[str], PIL.Image]
+    claim: Callable[[str], bool]
+    emit: Callable[..., None]
+    ties: Callable[[str], list[tuple[int, int]]] = lambda _: []
+
+
+def desk(annotate: Any, spec: str, **how: Any) -> Desk:
+    """A desk for the annotator that `spec` named, which may be a mere callable."""
+    identity = getattr(annotate, "identity", None) or plugins.fingerprints(spec)
+    return Desk(asking(annotate), spec, identity, **how)
+
+
+def planned(group: Group, plan: Plan, desk: Desk) -> Iterator[Call]:
+    """The calls about one prompt's pictures."""
+    everything = tuple(range(len(group.images)))
+    if plan.mode == "list":
+        shows: Iterable[tuple[int, ...]] = [everything]
+    elif plan.mode == "point":
+        shows = [(place,) for place in everything]
+    else:
+        shows = combinations(everything, 2)
+    groups = [plan.aspects] if plan.together else [(aspect,) for aspect in plan.aspects]
+    for shown in shows:
+        for aspects in groups:
+            for repeat in range(plan.passes):
+                yield from calls(group, shown, aspects, plan, desk, plan.mode, repeat)
+
+
+def calls(
+    group: Group,
+    shown: tuple[int, ...],
+    aspects: tuple[Aspect, ...],
+    plan: Plan,
+    desk: Desk,
+    mode: Mode,
+    repeat: int,
+) -> Iterator[Call]:
+    """The call about these of the pictures in the order of its turn, or both orders for two that are compared."""
+    images, contents = group
+    if isinstance(contents, RecordFailed):
+        raise contents
+    orders = [shown, shown[::-1]] if mode == "pair" else [_order(images, shown, aspects, plan.seed, repeat)]
+    kind = Kind(aspects, mode, len(shown))
+    words = desk.annotator.template(kind)
+    for order in orders:
+        what = [desk.identity, words, repeat, images[0]["prompt"], [contents[place] for place in order]]
+        judgements = [
+            _unjudged(images, shown, order, aspect, desk.name, mode, repeat, words, what) for aspect in aspects
+        ]
+        yield Call(kind, order, judgements)
+
+
+def _order(
+    images: list[Image], shown: tuple[int, ...], aspects: tuple[Aspect, ...], seed: int, repeat: int
+) -> tuple[int, ...]:
+    """Shuffled by prompt, aspects, pictures and seed; each further pass begins one picture later."""
+    order = list(shown)
+    names = [aspect.name for aspect in aspects]
+    ids = sorted(images[place]["image_id"] for place in shown)
+    Random(digest([images[0]["prompt_id"], *names, ids, seed, repeat // len(shown)])).shuffle(order)
+    turn = repeat % len(shown)
+    return tuple(order[turn:] + order[:turn])
+
+
+def _unjudged(
+    images: list[Image],
+    shown: tuple[int, ...],
+    order: tuple[int, ...],
+    aspect: Aspect,
+    annotator: str,
+    mode: Mode,
+    repeat: int,
+    words: str,
+    what: list[Any],
+) -> Judgement:
     first = images[0]
-    image_ids = [image["image_id"] for image in images]
-    order = list(range(len(images)))
-    Random(digest([first["prompt_id"], aspect.name, sorted(image_ids), seed])).shuffle(order)
+    image_ids = [images[place]["image_id"] for place in shown]
     inherited: dict[str, object] = {key: first[key] for key in ("source_prompt", "split") if key in first}
     record = {
         "prompt_id": first["prompt_id"],
@@ -39,33 +187,37 @@ def unjudged(images: list[Image], aspect: Aspect, annotator: str, seed: int) -> 
         "aspect": aspect.name,
         "annotator": annotator,
         "image_ids": image_ids,
-        "file_names": [image["file_name"] for image in images],
+        "file_names": [images[place]["file_name"] for place in shown],
         "scores": [],
-        "order": order,
+        "order": [shown.index(place) for place in order],
+        **({"mode": mode} if mode != "list" else {}),
+        **({"repeat": repeat + 1} if repeat else {}),
+        **({"template": words} if "@" in words else {}),
+        "key": digest([first["prompt_id"], aspect.name, annotator, image_ids, mode, *what]),
     }
     return cast(Judgement, record)
 
 
-async def judged(judgement: Judgement, pictures: list[PIL.Image], aspect: Aspect, annotate: Annotator) -> Judgement:
-    """The judgement with its scores and rationales put back into the order of its pictures."""
+def filled(judgement: Judgement, verdicts: Verdicts) -> Judgement:
+    """The judgement with its scores, rationales and ranking put back into the order of its pictures.
+
+    Raises `RecordFailed` for what cannot be compared.
+    """
     order = judgement["order"]
-    try:
-        answer = annotate(judgement["prompt"], [pictures[index] for index in order], aspect)
-        verdicts = await answer if inspect.isawaitable(answer) else answer
-    except Refused as refusal:
-        return {**judgement, "refused": str(refusal)}
-    _check_verdicts(verdicts, len(pictures))
+    _check(verdicts, len(order))
     done: Judgement = {
         **judgement,
         "scores": _put_back(verdicts.scores, order),
         "rationales": _put_back(verdicts.rationales, order),
     }
+    if verdicts.ranking:
+        done["ranking"] = [order[place] for place in verdicts.ranking]
     if verdicts.usage:
         done["usage"] = verdicts.usage
     return done
 
 
-def _check_verdicts(verdicts: Verdicts, pictures: int) -> None:
+def _check(verdicts: Verdicts, pictures: int) -> None:
     """What is not a number cannot be compared, and JSON cannot say it."""
     for name, values in (("scores", verdicts.scores), ("rationales", verdicts.rationales)):
         if len(values) != pictures:
@@ -75,122 +227,232 @@ def _check_verdicts(verdicts: Verdicts, pictures: int) -> None:
             raise RecordFailed(f"the annotator gave {score}, which is no score")
 
 
-def _put_back(shuffled: list[Any], order: list[int]) -> list[Any]:
+def _put_back(shuffled: Sequence[Any], order: list[int]) -> list[Any]:
     back = [None] * len(order)
     for position, index in enumerate(order):
         back[index] = shuffled[position]
     return back
 
 
-def judge(images: Iterator[Image], aspects: list[Aspect], annotate: Annotator, **how: Any) -> int:
-    """`judge_all` for neighbouring pictures of one prompt, in an event loop of its own."""
+def outcome(call: Call, answer: Callable[[], list[Verdicts]]) -> list[Judgement]:
+    """The judgements of a call that was answered: with scores, refused, or failed with the answer kept."""
     try:
-        return asyncio.run(judge_all(in_background(grouped(images)), aspects, annotate, **how))
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+        return [filled(one, verdicts) for one, verdicts in zip(call.judgements, answer(), strict=True)]
+    except Refused as refusal:
+        return [_without_scores(one, call, refusal.usage, refused=str(refusal)) for one in call.judgements]
+    except Unusable as error:
+        return [_without_scores(one, call, error.usage, failed=str(error), raw=error.raw) for one in call.judgements]
 
 
-async def judge_all(
-    groups: AsyncIterable[list[Image]],
-    aspects: list[Aspect],
-    annotate: Annotator,
-    *,
-    name: str,
-    seed: int,
-    in_flight: int,
-    open_picture: Callable[[str], PIL.Image],
-    claim: Callable[[str], bool],
-    emit: Callable[[Judgement], None],
-) -> int:
-    """Judge every group on every aspect, `in_flight` calls at a time, and emit each judgement once it is there.
+def _without_scores(judgement: Judgement, call: Call, usage: dict[str, float], **why: str) -> Judgement:
+    share = {name: value / len(call.judgements) for name, value in usage.items()}
+    said = {key: text for key, text in why.items() if text}
+    return cast(Judgement, {**judgement, **({"usage": share} if share else {}), **said})
 
-    Returns how many could not be judged; each is reported. Where the input is not right, or the annotator says that no
-    further call could do better, calls that are under way are let end first: they have been paid for.
+
+def tied(judgement: Judgement) -> list[tuple[int, int]]:
+    """Which of a judgement's pictures have the same score, by twos."""
+    scores = judgement["scores"]
+    return [(first, second) for first, second in combinations(range(len(scores)), 2) if scores[first] == scores[second]]
+
+
+async def judge(
+    groups: AsyncIterable[Group], plan: Plan, desk: Desk, *, at_once: int, brake: Brake, tally: Tally
+) -> None:
+    """Judge every group of pictures as planned, `at_once` calls at a time, and emit what is judged once it is there.
+
+    What could not be judged is reported and counted. Where the input is not right, or the annotator says that no
+    further call could do better, nothing more is begun; calls that are under way are let end, and then it is raised.
     """
-    failed = 0
-    slots = asyncio.Semaphore(in_flight)
-    asyncio.get_running_loop().set_exception_handler(_unless_interrupted)
-    fatal: UserError | None = None
+    slots, preparing = asyncio.Semaphore(at_once), asyncio.Semaphore(PREPARING)
+    annotator = desk.annotator
+    prepare = getattr(annotator, "prepare", lambda picture, _: picture)
+    fatal: list[Exception] = []
 
-    async def one(judgement: Judgement, pictures: list[PIL.Image], aspect: Aspect) -> None:
-        nonlocal failed, fatal
+    def give_up(error: Exception) -> None:
+        fatal.append(error)
+        brake.pull(str(error))
+
+    async def read() -> None:
         try:
-            emit(await judged(judgement, pictures, aspect, annotate))
+            async for group in groups:
+                brake.check()
+                wanted = list(claimed(group, plan, desk, tally))
+                if wanted:
+                    await preparing.acquire()
+                    work.create_task(about(group, wanted))
         except UserError as error:
-            fatal = fatal or error
-            reader.cancel()
+            give_up(error)
+        except Stopped:
+            pass
+
+    async def about(group: Group, wanted: list[Call]) -> None:
+        places = sorted({place for call in wanted for place in call.shown})
+        names = [group.images[place]["file_name"] for place in places]
+        try:
+            made = await asyncio.to_thread(lambda: [prepare(desk.open_picture(name), name) for name in names])
         except RecordFailed as failure:
-            failed += 1
-            progress.warn(f"{judgement['prompt'][:60]!r}, {aspect.name}: {failure}")
+            _lose(failure, wanted, tally)
+        else:
+            pictures = dict(zip(places, made, strict=True))
+            for call in wanted:
+                await slots.acquire()
+                work.create_task(one(call, group, pictures))
+        finally:
+            preparing.release()
+
+    async def one(call: Call, group: Group, pictures: dict[int, Any]) -> None:
+        try:
+            brake.check()
+            shown = [pictures[place] for place in call.shown]
+            question = Question(group.images[0]["prompt"], shown, *call.kind[:2], key=call.judgements[0]["key"])
+            done = await answered(call, question)
+        except Stopped:
+            return
+        except UserError as error:
+            give_up(error)
+        except RecordFailed as failure:
+            _lose(failure, [call], tally)
+        else:
+            fresh = [judgement for judgement in done if judgement["key"] in call.fresh]
+            desk.emit(*fresh)
+            for further in _fresh(_closer(fresh, group, call, plan, desk), desk, tally):
+                work.create_task(compared(further, group, pictures))
         finally:
             slots.release()
 
-    async def all_of(calls: asyncio.TaskGroup) -> None:
-        nonlocal fatal
-        try:
-            async for images in groups:
-                await each(images, calls)
-        except UserError as error:
-            fatal = fatal or error
+    async def compared(call: Call, group: Group, pictures: dict[int, Any]) -> None:
+        await slots.acquire()
+        await one(call, group, pictures)
 
-    async def each(images: list[Image], calls: asyncio.TaskGroup) -> None:
-        nonlocal failed
-        wanted = [(unjudged(images, aspect, name, seed), aspect) for aspect in aspects]
-        wanted = [(judgement, aspect) for judgement, aspect in wanted if claim(judgement_key(judgement))]
-        if not wanted:
-            return
+    async def answered(call: Call, question: Question) -> list[Judgement]:
         try:
-            pictures = await asyncio.to_thread(lambda names: [*map(open_picture, names)], wanted[0][0]["file_names"])
-        except RecordFailed as failure:
-            failed += len(wanted)
-            progress.warn(str(failure))
-            return
-        for judgement, aspect in wanted:
-            await slots.acquire()
-            calls.create_task(one(judgement, pictures, aspect))
+            verdicts = await annotator.ask(question)
+        except (Refused, Unusable) as error:
+            verdicts = error
+        done = outcome(call, lambda: _or_raise(verdicts))
+        tally.refused += sum("refused" in judgement for judgement in done)
+        failed = [judgement for judgement in done if "failed" in judgement]
+        if failed:
+            tally.failed += len(failed)
+            _warn(failed[0]["failed"], [call])
+        return done
 
-    async with asyncio.TaskGroup() as calls:
-        reader = calls.create_task(all_of(calls))
+    async with AsyncExitStack() as stack:
+        if running := getattr(annotator, "running", None):
+            await stack.enter_async_context(running(brake))
+        async with asyncio.TaskGroup() as work:
+            reader = work.create_task(read())
+            brake.when_pulled(reader.cancel)
     if fatal:
-        raise fatal
-    return failed
+        raise fatal[0]
 
 
-def _unless_interrupted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Report what nobody waits for, but not that an interrupt came while another was being dealt with."""
-    if not isinstance(context.get("exception"), KeyboardInterrupt):
-        loop.default_exception_handler(context)
+def _or_raise(verdicts: list[Verdicts] | Exception) -> list[Verdicts]:
+    if isinstance(verdicts, Exception):
+        raise verdicts
+    return verdicts
 
 
-def grouped(images: Iterator[Image]) -> Iterator[list[Image]]:
-    """Neighbouring pictures of one prompt, together."""
+def _lose(failure: RecordFailed, calls: list[Call], tally: Tally) -> None:
+    tally.lost += sum(len(call.fresh) for call in calls)
+    _warn(str(failure), calls)
+
+
+def _warn(reason: str, calls: list[Call]) -> None:
+    aspects = ", ".join(dict.fromkeys(aspect.name for call in calls for aspect in call.kind.aspects))
+    progress.warn(f"{calls[0].judgements[0]['prompt'][:60]!r}, {aspects}: {reason}")
+
+
+def claimed(group: Group, plan: Plan, desk: Desk, tally: Tally) -> Iterator[Call]:
+    """The calls about a prompt's pictures that are still to be made; from now on they are not."""
+    tally.pictures += len(group.images)
+    try:
+        everything = list(planned(group, plan, desk))
+    except RecordFailed as failure:
+        tally.lost += 1
+        progress.warn(f"{group.images[0]['prompt'][:60]!r}: {failure}")
+        return
+    for call in list(everything):
+        for judgement in call.judgements:
+            everything += _comparisons(judgement, desk.ties(judgement["key"]), group, call, plan, desk)
+    yield from _fresh(everything, desk, tally)
+
+
+def _fresh(some: Iterable[Call], desk: Desk, tally: Tally) -> Iterator[Call]:
+    for call in some:
+        tally.considered += 1
+        fresh = frozenset(judgement["key"] for judgement in call.judgements if desk.claim(judgement["key"]))
+        if fresh:
+            tally.begun += 1
+            yield call._replace(fresh=fresh)
+
+
+def _closer(done: list[Judgement], group: Group, call: Call, plan: Plan, desk: Desk) -> list[Call]:
+    """The comparisons that judgements with ties ask for, if that is planned."""
+    if not plan.break_ties or call.kind.mode != "list":
+        return []
+    return [more for one in done for more in _comparisons(one, tied(one), group, call, plan, desk)]
+
+
+def _comparisons(
+    judgement: Judgement, pairs: list[tuple[int, int]], group: Group, call: Call, plan: Plan, desk: Desk
+) -> list[Call]:
+    aspects = tuple(aspect for aspect in call.kind.aspects if aspect.name == judgement["aspect"])
+    places = sorted(call.shown)
+    found: list[Call] = []
+    for first, second in pairs:
+        found += calls(group, (places[first], places[second]), aspects, plan, desk, "pair", 0)
+    return found
+
+
+def grouped(images: Iterator[Image], content: Callable[[str], str]) -> Iterator[Group]:
+    """Neighbouring pictures of one prompt together, with the hashes that `content` gives of their files."""
     for _, neighbours in groupby(images, key=lambda image: image["prompt_id"]):
-        yield list(neighbours)
-
-
-async def in_background(items: Iterator[T]) -> AsyncIterator[T]:
-    """The items, taken from a blocking iterator by a thread that is at most one ahead.
-
-    The thread dies with the process: a read from a silent pipe cannot hold up an interrupt.
-    """
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
-    taken_over = threading.Semaphore(0)
-
-    def take() -> None:
-        end: BaseException | None = None
+        together = list(neighbours)
         try:
-            for item in items:
-                loop.call_soon_threadsafe(queue.put_nowait, (item,))
-                taken_over.acquire()
-        except BaseException as error:
-            end = error
-        with contextlib.suppress(RuntimeError):  # the loop has ended before us
-            loop.call_soon_threadsafe(queue.put_nowait, end)
+            yield Group(together, [content(image["file_name"]) for image in together])
+        except RecordFailed as failure:
+            yield Group(together, failure)
 
-    threading.Thread(target=take, daemon=True).start()
-    while (taken := await queue.get()) is not None:
-        if isinstance(taken, BaseException):
-            raise taken
-        taken_over.release()
-        yield taken[0]
+
+def asking(annotate: Any) -> Annotator:
+    """An annotator as `judge` wants it, of one that may be a mere callable."""
+    return cast(Annotator, annotate) if hasattr(annotate, "ask") else _Callable(annotate)
+
+
+class _Callable:
+    """An annotator of a callable ``(prompt, pictures, aspect) -> Verdicts``, which may be a coroutine function.
+
+    One that is none has a thread of its own, so that a slow one holds up nothing; it is never called twice at once.
+    """
+
+    def __init__(self, annotate: Callable[..., Any]) -> None:
+        self._annotate = annotate
+        call = getattr(annotate, "__call__", annotate)  # noqa: B004 -- whether the call is a coroutine function
+        self._waits = inspect.iscoroutinefunction(annotate) or inspect.iscoroutinefunction(call)
+        self._thread = ThreadPoolExecutor(1)
+
+    def template(self, kind: Kind) -> str:
+        return digest([aspect[:3] for aspect in kind.aspects])
+
+    async def ask(self, question: Question) -> list[Verdicts]:
+        found = []
+        for aspect in question.aspects:
+            arguments = (question.prompt, list(question.pictures), aspect)
+            if self._waits:
+                verdicts = await self._annotate(*arguments)
+            else:
+                loop = asyncio.get_running_loop()
+                verdicts = await loop.run_in_executor(self._thread, self._annotate, *arguments)
+                verdicts = await verdicts if inspect.isawaitable(verdicts) else verdicts
+            found.append(_preference(verdicts) if question.mode == "pair" else verdicts)
+        return found
+
+
+def _preference(verdicts: Verdicts) -> Verdicts:
+    """Of two scores that a comparison was asked for: which is higher."""
+    _check(verdicts, 2)
+    first, second = verdicts.scores
+    scores = [EQUAL, EQUAL] if first == second else [PREFERRED, OTHER] if first > second else [OTHER, PREFERRED]
+    return verdicts._replace(scores=scores)

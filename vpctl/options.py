@@ -7,6 +7,7 @@ hyper-parameters (`configs.py`) becomes one option a field through `@options(Con
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -32,13 +33,24 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def duration(text: str) -> float:
+    """Seconds of a time as people write it: ``90``, ``90s``, ``45m``, ``1h30m``, ``2d``."""
+    found = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", text.strip())
+    try:
+        if found and text.strip():
+            return sum(float(part or 0) * unit for part, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True))
+    except ValueError:
+        pass
+    raise typer.BadParameter(f"{text!r} is no length of time; write it as 90s, 45m, 6h or 1h30m")
+
+
 def argument(*, help: str, **more: Any) -> Any:
     """A command's positional argument."""
     return typer.Argument(help=help, **more)
 
 
-def options(config: type[C]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give the decorated command one option for each field of `config` in place of its parameter `config`."""
+def options(config: type[C], name: str = "config") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give the decorated command one option for each field of `config` in place of its parameter `name`."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
@@ -53,9 +65,9 @@ def options(config: type[C]) -> Callable[[Callable[..., None]], Callable[..., No
         @functools.wraps(command)
         def wrapped(*args: Any, **kwargs: Any) -> None:
             values = {flag.name: kwargs.pop(flag.name) for flag in flags if flag.name in kwargs}
-            command(*args, config=config(**values), **kwargs)
+            command(*args, **{name: config(**values)}, **kwargs)
 
-        own = [parameter for name, parameter in signature.parameters.items() if name != "config"]
+        own = [parameter for parameter in signature.parameters.values() if parameter.name != name]
         wrapped.__signature__ = signature.replace(parameters=[*own, *flags])  # type: ignore[attr-defined]
         wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *flags]}
         return wrapped

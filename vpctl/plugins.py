@@ -100,14 +100,20 @@ def split(spec: str) -> tuple[str, str]:
     return name, argument
 
 
-def load(kind: str, spec: str, *, device: str = "auto") -> Any:
-    """What the plug-in's ``load`` returns for the argument in `spec`."""
+def load(kind: str, spec: str, *, device: str = "auto", **settings: Any) -> Any:
+    """What the plug-in's ``load`` returns for the argument in `spec`.
+
+    Of `settings`, which are the command's own, it is given those that are among its parameters.
+    """
+    import inspect
+
     name, argument = split(check(kind, spec))
     module = _from_file(name) if name.endswith(".py") else importlib.import_module(f"vpctl.{KINDS[kind]}.{name}")
     loader: Callable[..., Any] | None = getattr(module, "load", None)
     if loader is None:
         raise UserError(f"{_option(kind)} {spec}: {name} has no function load(argument, *, device)")
-    return loader(argument, device=device)
+    known = inspect.signature(loader).parameters
+    return loader(argument, device=device, **{name: value for name, value in settings.items() if name in known})
 
 
 def _from_file(path: str) -> ModuleType:

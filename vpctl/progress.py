@@ -8,13 +8,15 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Self, TypeVar
 
 T = TypeVar("T")
 
 QUIET_SECONDS = 30.0
 """How often a long stage reports where no bar can be drawn."""
+REDRAW_SECONDS = 0.5
+"""How often what stands behind a bar is looked up."""
 
 _command = "vpctl"
 _quiet = False
@@ -68,11 +70,15 @@ def _in_a_pipe() -> bool:
 
 
 class Counter:
-    """Counts what has been done and shows it: call it once for each. `total` is the count."""
+    """Counts what has been done and shows it: call it for each. `total` is the count.
 
-    def __init__(self, unit: str, expected: int | None) -> None:
+    `expected`, how many there will be, may be set as it becomes known; `status` says more, given the share done so far.
+    """
+
+    def __init__(self, unit: str, expected: int | None, status: Callable[[float | None], str] = lambda _: "") -> None:
         self.total = 0
-        self._unit, self._expected = unit, expected
+        self.expected = expected
+        self._unit, self._status = unit, status
         self._began = self._said = time.monotonic()
         self._bar = None
         if not _quiet and sys.stderr is not None and sys.stderr.isatty() and not _in_a_pipe():
@@ -80,15 +86,29 @@ class Counter:
 
             self._bar = tqdm(desc=_command, unit=f" {unit}", total=expected, dynamic_ncols=True, leave=False)
 
-    def __call__(self) -> None:
-        """One more is done."""
-        self.total += 1
+    def __call__(self, more: int = 1) -> None:
+        """So many more are done."""
+        self.total += more
+        now = time.monotonic()
         if self._bar is not None:
-            self._bar.update()
-        elif time.monotonic() - self._said >= QUIET_SECONDS:
-            self._said = time.monotonic()
-            of_all = f" of {self._expected}" if self._expected else ""
-            note(f"{self.total}{of_all} {self._unit} in {self._said - self._began:.0f} s")
+            self._bar.total = self.expected
+            if now - self._said >= REDRAW_SECONDS:
+                self._said = now
+                self._bar.set_postfix_str(self._status(self._share()), refresh=False)
+            self._bar.update(more)
+        elif now - self._said >= QUIET_SECONDS:
+            self._said = now
+            note(self._line(now - self._began))
+
+    def _share(self) -> float | None:
+        return self.total / self.expected if self.expected and self.total else None
+
+    def _line(self, seconds: float) -> str:
+        share = self._share()
+        of_all = f" of {self.expected}" if self.expected else ""
+        left = f", {_span(seconds / share - seconds)} left" if share else ""
+        parts = [f"{self.total}{of_all} {self._unit} in {_span(seconds)}{left}", self._status(share)]
+        return "; ".join(part for part in parts if part)
 
     def __enter__(self) -> Self:
         return self
@@ -96,6 +116,13 @@ class Counter:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _span(seconds: float) -> str:
+    """A length of time as one says it."""
+    if seconds < 100:
+        return f"{max(seconds, 0):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def track(items: Iterable[T], unit: str, *, total: int | None = None) -> Iterator[T]:
@@ -106,11 +133,11 @@ def track(items: Iterable[T], unit: str, *, total: int | None = None) -> Iterato
             count()
 
 
-def finished(done: str, *, resumed: int = 0, failed: int = 0) -> None:
-    """The last line of a stage: what it did, what was there before, what could not be done."""
+def finished(done: str, *, resumed: int = 0, failed: int = 0, more: str = "") -> None:
+    """The last line of a stage: what it did, what was there before, what could not be done, and `more`."""
     there = f"; {resumed} were there already" if resumed else ""
     lost = f"; {failed} failed, and the same command tries them again" if failed else ""
-    note(f"{done} written{there}{lost}")
+    note(f"{done} written{there}{lost}{f'; {more}' if more else ''}")
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

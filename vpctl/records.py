@@ -59,11 +59,30 @@ class Judgement(TypedDict):
     annotator: Annotated[str, "Who judged, such as `openai:gpt-4o`."]
     image_ids: Annotated[list[str], "The pictures judged together."]
     file_names: Annotated[list[str], "Their files, in the same order."]
-    scores: Annotated[list[float], "Their scores, in the same order; higher is better. Empty if `refused`."]
+    scores: Annotated[list[float], "Their scores, in the same order; higher is better. Empty if `refused` or `failed`."]
     rationales: NotRequired[Annotated[list[str], "Why, a text a picture, in the same order."]]
     order: NotRequired[Annotated[list[int], "In which order the annotator saw the pictures: indices into `image_ids`."]]
-    usage: NotRequired[Annotated[dict[str, float], "What the call used, such as `prompt_tokens`, `completion_tokens`."]]
+    ranking: NotRequired[Annotated[list[int], "The pictures from the best to the worst: indices into `image_ids`."]]
+    mode: NotRequired[
+        Annotated[
+            str,
+            "How the pictures were shown: `list`, all together, if not said; `point`, one a call; `pair`, two a call, "
+            "of which the preferred one has the score 5 and the other 1, or both 3.",
+        ]
+    ]
+    repeat: NotRequired[Annotated[int, "Which of several passes this is, counted from 1; the first if not said."]]
+    template: NotRequired[Annotated[str, "Name and hash of the words the annotator was asked with."]]
+    key: NotRequired[Annotated[str, "Hash of all that could change the answer, down to the pictures' bytes."]]
+    usage: NotRequired[
+        Annotated[
+            dict[str, float],
+            "What the call used: `prompt_tokens`, `completion_tokens`, `cached_tokens`, `cost` in dollars, and `calls` "
+            "if it took more than one.",
+        ]
+    ]
     refused: NotRequired[Annotated[str, "Why the annotator would not judge."]]
+    failed: NotRequired[Annotated[str, "Why nothing could be made of the annotator's answer."]]
+    raw: NotRequired[Annotated[str, "The answer of which nothing could be made."]]
     source_prompt: NotRequired[Source]
     split: NotRequired[Split]
 
@@ -135,7 +154,9 @@ def image_key(image: Image) -> str:
 
 
 def judgement_key(judgement: Judgement) -> str:
-    """Prompt, aspect, annotator and the set of pictures, in whatever order they were shown."""
+    """The judgement's own, or prompt, aspect, annotator and the set of pictures, in whatever order they were shown."""
+    if key := judgement.get("key"):
+        return key
     pictures = sorted(judgement["image_ids"])
     return digest([judgement["prompt_id"], judgement["aspect"], judgement["annotator"], pictures])
 
@@ -181,7 +202,7 @@ def check(record: object, kind: Any, where: str) -> dict[str, Any]:
                 raise UserError(f"{where}: {name} needs {key!r}; this one has {has}")
         elif not _conforms(record[key], expected):
             raise UserError(f"{where}: {key!r} of {name} is {in_words(expected)}, not {_found(record[key], expected)}")
-    if kind is Judgement and "refused" not in record:
+    if kind is Judgement and "refused" not in record and "failed" not in record:
         lengths = {key: len(record[key]) for key in ("image_ids", "file_names", "scores")}
         if len(set(lengths.values())) > 1:
             numbers = ", ".join(f"{number} {key}" for key, number in lengths.items())

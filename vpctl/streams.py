@@ -87,6 +87,14 @@ def folder_of(target: str) -> str:
     return os.getcwd() if target == "-" else os.path.dirname(os.path.abspath(target))
 
 
+def beside(target: str, name: str) -> str:
+    """A file beside an output, ``.OUTPUT.name``, for what belongs to it; nothing for what is no file."""
+    if _is_stream(target):
+        return ""
+    folder, file = os.path.split(os.path.abspath(target))
+    return os.path.join(folder, f".{file}.{name}")
+
+
 def short_labels(folders: Mapping[str, str]) -> dict[str, str]:
     """For every key what tells its folder from the others', without the folders that all begin with.
 
@@ -165,11 +173,13 @@ class Out:
 
     A file is locked while it is open and a torn last line is cut off, once all others have been found to be records.
     What it holds stays as it is: the stage asks `claim` before it does a record and leaves out those that are there.
-    `resumed` counts the records found.
+    Records that have the empty `key` are there and may be done again. `resumed` counts the others. If it is `tentative`
+    whether there will be any, a file that is new and stays empty is taken away again.
     """
 
-    def __init__(self, target: str, kind: type[R], key: Callable[[R], str]) -> None:
+    def __init__(self, target: str, kind: type[R], key: Callable[[R], str], *, tentative: bool = False) -> None:
         self.target = target
+        self._tentative = tentative
         self._claimed: set[str] = set()
         self._base = folder_of(target)
         self._synced = time.monotonic()
@@ -184,6 +194,7 @@ class Out:
         self._claimed = {key(record) for record in _records(whole, kind, self._base, lambda _: "")}
         if last := _mended(self._file, kind, target):
             self._claimed.add(key(last))
+        self._claimed.discard("")
         self.resumed = len(self._claimed)
 
     def claim(self, key: str) -> bool:
@@ -192,10 +203,10 @@ class Out:
         self._claimed.add(key)
         return new
 
-    def write(self, record: Mapping[str, object]) -> None:
-        """Append one record whole. Raises `OutputClosed` when the reader of a pipe has gone."""
+    def write(self, *records: Mapping[str, object]) -> None:
+        """Append records, all in one go. Raises `OutputClosed` when the reader of a pipe has gone."""
         goes_on = "; the records before are kept, and the same command goes on" if self._regular else ""
-        _write_all(self._file, _to_line(record, self._base), self.target, goes_on)
+        _write_all(self._file, b"".join(_to_line(record, self._base) for record in records), self.target, goes_on)
         if self._regular and time.monotonic() - self._synced > _SYNC_SECONDS:
             _sync(self._file, self.target)
             self._synced = time.monotonic()
@@ -207,7 +218,7 @@ class Out:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._regular:
-            if self._new and error and not os.fstat(self._file).st_size:
+            if self._new and (error or self._tentative) and not os.fstat(self._file).st_size:
                 os.unlink(self.target)
             _sync(self._file, self.target)
         os.close(self._file)

@@ -1,17 +1,32 @@
 """Have pictures judged by a multimodal model."""
 
-from typing import Annotated
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import closing
+from itertools import combinations, takewhile
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from .. import plugins, progress
-from ..options import STDIO, Device, Input, Output, Roots, Seed, option, plugin
+from ..configs import PictureConfig, ServerConfig
+from ..errors import UserError
+from ..options import STDIO, Device, Input, Output, Roots, Seed, option, options, plugin
 from ..records import Image, Judgement, judgement_key
-from ..streams import Out, folder_of, read
+from ..streams import Out, beside, count, folder_of, read
+
+if TYPE_CHECKING:
+    from ..flow import Brake
+    from ..images import Pictures
+    from ..judging import Desk, Group, Plan, Tally
 
 SOME_FAILED = 3
+MODES = ("list", "point", "pair")
+AGAIN = ("failed", "refused")
 
 
+@options(PictureConfig, "pictures")
+@options(ServerConfig, "server")
 def annotate(
     images: Input,
     out: Output = STDIO,
@@ -23,9 +38,38 @@ def annotate(
             "aspect", help="What to judge; repeatable; a Markdown file of your own too.", show_default="all there are"
         ),
     ] = None,
-    in_flight: Annotated[
-        int, option("--concurrency", metavar="N", min=1, help="Calls under way at once, for an annotator on a server.")
-    ] = 16,
+    mode: Annotated[
+        str,
+        option(
+            metavar="MODE",
+            help="How pictures are shown: list, all of a prompt in one call; point, one a call; pair, two a call, in "
+            "both orders, of which the better is to be told.",
+        ),
+    ] = "list",
+    passes: Annotated[int, option(metavar="K", min=1, help="Ask so many times, each time in another order.")] = 1,
+    all_aspects: Annotated[
+        bool, option("--all-aspects", help="Ask for all aspects in one call: cheaper, and less apart.")
+    ] = False,
+    break_ties: Annotated[
+        bool, option("--break-ties", help="Have pictures with the same score compared by twos, in both orders.")
+    ] = False,
+    refresh: Annotated[bool, option("--refresh", help="Ask again for all of the input, whatever is there.")] = False,
+    retry: Annotated[
+        list[str] | None,
+        option(metavar="WHAT", help="Ask again for judgements that are there and failed, or refused; repeatable."),
+    ] = None,
+    dry_run: Annotated[
+        bool, option("--dry-run", help="Say how many calls, tokens and dollars it would take, and ask nothing.")
+    ] = False,
+    sample: Annotated[
+        int,
+        option(metavar="N", min=0, help="In a dry run, ask so many calls all the same and estimate the rest by them."),
+    ] = 0,
+    report: Annotated[
+        bool, option("--report", help="Say at the end how all in the output was judged: levels, ties, slots, flips.")
+    ] = False,
+    server: ServerConfig,
+    pictures: PictureConfig,
     root: Roots = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -34,42 +78,138 @@ def annotate(
 
     Neighbouring records of one prompt are judged together, one call for each aspect, the pictures in an order shuffled
     for each call. Every judgement is written as soon as it is there: with --out FILE an interrupted run goes on where
-    it stopped, and new pictures are judged without asking again for the old ones.
+    it stopped, and a run with a longer input asks only for what is new. What is there is known by a hash of all that
+    could change the answer, from the server to the pictures' bytes: what changed is asked again, and merge takes the
+    last.
 
-    A refusal is recorded as one, in `refused`, and never as a score. A call that fails is reported and left out of the
-    output, so that the next run tries it again; the exit is then 3.
+    A refusal is recorded as one, in `refused`, an answer of which nothing can be made, after one more try, in `failed`;
+    neither is asked again unless --retry says so. A call that met a fault of the server's is reported and left out, so
+    that the next run tries it again. The exit is 3 if there were failures, and 5 at a limit.
 
     Examples:
 
-        vpctl annotate images/metadata.jsonl --annotator openai:gpt-4o --out judgements.jsonl
+        vpctl annotate images/metadata.jsonl --annotator openai:gpt-4o --max-cost 20 --out judgements.jsonl
 
         vpctl generate prompts.jsonl | vpctl annotate - | vpctl merge - > pairs.jsonl
     """
     spec = plugins.check("annotator", annotator or "shapes")
-    aspects = [plugins.aspect(name) for name in aspect or plugins.aspects()]
+    aspects = tuple(plugins.aspect(name) for name in aspect or plugins.aspects())
+    _one_of("--mode", mode, MODES)
+    for one in retry or []:
+        _one_of("--retry", one, AGAIN)
+    if break_ties and mode != "list":
+        raise UserError(f"--break-ties: with --mode {mode} there are no ties of levels; leave one of them out")
+    if sample and (not dry_run or images == STDIO):
+        raise UserError(f"--sample {sample}: goes with --dry-run and a FILE, which is read twice")
+    if report and out == STDIO:
+        raise UserError("--report: speaks of a whole output; name it with --out")
     if not annotator:
         progress.note("no --annotator is named: judging with the pixel judge of the built-in shapes world")
-    with Out(out, Judgement, judgement_key) as sink:
-        from ..images import Pictures
-        from ..judging import judge
+    known = Known(again={*(retry or [])}, refresh=refresh, ties=break_ties)
+    with Out(out, Judgement, known.key, tentative=dry_run) as sink:
+        from .. import judging
+        from ..images import Contents, Pictures
 
-        with progress.Counter("judgements", None) as count:
+        folder = folder_of(images)
+        opener = Pictures([folder, *(root or [])])
+        loaded = plugins.load("annotator", spec, device=device, server=server, pictures=pictures, folder=folder)
+        plan = judging.Plan(aspects, cast(Any, mode), passes, all_aspects, break_ties, seed)
+        desk = judging.desk(loaded, spec, open_picture=opener.open, claim=sink.claim, emit=sink.write, ties=known.ties)
+        with closing(Contents(opener, beside(out, "contents"))) as contents:
+            tally = judging.Tally()
+            groups = judging.grouped(read(images, Image), contents)
+            if sample:
+                groups = takewhile(lambda _: tally.begun < sample, groups)
+            if sample or not dry_run:
+                _judge(groups, plan, desk, tally, server, pictures=count(images), resumed=sink.resumed)
+            if dry_run:
+                _estimate(judging.grouped(read(images, Image), contents), plan, desk, opener)
+    if report:
+        from ..quality import summarise
 
-            def emit(judgement: Judgement) -> None:
-                sink.write(judgement)
-                count()
-
-            failed = judge(
-                read(images, Image),
-                aspects,
-                plugins.load("annotator", spec, device=device),
-                name=spec,
-                seed=seed,
-                in_flight=in_flight,
-                open_picture=Pictures([folder_of(images), *(root or [])]).open,
-                claim=sink.claim,
-                emit=emit,
-            )
-        progress.finished(f"{count.total} judgements", resumed=sink.resumed, failed=failed)
-    if failed:
+        summarise(lambda: read(out, Judgement))
+    if tally.lost or tally.failed:
         raise typer.Exit(SOME_FAILED)
+
+
+class Known:
+    """What the output holds: the keys of its judgements and, if `ties` are wanted, the pictures with the same score."""
+
+    def __init__(self, *, again: set[str], refresh: bool, ties: bool) -> None:
+        self._again, self._refresh, self._wanted = again, refresh, ties
+        self._ties: dict[str, list[tuple[int, int]]] = {}
+
+    def key(self, judgement: Judgement) -> str:
+        """The judgement's key, or nothing if it is to be asked for again."""
+        if self._refresh or any(what in judgement for what in self._again):
+            return ""
+        key = judgement_key(judgement)
+        if self._wanted and judgement.get("mode", "list") == "list":
+            scores = enumerate(judgement["scores"])
+            if ties := [(one, other) for (one, left), (other, right) in combinations(scores, 2) if left == right]:
+                self._ties[key] = ties
+        return key
+
+    def ties(self, key: str) -> list[tuple[int, int]]:
+        """Which pictures of a judgement have the same score, by twos."""
+        return self._ties.get(key, [])
+
+
+def _judge(
+    groups: "Iterable[Group]",
+    plan: "Plan",
+    desk: "Desk",
+    tally: "Tally",
+    server: ServerConfig,
+    *,
+    pictures: int | None,
+    resumed: int,
+) -> None:
+    from .. import flow, judging
+
+    status = getattr(desk.annotator, "status", lambda _: "")
+    summary = getattr(desk.annotator, "summary", lambda: "")
+    with progress.Counter("judgements", None, status) as counter:
+
+        def emit(*done: Judgement) -> None:
+            desk.emit(*done)
+            counter.expected = tally.expected(pictures, plan)
+            counter(len(done))
+
+        def work(brake: "Brake") -> Coroutine[Any, Any, None]:
+            items = flow.in_background(iter(groups))
+            return judging.judge(
+                items, plan, desk._replace(emit=emit), at_once=server.concurrency, brake=brake, tally=tally
+            )
+
+        try:
+            flow.run(work, max_time=server.max_time)
+        finally:
+            kinds = {"refused": tally.refused, "failed (--retry failed asks again)": tally.failed}
+            told = ", ".join(f"{number} of them {kind}" for kind, number in kinds.items() if number)
+            more = "; ".join(text for text in (told, summary()) if text)
+            progress.finished(f"{counter.total} judgements", resumed=resumed, failed=tally.lost, more=more)
+
+
+def _estimate(groups: "Iterable[Group]", plan: "Plan", desk: "Desk", opener: "Pictures") -> None:
+    """Say what the calls that are still to be made would take."""
+    from .. import judging
+
+    tally = judging.Tally()
+    expected: Callable[..., dict[str, float]] = getattr(desk.annotator, "expected", lambda *_: {})
+    usage: Counter[str] = Counter()
+    for group in progress.track(groups, "prompts"):
+        calls = list(judging.claimed(group, plan, desk, tally))
+        sizes = [opener.size(image["file_name"]) for image in group.images] if calls else []
+        for call in calls:
+            shown = [sizes[place] for place in call.shown]
+            usage.update(expected(call.kind, group.images[0]["prompt"], shown))
+    tokens = f"about {usage['prompt_tokens']:.0f} tokens of prompts and {usage['completion_tokens']:.0f} of answers"
+    cost = f", {usage['cost']:.2f} USD" if "cost" in usage else ""
+    broken = f"; {tally.lost} prompts have pictures that cannot be judged" if tally.lost else ""
+    progress.note(f"dry run: {tally.begun} calls to be made{f', {tokens}{cost}' if usage else ''}{broken}")
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UserError(f"{name} {value}: is one of {', '.join(known)}")

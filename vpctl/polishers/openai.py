@@ -1,15 +1,15 @@
 """A language model behind any OpenAI-compatible server: openai:MODEL, with OPENAI_BASE_URL and OPENAI_API_KEY."""
 
-import asyncio
-import atexit
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import orjson
 
-from .. import api
-from ..errors import RecordFailed, Refused, UserError
+from ..api.chat import Model, Request, text_part
+from ..configs import ServerConfig
+from ..errors import RecordFailed, Refused, Unusable
+from ..flow import Brake
 from ..plugins import Polished
-
-IN_FLIGHT = 16
 
 SYSTEM = """You clean prompts that people wrote for text-to-image models. You are given one prompt.
 
@@ -33,53 +33,39 @@ SCHEMA: dict[str, object] = {
 }
 
 
-async def ask(server: api.Server, prompt: str) -> Polished | RecordFailed:
-    """The model's answer for one prompt; a refusal is a reason to call the prompt unsafe, and leaves it as it was."""
-    quoted = orjson.dumps({"prompt": prompt}).decode()
-    try:
-        answer = await server.ask(SYSTEM, [api.text_part(f"The prompt, as JSON: {quoted}")], SCHEMA)
-        clean, unsafe = answer.content.get("prompt"), answer.content.get("unsafe")
-        if not isinstance(clean, str) or not isinstance(unsafe, str):
-            raise RecordFailed("the answer has no text for 'prompt' and 'unsafe'")
-    except Refused as refusal:
-        return Polished(prompt, f"refused by the model: {refusal}")
-    except RecordFailed as failure:
-        return RecordFailed(f"{prompt[:60]!r}: {failure}")
+class LanguageModel:
+    """A polisher that asks a model."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def running(self, brake: Brake) -> AbstractAsyncContextManager[None]:
+        """While this lasts, it may be called."""
+        return self.model.engine.running(brake)
+
+    async def __call__(self, prompts: list[str]) -> list[Polished | RecordFailed]:
+        """The answers, in the order of the prompts; a refusal is a reason to call a prompt unsafe."""
+        [prompt] = prompts
+        quoted = orjson.dumps({"prompt": prompt}).decode()
+        text = f"The prompt, as JSON: {quoted}"
+        estimate = self.model.estimate(len(SYSTEM) + len(text.encode()), [], "", len(prompt) / 4)
+        try:
+            answer = await self.model.ask(Request(SYSTEM, [text_part(text)], SCHEMA, estimate), read)
+        except Refused as refusal:
+            return [Polished(prompt, f"refused by the model: {refusal}")]
+        except RecordFailed as failure:
+            return [RecordFailed(f"{prompt[:60]!r}: {failure}")]
+        return [answer.value]
+
+
+def read(answer: dict[str, Any]) -> Polished:
+    """What an answer says. Raises `Unusable` if it is not whole."""
+    clean, unsafe = answer.get("prompt"), answer.get("unsafe")
+    if not isinstance(clean, str) or not isinstance(unsafe, str):
+        raise Unusable("the answer has no text for 'prompt' and 'unsafe'")
     return Polished(" ".join(clean.split()), " ".join(unsafe.split()))
 
 
-class LanguageModel:
-    """A polisher that asks a server, many calls at a time."""
-
-    at_once = 64
-
-    def __init__(self, server: api.Server) -> None:
-        self._server = server
-        self._runner = asyncio.Runner()  # The connections of a client belong to one event loop.
-        atexit.register(self._runner.close)
-
-    def __call__(self, prompts: list[str]) -> list[Polished | RecordFailed]:
-        """The answers, in the order of the prompts. Raises `UserError` where none of them could be had."""
-        return self._runner.run(self._ask_all(prompts))
-
-    async def _ask_all(self, prompts: list[str]) -> list[Polished | RecordFailed]:
-        slots = asyncio.Semaphore(IN_FLIGHT)
-        fatal: list[UserError] = []
-
-        async def one(prompt: str) -> Polished | RecordFailed:
-            async with slots:
-                try:
-                    return await ask(self._server, prompt)
-                except UserError as error:
-                    fatal.append(error)
-                    return RecordFailed(f"{prompt[:60]!r}: {error}")
-
-        answers = await asyncio.gather(*map(one, prompts))
-        if fatal and not any(isinstance(answer, Polished) for answer in answers):
-            raise fatal[0]
-        return answers  # What was answered has been paid for; the next call meets the same error with nothing to lose.
-
-
-def load(argument: str, *, device: str = "auto") -> LanguageModel:
+def load(argument: str, *, device: str = "auto", server: ServerConfig = ServerConfig()) -> LanguageModel:  # noqa: B008
     """A polisher that asks the model named by `argument`; `device` is the server's business."""
-    return LanguageModel(api.Server(argument, option="--polisher"))
+    return LanguageModel(Model(server, argument, option="--polisher openai"))

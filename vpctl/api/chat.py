@@ -1,0 +1,226 @@
+"""Questions to a chat model with pictures, answered as JSON of a given schema, and checked by whoever asks.
+
+How a server wants to be asked is found out once in a run: it may know strict schemas, or only that JSON is wanted, or
+neither; it may refuse a temperature, or know the limit on the answer's length by its old name.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import orjson
+
+from ..configs import ServerConfig
+from ..errors import LimitReached, RecordFailed, Refused, Stopped, Unusable, UserError
+from . import budget
+from .answers import loads, parse
+from .budget import Estimate
+from .engine import Engine, Rejected, Reply
+
+T = TypeVar("T")
+
+SCHEMAS = ("json_schema", "json_object", "text")
+LIMITS = ("max_completion_tokens", "max_tokens", "")
+
+_NO = re.compile(
+    r"(?:(?:i'?m|i am) (?:really |very )?sorry|sorry|i (?:can(?:no|')?t|am unable|'m unable|won't|will not)\b)"
+    r"[^{}]{0,200}(?:assist|help|comply|provide|view|judge|rate|evaluate|analy[sz]e|process|continue|fulfil)[^{}]*",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+class Dialect(NamedTuple):
+    """How a server wants to be asked."""
+
+    schema: str = SCHEMAS[0]
+    limit: str = LIMITS[0]
+    temperature: bool = True
+
+
+PLAINEST = Dialect(SCHEMAS[-1], LIMITS[-1], temperature=False)
+
+
+class Request(NamedTuple):
+    """What a model is asked: `parts` are the user's message, each already JSON."""
+
+    system: str
+    parts: Sequence[bytes]
+    schema: dict[str, Any]
+    estimate: Estimate
+
+
+class Answer(NamedTuple, Generic[T]):
+    """What was made of an answer, and the tokens and dollars it took."""
+
+    value: T
+    usage: dict[str, float]
+
+
+@lru_cache(1024)
+def text_part(text: str) -> bytes:
+    """A piece of text in a question."""
+    return orjson.dumps({"type": "text", "text": text})
+
+
+def picture_part(url: str, detail: str = "") -> bytes:
+    """A picture in a question, by its URL, which may be one that holds it."""
+    image = {"url": url, **({"detail": detail} if detail else {})}
+    return orjson.dumps({"type": "image_url", "image_url": image})
+
+
+@lru_cache(256)
+def _dumped(text: str) -> bytes:
+    return orjson.dumps(text)
+
+
+class Model:
+    """A model on a server. `option` is what named it, as ``--annotator openai``, for messages."""
+
+    def __init__(self, config: ServerConfig, model: str, *, option: str) -> None:
+        self.engine = Engine(config, model, option=option)
+        self.model = model
+        self._config = config
+        self._dialect = Dialect()
+        try:
+            self._extra = loads(config.extra) if config.extra else {}
+        except ValueError:
+            self._extra = None
+        if not isinstance(self._extra, dict):
+            raise UserError(f'--extra {config.extra}: a JSON object, as \'{{"reasoning_effort": "low"}}\'')
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that determines an answer beside the question."""
+        config = self._config
+        return {
+            "server": self.engine.server,
+            "model": self.model,
+            "temperature": config.temperature,
+            "max_tokens": config.max_tokens,
+            "extra": self._extra,
+        }
+
+    def estimate(self, text: int, pictures: Sequence[tuple[int, int]], detail: str, answer: float) -> Estimate:
+        """Of a question of so many bytes of text and pictures of these sizes in pixels."""
+        how = self.engine.price.picture if self.engine.price else None
+        seen = sum(budget.picture_tokens(width, height, detail, how) for width, height in pictures)
+        return Estimate(text / budget.BYTES_PER_TOKEN + seen, answer, self._config.max_tokens)
+
+    async def ask(self, request: Request, read: Callable[[dict[str, Any]], T], *, key: str = "") -> Answer[T]:
+        """The answer to a question, as `read` makes it of its JSON, which raises `Unusable` if nothing can be made.
+
+        An answer that cannot be used is asked for once more, with what is wrong with it. Raises `Unusable` if that is
+        no better, `Refused`, and what `Engine.post` raises.
+        """
+        reply = await self._post(request, (), key)
+        try:
+            return Answer(_read(reply, read), reply.usage)
+        except Unusable as error:
+            first = Unusable(str(error), error.raw, reply.usage)
+        correction = f"This answer cannot be used: {first}. Answer again, with one JSON object of the form asked for."
+        try:
+            second = await self._post(request, (first.raw, correction), f"{key}-repair" if key else "")
+        except (RecordFailed, Stopped, Refused, LimitReached) as error:
+            raise Unusable(f"{first}; asking again failed: {error}".rstrip(": "), first.raw, first.usage) from None
+        usage = _sum(first.usage, second.usage)
+        try:
+            return Answer(_read(second, read), usage)
+        except Unusable as error:
+            raise Unusable(str(error), error.raw or first.raw, usage) from None
+        except Refused as refusal:
+            raise Refused(str(refusal), usage) from None
+
+    def read(self, body: dict[str, Any], read: Callable[[dict[str, Any]], T], usage: dict[str, float]) -> T:
+        """What is made of an answer that came another way, as from a batch. Raises `Refused` and `Unusable`."""
+        try:
+            return _read(Reply(body, usage), read)
+        except Unusable as error:
+            raise Unusable(str(error), error.raw, usage) from None
+
+    async def _post(self, request: Request, more: tuple[str, ...], key: str) -> Reply:
+        while True:
+            used = self._dialect
+
+            def body() -> bytes:
+                nonlocal used
+                used = self._dialect
+                return self.body(request, more)
+
+            try:
+                return await self.engine.post("/chat/completions", body, request.estimate, again=bool(more), key=key)
+            except Rejected as rejected:
+                if used == self._dialect:
+                    self._dialect = self._instead(used, rejected)
+
+    def _instead(self, used: Dialect, rejected: Rejected) -> Dialect:
+        """What to try where a request was called wrong: without what the server names, or, at first, all at once."""
+        if simpler := _simpler(used, rejected.about):
+            return simpler
+        if not self.engine.right and used != PLAINEST:
+            return PLAINEST
+        self._dialect = Dialect() if used == PLAINEST and not self.engine.right else used
+        raise self.engine.hopeless(rejected) from None
+
+    def body(self, request: Request, more: tuple[str, ...] = ()) -> bytes:
+        """The request as the server gets it; `more` are further messages, the model's and ours by turns."""
+        dialect, config = self._dialect, self._config
+        options: dict[str, Any] = {"model": self.model}
+        if dialect.temperature:
+            options["temperature"] = config.temperature
+        if dialect.limit:
+            options[dialect.limit] = config.max_tokens
+        if dialect.schema == "json_schema":
+            schema = {"name": "answer", "strict": True, "schema": request.schema}
+            options["response_format"] = {"type": "json_schema", "json_schema": schema}
+        elif dialect.schema == "json_object":
+            options["response_format"] = {"type": "json_object"}
+        messages = [
+            b'{"role":"system","content":' + _dumped(request.system) + b"}",
+            b'{"role":"user","content":[' + b",".join(request.parts) + b"]}",
+        ]
+        for number, text in enumerate(more):
+            messages.append(orjson.dumps({"role": ("assistant", "user")[number % 2], "content": text}))
+        head = orjson.dumps({**options, **self._extra})[:-1]
+        return head + b',"messages":[' + b",".join(messages) + b"]}"
+
+
+def _simpler(dialect: Dialect, about: str) -> Dialect | None:
+    """What to try where a request in `dialect` was called wrong in these words; None if they name nothing of it."""
+    if dialect.temperature and "temperature" in about:
+        return dialect._replace(temperature=False)
+    if dialect.limit and ("max_completion_tokens" in about or "max_tokens" in about):
+        return dialect._replace(limit=LIMITS[LIMITS.index(dialect.limit) + 1])
+    words = ("response_format", "json_schema", "json_object", "json schema", "structured output", "strict", "guided")
+    if dialect.schema != SCHEMAS[-1] and any(word in about for word in words):
+        return dialect._replace(schema=SCHEMAS[SCHEMAS.index(dialect.schema) + 1])
+    return None
+
+
+def _read(reply: Reply, read: Callable[[dict[str, Any]], T]) -> T:
+    """What `read` makes of an answer; `Unusable` has the answer's text."""
+    choices = reply.body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        raise Unusable("the server answered with no choice")
+    refusal, text = message.get("refusal"), message.get("content")
+    if refusal:
+        raise Refused(str(refusal), reply.usage)
+    if choice.get("finish_reason") == "content_filter":
+        raise Refused("content_filter", reply.usage)
+    if not isinstance(text, str):
+        text = ""
+    if choice.get("finish_reason") == "length":
+        raise Unusable("the answer was cut off; --max-tokens is how long it may be", text)
+    if _NO.fullmatch(text.strip()):
+        raise Refused(" ".join(text.split()), reply.usage)
+    try:
+        return read(parse(text))
+    except Unusable as error:
+        raise Unusable(str(error), text) from None
+
+
+def _sum(*usages: dict[str, float]) -> dict[str, float]:
+    names = dict.fromkeys(name for usage in usages for name in usage)
+    return {**{name: sum(usage.get(name, 0.0) for usage in usages) for name in names}, "calls": len(usages)}

@@ -1,0 +1,296 @@
+"""One OpenAI-compatible server: every request of a run goes through here, paced, tried again, and within the budget.
+
+The openai client carries the requests, over aiohttp, which takes half of the time that its default does; bodies are
+bytes that we have put together, and answers are read by us, since the client's own models of both would take more time
+than all the rest (`benchmarks/engine.py`). Its own retries are off: the pace has to see every answer.
+"""
+
+import asyncio
+import os
+import random
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx2
+import openai
+
+from .. import progress
+from ..configs import ServerConfig
+from ..errors import RecordFailed, Refused, Unusable, UserError
+from ..flow import Brake
+from .answers import loads
+from .budget import Budget, Estimate, Price, price, table
+from .pace import Pace, Ticket, asked_to_wait, exhausted
+
+TRIES = 12
+"""Of a call that meets faults that pass: with the waits between them, five minutes."""
+TRIES_UNHEARD = 4
+"""Of a call to a server that has never answered: an address that is wrong should be told soon."""
+TRIES_TIMED_OUT = 3
+"""Of a call that took too long: the server may have done, and charged for, what nobody waited for."""
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
+"""Seconds between tries, where the server does not say; twice as long each time."""
+HOPELESS = 4
+"""So many calls that came to nothing, with none answered between them, mean that the next will not be either."""
+SHOWN = 300
+"""Characters of what a server says that are passed on."""
+
+POLICY = frozenset(["content_policy_violation", "content_filter", "moderation_blocked", "ResponsibleAIPolicyViolation"])
+"""Codes of a 400 by which providers say that they would not."""
+
+
+class Reply(NamedTuple):
+    """A server's answer as JSON, and what it cost in dollars, if the price is known."""
+
+    body: dict[str, Any]
+    usage: dict[str, float]
+
+
+class Rejected(Exception):
+    """The server calls a request wrong, which may be for a parameter that it does not know."""
+
+    def __init__(self, status: int, about: str, said: str) -> None:
+        super().__init__(f"the server says {status}: {said}")
+        self.about = about
+
+
+class Engine:
+    """A server and the run's dealings with it. Nothing is sent before `running`.
+
+    Raises `UserError` if there is no key, or if the options contradict each other.
+    """
+
+    def __init__(self, config: ServerConfig, model: str, *, option: str) -> None:
+        if not model:
+            raise UserError(f"{option}: name the model, as in {option.partition(' ')[0]} openai:gpt-4o")
+        self.config, self.model = config, model
+        self._key = _key()
+        self.name = f"openai:{model}"
+        self.base_url = config.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        if not self.base_url.startswith(("http://", "https://")):
+            raise UserError(f"--base-url {self.base_url}: a URL, as http://localhost:8000/v1")
+        self.server = _without_secrets(self.base_url)
+        self.price: Price | None = price(model, table(config.prices))
+        if config.max_cost is not None and self.price is None:
+            raise UserError(
+                f"--max-cost {config.max_cost:g}: the price of {model} is not known; "
+                "say it with --prices FILE, a TOML table as vpctl/api/prices.toml"
+            )
+        self.budget = Budget(max_cost=config.max_cost, max_requests=config.max_requests, price=self.price)
+        self.right = False
+        self._heard = False
+        self._lost = self._wrong = 0
+
+    @asynccontextmanager
+    async def running(self, brake: Brake) -> AsyncIterator[None]:
+        """Be able to send, within the limits that were set, until `brake` is pulled."""
+        self.brake = brake
+        self.budget.begin(brake)
+        self.pace = Pace(self.config.concurrency, rpm=self.config.rpm, tpm=self.config.tpm, say=progress.note)
+        brake.when_pulled(self.pace.stop)
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=self.config.concurrency)
+        self.client = openai.AsyncOpenAI(
+            base_url=self.base_url,
+            api_key=self._key,
+            max_retries=0,
+            timeout=self.config.timeout,
+            http_client=openai.DefaultAioHttpClient(limits=limits, base_url=self.base_url),
+        )
+        try:
+            yield
+        finally:
+            await self.client.close()
+
+    def expected(self, estimate: Estimate) -> dict[str, float]:
+        """What a call will take, in the light of those that have been answered, if any were asked."""
+        usage = self.budget.expected(estimate)
+        return {**usage, "cost": self.price.of(usage)} if self.price else usage
+
+    def status(self, share: float | None = None) -> str:
+        """What was spent, what all will cost if `share` of it is done, and how many calls are under way."""
+        if self.price:
+            in_all = f" of about {self.budget.spent / share:.2f}" if share else ""
+            spent = f"{self.budget.spent:.2f}{in_all} USD"
+        else:
+            spent = f"{sum(self.budget.usage.values()):.0f} tokens"
+        waits = f", waiting {self.pace.paused():.0f} s" if self.pace.paused() > 1 else ""
+        return f"{spent}, {self.pace.in_flight} in flight{waits}"
+
+    def summary(self) -> str:
+        """What the run took, in a few words; nothing if nothing was asked."""
+        if not self.budget.requests:
+            return ""
+        dollars = f", {self.budget.spent:.4f} USD" if self.price else ""
+        tokens = sum(self.budget.usage[name] for name in ("prompt_tokens", "completion_tokens"))
+        return f"{self.budget.requests} requests, {tokens:.0f} tokens{dollars}"
+
+    def redacted(self, text: str) -> str:
+        """Text from a server, in which the key is not to be, on one line."""
+        return " ".join(text.replace(self._key, "[key]").split())
+
+    async def post(
+        self, path: str, body: Callable[[], bytes], estimate: Estimate, *, again: bool = False, key: str = ""
+    ) -> Reply:
+        """One call, tried until it is answered. `body` is asked for before every try; `key` is the call's identity.
+
+        Raises `Rejected`, `Refused`, `RecordFailed` where it may be better another day, and `UserError` where no call
+        could do better.
+        """
+        reserved = await self.budget.reserve(estimate)
+        usage: dict[str, float] | None = None
+        cost = 0.0
+        try:
+            answer = await self._tried(path, body, estimate, again, key)
+            usage = _usage(answer)
+        finally:
+            cost = self.budget.settle(reserved, estimate, usage)
+        return Reply(answer, {**usage, "cost": round(cost, 9)} if self.price and usage else usage)
+
+    async def _tried(
+        self, path: str, body: Callable[[], bytes], estimate: Estimate, again: bool, key: str
+    ) -> dict[str, Any]:
+        tries = timed_out = 0
+        expected = sum(self.budget.expected(estimate).values())
+        while True:
+            tries += 1
+            ticket = await self.pace.enter(expected, again=again or tries > 1)
+            used = 0.0
+            try:
+                answer = await self._sent(path, body(), key)
+                used = sum(_usage(answer).values()) or expected
+                self.pace.succeeded(ticket)
+                return answer
+            except (TimeoutError, openai.APITimeoutError):
+                self.pace.faltered()
+                timed_out += 1
+                failure = f"no answer within {self.config.timeout:g} s"
+                wait = self._backoff(tries)
+                over = timed_out >= TRIES_TIMED_OUT
+            except openai.APIStatusError as error:
+                self._heard = True
+                wait, failure = self._after(error, ticket, tries), self._said(error)
+                over = tries >= TRIES
+            except (openai.APIError, httpx2.HTTPError, OSError, ValueError) as error:
+                self.pace.faltered()
+                cause = error.__cause__ or error
+                failure = self.redacted(f"{type(cause).__name__}: {cause}".rstrip(": "))[:SHOWN]
+                wait = self._backoff(tries)
+                over = tries >= (TRIES if self._heard else TRIES_UNHEARD)
+            finally:
+                self.pace.leave(ticket, used)
+            if over:
+                raise self._given_up(f"{failure}, {tries} times")
+            await self.brake.sleep(wait)
+
+    async def _sent(self, path: str, body: bytes, key: str) -> dict[str, Any]:
+        self.budget.request()
+        headers = {"Content-Type": "application/json"}
+        options: Any = {"headers": {**headers, "Idempotency-Key": key} if key else headers}
+        async with asyncio.timeout(self.config.timeout):
+            response = await self.client.post(path, cast_to=httpx2.Response, content=body, options=options)
+        self._heard = True
+        for seconds in exhausted(response.headers):
+            self.pace.pause(seconds)
+        content = response.content.replace(self._key.encode(), b"[key]")
+        try:
+            answer = loads(content)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            if self.right:
+                raise ValueError("the answer is no JSON object")
+            raise UserError(
+                f"{self.name}: {self.server} does not answer as an OpenAI server does; "
+                "check --base-url or OPENAI_BASE_URL, which usually ends in /v1"
+            )
+        self.right, self._lost = True, 0
+        return answer
+
+    def _after(self, error: openai.APIStatusError, ticket: Ticket, tries: int) -> float:
+        """How long to wait after an error that passes; raises for one that does not."""
+        status, code = error.status_code, str(error.code or "")
+        said = self._said(error)
+        if status == 429 and code != "insufficient_quota":
+            wait = asked_to_wait(error.response.headers)
+            self.pace.rejected(ticket, self._backoff(tries) if wait is None else wait)
+            return 0.0
+        if status in (401, 403, 404, 429):
+            raise UserError(f"{self.name}: the server says {status}: {said}") from None
+        if status in (408, 409) or status >= 500:
+            self.pace.faltered()
+            wait = asked_to_wait(error.response.headers)
+            return self._backoff(tries) if wait is None else wait
+        if code in POLICY or _policy(error.body):
+            raise Refused(f"{code or 'content_filter'}: {said}") from None
+        if code == "context_length_exceeded" or status == 413:
+            raise Unusable(f"the server says {status}: {said}") from None
+        raise Rejected(status, f"{error.param or ''} {code} {said}".casefold(), said) from None
+
+    def hopeless(self, rejected: Rejected) -> Exception:
+        """What a request that the server calls wrong means for its record, or for the run, if all are wrong."""
+        self._wrong += 1
+        if self.right:
+            return Unusable(str(rejected))
+        if self._wrong >= HOPELESS:
+            return UserError(f"{self.name}: {rejected}")
+        return RecordFailed(str(rejected))
+
+    def _given_up(self, failure: str) -> Exception:
+        """What it means that a call was tried often enough: bad luck, or, if no other fares better, a server down."""
+        self._lost += 1
+        if not self._heard:
+            return UserError(
+                f"{self.name}: {self.server} cannot be reached ({failure}); check --base-url or OPENAI_BASE_URL"
+            )
+        if self._lost >= HOPELESS:
+            return UserError(f"{self.name}: {self.server} does not answer any more ({failure}); try again later")
+        return RecordFailed(failure)
+
+    @staticmethod
+    def _backoff(tries: int) -> float:
+        return min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (tries - 1)) * random.uniform(0.5, 1)
+
+    def _said(self, error: openai.APIStatusError) -> str:
+        body = error.body
+        message = body.get("message") if isinstance(body, dict) else None
+        return self.redacted(str(message or error.response.text or error.response.reason_phrase))[:SHOWN]
+
+
+def _key() -> str:
+    """The key, of the environment only. No message has it, also where it is not right."""
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not key:
+        raise UserError("OPENAI_API_KEY is not set; export your key (for a server without keys, any text)")
+    if not re.fullmatch(r"[!-~]+", key):
+        raise UserError("OPENAI_API_KEY holds spaces or characters that no key has; set it again")
+    return key
+
+
+def _without_secrets(url: str) -> str:
+    """A URL without name, password and query, which may be keys."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+
+
+def _policy(body: object) -> bool:
+    """Whether an error's details, which Azure nests, say that a policy was the reason."""
+    inner = body.get("innererror") if isinstance(body, dict) else None
+    return isinstance(inner, dict) and inner.get("code") in POLICY
+
+
+def _usage(answer: Mapping[str, Any]) -> dict[str, float]:
+    """Tokens that an answer says it took; empty if it does not say."""
+    said = answer.get("usage")
+    if not isinstance(said, dict):
+        return {}
+    details = said.get("prompt_tokens_details")
+    found = {name: said.get(name) for name in ("prompt_tokens", "completion_tokens")}
+    found["cached_tokens"] = details.get("cached_tokens") if isinstance(details, dict) else None
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and (value or name != "cached_tokens")
+    }

@@ -1,0 +1,234 @@
+"""How many calls are under way at once. Nobody knows a server's limits beforehand, so they are found out.
+
+As TCP does it (slow start, additive increase and multiplicative decrease: Chiu & Jain 1989, Jacobson 1988), on the
+number of calls in flight. A call that a server turned away for its rate ends a round of growth; all that were on their
+way at that moment belong to the same episode and cost the limit only one cut. What the server says of when to come back
+is done to the letter, by all calls.
+"""
+
+import asyncio
+import email.utils
+import math
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from ..errors import Stopped
+
+FIRST = 16
+"""Calls in flight once the first, which goes alone, has shown that the server answers."""
+GROWTH = 0.05
+"""By which share of itself the limit grows in a round, after the first episode; before it, it doubles."""
+SATURATED = 0.8
+"""The limit grows only while this share of it is used: room that nobody needed proves nothing."""
+PROBE_AFTER, PROBE_PAUSES = 30.0, 20.0
+"""Seconds, and pauses as long as the last, until the level of the last episode is tried again. A try that fails costs a
+pause, so that trying costs no more than a twentieth of the time."""
+RECOVERY = 15.0
+"""Seconds without growth after a fault of the server's."""
+MINUTE = 60.0
+
+
+class Ticket(NamedTuple):
+    """A call's leave to be under way: since when, and for how many tokens."""
+
+    since: float
+    tokens: float
+
+
+class Bucket:
+    """A fixed rate of so many a minute. In no minute there are more, since what may come at once is a second's worth.
+
+    The level may fall below zero, for a call that is larger than a second's worth; the next one waits longer.
+    """
+
+    def __init__(self, per_minute: float, now: Callable[[], float]) -> None:
+        self._most = max(1.0, per_minute / MINUTE)
+        self._rate = max(per_minute - self._most, per_minute / 2) / MINUTE
+        self._now = now
+        self._level, self._at = self._most, now()
+
+    def wait(self) -> float:
+        """Seconds until one more may go; not above zero if it may now."""
+        now = self._now()
+        self._level = min(self._most, self._level + (now - self._at) * self._rate)
+        self._at = now
+        return (min(1.0, self._most) - self._level) / self._rate
+
+    def take(self, amount: float) -> None:
+        """Take some out; a negative amount gives back."""
+        self._level -= amount
+
+
+class Pace:
+    """Lets calls go, up to `limit` at a time, which it learns; `most` is the largest it may become.
+
+    `rpm` and `tpm` are fixed rates of requests and tokens a minute on top of it. `say` is told of pauses one notices.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        *,
+        rpm: float | None = None,
+        tpm: float | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.most = most
+        self.limit = 1.0
+        self.in_flight = 0
+        self.turned_away = 0
+        self._say = say
+        self._requests = Bucket(rpm, self._loop.time) if rpm else None
+        self._tokens = Bucket(tpm, self._loop.time) if tpm else None
+        self._again: deque[tuple[asyncio.Future[Ticket], float]] = deque()
+        self._new: deque[tuple[asyncio.Future[Ticket], float]] = deque()
+        self._not_before = -math.inf
+        self._episode = -math.inf
+        self._at_episode = self._rejected = 0
+        self._slow_start = True
+        self._ceiling = self._probe_at = math.inf
+        self._grow_at = -math.inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopped = False
+
+    async def enter(self, tokens: float = 0, *, again: bool = False) -> Ticket:
+        """Wait for a turn; calls that go `again` come first. Raises `Stopped` when nothing new is to begin."""
+        if self._stopped:
+            raise Stopped
+        turn: asyncio.Future[Ticket] = self._loop.create_future()
+        (self._again if again else self._new).append((turn, tokens))
+        self._admit()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and not turn.exception():
+                self.leave(turn.result(), tokens)
+            raise
+
+    def stop(self) -> None:
+        """Let nobody go any more: whoever waits gets `Stopped`."""
+        self._stopped = True
+        for turn, _ in (*self._again, *self._new):
+            if not turn.done():
+                turn.set_exception(Stopped())
+
+    def leave(self, ticket: Ticket, tokens: float) -> None:
+        """A call has ended, however it did, and took so many tokens: what was reserved beyond them is given back."""
+        self.in_flight -= 1
+        if self._tokens:
+            self._tokens.take(tokens - ticket.tokens)
+        self._admit()
+
+    def succeeded(self, ticket: Ticket) -> None:
+        """The server answered. To be called before `leave`, as are the next two."""
+        now = self._loop.time()
+        if self.limit < 2 and self._slow_start:
+            self.limit = float(min(FIRST, self.most))
+        if ticket.since < self._episode or now < self._grow_at or self.in_flight < SATURATED * int(self.limit):
+            return
+        if now > self._probe_at:
+            self._ceiling = self._probe_at = math.inf
+        grown = self.limit + (1.0 if self._slow_start else GROWTH)
+        self.limit = max(self.limit, min(grown, self.most, self._ceiling))
+
+    def faltered(self) -> None:
+        """The server made a fault: no reason to ask less of it, and none to ask more."""
+        self._grow_at = self._loop.time() + RECOVERY
+
+    def rejected(self, ticket: Ticket, seconds: float) -> None:
+        """The server turned a call away for its rate and wants none for so many seconds."""
+        now = self._loop.time()
+        self.turned_away += 1
+        self.pause(seconds)
+        if ticket.since >= self._episode:
+            self._episode, self._at_episode, self._rejected = math.nextafter(now, math.inf), self.in_flight, 0
+            self._slow_start = self._slow_start and self.limit < 2
+        self._rejected += 1
+        accepted = self._at_episode - self._rejected
+        self.limit = max(1.0, self._at_episode / 2, (1 - 2 * GROWTH) * accepted)
+        # Calls that were turned away while none was under way say nothing of how many may be.
+        self._ceiling = max(accepted, self.limit) if accepted else math.inf
+        self._probe_at = now + max(PROBE_AFTER, PROBE_PAUSES * seconds)
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody go for so many seconds."""
+        until = self._loop.time() + seconds
+        if until > self._not_before:
+            if seconds >= 5 and until > self._not_before + 1:
+                self._say(f"the server asks to wait {seconds:.0f} s")
+            self._not_before = until
+
+    def paused(self) -> float:
+        """For how many seconds nobody will be let go."""
+        return max(0.0, self._not_before - self._loop.time())
+
+    def _admit(self) -> None:
+        while not self._stopped and (self._again or self._new) and self.in_flight < int(self.limit):
+            queue = self._again or self._new
+            turn, tokens = queue[0]
+            if turn.done():
+                queue.popleft()
+                continue
+            wait = max(self.paused(), *(bucket.wait() for bucket in (self._requests, self._tokens) if bucket), 0.0)
+            if wait > 0:
+                self._later(wait)
+                return
+            queue.popleft()
+            self.in_flight += 1
+            if self._requests:
+                self._requests.take(1)
+            if self._tokens:
+                self._tokens.take(tokens)
+            turn.set_result(Ticket(self._loop.time(), tokens))
+
+    def _later(self, seconds: float) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, self._admit)
+
+
+_LENGTHS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SPAN = re.compile(r"([\d.]+)(ms|s|m|h|d)")
+
+
+def seconds(text: str, *, clock: Callable[[], float] = time.time) -> float | None:
+    """A length of time as headers give it: ``20``, ``1.5``, ``6m0s``, ``20ms``, a date; None if it is none of them.
+
+    A number that can only be a point in time, in seconds since 1970, is one.
+    """
+    text = text.strip().lower()
+    try:
+        number = float(text)
+    except ValueError:
+        spans = _SPAN.findall(text)
+        if spans and "".join(map("".join, spans)) == text:
+            return sum(float(amount) * _LENGTHS[unit] for amount, unit in spans)
+        date = email.utils.parsedate_tz(text)
+        return max(0.0, email.utils.mktime_tz(date) - clock()) if date else None
+    if not math.isfinite(number):
+        return None
+    return max(0.0, number - clock() if number > 1e9 else number)
+
+
+def asked_to_wait(headers: Mapping[str, str]) -> float | None:
+    """For how many seconds a server that turned a call away wants none; None if it does not say."""
+    if (wait := seconds(headers.get("retry-after-ms", ""))) is not None:
+        return wait / 1000
+    if (wait := seconds(headers.get("retry-after", ""))) is not None:
+        return wait
+    waits = exhausted(headers)
+    return max(waits) if waits else None
+
+
+def exhausted(headers: Mapping[str, str]) -> list[float]:
+    """The seconds until each allowance is there again of which a server says that nothing is left."""
+    found = []
+    for what in ("requests", "tokens"):
+        left, reset = headers.get(f"x-ratelimit-remaining-{what}", ""), headers.get(f"x-ratelimit-reset-{what}", "")
+        if left.strip() == "0" and (wait := seconds(reset)) is not None:
+            found.append(wait)
+    return found

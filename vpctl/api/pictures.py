@@ -1,0 +1,80 @@
+"""Pictures as a server gets them: made small enough and encoded once, however often they are asked about."""
+
+import base64
+import io
+import os
+from typing import NamedTuple
+from urllib.parse import quote
+
+from PIL import Image
+
+from ..configs import PictureConfig
+from .chat import picture_part
+
+AS_IT_IS = 1 << 17
+"""Bytes of a file that is sent as it is, if it is of a format that servers know and not too large in pixels."""
+QUALITY = 92
+"""Of the JPEG that is made of others: its faults are well below those that a judge looks for."""
+_KINDS = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp"}
+
+
+class Encoded(NamedTuple):
+    """A picture as part of a question, and its size in pixels as the server gets it."""
+
+    part: bytes
+    width: int
+    height: int
+
+
+class Encoder:
+    """Encodes pictures. URLs are made for `config.image_url` and the path from `folder` on, instead, if it is given."""
+
+    def __init__(self, config: PictureConfig, folder: str) -> None:
+        self._config, self._folder = config, folder
+        self.detail = config.detail
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """All that changes what a judge sees of a picture."""
+        config = self._config
+        return {"max_side": config.max_side, "detail": config.detail, "as_it_is": AS_IT_IS, "quality": QUALITY}
+
+    def size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """In which size in pixels a picture of this one is sent."""
+        largest = self._config.max_side or max(size)
+        scale = min(1.0, largest / max(size))
+        return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+    def __call__(self, picture: Image.Image, path: str) -> Encoded:
+        """The picture, opened from `path`, as JPEG or as the file is. Thread-safe; the most expensive step there is."""
+        config = self._config
+        if config.image_url:
+            relative = os.path.relpath(path, self._folder)
+            part = picture_part(config.image_url + quote(relative.replace(os.sep, "/")), config.detail)
+            return Encoded(part, picture.width, picture.height)
+        fits = not config.max_side or max(picture.size) <= config.max_side
+        if not fits:
+            picture = picture.copy()
+            picture.thumbnail((config.max_side, config.max_side), Image.Resampling.LANCZOS)
+        kind, content = (fits and _as_it_is(path)) or ("jpeg", _as_jpeg(picture))
+        url = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+        return Encoded(picture_part(url, config.detail), picture.width, picture.height)
+
+
+def _as_it_is(path: str) -> tuple[str, bytes] | None:
+    """Kind and content of a file that says just what the picture opened from it does; None if it does not."""
+    if os.path.getsize(path) > AS_IT_IS:
+        return None
+    with Image.open(path, formats=list(_KINDS)) as file:
+        turned = file.getexif().get(0x0112, 1) != 1
+        if file.format not in _KINDS or file.mode != "RGB" or "transparency" in file.info or turned:
+            return None
+        kind = _KINDS[file.format]
+    with open(path, "rb") as opened:
+        return kind, opened.read()
+
+
+def _as_jpeg(picture: Image.Image) -> bytes:
+    encoded = io.BytesIO()
+    picture.save(encoded, format="JPEG", quality=QUALITY, subsampling=0)
+    return encoded.getvalue()

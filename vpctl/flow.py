@@ -1,0 +1,197 @@
+"""Many things under way at once, in one event loop: reading ahead, doing in order, and ending early but in order.
+
+A run that stops before its input does lets end what is under way, since it has been paid for, and begins nothing new.
+"""
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+from . import progress
+from .errors import LimitReached, Stopped
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Brake:
+    """What stops a run before its end: an interrupt, or a limit that was reached.
+
+    Whoever waits for a turn asks `check`, or sleeps with `sleep`, and gets `Stopped`; whoever is already under way is
+    not disturbed. The second interrupt disturbs everything.
+    """
+
+    def __init__(self) -> None:
+        self.why = ""
+        self._interrupted = False
+        self._waiting: list[Callable[[], object]] = []
+        self._pulled = asyncio.Event()
+
+    @property
+    def pulled(self) -> bool:
+        """Whether nothing new is to begin."""
+        return self._pulled.is_set()
+
+    def pull(self, why: str) -> None:
+        """Begin nothing new from now on; the first reason counts."""
+        if not self.pulled:
+            self.why = why
+            self._pulled.set()
+            for call in self._waiting:
+                call()
+
+    def when_pulled(self, call: Callable[[], object]) -> None:
+        """Have `call` called once nothing new is to begin."""
+        self._waiting.append(call)
+
+    def check(self) -> None:
+        """Raise `Stopped` if nothing new is to begin."""
+        if self.pulled:
+            raise Stopped
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, or raise `Stopped` as soon as nothing new is to begin."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._pulled.wait(), seconds)
+        self.check()
+
+    def interrupt(self, all_of_it: "asyncio.Task[Any]") -> None:
+        """What a signal does: the first time an end in order, the second time at once."""
+        if self._interrupted:
+            all_of_it.cancel()
+            return
+        self._interrupted = True
+        self.pull("interrupted")
+        progress.note("interrupted: waiting for what is under way; interrupt again to stop at once")
+
+    def end(self) -> None:
+        """Raise what tells the program why the run ended early, if it did."""
+        if self._interrupted:
+            raise KeyboardInterrupt
+        if self.pulled:
+            raise LimitReached(f"stopped: {self.why}; the same command goes on from there")
+
+
+def run(work: Callable[[Brake], Coroutine[Any, Any, R]], *, max_time: float | None = None) -> R:
+    """The result of `work`, in an event loop of its own that interrupts, and `max_time` in seconds, stop in order.
+
+    Raises `KeyboardInterrupt` or `LimitReached` at the end if the brake was pulled, and single what a group of tasks
+    raised.
+    """
+
+    async def all_of_it() -> R:
+        brake = Brake()
+        if max_time is not None:
+            asyncio.get_running_loop().call_later(max_time, brake.pull, f"--max-time of {max_time:g} s is over")
+        with _signals(brake):
+            try:
+                result = await work(brake)
+            except asyncio.CancelledError:
+                raise KeyboardInterrupt from None
+        brake.end()
+        return result
+
+    try:
+        return asyncio.run(all_of_it())
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+@contextlib.contextmanager
+def _signals(brake: Brake) -> Iterator[None]:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task
+    loop.set_exception_handler(_unless_interrupted)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    for one in before:
+        loop.add_signal_handler(one, brake.interrupt, task)
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            loop.remove_signal_handler(one)
+            signal.signal(one, handler)
+
+
+def _unless_interrupted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Report what nobody waits for, but not that an interrupt came while another was being dealt with."""
+    if not isinstance(context.get("exception"), KeyboardInterrupt):
+        loop.default_exception_handler(context)
+
+
+async def in_background(items: Iterator[T]) -> AsyncIterator[T]:
+    """The items, taken from a blocking iterator by a thread that is at most one ahead.
+
+    The thread dies with the process: a read from a silent pipe cannot hold up an interrupt.
+    """
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
+    taken_over = threading.Semaphore(0)
+
+    def take() -> None:
+        end: BaseException | None = None
+        try:
+            for item in items:
+                loop.call_soon_threadsafe(queue.put_nowait, (item,))
+                taken_over.acquire()
+        except BaseException as error:
+            end = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended before us
+            loop.call_soon_threadsafe(queue.put_nowait, end)
+
+    threading.Thread(target=take, daemon=True).start()
+    while (taken := await queue.get()) is not None:
+        if isinstance(taken, BaseException):
+            raise taken
+        taken_over.release()
+        yield taken[0]
+
+
+async def in_order(
+    items: AsyncIterator[T], work: Callable[[T], Awaitable[R]], *, at_once: int, brake: Brake
+) -> AsyncIterator[R]:
+    """What `work` makes of each item, in the order of the items, with `at_once` of them under way.
+
+    Results come as soon as they and all before them are there. An item that is `Stopped` ends it, and so does the
+    brake; what follows a stopped item and was under way is let end, and comes too, since it has been paid for.
+    """
+    under_way: deque[asyncio.Task[R]] = deque()
+    arrived: asyncio.Queue[asyncio.Task[R] | None] = asyncio.Queue()
+    slots = asyncio.Semaphore(at_once)
+
+    async def start(item: T) -> R:
+        try:
+            return await work(item)
+        finally:
+            slots.release()
+
+    async def feed() -> None:
+        try:
+            async for item in items:
+                await slots.acquire()
+                brake.check()
+                under_way.append(task := asyncio.ensure_future(start(item)))
+                arrived.put_nowait(task)
+        except Stopped:
+            pass
+        finally:
+            arrived.put_nowait(None)
+
+    feeder = asyncio.ensure_future(feed())
+    brake.when_pulled(feeder.cancel)
+    try:
+        while (task := await arrived.get()) is not None:
+            with contextlib.suppress(Stopped):
+                yield await task
+        with contextlib.suppress(asyncio.CancelledError):
+            await feeder
+    finally:
+        for one in [feeder, *under_way]:
+            one.cancel()
