@@ -196,10 +196,10 @@ def measure(load: Load, cores: list[int]) -> None:
         least = medians["bare aiohttp"]
         for name, (rate, cpu) in medians.items():
             most = f" (goal {load.most_cpu})" if load.most_cpu else ""
+            print(f"  {name}: {rate:.0f} calls/s, {cpu:.2f} ms CPU a call{most};", end=" ")
             print(
-                f"  {name}: {rate:.0f} calls/s, {rate / least.rate:.2f} of the bare loop's (goal {load.goal})", end=""
+                f"{rate / least.rate:.2f} of the bare loop's speed (goal {load.goal}), {cpu / least.cpu:.1f} of its CPU"
             )
-            print(f"; {cpu:.2f} ms CPU a call{most}, {cpu / least.cpu:.1f} times the bare loop's")
 
 
 def main() -> None:

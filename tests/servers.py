@@ -12,11 +12,13 @@ import argparse
 import asyncio
 import json
 import pkgutil
+import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
@@ -75,6 +77,16 @@ def read_log(path: Path) -> list[Entry]:
 def billed(log: Iterable[Entry]) -> Counter[str]:
     """How often each question was billed."""
     return Counter(entry.fingerprint for entry in log if entry.billed)
+
+
+def multipart(kind: str, body: bytes) -> dict[str, tuple[str, bytes]]:
+    """The file name and content of each field of a form; aiohttp's own reading of it warns now and then."""
+    form = {}
+    for part in body.split(b"--" + kind.partition("boundary=")[2].strip('"').encode())[1:-1]:
+        head, _, content = part.partition(b"\r\n\r\n")
+        names = dict(re.findall(r'(\w+)="(.*?)"', head.decode()))
+        form[names["name"]] = names.get("filename", ""), content.removesuffix(b"\r\n")
+    return form
 
 
 class Reply(NamedTuple):
@@ -228,8 +240,8 @@ class Server:
       would be taken, `{wait}` the seconds until one is
     - supports: the types of `response_format` that it knows
     - key: the only one that it takes, if given
-    - batch_delay: seconds until a batch is finished by itself, rather than by `finish`
-    - expire_share, error_share: what share of a batch's requests expires, and ends in a server's error
+    - batch_delay: seconds until a batch is finished by itself, rather than by `finish`; then `expire_share` of its
+      requests expire, and `error_share` of them end in a server's error
     - log_file: where the log is written too, a line as soon as a request is answered
     """
 
@@ -290,7 +302,10 @@ class Server:
         return max((entry.in_flight for entry in self.log), default=0)
 
     def finish(self, batch_id: str, *, expire_share: float = 0.0, error_share: float = 0.0) -> None:
-        """Answer a batch's requests, but for a share that expires (or is cancelled) and one that ends in an error."""
+        """Answer a batch's requests, but for a share that expires and one that ends in a server's error.
+
+        A batch that is being cancelled becomes cancelled, and what would have expired is cancelled too.
+        """
 
         async def finish() -> None:
             self._finish(batch_id, expire_share, error_share)
@@ -388,8 +403,7 @@ class Server:
             now, rate = time.monotonic(), self.per_minute / 60
             most = max(1.0, rate * (self.window or 1))
             if not self.window:
-                self._room = min(most, self._room + (now - self._filled) * rate)
-                self._filled = now
+                self._filled, self._room = now, min(most, self._room + (now - self._filled) * rate)
                 wait = max(0.0, (1 - self._room) / rate)
             else:
                 if now >= self._filled + self.window:
@@ -413,9 +427,7 @@ class Server:
         if fault.isdigit() or fault == "drop":
             return error(int(fault) if fault.isdigit() else 500, "server_error", "A fault was drawn.", fault=fault)
         if fault == "content_filter":
-            return error(
-                400, "content_policy_violation", "Your request was rejected by the safety system.", fault=fault
-            )
+            return error(400, "content_policy_violation", "The safety system rejected the request.", fault=fault)
         if path.endswith("/moderations"):
             return reply(self._moderation(body))._replace(fault=fault)
         content = self.answer(body) if self.answer else self._default(body)
@@ -474,14 +486,11 @@ class Server:
         return reply(found) if found else MISSING
 
     async def _new_file(self, request: web.Request, entry: Entry) -> Reply:
-        form = await request.post()
-        upload = form["file"]
-        assert isinstance(upload, web.FileField)
-        with upload.file:
-            content = upload.file.read()
+        form = multipart(request.headers["Content-Type"], await request.read())
+        name, content = form["file"]
         if len(content) > self.max_file_bytes:
             return error(413, "file_too_large", f"The file has {len(content)} bytes, more than {self.max_file_bytes}.")
-        return reply(self._stored(upload.filename, content, str(form["purpose"])))
+        return reply(self._stored(name, content, form["purpose"][1].decode()))
 
     def _stored(self, name: str, content: bytes, purpose: str) -> JSON:
         file_id = f"file-{len(self._contents)}"
@@ -548,22 +557,20 @@ class Server:
         batch = self._kept["batches"][batch_id]
         cut_short = "cancelled" if batch["status"] == "cancelling" else "expired"
         lines: dict[str, list[JSON]] = {"output_file_id": [], "error_file_id": []}
-        ends = {"completed" if cut_short == "expired" else cut_short}
+        end = "cancelled" if cut_short == "cancelled" else "completed"
         for number, row in enumerate(self._contents[batch["input_file_id"]].splitlines()):
             request = orjson.loads(row)
             line = {"id": f"{batch_id}_req_{number}", "custom_id": request["custom_id"], "error": None}
             chance = draw(self.seed, batch_id, request["custom_id"])
             if chance < expire_share:
-                ends = {cut_short}
+                end = cut_short
                 problem = {"code": f"batch_{cut_short}", "message": "This request was not executed in time."}
                 lines["error_file_id"].append({**line, "response": None, "error": problem})
                 continue
-            fails = chance < expire_share + error_share
-            sent = (
-                error(500, "server_error", "x", fault="500")
-                if fails
-                else self._reply(batch["endpoint"], request["body"])
-            )
+            if chance < expire_share + error_share:
+                sent = error(500, "server_error", "The request could not be executed.", fault="500")
+            else:
+                sent = self._reply(batch["endpoint"], request["body"])
             self._note(Entry(time=time.time(), path="/v1/batches", fingerprint=fingerprint(request["body"])), sent)
             response = {"status_code": sent.status, "request_id": line["id"], "body": orjson.loads(sent.body)}
             lines["output_file_id" if sent.status == 200 else "error_file_id"].append({**line, "response": response})
@@ -573,7 +580,7 @@ class Server:
                 batch[name] = self._stored(f"{batch_id}_{name}.jsonl", content, "batch_output")["id"]
         done, failed = map(len, lines.values())
         batch["request_counts"] |= {"completed": done, "failed": failed}
-        (batch["status"],) = ends
+        batch["status"] = end
 
 
 async def _sent(request: web.Request, sent: Reply) -> web.StreamResponse:
@@ -605,7 +612,7 @@ def main() -> None:
             kinds: dict[str, Callable[[str], Any]] = {"answer": pkgutil.resolve_name, "moderate": pkgutil.resolve_name}
             kind = kinds.get(one.name, str if one.type is str else orjson.loads)
             parser.add_argument(f"--{one.name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS)
-    with Server(**vars(parser.parse_args())) as server:
+    with Server(**vars(parser.parse_args())) as server, suppress(KeyboardInterrupt):
         print(server.url, flush=True)
         threading.Event().wait()
 

@@ -258,8 +258,10 @@ def test_files_have_a_limit_and_can_be_deleted(batches: tuple[Server, openai.Ope
     _, client = batches
     with pytest.raises(openai.APIStatusError, match="more than 200000"):
         client.files.create(file=("in.jsonl", b"x" * 200_001), purpose="batch")
-    file = client.files.create(file=("in.jsonl", b"x"), purpose="batch")
-    assert client.files.retrieve(file.id).bytes == 1
+    content = "é\r\n\n--\r\n".encode()
+    file = client.files.create(file=("in.jsonl", content), purpose="batch")
+    assert (file.filename, file.purpose, file.bytes) == ("in.jsonl", "batch", len(content))
+    assert client.files.content(file.id).content == content
     assert client.files.delete(file.id).deleted
     with pytest.raises(openai.NotFoundError):
         client.files.content(file.id)
