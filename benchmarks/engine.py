@@ -1,0 +1,215 @@
+"""What a call costs: vpctl's engine and the openai client against a bare loop of aiohttp with bodies made beforehand.
+
+2,000 calls, 100 in flight, to a server that answers after 0.2 s, on cores of its own where there are four; rounds of
+all sides alternate, and the median is told. Goals: calls a second at least 0.9 of the bare loop's for text of 1.4 KB
+and 0.8 for four pictures of 60 KB, and there at most 1.5 ms of the client's CPU a call. Run with:
+python benchmarks/engine.py
+"""
+
+import asyncio
+import base64
+import gc
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from itertools import cycle, islice
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+import aiohttp
+import orjson
+
+CALLS, IN_FLIGHT, LATENCY, ROUNDS = 2000, 100, 0.2, 3
+KEY = "any"
+
+
+class Load(NamedTuple):
+    """Questions of one kind, asked over and over, what each is answered, and the goals."""
+
+    name: str
+    questions: list[dict[str, Any]]
+    answer: dict[str, Any]
+    goal: float
+    most_cpu: float | None
+
+
+class Call(NamedTuple):
+    """What is asked, as the arguments of the openai client, and as the body of the request."""
+
+    question: dict[str, Any]
+    body: bytes
+
+
+class Cost(NamedTuple):
+    """Of one round: calls a second, and milliseconds of CPU a call."""
+
+    rate: float
+    cpu: float
+
+
+def question(parts: list[dict[str, Any]], schema: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of one call."""
+    return {
+        "model": "judge",
+        "messages": [{"role": "user", "content": parts}],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}},
+    }
+
+
+def exactly(properties: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an object that has these properties and no others."""
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def texts() -> Load:
+    """Bodies of 1.4 KB."""
+    chance = Random(0)
+    schema = exactly({"prompt": {"type": "string"}})
+    rest = len(orjson.dumps(question([{"type": "text", "text": ""}], schema)))
+    questions = [question([{"type": "text", "text": chance.randbytes(700).hex()[rest:]}], schema) for _ in range(8)]
+    return Load("text of 1.4 KB", questions, {"prompt": "a red circle left of a blue square"}, 0.9, None)
+
+
+def pictures() -> Load:
+    """Bodies of 320 KB; random bytes stand for a JPEG, which nobody opens."""
+    chance = Random(0)
+    levels = ["1 Bad", "2 Poor", "3 Fair", "4 Good", "5 Excellent"]
+    verdict = exactly({"rationale": {"type": "string"}, "level": {"type": "string", "enum": levels}})
+    schema = exactly(dict.fromkeys("ABCD", verdict))
+    questions = []
+    for _ in range(8):
+        encoded = [base64.b64encode(chance.randbytes(60_000)).decode() for _ in range(4)]
+        urls = [{"url": f"data:image/jpeg;base64,{one}"} for one in encoded]
+        questions.append(question([{"type": "image_url", "image_url": url} for url in urls], schema))
+    judged = {"rationale": "The circle is red and stands where it should.", "level": "4 Good"}
+    answer: dict[str, Any] = dict.fromkeys("ABCD", judged)
+    return Load("four pictures of 60 KB", questions, answer, 0.8, 1.5)
+
+
+async def in_flight(calls: Iterator[Awaitable[object]]) -> None:
+    """Await all, `IN_FLIGHT` at a time."""
+
+    async def one_after_another() -> None:
+        for call in calls:
+            await call
+
+    await asyncio.gather(*(one_after_another() for _ in range(IN_FLIGHT)))
+
+
+async def bare(url: str, calls: Iterator[Call]) -> None:
+    """The least that a call can cost: its body was there before, and nobody looks at the answer."""
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+
+    async def post(body: bytes) -> None:
+        async with session.post(f"{url}/chat/completions", data=body, headers=headers) as response:
+            assert response.status == 200
+            await response.read()
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=IN_FLIGHT)) as session:
+        await in_flight(post(call.body) for call in calls)
+
+
+async def client(url: str, calls: Iterator[Call]) -> None:
+    """The openai client, as its manual has it."""
+    import openai
+
+    async with openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0) as server:
+        await in_flight(server.chat.completions.create(**call.question) for call in calls)
+
+
+async def ours(url: str, calls: Iterator[Call]) -> None:
+    """The engine of vpctl, with all that it does for a call. TO BE FILLED IN: until then nothing of it is measured."""
+    raise NotImplementedError
+
+
+Side = Callable[[str, Iterator[Call]], Awaitable[None]]
+SIDES: dict[str, Side] = {"bare aiohttp": bare, "openai client": client, "vpctl": ours}
+
+
+def cost(side: Side, url: str, load: Load, calls: int) -> Cost:
+    """Of one round of one side, the making of its client included."""
+    asked = cycle(Call(question, orjson.dumps(question)) for question in load.questions)
+    every = [*islice(asked, calls)]
+
+    async def all_of() -> None:
+        await side(url, iter(every))
+
+    gc.collect()
+    before, began = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
+    asyncio.run(all_of())
+    after, took = resource.getrusage(resource.RUSAGE_SELF), time.monotonic() - began
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Cost(calls / took, 1000 * cpu / calls)
+
+
+@contextmanager
+def served(answer: dict[str, Any], cores: list[int]) -> Iterator[str]:
+    """The URL of a server that gives every call the same answer; says how busy it was, lest it be what is measured."""
+    command = [
+        sys.executable,
+        "-m",
+        "tests.servers",
+        "--latency",
+        str(LATENCY),
+        "--canned",
+        orjson.dumps(answer).decode(),
+    ]
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    with subprocess.Popen(
+        command,
+        cwd=Path(__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    ) as process:
+        assert process.stdout
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+    after, took = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - began
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"  the server was busy {cpu / took:.0%} of the time")
+
+
+def measure(load: Load, cores: list[int]) -> None:
+    """Print what each side costs, and how it compares with the bare loop."""
+    print(f"{load.name} ({len(orjson.dumps(load.questions[0])) / 1000:.1f} KB a body)")
+    rounds: dict[str, list[Cost]] = {}
+    with served(load.answer, cores) as url:
+        for name, side in SIDES.items():
+            try:
+                cost(side, url, load, IN_FLIGHT)
+            except NotImplementedError:
+                continue
+            rounds[name] = []
+        for _ in range(ROUNDS):
+            for name, costs in rounds.items():
+                costs.append(cost(SIDES[name], url, load, CALLS))
+        medians = {name: Cost(*map(statistics.median, zip(*costs, strict=True))) for name, costs in rounds.items()}
+        least = medians["bare aiohttp"]
+        for name, (rate, cpu) in medians.items():
+            most = f" (goal {load.most_cpu})" if load.most_cpu else ""
+            print(f"  {name}: {rate:.0f} calls/s, {cpu:.2f} ms CPU a call{most};", end=" ")
+            print(
+                f"{rate / least.rate:.2f} of the bare loop's speed (goal {load.goal}), {cpu / least.cpu:.1f} of its CPU"
+            )
+
+
+def main() -> None:
+    """Share out the cores, then measure both loads."""
+    cores = sorted(os.sched_getaffinity(0))
+    half = len(cores) // 2 if len(cores) >= 4 else 0
+    os.sched_setaffinity(0, cores[:half] or cores)
+    for load in (texts(), pictures()):
+        measure(load, cores[half:])
+
+
+if __name__ == "__main__":
+    main()
