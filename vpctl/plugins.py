@@ -32,10 +32,14 @@ class Settings(NamedTuple):
 
 
 class Polished(NamedTuple):
-    """A prompt made clean. `unsafe` says why it asks for something harmful, and is empty when it does not."""
+    """A prompt made clean. `unsafe` says why it asks for something harmful, and is empty when it does not.
+
+    `rejected` says why the polished text cannot be trusted to show the same, and is empty when it can.
+    """
 
     prompt: str
     unsafe: str = ""
+    rejected: str = ""
 
 
 class Verdicts(NamedTuple):
