@@ -15,15 +15,21 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from itertools import cycle, islice
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
 import aiohttp
+import openai
 import orjson
+
+from vpctl.api.budget import Estimate
+from vpctl.api.chat import Model, Request
+from vpctl.configs import ServerConfig
+from vpctl.flow import Brake
 
 CALLS, IN_FLIGHT, LATENCY, ROUNDS = 2000, 100, 0.2, 3
 KEY = "any"
@@ -92,60 +98,91 @@ def pictures() -> Load:
     return Load("four pictures of 60 KB", questions, answer, 0.8, 1.5)
 
 
-async def in_flight(calls: Iterator[Awaitable[object]]) -> None:
-    """Await all, `IN_FLIGHT` at a time."""
+Ask = Callable[[Call], Awaitable[object]]
+
+
+async def in_flight(ask: Ask, calls: Iterator[Call]) -> None:
+    """Ask all, `IN_FLIGHT` at a time."""
 
     async def one_after_another() -> None:
         for call in calls:
-            await call
+            await ask(call)
 
     await asyncio.gather(*(one_after_another() for _ in range(IN_FLIGHT)))
 
 
-async def bare(url: str, calls: Iterator[Call]) -> None:
+@asynccontextmanager
+async def bare(url: str) -> AsyncIterator[Ask]:
     """The least that a call can cost: its body was there before, and nobody looks at the answer."""
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
-
-    async def post(body: bytes) -> None:
-        async with session.post(f"{url}/chat/completions", data=body, headers=headers) as response:
-            assert response.status == 200
-            await response.read()
-
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=IN_FLIGHT)) as session:
-        await in_flight(post(call.body) for call in calls)
+
+        async def ask(call: Call) -> None:
+            async with session.post(f"{url}/chat/completions", data=call.body, headers=headers) as response:
+                assert response.status == 200
+                await response.read()
+
+        yield ask
 
 
-async def client(url: str, calls: Iterator[Call]) -> None:
+@asynccontextmanager
+async def client(url: str) -> AsyncIterator[Ask]:
     """The openai client, as its manual has it."""
-    import openai
-
     async with openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0) as server:
-        await in_flight(server.chat.completions.create(**call.question) for call in calls)
+        yield lambda call: server.chat.completions.create(**call.question)
 
 
-async def ours(url: str, calls: Iterator[Call]) -> None:
-    """The engine of vpctl, with all that it does for a call. TO BE FILLED IN: until then nothing of it is measured."""
-    raise NotImplementedError
+@asynccontextmanager
+async def ours(url: str) -> AsyncIterator[Ask]:
+    """The engine of vpctl, with all that it does for a call: its pace, its budget, the answer read and checked."""
+    os.environ["OPENAI_API_KEY"] = KEY
+    model = Model(ServerConfig(base_url=url, concurrency=IN_FLIGHT), "judge", option="--annotator openai")
+
+    async def ask(call: Call) -> None:
+        parts = [encoded(part) for part in call.question["messages"][0]["content"]]
+        schema = call.question["response_format"]["json_schema"]["schema"]
+        await model.ask(Request("", parts, schema, Estimate(1000, 100, 1000)), lambda answer: answer)
+
+    async with model.engine.running(Brake()):
+        yield ask
 
 
-Side = Callable[[str, Iterator[Call]], Awaitable[None]]
-SIDES: dict[str, Side] = {"bare aiohttp": bare, "openai client": client, "vpctl": ours}
+ENCODED: dict[int, bytes] = {}
 
 
-def cost(side: Side, url: str, load: Load, calls: int) -> Cost:
-    """Of one round of one side, the making of its client included."""
+def encoded(part: dict[str, Any]) -> bytes:
+    """A part of a question as annotate keeps it: encoded once for all that is asked about it."""
+    if id(part) not in ENCODED:
+        ENCODED[id(part)] = orjson.dumps(part)
+    return ENCODED[id(part)]
+
+
+SIDES = {"bare aiohttp": bare, "openai client": client, "vpctl": ours}
+
+
+async def cost(ask: Ask, load: Load, calls: int) -> Cost:
+    """Of one round of one side."""
     asked = cycle(Call(question, orjson.dumps(question)) for question in load.questions)
     every = [*islice(asked, calls)]
-
-    async def all_of() -> None:
-        await side(url, iter(every))
-
     gc.collect()
     before, began = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
-    asyncio.run(all_of())
+    await in_flight(ask, iter(every))
     after, took = resource.getrusage(resource.RUSAGE_SELF), time.monotonic() - began
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Cost(calls / took, 1000 * cpu / calls)
+
+
+async def rounds(url: str, load: Load) -> dict[str, Cost]:
+    """The median of every side, all with connections that are open and, ours, with a pace that has been found."""
+    costs: dict[str, list[Cost]] = {}
+    async with AsyncExitStack() as stack:
+        sides = {name: await stack.enter_async_context(side(url)) for name, side in SIDES.items()}
+        for ask in sides.values():
+            await cost(ask, load, 4 * IN_FLIGHT)
+        for _ in range(ROUNDS):
+            for name, ask in sides.items():
+                costs.setdefault(name, []).append(await cost(ask, load, CALLS))
+    return {name: Cost(*map(statistics.median, zip(*each, strict=True))) for name, each in costs.items()}
 
 
 @contextmanager
@@ -181,18 +218,8 @@ def served(answer: dict[str, Any], cores: list[int]) -> Iterator[str]:
 def measure(load: Load, cores: list[int]) -> None:
     """Print what each side costs, and how it compares with the bare loop."""
     print(f"{load.name} ({len(orjson.dumps(load.questions[0])) / 1000:.1f} KB a body)")
-    rounds: dict[str, list[Cost]] = {}
     with served(load.answer, cores) as url:
-        for name, side in SIDES.items():
-            try:
-                cost(side, url, load, IN_FLIGHT)
-            except NotImplementedError:
-                continue
-            rounds[name] = []
-        for _ in range(ROUNDS):
-            for name, costs in rounds.items():
-                costs.append(cost(SIDES[name], url, load, CALLS))
-        medians = {name: Cost(*map(statistics.median, zip(*costs, strict=True))) for name, costs in rounds.items()}
+        medians = asyncio.run(rounds(url, load))
         least = medians["bare aiohttp"]
         for name, (rate, cpu) in medians.items():
             most = f" (goal {load.most_cpu})" if load.most_cpu else ""
