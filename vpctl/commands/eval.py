@@ -13,6 +13,7 @@ import typer
 from .. import plugins, progress
 from ..errors import OutputClosed, UserError
 from ..options import STDIO, BatchSize, Device, Input, Roots, Whole, argument, option, plugin
+from ..preferences import Said, Scale, latest
 from ..records import Image, Judgement, Pair, Report, prompt_key
 from ..streams import Replacement, folder_of, read, short_labels
 
@@ -269,17 +270,17 @@ def agreement(
         from .. import pages
 
         pages.check(html, others=[*judgements, out])
-    scores: dict[str, dict[tuple[str, str], dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
-    for judgement in chain.from_iterable(read(source, Judgement) for source in judgements):
-        if "refused" not in judgement:
-            place = scores[judgement["annotator"]][judgement["prompt_id"], judgement["aspect"]]
-            place.update(zip(judgement["image_ids"], judgement["scores"], strict=True))
-    if len(scores) < 2:
-        raise UserError(f"agreement takes at least two annotators; there is {', '.join(scores) or 'none'}")
+    said: dict[str, dict[tuple[str, str], Said]] = defaultdict(lambda: defaultdict(Said))
+    for judgement in latest(chain.from_iterable(read(source, Judgement) for source in judgements), Counter()):
+        if "refused" not in judgement and "failed" not in judgement:
+            place = said[judgement["annotator"]][judgement["prompt_id"], judgement["aspect"]]
+            place.add(judgement, Scale(0, 1))
+    if len(said) < 2:
+        raise UserError(f"agreement takes at least two annotators; there is {', '.join(said) or 'none'}")
     reports = [
         report
-        for one, other in combinations(scores, 2)
-        for report in agreements(scores[one], scores[other], name=one, baseline=other)
+        for one, other in combinations(said, 2)
+        for report in agreements(said[one], said[other], name=one, baseline=other)
     ]
     if not reports:
         raise UserError("no two annotators judged the same two pictures on the same aspect")
@@ -291,8 +292,8 @@ def agreement(
 
 
 def agreements(
-    one: dict[tuple[str, str], dict[str, float]],
-    other: dict[tuple[str, str], dict[str, float]],
+    one: dict[tuple[str, str], Said],
+    other: dict[tuple[str, str], Said],
     *,
     name: str,
     baseline: str,
@@ -302,8 +303,11 @@ def agreements(
     ties: Counter[str] = Counter()
     for prompt, aspect in one.keys() & other.keys():
         mine, theirs = one[prompt, aspect], other[prompt, aspect]
-        for first, second in combinations(sorted(mine.keys() & theirs.keys()), 2):
-            sides = preferred(mine[first], mine[second]), preferred(theirs[first], theirs[second])
+        for first, second in combinations(sorted(mine.pictures() & theirs.pictures()), 2):
+            margins = mine.difference(first, second), theirs.difference(first, second)
+            if None in margins:
+                continue
+            sides = [preferred(margin or 0.0, 0.0) for margin in margins]
             if 0.5 in sides:
                 ties[aspect] += 1
             else:

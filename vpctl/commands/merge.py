@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, combinations
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, cast
 
 from .. import progress
 from ..errors import UserError
 from ..options import STDIO, Whole, argument, option
+from ..preferences import ROUNDING, Said, Scale, latest
 from ..records import Judgement, Pair, part_of
 from ..streams import Replacement, read
 
@@ -18,56 +19,28 @@ ANYONE = "*"
 """In a scale, every annotator that has none of its own."""
 
 
-class Scale(NamedTuple):
-    """Lowest and highest score an annotator gives."""
-
-    low: float
-    high: float
-
-
-class Mean:
-    """A running mean."""
-
-    __slots__ = ("count", "total")
-
-    def __init__(self) -> None:
-        self.total, self.count = 0.0, 0
-
-    def add(self, value: float) -> None:
-        """Take one more value in."""
-        self.total += value
-        self.count += 1
-
-    @property
-    def value(self) -> float:
-        """The mean so far."""
-        return self.total / self.count
-
-
 @dataclass
 class Pictures:
-    """What was said of one prompt's pictures: means of repeated judgements, in [0, 1] of the annotator's scale."""
+    """What was said of one prompt's pictures, by aspect and annotator."""
 
     prompt: dict[str, Any]
     files: dict[str, str] = field(default_factory=dict)
-    means: dict[tuple[str, str], dict[str, Mean]] = field(default_factory=dict)
+    said: dict[tuple[str, str], Said] = field(default_factory=dict)
 
     def add(self, judgement: Judgement, scale: Scale) -> None:
         """Take one judgement in."""
-        by_picture = self.means.setdefault((judgement["aspect"], judgement["annotator"]), {})
-        for image_id, file, score in zip(
-            judgement["image_ids"], judgement["file_names"], judgement["scores"], strict=True
-        ):
-            self.files[image_id] = file
-            by_picture.setdefault(image_id, Mean()).add((score - scale.low) / (scale.high - scale.low))
+        said = self.said.setdefault((judgement["aspect"], judgement["annotator"]), Said())
+        said.add(judgement, scale)
+        self.files.update(zip(judgement["image_ids"], judgement["file_names"], strict=True))
 
     def difference(self, first: str, second: str) -> tuple[dict[str, float], set[str]]:
         """By aspect how far `first` is above `second`, mean over the annotators that judged both; and who they are."""
         found: dict[str, list[float]] = {}
         annotators = set()
-        for (aspect, annotator), by_picture in self.means.items():
-            if first in by_picture and second in by_picture:
-                found.setdefault(aspect, []).append(by_picture[first].value - by_picture[second].value)
+        for (aspect, annotator), said in self.said.items():
+            difference = said.difference(first, second)
+            if difference is not None:
+                found.setdefault(aspect, []).append(difference)
                 annotators.add(annotator)
         return {aspect: sum(values) / len(values) for aspect, values in found.items()}, annotators
 
@@ -75,10 +48,9 @@ class Pictures:
 def collected(judgements: Iterable[Judgement], scales: Mapping[str, Scale], counts: Counter[str]) -> list[Pictures]:
     """The judgements by prompt, in the order in which the prompts come up; refusals are counted and left out."""
     prompts: dict[str, Pictures] = {}
-    for judgement in judgements:
-        counts["judgements"] += 1
-        if "refused" in judgement:
-            counts["refusals"] += 1
+    for judgement in latest(judgements, counts):
+        if "refused" in judgement or "failed" in judgement:
+            counts["refusals" if "refused" in judgement else "failures"] += 1
             continue
         inherited = ("prompt_id", "prompt", "source_prompt", "split")
         kept: dict[str, Any] = {key: judgement[key] for key in inherited if key in judgement}  # type: ignore[literal-required]
@@ -148,10 +120,6 @@ def merged(
             yield cast(Pair, pair)
 
 
-ROUNDING = 1e-6
-"""Margins below this are what floating point leaves of a tie."""
-
-
 def merge(
     judgements: Annotated[
         list[str], argument(metavar="FILE...", help="Judgements to read, JSON Lines; - is standard input.")
@@ -186,8 +154,10 @@ def merge(
 
     Reads any number of files, of many runs and annotators, people's too. A picture's score on an aspect is the mean of
     what each annotator gave it, and the margin of a pair the mean over aspects and annotators of the difference, in
-    the units of the annotator's whole scale. Tied pairs are dropped. Which part of the data a prompt falls into
-    depends on its id alone.
+    the units of the annotator's whole scale. Pictures that were compared by twos are preferred as far as both orders
+    say so; where they have the same level besides, that counts as half a level. Tied pairs are dropped. Of judgements
+    that annotate made of the same pictures in the same order, the last counts. Which part of the data a prompt falls
+    into depends on its id alone.
 
     Examples:
 
@@ -207,7 +177,7 @@ def merge(
         records = chain.from_iterable(read(source, Judgement, partial(misfit, scales=scales)) for source in judgements)
         prompts = collected(progress.track(records, "judgements"), scales, counts)
         if prompts:
-            said = {one for pictures in prompts for one in pictures.means}
+            said = {one for pictures in prompts for one in pictures.said}
             known("--weight", weights, {aspect for aspect, _ in said})
             known("--scale", scales.keys() - {ANYONE}, {annotator for _, annotator in said})
         for pair in merged(prompts, weights=weights, min_margin=min_margin, split=shares, counts=counts):
@@ -265,8 +235,13 @@ def summarise(counts: Counter[str], prompts: int) -> None:
                 for aspect in aspects
             ],
         )
-    refused = f"; {counts['refusals']} refusals left out" if counts["refusals"] else ""
+    left_out = {
+        "refusals left out": counts["refusals"],
+        "failures left out": counts["failures"],
+        "replaced by later ones": counts["replaced"],
+    }
+    more = "".join(f"; {number} {what}" for what, number in left_out.items() if number)
     progress.note(
         f"{counts['pairs']} pairs written, from {counts['judgements']} judgements of {prompts} prompts; "
-        f"{counts['ties']} ties dropped{refused}"
+        f"{counts['ties']} ties dropped{more}"
     )
