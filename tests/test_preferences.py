@@ -1,7 +1,7 @@
 """What judgements say of two pictures, by numbers worked out by hand."""
 
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -12,7 +12,7 @@ FIVE = Scale(1, 5)
 
 
 def judgement(images: str, *scores: float, **more: Any) -> Judgement:
-    record: Any = {
+    record: dict[str, Any] = {
         "prompt_id": "p",
         "prompt": "a cat",
         "aspect": "aesthetic",
@@ -22,7 +22,7 @@ def judgement(images: str, *scores: float, **more: Any) -> Judgement:
         "scores": list(scores),
         **more,
     }
-    return record
+    return cast(Judgement, record)
 
 
 def pair(images: str, winner: str, first: str) -> Judgement:
