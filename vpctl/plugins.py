@@ -19,6 +19,9 @@ from .records import digest, fingerprint
 KINDS = {"polisher": "polishers", "generator": "generators", "annotator": "annotators", "reward": "rewards"}
 _HOME = Path(__file__).parent
 
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""In the folder of a LoRA, as diffusers names it: what the tune commands write and a generator's ``adapt`` takes."""
+
 
 class Settings(NamedTuple):
     """How a picture is drawn; None leaves a setting to the generator."""

@@ -245,7 +245,7 @@ def loaded(spec: str, adapter: str, device: str) -> Model:
 
 def adapter_fingerprint(folder: str) -> str:
     """Identity of the LoRA in a folder, whatever else lies there."""
-    weights = os.path.join(folder, "pytorch_lora_weights.safetensors")
+    weights = os.path.join(folder, plugins.LORA_FILE)
     return fingerprint(weights if os.path.isfile(weights) else folder)
 
 
