@@ -8,6 +8,7 @@ import re
 import signal
 import stat
 import sys
+import traceback
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import FrameType
@@ -142,6 +143,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         progress.error(str(error))
         code = error.exit_code
+    except OSError as error:
+        if not _while_printing(error):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python tries once more when it ends.
+        progress.error(f"stdout: {(error.strerror or str(error)).lower()}")
+        code = UserError.exit_code
     except Exception as error:
         usage = getattr(error, "format_message", None)
         if usage is None:
@@ -152,6 +159,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code == INTERRUPTED:
         progress.note("interrupted; what is finished is kept, and the same command goes on from there")
     return code or 0
+
+
+def _while_printing(error: OSError) -> bool:
+    """Whether help, a version or a list could not be printed: nothing else is written by typer or rich."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals["__name__"].partition(".")[0] in ("typer", "rich")
 
 
 def _as_interrupt(signum: int, frame: FrameType | None) -> None:
