@@ -30,7 +30,7 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint_and_forgets_what_came
         file.write(b'{"step":6,"lo')
     with Run(str(tmp_path), {"beta": 2.0}) as run:
         assert run.state
-        assert run.state["step"] == 3
+        assert run.step == run.state["step"] == 3
         assert run.state["weights"].tolist() == [0, 1, 2]
         run.log(4, loss=0.5)
     assert metrics(tmp_path) == [{"step": step, "loss": step / 10} for step in (1, 2, 3)] + [{"step": 4, "loss": 0.5}]

@@ -151,7 +151,7 @@ def train_rm(
         training.freeze(model.backbone, config.freeze)
         model.to(place)
         steps = config.epochs * training.steps_per_epoch(len(groups["train"]), config)
-        with progress.Counter("steps", steps - (run.state["step"] if run.state else 0)) as advance:
+        with progress.Counter("steps", steps - run.step) as advance:
             training.train(
                 model,
                 groups["train"],

@@ -99,7 +99,7 @@ def tune_ppo(
         shown = texts[:PREVIEWS]
         count = min(config.prompts_per_epoch, len(texts)) * config.images
         progress.note(f"{config.epochs} rounds of {count} pictures, {config.updates} updates each")
-        with progress.Counter("rounds", config.epochs - (run.state["step"] if run.state else 0)) as advance:
+        with progress.Counter("rounds", config.epochs - run.step) as advance:
             ppo.train(
                 policy,
                 texts,

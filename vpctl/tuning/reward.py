@@ -164,9 +164,9 @@ def train(
         optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
     )
     best: dict[str, Any] = {"loss": math.inf, "weights": {}}
-    start, order = 0, torch.empty(0, dtype=torch.long)
+    order = torch.empty(0, dtype=torch.long)
     if run.state:
-        start, order, best = run.state["step"], run.state["order"], run.state["best"]
+        order, best = run.state["order"], run.state["best"]
         model.load_state_dict(run.state["model"])
         optimizer.load_state_dict(run.state["optimizer"])
         schedule.load_state_dict(run.state["schedule"])
@@ -174,7 +174,7 @@ def train(
         run.state = None
     model.train()
     per_epoch = steps_per_epoch(len(groups), config)
-    step = start
+    step = run.step
     while step < total:
         if step % per_epoch == 0:
             order = torch.randperm(len(groups), generator=chance)
