@@ -110,6 +110,7 @@ def test_the_trained_reward_is_differentiable_and_finite(job: Path) -> None:
     reward(pixels, ["a red circle", "a blue star"]).sum().backward()
     assert pixels.grad is not None
     assert torch.isfinite(pixels.grad).all()
+    assert pixels.grad.any()
 
 
 def test_in_a_pipe_the_first_judgement_is_there_before_the_last_picture(tmp_path: Path) -> None:

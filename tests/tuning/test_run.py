@@ -131,10 +131,16 @@ def test_a_folder_that_cannot_be_made_is_a_users_error(tmp_path: Path) -> None:
         Run(str(tmp_path / "file" / "run"), {})
 
 
-def test_the_checkpoint_is_replaced_whole(tmp_path: Path) -> None:
+def test_the_checkpoint_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(state: object, file: Path) -> None:
+        file.write_bytes(b"half a checkpo")
+        raise KeyboardInterrupt
+
     with Run(str(tmp_path), {}) as run:
         run.save(1, {"value": 1})
-        (tmp_path / "checkpoint.pt.part").write_bytes(b"half a checkpo")
+        monkeypatch.setattr(torch, "save", half)
+        with pytest.raises(KeyboardInterrupt):
+            run.save(2, {"value": 2})
     with Run(str(tmp_path), {}) as run:
         assert run.state
         assert run.state["value"] == 1
