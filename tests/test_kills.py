@@ -128,9 +128,7 @@ def test_killed_and_started_again_it_ends_as_if_it_had_not_been(stage: str, work
     for result in results:
         assert same(workplace / whole(result), workplace / cut(result)), result
     if stage == "generate":
-        pictures = {
-            path.relative_to(workplace / whole("{out}")) for path in (workplace / whole("{out}")).rglob("*.png")
-        }
-        again = {path.relative_to(workplace / cut("{out}")) for path in (workplace / cut("{out}")).rglob("*.png")}
+        folders = [workplace / name("{out}") for name in (whole, cut)]
+        pictures, again = ({path.relative_to(folder) for path in folder.rglob("*.png")} for folder in folders)
         assert pictures == again
     assert not list(workplace.rglob("*.part")), "what a killed run left lying about is gone"

@@ -51,7 +51,8 @@ def freeze(model: nn.Module, fraction: float) -> int:
     for name, parameter in model.named_parameters():
         stack = next((one for one in stacks if name.startswith(f"{one}.")), None)
         if stack is None:
-            keep = not any(first in name for first in ("embeddings", "pre_layrnorm"))
+            # pre_layrnorm is CLIP's, spelt so there.
+            keep = not any(part in name for part in ("embeddings", "pre_layrnorm"))
         else:
             layer = int(name.removeprefix(f"{stack}.").partition(".")[0])
             keep = layer >= int(fraction * len(stacks[stack]))
