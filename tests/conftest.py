@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from random import Random
+from textwrap import dedent
 from typing import Any, NamedTuple, Protocol
 
 import orjson
@@ -111,6 +112,11 @@ def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> Path:
 def lines(text: str) -> list[dict[str, Any]]:
     """The records of a text of JSON Lines."""
     return [orjson.loads(line) for line in text.splitlines()]
+
+
+def code_of_card(card: str) -> str:
+    """The Python that a model card shows."""
+    return dedent(next(block for block in card.split("\n\n") if block.startswith("    from transformers")))
 
 
 def draw(folder: Path, *, prompts: int, each: int = 2) -> list[Image]:

@@ -22,7 +22,7 @@ KILLS = int(os.environ.get("VPCTL_KILLS", "1"))
 CHANCE = Random(KILLS)
 
 STAGES: dict[str, tuple[list[str], str, list[str]]] = {
-    # name: the command line with {out} for its output; the file that grows while it works; what it leaves
+    # name: the command line with {out} for its output; the file that grows while it works, if any; what it leaves
     "polish": (["polish", "raw.txt", "--out", "{out}.jsonl"], "{out}.jsonl", ["{out}.jsonl"]),
     "generate": (
         ["generate", "prompts.txt", "-n", "2", "--batch", "4", "--out", "{out}/metadata.jsonl"],
@@ -30,7 +30,7 @@ STAGES: dict[str, tuple[list[str], str, list[str]]] = {
         ["{out}/metadata.jsonl"],
     ),
     "annotate": (["annotate", "images/metadata.jsonl", "--out", "{out}.jsonl"], "{out}.jsonl", ["{out}.jsonl"]),
-    "merge": (["merge", "judgements.jsonl", "--out", "{out}.jsonl"], ".{out}.jsonl.part", ["{out}.jsonl"]),
+    "merge": (["merge", "judgements.jsonl", "--out", "{out}.jsonl"], "", ["{out}.jsonl"]),
     "score": (
         ["score", "images/metadata.jsonl", "--batch", "4", "--out", "{out}.jsonl"],
         "{out}.jsonl",
@@ -59,9 +59,12 @@ STAGES: dict[str, tuple[list[str], str, list[str]]] = {
 }
 
 
-def call(arguments: list[str], folder: Path) -> None:
+def call(arguments: list[str], folder: Path) -> float:
+    """Run the command to its end; how many seconds it took."""
+    began = time.monotonic()
     done = subprocess.run(vpctl(*arguments), cwd=folder, env=ENVIRONMENT, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr.decode()
+    return time.monotonic() - began
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +78,15 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def kill_at_work(arguments: list[str], folder: Path, growing: Path | None, whole: int) -> bool:
-    """Start the command, and kill it when what it writes has come to a random place; whether that came to pass."""
+def kill_at_work(arguments: list[str], folder: Path, growing: Path | None, whole: int, seconds: float) -> bool:
+    """Start the command, and kill it before it ends; whether that came to pass.
+
+    It is killed when what it writes has come to a random place before `whole`, or at a random moment of `seconds`.
+    """
     process = subprocess.Popen(vpctl(*arguments), cwd=folder, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     before = growing.stat().st_size if growing and growing.exists() else 0
     target = CHANCE.randint(before, max(before, whole - 1))
-    deadline = time.monotonic() + (300 if growing else CHANCE.uniform(0.1, 3))
+    deadline = time.monotonic() + (300 if growing else CHANCE.uniform(0.1, 0.7) * seconds)
     while process.poll() is None and time.monotonic() < deadline:
         if growing and growing.exists() and growing.stat().st_size > target:
             break
@@ -112,19 +118,17 @@ def test_killed_and_started_again_it_ends_as_if_it_had_not_been(stage: str, work
         return lambda text: text.format(out=out)
 
     whole, cut = named(f"{stage}-whole"), named(f"{stage}-cut")
-    call([*map(whole, arguments)], workplace)
+    seconds = call([*map(whole, arguments)], workplace)
     left = workplace / whole(results[0])
     size = left.stat().st_size
-    watched = workplace / cut(growing) if growing and stage != "merge" else None
-    for _ in range(KILLS):
-        kill_at_work([*map(cut, arguments)], workplace, watched, size)
+    watched = workplace / cut(growing) if growing else None
+    killed = [kill_at_work([*map(cut, arguments)], workplace, watched, size, seconds) for _ in range(KILLS)]
+    assert any(killed)
     call([*map(cut, arguments)], workplace)
     for result in results:
         assert same(workplace / whole(result), workplace / cut(result)), result
     if stage == "generate":
-        pictures = {
-            path.relative_to(workplace / whole("{out}")) for path in (workplace / whole("{out}")).rglob("*.png")
-        }
-        again = {path.relative_to(workplace / cut("{out}")) for path in (workplace / cut("{out}")).rglob("*.png")}
+        folders = [workplace / name("{out}") for name in (whole, cut)]
+        pictures, again = ({path.relative_to(folder) for path in folder.rglob("*.png")} for folder in folders)
         assert pictures == again
     assert not list(workplace.rglob("*.part")), "what a killed run left lying about is gone"

@@ -45,11 +45,10 @@ def test_a_wheel_has_all_that_a_command_opens(tmp_path: Path) -> None:
     )
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         packed = {name.partition(".data/data/")[2] or name for name in wheel.namelist()}
-    suffixes = {".py", ".md", ".j2", ".json", ".safetensors", ".typed"}
     inside = {
         str(file.relative_to(HOME))
         for file in (HOME / "vpctl").rglob("*")
-        if file.suffix in suffixes and "__pycache__" not in file.parts
+        if file.is_file() and "__pycache__" not in file.parts
     }
     pages = {f"share/man/man1/{name}.1" for name in ("vpctl", *(f"vpctl-{command}" for command in COMMANDS))}
     completions = {

@@ -523,6 +523,7 @@ def test_links_and_pipes_stay_what_they_are(tmp_path: Path) -> None:
     assert (tmp_path / "link.html").is_symlink()
     assert "Linked" in (tmp_path / "page.html").read_text()
     os.mkfifo(tmp_path / "pipe")
+    pages.check(str(tmp_path / "pipe"))
     read: list[str] = []
     reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
     reader.start()

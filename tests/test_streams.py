@@ -439,6 +439,19 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path, drawn: Path, plugin: Pl
         assert ended.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_help_that_finds_no_room_is_told_in_one_line(tmp_path: Path, unbuffered: str) -> None:
+    for words, name in {
+        "--help": "vpctl",
+        "--version": "vpctl",
+        "--plugins": "vpctl",
+        "score --help": "vpctl score",
+        "eval": "vpctl eval",
+    }.items():
+        ended = bash(f"vpctl {words} > /dev/full", tmp_path, PYTHONUNBUFFERED=unbuffered)
+        assert ended == (2, "", f"{name}: error: stdout: no space left on device\n"), words
+
+
 def test_what_fits_on_a_full_disk_is_kept_and_the_same_command_goes_on(tmp_path: Path, plugin: Plugin) -> None:
     draw(tmp_path, prompts=12)
     plugin("fair", FAIR)

@@ -8,6 +8,7 @@ import re
 import signal
 import stat
 import sys
+import traceback
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import FrameType
@@ -142,6 +143,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         progress.error(str(error))
         code = error.exit_code
+    except OSError as error:
+        if not _while_printing(error):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python tries once more when it ends.
+        progress.error(f"stdout: {(error.strerror or str(error)).lower()}")
+        code = UserError.exit_code
     except Exception as error:
         usage = getattr(error, "format_message", None)
         if usage is None:
@@ -152,6 +159,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code == INTERRUPTED:
         progress.note("interrupted; what is finished is kept, and the same command goes on from there")
     return code or 0
+
+
+def _while_printing(error: OSError) -> bool:
+    """Whether help, a version or a list could not be printed: nothing else is written by typer or rich."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals["__name__"].partition(".")[0] in ("typer", "rich")
 
 
 def _as_interrupt(signum: int, frame: FrameType | None) -> None:
@@ -176,9 +189,8 @@ def _share_the_machine() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("KMP_BLOCKTIME", "1")
     if any(_is_pipe(stream) for stream in (0, 1)):
-        cores = (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        )  # not on macOS
+        # macOS has no sched_getaffinity.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // 2)))
 
 

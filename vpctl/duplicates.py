@@ -19,10 +19,11 @@ def plain(text: str) -> str:
     Text without any word, such as a row of emoji, is left as it is.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
-    if not folded.isascii():  # in many scripts vowels are marks, which are no letters to `re`
-        folded = "".join(one if unicodedata.category(one)[0] in "LMN" else " " for one in folded)
-        return " ".join(folded.split()) or unicodedata.normalize("NFKC", text).casefold().strip()
-    return _BETWEEN_WORDS.sub(" ", folded).strip() or folded.strip()
+    if folded.isascii():
+        spaced = _BETWEEN_WORDS.sub(" ", folded)
+    else:  # in many scripts vowels are marks, which are no letters to `re`
+        spaced = "".join(one if unicodedata.category(one)[0] in "LMN" else " " for one in folded)
+    return " ".join(spaced.split()) or folded.strip()
 
 
 class NearDuplicates:

@@ -43,15 +43,15 @@ def bootstrap(values: Iterable[float], clusters: Iterable[Hashable]) -> Estimate
     value, n = float(totals[0] / totals[1]), int(totals[1])
     if len(table) == 1:
         return Estimate(value, 0.0, 1.0, n)
-    chance = np.random.default_rng(SEED)
-    at_once = max(1, DRAWN_AT_ONCE // len(table))
-    means = np.concatenate(
-        [_resampled(table, chance, min(at_once, RESAMPLES - done)) for done in range(0, RESAMPLES, at_once)]
-    )
     tail, drawn = (1 - CONFIDENCE) / 2, len(table)
     if value in (0.0, 1.0) and (table[:, 0] == value * table[:, 1]).all():
         certain = tail ** (1 / drawn)
         return Estimate(value, value * certain, 1 - (1 - value) * certain, n)
+    chance = np.random.default_rng(SEED)
+    at_once = max(1, DRAWN_AT_ONCE // drawn)
+    means = np.concatenate(
+        [_resampled(table, chance, min(at_once, RESAMPLES - done)) for done in range(0, RESAMPLES, at_once)]
+    )
     wider = ndtr(math.sqrt(drawn / (drawn - 1)) * stdtrit(drawn - 1, tail))
     low, high = np.quantile(means, [wider, 1 - wider])
     return Estimate(value, float(low), float(high), n)

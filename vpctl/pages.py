@@ -557,7 +557,7 @@ _TEMPLATES.filters.update(decimals=decimals, fixed=fixed, number=number, percent
 def _write_whole(path: str, page: bytes | None) -> None:
     """Put the page where it belongs in one step; a device or a pipe is written to as it is.
 
-    Without a page only see whether there could be one.
+    Without a page only see whether there could be one. A pipe is then left alone: its reader would see it end.
     """
     target = os.path.realpath(path)
     part = f"{target}.{os.getpid()}.part"
@@ -565,12 +565,12 @@ def _write_whole(path: str, page: bytes | None) -> None:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         if os.path.isdir(target):
             raise IsADirectoryError
-        if os.path.exists(target) and not os.path.isfile(target):
-            Path(target).write_bytes(page or b"")
-        else:
+        if not os.path.exists(target) or os.path.isfile(target):
             Path(part).write_bytes(page or b"")
             if page is not None:
                 os.replace(part, target)
+        elif page is not None:
+            Path(target).write_bytes(page)
     except IsADirectoryError:
         example = os.path.join(path, "page.html")
         raise UserError(f"--html {path}: is a folder; name a file in it, such as {example}") from None

@@ -20,6 +20,9 @@ from .records import digest, fingerprint
 KINDS = {"polisher": "polishers", "generator": "generators", "annotator": "annotators", "reward": "rewards"}
 _HOME = Path(__file__).parent
 
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""In the folder of a LoRA, as diffusers names it: what the tune commands write and a generator's ``adapt`` takes."""
+
 
 class Settings(NamedTuple):
     """How a picture is drawn; None leaves a setting to the generator."""
@@ -138,16 +141,21 @@ def fingerprints(*specs: str) -> dict[str, str]:
     """Identities of what each spec names on this machine, code or weights; the spec alone where that is nothing."""
     found = {}
     for spec in specs:
-        local = [part for part in split(spec) if part and os.path.exists(part)]
+        local = _local(spec)
         found[spec] = digest([spec, *map(fingerprint, local)]) if local else spec
     return found
 
 
 def changed(spec: str) -> float:
     """When what a spec names on this machine last changed, in seconds since 1970; 0 if it names nothing here."""
-    places = [Path(part) for part in split(spec) if part and os.path.exists(part)]
+    places = map(Path, _local(spec))
     files = [file for place in places for file in (place, *place.rglob("*")) if file.is_file()]
     return max((file.stat().st_mtime for file in files), default=0.0)
+
+
+def _local(spec: str) -> list[str]:
+    """The parts of a spec that are files or folders on this machine."""
+    return [part for part in split(spec) if part and os.path.exists(part)]
 
 
 def aspects() -> dict[str, str]:

@@ -29,7 +29,7 @@ from .errors import UserError
 
 SHAPES_BACKBONE = Path(__file__).parent / "shapes" / "weights" / "backbone"
 LONGEST_TEXT = 77
-"""Tokens; BERT's tokenizer would allow 512, and no prompt is that long."""
+"""Tokens; BERT's tokenizer would allow 512, and no prompt is that long. The saved tokenizer cuts there too."""
 ARCHITECTURES: dict[str, Any] = {"blip": BlipForImageTextRetrieval, "clip": CLIPModel}
 
 
@@ -39,6 +39,7 @@ class RewardModel(nn.Module):
     def __init__(self, backbone: BlipForImageTextRetrieval | CLIPModel, tokenizer: Any, processor: Any) -> None:
         super().__init__()
         self.backbone = backbone
+        tokenizer.model_max_length = min(tokenizer.model_max_length, LONGEST_TEXT)
         self.tokenizer = tokenizer
         self.processor = processor
         size = processor.size
@@ -51,8 +52,7 @@ class RewardModel(nn.Module):
 
     def tokens(self, prompts: list[str]) -> dict[str, Tensor]:
         """Token ids and attention mask, each (B, L), padded to the longest prompt."""
-        limit = min(self.tokenizer.model_max_length, LONGEST_TEXT)
-        encoded = self.tokenizer(prompts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        encoded = self.tokenizer(prompts, padding=True, truncation=True, return_tensors="pt")
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
     def pixels(self, images: list[Image.Image] | Tensor) -> Tensor:

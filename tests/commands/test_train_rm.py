@@ -1,16 +1,19 @@
 """train-rm's own part: which pairs are for what, and how pictures get there."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
-from vpctl.commands.train_rm import Store, divided, grouped
+from tests.conftest import code_of_card
+from vpctl.commands.train_rm import USE, Store, card, divided, grouped
 from vpctl.errors import UserError
 from vpctl.images import Pictures
 from vpctl.records import Pair
-from vpctl.reward_model import SHAPES_BACKBONE, open_model
+from vpctl.reward_model import SHAPES_BACKBONE, open_backbone, open_model
+from vpctl.rewards import vp
 
 
 def pair(prompt: str, chosen: str = "a.png", rejected: str = "b.png", split: str = "") -> Pair:
@@ -63,6 +66,19 @@ def test_a_picture_is_one_however_many_pairs_it_stands_in(tmp_path: Path, monkey
     assert not torch.equal(pixels[0], pixels[1])
     (tmp_path / "a.png").unlink()
     assert torch.equal(store.load([0])[0], pixels[1]), "it is remembered"
+
+
+@pytest.mark.parametrize("kind", USE)
+@pytest.mark.parametrize("times", [1, 50], ids=["short", "cut-off"])
+def test_the_code_of_the_card_gives_the_reward(tmp_path: Path, kind: str, times: int) -> None:
+    open_backbone(f"new:{kind}", seed=0).save(tmp_path)
+    shown = card({"backbone": f"new:{kind}"}, {"train": [pair("p")]}, None, kind)
+    picture, prompt = Image.linear_gradient("L").resize((40, 30)).convert("RGB"), "a red circle " * times
+    found: dict[str, Any] = {"FOLDER": tmp_path, "picture": picture, "prompt": prompt}
+    exec(code_of_card(shown), found)
+    reward = vp.load(str(tmp_path), device="cpu")
+    assert found["reward"].item() == pytest.approx(float(reward([picture], [prompt])), abs=1e-4)
+    assert found["reward"].item() != pytest.approx(float(reward([picture], ["a blue star"])), abs=1e-3)
 
 
 def test_a_picture_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The polisher that asks a language model, against a real server on this machine."""
 
-import os
 import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import orjson
@@ -98,13 +98,42 @@ def test_what_was_answered_before_the_quota_ran_out_is_kept(server: HTTPServer) 
         polish(["the last"])
 
 
-def test_one_client_serves_call_after_call(server: HTTPServer) -> None:
-    answer(server, lambda request: completion({"prompt": prompt_in(request), "unsafe": ""}))
-    polish = openai.load("small")
-    before = len(os.listdir("/proc/self/fd"))
-    for _ in range(8):
-        assert len(polish([f"prompt {number}" for number in range(16)])) == 16
-    assert len(os.listdir("/proc/self/fd")) <= before + 60, "connections are used again"
+def test_connections_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(openai.IN_FLIGHT, timeout=30)
+    ports: set[int] = set()
+    last = threading.Event()
+
+    class KeepsOpen(BaseHTTPRequestHandler):
+        """Which werkzeug's server does not."""
+
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            ports.add(self.client_address[1])
+            together.wait()
+            body = completion({"prompt": "a cat", "unsafe": ""}).get_data()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Connection", "close" if last.is_set() else "keep-alive")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), KeepsOpen) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
+        polish = openai.load("small")
+        for number in range(4):
+            if number == 3:
+                last.set()
+            assert polish(["a cat, 8k"] * openai.IN_FLIGHT) == [Polished("a cat")] * openai.IN_FLIGHT
+        server.shutdown()
+    assert len(ports) == openai.IN_FLIGHT
 
 
 def test_no_prompts_are_no_calls(server: HTTPServer) -> None:

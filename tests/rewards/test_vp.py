@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetr
 
 from vpctl import plugins
 from vpctl.errors import UserError
-from vpctl.reward_model import SHAPES_BACKBONE, open_backbone, open_model
+from vpctl.reward_model import LONGEST_TEXT, SHAPES_BACKBONE, RewardModel, open_backbone, open_model
 from vpctl.rewards import clip, pickscore, vp
 from vpctl.shapes.grammar import read
 from vpctl.shapes.render import arrange, draw, render
@@ -67,6 +67,17 @@ def test_a_clip_reward_is_the_logit_of_transformers_alone(clip_folder: Path, sho
     cosine = clip.load(str(clip_folder), device="cpu")(shown, PROMPTS)
     torch.testing.assert_close(cosine, logits / model.logit_scale.detach().exp(), atol=1e-5, rtol=1e-4)
     assert cosine.abs().max() <= 1
+
+
+def test_a_saved_tokenizer_cuts_long_prompts_where_the_reward_model_does(tmp_path: Path) -> None:
+    packaged = open_model(str(SHAPES_BACKBONE), option="")
+    packaged.tokenizer.model_max_length = 512  # as BERT's says
+    model = RewardModel(packaged.backbone, packaged.tokenizer, packaged.processor)
+    model.save(tmp_path)
+    long = "a red circle " * 100
+    ids = AutoTokenizer.from_pretrained(tmp_path)(long, truncation=True).input_ids
+    assert ids == model.tokens([long])["input_ids"][0].tolist()
+    assert len(ids) == LONGEST_TEXT
 
 
 @pytest.mark.parametrize("kind", ["vp", "clip", "pickscore", "shapes", "shapes:aesthetic"])

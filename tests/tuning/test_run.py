@@ -30,7 +30,7 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint_and_forgets_what_came
         file.write(b'{"step":6,"lo')
     with Run(str(tmp_path), {"beta": 2.0}) as run:
         assert run.state
-        assert run.state["step"] == 3
+        assert run.step == run.state["step"] == 3
         assert run.state["weights"].tolist() == [0, 1, 2]
         run.log(4, loss=0.5)
     assert metrics(tmp_path) == [{"step": step, "loss": step / 10} for step in (1, 2, 3)] + [{"step": 4, "loss": 0.5}]
@@ -131,10 +131,16 @@ def test_a_folder_that_cannot_be_made_is_a_users_error(tmp_path: Path) -> None:
         Run(str(tmp_path / "file" / "run"), {})
 
 
-def test_the_checkpoint_is_replaced_whole(tmp_path: Path) -> None:
+def test_the_checkpoint_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(state: object, file: Path) -> None:
+        file.write_bytes(b"half a checkpo")
+        raise KeyboardInterrupt
+
     with Run(str(tmp_path), {}) as run:
         run.save(1, {"value": 1})
-        (tmp_path / "checkpoint.pt.part").write_bytes(b"half a checkpo")
+        monkeypatch.setattr(torch, "save", half)
+        with pytest.raises(KeyboardInterrupt):
+            run.save(2, {"value": 2})
     with Run(str(tmp_path), {}) as run:
         assert run.state
         assert run.state["value"] == 1

@@ -75,10 +75,7 @@ def accuracy(
         vpctl eval accuracy pairs.jsonl --reward vp:vp-score/ --split test --fail-under 0.65
     """
     specs = [plugins.check("reward", spec) for spec in reward or ["shapes"]]
-    if html:
-        from .. import pages
-
-        pages.check(html, others=[pairs, out])
+    check_page(html, [pairs, out])
     wanted = [pair for pair in read(pairs, Pair) if not split or pair.get("split") == split]
     if not wanted:
         raise UserError(f"{pairs}: there are no pairs" + (f" of split {split!r}" if split else ""))
@@ -109,8 +106,7 @@ def accuracy(
             ]
             reports.append(reported(values, [*map(prompt_key, wanted)], name=name, metric="accuracy"))  # type: ignore[arg-type]
         publish(reports, sink, title=f"Accuracy on {len(wanted)} pairs")
-    if html:
-        pages.write(html, title="Accuracy of rewards", reports=reports)
+    write_page(html, title="Accuracy of rewards", reports=reports)
     gate(reports, fail_under)
 
 
@@ -126,10 +122,11 @@ def compare(
         ),
     ] = None,
     run: Annotated[
-        list[str] | None, option(metavar="DIR", help="Show this training run's curves on the page; repeatable.")
+        list[str] | None,
+        option(metavar="DIR", help="Show this training run's curves on the page of --html; repeatable."),
     ] = None,
     report: Annotated[
-        list[str] | None, option(metavar="FILE", help="Show these reports on the page too; repeatable.")
+        list[str] | None, option(metavar="FILE", help="Show these reports on the page of --html too; repeatable.")
     ] = None,
     fail_under: FailUnder = None,
     html: Html = "",
@@ -147,10 +144,10 @@ def compare(
 
         vpctl eval compare base/scored.jsonl dpo/scored.jsonl --run dpo-lora/ --html report.html
     """
-    if html:
-        from .. import pages
-
-        pages.check(html, run or [], [base, *tuned, *(report or []), out])
+    for name, shown in (("--run", run), ("--report", report)):
+        if shown and not html:
+            raise UserError(f"{name} {shown[0]}: is shown on the page; say with --html where that goes")
+    check_page(html, [base, *tuned, *(report or []), out], runs=run or [])
     sides = {source: by_prompt(read(source, Image)) for source in (base, *tuned)}
     for source, images in sides.items():
         if not images:
@@ -166,17 +163,14 @@ def compare(
     with Replacement(out, [base, *tuned, *(report or [])]) as sink:
         labels = short_labels({source: os.path.dirname(source) for source in sides})
         publish(reports, sink, title=f"Against {labels[base]}", labels=labels)
-    if html:
-        from ..images import Pictures
-
-        pages.write(
-            html,
-            title="Tuned models compared",
-            reports=[*reports, *earlier],
-            rows=side_by_side(sides),
-            runs=run or [],
-            pictures=Pictures([*map(folder_of, sides), *(root or [])]),
-        )
+    write_page(
+        html,
+        title="Tuned models compared",
+        reports=[*reports, *earlier],
+        rows=side_by_side(sides),
+        runs=run or [],
+        folders=[*map(folder_of, sides), *(root or [])],
+    )
     gate(reports, fail_under)
 
 
@@ -266,10 +260,7 @@ def agreement(
 
         vpctl eval agreement judgements.jsonl human.jsonl
     """
-    if html:
-        from .. import pages
-
-        pages.check(html, others=[*judgements, out])
+    check_page(html, [*judgements, out])
     said: dict[str, dict[tuple[str, str], Said]] = defaultdict(lambda: defaultdict(Said))
     for judgement in latest(chain.from_iterable(read(source, Judgement) for source in judgements), Counter()):
         if "refused" not in judgement and "failed" not in judgement:
@@ -286,8 +277,7 @@ def agreement(
         raise UserError("no two annotators judged the same two pictures on the same aspect")
     with Replacement(out, judgements) as sink:
         publish(reports, sink, title="Agreement on pairs")
-    if html:
-        pages.write(html, title="Agreement of annotators", reports=reports)
+    write_page(html, title="Agreement of annotators", reports=reports)
     gate(reports, fail_under)
 
 
@@ -319,11 +309,12 @@ def agreements(
         )
 
 
-def publish(reports: list[Report], out: Replacement, *, title: str, labels: Mapping[str, str] = {}) -> None:
+def publish(reports: list[Report], out: Replacement, *, title: str, labels: Mapping[str, str] | None = None) -> None:
     """Write the reports, and show them as a table, in which `labels` stand for longer names.
 
     A reader that has gone changes neither the table nor what a gate says.
     """
+    short = labels or {}
     with contextlib.suppress(OutputClosed):
         for report in reports:
             out.write(report)
@@ -335,7 +326,7 @@ def publish(reports: list[Report], out: Replacement, *, title: str, labels: Mapp
         [*shown, reports[0]["metric"].replace("_", " "), "95 % interval", "n"],
         [
             [
-                *(labels.get(text, text) for text in (str(report.get(key, "")) for key in shown)),
+                *(short.get(text, text) for text in (str(report.get(key, "")) for key in shown)),
                 f"{report['value']:.3f}",
                 f"{report['low']:.3f} to {report['high']:.3f}",
                 str(report["n"]),
@@ -345,12 +336,37 @@ def publish(reports: list[Report], out: Replacement, *, title: str, labels: Mapp
     )
 
 
+def check_page(html: str, others: list[str], *, runs: Sequence[str] = ()) -> None:
+    """If there is to be a page, raise what is wrong with its place or its runs; see `pages.check`."""
+    if html:
+        from .. import pages
+
+        pages.check(html, runs, others)
+
+
+def write_page(
+    html: str,
+    *,
+    title: str,
+    reports: list[Report],
+    rows: Iterable[list[tuple[str, Image]]] = (),
+    runs: Sequence[str] = (),
+    folders: Sequence[str] = (),
+) -> None:
+    """Write the page if there is to be one; its pictures lie in `folders`."""
+    if html:
+        from .. import pages
+        from ..images import Pictures
+
+        pages.write(html, title=title, reports=reports, rows=rows, runs=runs, pictures=Pictures(folders))
+
+
 def gate(reports: list[Report], fail_under: float | None) -> None:
     """Exit 4 if the lower end of any interval is below the gate."""
-    for report in reports:
-        if fail_under is not None and not report["low"] >= fail_under:
-            facts = cast(Mapping[str, object], report)
-            what = ", ".join(str(facts[key]) for key in NAMES if key in facts)
-            progress.warn(f"{what}: {report['low']:.3f}, the lower end, is under the gate of {fail_under:g}")
-    if fail_under is not None and not all(report["low"] >= fail_under for report in reports):
+    under = [report for report in reports if fail_under is not None and not report["low"] >= fail_under]
+    for report in under:
+        facts = cast(Mapping[str, object], report)
+        what = ", ".join(str(facts[key]) for key in NAMES if key in facts)
+        progress.warn(f"{what}: {report['low']:.3f}, the lower end, is under the gate of {fail_under:g}")
+    if under:
         raise typer.Exit(GATE_NOT_MET)

@@ -245,7 +245,7 @@ def loaded(spec: str, adapter: str, device: str) -> Model:
 
 def adapter_fingerprint(folder: str) -> str:
     """Identity of the LoRA in a folder, whatever else lies there."""
-    weights = os.path.join(folder, "pytorch_lora_weights.safetensors")
+    weights = os.path.join(folder, plugins.LORA_FILE)
     return fingerprint(weights if os.path.isfile(weights) else folder)
 
 
@@ -259,7 +259,7 @@ def guidance_range(text: str) -> tuple[float, float] | None:
     except ValueError:
         raise UserError(f"--guidance {text}: a number, as 7.5, or a range, as 3:12") from None
     if not 0 <= span[0] <= span[1] < math.inf:
-        raise UserError(f"--guidance {text}: a range goes from a smaller number to a larger one")
+        raise UserError(f"--guidance {text}: finite numbers from 0 up, the smaller first")
     return span
 
 

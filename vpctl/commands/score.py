@@ -53,8 +53,8 @@ def score(
     done = failed = 0
     before = os.stat(out).st_mtime if os.path.isfile(out) else math.inf
     with Out(out, Image, key) as sink:
-        for spec in specs if sink.resumed else []:
-            if plugins.changed(spec) > before:
+        for spec in specs:
+            if sink.resumed and plugins.changed(spec) > before:
                 raise UserError(f"--reward {spec}: has changed since {out} was written; name another file with --out")
         from ..images import Pictures
         from ..scoring import scored

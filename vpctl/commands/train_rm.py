@@ -124,9 +124,8 @@ def train_rm(
         progress.note("no --backbone is named: starting from the built-in one of the shapes world")
     everything = list(progress.track(read(pairs, Pair, _no_such_part), "pairs"))
     split = divided(everything, pairs)
-    for path in dict.fromkeys(
-        chain.from_iterable((p["chosen_file_name"], p["rejected_file_name"]) for p in everything)
-    ):
+    pictures = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in everything)
+    for path in dict.fromkeys(pictures):
         if not os.path.isfile(path):
             raise UserError(f"{path}: there is no such picture")
     from ..images import Pictures
@@ -152,7 +151,7 @@ def train_rm(
         training.freeze(model.backbone, config.freeze)
         model.to(place)
         steps = config.epochs * training.steps_per_epoch(len(groups["train"]), config)
-        with progress.Counter("steps", steps - (run.state["step"] if run.state else 0)) as advance:
+        with progress.Counter("steps", steps - run.step) as advance:
             training.train(
                 model,
                 groups["train"],

@@ -82,7 +82,7 @@ def tune_dpo(
             f"{len(preferences)} pairs, {config.steps} steps of {config.batch} × {config.accumulate} = "
             f"{config.batch * config.accumulate} pairs"
         )
-        with progress.Counter("steps", config.steps - (run.state["step"] if run.state else 0)) as advance:
+        with progress.Counter("steps", config.steps - run.step) as advance:
             dpo.train(
                 policy,
                 latents,

@@ -99,7 +99,7 @@ def tune_ppo(
         shown = texts[:PREVIEWS]
         count = min(config.prompts_per_epoch, len(texts)) * config.images
         progress.note(f"{config.epochs} rounds of {count} pictures, {config.updates} updates each")
-        with progress.Counter("rounds", config.epochs - (run.state["step"] if run.state else 0)) as advance:
+        with progress.Counter("rounds", config.epochs - run.step) as advance:
             ppo.train(
                 policy,
                 texts,
@@ -124,13 +124,11 @@ def weighted(text: str) -> tuple[str, float]:
         return text, 1.0
     try:
         number = float(weight)
-        if not math.isfinite(number):
-            raise ValueError
-        return spec, number
     except ValueError:
-        raise UserError(
-            f"--reward {text}: {weight!r} is not a number; a weight stands behind =, as pickscore=0.5"
-        ) from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"--reward {text}: {weight!r} is not a number; a weight stands behind =, as pickscore=0.5")
+    return spec, number
 
 
 def summed_reward(rewards: Mapping[str, Any], weights: Mapping[str, float]) -> "Reward":

@@ -22,11 +22,10 @@ from safetensors import SafetensorError
 
 from .. import progress, tensors
 from ..errors import UserError
-from ..plugins import Settings
+from ..plugins import LORA_FILE, Settings
 from ..records import fingerprint
 
 MODELS_OWN = Settings()
-LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 class Diffusion:

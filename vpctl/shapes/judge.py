@@ -97,8 +97,8 @@ def _thing_points(thing: Thing, found: Found | None, faults: list[str]) -> float
 
 
 MOST_TRIED = 3
-"""Things, the most that the grammar has, for which every way to match them is tried, the largest first; more would take
-time and memory that grow as the factorial of their number."""
+"""Things, the most that the grammar has. For so many every way to match them is tried, and of equals the one with the
+largest is taken; for more that would take time and memory that grow as the factorial of their number."""
 
 
 def _match(wanted: tuple[Thing, ...], things: tuple[Found, ...]) -> list[Found | None]:

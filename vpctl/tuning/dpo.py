@@ -78,9 +78,7 @@ def train(
     optimizer = torch.optim.AdamW(policy.trainable, lr=config.learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, config.warmup)))
     order: list[int] = []
-    start = 0
     if run.state:
-        start = run.state["step"]
         order = run.state["order"]
         policy.set_lora(run.state["lora"])
         optimizer.load_state_dict(run.state["optimizer"])
@@ -90,14 +88,14 @@ def train(
     else:
         preview(0)
     together = config.batch * config.accumulate
-    for step in range(start + 1, config.steps + 1):
+    for step in range(run.step + 1, config.steps + 1):
         while len(order) < together:
             order += torch.randperm(len(preferences), generator=chance).tolist()
         chosen, order = [preferences[index] for index in order[:together]], order[together:]
         questions = draw(policy, latents, chosen, config.prompt_dropout, chance)
         sums = torch.zeros(5)
-        for start_at in range(0, together, config.batch):
-            part = questions.part(start_at, config.batch)
+        for start in range(0, together, config.batch):
+            part = questions.part(start, config.batch)
             errors = four_errors(policy, part)
             loss, logits = dpo_loss(*errors, config.beta)
             (loss / config.accumulate).backward()

@@ -185,16 +185,14 @@ def train(
     table = coefficients(policy.scheduler, steps, config.eta, policy.device)
     if config.skip_last >= steps:
         raise UserError(f"--skip-last {config.skip_last}: leaves none of {steps} denoising steps to train on")
-    start = 0
     if run.state:
-        start = run.state["step"]
         policy.set_lora(run.state["lora"])
         optimizer.load_state_dict(run.state["optimizer"])
         restore_random_state(run.state["random"], chance)
         run.state = None
     else:
         preview(0)
-    for epoch in range(start + 1, config.epochs + 1):
+    for epoch in range(run.step + 1, config.epochs + 1):
         chosen = torch.randperm(len(prompts), generator=chance)[: config.prompts_per_epoch].tolist()
         repeated = [prompts[index] for index in chosen for _ in range(config.images)]
         parts = spans(len(repeated), config.updates, config.batch)

@@ -51,7 +51,8 @@ def freeze(model: nn.Module, fraction: float) -> int:
     for name, parameter in model.named_parameters():
         stack = next((one for one in stacks if name.startswith(f"{one}.")), None)
         if stack is None:
-            keep = not any(first in name for first in ("embeddings", "pre_layrnorm"))
+            # pre_layrnorm is CLIP's, spelt so there.
+            keep = not any(part in name for part in ("embeddings", "pre_layrnorm"))
         else:
             layer = int(name.removeprefix(f"{stack}.").partition(".")[0])
             keep = layer >= int(fraction * len(stacks[stack]))
@@ -164,9 +165,9 @@ def train(
         optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
     )
     best: dict[str, Any] = {"loss": math.inf, "weights": {}}
-    start, order = 0, torch.empty(0, dtype=torch.long)
+    order = torch.empty(0, dtype=torch.long)
     if run.state:
-        start, order, best = run.state["step"], run.state["order"], run.state["best"]
+        order, best = run.state["order"], run.state["best"]
         model.load_state_dict(run.state["model"])
         optimizer.load_state_dict(run.state["optimizer"])
         schedule.load_state_dict(run.state["schedule"])
@@ -174,7 +175,7 @@ def train(
         run.state = None
     model.train()
     per_epoch = steps_per_epoch(len(groups), config)
-    step = start
+    step = run.step
     while step < total:
         if step % per_epoch == 0:
             order = torch.randperm(len(groups), generator=chance)

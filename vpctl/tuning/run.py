@@ -27,7 +27,7 @@ from .. import __version__
 from ..errors import OutputLocked, UserError
 from ..images import save as save_picture
 
-RUN_FILE, CHECKPOINT, LOCK = "run.json", "checkpoint.pt", ".lock"
+RUN_FILE, CHECKPOINT, LOCK, ENDED = "run.json", "checkpoint.pt", ".lock", ".ended"
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
 
@@ -44,8 +44,9 @@ class Run:
     """A run folder, locked while it is open.
 
     A new run may have been killed at any moment: entered again with the same configuration it goes on from its last
-    checkpoint, with the metrics behind that cut off, and comes to the same end. `state` is what the checkpoint holds,
-    None at the beginning; `ended` is whether there is nothing left to do.
+    checkpoint, with the metrics behind that cut off, and comes to the same end. `step` is the one it goes on from, 0 at
+    the beginning; `state` is what the checkpoint holds, None at the beginning, and a loop that has put it back sets it
+    to None, to free its memory; `ended` is whether there is nothing left to do.
     """
 
     def __init__(self, folder: str, config: Mapping[str, Any]) -> None:
@@ -65,11 +66,11 @@ class Run:
         self.state: dict[str, Any] | None = (
             torch.load(checkpoint, "cpu", weights_only=True) if checkpoint.exists() else None
         )
-        self.ended = begun and (self.folder / _ENDED).exists()
-        step = self.state["step"] if self.state else 0
+        self.step: int = self.state["step"] if self.state else 0
+        self.ended = begun and (self.folder / ENDED).exists()
         if not self.ended:
-            self._cut_metrics(step)
-            self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
+            self._cut_metrics(self.step)
+            self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)
 
     def _same_config(self, config: Mapping[str, Any]) -> bool:
         """Whether this run has been begun before. Raises `UserError` if it was one with other options.
@@ -87,7 +88,7 @@ class Run:
             if not changed:
                 return True
             key = changed[0]
-            if (self.folder / CHECKPOINT).exists() or (self.folder / _ENDED).exists():
+            if (self.folder / CHECKPOINT).exists() or (self.folder / ENDED).exists():
                 raise UserError(
                     f"--out {self.folder}: holds a run with {key} {there.get(key)!r}, not {wanted.get(key)!r}; "
                     "name another folder, or remove this one"
@@ -137,7 +138,7 @@ class Run:
         """
         for weights in self.folder.glob("*.safetensors"):
             shutil.copymode(self.folder / RUN_FILE, weights)
-        (self.folder / _ENDED).touch()
+        (self.folder / ENDED).touch()
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -149,9 +150,6 @@ class Run:
         if not self.ended:
             self._board.close()
         os.close(self._lock)
-
-
-_ENDED = ".ended"
 
 
 def _write_whole(file: Path, content: bytes) -> None:

@@ -245,6 +245,6 @@ if __name__ == "__main__":
         arguments.vae,
         arguments.out,
         size=arguments.size,
-        clean_steps=arguments.clean_steps or usual_clean,
-        noisy_steps=arguments.noisy_steps or usual_noisy,
+        clean_steps=usual_clean if arguments.clean_steps is None else arguments.clean_steps,
+        noisy_steps=usual_noisy if arguments.noisy_steps is None else arguments.noisy_steps,
     )
