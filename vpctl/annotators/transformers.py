@@ -85,7 +85,7 @@ class Judge:
         self._why_no_more = self._why_not(2)
         self._keeps_places = bool(self._why_no_more) or self._pictures_stay()
         most = BATCH_ON_CPU if device.type == "cpu" else BATCH_ON_GPU
-        self._batches = Batches(self._answers, most=most, size=lambda asked: asked.size)
+        self.batches = Batches(self._answers, most=most, size=lambda asked: asked.size)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -120,11 +120,11 @@ class Judge:
                 "judge with --mode point"
             )
         limit = PER_ANSWER + PER_PICTURE * len(pictures) * len(question.aspects)
-        asked = Asked(self._messages(question), pictures, limit)
+        asked = Asked(self.conversation(question), pictures, limit)
         used: Counter[str] = Counter()
         sent_back = False
         while True:
-            said = await self._batches(asked)
+            said = await self.batches(asked)
             used.update(said.usage)
             try:
                 found = questions.verdicts(question.kind, _object(said))
@@ -137,10 +137,10 @@ class Judge:
 
     def _sent_back(self, asked: Asked, said: Said, error: Unusable) -> Asked:
         """The conversation so far, and what is wrong with the answer."""
-        turns = [_turn("assistant", self._harmless(said.text)), _turn("user", self._harmless(_REPAIR.format(error)))]
+        turns = [_turn("assistant", self._harmless(said.text)), _turn("user", self._harmless(REPAIR.format(error)))]
         return asked._replace(messages=[*asked.messages, *turns])
 
-    def _messages(self, question: Question) -> list[Message]:
+    def conversation(self, question: Question) -> list[Message]:
         """The question as a conversation, with a place for every picture in front of which is its letter."""
         kind = question.kind
         system = questions.system(kind)
@@ -164,7 +164,7 @@ class Judge:
         try:
             return [*self._generated(asked)]
         except torch.OutOfMemoryError:
-            self._batches.most = max(1, len(asked) // 2)
+            self.batches.most = max(1, len(asked) // 2)
             failure = RecordFailed(
                 f"{len(asked[0].pictures)} pictures are too much for the memory of {self._device}; "
                 "judge with --mode point, or name a smaller model"
@@ -180,8 +180,8 @@ class Judge:
 
     @torch.inference_mode()
     def _generated(self, asked: list[Asked]) -> list[Said]:
-        model = self._model
-        inputs = self._inputs(asked)
+        model = self.model
+        inputs = self.inputs(asked)
         read = inputs["attention_mask"].sum(1).tolist()
         for one, length in zip(asked, read, strict=True):
             self._check_length(length, one)
@@ -190,11 +190,11 @@ class Judge:
         output = model.generate(
             **inputs.to(self._device, self._dtype),
             max_new_tokens=int(limits.max()),
-            stopping_criteria=[_at_limit(start, limits, self._batches)],
+            stopping_criteria=[_at_limit(start, limits, self.batches)],
         )
         return [self._turn_of(*one) for one in zip(output[:, start:].tolist(), read, asked, strict=True)]
 
-    def _inputs(self, asked: list[Asked]) -> Any:
+    def inputs(self, asked: list[Asked]) -> Any:
         """What the model takes, padded on the left so that every answer begins at the same place."""
         conversations = [_with_pictures(one.messages, one.pictures) for one in asked]
         thinking = {"enable_thinking": False} if "enable_thinking" in self._processor.chat_template else {}
@@ -222,13 +222,13 @@ class Judge:
     def _turn_of(self, tokens: list[int], read: int, asked: Asked) -> Said:
         """What was said in one row of a batch, without what it was padded with."""
         said = tokens[: asked.limit]
-        ends = [place for place, token in enumerate(said) if token in self._model.generation_config.eos_token_id]
+        ends = [place for place, token in enumerate(said) if token in self.model.generation_config.eos_token_id]
         said = said[: ends[0] + 1] if ends else said
         text = self._tokenizer.decode(said, skip_special_tokens=True)
         return Said(text, not ends, {"prompt_tokens": read, "completion_tokens": len(said)})
 
     @cached_property
-    def _model(self) -> Any:
+    def model(self) -> Any:
         """The model on its device, with what its authors say of sampling put aside."""
         try:
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
@@ -272,7 +272,7 @@ class Judge:
     def _why_not(self, pictures: int) -> str:
         """Why a question cannot have so many pictures; empty if it can."""
         try:
-            self._inputs([_sample(pictures)])
+            self.inputs([_sample(pictures)])
             with_fewer, with_all = (self._rendered(_sample(number).messages) for number in (pictures - 1, pictures))
         except (RecordFailed, TemplateError) as error:
             return _first_line(error)
@@ -299,7 +299,7 @@ def _at_limit(start: int, limits: Tensor, batches: Batches[Any, Any]) -> Any:
 _MARK = "zqx"
 """A text that no chat template has in it."""
 _NOT_LOADED = (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError, SafetensorError)
-_REPAIR = (
+REPAIR = (
     "This answer cannot be used: {}. Answer again, with the one JSON object that was asked for and nothing else, "
     "one short sentence for each rationale."
 )
@@ -367,7 +367,10 @@ def _first_line(error: BaseException) -> str:
 
 def _cannot_be_loaded(source: str, error: BaseException) -> UserError:
     if isinstance(error, ImportError) and "torchvision" in str(error).lower():
-        return UserError(f"--annotator transformers:{source}: needs torchvision; pip install torchvision")
+        return UserError(
+            f"--annotator transformers:{source}: its processor needs torchvision of the same build as torch; "
+            "pip install torchvision"
+        )
     return UserError(f"--annotator transformers:{source}: cannot be loaded: {_first_line(error)}")
 
 
