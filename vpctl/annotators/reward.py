@@ -1,0 +1,93 @@
+"""Any reward model as a judge: reward:SPEC, as in reward:vp:vp-score/, reward:pickscore or reward:./mine.py.
+
+The score of a picture is its reward, the same for every aspect asked for, and the reason is the number in words. Where
+two pictures are compared, the one of the higher reward is preferred, and the scores are those of any comparison.
+
+Rewards are not on the scale from 1 to 5 that judges of language answer on: give merge the reward's own scale, as in
+``--scale reward:clip:openai/clip-vit-large-patch14=-1:1``.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any
+
+from PIL import Image
+
+from .. import plugins
+from ..batching import Batches
+from ..errors import RecordFailed, UserError
+from ..plugins import Verdicts
+from ..questions import EQUAL, OTHER, PREFERRED, Question
+
+Reward = Callable[[list[Image.Image], list[str]], Any]
+
+QUESTIONS = 8
+"""Answered together."""
+PICTURES = 16
+"""Put through the reward at once."""
+
+
+class Picture:
+    """A picture with the rewards it has been given, by prompt: every aspect and every pass asks for the same ones."""
+
+    def __init__(self, image: Image.Image) -> None:
+        self.image = image
+        self.rewards: dict[str, float] = {}
+
+
+class RewardJudge:
+    """The judge that answers with what `reward`, named `spec`, gives."""
+
+    def __init__(self, spec: str, reward: Reward) -> None:
+        self.identity = {"reward": plugins.fingerprints(spec)[spec]}
+        self._spec = spec
+        self._reward = reward
+        self._batches = Batches(self._rewards, most=QUESTIONS, size=lambda question: len(question.pictures))
+
+    def prepare(self, image: Image.Image, path: str) -> Picture:
+        """The picture, with a place for its rewards."""
+        return Picture(image)
+
+    async def ask(self, question: Question) -> list[Verdicts]:
+        """The same scores for every aspect."""
+        rewards = await self._batches(question)
+        for reward in rewards:
+            if not math.isfinite(reward):
+                raise RecordFailed(f"{self._spec} gave {reward}, which is no score")
+        scores = _compared(rewards) if question.mode == "pair" else rewards
+        rationales = [f"{self._spec} gives {reward:.4g}" for reward in rewards]
+        return [Verdicts([*scores], rationales, {}) for _ in question.aspects]
+
+    def _rewards(self, questions: list[Question]) -> list[list[float]]:
+        """The rewards of every question's pictures; what is not known yet is put through the reward."""
+        shown = [(question.prompt, picture) for question in questions for picture in question.pictures]
+        new = {(prompt, id(picture)): picture for prompt, picture in shown if prompt not in picture.rewards}
+        left = iter([(prompt, picture) for (prompt, _), picture in new.items()])
+        while batch := list(islice(left, PICTURES)):
+            rewards = [*map(float, self._reward([picture.image for _, picture in batch], [text for text, _ in batch]))]
+            if len(rewards) != len(batch):
+                raise UserError(
+                    f"--annotator reward:{self._spec}: gave {len(rewards)} rewards for {len(batch)} pictures"
+                )
+            for (prompt, picture), reward in zip(batch, rewards, strict=True):
+                picture.rewards[prompt] = reward
+        return [[picture.rewards[question.prompt] for picture in question.pictures] for question in questions]
+
+
+def _compared(rewards: Sequence[float]) -> list[float]:
+    if min(rewards) == max(rewards):
+        return [EQUAL] * len(rewards)
+    return [PREFERRED if reward == max(rewards) else OTHER for reward in rewards]
+
+
+def load(argument: str, *, device: str = "auto") -> RewardJudge:
+    """The judge of the reward that `argument` names as ``--reward`` would."""
+    if not argument:
+        known = ", ".join(f"reward:{name}" for name in plugins.catalog("reward"))
+        raise UserError(f"--annotator reward: name a reward model: {known}, or reward:PATH.py of your own")
+    try:
+        reward = plugins.load("reward", argument, device=device)
+    except UserError as error:
+        raise UserError(f"--annotator reward:{argument}: {error}") from None
+    return RewardJudge(argument, reward)
