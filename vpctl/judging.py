@@ -95,13 +95,14 @@ class Tally:
 class Desk(NamedTuple):
     """What a run of judgements works with: the annotator, what it is called, and what of it could change its answers.
 
-    `claim` says whether a key is still to be done, `emit` takes judgements that are, and `ties` says which pictures of
+    `words` is what it makes of a kind of question before it sees the material. `claim` says whether a key is still to be done, `emit` takes judgements that are, and `ties` says which pictures of
     a judgement that is there have the same score.
     """
 
     annotator: Any
     name: str
     identity: Any
+    words: Callable[[Kind], str]
     open_picture: Callable[[str], PIL.Image]
     claim: Callable[[str], bool]
     emit: Callable[..., None]
@@ -111,7 +112,12 @@ class Desk(NamedTuple):
 def desk(annotate: Any, spec: str, **how: Any) -> Desk:
     """A desk for the annotator that `spec` named, which may be a mere callable."""
     identity = getattr(annotate, "identity", None) or plugins.fingerprints(spec)
-    return Desk(asking(annotate), spec, identity, **how)
+    return Desk(asking(annotate), spec, identity, getattr(annotate, "template", _rubrics), **how)
+
+
+def _rubrics(kind: Kind) -> str:
+    """What an annotator that has no words of its own may make use of."""
+    return digest([aspect[:3] for aspect in kind.aspects])
 
 
 def planned(group: Group, plan: Plan, desk: Desk) -> Iterator[Call]:
@@ -145,7 +151,7 @@ def calls(
         raise contents
     orders = [shown, shown[::-1]] if mode == "pair" else [_order(images, shown, aspects, plan.seed, repeat)]
     kind = Kind(aspects, mode, len(shown))
-    words = desk.annotator.template(kind)
+    words = desk.words(kind)
     for order in orders:
         what = [desk.identity, words, repeat, images[0]["prompt"], [contents[place] for place in order]]
         judgements = [
@@ -432,9 +438,6 @@ class _Callable:
         call = getattr(annotate, "__call__", annotate)  # noqa: B004 -- whether the call is a coroutine function
         self._waits = inspect.iscoroutinefunction(annotate) or inspect.iscoroutinefunction(call)
         self._thread = ThreadPoolExecutor(1)
-
-    def template(self, kind: Kind) -> str:
-        return digest([aspect[:3] for aspect in kind.aspects])
 
     async def ask(self, question: Question) -> list[Verdicts]:
         found = []

@@ -80,7 +80,7 @@ def _conversation(body: bytes) -> Asked:
     pictures: list[Image.Image] = []
     for message in json.loads(body)["messages"]:
         content = message["content"]
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        parts: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
         for part in parts:
             if part["type"] == "image_url":
                 _, _, encoded = part["image_url"]["url"].partition("base64,")

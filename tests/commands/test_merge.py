@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Run, lines, write_lines
-from vpctl.commands.merge import ANYONE, Scale, collected, merge, merged, parse_scales
+from vpctl.commands.merge import ANYONE, collected, merge, merged, parse_scales
 from vpctl.errors import UserError
+from vpctl.preferences import Scale
 from vpctl.records import Pair, check, part_of
 
 Record = dict[str, Any]

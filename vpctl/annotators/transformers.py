@@ -8,7 +8,6 @@ sent back once with what is wrong. A model too weak for that does better behind 
 such as vLLM, and so does one too large for a single device: serve it there, and judge with ``openai:``.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import json_repair
 import torch
 import transformers
 from jinja2 import TemplateError
@@ -27,10 +25,11 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
 
 from .. import questions, tensors
+from ..api.answers import parse
 from ..batching import Batches
 from ..errors import RecordFailed, Unusable, UserError
 from ..plugins import Verdicts
-from ..questions import Question
+from ..questions import Kind, Question
 from ..records import fingerprint
 
 MAX_SIDE = 1024
@@ -107,6 +106,10 @@ class Judge:
         smaller = image.copy()
         smaller.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
         return smaller
+
+    def template(self, kind: Kind) -> str:
+        """Identity of the words."""
+        return questions.template(kind)
 
     async def ask(self, question: Question) -> list[Verdicts]:
         """The verdicts on every aspect; the first bears what the answer used, as the call was one.
@@ -303,26 +306,14 @@ REPAIR = (
     "This answer cannot be used: {}. Answer again, with the one JSON object that was asked for and nothing else, "
     "one short sentence for each rationale."
 )
-_FENCED = re.compile(r"```(?:json)?\s*(\{.*)", re.DOTALL)
 
 
 def _object(said: Said) -> dict[str, Any]:
-    """The JSON object in what was said: behind thoughts, between prose, in a fence, with small faults.
-
-    Of an answer that was cut off an object is taken only where it was whole: what is lost is not made up.
-    """
-    text = said.text.rpartition("</think>")[2]
-    fenced = _FENCED.search(text)
-    text = fenced[1] if fenced else text[text.find("{") :] if "{" in text else ""
+    """The JSON object in what was said. Of an answer that was cut off nothing is made up."""
     try:
-        found, _ = json.JSONDecoder().raw_decode(text)
-    except json.JSONDecodeError:
-        if said.cut:
-            raise Unusable("the answer was cut off, as it is too long") from None
-        found = json_repair.loads(text)
-    if not isinstance(found, dict):
-        raise Unusable("the answer has no JSON object in it")
-    return found
+        return parse(said.text)
+    except Unusable as error:
+        raise Unusable("the answer was cut off, as it is too long" if said.cut else str(error)) from None
 
 
 def _text(text: str) -> dict[str, Any]:

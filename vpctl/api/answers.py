@@ -25,11 +25,11 @@ def loads(text: str | bytes) -> Any:
 
 
 def parse(text: str | None) -> dict[str, Any]:
-    """The one JSON object in an answer: alone, fenced, or with words around it, with small slips of syntax mended.
+    """The one JSON object in an answer: alone, fenced, or with words or thoughts around it, small slips mended.
 
     Raises `Unusable` if there is none, or if it does not end: what was cut off is not made up.
     """
-    text = text or ""
+    text = (text or "").rpartition("</think>")[2]
     for candidate in _candidates(text):
         try:
             value = loads(candidate)
