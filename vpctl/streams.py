@@ -87,6 +87,15 @@ def folder_of(target: str) -> str:
     return os.getcwd() if target == "-" else os.path.dirname(os.path.abspath(target))
 
 
+def beside(target: str, label: str) -> str:
+    """The file beside `target` that is named for it: prompts.dropped.jsonl beside prompts.jsonl.
+
+    Empty where `target` is standard output or another stream, which has nothing beside it.
+    """
+    stem, suffix = os.path.splitext(target)
+    return "" if _is_stream(target) else f"{stem}.{label}{suffix}"
+
+
 def short_labels(folders: Mapping[str, str]) -> dict[str, str]:
     """For every key what tells its folder from the others', without the folders that all begin with.
 
@@ -165,11 +174,12 @@ class Out:
 
     A file is locked while it is open and a torn last line is cut off, once all others have been found to be records.
     What it holds stays as it is: the stage asks `claim` before it does a record and leaves out those that are there.
-    `resumed` counts the records found.
+    `resumed` counts the records found. An `optional` file is taken away again if nothing came of it.
     """
 
-    def __init__(self, target: str, kind: type[R], key: Callable[[R], str]) -> None:
+    def __init__(self, target: str, kind: type[R], key: Callable[[R], str], *, optional: bool = False) -> None:
         self.target = target
+        self._optional = optional
         self._claimed: set[str] = set()
         self._base = folder_of(target)
         self._synced = time.monotonic()
@@ -207,7 +217,8 @@ class Out:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._regular:
-            if self._new and error and not os.fstat(self._file).st_size:
+            unused = self._optional or (self._new and error)
+            if unused and not os.fstat(self._file).st_size:
                 os.unlink(self.target)
             _sync(self._file, self.target)
         os.close(self._file)
