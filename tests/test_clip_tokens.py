@@ -1,6 +1,7 @@
 """The packaged vocabulary cuts text as CLIP does."""
 
 import gzip
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -32,7 +33,7 @@ def test_tokens_are_those_of_clip(text: str, expected: int) -> None:
 @pytest.fixture(scope="module")
 def clip() -> CLIPTokenizer:
     """The tokenizer of transformers, of the same merges."""
-    merges = [line.split(" ") for line in gzip.decompress(MERGES.read_bytes()).decode().splitlines()]
+    merges: Any = [tuple(line.split(" ")) for line in gzip.decompress(MERGES.read_bytes()).decode().splitlines()]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges)]
     tokens = [*words, "<|startoftext|>", "<|endoftext|>"]

@@ -45,7 +45,7 @@ def test_a_wheel_has_all_that_a_command_opens(tmp_path: Path) -> None:
     )
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         packed = {name.partition(".data/data/")[2] or name for name in wheel.namelist()}
-    suffixes = {".py", ".md", ".j2", ".json", ".safetensors", ".typed"}
+    suffixes = {".py", ".md", ".j2", ".json", ".safetensors", ".typed", ".gz", ".LICENSE"}
     inside = {
         str(file.relative_to(HOME))
         for file in (HOME / "vpctl").rglob("*")

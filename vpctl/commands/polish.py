@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from itertools import islice
+from itertools import chain, islice
 from typing import Annotated, Protocol
 
 import typer
@@ -20,7 +20,6 @@ from ..streams import Out, beside, count, read_prompts
 Polisher = Callable[[list[str]], Sequence[Polished | RecordFailed]]
 
 SOME_FAILED = 3
-
 
 CLIP_READS = 75
 """Tokens of a prompt that Stable Diffusion sees: 77 less the marks for its beginning and end."""
@@ -156,6 +155,21 @@ def original(prompt: Prompt) -> Prompt | None:
     return form
 
 
+def originals(prompts: Iterable[Prompt], claim: Callable[[str], bool]) -> Iterator[Prompt]:
+    """The forms as first given of polished prompts, as far as they are claimed; dropped prompts have none."""
+    for prompt in prompts:
+        form = None if "dropped" in prompt else original(prompt)
+        if form and claim(prompt_key(form)):
+            yield form
+
+
+def with_originals(prompts: Iterable[Prompt], claim: Callable[[str], bool]) -> Iterator[Prompt]:
+    """The prompts, each with its form as first given behind it."""
+    for prompt in prompts:
+        yield prompt
+        yield from originals([prompt], claim)
+
+
 def polish(
     prompts: Input,
     out: Output = STDIO,
@@ -228,59 +242,51 @@ def polish(
     drops = beside(out, "dropped")
     if drops and os.path.realpath(prompts) == os.path.realpath(drops):
         raise UserError(f"{prompts}: what is dropped goes there; name another file with --out")
+    from ..clip_tokens import ClipTokens
+
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     with ExitStack() as files:
         kept = files.enter_context(Out(out, Prompt, prompt_key))
-        bin_ = files.enter_context(Out(drops, Prompt, prompt_key, optional=True)) if drops else None
-        from ..clip_tokens import ClipTokens
-
+        apart = files.enter_context(Out(drops, Prompt, prompt_key, optional=True)) if drops else None
         tokens = ClipTokens()
-
-        def keep(record: Prompt) -> None:
-            record["clip_tokens"] = tokens.count(record["prompt"])
-            counts["written"] += 1
-            counts["long"] += record["clip_tokens"] > CLIP_READS
-            kept.write(record)
-
-        def keep_first_form(record: Prompt) -> None:
-            form = original(record) if keep_original else None
-            if form and kept.claim(prompt_key(form)):
-                keep(form)
-
-        for record in list(_polished_in(out)) if keep_original and kept.resumed else ():
-            keep_first_form(record)
         raw = progress.track(read_prompts(prompts), "prompts", total=count(prompts))
-        new = fresh(raw, [kept, bin_] if bin_ else [kept], counts)
+        records = fresh(raw, [kept, apart] if apart else [kept], counts)
         if unsafe_model:
             from ..safety import BATCH, UnsafeModel
 
-            new = scored(new, UnsafeModel(unsafe_model, device=device), BATCH)
-        clean = polished(
-            new,
+            records = scored(records, UnsafeModel(unsafe_model, device=device), BATCH)
+        records = polished(
+            records,
             plugins.load("polisher", spec, device=device),
             keep_unsafe=keep_unsafe,
             threshold=nsfw_threshold,
             counts=counts,
         )
-        for record in distinct(clean, similarity, known=_polished_in(out) if kept.resumed else ()):
+        records = distinct(records, similarity, known=_polished_in(out) if kept.resumed else ())
+        if keep_original:
+            before = [*_polished_in(out)] if kept.resumed else []
+            records = chain(originals(before, kept.claim), with_originals(records, kept.claim))
+        for record in records:
             if "dropped" in record:
                 reasons[re.split(":| of ", record["dropped"])[0]] += 1
-                if bin_:
-                    bin_.write(record)
+                if apart:
+                    apart.write(record)
             else:
-                keep(record)
-                keep_first_form(record)
+                record["clip_tokens"] = tokens.count(record["prompt"])
+                counts["long"] += record["clip_tokens"] > CLIP_READS
+                counts["written"] += 1
+                kept.write(record)
     progress.finished(f"{counts['written']} prompts", resumed=kept.resumed, failed=counts["failed"])
-    for text in _notes(counts, reasons, drops, bin_.resumed if bin_ else 0):
+    for text in _notes(counts, reasons, drops, apart.resumed if apart else 0):
         progress.note(text)
     if counts["failed"]:
         raise typer.Exit(SOME_FAILED)
 
 
 def _polished_in(out: str) -> Iterator[Prompt]:
-    """The prompts of an output without the forms as first given, which alone have no `source_prompt`."""
-    return (one for one in read_prompts(out) if "source_prompt" in one)
+    """The prompts of an output without those that `original` made, which have not been polished."""
+    return (one for one in read_prompts(out) if "source_prompt" in one or not prompt_key(one).endswith(ORIGINAL))
 
 
 def _notes(counts: Counter[str], reasons: Counter[str], drops: str, before: int) -> Iterator[str]:
