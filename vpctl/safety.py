@@ -2,9 +2,10 @@
 
 The score is made as DiffusionDB made its `prompt_nsfw`: the largest probability among the labels that matter. Models
 come from a folder or the hub by way of transformers, which reads tensors only; the detoxify package downloads the same
-weights as a pickle and lets it run whatever it holds.
+weights as a pickle and lets it run whatever it holds. `unitary/unbiased-toxic-roberta` is Detoxify's for English.
 """
 
+import pickle
 from pathlib import Path
 
 import torch
@@ -41,6 +42,11 @@ class UnsafeModel:
             self._tokenizer = AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             raise UserError(f"--unsafe-model {source}: cannot be loaded: {str(error).splitlines()[0]}") from None
+        except pickle.UnpicklingError:
+            raise UserError(
+                f"--unsafe-model {source}: its weights are a pickle of more than tensors, which is not opened; "
+                "name a copy in safetensors"
+            ) from None
         labels = {number: label.lower() for number, label in model.config.id2label.items()}
         self._wanted = [number for number, label in labels.items() if label in LABELS]
         if loading["missing_keys"]:
