@@ -23,7 +23,11 @@ CHANCE = Random(KILLS)
 
 STAGES: dict[str, tuple[list[str], str, list[str]]] = {
     # name: the command line with {out} for its output; the file that grows while it works, if any; what it leaves
-    "polish": (["polish", "raw.txt", "--out", "{out}.jsonl"], "{out}.jsonl", ["{out}.jsonl"]),
+    "polish": (
+        ["polish", "raw.txt", "--keep-original", "--out", "{out}.jsonl"],
+        "{out}.jsonl",
+        ["{out}.jsonl", "{out}.dropped.jsonl"],
+    ),
     "generate": (
         ["generate", "prompts.txt", "-n", "2", "--batch", "4", "--out", "{out}/metadata.jsonl"],
         "{out}/metadata.jsonl",

@@ -212,6 +212,7 @@ def test_a_judgement_is_another_if_prompt_aspect_annotator_or_pictures_are(key: 
 @given(st.text(), st.dictionaries(st.text(min_size=1), st.floats(0.01, 100), min_size=1))
 def test_a_prompt_falls_into_one_of_the_parts(prompt_id: str, shares: dict[str, float]) -> None:
     assert part_of(prompt_id, shares) in shares
+    assert part_of(f"{prompt_id}-original", shares) == part_of(prompt_id, shares), "both forms stay together"
 
 
 def test_a_prompt_stays_in_its_part_from_run_to_run() -> None:

@@ -10,7 +10,6 @@ from vpctl.cli import COMMANDS, EVALUATIONS
 
 HEAVY = {
     "accelerate",
-    "datasketch",
     "diffusers",
     "jinja2",
     "numpy",
@@ -20,6 +19,7 @@ HEAVY = {
     "safetensors",
     "scipy",
     "tensorboard",
+    "tokenizers",
     "torch",
     "transformers",
 }

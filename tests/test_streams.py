@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tests.conftest import ENVIRONMENT, FAIR, ONE, Ended, Plugin, Run, as_anyone, bash, draw, lines, vpctl, write_lines
 from vpctl.errors import UserError
 from vpctl.records import Image, Pair, Prompt, prompt_key
-from vpctl.streams import Out, Replacement, count, read, read_prompts
+from vpctl.streams import Out, Replacement, beside, count, read, read_prompts
 
 JSON = st.recursive(
     st.none()
@@ -280,6 +280,21 @@ def test_a_new_output_is_taken_away_if_nothing_got_into_it(tmp_path: Path) -> No
     with out(tmp_path / "empty.jsonl"):
         pass
     assert (tmp_path / "empty.jsonl").read_bytes() == b"", "a run that ends well leaves its output, empty or not"
+
+
+def test_an_optional_output_is_taken_away_if_nothing_is_in_it(tmp_path: Path) -> None:
+    for target in ("new.jsonl", "killed.jsonl", "held.jsonl"):
+        (tmp_path / "held.jsonl").write_text('{"prompt": "a cat"}\n')
+        (tmp_path / "killed.jsonl").touch()
+        with Out(str(tmp_path / target), Prompt, prompt_key, optional=True):
+            assert (tmp_path / target).exists()
+        assert (tmp_path / target).exists() == (target == "held.jsonl")
+
+
+def test_a_file_beside_another_is_named_for_it() -> None:
+    assert beside("run/prompts.jsonl", "dropped") == "run/prompts.dropped.jsonl"
+    assert beside("prompts", "dropped") == "prompts.dropped"
+    assert beside("-", "dropped") == beside("/dev/null", "dropped") == ""
 
 
 def test_one_output_has_one_writer(tmp_path: Path) -> None:

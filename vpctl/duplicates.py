@@ -1,14 +1,10 @@
 """Texts that say what another said before: the same but for case and punctuation, or nearly the same."""
 
+import math
 import re
 import unicodedata
-
-from datasketch import MinHash, MinHashLSH
-
-SEED = 1
-BANDS, ROWS = 16, 8
-"""Of the MinHash: texts that are 0.9 similar are compared with a probability of 0.9999, 0.8 with 0.95, 0.5 with 0.06.
-More bands would miss less and, where all texts resemble one another, compare everything with everything."""
+from array import array
+from itertools import pairwise
 
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
 
@@ -27,36 +23,52 @@ def plain(text: str) -> str:
 
 
 class NearDuplicates:
-    """Remembers texts, and tells whether a new one is nearly one of them."""
+    """Remembers texts by name, and finds for a new one an earlier one that it nearly is.
+
+    What is compared are the sets of a text's runs of two and of three words, which tell "a red star left of a blue one"
+    from "a blue star left of a red one". The search is exact at any threshold: with a Jaccard similarity of s a text
+    of n runs shares at least s·n of them with the other, so that among any n − s·n + 1 of its runs, such as the rarest,
+    there is one that the other has. Only texts that have one of those are compared.
+    """
 
     def __init__(self, similarity: float) -> None:
         self._similarity = similarity
-        self._index = MinHashLSH(num_perm=BANDS * ROWS, params=(BANDS, ROWS))
-        self._blank = MinHash(num_perm=BANDS * ROWS, seed=SEED)
-        self._known: list[frozenset[str]] = []
+        self._names: list[str] = []
+        self._runs: list[array[int]] = []
+        self._having: dict[int, tuple[int] | array[int]] = {}
+        """For every run the texts that have it. Most runs have one text, and a tuple takes less memory."""
 
-    def knows(self, text: str) -> bool:
-        """Whether the Jaccard similarity to an earlier text is at least `similarity`; if to none, it is remembered.
+    def find(self, text: str, name: str) -> str:
+        """The name of the first text whose similarity is at least the threshold.
 
-        What is compared are the sets of a text's runs of two and of three words, which tell "a red star left of a
-        blue one" from "a blue star left of a red one". MinHash proposes, the sets decide: no text is dropped that is
-        not that similar, and a few that are at the very threshold may be missed.
+        Empty if there is none, and the text is then remembered as `name`.
         """
-        pieces = _pieces(text)
-        sketch = self._blank.copy()
-        sketch.update_batch([piece.encode() for piece in pieces])
-        if any(_jaccard(pieces, self._known[key]) >= self._similarity for key in self._index.query(sketch)):
-            return True
-        self._index.insert(len(self._known), sketch, check_duplication=False)
-        self._known.append(pieces)
-        return False
+        runs = _runs(text)
+        having = sorted((self._having.get(run, ()) for run in runs), key=len)
+        spare = len(runs) - math.ceil(self._similarity * len(runs) - 1e-9)
+        for other in sorted({one for texts in having[: spare + 1] for one in texts}):
+            shared = len(runs.intersection(self._runs[other]))
+            if shared / (len(runs) + len(self._runs[other]) - shared) >= self._similarity:
+                return self._names[other]
+        self._remember(runs, name)
+        return ""
+
+    def _remember(self, runs: set[int], name: str) -> None:
+        number = len(self._names)
+        self._names.append(name)
+        self._runs.append(array("q", runs))
+        for run in runs:
+            texts = self._having.get(run)
+            if texts is None:
+                self._having[run] = (number,)
+            elif isinstance(texts, tuple):
+                self._having[run] = array("I", (*texts, number))
+            else:
+                texts.append(number)
 
 
-def _pieces(text: str) -> frozenset[str]:
+def _runs(text: str) -> set[int]:
+    """Hashes of a text's runs of two and of three words; of its words where there are less than two."""
     words = plain(text).split(" ")
-    runs = {" ".join(words[start : start + length]) for length in (2, 3) for start in range(len(words) - length + 1)}
-    return frozenset(runs or words)
-
-
-def _jaccard(left: frozenset[str], right: frozenset[str]) -> float:
-    return len(left & right) / len(left | right)
+    runs = {*map(hash, pairwise(words)), *map(hash, zip(words, words[1:], words[2:], strict=False))}
+    return runs or {hash(word) for word in words}

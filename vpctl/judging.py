@@ -95,8 +95,9 @@ class Tally:
 class Desk(NamedTuple):
     """What a run of judgements works with: the annotator, what it is called, and what of it could change its answers.
 
-    `words` is what it makes of a kind of question before it sees the material. `claim` says whether a key is still to be done, `emit` takes judgements that are, and `ties` says which pictures of
-    a judgement that is there have the same score.
+    `words` is what it makes of a kind of question before it sees the material. `claim` says whether a key is still to
+    be done, `emit` takes judgements that are, and `ties` says which pictures of a judgement that is there have the same
+    score.
     """
 
     annotator: Any

@@ -12,7 +12,9 @@ from .errors import UserError
 
 PromptText = Annotated[str, "The text a picture is drawn from."]
 PromptId = Annotated[
-    str, "Sixteen hex digits: the hash of the prompt as it was first given; polish does not change it."
+    str,
+    "Sixteen hex digits: the hash of the prompt as it was first given; polish does not change it. The form as first "
+    "given that polish --keep-original writes too has `-original` behind it, and stays in the same part of the data.",
 ]
 Source = Annotated[str, "The prompt as it was before polish rewrote it."]
 Split = Annotated[str, "Part of the data this belongs to, such as `train` or `test`; all records of a prompt share it."]
@@ -28,6 +30,17 @@ class Prompt(TypedDict):
     prompt_id: NotRequired[PromptId]
     source_prompt: NotRequired[Source]
     unsafe: NotRequired[Annotated[str, "Why polish thinks the prompt asks for something harmful."]]
+    prompt_nsfw: NotRequired[
+        Annotated[
+            float,
+            "How toxic or sexually explicit the prompt as first given is, from 0 to 1: DiffusionDB has it, and polish "
+            "--unsafe-model adds it.",
+        ]
+    ]
+    clip_tokens: NotRequired[Annotated[int, "Length of `prompt` in CLIP's tokens; Stable Diffusion reads 75 of them."]]
+    dropped: NotRequired[
+        Annotated[str, "Why polish dropped the prompt; only in the file of dropped prompts beside its output."]
+    ]
     split: NotRequired[Split]
 
 
@@ -143,6 +156,10 @@ def fingerprint(path: str) -> str:
     return found.hexdigest()[:16]
 
 
+ORIGINAL = "-original"
+"""Behind the id of a prompt: the same prompt as it was first given, where its polished form has the id itself."""
+
+
 def prompt_key(prompt: Prompt) -> str:
     """The record's own id, or the hash of the prompt as it was first given."""
     return prompt.get("prompt_id") or digest(prompt.get("source_prompt") or prompt["prompt"])
@@ -162,8 +179,11 @@ def judgement_key(judgement: Judgement) -> str:
 
 
 def part_of(prompt_id: str, shares: Mapping[str, float]) -> str:
-    """The part of the data a prompt falls into, by the hash of its id: it stays there however the data grow."""
-    place = int(digest(["split", prompt_id])[:8], 16) / 16**8 * sum(shares.values())
+    """The part of the data a prompt falls into, by the hash of its id: it stays there however the data grow.
+
+    Both forms of a prompt fall into the same part, so that none is tested on what it was trained on in other words.
+    """
+    place = int(digest(["split", prompt_id.removesuffix(ORIGINAL)])[:8], 16) / 16**8 * sum(shares.values())
     names = list(shares)
     for name in names:
         place -= shares[name]

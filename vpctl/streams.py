@@ -87,12 +87,19 @@ def folder_of(target: str) -> str:
     return os.getcwd() if target == "-" else os.path.dirname(os.path.abspath(target))
 
 
-def beside(target: str, name: str) -> str:
-    """A file beside an output, ``.OUTPUT.name``, for what belongs to it; nothing for what is no file."""
-    if _is_stream(target):
-        return ""
+def beside(target: str, label: str) -> str:
+    """The file beside `target` that is named for it: prompts.dropped.jsonl beside prompts.jsonl.
+
+    Empty where `target` is standard output or another stream, which has nothing beside it.
+    """
+    stem, suffix = os.path.splitext(target)
+    return "" if _is_stream(target) else f"{stem}.{label}{suffix}"
+
+
+def hidden_beside(target: str, label: str) -> str:
+    """The hidden file beside `target` for what only vpctl has a use for: .judgements.jsonl.contents; empty likewise."""
     folder, file = os.path.split(os.path.abspath(target))
-    return os.path.join(folder, f".{file}.{name}")
+    return "" if _is_stream(target) else os.path.join(folder, f".{file}.{label}")
 
 
 def short_labels(folders: Mapping[str, str]) -> dict[str, str]:
@@ -173,13 +180,13 @@ class Out:
 
     A file is locked while it is open and a torn last line is cut off, once all others have been found to be records.
     What it holds stays as it is: the stage asks `claim` before it does a record and leaves out those that are there.
-    Records that have the empty `key` are there and may be done again. `resumed` counts the others. If it is `tentative`
-    whether there will be any, a file that is new and stays empty is taken away again.
+    Records that have the empty `key` are there and may be done again. `resumed` counts the others. An `optional` file
+    is taken away again if nothing came of it.
     """
 
-    def __init__(self, target: str, kind: type[R], key: Callable[[R], str], *, tentative: bool = False) -> None:
+    def __init__(self, target: str, kind: type[R], key: Callable[[R], str], *, optional: bool = False) -> None:
         self.target = target
-        self._tentative = tentative
+        self._optional = optional
         self._claimed: set[str] = set()
         self._base = folder_of(target)
         self._synced = time.monotonic()
@@ -218,7 +225,8 @@ class Out:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._regular:
-            if self._new and (error or self._tentative) and not os.fstat(self._file).st_size:
+            unused = self._optional or (self._new and error)
+            if unused and not os.fstat(self._file).st_size:
                 os.unlink(self.target)
             _sync(self._file, self.target)
         os.close(self._file)

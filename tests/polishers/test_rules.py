@@ -46,9 +46,12 @@ def unsafe(prompt: str) -> str:
         ("art by the artist Peter Quillon 1 9 6 7", "art by the artist Peter Quillon 1967"),
         ("beksinski painting of a house", "painting of a house"),
         ("by artgerm, wlop, taylor swift as an elf", "taylor swift as an elf"),
-        # Styles of people, studios and games.
+        # Styles of people and studios.
         ("a fox in the style of studio ghibli", "a fox"),
-        ("a fox, greg rutkowski style, in the art style of arcane", "a fox"),
+        ("a fox, greg rutkowski style, in the art style of mucha", "a fox"),
+        ("a fox in the style of zeph quillon", "a fox"),
+        ("a fox in the style of greg rutkowski and arcane", "a fox"),
+        ("a fox in the style of arcane and greg rutkowski", "a fox in the style of arcane"),
         # Platforms and renderers.
         ("a fox, trending on artstation, deviantart, pixiv, cgsociety, behance hd", "a fox"),
         ("a fox, octane render, unreal engine 5, vray, ray tracing, rendered in octane", "a fox"),
@@ -97,6 +100,8 @@ def test_a_careful_editor_would_have_done_the_same(prompt: str, expected: str) -
         "portrait of rembrandt",
         "bob ross painting a canvas",
         "greg rutkowski",
+        "barack obama in the style of sonic the hedgehog",
+        "a fox, hearthstone style, in the style of quake",
         "a lamp in the style of art deco",
         "a lamp in art nouveau style",
         "a mayor in the style of a polish movie poster",
@@ -159,6 +164,9 @@ def test_there_is_one_answer_for_each_prompt_in_order(several: list[str]) -> Non
         ("a nude woman on a couch", "sexual: nude"),
         ("naked man, 8k", "sexual: naked"),
         ("topless girl", "sexual: topless"),
+        ("a woman in a transparent corset dress", "sexual: transparent corset dress"),
+        ("a woman with a large bust", "sexual: large bust"),
+        ("a zombie devouring a woman", "gore: devouring a woman"),
         ("a decapitated knight", "gore: decapitated"),
         ("a man covered in blood", "gore: covered in blood"),
         ("a hate symbol on a red background", "hate: hate symbol"),
@@ -186,6 +194,8 @@ def test_harm_has_a_reason(prompt: str, reason: str) -> None:
         "a sexy dress, a bikini on a beach",
         "the grapes of wrath, a rapeseed field, a therapist, scunthorpe, essex",
         "a gothic lolita dress, anti - racism march",
+        "a large bust of caesar, soldiers fighting nazi germany, a transparent vase, a sheer cliff",
+        "a woman eating a human-shaped cookie, a man eating an apple, a monster eating a baby harp seal",
     ],
 )
 def test_what_only_looks_like_harm_is_none(prompt: str) -> None:
@@ -198,7 +208,7 @@ def test_the_rules_take_no_argument() -> None:
 
 
 def test_importing_the_rules_is_light() -> None:
-    heavy = "{'numpy', 'torch', 'openai', 'datasketch'} & set(__import__('sys').modules)"
+    heavy = "{'numpy', 'torch', 'openai', 'tokenizers'} & set(__import__('sys').modules)"
     done = subprocess.run(
         [sys.executable, "-c", f"import vpctl.polishers.rules; print(sorted({heavy}))"], capture_output=True, text=True
     )

@@ -13,7 +13,7 @@ from ..configs import PictureConfig, ServerConfig
 from ..errors import UserError
 from ..options import STDIO, Device, Input, Output, Roots, Seed, option, options, plugin
 from ..records import Image, Judgement, judgement_key
-from ..streams import Out, beside, count, folder_of, read
+from ..streams import Out, count, folder_of, hidden_beside, read
 
 if TYPE_CHECKING:
     from ..flow import Brake
@@ -106,7 +106,7 @@ def annotate(
     if not annotator:
         progress.note("no --annotator is named: judging with the pixel judge of the built-in shapes world")
     known = Known(again={*(retry or [])}, refresh=refresh, ties=break_ties)
-    with Out(out, Judgement, known.key, tentative=dry_run) as sink:
+    with Out(out, Judgement, known.key, optional=dry_run) as sink:
         from .. import judging
         from ..images import Contents, Pictures
 
@@ -115,7 +115,7 @@ def annotate(
         loaded = plugins.load("annotator", spec, device=device, server=server, pictures=pictures, folder=folder)
         plan = judging.Plan(aspects, cast(Any, mode), passes, all_aspects, break_ties, seed)
         desk = judging.desk(loaded, spec, open_picture=opener.open, claim=sink.claim, emit=sink.write, ties=known.ties)
-        with closing(Contents(opener, beside(out, "contents"))) as contents:
+        with closing(Contents(opener, hidden_beside(out, "contents"))) as contents:
             tally = judging.Tally()
             groups = judging.grouped(read(images, Image), contents)
             if sample:

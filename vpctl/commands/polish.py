@@ -1,77 +1,173 @@
 """Clean raw prompts for pictures worth judging."""
 
+import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Annotated
+from contextlib import ExitStack
+from itertools import chain, islice
+from typing import Annotated, Protocol
 
 import typer
 
 from .. import plugins, progress
 from ..errors import RecordFailed, UserError
-from ..options import STDIO, Input, Output, option, plugin
+from ..options import STDIO, Device, Input, Output, option, plugin
 from ..plugins import Polished
-from ..records import Prompt, prompt_key
-from ..streams import Out, count, read_prompts
+from ..records import ORIGINAL, Prompt, prompt_key
+from ..streams import Out, beside, count, read_prompts
 
 Polisher = Callable[[list[str]], Sequence[Polished | RecordFailed]]
 
-FAILED = "failed"
 SOME_FAILED = 3
+
+CLIP_READS = 75
+"""Tokens of a prompt that Stable Diffusion sees: 77 less the marks for its beginning and end."""
+
+NSFW_THRESHOLD = 0.5
+"""Detoxify learns the share of people who call a text toxic: above a half, most do."""
+
+
+class Scorer(Protocol):
+    """What says how unsafe prompts are."""
+
+    def scores(self, prompts: list[str]) -> list[float]:
+        """A number from 0 to 1 for each prompt."""
+        ...
+
+
+def fresh(prompts: Iterable[Prompt], outs: Sequence[Out], counts: Counter[str]) -> Iterator[Prompt]:
+    """The prompts that are in none of the outputs yet, each once; `counts` says how many were `repeated`."""
+    seen: set[str] = set()
+    for prompt in prompts:
+        key = prompt_key(prompt)
+        if key in seen:
+            counts["repeated"] += 1
+        elif all(out.claim(key) for out in outs):
+            yield prompt
+        seen.add(key)
+
+
+def scored(prompts: Iterable[Prompt], scorer: Scorer, batch: int) -> Iterator[Prompt]:
+    """The prompts with `prompt_nsfw`, which those that have it already keep."""
+    source = iter(prompts)
+    while chunk := list(islice(source, batch)):
+        unknown = [one for one in chunk if "prompt_nsfw" not in one]
+        texts = [one.get("source_prompt", one["prompt"]) for one in unknown]
+        for one, score in zip(unknown, scorer.scores(texts) if texts else [], strict=True):
+            one["prompt_nsfw"] = round(score, 6)
+        yield from chunk
 
 
 def polished(
-    prompts: Iterable[Prompt], polish: Polisher, *, keep_unsafe: bool, dropped: Counter[str]
+    prompts: Iterable[Prompt], polish: Polisher, *, keep_unsafe: bool, threshold: float, counts: Counter[str]
 ) -> Iterator[Prompt]:
     """The prompts made clean: `prompt` is the new text, `source_prompt` the old one, `prompt_id` that of the old one.
 
-    What is empty afterwards is dropped, and so is what is unsafe, unless it is kept with its reason in `unsafe`; so is,
-    with a warning, what could not be done. `dropped` counts why.
+    What is not to be kept has the reason in `dropped`: what is empty afterwards, and what is unsafe unless that is
+    kept, with its reason in `unsafe`. A prompt of which that is known before is not polished. What could not be done is
+    left out, counted and warned of.
     """
     source, at_once = iter(prompts), getattr(polish, "at_once", 1)
-    while chunk := list(islice(source, at_once)):
-        for record, clean in zip(chunk, polish([one["prompt"] for one in chunk]), strict=True):
+    while chunk := [_begun(one, threshold) for one in islice(source, at_once)]:
+        wanted = [one for one in chunk if keep_unsafe or "unsafe" not in one]
+        answers = iter(polish([one["prompt"] for one in wanted]) if wanted else [])
+        for record in chunk:
+            if not keep_unsafe and "unsafe" in record:
+                yield _unsafe(record)
+                continue
+            clean = next(answers)
             if isinstance(clean, RecordFailed):
                 progress.warn(str(clean))
-                dropped[FAILED] += 1
-            elif not clean.prompt:
-                dropped["empty"] += 1
+                counts["failed"] += 1
+                continue
+            done: Prompt = {
+                **record,
+                "prompt": clean.prompt,
+                "source_prompt": record.get("source_prompt", record["prompt"]),
+            }
+            if clean.unsafe:
+                done["unsafe"] = clean.unsafe
+            if not clean.prompt:
+                yield {**done, "dropped": "empty"}
             elif clean.unsafe and not keep_unsafe:
-                dropped["unsafe"] += 1
+                yield _unsafe(done)
             else:
-                done: Prompt = {
-                    **record,
-                    "prompt": clean.prompt,
-                    "prompt_id": prompt_key(record),
-                    "source_prompt": record.get("source_prompt", record["prompt"]),
-                }
-                yield {**done, "unsafe": clean.unsafe} if clean.unsafe else done
+                yield done
 
 
-def distinct(
-    prompts: Iterable[Prompt], similarity: float, *, known: Iterable[str], dropped: Counter[str]
-) -> Iterator[Prompt]:
-    """The prompts without those that say again what one before them, or a `known` text, said.
+def _begun(record: Prompt, threshold: float) -> Prompt:
+    """A record with its id and what is known of its safety, without what was said of it when it was dropped before."""
+    begun: Prompt = {**record, "prompt_id": prompt_key(record)}
+    begun.pop("dropped", None)
+    if begun.get("prompt_nsfw", 0.0) > threshold:
+        begun.setdefault("unsafe", f"prompt_nsfw: {begun['prompt_nsfw']:.2f}")
+    return begun
+
+
+def _unsafe(record: Prompt) -> Prompt:
+    """A record dropped for what is in `unsafe`, which is not left there: who tries it again may see it otherwise."""
+    why = record.pop("unsafe")
+    return {**record, "dropped": f"unsafe: {why}"}
+
+
+def distinct(prompts: Iterable[Prompt], similarity: float, *, known: Iterable[Prompt]) -> Iterator[Prompt]:
+    """The prompts, of which those have a reason in `dropped` that say again what one before or a `known` one said.
 
     Texts that differ only in case, punctuation and spacing are the same. Others are near duplicates from a Jaccard
     similarity of their runs of words of `similarity` on; 1 compares nothing but the text.
     """
     from ..duplicates import NearDuplicates, plain
 
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     near = NearDuplicates(similarity)
-    for text in map(plain, known):
-        seen.add(text)
-        near.knows(text)
-    for prompt in prompts:
+    for prompt in known:
         text = plain(prompt["prompt"])
-        if text in seen:
-            dropped["duplicate"] += 1
-        elif similarity < 1 and near.knows(text):
-            dropped["near duplicate"] += 1
-        else:
-            seen.add(text)
+        seen.setdefault(text, prompt_key(prompt))
+        if similarity < 1:
+            near.find(text, prompt_key(prompt))
+    for prompt in prompts:
+        text, own_id = plain(prompt["prompt"]), prompt_key(prompt)
+        if "dropped" in prompt:
             yield prompt
+        elif text in seen:
+            yield {**prompt, "dropped": f"duplicate of {seen[text]}"}
+        elif similarity < 1 and (like := near.find(text, own_id)):
+            yield {**prompt, "dropped": f"near duplicate of {like}"}
+        else:
+            seen[text] = own_id
+            yield prompt
+
+
+def original(prompt: Prompt) -> Prompt | None:
+    """A polished prompt's form as first given, if its words are others; its id is the prompt's and `-original`.
+
+    So the id says which two belong together, is the same in every run, and lets merge and train-rm keep both in one
+    part of the data.
+    """
+    from ..duplicates import plain
+
+    first = prompt.get("source_prompt", prompt["prompt"])
+    if plain(first) == plain(prompt["prompt"]):
+        return None
+    form: Prompt = {**prompt, "prompt": first, "prompt_id": prompt_key(prompt) + ORIGINAL}
+    del form["source_prompt"]
+    return form
+
+
+def originals(prompts: Iterable[Prompt], claim: Callable[[str], bool]) -> Iterator[Prompt]:
+    """The forms as first given of polished prompts, as far as they are claimed; dropped prompts have none."""
+    for prompt in prompts:
+        form = None if "dropped" in prompt else original(prompt)
+        if form and claim(prompt_key(form)):
+            yield form
+
+
+def with_originals(prompts: Iterable[Prompt], claim: Callable[[str], bool]) -> Iterator[Prompt]:
+    """The prompts, each with its form as first given behind it."""
+    for prompt in prompts:
+        yield prompt
+        yield from originals([prompt], claim)
 
 
 def polish(
@@ -81,10 +177,29 @@ def polish(
     polisher: Annotated[
         str, plugin("polisher", help="What cleans: rules, or a language model, as openai:gpt-4o-mini.")
     ] = "rules",
+    keep_original: Annotated[
+        bool,
+        option(
+            "--keep-original",
+            help="Write prompts as first given too, beside their polished forms, where the words differ.",
+        ),
+    ] = False,
     keep_unsafe: Annotated[
         bool,
         option("--keep-unsafe", help="Flag unsafe prompts with their reason in `unsafe` instead of dropping them."),
     ] = False,
+    nsfw_threshold: Annotated[
+        float, option(metavar="P", min=0, max=1, help="A prompt whose `prompt_nsfw` is above this is unsafe.")
+    ] = NSFW_THRESHOLD,
+    unsafe_model: Annotated[
+        str,
+        option(
+            metavar="MODEL",
+            help="Folder or hub id of a classifier that gives prompts without a `prompt_nsfw` theirs, such as "
+            "unitary/unbiased-toxic-roberta, which is Detoxify's.",
+            show_default="none",
+        ),
+    ] = "",
     similarity: Annotated[
         float,
         option(
@@ -94,6 +209,7 @@ def polish(
             help="Drop prompts this similar to an earlier one; 1 drops exact duplicates only.",
         ),
     ] = 0.8,
+    device: Device = "auto",
 ) -> None:
     """Clean raw prompts for pictures worth judging.
 
@@ -103,31 +219,84 @@ def polish(
     is empty afterwards are dropped.
 
     Reads JSON Lines, or plain text with one prompt a line, from a .txt file or standard input. The old text is kept as
-    `source_prompt`, and `prompt_id` is its hash.
+    `source_prompt`, and `prompt_id` is its hash. With --keep-original the old text is a prompt of its own as well, with
+    `-original` behind that id. `clip_tokens` is the length of the new text: Stable Diffusion reads 75.
+
+    A prompt is unsafe if the polisher says so, or if `prompt_nsfw`, a column of DiffusionDB, is above the threshold.
+
+    With --out prompts.jsonl, what is dropped goes to prompts.dropped.jsonl with its reason in `dropped`, and is not
+    done again by a run that goes on; to have a prompt tried once more, take its line out of that file. What failed is
+    in neither file and is tried again. A prompt that is there word for word already is only counted.
 
     Examples:
 
         vpctl polish prompts.txt --out prompts.jsonl
 
         head -100 prompts.txt | vpctl polish - --polisher openai:gpt-4o-mini
+
+        vpctl polish diffusiondb.jsonl --keep-original --nsfw-threshold 0.2 --out prompts.jsonl
     """
     spec = plugins.check("polisher", polisher)
     if out.endswith(".txt"):
         raise UserError(f"--out {out}: a .txt file is read as plain text; name a .jsonl file for these records")
-    dropped: Counter[str] = Counter()
-    written = 0
-    with Out(out, Prompt, prompt_key) as sink:
-        known = [one["prompt"] for one in read_prompts(out)] if sink.resumed else []
+    drops = beside(out, "dropped")
+    if drops and os.path.realpath(prompts) == os.path.realpath(drops):
+        raise UserError(f"{prompts}: what is dropped goes there; name another file with --out")
+    from ..clip_tokens import ClipTokens
+
+    counts: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    with ExitStack() as files:
+        kept = files.enter_context(Out(out, Prompt, prompt_key))
+        apart = files.enter_context(Out(drops, Prompt, prompt_key, optional=True)) if drops else None
+        tokens = ClipTokens()
         raw = progress.track(read_prompts(prompts), "prompts", total=count(prompts))
-        new = (one for one in raw if sink.claim(prompt_key(one)))
-        clean = polished(new, plugins.load("polisher", spec), keep_unsafe=keep_unsafe, dropped=dropped)
-        for record in distinct(clean, similarity, known=known, dropped=dropped):
-            sink.write(record)
-            written += 1
-    failed = dropped.pop(FAILED, 0)
-    reasons = ", ".join(f"{number} {reason}" for reason, number in dropped.most_common())
-    progress.finished(f"{written} prompts", resumed=sink.resumed, failed=failed)
-    if reasons:
-        progress.note(f"dropped: {reasons}")
-    if failed:
+        records = fresh(raw, [kept, apart] if apart else [kept], counts)
+        if unsafe_model:
+            from ..safety import BATCH, UnsafeModel
+
+            records = scored(records, UnsafeModel(unsafe_model, device=device), BATCH)
+        records = polished(
+            records,
+            plugins.load("polisher", spec, device=device),
+            keep_unsafe=keep_unsafe,
+            threshold=nsfw_threshold,
+            counts=counts,
+        )
+        records = distinct(records, similarity, known=_polished_in(out) if kept.resumed else ())
+        if keep_original:
+            before = [*_polished_in(out)] if kept.resumed else []
+            records = chain(originals(before, kept.claim), with_originals(records, kept.claim))
+        for record in records:
+            if "dropped" in record:
+                reasons[re.split(":| of ", record["dropped"])[0]] += 1
+                if apart:
+                    apart.write(record)
+            else:
+                record["clip_tokens"] = tokens.count(record["prompt"])
+                counts["long"] += record["clip_tokens"] > CLIP_READS
+                counts["written"] += 1
+                kept.write(record)
+    progress.finished(f"{counts['written']} prompts", resumed=kept.resumed, failed=counts["failed"])
+    for text in _notes(counts, reasons, drops, apart.resumed if apart else 0):
+        progress.note(text)
+    if counts["failed"]:
         raise typer.Exit(SOME_FAILED)
+
+
+def _polished_in(out: str) -> Iterator[Prompt]:
+    """The prompts of an output without those that `original` made, which have not been polished."""
+    return (one for one in read_prompts(out) if "source_prompt" in one or not prompt_key(one).endswith(ORIGINAL))
+
+
+def _notes(counts: Counter[str], reasons: Counter[str], drops: str, before: int) -> Iterator[str]:
+    """What a run has to say at its end, beside how much it wrote."""
+    if reasons:
+        listed = f"; see {drops}" if drops else ""
+        yield f"dropped: {', '.join(f'{number} {reason}' for reason, number in reasons.most_common())}{listed}"
+    if before:
+        yield f"{before} were dropped by a run before this; see {drops}"
+    if counts["repeated"]:
+        yield f"{counts['repeated']} more are the same prompts again, word for word"
+    if counts["long"]:
+        yield f"{counts['long']} have more than the {CLIP_READS} tokens that Stable Diffusion reads; see clip_tokens"

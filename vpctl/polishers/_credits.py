@@ -42,6 +42,7 @@ class _Names:
 _ARTISTS = _Names(words.ARTISTS)
 _CREDITED = _Names(words.ARTISTS, words.FAMOUS)
 _STYLED = _Names(words.ARTISTS, words.FAMOUS, words.TITLES)
+_TITLES = _Names(words.TITLES)
 _SUBJECTS = _Names(words.SUBJECTS)
 _GIVEN = frozenset(words.GIVEN_NAMES)
 _MANNERS = frozenset(words.MANNERS)
@@ -148,7 +149,9 @@ _KINDS_OF_ART = frozenset(
 _AGENTS = frozenset("bitten born caught driven eaten held hit kept led lit near owned played ridden run worn".split())
 """Before "by", with all that ends in -ed, -ing and -ly: no credit, unless an artist is known by that name."""
 
-_TITLES = frozenset("the a artist artists painter photographer illustrator director sculptor famous legendary".split())
+_CALLINGS = frozenset(
+    "the a artist artists painter photographer illustrator director sculptor famous legendary".split()
+)
 _BEFORE_SUBJECTS = frozenset(
     "a an and are as at be called for from in is like named of or than the to vs wearing with & by".split()
 )
@@ -237,7 +240,7 @@ def _bare(clause: Clause, at: int) -> int:
 def _credit(clause: Clause, by: int, kept: list[str]) -> int:
     """Where the credit behind "by" ends, or `by` if it is a preposition. Takes "painted" and the like off `kept`."""
     begin = by + 1
-    while clause.key(begin) in _TITLES:
+    while clause.key(begin) in _CALLINGS:
         begin += 1
     if begin >= len(clause):
         return by
@@ -274,14 +277,17 @@ def _trust(before: str, *, titled: bool) -> int:
 
 
 def _style(clause: Clause, at: int, kept: list[str]) -> int:
-    """Where "style of …" or "… style" ends if it names a person, a studio or a game; `at` if it names a manner."""
+    """Where "style of …" or "… style" ends if it names a person or a studio; `at` if it names a manner or a work.
+
+    The style of a film or a game says what there is to see, as a manner does: "in the style of sonic the hedgehog".
+    """
     if clause.key(at + 1) == "of":
         return _style_of(clause, at, kept)
     for length in range(min(5, len(kept)), 0, -1):
         name = [_key(one) for one in kept[-length:]]
         if length > 1 and name[-1] == "art":
             name.pop()
-        known = _STYLED.length(name, 0) == len(name)
+        known = _CREDITED.length(name, 0) == len(name)
         likely = len(name) == 2 and name[0] in _GIVEN and name[1] not in _NO_NAMES | _MANNERS
         if known or (likely and _WORD.fullmatch(kept[-1])):
             del kept[-length:]
@@ -302,8 +308,10 @@ def _style_of(clause: Clause, at: int, kept: list[str]) -> int:
         begin += 1
     if begin >= len(clause):
         return at
+    if title := _TITLES.length(clause.keys, begin):
+        return _behind_title(clause, at, begin + title, kept)
     end = clause.names(begin, _STYLED, LIKELY)
-    if end == begin and _MANNERS.isdisjoint(clause.keys[begin:]):
+    if end == begin and _MANNERS.isdisjoint(clause.keys[begin:]) and clause.name(begin, _STYLED, ANY) >= 2:
         end = clause.names(begin, _STYLED, ANY)
         if end < len(clause) and clause.key(end) not in MARKS | _BEHIND_NAMES:
             return at
@@ -314,6 +322,18 @@ def _style_of(clause: Clause, at: int, kept: list[str]) -> int:
         _take_off_lead(kept)
     else:
         kept += clause.words[at:begin]
+    return end
+
+
+def _behind_title(clause: Clause, at: int, title_end: int, kept: list[str]) -> int:
+    """Where the artists end that are listed with a work, which stays; `at` if there are none."""
+    begin = title_end
+    while clause.key(begin) in _AND:
+        begin += 1
+    end = clause.names(begin, _CREDITED, KNOWN) if title_end < begin < len(clause) else begin
+    if end == begin:
+        return at
+    kept += clause.words[at:title_end]
     return end
 
 
