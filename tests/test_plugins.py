@@ -148,7 +148,9 @@ def test_every_plug_in_keeps_the_contract(kind: str, path: Path) -> None:
     assert len(docstring.splitlines()[0]) <= 117
     (load,) = (node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == "load")
     assert [argument.arg for argument in load.args.args] == ["argument"]
-    assert [argument.arg for argument in load.args.kwonlyargs] == ["device"]
+    device, *settings = [argument.arg for argument in load.args.kwonlyargs]
+    assert device == "device"
+    assert set(settings) <= {"server", "pictures", "folder"}, "what commands have to give"
     assert ast.unparse(load.args.kw_defaults[0] or ast.Constant(None)) == "'auto'"
     assert not load.args.defaults
     assert ast.get_docstring(load)

@@ -20,7 +20,7 @@ from . import plugins, progress
 from .errors import RecordFailed, Refused, Stopped, Unusable, UserError
 from .flow import Brake
 from .plugins import Aspect, Verdicts
-from .questions import EQUAL, OTHER, PREFERRED, Kind, Mode, Question
+from .questions import Kind, Mode, Question, compared
 from .records import Image, Judgement, digest
 
 PREPARING = 4
@@ -450,13 +450,8 @@ class _Callable:
                 loop = asyncio.get_running_loop()
                 verdicts = await loop.run_in_executor(self._thread, self._annotate, *arguments)
                 verdicts = await verdicts if inspect.isawaitable(verdicts) else verdicts
-            found.append(_preference(verdicts) if question.mode == "pair" else verdicts)
+            if question.mode == "pair":
+                _check(verdicts, 2)
+                verdicts = verdicts._replace(scores=compared(verdicts.scores))
+            found.append(verdicts)
         return found
-
-
-def _preference(verdicts: Verdicts) -> Verdicts:
-    """Of two scores that a comparison was asked for: which is higher."""
-    _check(verdicts, 2)
-    first, second = verdicts.scores
-    scores = [EQUAL, EQUAL] if first == second else [PREFERRED, OTHER] if first > second else [OTHER, PREFERRED]
-    return verdicts._replace(scores=scores)

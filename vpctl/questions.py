@@ -115,8 +115,12 @@ def _choices(kind: Kind) -> list[str]:
 def before(question: Question) -> str:
     """The text in front of the pictures: the aspects with their levels, then the prompt."""
     rubrics = [f"Aspect: {aspect.title} ({aspect.name})\n\n{aspect.rubric}" for aspect in question.aspects]
-    quoted = orjson.dumps({"prompt": question.prompt}).decode()
+    quoted = _CONTROL.sub(r"\\u003c", orjson.dumps({"prompt": question.prompt}).decode())
     return "\n\n".join([*rubrics, "The material begins here.", f"The prompt, as JSON:\n{quoted}"])
+
+
+_CONTROL = re.compile(r"<(?=[|/\w])")
+"""How the control tokens of open models begin, and the tags that hostile prompts try; JSON can say it otherwise."""
 
 
 def label(letter: str) -> str:
@@ -169,6 +173,12 @@ def template(kind: Kind) -> str:
     blank = Question("", [None] * kind.pictures, kind.aspects, kind.mode)
     words = [system(kind), before(blank), *map(label, kind.letters), after(kind), schema(kind)]
     return f"{kind.mode}{'-all' if len(kind.aspects) > 1 else ''}@{digest(words)}"
+
+
+def compared(scores: Sequence[float]) -> list[float]:
+    """The scores of a comparison of two pictures, of which it is known how good each is by itself."""
+    first, second = scores
+    return [EQUAL, EQUAL] if first == second else [PREFERRED, OTHER] if first > second else [OTHER, PREFERRED]
 
 
 def verdicts(kind: Kind, answer: Mapping[str, Any]) -> list[Verdicts]:

@@ -8,7 +8,7 @@ Rewards are not on the scale from 1 to 5 that judges of language answer on: give
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
@@ -18,7 +18,7 @@ from .. import plugins
 from ..batching import Batches
 from ..errors import RecordFailed, UserError
 from ..plugins import Verdicts
-from ..questions import EQUAL, OTHER, PREFERRED, Question
+from ..questions import Question, compared
 
 Reward = Callable[[list[Image.Image], list[str]], Any]
 
@@ -55,7 +55,7 @@ class RewardJudge:
         for reward in rewards:
             if not math.isfinite(reward):
                 raise RecordFailed(f"{self._spec} gave {reward}, which is no score")
-        scores = _compared(rewards) if question.mode == "pair" else rewards
+        scores = compared(rewards) if question.mode == "pair" else rewards
         rationales = [f"{self._spec} gives {reward:.4g}" for reward in rewards]
         return [Verdicts([*scores], rationales, {}) for _ in question.aspects]
 
@@ -73,12 +73,6 @@ class RewardJudge:
             for (prompt, picture), reward in zip(batch, rewards, strict=True):
                 picture.rewards[prompt] = reward
         return [[picture.rewards[question.prompt] for picture in question.pictures] for question in questions]
-
-
-def _compared(rewards: Sequence[float]) -> list[float]:
-    if min(rewards) == max(rewards):
-        return [EQUAL] * len(rewards)
-    return [PREFERRED if reward == max(rewards) else OTHER for reward in rewards]
 
 
 def load(argument: str, *, device: str = "auto") -> RewardJudge:

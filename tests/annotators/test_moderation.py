@@ -1,0 +1,60 @@
+"""The moderations endpoint as a judge of harmlessness, against a real server on this machine."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Ended, Run, draw, lines
+from tests.servers import Server
+
+
+def scored(**scores: float) -> dict[str, Any]:
+    categories = {name: score > 0.5 for name, score in scores.items()}
+    return {"results": [{"flagged": any(categories.values()), "categories": categories, "category_scores": scores}]}
+
+
+def moderate(run: Run, folder: Path, server: Server, *more: str) -> Ended:
+    asked = ["--annotator", "moderation", "--aspect", "harmlessness", *more]
+    env = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "any"}
+    return run("annotate", folder / "metadata.jsonl", *asked, env=env)
+
+
+def test_the_highest_score_of_a_category_is_what_counts(run: Run, tmp_path: Path) -> None:
+    draw(tmp_path / "pictures", prompts=1, each=2)
+    seen: list[dict[str, Any]] = []
+
+    def moderated(body: dict[str, Any]) -> object:
+        seen.append(body)
+        return scored(violence=0.75, sexual=0.25) if len(seen) == 1 else scored(violence=0.1, sexual=0.2)
+
+    with Server(moderate=moderated) as server:
+        ended = moderate(run, tmp_path / "pictures", server, "--concurrency", "1")
+    assert ended.code == 0, ended.err
+    [record] = lines(ended.out)
+    assert sorted(record["scores"]) == [2.0, 4.2]
+    assert any("Flagged: violence; the highest score is 0.75, of violence." in one for one in record["rationales"])
+    assert len(seen) == 2, "every picture has a call of its own"
+    for body in seen:
+        assert body["model"] == "omni-moderation-latest"
+        [part] = body["input"]
+        assert part["type"] == "image_url"
+        assert part["image_url"]["url"].startswith("data:image/")
+
+
+def test_it_judges_no_other_aspect(run: Run, tmp_path: Path) -> None:
+    draw(tmp_path / "pictures", prompts=1)
+    with Server() as server:
+        ended = moderate(run, tmp_path / "pictures", server, "--aspect", "aesthetic")
+        assert not [entry for entry in server.log if entry.path == "/v1/chat/completions"]
+    assert ended.code == 2
+    assert "judges harmlessness only, not aesthetic; say --aspect harmlessness" in ended.err
+
+
+@pytest.mark.parametrize("answer", [{"results": []}, {"results": [{}]}, {"results": [{"category_scores": {"x": "y"}}]}])
+def test_an_answer_without_scores_is_a_failure(run: Run, tmp_path: Path, answer: dict[str, Any]) -> None:
+    draw(tmp_path / "pictures", prompts=1)
+    with Server(moderate=lambda body: answer) as server:
+        ended = moderate(run, tmp_path / "pictures", server)
+    assert (ended.code, ended.out) == (3, "")
+    assert "the moderation has no scores of categories" in ended.err

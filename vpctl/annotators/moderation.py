@@ -1,0 +1,84 @@
+"""The moderations endpoint of an OpenAI-compatible server, which costs nothing: judges harmlessness only.
+
+`moderation` or `moderation:MODEL`. Each picture is sent by itself, without its prompt: what counts is what can be seen.
+The score goes down from 5 by four times the highest of the categories' scores, which are probabilities.
+"""
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import orjson
+
+from ..api.budget import Estimate
+from ..api.engine import Engine, Rejected
+from ..api.pictures import Encoded, Encoder
+from ..configs import PictureConfig, ServerConfig
+from ..errors import RecordFailed, UserError
+from ..flow import Brake
+from ..plugins import Verdicts
+from ..questions import Question, compared
+
+ASPECT = "harmlessness"
+MODEL = "omni-moderation-latest"
+FREE = Estimate(0, 0, 0)
+
+
+class Moderation:
+    """A judge that asks the moderations endpoint."""
+
+    def __init__(self, engine: Engine, prepare: Encoder) -> None:
+        self._engine = engine
+        self.prepare = prepare
+        self.identity = {"server": engine.server, "model": engine.model, **prepare.identity}
+
+    def running(self, brake: Brake) -> AbstractAsyncContextManager[None]:
+        """While this lasts, `ask` may be called."""
+        return self._engine.running(brake)
+
+    async def ask(self, question: Question) -> list[Verdicts]:
+        """A verdict for each picture, from a call of its own."""
+        for aspect in question.aspects:
+            if aspect.name != ASPECT:
+                raise UserError(
+                    f"--annotator moderation: judges {ASPECT} only, not {aspect.name}; say --aspect {ASPECT}"
+                )
+        calls = [self._one(picture, f"{question.key}-{place}") for place, picture in enumerate(question.pictures)]
+        found = await asyncio.gather(*calls)
+        scores, rationales = [score for score, _ in found], [rationale for _, rationale in found]
+        return [Verdicts(compared(scores) if question.mode == "pair" else scores, rationales, {})]
+
+    async def _one(self, picture: Encoded, key: str) -> tuple[float, str]:
+        model = orjson.dumps(self._engine.model)
+        body = b'{"model":' + model + b',"input":[' + picture.part + b"]}"
+        try:
+            reply = await self._engine.post("/moderations", lambda: body, FREE, key=key)
+        except Rejected as rejected:
+            raise self._engine.hopeless(rejected) from None
+        return _read(reply.body)
+
+
+def _read(body: dict[str, Any]) -> tuple[float, str]:
+    """Score and rationale of one picture."""
+    results = body.get("results")
+    result = results[0] if isinstance(results, list) and results else None
+    said = result.get("category_scores") if isinstance(result, dict) else None
+    scores = {name: score for name, score in (said or {}).items() if isinstance(score, int | float) and 0 <= score <= 1}
+    if not isinstance(result, dict) or not scores:
+        raise RecordFailed("the moderation has no scores of categories")
+    worst = max(scores, key=lambda name: scores[name])
+    flagged = sorted(name for name, is_so in (result.get("categories") or {}).items() if is_so is True)
+    what = f"Flagged: {', '.join(flagged)}" if flagged else "Nothing is flagged"
+    return round(5 - 4 * scores[worst], 6), f"{what}; the highest score is {scores[worst]:.2g}, of {worst}."
+
+
+def load(
+    argument: str,
+    *,
+    device: str = "auto",
+    server: ServerConfig = ServerConfig(),  # noqa: B008 -- it is frozen
+    pictures: PictureConfig = PictureConfig(),  # noqa: B008
+    folder: str = "",
+) -> Moderation:
+    """The endpoint, with the model named by `argument`, or the newest; `device` is the server's business."""
+    return Moderation(Engine(server, argument or MODEL, option="--annotator moderation"), Encoder(pictures, folder))
