@@ -382,6 +382,8 @@ def test_rewrites_by_hand_are_taken_and_rejected_as_they_are_to_be() -> None:
         ("watercolor of a café by Beksiński", "A watercolor painting of a cafe"),
         ("a cat, canon 5 d, bokeh", "A photograph of a cat"),
         ("u.s. tank, dr. strange, 8k", "A U.S. tank with Dr. Strange"),
+        ("a cat", "A photograph of a cat"),
+        ("a cat on a mat, by annelies larsen", "A cat on a mat"),
         ("a street, no people", "A street without people"),
         ("un gato negro, silla roja, octane render", "Un gato negro con una silla roja"),
         ("рыжий кот сидит на окне, 8k", "Рыжий кот сидит на окне"),
@@ -397,6 +399,8 @@ def test_another_form_of_the_words_is_no_addition(prompt: str, rewrite: str) -> 
     [
         ("a cat, 8k", "A cat in a castle", "adds 'castle'"),
         ("a plan", "A plane", "adds 'plane'"),
+        ("forrest, artic, castel, dragonn, wizzard", "Forest, arctic, castle, dragon, wizard", "adds 'castle'"),
+        ("forrest, artic, dragonn, wizzard", "Forest, arctic, dragon, wizard", "adds 'wizard'"),
         ("oil painting of a cat", "A photograph of a cat", "adds 'photograph'"),
         ("a dog and a cat", "A dog behind a cat", "adds 'behind'"),
         ("a cat, sofa", "A cat without a sofa", "adds 'without'"),
@@ -404,6 +408,7 @@ def test_another_form_of_the_words_is_no_addition(prompt: str, rewrite: str) -> 
         ("three dogs and a red ball", "Dogs and a red ball", "does not say how many: 'three dogs'"),
         ("a street with no people", "A street with people", "turns 'no people' round"),
         ("a gray cat on a red sofa", "A red sofa", "loses the subject 'cat'"),
+        ("woman portrait in a red room", "A red room", "loses the subject 'woman'"),
         ("a beautiful portrait of a fire goddess", "A portrait", "loses the subject 'goddess'"),
         ("cat, dog, horse, sheep, red barn, hill", "A cat", "keeps 1 of 7 words of content, not 'dog'"),
         ("a cat", "", "loses the subject 'cat'"),
@@ -453,7 +458,7 @@ def test_what_the_rules_make_of_a_prompt_is_faithful_and_stays(prompt: str) -> N
 @given(st.sampled_from(PROMPTS), st.sampled_from([text for _, _, text in rewrites()]))
 def test_to_polish_what_came_out_changes_nothing(prompt: str, rewrite: str) -> None:
     once = checked(prompt, rewrite)
-    assert checked(prompt, once.prompt) == once or "sentences" in once.rejected or "longer" in once.rejected
+    assert checked(prompt, once.prompt) == once
 
 
 @given(st.sampled_from(PROMPTS), st.sampled_from(PROMPTS))

@@ -131,6 +131,7 @@ def swapped(body: JSON) -> list[dict[str, str]]:
 WRONG: dict[str, Callable[[JSON], Any]] = {
     "dropped": lambda body: cleaned(body)[:-1],
     "doubled": lambda body: [*cleaned(body)[:-1], cleaned(body)[0]],
+    "said twice": lambda body: [*cleaned(body), cleaned(body)[0]],
     "invented": lambda body: [*cleaned(body), {"id": "ffff-9", "prompt": "a cat", "unsafe": ""}],
     "swapped": swapped,
     "copied": lambda body: [{**one, "prompt": cleaned(body)[0]["prompt"]} for one in cleaned(body)],

@@ -29,6 +29,12 @@ FEW, LEAST_KEPT_OF_FEW, LEAST_KEPT = 6, 0.65, 0.45
 HEAD = 3
 """The last words of the first phrase, of which one has to be kept: names and compounds are shortened."""
 
+MOST_RIGHTED = 3
+"""So many words may be spelt in another way than in the original."""
+
+SAME = 3
+"""So many first letters the forms of a word have in common, if they are not the same."""
+
 _FUNCTION = frozenset(
     """
     a an and are as at be being by for from has have having in into is it its of on onto or that the their them they
@@ -151,12 +157,8 @@ def checked(original: str, rewrite: str, unsafe: str = "") -> Polished:
 
     Noise that a model left is taken away by the rules first, so that to polish it once more changes nothing.
     """
-    rewrite = " ".join(rewrite.split())
-    cleaned = polish([rewrite])[0].prompt
-    there = _Words(_words_of(rewrite))
-    new = set(_words_of(cleaned)) - there.known - there.joined - _FUNCTION  # "an" may become "a"
-    text = rewrite if any(not _short(word) for word in new) else cleaned
-    return Polished(text, unsafe, _too_much(original, rewrite) or added(original, text) or lost(original, text))
+    text = polish([rewrite])[0].prompt
+    return Polished(text, unsafe, _too_much(original, text) or added(original, text) or lost(original, text))
 
 
 def _too_much(original: str, rewrite: str) -> str:
@@ -171,12 +173,15 @@ def added(original: str, rewrite: str) -> str:
     """Why a rewrite says what the original does not, or nothing."""
     source = _Words(_words_of(original))
     found = _words_of(rewrite)
+    replaced = source.known.difference(found)
+    righted = 0
     for place, word in enumerate(found):
         if word in _FUNCTION or word in _NEUTRAL or _short(word) or source.has(word) or source.has_parts(found, place):
             continue
         if word.startswith("photo") and source.isdisjoint(words.WORDS_OF_MEDIA):
             continue
-        if not _misspelt(word, source.known.difference(found)):
+        righted += 1
+        if righted > MOST_RIGHTED or not _misspelt(word, replaced):
             return f"adds {word!r}"
     return ""
 
@@ -262,6 +267,10 @@ class _Words:
         self.known = frozenset(found)
         runs = [(start, start + size) for size in (2, 3, 4) for start in range(len(found) - size + 1)]
         self.joined = frozenset("".join(found[start:end]) for start, end in runs)
+        self._beginning: dict[str, list[str]] = {}
+        for word in self.known | self.joined:
+            for letters in _beginnings(word):
+                self._beginning.setdefault(letters, []).append(word)
 
     def isdisjoint(self, others: Collection[str]) -> bool:
         return self.known.isdisjoint(others)
@@ -270,22 +279,23 @@ class _Words:
         """Whether a word is among them, or several of them are it."""
         if word in self.known or word in self.joined or not self.known.isdisjoint(_IMPLIED.get(word, ())):
             return True
-        return any(_related(word, other) for other in self.known | self.joined)
+        near = (other for letters in _beginnings(word) for other in self._beginning.get(letters, ()))
+        return any(_related(word, other) for other in near)
 
     def has_parts(self, found: list[str], place: int) -> bool:
         """Whether the word at `place`, with some of its neighbours, is one of them."""
         runs = [(start, start + size) for size in (2, 3) for start in range(max(0, place - size + 1), place + 1)]
-        joined = ["".join(found[start:end]) for start, end in runs]
-        return any(_related(one, other) for one in joined for other in self.known)
+        return any(self.has("".join(found[start:end])) for start, end in runs)
 
 
 def _related(one: str, other: str) -> bool:
     """Whether two words are forms of one: "wolf" and "wolves", "magic" and "magical", "riding" and "rides"."""
-    if one == other:
-        return True
-    if one[0] != other[0] and not (one in _FORMS and other in _FORMS):
-        return False
     return _alike(one, other) or _alike(_base(one), _base(other))
+
+
+def _beginnings(word: str) -> set[str]:
+    """What a word and its base begin with: related words have one of these in common."""
+    return {word[:SAME], _base(word)[:SAME]}
 
 
 def _base(word: str) -> str:
@@ -303,16 +313,16 @@ def _alike(one: str, other: str) -> bool:
     longest = max(len(one), len(other))
     if size == longest:
         return True
-    if not one.isascii() or not other.isascii():
-        return size >= 3 and size >= 0.6 * longest
-    if size < 3:
+    if size < SAME:
         return False
+    if not one.isascii() or not other.isascii():
+        return size >= 0.6 * longest
     same, endings = one[:size], {_ending(one, size), _ending(other, size)}
     if endings == {"", "e"}:  # "plan" and "plane"
         return False
     if endings == {"", "d"} or endings == {"", "n"}:
         return same.endswith("e" if "d" in endings else "a")
-    return endings <= (_BENT if size == 3 else _DERIVED)
+    return endings <= (_BENT if size == SAME else _DERIVED)
 
 
 def _ending(word: str, size: int) -> str:
