@@ -238,7 +238,7 @@ def _content(found: Iterable[str]) -> Iterator[str]:
 def _uncredited(clause: list[str]) -> list[str]:
     """A clause without whom it is by: an artist whom the rules do not know. "Surrounded by smoke" is not that."""
     for place, word in enumerate(clause):
-        if word == "by" and not (place and clause[place - 1].endswith(("ed", "en"))):
+        if word == "by" and place and not clause[place - 1].endswith(("ed", "en")):
             return clause[:place]
     return clause
 
@@ -317,11 +317,11 @@ def _alike(one: str, other: str) -> bool:
         return False
     if not one.isascii() or not other.isascii():
         return size >= 0.6 * longest
-    same, endings = one[:size], {_ending(one, size), _ending(other, size)}
+    endings = {_ending(one, size), _ending(other, size)}
     if endings == {"", "e"}:  # "plan" and "plane"
         return False
-    if endings == {"", "d"} or endings == {"", "n"}:
-        return same.endswith("e" if "d" in endings else "a")
+    if endings == {"", "d"}:
+        return one[size - 1] == "e"
     return endings <= (_BENT if size == SAME else _DERIVED)
 
 
