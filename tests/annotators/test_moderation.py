@@ -7,11 +7,8 @@ import pytest
 
 from tests.conftest import Ended, Run, draw, lines
 from tests.servers import Server
-
-
-def scored(**scores: float) -> dict[str, Any]:
-    categories = {name: score > 0.5 for name, score in scores.items()}
-    return {"results": [{"flagged": any(categories.values()), "categories": categories, "category_scores": scores}]}
+from vpctl.annotators.moderation import read
+from vpctl.errors import RecordFailed
 
 
 def moderate(run: Run, folder: Path, server: Server, *more: str) -> Ended:
@@ -24,9 +21,9 @@ def test_the_highest_score_of_a_category_is_what_counts(run: Run, tmp_path: Path
     draw(tmp_path / "pictures", prompts=1, each=2)
     seen: list[dict[str, Any]] = []
 
-    def moderated(body: dict[str, Any]) -> object:
+    def moderated(body: dict[str, Any]) -> dict[str, float]:
         seen.append(body)
-        return scored(violence=0.75, sexual=0.25) if len(seen) == 1 else scored(violence=0.1, sexual=0.2)
+        return {"violence": 0.75, "sexual": 0.25} if len(seen) == 1 else {"violence": 0.1, "sexual": 0.2}
 
     with Server(moderate=moderated) as server:
         ended = moderate(run, tmp_path / "pictures", server, "--concurrency", "1")
@@ -51,10 +48,10 @@ def test_it_judges_no_other_aspect(run: Run, tmp_path: Path) -> None:
     assert "judges harmlessness only, not aesthetic; say --aspect harmlessness" in ended.err
 
 
-@pytest.mark.parametrize("answer", [{"results": []}, {"results": [{}]}, {"results": [{"category_scores": {"x": "y"}}]}])
-def test_an_answer_without_scores_is_a_failure(run: Run, tmp_path: Path, answer: dict[str, Any]) -> None:
-    draw(tmp_path / "pictures", prompts=1)
-    with Server(moderate=lambda body: answer) as server:
-        ended = moderate(run, tmp_path / "pictures", server)
-    assert (ended.code, ended.out) == (3, "")
-    assert "the moderation has no scores of categories" in ended.err
+@pytest.mark.parametrize(
+    "answer",
+    [{}, {"results": []}, {"results": [7]}, {"results": [{}]}, {"results": [{"category_scores": {"x": "y", "z": 2}}]}],
+)
+def test_an_answer_without_scores_is_a_failure(answer: dict[str, Any]) -> None:
+    with pytest.raises(RecordFailed, match="the moderation has no scores of categories"):
+        read(answer)

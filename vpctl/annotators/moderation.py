@@ -55,11 +55,11 @@ class Moderation:
             reply = await self._engine.post("/moderations", lambda: body, FREE, key=key)
         except Rejected as rejected:
             raise self._engine.hopeless(rejected) from None
-        return _read(reply.body)
+        return read(reply.body)
 
 
-def _read(body: dict[str, Any]) -> tuple[float, str]:
-    """Score and rationale of one picture."""
+def read(body: dict[str, Any]) -> tuple[float, str]:
+    """Score and rationale of one picture. Raises `RecordFailed` if the answer has none."""
     results = body.get("results")
     result = results[0] if isinstance(results, list) and results else None
     said = result.get("category_scores") if isinstance(result, dict) else None
