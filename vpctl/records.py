@@ -37,6 +37,8 @@ class Prompt(TypedDict):
             "--unsafe-model adds it.",
         ]
     ]
+    template: NotRequired[Annotated[str, "Name and hash of the words a language model was asked with to polish it."]]
+    rejected: NotRequired[Annotated[str, "Why a language model's rewrite was not taken, but that of the rules."]]
     clip_tokens: NotRequired[Annotated[int, "Length of `prompt` in CLIP's tokens; Stable Diffusion reads 75 of them."]]
     dropped: NotRequired[
         Annotated[str, "Why polish dropped the prompt; only in the file of dropped prompts beside its output."]

@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 
 from tests.conftest import Plugin, Run, lines
-from vpctl.commands.polish import Polisher, distinct, original, polished, scored
+from vpctl.commands.polish import Distinct, Polisher, original, polished, scored
 from vpctl.errors import RecordFailed
 from vpctl.plugins import Polished
 from vpctl.records import Prompt, digest
@@ -116,16 +116,16 @@ def test_prompts_that_say_the_same_again_say_whose() -> None:
     ]
     prompts: list[Prompt] = [{"prompt": text, "prompt_id": str(number)} for number, text in enumerate(said)]
     known: list[Prompt] = [{"prompt": "A cat!", "prompt_id": "there"}]
-    assert reasons(distinct(prompts, 0.8, known=known)) == [
+    assert reasons(map(Distinct(0.8, known=known), prompts)) == [
         "",
         "duplicate of 0",
         "near duplicate of 0",
         "",
         "duplicate of there",
     ]
-    assert reasons(distinct(prompts, 1, known=[])) == ["", "duplicate of 0", "", "", ""]
+    assert reasons(map(Distinct(1, known=[]), prompts)) == ["", "duplicate of 0", "", "", ""]
     empty: list[Prompt] = [{"prompt": "a cat", "dropped": "empty"}, {"prompt": "a cat"}]
-    assert reasons(distinct(empty, 0.8, known=[])) == ["empty", ""]
+    assert reasons(map(Distinct(0.8, known=[]), empty)) == ["empty", ""]
 
 
 def test_the_form_as_first_given_has_an_id_of_its_own_where_its_words_are_others() -> None:

@@ -235,7 +235,7 @@ def test_a_rewrite_that_adds_is_rejected_and_asked_for_once() -> None:
         lambda body: {"prompts": [{**one, "prompt": f"{one['prompt']} with a castle"} for one in cleaned(body)]},
         PROMPTS,
     )
-    assert found == [one._replace(prompt=f"{one.prompt} with a castle", rejected="adds 'castle'") for one in CLEAN]
+    assert found == [one._replace(rejected="adds 'castle'") for one in CLEAN], "the rules' text takes its place"
     assert model.sizes == [8]
 
 

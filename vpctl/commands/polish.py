@@ -3,21 +3,25 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from itertools import chain, islice
-from typing import Annotated, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
 from .. import plugins, progress
-from ..errors import RecordFailed, UserError
-from ..options import STDIO, Device, Input, Output, option, plugin
+from ..configs import ServerConfig
+from ..errors import LimitReached, RecordFailed, Unusable, UserError
+from ..options import STDIO, Device, Input, Output, option, options, plugin
 from ..plugins import Polished
 from ..records import ORIGINAL, Prompt, prompt_key
 from ..streams import Out, beside, count, read_prompts
 
 Polisher = Callable[[list[str]], Sequence[Polished | RecordFailed]]
+
+if TYPE_CHECKING:
+    from ..flow import Brake
 
 SOME_FAILED = 3
 
@@ -26,6 +30,21 @@ CLIP_READS = 75
 
 NSFW_THRESHOLD = 0.5
 """Detoxify learns the share of people who call a text toxic: above a half, most do."""
+
+
+class AsyncPolisher(Protocol):
+    """What polishes by asking a server: `at_once` prompts a call, in words of which `template` is the identity."""
+
+    at_once: int
+    template: str
+
+    def running(self, brake: "Brake") -> AbstractAsyncContextManager[None]:
+        """While this lasts, it may be called."""
+        ...
+
+    def __call__(self, prompts: list[str]) -> Awaitable[list[Polished | RecordFailed]]:
+        """What became of each prompt, in their order."""
+        ...
 
 
 class Scorer(Protocol):
@@ -68,32 +87,96 @@ def polished(
     kept, with its reason in `unsafe`. A prompt of which that is known before is not polished. What could not be done is
     left out, counted and warned of.
     """
-    source, at_once = iter(prompts), getattr(polish, "at_once", 1)
-    while chunk := [_begun(one, threshold) for one in islice(source, at_once)]:
-        wanted = [one for one in chunk if keep_unsafe or "unsafe" not in one]
-        answers = iter(polish([one["prompt"] for one in wanted]) if wanted else [])
-        for record in chunk:
-            if not keep_unsafe and "unsafe" in record:
-                yield _unsafe(record)
-                continue
-            clean = next(answers)
-            if isinstance(clean, RecordFailed):
-                progress.warn(str(clean))
-                counts["failed"] += 1
-                continue
-            done: Prompt = {
-                **record,
-                "prompt": clean.prompt,
-                "source_prompt": record.get("source_prompt", record["prompt"]),
-            }
-            if clean.unsafe:
-                done["unsafe"] = clean.unsafe
-            if not clean.prompt:
-                yield {**done, "dropped": "empty"}
-            elif clean.unsafe and not keep_unsafe:
-                yield _unsafe(done)
+    for chunk in chunks(prompts, getattr(polish, "at_once", 1), threshold):
+        wanted = wanted_of(chunk, keep_unsafe)
+        yield from outcomes(chunk, polish(wanted) if wanted else [], keep_unsafe=keep_unsafe, counts=counts)
+
+
+async def polished_on_a_server(
+    prompts: Iterator[Prompt],
+    polish: AsyncPolisher,
+    keep: Callable[[Iterable[Prompt]], None],
+    *,
+    keep_unsafe: bool,
+    threshold: float,
+    counts: Counter[str],
+    at_once: int,
+    brake: "Brake",
+) -> None:
+    """As `polished`, with `at_once` calls under way; what becomes of the prompts goes to `keep`, in their order."""
+    from .. import flow
+
+    async def work(chunk: list[Prompt]) -> list[Prompt]:
+        wanted = wanted_of(chunk, keep_unsafe, polish.template)
+        answers = await polish(wanted) if wanted else []
+        return [*outcomes(chunk, answers, keep_unsafe=keep_unsafe, counts=counts, words=polish.template)]
+
+    async with polish.running(brake):
+        source = flow.in_background(chunks(prompts, polish.at_once, threshold))
+        async for done in flow.in_order(source, work, at_once=at_once, brake=brake):
+            keep(done)
+
+
+def chunks(prompts: Iterable[Prompt], size: int, threshold: float) -> Iterator[list[Prompt]]:
+    """The prompts, so many together, with their ids and what is known of their safety."""
+    source = iter(prompts)
+    while chunk := [_begun(one, threshold) for one in islice(source, size)]:
+        yield chunk
+
+
+def wanted_of(chunk: list[Prompt], keep_unsafe: bool, words: str = "") -> list[str]:
+    """The texts of a chunk that are to be polished: not those that are dropped whatever becomes of them.
+
+    Nor are those that were polished in the same `words` before: a model may say it in yet another way.
+    """
+    return [one["prompt"] for one in chunk if _is_wanted(one, keep_unsafe, words)]
+
+
+def _is_wanted(record: Prompt, keep_unsafe: bool, words: str) -> bool:
+    done = bool(words) and record.get("template") == words
+    return not done and (keep_unsafe or "unsafe" not in record)
+
+
+def outcomes(
+    chunk: list[Prompt],
+    answers: Iterable[Polished | RecordFailed],
+    *,
+    keep_unsafe: bool,
+    counts: Counter[str],
+    words: str = "",
+) -> Iterator[Prompt]:
+    """The records of a chunk with what became of their texts, of which `answers` are those of `wanted_of`."""
+    left = iter(answers)
+    for record in chunk:
+        if not _is_wanted(record, keep_unsafe, words):
+            yield _unsafe(record) if "unsafe" in record and not keep_unsafe else record
+            continue
+        clean = next(left)
+        if isinstance(clean, RecordFailed):
+            progress.warn(str(clean))
+            if isinstance(clean, Unusable):
+                yield {**record, "dropped": f"failed: {clean}"}
             else:
-                yield done
+                counts["failed"] += 1
+            continue
+        done: Prompt = {
+            **record,
+            "prompt": clean.prompt,
+            "source_prompt": record.get("source_prompt", record["prompt"]),
+        }
+        if words:
+            done["template"] = words
+        if clean.rejected:
+            counts["rejected"] += 1
+            done["rejected"] = clean.rejected
+        if clean.unsafe:
+            done["unsafe"] = clean.unsafe
+        if not clean.prompt:
+            yield {**done, "dropped": "empty"}
+        elif clean.unsafe and not keep_unsafe:
+            yield _unsafe(done)
+        else:
+            yield done
 
 
 def _begun(record: Prompt, threshold: float) -> Prompt:
@@ -111,32 +194,36 @@ def _unsafe(record: Prompt) -> Prompt:
     return {**record, "dropped": f"unsafe: {why}"}
 
 
-def distinct(prompts: Iterable[Prompt], similarity: float, *, known: Iterable[Prompt]) -> Iterator[Prompt]:
-    """The prompts, of which those have a reason in `dropped` that say again what one before or a `known` one said.
+class Distinct:
+    """Gives prompts a reason in `dropped` that say again what one before them, or a `known` one, said.
 
     Texts that differ only in case, punctuation and spacing are the same. Others are near duplicates from a Jaccard
     similarity of their runs of words of `similarity` on; 1 compares nothing but the text.
     """
-    from ..duplicates import NearDuplicates, plain
 
-    seen: dict[str, str] = {}
-    near = NearDuplicates(similarity)
-    for prompt in known:
-        text = plain(prompt["prompt"])
-        seen.setdefault(text, prompt_key(prompt))
-        if similarity < 1:
-            near.find(text, prompt_key(prompt))
-    for prompt in prompts:
-        text, own_id = plain(prompt["prompt"]), prompt_key(prompt)
+    def __init__(self, similarity: float, *, known: Iterable[Prompt]) -> None:
+        from ..duplicates import NearDuplicates, plain
+
+        self._plain = plain
+        self._seen: dict[str, str] = {}
+        self._near = NearDuplicates(similarity) if similarity < 1 else None
+        for prompt in known:
+            text = plain(prompt["prompt"])
+            self._seen.setdefault(text, prompt_key(prompt))
+            if self._near:
+                self._near.find(text, prompt_key(prompt))
+
+    def __call__(self, prompt: Prompt) -> Prompt:
+        """The prompt, dropped if it is no news, and otherwise remembered."""
         if "dropped" in prompt:
-            yield prompt
-        elif text in seen:
-            yield {**prompt, "dropped": f"duplicate of {seen[text]}"}
-        elif similarity < 1 and (like := near.find(text, own_id)):
-            yield {**prompt, "dropped": f"near duplicate of {like}"}
-        else:
-            seen[text] = own_id
-            yield prompt
+            return prompt
+        text, own_id = self._plain(prompt["prompt"]), prompt_key(prompt)
+        if text in self._seen:
+            return {**prompt, "dropped": f"duplicate of {self._seen[text]}"}
+        if self._near and (like := self._near.find(text, own_id)):
+            return {**prompt, "dropped": f"near duplicate of {like}"}
+        self._seen[text] = own_id
+        return prompt
 
 
 def original(prompt: Prompt) -> Prompt | None:
@@ -170,6 +257,7 @@ def with_originals(prompts: Iterable[Prompt], claim: Callable[[str], bool]) -> I
         yield from originals([prompt], claim)
 
 
+@options(ServerConfig, "server")
 def polish(
     prompts: Input,
     out: Output = STDIO,
@@ -209,6 +297,7 @@ def polish(
             help="Drop prompts this similar to an earlier one; 1 drops exact duplicates only.",
         ),
     ] = 0.8,
+    server: ServerConfig,
     device: Device = "auto",
 ) -> None:
     """Clean raw prompts for pictures worth judging.
@@ -221,6 +310,9 @@ def polish(
     Reads JSON Lines, or plain text with one prompt a line, from a .txt file or standard input. The old text is kept as
     `source_prompt`, and `prompt_id` is its hash. With --keep-original the old text is a prompt of its own as well, with
     `-original` behind that id. `clip_tokens` is the length of the new text: Stable Diffusion reads 75.
+
+    A language model's rewrite that adds something, or loses what the prompt is about, is not taken: the rules polish
+    that prompt instead, and `rejected` says why. A refusal makes a prompt unsafe.
 
     A prompt is unsafe if the polisher says so, or if `prompt_nsfw`, a column of DiffusionDB, is above the threshold.
 
@@ -250,36 +342,55 @@ def polish(
         kept = files.enter_context(Out(out, Prompt, prompt_key))
         apart = files.enter_context(Out(drops, Prompt, prompt_key, optional=True)) if drops else None
         tokens = ClipTokens()
+        work = plugins.load("polisher", spec, device=device, server=server)
         raw = progress.track(read_prompts(prompts), "prompts", total=count(prompts))
         records = fresh(raw, [kept, apart] if apart else [kept], counts)
         if unsafe_model:
             from ..safety import BATCH, UnsafeModel
 
             records = scored(records, UnsafeModel(unsafe_model, device=device), BATCH)
-        records = polished(
-            records,
-            plugins.load("polisher", spec, device=device),
-            keep_unsafe=keep_unsafe,
-            threshold=nsfw_threshold,
-            counts=counts,
-        )
-        records = distinct(records, similarity, known=_polished_in(out) if kept.resumed else ())
-        if keep_original:
-            before = [*_polished_in(out)] if kept.resumed else []
-            records = chain(originals(before, kept.claim), with_originals(records, kept.claim))
-        for record in records:
-            if "dropped" in record:
-                reasons[re.split(":| of ", record["dropped"])[0]] += 1
-                if apart:
-                    apart.write(record)
-            else:
+        distinct = Distinct(similarity, known=_polished_in(out) if kept.resumed else ())
+
+        def write(some: Iterable[Prompt]) -> None:
+            for record in some:
+                if "dropped" in record:
+                    reasons[re.split(":| of ", record["dropped"])[0]] += 1
+                    if apart:
+                        apart.write(record)
+                    continue
                 record["clip_tokens"] = tokens.count(record["prompt"])
                 counts["long"] += record["clip_tokens"] > CLIP_READS
                 counts["written"] += 1
                 kept.write(record)
-    progress.finished(f"{counts['written']} prompts", resumed=kept.resumed, failed=counts["failed"])
-    for text in _notes(counts, reasons, drops, apart.resumed if apart else 0):
-        progress.note(text)
+
+        def keep(some: Iterable[Prompt]) -> None:
+            new = map(distinct, some)
+            write(with_originals(new, kept.claim) if keep_original else new)
+
+        def tell() -> None:
+            spent = work.summary() if hasattr(work, "summary") else ""
+            written = f"{counts['written']} prompts"
+            progress.finished(written, resumed=kept.resumed, failed=counts["failed"], more=spent)
+            for text in _notes(counts, reasons, drops, apart.resumed if apart else 0):
+                progress.note(text)
+
+        if keep_original and kept.resumed:
+            write(originals([*_polished_in(out)], kept.claim))
+        how: dict[str, Any] = {"keep_unsafe": keep_unsafe, "threshold": nsfw_threshold, "counts": counts}
+        if not hasattr(work, "running"):
+            keep(polished(records, work, **how))
+        else:
+            from .. import flow
+
+            def asked(brake: flow.Brake) -> Coroutine[Any, Any, None]:
+                return polished_on_a_server(records, work, keep, **how, at_once=server.concurrency, brake=brake)
+
+            try:
+                flow.run(asked, max_time=server.max_time)
+            except (KeyboardInterrupt, LimitReached):
+                tell()
+                raise
+        tell()
     if counts["failed"]:
         raise typer.Exit(SOME_FAILED)
 
@@ -296,6 +407,8 @@ def _notes(counts: Counter[str], reasons: Counter[str], drops: str, before: int)
         yield f"dropped: {', '.join(f'{number} {reason}' for reason, number in reasons.most_common())}{listed}"
     if before:
         yield f"{before} were dropped by a run before this; see {drops}"
+    if counts["rejected"]:
+        yield f"{counts['rejected']} rewrites were not true to their prompts; the rules' took their place, see rejected"
     if counts["repeated"]:
         yield f"{counts['repeated']} more are the same prompts again, word for word"
     if counts["long"]:

@@ -21,6 +21,7 @@ from ..errors import RecordFailed, Refused, Stopped, Unusable
 from ..flow import Brake
 from ..plugins import Polished
 from ..records import digest
+from . import rules
 from ._faith import checked
 
 PER_CALL = 8
@@ -114,7 +115,7 @@ class LanguageModel:
             return [Unusable(_named(prompts[0], error), error.raw, error.usage)]
         except RecordFailed as failure:
             return [RecordFailed(_named(prompt, failure)) for prompt in prompts]
-        return list(answer.value)
+        return [*map(_safe, prompts, answer.value)]
 
     def request(self, sheet: "Sheet") -> Request:
         """What the server is asked."""
@@ -129,7 +130,9 @@ class LanguageModel:
 
         If the run is stopped meanwhile, what is known by then is kept, since it has been paid for.
         """
-        results: dict[int, Polished | RecordFailed] = dict(sheet.trusted)
+        results: dict[int, Polished | RecordFailed] = {
+            place: _safe(sheet.prompts[place], clean) for place, clean in sheet.trusted.items()
+        }
         left = [place for place in range(len(sheet.prompts)) if place not in results]
         found = await asyncio.gather(*(self([sheet.prompts[place]]) for place in left), return_exceptions=True)
         stopped: Stopped | None = None
@@ -202,6 +205,12 @@ def _id(item: object) -> str:
 def _reason(unsafe: str) -> str:
     reason = " ".join(unsafe.split())
     return "" if reason.casefold().rstrip(".") in SAFE else reason
+
+
+def _safe(prompt: str, clean: Polished) -> Polished:
+    """An answer with the rules' text where the model's was rejected, and their list of what is unsafe as a floor."""
+    [ruled] = rules.polish([prompt])
+    return clean._replace(prompt=ruled.prompt if clean.rejected else clean.prompt, unsafe=clean.unsafe or ruled.unsafe)
 
 
 def _named(prompt: str, failure: object) -> str:
