@@ -1,6 +1,8 @@
 import os
 import resource
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -294,3 +296,14 @@ def test_a_picture_that_cannot_be_saved_is_told_in_one_line(tmp_path: Path) -> N
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("vpctl generate: error: /dev/full/images/")
     assert ended.err.count("\n") == 1
+
+
+def test_what_a_killed_run_left_beside_a_picture_goes_when_it_is_saved_and_that_of_a_living_one_stays(
+    tmp_path: Path,
+) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for process in (dead.pid, os.getppid()):
+        (tmp_path / f"a.png.{process}.part").write_bytes(b"half")
+    save(Image.new("RGB", (2, 2)), str(tmp_path / "a.png"))
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", f"a.png.{os.getppid()}.part"}

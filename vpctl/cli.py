@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__, plugins, progress
-from .errors import OutputClosed, UserError
+from .errors import LimitReached, OutputClosed, OutputLocked, UserError
 from .options import Quiet, option
 
 COMMANDS = ("polish", "generate", "annotate", "merge", "train-rm", "score", "tune-ppo", "tune-dpo", "eval")
@@ -140,6 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(end.__context__, BrokenPipeError):
             raise
         code = 0
+    except (OutputLocked, LimitReached) as end:  # of which a cron job that says -q wants no mail
+        progress.note(str(end))
+        code = end.exit_code
     except UserError as error:
         progress.error(str(error))
         code = error.exit_code

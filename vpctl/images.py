@@ -1,5 +1,6 @@
 """The one place where pictures are opened, checked and saved."""
 
+import glob
 import hashlib
 import os
 import sqlite3
@@ -86,11 +87,24 @@ def save(picture: Image.Image, path: str) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         picture.save(part, format="PNG")
         os.replace(part, path)
+        for other in glob.glob(f"{glob.escape(path)}.*.part"):
+            if not _runs(other.split(".")[-2]):  # a run that was killed while it wrote
+                os.unlink(other)
     except OSError as error:
         raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
     finally:
         if os.path.exists(part):
             os.unlink(part)
+
+
+def _runs(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 class Contents:

@@ -1,0 +1,31 @@
+#!/bin/sh
+# Judges what is new, as often as cron likes: of runs that overlap one works, and the others leave without a word.
+# Usage: examples/cron.sh FOLDER    FOLDER/images/metadata.jsonl grows; OPENAI_API_KEY comes from FOLDER/key.env
+#
+#   */10 * * * *  /path/to/vpctl/examples/cron.sh /data/job
+#
+# What a run says goes to FOLDER/annotate.log. Cron writes a mail when something is left to do for a person: a key that
+# is not right, an input that is broken, judgements that failed again and again. A limit that is reached is none of that.
+set -u
+job=${1:?name the folder of the job} judge=${JUDGE:-openai:gpt-4o}
+if [ -f "$job/key.env" ]; then
+    set -a
+    . "$job/key.env"
+    set +a
+fi
+
+vpctl annotate "$job/images/metadata.jsonl" --annotator "$judge" --out "$job/judgements.jsonl" \
+    --max-cost "${MAX_COST:-5}" --max-time "${MAX_TIME:-9m}" 2>>"$job/annotate.log"
+code=$?
+
+case $code in
+    0) ;;           # done, or nothing to do
+    5 | 75) exit 0 ;; # a limit was reached, or another run is at work: the next one goes on
+    3) echo "vpctl annotate: some judgements failed and will be tried again; see $job/annotate.log" ;;
+    *)
+        tail -n 3 "$job/annotate.log"
+        exit $code
+        ;;
+esac
+
+vpctl merge "$job/judgements.jsonl" --split train:0.9,test:0.1 --out "$job/pairs.jsonl" --quiet
