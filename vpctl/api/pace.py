@@ -32,7 +32,7 @@ PROBE_AFTER, PROBE_PAUSES = 30.0, 20.0
 pause, so that trying costs no more than a twentieth of the time."""
 MANY = 0.25
 """Where more than this share of the calls under way is turned away at once, calls are counted by time."""
-SPREAD_AT_FIRST, SPREAD = 2.0, 1.1
+SPREAD_AT_FIRST, SPREAD = 4.0, 1.1
 """Calls go evenly, at most so many times as fast as they end: a server that counts by the second takes no bursts."""
 DOUBT = 2
 """Calls more than it took that a server may have taken until it is asked again: a rate measured over few is not exact."""
