@@ -32,15 +32,15 @@ PROBE_AFTER, PROBE_PAUSES = 30.0, 20.0
 pause, so that trying costs no more than a twentieth of the time."""
 MANY = 0.25
 """Where more than this share of the calls under way is turned away at once, calls are counted by time."""
-SPREAD_AT_FIRST, SPREAD = 4.0, 1.1
+SPREAD_AT_FIRST, SPREAD = 2.0, 1.1
 """Calls go evenly, at most so many times as fast as they end: a server that counts by the second takes no bursts."""
 DOUBT = 2
-"""Calls more than it took that a server may have taken until it is asked again: a rate measured over few is not exact."""
+"""Calls that a server is thought to have taken beside those it took: a first rate, of few calls, is no exact one."""
 LEAST = 0.9
 """What of itself a rate that was learnt keeps in an episode."""
 RATE_GROWTH = 0.002
-"""By which share of itself a rate that was learnt grows with a call, at most, and by `GROWTH` in `PROBE_AFTER` seconds; the
-longer no call is turned away, the faster."""
+"""By which share of itself a rate that was learnt grows with a call, at most, and by `GROWTH` in `PROBE_AFTER` seconds;
+the longer no call is turned away, the faster."""
 MINUTE = 60.0
 INSTANT = 1e-6
 """Seconds that are not worth a timer."""
