@@ -6,9 +6,9 @@ An annotator is a callable, or an object with a coroutine function ``ask``; `ann
 import asyncio
 import inspect
 import math
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import combinations, groupby
 from random import Random
@@ -158,9 +158,9 @@ def _order(
     images: list[Image], shown: tuple[int, ...], aspects: tuple[Aspect, ...], seed: int, repeat: int
 ) -> tuple[int, ...]:
     """Shuffled by prompt, aspects, pictures and seed; each further pass begins one picture later."""
-    order = list(shown)
+    order = sorted(shown, key=lambda place: images[place]["image_id"])
     names = [aspect.name for aspect in aspects]
-    ids = sorted(images[place]["image_id"] for place in shown)
+    ids = [images[place]["image_id"] for place in order]
     Random(digest([images[0]["prompt_id"], *names, ids, seed, repeat // len(shown)])).shuffle(order)
     turn = repeat % len(shown)
     return tuple(order[turn:] + order[:turn])
@@ -193,7 +193,7 @@ def _unjudged(
         **({"mode": mode} if mode != "list" else {}),
         **({"repeat": repeat + 1} if repeat else {}),
         **({"template": words} if "@" in words else {}),
-        "key": digest([first["prompt_id"], aspect.name, annotator, image_ids, mode, *what]),
+        "key": digest([first["prompt_id"], aspect.name, annotator, sorted(image_ids), mode, *what]),
     }
     return cast(Judgement, record)
 
@@ -314,9 +314,8 @@ async def judge(
         except RecordFailed as failure:
             _lose(failure, [call], tally)
         else:
-            fresh = [judgement for judgement in done if judgement["key"] in call.fresh]
-            desk.emit(*fresh)
-            for further in _fresh(_closer(fresh, group, call, plan, desk), desk, tally):
+            desk.emit(*done)
+            for further in _fresh(_closer(done, group, call, plan, desk), desk, tally):
                 work.create_task(compared(further, group, pictures))
         finally:
             slots.release()
@@ -330,7 +329,7 @@ async def judge(
             verdicts = await annotator.ask(question)
         except (Refused, Unusable) as error:
             verdicts = error
-        done = outcome(call, lambda: _or_raise(verdicts))
+        done = [one for one in outcome(call, lambda: _or_raise(verdicts)) if one["key"] in call.fresh]
         tally.refused += sum("refused" in judgement for judgement in done)
         failed = [judgement for judgement in done if "failed" in judgement]
         if failed:
@@ -432,6 +431,14 @@ class _Callable:
         call = getattr(annotate, "__call__", annotate)  # noqa: B004 -- whether the call is a coroutine function
         self._waits = inspect.iscoroutinefunction(annotate) or inspect.iscoroutinefunction(call)
         self._thread = ThreadPoolExecutor(1)
+        self._turn = asyncio.Lock()
+        self._brake: Brake | None = None
+
+    @asynccontextmanager
+    async def running(self, brake: Brake) -> AsyncIterator[None]:
+        """Whoever waits for its turn gets `Stopped` once `brake` is pulled."""
+        self._brake = brake
+        yield
 
     def template(self, kind: Kind) -> str:
         return digest([aspect[:3] for aspect in kind.aspects])
@@ -443,11 +450,16 @@ class _Callable:
             if self._waits:
                 verdicts = await self._annotate(*arguments)
             else:
-                loop = asyncio.get_running_loop()
-                verdicts = await loop.run_in_executor(self._thread, self._annotate, *arguments)
+                verdicts = await self._in_its_turn(*arguments)
                 verdicts = await verdicts if inspect.isawaitable(verdicts) else verdicts
             found.append(_preference(verdicts) if question.mode == "pair" else verdicts)
         return found
+
+    async def _in_its_turn(self, *arguments: Any) -> Any:
+        async with self._turn:
+            if self._brake:
+                self._brake.check()
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._annotate, *arguments)
 
 
 def _preference(verdicts: Verdicts) -> Verdicts:
