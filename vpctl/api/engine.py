@@ -102,7 +102,7 @@ class Engine:
             base_url=self.base_url,
             api_key=self._key,
             max_retries=0,
-            timeout=self.config.timeout,
+            timeout=None,  # `_sent` has its own; the client calls a connection that is refused a timeout too
             http_client=openai.DefaultAioHttpClient(limits=limits, base_url=self.base_url),
         )
         try:
@@ -199,7 +199,7 @@ class Engine:
                 self.pace.succeeded(ticket)
                 self._answered = now()
                 return answer
-            except (TimeoutError, openai.APITimeoutError):
+            except TimeoutError:
                 self.pace.faltered()
                 timed_out += 1
                 failure = f"no answer within {self.config.timeout:g} s"
@@ -213,7 +213,7 @@ class Engine:
                 over = tries >= TRIES and now() - max(began, self._answered) >= patience
             except (openai.APIError, httpx2.HTTPError, OSError, ValueError) as error:
                 self.pace.faltered()
-                cause = error.__cause__ or error
+                cause = _root(error)
                 failure = self.redacted(f"{type(cause).__name__}: {cause}".rstrip(": "))[:SHOWN]
                 wait = self._backoff(tries)
                 over = tries >= (TRIES if self._heard else TRIES_UNHEARD)
@@ -302,6 +302,13 @@ class Engine:
         body = error.body
         message = body.get("message") if isinstance(body, dict) else None
         return self.redacted(str(message or error.response.text or error.response.reason_phrase))[:SHOWN]
+
+
+def _root(error: BaseException) -> BaseException:
+    """What an error comes from in the end."""
+    while error.__cause__:
+        error = error.__cause__
+    return error
 
 
 def _key() -> str:

@@ -36,6 +36,8 @@ SPREAD_AT_FIRST, SPREAD = 2.0, 1.1
 """Calls go evenly, at most so many times as fast as they end: a server that counts by the second takes no bursts."""
 DOUBT = 2
 """Calls that a server is thought to have taken beside those it took: a first rate, of few calls, is no exact one."""
+LEAST_ALONE = 0.2
+"""What a rate that was learnt is at least, of that of calls that go one after the other without a pause."""
 LEAST = 0.9
 """What of itself a rate that was learnt keeps in an episode."""
 RATE_GROWTH = 0.002
@@ -152,7 +154,7 @@ class Pace:
         """The server answered. To be called before `leave`, as are the next two."""
         now = self._loop.time()
         took = now - ticket.since
-        self._latency += (took - self._latency) / (8 if self._latency else 1)
+        self._latency += (max(took, INSTANT) - self._latency) / (8 if self._latency else 1)
         self._clean += 1
         if self.limit < 2 and self._slow_start:
             self.limit = float(min(FIRST, self.most))
@@ -163,7 +165,8 @@ class Pace:
             return
         if self._rate < math.inf:
             grown = min(RATE_GROWTH, GROWTH * (now - self._rate_at) / PROBE_AFTER)
-            self._rate *= 1 + grown * (1 + (now - self._rate_since) / PROBE_AFTER)
+            grown *= 1 + (now - self._rate_since) / PROBE_AFTER
+            self._rate += grown * max(self._rate, 1 / self._latency)
             self._rate_at = now
         if self.in_flight < SATURATED * int(self.limit):
             return
@@ -215,7 +218,8 @@ class Pace:
         bound = self._rate < math.inf and self._at_episode < SATURATED * int(self._uncut)
         if by_time or bound:
             self.limit, self._ceiling = self._uncut, math.inf
-            least = 1 / MINUTE if self._rate == math.inf else self._rate * LEAST
+            least = 0.0 if self._rate == math.inf else self._rate * LEAST
+            least = max(least, 1 / MINUTE, LEAST_ALONE / self._latency)
             self._rate = max(min(measured, self._rate), least)
             self._rate_at = self._rate_since = self._loop.time()
         elif self.limit == 1:
