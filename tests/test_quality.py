@@ -64,7 +64,7 @@ def test_annotators_aspects_and_modes_are_told_apart_and_people_need_no_key() ->
 
 
 def test_nothing_is_divided_by_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert measured(lambda: []) == {}
+    assert measured(list) == {}
     records = [judged([3.0], key="1"), judged([], refused="no", key="2", aspect="y")]
     assert measured(lambda: records)[("m", "x", "list")].slot_bias is None
     summarise(lambda: records)

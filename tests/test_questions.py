@@ -57,8 +57,11 @@ def test_a_level_may_be_said_in_more_ways_than_one(level: object) -> None:
 
 @pytest.mark.parametrize(
     "level",
-    [None, True, False, 0, 6, -1, 3.5, "0", "6", "0 Bad", "6 Superb", "4 Bad", "1 Excellent", "Bad 1", "4/5", "4 of 5"]
-    + ["", " ", "three", "3 4", "3 Fair enough", "Good or Fair", [3], {"level": 3}, "9" * 5000, 10**30, 1e300, "³"],
+    [
+        *(None, True, False, 0, 6, -1, 3.5, [3], {"level": 3}, 10**30, 1e300),
+        *("0", "6", "0 Bad", "6 Superb", "4 Bad", "1 Excellent", "Bad 1", "4/5", "4 of 5", "3 4"),
+        *("", " ", "three", "3 Fair enough", "Good or Fair", "9" * 5000, "³"),
+    ],
 )
 def test_a_level_that_is_none_or_could_be_two_is_no_answer(level: object) -> None:
     with pytest.raises(Unusable, match="of picture A is none of the levels 1 Bad, 2 Poor"):
@@ -141,7 +144,7 @@ def test_all_aspects_at_once_are_all_there_or_it_is_no_answer() -> None:
     assert [found.scores for found in verdicts(kind, both)] == [[1.0, 1.0, 1.0], [3.0, 2.0, 2.0]]
     with pytest.raises(Unusable, match="no object 'own'"):
         verdicts(kind, {"fidelity": answer(1, 1, 1)})
-    with pytest.raises(Unusable, match="^own: the ranking puts picture A before B"):
+    with pytest.raises(Unusable, match=r"^own: the ranking puts picture A before B"):
         verdicts(kind, {**both, "own": answer(1, 2, 2)})
 
 

@@ -6,9 +6,9 @@ An annotator is a callable, or an object with a coroutine function ``ask``; `ann
 import asyncio
 import inspect
 import math
+import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import combinations, groupby
 from random import Random
@@ -261,8 +261,9 @@ async def judge(
 ) -> None:
     """Judge every group of pictures as planned, `at_once` calls at a time, and emit what is judged once it is there.
 
-    What could not be judged is reported and counted. Where the input is not right, or the annotator says that no
-    further call could do better, nothing more is begun; calls that are under way are let end, and then it is raised.
+    What could not be judged is reported and counted. Where the input is not right, what came before is judged; where
+    the annotator says that no further call could do better, nothing more is begun, and calls that are under way are let
+    end. Then it is raised.
     """
     slots, preparing = asyncio.Semaphore(at_once), asyncio.Semaphore(PREPARING)
     annotator = desk.annotator
@@ -282,7 +283,7 @@ async def judge(
                     await preparing.acquire()
                     work.create_task(about(group, wanted))
         except UserError as error:
-            give_up(error)
+            fatal.append(error)
         except Stopped:
             pass
 
@@ -423,14 +424,14 @@ def asking(annotate: Any) -> Annotator:
 class _Callable:
     """An annotator of a callable ``(prompt, pictures, aspect) -> Verdicts``, which may be a coroutine function.
 
-    One that is none has a thread of its own, so that a slow one holds up nothing; it is never called twice at once.
+    One that is none is called in a thread, so that a slow one holds up nothing, and never twice at once. The thread dies
+    with the process: no call can hold up its end.
     """
 
     def __init__(self, annotate: Callable[..., Any]) -> None:
         self._annotate = annotate
         call = getattr(annotate, "__call__", annotate)  # noqa: B004 -- whether the call is a coroutine function
         self._waits = inspect.iscoroutinefunction(annotate) or inspect.iscoroutinefunction(call)
-        self._thread = ThreadPoolExecutor(1)
         self._turn = asyncio.Lock()
         self._brake: Brake | None = None
 
@@ -459,7 +460,32 @@ class _Callable:
         async with self._turn:
             if self._brake:
                 self._brake.check()
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._annotate, *arguments)
+            return await _in_a_thread(lambda: self._annotate(*arguments))
+
+
+async def _in_a_thread(call: Callable[[], Any]) -> Any:
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error:
+            done.set_exception(error)
+        else:
+            done.set_result(result)
+
+    def work() -> None:
+        result, error = None, None
+        try:
+            result = call()
+        except BaseException as raised:
+            error = raised
+        with suppress(RuntimeError):  # the loop has ended before us
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return await done
 
 
 def _preference(verdicts: Verdicts) -> Verdicts:
