@@ -424,8 +424,8 @@ def asking(annotate: Any) -> Annotator:
 class _Callable:
     """An annotator of a callable ``(prompt, pictures, aspect) -> Verdicts``, which may be a coroutine function.
 
-    One that is none is called in a thread, so that a slow one holds up nothing, and never twice at once. The thread dies
-    with the process: no call can hold up its end.
+    One that is none is called in a thread, so that a slow one holds up nothing, and never twice at once. The thread
+    dies with the process: no call can hold up its end.
     """
 
     def __init__(self, annotate: Callable[..., Any]) -> None:
