@@ -36,7 +36,7 @@ SPREAD_AT_FIRST, SPREAD = 2.0, 1.1
 """Calls go evenly, at most so many times as fast as they end: a server that counts by the second takes no bursts."""
 DOUBT = 2
 """Calls that a server is thought to have taken beside those it took: a first rate, of few calls, is no exact one."""
-LEAST_ALONE = 0.2
+LEAST_ALONE = 0.05
 """What a rate that was learnt is at least, of that of calls that go one after the other without a pause."""
 LEAST = 0.9
 """What of itself a rate that was learnt keeps in an episode."""
