@@ -1,21 +1,27 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
-from random import Random
-from typing import Any, cast
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PIL
 
-from vpctl.errors import OutputClosed, RecordFailed, Refused, UserError
-from vpctl.judging import Annotator, grouped, in_background, judge, unjudged
+from vpctl import flow, judging
+from vpctl.errors import OutputClosed, RecordFailed, Refused, Stopped, Unusable, UserError
+from vpctl.flow import Brake, in_background
+from vpctl.judging import Group, Plan, Tally, asking, grouped, judge
 from vpctl.plugins import Aspect, Verdicts
-from vpctl.records import Image, Judgement, judgement_key
+from vpctl.questions import Kind, Question
+from vpctl.records import Image, Judgement
 
-ASPECTS = [Aspect("fidelity", "Fidelity", "Levels."), Aspect("aesthetic", "Aesthetic", "Levels.")]
+ASPECTS = (Aspect("fidelity", "Fidelity", "Levels."), Aspect("aesthetic", "Aesthetic", "Levels."))
+PLAN = Plan(ASPECTS)
 
 
 def images(prompt: str, *numbers: int) -> list[Image]:
@@ -53,27 +59,57 @@ def truthful(prompt: str, pictures: list[PIL.Image], aspect: Aspect) -> Verdicts
 
 
 class Desk:
-    """Where judgements arrive, and what has been claimed."""
+    """Where judgements arrive, what has been claimed, and what was counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, **how: Any) -> None:
         self.done: list[Judgement] = []
         self.claimed: set[str] = set()
+        self.tally = Tally()
+        self.how = how
 
     def claim(self, key: str) -> bool:
         new = key not in self.claimed
         self.claimed.add(key)
         return new
 
-    def judge(self, records: Iterator[Image], annotate: Any, **how: Any) -> int:
-        usual: dict[str, Any] = {"name": "mine", "seed": 0, "in_flight": 4, "open_picture": opened, "claim": self.claim}
-        aspects = how.pop("aspects", ASPECTS)
-        return judge(records, aspects, cast(Annotator, annotate), **{**usual, "emit": self.done.append, **how})
+    def emit(self, *done: Judgement) -> None:
+        self.done += done
+
+    def judge(
+        self,
+        records: Iterator[Image],
+        annotate: Any,
+        plan: Plan = PLAN,
+        *,
+        at_once: int = 4,
+        content: Callable[[str], str] = str,
+        max_time: float | None = None,
+        **how: Any,
+    ) -> int:
+        """How many judgements could not be had."""
+        usual = {"name": "mine", "identity": "", "open_picture": opened, "claim": self.claim, "emit": self.emit}
+        desk = judging.Desk(asking(annotate), **{**usual, **self.how, **how})
+
+        def work(brake: Brake) -> Coroutine[Any, Any, None]:
+            groups = in_background(grouped(records, content))
+            return judge(groups, plan, desk, at_once=at_once, brake=brake, tally=self.tally)
+
+        flow.run(work, max_time=max_time)
+        return self.tally.lost
+
+
+def planned(records: list[Image], plan: Plan = PLAN, **how: Any) -> list[judging.Call]:
+    """The calls about one prompt's pictures; what a file holds is its name."""
+    usual = {"name": "mine", "identity": "", "open_picture": opened, "claim": bool, "emit": print}
+    contents = how.pop("contents", None) or [image["file_name"] for image in records]
+    desk = judging.Desk(asking(how.pop("annotate", truthful)), **{**usual, **how})
+    return list(judging.planned(Group(records, contents), plan, desk))
 
 
 @given(st.permutations(range(6)), st.integers(0, 5))
 def test_scores_and_rationales_come_back_in_the_order_of_the_pictures(numbers: list[int], seed: int) -> None:
     desk = Desk()
-    assert desk.judge(iter(images("p", *numbers)), truthful, seed=seed) == 0
+    assert desk.judge(iter(images("p", *numbers)), truthful, replace(PLAN, seed=seed), at_once=1) == 0
     assert [one["aspect"] for one in desk.done] == ["fidelity", "aesthetic"]
     for one in desk.done:
         assert one["image_ids"] == [f"p{number}" for number in numbers]
@@ -91,54 +127,8 @@ def test_the_annotator_sees_the_pictures_in_the_order_that_is_written_down() -> 
         return truthful(prompt, pictures, aspect)
 
     desk = Desk()
-    desk.judge(iter(images("p", 3, 1, 4, 5, 9)), annotate)
+    desk.judge(iter(images("p", 3, 1, 4, 5, 9)), annotate, at_once=1)
     assert seen == [[[3, 1, 4, 5, 9][place] for place in one["order"]] for one in desk.done]
-
-
-def test_the_order_is_drawn_by_prompt_aspect_pictures_and_seed() -> None:
-    def order(prompt: str = "p", aspect: int = 0, seed: int = 0, last: int = 9) -> list[int]:
-        return unjudged(images(prompt, *range(9), last), ASPECTS[aspect], "mine", seed)["order"]
-
-    orders = [order(), order("q"), order(aspect=1), order(seed=1), order(last=10)]
-    assert len({tuple(one) for one in orders}) == 5
-    assert order() == orders[0]
-
-
-def test_the_order_does_not_depend_on_when_a_prompt_comes_up_or_who_judges() -> None:
-    groups = [images(prompt, 1, 2, 3, 4) for prompt in "abcde"]
-    orders = []
-    for chance, name in ((Random(0), "mine"), (Random(1), "another")):
-        chance.shuffle(groups)
-        desk = Desk()
-        desk.judge((one for group in groups for one in group), truthful, name=name, in_flight=1)
-        orders.append({(one["prompt_id"], one["aspect"]): one["order"] for one in desk.done})
-    assert orders[0] == orders[1]
-
-
-def test_neighbours_of_one_prompt_are_judged_together() -> None:
-    source = [*images("a", 1, 2), *images("b", 3), *images("a", 4)]
-    assert [[one["image_id"] for one in group] for group in grouped(iter(source))] == [["a1", "a2"], ["b3"], ["a4"]]
-
-
-def test_what_a_prompt_came_with_goes_on() -> None:
-    record: Any = {**images("a", 1)[0], "source_prompt": "raw", "split": "test", "guidance_scale": 7.5, "mine": 1}
-    desk = Desk()
-    desk.judge(iter([record]), truthful, aspects=ASPECTS[:1])
-    assert desk.done == [
-        {
-            "prompt_id": "a",
-            "prompt": "draw a",
-            "source_prompt": "raw",
-            "split": "test",
-            "aspect": "fidelity",
-            "annotator": "mine",
-            "image_ids": ["a1"],
-            "file_names": ["a1"],
-            "scores": [1.0],
-            "order": [0],
-            "rationales": ["draw a/fidelity/1"],
-        }
-    ]
 
 
 async def counting(prompt: str, pictures: list[PIL.Image], aspect: Aspect) -> Verdicts:
@@ -161,7 +151,7 @@ def test_a_refusal_is_an_answer() -> None:
         return truthful(prompt, pictures, aspect)
 
     desk = Desk()
-    assert desk.judge(iter(images("a", 1, 2)), annotate) == 0
+    assert desk.judge(iter(images("a", 1, 2)), annotate, at_once=1) == 0
     refused, judged = desk.done
     assert (refused["refused"], refused["scores"], "rationales" in refused) == ("not this one", [], False)
     assert judged["scores"] == [1.0, 2.0]
@@ -203,13 +193,14 @@ def infinite(prompt: str, pictures: list[PIL.Image], aspect: Aspect) -> Verdicts
     ],
 )
 def test_a_call_that_fails_is_counted_reported_and_left_out(
-    annotate: Annotator, reason: str, capsys: pytest.CaptureFixture[str]
+    annotate: Any, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     desk = Desk()
     source = [*images("a", 1, 2), *images("b", 3, 4), *images("c", 5, 6)]
-    assert desk.judge(iter(source), annotate, in_flight=1) == 1
-    judged = [(one["prompt_id"], one["aspect"]) for one in desk.done]
-    assert judged == [("a", "fidelity"), ("a", "aesthetic"), ("b", "aesthetic"), ("c", "fidelity"), ("c", "aesthetic")]
+    assert desk.judge(iter(source), annotate, at_once=1) == 1
+    judged = {(one["prompt_id"], one["aspect"]) for one in desk.done}
+    assert judged == {("a", "fidelity"), ("a", "aesthetic"), ("b", "aesthetic"), ("c", "fidelity"), ("c", "aesthetic")}
+    assert len(desk.done) == 5
     assert capsys.readouterr().err == f"vpctl: warning: 'draw b', fidelity: {reason}\n"
 
 
@@ -222,33 +213,7 @@ def test_a_picture_that_cannot_be_opened_fails_its_prompt_and_no_other(capsys: p
     desk = Desk()
     assert desk.judge(iter([*images("a", 1, 2), *images("b", 3)]), truthful, open_picture=open_picture) == 2
     assert [one["prompt_id"] for one in desk.done] == ["b", "b"]
-    assert capsys.readouterr().err == "vpctl: warning: a2: not a picture\n"
-
-
-def test_nothing_is_judged_twice_and_nothing_opened_that_is_not_judged() -> None:
-    names: list[str] = []
-
-    def open_picture(name: str) -> PIL.Image:
-        names.append(name)
-        return opened(name)
-
-    desk = Desk()
-    known = unjudged(images("a", 1, 2), ASPECTS[0], "mine", 0)
-    desk.claim(judgement_key(known))
-    desk.claim(judgement_key({**known, "aspect": "aesthetic"}))
-    half = unjudged(images("b", 4, 3), ASPECTS[0], "mine", 7)
-    desk.claim(judgement_key(half))
-    source = [*images("a", 2, 1), *images("b", 3, 4), *images("c", 5), *images("d", 6), *images("c", 5)]
-    assert desk.judge(iter(source), truthful, open_picture=open_picture) == 0
-    judged = [(one["prompt_id"], one["aspect"]) for one in desk.done]
-    assert judged == [
-        ("b", "aesthetic"),
-        ("c", "fidelity"),
-        ("c", "aesthetic"),
-        ("d", "fidelity"),
-        ("d", "aesthetic"),
-    ]
-    assert names == ["b3", "b4", "c5", "d6"]
+    assert capsys.readouterr().err == "vpctl: warning: 'draw a', fidelity, aesthetic: a2: not a picture\n"
 
 
 @pytest.mark.parametrize("limit", [1, 3, 8])
@@ -269,34 +234,9 @@ def test_as_many_calls_are_under_way_as_may_be_and_no_more(limit: int) -> None:
 
     desk = Desk()
     source = [one for prompt in "abcdefghij" for one in images(prompt, 1, 2)]
-    assert desk.judge(iter(source), annotate, in_flight=limit) == 0
+    assert desk.judge(iter(source), annotate, at_once=limit) == 0
     assert most == limit
     assert len(desk.done) == 20
-
-
-def test_no_more_is_read_than_can_be_judged() -> None:
-    """Memory does not grow with the input: a slow annotator makes the reader wait."""
-    read: list[str] = []
-
-    def source() -> Iterator[Image]:
-        for number in range(200):
-            prompt = "abcdefghij"[number % 10] * (1 + number // 10)
-            read.append(prompt)
-            yield from images(prompt, 1)
-
-    desk = Desk()
-
-    async def slow(prompt: str, pictures: list[PIL.Image], aspect: Aspect) -> Verdicts:
-        await asyncio.sleep(0.05)
-        most = 6 + len(desk.done) // 2
-        assert len(read) <= most, f"{len(read)} prompts were read when {len(desk.done)} judgements were there"
-        if len(desk.done) >= 12:
-            raise OutputClosed
-        return truthful(prompt, pictures, aspect)
-
-    with pytest.raises(OutputClosed):
-        desk.judge(source(), slow, in_flight=2)
-    assert len(desk.done) >= 12
 
 
 def test_judgements_are_out_before_the_input_has_ended() -> None:
@@ -310,8 +250,8 @@ def test_judgements_are_out_before_the_input_has_ended() -> None:
 
     desk = Desk()
 
-    def emit(judgement: Judgement) -> None:
-        desk.done.append(judgement)
+    def emit(*done: Judgement) -> None:
+        desk.emit(*done)
         arrived.set()
 
     assert desk.judge(source(), truthful, emit=emit) == 0
@@ -328,11 +268,11 @@ def test_a_fast_call_does_not_wait_for_a_slow_one() -> None:
 
     desk = Desk()
 
-    def emit(judgement: Judgement) -> None:
-        desk.done.append(judgement)
+    def emit(*done: Judgement) -> None:
+        desk.emit(*done)
         first_is_in.set()
 
-    assert desk.judge(iter([*images("a", 1), *images("b", 2)]), annotate, emit=emit, aspects=ASPECTS[:1]) == 0
+    assert desk.judge(iter([*images("a", 1), *images("b", 2)]), annotate, emit=emit, plan=Plan(ASPECTS[:1])) == 0
     assert [one["prompt_id"] for one in desk.done] == ["b", "a"]
 
 
@@ -386,6 +326,306 @@ def test_where_no_call_could_do_better_those_under_way_are_let_end_and_no_input_
     assert not spoke_again
     over.set()
     assert [(one["prompt_id"], one["aspect"]) for one in desk.done] == [("a", ASPECTS[1].name)]
+
+
+def test_the_order_is_drawn_by_prompt_aspect_pictures_and_seed() -> None:
+    def order(prompt: str = "p", aspect: int = 0, seed: int = 0, last: int = 9) -> tuple[int, ...]:
+        return planned(images(prompt, *range(9), last), Plan(ASPECTS, seed=seed))[aspect].shown
+
+    orders = [order(), order("q"), order(aspect=1), order(seed=1), order(last=10)]
+    assert len(set(orders)) == 5
+    assert order() == orders[0]
+
+
+def test_each_pass_begins_one_picture_later_until_all_have_been_first() -> None:
+    orders = [call.shown for call in planned(images("p", 1, 2, 3, 4), Plan(ASPECTS[:1], passes=9))]
+    for first, second in pairwise(orders[:4]):
+        assert second == first[1:] + first[:1]
+    assert Counter(order[0] for order in orders[:8]) == dict.fromkeys(range(4), 2)
+    assert orders[4:8] != orders[:4], "then they are shuffled anew"
+    records = [call.judgements[0] for call in planned(images("p", 1, 2), Plan(ASPECTS[:1], passes=3))]
+    assert [record.get("repeat") for record in records] == [None, 2, 3]
+
+
+def test_neither_other_prompts_nor_who_judges_nor_the_order_of_the_input_changes_the_order() -> None:
+    def shown(numbers: list[int], name: str = "mine") -> list[str]:
+        records = images("p", *numbers)
+        call = planned(records, name=name)[0]
+        return [records[place]["image_id"] for place in call.shown]
+
+    assert shown([1, 2, 3, 4]) == shown([4, 2, 1, 3]) == shown([1, 2, 3, 4], "another")
+
+
+def keys(plan: Plan = PLAN, records: list[Image] | None = None, **how: Any) -> list[str]:
+    calls = planned(images("p", 1, 2, 3) if records is None else records, plan, **how)
+    return [judgement["key"] for call in calls for judgement in call.judgements]
+
+
+def edited(**more: Any) -> list[Image]:
+    return [{**image, **more} for image in images("p", 1, 2, 3)]  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"identity": "another"},
+        {"name": "another"},
+        {"plan": Plan(tuple(aspect._replace(rubric="Others.") for aspect in ASPECTS))},
+        {"plan": Plan(tuple(aspect._replace(title="Other") for aspect in ASPECTS))},
+        {"plan": replace(PLAN, seed=5)},
+        {"plan": replace(PLAN, mode="point")},
+        {"plan": replace(PLAN, mode="pair")},
+        {"records": edited(prompt="draw q")},
+        {"records": edited(prompt_id="q")},
+        {"records": images("p", 1, 2)},
+        {"contents": ["p1", "other", "p3"]},
+        {"annotate": type("Other", (), {"ask": None, "template": lambda *_: "list@other"})()},
+    ],
+)
+def test_a_key_changes_with_all_that_could_change_the_answer(how: dict[str, Any]) -> None:
+    assert not set(keys(**how)) & set(keys())
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"records": edited(seed=9, model="n", mine=1, guidance_scale=7.5, split="test")},
+        {"records": images("p", 3, 1, 2)},
+        {"records": edited(source_prompt="raw")},
+        {"plan": replace(PLAN, break_ties=True)},
+        {"open_picture": None},
+    ],
+)
+def test_a_key_changes_with_nothing_else(how: dict[str, Any]) -> None:
+    assert keys(**how) == keys()
+
+
+def test_no_two_questions_have_the_same_key() -> None:
+    plans = [replace(PLAN, mode=mode, passes=passes) for mode in ("list", "point", "pair") for passes in (3,)]
+    found = [key for plan in plans for key in keys(plan)]
+    assert len(found) == len(set(found)) == 2 * 3 * (1 + 3 + 3 * 2)
+    more = keys(replace(PLAN, passes=5))
+    assert more[:3] == keys(replace(PLAN, passes=3))[:3], "more passes leave those before them as they were"
+
+
+def test_neighbours_of_one_prompt_are_judged_together() -> None:
+    source = [*images("a", 1, 2), *images("b", 3), *images("a", 4)]
+    groups = list(grouped(iter(source), str.upper))
+    assert [[one["image_id"] for one in group.images] for group in groups] == [["a1", "a2"], ["b3"], ["a4"]]
+    assert [group.contents for group in groups] == [["A1", "A2"], ["B3"], ["A4"]]
+
+
+def test_what_a_prompt_came_with_goes_on() -> None:
+    record: Any = {**images("a", 1)[0], "source_prompt": "raw", "split": "test", "guidance_scale": 7.5, "mine": 1}
+    desk = Desk()
+    desk.judge(iter([record]), truthful, Plan(ASPECTS[:1]))
+    (done,) = desk.done
+    assert len(done.pop("key")) == 16
+    assert done == {
+        "prompt_id": "a",
+        "prompt": "draw a",
+        "source_prompt": "raw",
+        "split": "test",
+        "aspect": "fidelity",
+        "annotator": "mine",
+        "image_ids": ["a1"],
+        "file_names": ["a1"],
+        "scores": [1.0],
+        "order": [0],
+        "rationales": ["draw a/fidelity/1"],
+    }
+
+
+def test_nothing_is_judged_twice_and_nothing_opened_that_is_not_judged() -> None:
+    names: list[str] = []
+
+    def open_picture(name: str) -> PIL.Image:
+        names.append(name)
+        return opened(name)
+
+    desk = Desk(open_picture=open_picture)
+    desk.claimed = {*keys(records=images("a", 1, 2)), keys(records=images("b", 4, 3))[0]}
+    source = [*images("a", 2, 1), *images("b", 3, 4), *images("c", 5), *images("d", 6), *images("c", 5)]
+    assert desk.judge(iter(source), truthful, at_once=1) == 0
+    judged = [(one["prompt_id"], one["aspect"]) for one in desk.done]
+    expected = [("b", ASPECTS[1].name), *((prompt, aspect.name) for prompt in "cd" for aspect in ASPECTS)]
+    assert sorted(judged) == sorted(expected)
+    assert sorted(names) == ["b3", "b4", "c5", "d6"]
+
+
+def test_a_longer_or_edited_input_asks_for_what_is_new() -> None:
+    desk = Desk()
+    desk.judge(iter([*images("a", 1, 2), *images("b", 3)]), truthful)
+    first = len(desk.done)
+    longer = [*images("a", 1, 2), *images("b", 3), *images("c", 4), *images("d", 5)]
+    desk.judge(iter(longer), truthful)
+    assert {one["prompt_id"] for one in desk.done[first:]} == {"c", "d"}
+    second = len(desk.done)
+    desk.judge(iter(longer), truthful, content=lambda name: "new" if name == "b3" else name)
+    assert {one["prompt_id"] for one in desk.done[second:]} == {"b"}
+
+
+def test_an_unusable_answer_is_recorded_with_its_text_and_what_it_took(capsys: pytest.CaptureFixture[str]) -> None:
+    async def annotate(prompt: str, pictures: list[PIL.Image], aspect: Aspect) -> Verdicts:
+        raise Unusable("the answer is no JSON", "I like it", {"prompt_tokens": 7})
+
+    desk = Desk()
+    assert desk.judge(iter(images("a", 1)), annotate, Plan(ASPECTS[:1])) == 0
+    (done,) = desk.done
+    assert (done["failed"], done["raw"], done["usage"], done["scores"]) == (
+        "the answer is no JSON",
+        "I like it",
+        {"prompt_tokens": 7},
+        [],
+    )
+    assert (desk.tally.failed, desk.tally.lost) == (1, 0)
+    assert "the answer is no JSON" in capsys.readouterr().err
+
+
+class Together:
+    """A judge that is asked for several aspects at once, and finds pictures of the same half of numbers equal."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.asked: list[Question] = []
+        self.error = error
+
+    def template(self, kind: Kind) -> str:
+        return f"{kind.mode}@1"
+
+    async def ask(self, question: Question) -> list[Verdicts]:
+        self.asked.append(question)
+        await asyncio.sleep(0)
+        if self.error:
+            raise self.error
+        numbers = [number_of(picture) for picture in question.pictures]
+        scores = [5.0 if one == max(numbers) else 1.0 for one in numbers] if question.mode == "pair" else numbers
+        halves = [float(one if question.mode == "pair" else one // 2) for one in scores]
+        return [Verdicts(halves, ["x"] * len(halves), {"prompt_tokens": 5.0})] * len(question.aspects)
+
+
+def test_all_aspects_go_in_one_call_and_become_a_judgement_each() -> None:
+    desk, judge_ = Desk(), Together()
+    desk.judge(iter(images("a", 2, 4)), judge_, replace(PLAN, together=True))
+    assert len(judge_.asked) == 1
+    assert [(one["aspect"], one["scores"]) for one in desk.done] == [("fidelity", [1, 2]), ("aesthetic", [1, 2])]
+    assert judge_.asked[0].key == desk.done[0]["key"]
+
+
+def test_a_refusal_of_all_aspects_is_one_of_each_with_its_share_and_what_is_there_is_not_counted_again() -> None:
+    desk = Desk()
+    plan = replace(PLAN, together=True)
+    desk.claimed = {keys(plan, images("a", 1))[0]}
+    desk.claimed = {planned(images("a", 1), plan, annotate=Together())[0].judgements[0]["key"]}
+    desk.judge(iter([*images("a", 1), *images("b", 1)]), Together(Refused("no", {"prompt_tokens": 8.0})), plan)
+    assert Counter(one["prompt_id"] for one in desk.done) == {"a": 1, "b": 2}
+    assert {one["usage"]["prompt_tokens"] for one in desk.done} == {4.0}
+    assert desk.tally.refused == 3
+
+
+def test_every_two_pictures_are_compared_in_both_orders() -> None:
+    desk, judge_ = Desk(), Together()
+    desk.judge(iter(images("a", 1, 2, 3)), judge_, Plan(ASPECTS[:1], "pair"))
+    shown = [tuple(number_of(picture) for picture in question.pictures) for question in judge_.asked]
+    assert sorted(shown) == [(1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2)]
+    for one in desk.done:
+        assert one["scores"] == ([1.0, 5.0] if one["image_ids"] == sorted(one["image_ids"]) else [5.0, 1.0])
+        assert one["mode"] == "pair"
+
+
+def test_a_callable_that_scores_can_compare_too() -> None:
+    desk = Desk()
+    desk.judge(iter(images("a", 3, 1)), truthful, Plan(ASPECTS[:1], "pair"))
+    assert [(one["image_ids"], one["scores"], sorted(one["order"])) for one in desk.done] == [
+        (["a3", "a1"], [5.0, 1.0], [0, 1])
+    ] * 2
+    assert desk.done[0]["order"] != desk.done[1]["order"]
+
+
+def test_ties_are_broken_by_comparing_what_has_the_same_score_also_after_a_resume() -> None:
+    plan = Plan(ASPECTS[:1], break_ties=True)
+    source = images("a", 2, 3, 4, 5, 8)  # halves 1, 1, 2, 2, 4
+    whole = Desk()
+    whole.judge(iter(source), Together(), plan)
+    pairs = Counter(tuple(one["image_ids"]) for one in whole.done if one.get("mode") == "pair")
+    assert pairs == {("a2", "a3"): 2, ("a4", "a5"): 2}
+    broken = Desk()
+    broken.judge(iter(source), Together(), Plan(ASPECTS[:1]))
+    (first,) = broken.done
+    broken.judge(iter(source), Together(), plan, ties=lambda key: {first["key"]: [(0, 1), (2, 3)]}.get(key, []))
+    assert sorted(one["key"] for one in broken.done) == sorted(one["key"] for one in whole.done)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_after_the_time_is_over_nothing_new_is_begun_and_what_is_under_way_is_kept(asynchronous: bool) -> None:
+    began: list[str] = []
+
+    def slow(prompt: str, pictures: list[PIL.Image], aspect: Aspect) -> Verdicts:
+        began.append(prompt)
+        time.sleep(0.05)
+        return truthful(prompt, pictures, aspect)
+
+    async def slowly(prompt: str, pictures: list[PIL.Image], aspect: Aspect) -> Verdicts:
+        began.append(prompt)
+        await asyncio.sleep(0.05)
+        return truthful(prompt, pictures, aspect)
+
+    desk = Desk()
+    source = (one for number in range(500) for one in images("abc"[number % 3] * (1 + number), 1))
+    with pytest.raises(UserError, match=r"stopped: --max-time of 0\.3 s is over") as raised:
+        desk.judge(source, slowly if asynchronous else slow, Plan(ASPECTS[:1]), max_time=0.3, at_once=16)
+    assert raised.value.exit_code == 5
+    assert len(began) == len(desk.done) > 0
+    assert len(began) < 400
+
+
+def test_a_synchronous_annotator_is_never_called_twice_at_once_and_holds_up_nothing() -> None:
+    now: list[int] = []
+    threads = set()
+
+    def annotate(prompt: str, pictures: list[PIL.Image], aspect: Aspect) -> Verdicts:
+        now.append(1)
+        threads.add(threading.current_thread().name)
+        time.sleep(0.002)
+        assert len(now) == 1, "somebody else is in here"
+        now.pop()
+        return truthful(prompt, pictures, aspect)
+
+    desk = Desk()
+    source = [one for prompt in "abcdefghij" for one in images(prompt, 1)]
+    assert desk.judge(iter(source), annotate, at_once=16) == 0
+    assert len(desk.done) == 20
+    assert threading.main_thread().name not in threads
+
+
+def test_the_pictures_of_few_prompts_are_held_ready() -> None:
+    """Memory does not grow with the input: prompts wait for those before them."""
+    prepared: list[str] = []
+    asked: set[str] = set()
+    ahead: list[int] = []
+
+    class Slow(Together):
+        def prepare(self, picture: PIL.Image, name: str) -> PIL.Image:
+            prepared.append(name)
+            return picture
+
+        async def ask(self, question: Question) -> list[Verdicts]:
+            asked.add(question.prompt)
+            await asyncio.sleep(0.003)
+            ahead.append(len(prepared) - len(asked))
+            return await super().ask(question)
+
+    desk = Desk()
+    source = (one for number in range(100) for one in images("p" * (1 + number), 1))
+    desk.judge(source, Slow(), Plan(ASPECTS, passes=2), at_once=2)
+    assert len(desk.done) == 400
+    assert len(prepared) == 100, "each once, for both aspects and passes"
+    assert max(ahead) <= judging.PREPARING + 2
+
+
+def test_stopped_calls_leave_no_record() -> None:
+    desk = Desk()
+    assert desk.judge(iter(images("a", 1)), Together(Stopped())) == 0
+    assert (desk.done, desk.tally.failed) == ([], 0)
 
 
 def test_items_are_taken_one_ahead_by_a_thread_that_nobody_waits_for() -> None:

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
@@ -162,7 +161,7 @@ async def in_order(
     Results come as soon as they and all before them are there. An item that is `Stopped` ends it, and so does the
     brake; what follows a stopped item and was under way is let end, and comes too, since it has been paid for.
     """
-    under_way: deque[asyncio.Task[R]] = deque()
+    under_way: set[asyncio.Task[R]] = set()
     arrived: asyncio.Queue[asyncio.Task[R] | None] = asyncio.Queue()
     slots = asyncio.Semaphore(at_once)
 
@@ -177,7 +176,8 @@ async def in_order(
             async for item in items:
                 await slots.acquire()
                 brake.check()
-                under_way.append(task := asyncio.ensure_future(start(item)))
+                under_way.add(task := asyncio.ensure_future(start(item)))
+                task.add_done_callback(under_way.discard)
                 arrived.put_nowait(task)
         except Stopped:
             pass

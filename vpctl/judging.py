@@ -6,9 +6,9 @@ An annotator is a callable, or an object with a coroutine function ``ask``; `ann
 import asyncio
 import inspect
 import math
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import combinations, groupby
 from random import Random
@@ -165,9 +165,9 @@ def _order(
     images: list[Image], shown: tuple[int, ...], aspects: tuple[Aspect, ...], seed: int, repeat: int
 ) -> tuple[int, ...]:
     """Shuffled by prompt, aspects, pictures and seed; each further pass begins one picture later."""
-    order = list(shown)
+    order = sorted(shown, key=lambda place: images[place]["image_id"])
     names = [aspect.name for aspect in aspects]
-    ids = sorted(images[place]["image_id"] for place in shown)
+    ids = [images[place]["image_id"] for place in order]
     Random(digest([images[0]["prompt_id"], *names, ids, seed, repeat // len(shown)])).shuffle(order)
     turn = repeat % len(shown)
     return tuple(order[turn:] + order[:turn])
@@ -200,7 +200,7 @@ def _unjudged(
         **({"mode": mode} if mode != "list" else {}),
         **({"repeat": repeat + 1} if repeat else {}),
         **({"template": words} if "@" in words else {}),
-        "key": digest([first["prompt_id"], aspect.name, annotator, image_ids, mode, *what]),
+        "key": digest([first["prompt_id"], aspect.name, annotator, sorted(image_ids), mode, *what]),
     }
     return cast(Judgement, record)
 
@@ -268,8 +268,9 @@ async def judge(
 ) -> None:
     """Judge every group of pictures as planned, `at_once` calls at a time, and emit what is judged once it is there.
 
-    What could not be judged is reported and counted. Where the input is not right, or the annotator says that no
-    further call could do better, nothing more is begun; calls that are under way are let end, and then it is raised.
+    What could not be judged is reported and counted. Where the input is not right, what came before is judged; where
+    the annotator says that no further call could do better, nothing more is begun, and calls that are under way are let
+    end. Then it is raised.
     """
     slots, preparing = asyncio.Semaphore(at_once), asyncio.Semaphore(PREPARING)
     annotator = desk.annotator
@@ -289,7 +290,7 @@ async def judge(
                     await preparing.acquire()
                     work.create_task(about(group, wanted))
         except UserError as error:
-            give_up(error)
+            fatal.append(error)
         except Stopped:
             pass
 
@@ -321,9 +322,8 @@ async def judge(
         except RecordFailed as failure:
             _lose(failure, [call], tally)
         else:
-            fresh = [judgement for judgement in done if judgement["key"] in call.fresh]
-            desk.emit(*fresh)
-            for further in _fresh(_closer(fresh, group, call, plan, desk), desk, tally):
+            desk.emit(*done)
+            for further in _fresh(_closer(done, group, call, plan, desk), desk, tally):
                 work.create_task(compared(further, group, pictures))
         finally:
             slots.release()
@@ -337,7 +337,7 @@ async def judge(
             verdicts = await annotator.ask(question)
         except (Refused, Unusable) as error:
             verdicts = error
-        done = outcome(call, lambda: _or_raise(verdicts))
+        done = [one for one in outcome(call, lambda: _or_raise(verdicts)) if one["key"] in call.fresh]
         tally.refused += sum("refused" in judgement for judgement in done)
         failed = [judgement for judgement in done if "failed" in judgement]
         if failed:
@@ -431,14 +431,22 @@ def asking(annotate: Any) -> Annotator:
 class _Callable:
     """An annotator of a callable ``(prompt, pictures, aspect) -> Verdicts``, which may be a coroutine function.
 
-    One that is none has a thread of its own, so that a slow one holds up nothing; it is never called twice at once.
+    One that is none is called in a thread, so that a slow one holds up nothing, and never twice at once. The thread
+    dies with the process: no call can hold up its end.
     """
 
     def __init__(self, annotate: Callable[..., Any]) -> None:
         self._annotate = annotate
         call = getattr(annotate, "__call__", annotate)  # noqa: B004 -- whether the call is a coroutine function
         self._waits = inspect.iscoroutinefunction(annotate) or inspect.iscoroutinefunction(call)
-        self._thread = ThreadPoolExecutor(1)
+        self._turn = asyncio.Lock()
+        self._brake: Brake | None = None
+
+    @asynccontextmanager
+    async def running(self, brake: Brake) -> AsyncIterator[None]:
+        """Whoever waits for its turn gets `Stopped` once `brake` is pulled."""
+        self._brake = brake
+        yield
 
     async def ask(self, question: Question) -> list[Verdicts]:
         found = []
@@ -447,11 +455,41 @@ class _Callable:
             if self._waits:
                 verdicts = await self._annotate(*arguments)
             else:
-                loop = asyncio.get_running_loop()
-                verdicts = await loop.run_in_executor(self._thread, self._annotate, *arguments)
+                verdicts = await self._in_its_turn(*arguments)
                 verdicts = await verdicts if inspect.isawaitable(verdicts) else verdicts
             if question.mode == "pair":
                 _check(verdicts, 2)
                 verdicts = verdicts._replace(scores=compared(verdicts.scores))
             found.append(verdicts)
         return found
+
+    async def _in_its_turn(self, *arguments: Any) -> Any:
+        async with self._turn:
+            if self._brake:
+                self._brake.check()
+            return await _in_a_thread(lambda: self._annotate(*arguments))
+
+
+async def _in_a_thread(call: Callable[[], Any]) -> Any:
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error:
+            done.set_exception(error)
+        else:
+            done.set_result(result)
+
+    def work() -> None:
+        result, error = None, None
+        try:
+            result = call()
+        except BaseException as raised:
+            error = raised
+        with suppress(RuntimeError):  # the loop has ended before us
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return await done

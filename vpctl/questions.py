@@ -234,7 +234,7 @@ def _rationale(value: object, letter: str) -> str:
     return " ".join(value.split())
 
 
-_NUMBERED = re.compile(r"(\d+)(?:[.:)\-]*\s+(\D*)|[.:)]*)")
+_NUMBERED = re.compile(r"(\d{1,9})(?:[.:)\-]*\s+(\D*)|[.:)]*)")
 
 
 def _level(value: object, aspect: Aspect, letter: str) -> float:

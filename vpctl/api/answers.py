@@ -9,6 +9,7 @@ import orjson
 
 from ..errors import Unusable
 
+_FOLLOWS = re.compile(r"\s*(?:[,:}\]]|$)")
 _FENCED = re.compile(r"```(?:json)?\s*\n?(.*?)```", re.DOTALL)
 
 
@@ -20,8 +21,15 @@ def loads(text: str | bytes) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        value = json.loads(text)
-        return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+        try:
+            return _whole(json.loads(text))
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+
+
+def _whole(value: Any) -> Any:
+    """The value without halves of surrogate pairs."""
+    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def parse(text: str | None) -> dict[str, Any]:
@@ -38,14 +46,48 @@ def parse(text: str | None) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
         raise Unusable(f"the answer is no JSON object: {text[:80]!r}", text)
-    start, end = text.find("{"), text.rfind("}")
-    inner = text[start : end + 1]
-    if start < 0 or end < start or inner.count("{") > inner.count("}"):
+    fenced = [found[1] for found in _FENCED.finditer(text)]
+    inner = _object(fenced[-1] if fenced else text)
+    if not inner:
         raise Unusable(f"the answer is not JSON: {text[:80]!r}" if text.strip() else "the answer is empty", text)
-    value = json_repair.loads(inner)
+    try:
+        value = _whole(json_repair.loads(inner))
+    except (ValueError, RecursionError):
+        value = None
     if not isinstance(value, dict) or not value:
         raise Unusable(f"the answer is not JSON: {text[:80]!r}", text)
     return value
+
+
+def _object(text: str) -> str:
+    """The one object in a text, from brace to brace; nothing if there are several, or none that ends.
+
+    A quote opens a string behind a brace, a bracket, a comma or a colon, and closes it in front of one: others are part
+    of what is said.
+    """
+    start = text.find("{")
+    depth, quote, last, end = 0, "", "", -1
+    place = max(start, 0) if start >= 0 else len(text)
+    while place < len(text):
+        one = text[place]
+        if quote and one == "\\":
+            place += 1
+        elif quote and one == quote:
+            quote = "" if _FOLLOWS.match(text, place + 1) else quote
+        elif not quote:
+            if one in "\"'" and last in "{[,:":
+                quote = one
+            elif one == "{" and end >= 0:
+                return ""
+            elif one in "{[":
+                depth += 1
+            elif one in "}]":
+                depth -= 1
+                if not depth:
+                    end = place + 1
+            last = last if one.isspace() else one
+        place += 1
+    return text[start:end] if end >= 0 and depth <= 0 and not quote else ""
 
 
 def _candidates(text: str) -> list[str]:

@@ -19,6 +19,9 @@ TOKENS_PER_PIXEL = 1 / 196
 """Of a picture, for a model of which nothing is known: patches of 14 × 14 pixels, the most that open models take."""
 
 
+_PICTURE = ({"base", "tile"}, {"most", "times"})
+
+
 class Price(NamedTuple):
     """Dollars a token, and how pictures are counted (`prices.toml` says how)."""
 
@@ -47,18 +50,25 @@ def table(path: str = "") -> dict[str, Any]:
     try:
         own = tomllib.loads(Path(path).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"--prices {path}: {str(error).lower()}") from None
+        raise UserError(f"--prices {path}: {_reason(error)}") from None
     for model, entry in own.items():
         _check(entry, f"--prices {path}: [{model}]")
     return {**_own_table(), **own}
 
 
+def _reason(error: Exception) -> str:
+    return " ".join((getattr(error, "strerror", None) or str(error)).lower().split())
+
+
 def _check(entry: object, where: str) -> None:
     if not isinstance(entry, dict) or not {"input", "output"} <= entry.keys():
         raise UserError(f"{where} needs input and output, in dollars for a million tokens")
-    numbers = {**entry, **(entry.get("picture") or {})}
-    for key, value in numbers.items():
-        if key != "picture" and (not isinstance(value, int | float) or not 0 <= value < math.inf):
+    picture = entry.get("picture")
+    if picture is not None and not (isinstance(picture, dict) and any(keys <= picture.keys() for keys in _PICTURE)):
+        raise UserError(f"{where}: picture has base and tile, or most and times")
+    for key, value in {**entry, **(picture or {})}.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if key != "picture" and not (number and 0 <= value < math.inf):
             raise UserError(f"{where}: {key} is not a number from 0 up")
 
 
@@ -102,9 +112,10 @@ class Estimate(NamedTuple):
 
 
 FIRST_RATIO = 4.0
-"""No token is shorter than a byte: so many times the estimate of a prompt is the most it can be."""
+"""No token is shorter than a byte: so many times the estimate of a prompt is the most its text can be, whatever the
+prompts before it were like."""
 MARGIN = 1.25
-"""How far above the worst ratio of tokens to estimate so far the next call's may lie."""
+"""How far above the worst ratio of tokens to estimate so far the next call's may lie, where pictures take more."""
 
 
 class Budget:
@@ -146,7 +157,7 @@ class Budget:
 
     def _most(self, estimate: Estimate) -> float:
         """Dollars that a call can cost at most."""
-        ratio = self._worst * MARGIN if self._worst else FIRST_RATIO
+        ratio = max(FIRST_RATIO, self._worst * MARGIN)
         most = {"prompt_tokens": estimate.prompt * ratio, "completion_tokens": estimate.longest}
         return self.price.of(most) if self.price else 0.0
 
@@ -160,7 +171,7 @@ class Budget:
         while True:
             self._brake.check()
             most = self._most(estimate)
-            if (self._worst or not self._outstanding) and self.spent + self._reserved + most <= self._max_cost:
+            if (self.calls or not self._outstanding) and self.spent + self._reserved + most <= self._max_cost:
                 self._reserved += most
                 self._outstanding += 1
                 return most
@@ -182,10 +193,20 @@ class Budget:
                 self._estimated += estimate.prompt
                 self._worst = max(self._worst, prompt / max(estimate.prompt, 1.0))
             self.usage.update(usage)
-        cost = (self.price.of(usage) if usage else reserved) if self.price and usage is not None else 0.0
+        cost = 0.0
+        if self.price and usage is not None:
+            cost = self.price.of(usage) if {"prompt_tokens", "completion_tokens"} <= usage.keys() else reserved
         self.spent += cost
         self._wake()
         return cost
+
+    def lose(self, reserved: float) -> None:
+        """Nobody heard the end of a call, which may have cost all that was reserved for it."""
+        if self._max_cost is not None:
+            self._reserved -= reserved
+            self._outstanding -= 1
+            self.spent += reserved
+            self._wake()
 
     def _wake(self) -> None:
         """Have whoever waits look again."""

@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import orjson
 
 from ..configs import ServerConfig
-from ..errors import LimitReached, RecordFailed, Refused, Stopped, Unusable, UserError
+from ..errors import Refused, Unusable, UserError
 from . import budget
 from .answers import loads, parse
 from .budget import Estimate
@@ -28,6 +28,9 @@ _NO = re.compile(
     r"[^{}]{0,200}(?:assist|help|comply|provide|view|judge|rate|evaluate|analy[sz]e|process|continue|fulfil)[^{}]*",
     re.IGNORECASE | re.DOTALL,
 )
+
+
+_OF_SCHEMAS = re.compile(r"response_format|json_schema|json_object|json schema|structured output|\bstrict\b|\bguided")
 
 
 class Dialect(NamedTuple):
@@ -111,7 +114,8 @@ class Model:
         """The answer to a question, as `read` makes it of its JSON, which raises `Unusable` if nothing can be made.
 
         An answer that cannot be used is asked for once more, with what is wrong with it. Raises `Unusable` if that is
-        no better, `Refused`, and what `Engine.post` raises.
+        no better, `Refused`, and what `Engine.post` raises, also of the second call: then it is not known whether an
+        answer can be had.
         """
         reply = await self._post(request, (), key)
         try:
@@ -121,7 +125,7 @@ class Model:
         correction = f"This answer cannot be used: {first}. Answer again, with one JSON object of the form asked for."
         try:
             second = await self._post(request, (first.raw, correction), f"{key}-repair" if key else "")
-        except (RecordFailed, Stopped, Refused, LimitReached) as error:
+        except (Unusable, Refused) as error:
             raise Unusable(f"{first}; asking again failed: {error}".rstrip(": "), first.raw, first.usage) from None
         usage = _sum(first.usage, second.usage)
         try:
@@ -139,6 +143,8 @@ class Model:
             raise Unusable(str(error), error.raw, usage) from None
 
     async def _post(self, request: Request, more: tuple[str, ...], key: str) -> Reply:
+        longer = request.estimate.prompt + sum(len(text.encode()) for text in more) / budget.BYTES_PER_TOKEN
+        estimate = request.estimate._replace(prompt=longer)
         while True:
             used = self._dialect
 
@@ -148,7 +154,7 @@ class Model:
                 return self.body(request, more)
 
             try:
-                return await self.engine.post("/chat/completions", body, request.estimate, again=bool(more), key=key)
+                return await self.engine.post("/chat/completions", body, estimate, again=bool(more), key=key)
             except Rejected as rejected:
                 if used == self._dialect:
                     self._dialect = self._instead(used, rejected)
@@ -191,8 +197,7 @@ def _simpler(dialect: Dialect, about: str) -> Dialect | None:
         return dialect._replace(temperature=False)
     if dialect.limit and ("max_completion_tokens" in about or "max_tokens" in about):
         return dialect._replace(limit=LIMITS[LIMITS.index(dialect.limit) + 1])
-    words = ("response_format", "json_schema", "json_object", "json schema", "structured output", "strict", "guided")
-    if dialect.schema != SCHEMAS[-1] and any(word in about for word in words):
+    if dialect.schema != SCHEMAS[-1] and _OF_SCHEMAS.search(about):
         return dialect._replace(schema=SCHEMAS[SCHEMAS.index(dialect.schema) + 1])
     return None
 

@@ -6,10 +6,11 @@ than all the rest (`benchmarks/engine.py`). Its own retries are off: the pace ha
 """
 
 import asyncio
+import math
 import os
 import random
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
@@ -35,6 +36,10 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
 """Seconds between tries, where the server does not say; twice as long each time."""
 HOPELESS = 4
 """So many calls that came to nothing, with none answered between them, mean that the next will not be either."""
+PATIENCE = 600.0
+"""Seconds in which a server may turn every call away for its rate before a call is given up."""
+SECRET = 8
+"""Characters from which on a key may be one. Servers without keys are given any word, which answers may hold too."""
 SHOWN = 300
 """Characters of what a server says that are passed on."""
 
@@ -69,10 +74,10 @@ class Engine:
         self.config, self.model = config, model
         self._key = _key()
         self.name = f"openai:{model}"
-        self.base_url = config.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-        if not self.base_url.startswith(("http://", "https://")):
-            raise UserError(f"--base-url {self.base_url}: a URL, as http://localhost:8000/v1")
-        self.server = _without_secrets(self.base_url)
+        self.base_url = (
+            config.base_url or os.environ.get("OPENAI_BASE_URL", "")
+        ).strip() or "https://api.openai.com/v1"
+        self.server = _server(self.base_url)
         self.price: Price | None = price(model, table(config.prices))
         if config.max_cost is not None and self.price is None:
             raise UserError(
@@ -83,6 +88,7 @@ class Engine:
         self.right = False
         self._heard = False
         self._lost = self._wrong = 0
+        self._answered = 0.0
 
     @asynccontextmanager
     async def running(self, brake: Brake) -> AsyncIterator[None]:
@@ -96,7 +102,7 @@ class Engine:
             base_url=self.base_url,
             api_key=self._key,
             max_retries=0,
-            timeout=self.config.timeout,
+            timeout=None,  # `_sent` has its own; the client calls a connection that is refused a timeout too
             http_client=openai.DefaultAioHttpClient(limits=limits, base_url=self.base_url),
         )
         try:
@@ -128,8 +134,19 @@ class Engine:
         return f"{self.budget.requests} requests, {tokens:.0f} tokens{dollars}"
 
     def redacted(self, text: str) -> str:
-        """Text from a server, in which the key is not to be, on one line."""
-        return " ".join(text.replace(self._key, "[key]").split())
+        """Text from a server, in which neither the key nor a password in the URL is to be, on one line."""
+        user, _, _ = urlsplit(self.base_url).netloc.rpartition("@")
+        text = text.replace(f"{user}@", "") if user else text
+        text = text.replace(self._key, "[key]") if len(self._key) >= SECRET else text
+        return " ".join(text.split())
+
+    def _without_key(self, value: Any) -> Any:
+        """An answer whose texts do not hold the key."""
+        if isinstance(value, str):
+            return value.replace(self._key, "[key]")
+        if isinstance(value, list):
+            return [self._without_key(one) for one in value]
+        return {name: self._without_key(one) for name, one in value.items()} if isinstance(value, dict) else value
 
     async def post(
         self, path: str, body: Callable[[], bytes], estimate: Estimate, *, again: bool = False, key: str = ""
@@ -139,48 +156,71 @@ class Engine:
         Raises `Rejected`, `Refused`, `RecordFailed` where it may be better another day, and `UserError` where no call
         could do better.
         """
-        reserved = await self.budget.reserve(estimate)
+        reserved: float | None = await self.budget.reserve(estimate)
         usage: dict[str, float] | None = None
         cost = 0.0
+
+        async def unheard() -> None:
+            nonlocal reserved
+            if reserved is not None:
+                lost, reserved = reserved, None
+                self.budget.lose(lost)
+            reserved = await self.budget.reserve(estimate)
+
         try:
-            answer = await self._tried(path, body, estimate, again, key)
+            answer = await self._tried(path, body, estimate, again, key, unheard)
             usage = _usage(answer)
         finally:
-            cost = self.budget.settle(reserved, estimate, usage)
+            if reserved is not None:
+                cost = self.budget.settle(reserved, estimate, usage)
         return Reply(answer, {**usage, "cost": round(cost, 9)} if self.price and usage else usage)
 
     async def _tried(
-        self, path: str, body: Callable[[], bytes], estimate: Estimate, again: bool, key: str
+        self,
+        path: str,
+        body: Callable[[], bytes],
+        estimate: Estimate,
+        again: bool,
+        key: str,
+        unheard: Callable[[], Awaitable[None]],
     ) -> dict[str, Any]:
+        now = asyncio.get_running_loop().time
         tries = timed_out = 0
+        began = now()
         expected = sum(self.budget.expected(estimate).values())
         while True:
             tries += 1
+            late = False
             ticket = await self.pace.enter(expected, again=again or tries > 1)
             used = 0.0
             try:
                 answer = await self._sent(path, body(), key)
                 used = sum(_usage(answer).values()) or expected
                 self.pace.succeeded(ticket)
+                self._answered = now()
                 return answer
-            except (TimeoutError, openai.APITimeoutError):
+            except TimeoutError:
                 self.pace.faltered()
                 timed_out += 1
                 failure = f"no answer within {self.config.timeout:g} s"
                 wait = self._backoff(tries)
                 over = timed_out >= TRIES_TIMED_OUT
+                late = True
             except openai.APIStatusError as error:
                 self._heard = True
                 wait, failure = self._after(error, ticket, tries), self._said(error)
-                over = tries >= TRIES
+                patience = PATIENCE if error.status_code == 429 else 0.0
+                over = tries >= TRIES and now() - max(began, self._answered) >= patience
             except (openai.APIError, httpx2.HTTPError, OSError, ValueError) as error:
                 self.pace.faltered()
-                cause = error.__cause__ or error
+                cause = _root(error)
                 failure = self.redacted(f"{type(cause).__name__}: {cause}".rstrip(": "))[:SHOWN]
                 wait = self._backoff(tries)
                 over = tries >= (TRIES if self._heard else TRIES_UNHEARD)
             finally:
                 self.pace.leave(ticket, used)
+            if late:
+                await unheard()
             if over:
                 raise self._given_up(f"{failure}, {tries} times")
             await self.brake.sleep(wait)
@@ -194,11 +234,14 @@ class Engine:
         self._heard = True
         for seconds in exhausted(response.headers):
             self.pace.pause(seconds)
-        content = response.content.replace(self._key.encode(), b"[key]")
         try:
-            answer = loads(content)
+            answer = loads(response.content)
         except ValueError:
             answer = None
+        if len(self._key) >= SECRET and self._key.encode() in response.content:
+            answer = self._without_key(answer)
+        if isinstance(answer, dict) and answer.get("error") and not answer.get("choices"):
+            raise ValueError(f"an answer that is an error: {self.redacted(str(answer['error']))}")
         if not isinstance(answer, dict):
             if self.right:
                 raise ValueError("the answer is no JSON object")
@@ -211,22 +254,24 @@ class Engine:
 
     def _after(self, error: openai.APIStatusError, ticket: Ticket, tries: int) -> float:
         """How long to wait after an error that passes; raises for one that does not."""
-        status, code = error.status_code, str(error.code or "")
+        status, code = error.status_code, self.redacted(str(error.code or ""))
         said = self._said(error)
         if status == 429 and code != "insufficient_quota":
             wait = asked_to_wait(error.response.headers)
             self.pace.rejected(ticket, self._backoff(tries) if wait is None else wait)
             return 0.0
-        if status in (401, 403, 404, 429):
-            raise UserError(f"{self.name}: the server says {status}: {said}") from None
         if status in (408, 409) or status >= 500:
             self.pace.faltered()
             wait = asked_to_wait(error.response.headers)
             return self._backoff(tries) if wait is None else wait
-        if code in POLICY or _policy(error.body):
+        if status == 400 and (code in POLICY or _policy(error.body)):
             raise Refused(f"{code or 'content_filter'}: {said}") from None
-        if code == "context_length_exceeded" or status == 413:
-            raise Unusable(f"the server says {status}: {said}") from None
+        if status == 413 or (status == 400 and (code == "context_length_exceeded" or "context length" in said.lower())):
+            self._wrong += 1
+            if self.right or self._wrong < HOPELESS:
+                raise Unusable(f"the server says {status}: {said}") from None
+        if status not in (400, 422) or (self._wrong >= HOPELESS and not self.right):
+            raise UserError(f"{self.name}: the server says {status}: {said}") from None
         raise Rejected(status, f"{error.param or ''} {code} {said}".casefold(), said) from None
 
     def hopeless(self, rejected: Rejected) -> Exception:
@@ -259,6 +304,13 @@ class Engine:
         return self.redacted(str(message or error.response.text or error.response.reason_phrase))[:SHOWN]
 
 
+def _root(error: BaseException) -> BaseException:
+    """What an error comes from in the end."""
+    while error.__cause__:
+        error = error.__cause__
+    return error
+
+
 def _key() -> str:
     """The key, of the environment only. No message has it, also where it is not right."""
     key = os.environ.get("OPENAI_API_KEY", "").strip()
@@ -269,9 +321,16 @@ def _key() -> str:
     return key
 
 
-def _without_secrets(url: str) -> str:
-    """A URL without name, password and query, which may be keys."""
-    parts = urlsplit(url)
+def _server(url: str) -> str:
+    """A URL without name, password and query, which may be keys. Raises `UserError`, without them, if it is none."""
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        right = False
+    if not right:
+        shown = url.partition("?")[0].rpartition("@")[2]
+        raise UserError(f"--base-url {shown}: a URL, as http://localhost:8000/v1")
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
 
 
@@ -292,5 +351,6 @@ def _usage(answer: Mapping[str, Any]) -> dict[str, float]:
     return {
         name: value
         for name, value in found.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and (value or name != "cached_tokens")
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+        if value or name != "cached_tokens"
     }

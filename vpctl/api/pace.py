@@ -4,6 +4,10 @@ As TCP does it (slow start, additive increase and multiplicative decrease: Chiu 
 number of calls in flight. A call that a server turned away for its rate ends a round of growth; all that were on their
 way at that moment belong to the same episode and cost the limit only one cut. What the server says of when to come back
 is done to the letter, by all calls.
+
+Some servers count calls a minute, however few are under way, and no number of them is right for that. Such a server
+shows itself by turning away many of few at once; what it took between two episodes, and the time from the one to the
+other, are its rate, at which calls then go one by one.
 """
 
 import asyncio
@@ -26,9 +30,22 @@ SATURATED = 0.8
 PROBE_AFTER, PROBE_PAUSES = 30.0, 20.0
 """Seconds, and pauses as long as the last, until the level of the last episode is tried again. A try that fails costs a
 pause, so that trying costs no more than a twentieth of the time."""
-RECOVERY = 15.0
-"""Seconds without growth after a fault of the server's."""
+MANY = 0.25
+"""Where more than this share of the calls under way is turned away at once, calls are counted by time."""
+SPREAD_AT_FIRST, SPREAD = 2.0, 1.1
+"""Calls go evenly, at most so many times as fast as they end: a server that counts by the second takes no bursts."""
+DOUBT = 2
+"""Calls that a server is thought to have taken beside those it took: a first rate, of few calls, is no exact one."""
+LEAST_ALONE = 0.05
+"""What a rate that was learnt is at least, of that of calls that go one after the other without a pause."""
+LEAST = 0.9
+"""What of itself a rate that was learnt keeps in an episode."""
+RATE_GROWTH = 0.002
+"""By which share of itself a rate that was learnt grows with a call, at most, and by `GROWTH` in `PROBE_AFTER` seconds;
+the longer no call is turned away, the faster."""
 MINUTE = 60.0
+INSTANT = 1e-6
+"""Seconds that are not worth a timer."""
 
 
 class Ticket(NamedTuple):
@@ -41,21 +58,23 @@ class Ticket(NamedTuple):
 class Bucket:
     """A fixed rate of so many a minute. In no minute there are more, since what may come at once is a second's worth.
 
-    The level may fall below zero, for a call that is larger than a second's worth; the next one waits longer.
+    A call that is larger than that may come at once too, and all others make room for one so large from then on.
     """
 
     def __init__(self, per_minute: float, now: Callable[[], float]) -> None:
+        self._per_minute = per_minute
         self._most = max(1.0, per_minute / MINUTE)
-        self._rate = max(per_minute - self._most, per_minute / 2) / MINUTE
         self._now = now
         self._level, self._at = self._most, now()
 
-    def wait(self) -> float:
-        """Seconds until one more may go; not above zero if it may now."""
+    def wait(self, amount: float = 1.0) -> float:
+        """Seconds until so much may go; not above zero if it may now."""
+        rate = max(self._per_minute - self._most, self._per_minute / 2) / MINUTE
         now = self._now()
-        self._level = min(self._most, self._level + (now - self._at) * self._rate)
+        self._most = max(self._most, min(amount, self._per_minute))
+        self._level = min(self._most, self._level + (now - self._at) * rate)
         self._at = now
-        return (min(1.0, self._most) - self._level) / self._rate
+        return (min(amount, self._most) - self._level) / rate
 
     def take(self, amount: float) -> None:
         """Take some out; a negative amount gives back."""
@@ -89,9 +108,17 @@ class Pace:
         self._not_before = -math.inf
         self._episode = -math.inf
         self._at_episode = self._rejected = 0
+        self._uncut, self._first = 1.0, False
+        self._recovered = True
+        self._rate = math.inf
+        self._since = self._loop.time()
+        self._rate_at = self._rate_since = self._since
+        self._sent = self._taken = 0
+        self._latency = 0.0
+        self._next = -math.inf
         self._slow_start = True
         self._ceiling = self._probe_at = math.inf
-        self._grow_at = -math.inf
+        self._clean = 0
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
 
@@ -106,7 +133,7 @@ class Pace:
             return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and not turn.exception():
-                self.leave(turn.result(), tokens)
+                self.leave(turn.result(), 0.0)
             raise
 
     def stop(self) -> None:
@@ -126,9 +153,22 @@ class Pace:
     def succeeded(self, ticket: Ticket) -> None:
         """The server answered. To be called before `leave`, as are the next two."""
         now = self._loop.time()
+        took = now - ticket.since
+        self._latency += (max(took, INSTANT) - self._latency) / (8 if self._latency else 1)
+        self._clean += 1
         if self.limit < 2 and self._slow_start:
             self.limit = float(min(FIRST, self.most))
-        if ticket.since < self._episode or now < self._grow_at or self.in_flight < SATURATED * int(self.limit):
+        if ticket.since < self._episode:
+            return
+        self._recover(ticket.since)
+        if self._clean < min(int(self.limit), FIRST):
+            return
+        if self._rate < math.inf:
+            grown = min(RATE_GROWTH, GROWTH * (now - self._rate_at) / PROBE_AFTER)
+            grown *= 1 + (now - self._rate_since) / PROBE_AFTER
+            self._rate += grown * max(self._rate, 1 / self._latency)
+            self._rate_at = now
+        if self.in_flight < SATURATED * int(self.limit):
             return
         if now > self._probe_at:
             self._ceiling = self._probe_at = math.inf
@@ -136,23 +176,54 @@ class Pace:
         self.limit = max(self.limit, min(grown, self.most, self._ceiling))
 
     def faltered(self) -> None:
-        """The server made a fault: no reason to ask less of it, and none to ask more."""
-        self._grow_at = self._loop.time() + RECOVERY
+        """The server made a fault: no reason to ask less of it, and none to ask more until it goes well again."""
+        self._clean = 0
 
     def rejected(self, ticket: Ticket, seconds: float) -> None:
         """The server turned a call away for its rate and wants none for so many seconds."""
         now = self._loop.time()
         self.turned_away += 1
         self.pause(seconds)
+        self._sent -= 1
+        self._taken = self._sent
         if ticket.since >= self._episode:
-            self._episode, self._at_episode, self._rejected = math.nextafter(now, math.inf), self.in_flight, 0
-            self._slow_start = self._slow_start and self.limit < 2
+            drought = not self._recovered
+            if not drought:
+                self._uncut, self._at_episode, self._rejected = self.limit, self.in_flight, 0
+                self._first = self._slow_start and self.limit >= 2
+                self._slow_start = self._slow_start and self.limit < 2
+            self._recovered = False
+            self._episode = math.nextafter(now, math.inf)
+            if drought:
+                self.limit = 1.0
+                return
+        if self.limit == 1 < self._uncut:
+            return
         self._rejected += 1
         accepted = self._at_episode - self._rejected
         self.limit = max(1.0, self._at_episode / 2, (1 - 2 * GROWTH) * accepted)
         # Calls that were turned away while none was under way say nothing of how many may be.
         self._ceiling = max(accepted, self.limit) if accepted else math.inf
         self._probe_at = now + max(PROBE_AFTER, PROBE_PAUSES * seconds)
+
+    def _recover(self, since: float) -> None:
+        """A call that went at this time is the first to be answered after an episode, which can now be understood."""
+        if self._recovered:
+            return
+        self._recovered = True
+        measured = (self._taken + (DOUBT if self._rate == math.inf else 0)) / max(since - self._since, 1e-3)
+        self._sent -= self._taken
+        self._since = since
+        by_time = self._rejected > MANY * self._at_episode and not self._first
+        bound = self._rate < math.inf and self._at_episode < SATURATED * int(self._uncut)
+        if by_time or bound:
+            self.limit, self._ceiling = self._uncut, math.inf
+            least = 0.0 if self._rate == math.inf else self._rate * LEAST
+            least = max(least, 1 / MINUTE, LEAST_ALONE / self._latency)
+            self._rate = max(min(measured, self._rate), least)
+            self._rate_at = self._rate_since = self._loop.time()
+        elif self.limit == 1:
+            self.limit = max(1.0, self._uncut / 2)
 
     def pause(self, seconds: float) -> None:
         """Let nobody go for so many seconds."""
@@ -173,12 +244,21 @@ class Pace:
             if turn.done():
                 queue.popleft()
                 continue
-            wait = max(self.paused(), *(bucket.wait() for bucket in (self._requests, self._tokens) if bucket), 0.0)
-            if wait > 0:
+            wait = max(
+                self.paused(),
+                self._next - self._loop.time(),
+                self._requests.wait() if self._requests else 0.0,
+                self._tokens.wait(tokens) if self._tokens else 0.0,
+            )
+            if wait > INSTANT:
                 self._later(wait)
                 return
             queue.popleft()
             self.in_flight += 1
+            self._sent += 1
+            spread = SPREAD_AT_FIRST if self._slow_start else SPREAD
+            gap = max(1 / self._rate, self._latency / (spread * self.limit))
+            self._next = max(self._next, self._loop.time() - gap) + gap
             if self._requests:
                 self._requests.take(1)
             if self._tokens:
@@ -192,7 +272,7 @@ class Pace:
 
 
 _LENGTHS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SPAN = re.compile(r"([\d.]+)(ms|s|m|h|d)")
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 
 def seconds(text: str, *, clock: Callable[[], float] = time.time) -> float | None:
@@ -202,16 +282,16 @@ def seconds(text: str, *, clock: Callable[[], float] = time.time) -> float | Non
     """
     text = text.strip().lower()
     try:
-        number = float(text)
-    except ValueError:
-        spans = _SPAN.findall(text)
-        if spans and "".join(map("".join, spans)) == text:
-            return sum(float(amount) * _LENGTHS[unit] for amount, unit in spans)
-        date = email.utils.parsedate_tz(text)
-        return max(0.0, email.utils.mktime_tz(date) - clock()) if date else None
-    if not math.isfinite(number):
+        if re.fullmatch(rf"(?:{_SPAN.pattern})+", text):
+            found = sum(float(amount) * _LENGTHS[unit] for amount, unit in _SPAN.findall(text))
+        elif re.match("[a-z]", text) and (date := email.utils.parsedate_tz(text)):
+            found = email.utils.mktime_tz(date) - clock()
+        else:
+            found = float(text)
+            found = found - clock() if found > 1e9 else found
+    except (ValueError, OverflowError, TypeError, IndexError):
         return None
-    return max(0.0, number - clock() if number > 1e9 else number)
+    return max(0.0, found) if math.isfinite(found) else None
 
 
 def asked_to_wait(headers: Mapping[str, str]) -> float | None:

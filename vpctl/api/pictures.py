@@ -9,6 +9,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from ..configs import PictureConfig
+from ..errors import RecordFailed
 from .chat import picture_part
 
 AS_IT_IS = 1 << 17
@@ -40,8 +41,8 @@ class Encoder:
         return {"max_side": config.max_side, "detail": config.detail, "as_it_is": AS_IT_IS, "quality": QUALITY}
 
     def size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """In which size in pixels a picture of this one is sent."""
-        largest = self._config.max_side or max(size)
+        """In which size in pixels the server gets a picture of this one."""
+        largest = max(size) if self._config.image_url else self._config.max_side or max(size)
         scale = min(1.0, largest / max(size))
         return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
@@ -49,13 +50,14 @@ class Encoder:
         """The picture, opened from `path`, as JPEG or as the file is. Thread-safe; the most expensive step there is."""
         config = self._config
         if config.image_url:
-            relative = os.path.relpath(path, self._folder)
+            relative = os.path.relpath(path, self._folder or ".")
+            if relative.startswith(os.pardir + os.sep):
+                raise RecordFailed(f"{path}: lies outside the records' folder, and so has no URL below --image-url")
             part = picture_part(config.image_url + quote(relative.replace(os.sep, "/")), config.detail)
             return Encoded(part, picture.width, picture.height)
         fits = not config.max_side or max(picture.size) <= config.max_side
         if not fits:
-            picture = picture.copy()
-            picture.thumbnail((config.max_side, config.max_side), Image.Resampling.LANCZOS)
+            picture = picture.resize(self.size(picture.size), Image.Resampling.LANCZOS)
         kind, content = (fits and _as_it_is(path)) or ("jpeg", _as_jpeg(picture))
         url = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
         return Encoded(picture_part(url, config.detail), picture.width, picture.height)
@@ -63,15 +65,18 @@ class Encoder:
 
 def _as_it_is(path: str) -> tuple[str, bytes] | None:
     """Kind and content of a file that says just what the picture opened from it does; None if it does not."""
-    if os.path.getsize(path) > AS_IT_IS:
-        return None
-    with Image.open(path, formats=list(_KINDS)) as file:
-        turned = file.getexif().get(0x0112, 1) != 1
-        if file.format not in _KINDS or file.mode != "RGB" or "transparency" in file.info or turned:
+    try:
+        if os.path.getsize(path) > AS_IT_IS:
             return None
-        kind = _KINDS[file.format]
-    with open(path, "rb") as opened:
-        return kind, opened.read()
+        with Image.open(path, formats=list(_KINDS)) as file:
+            plain = file.format in _KINDS and file.mode == "RGB" and getattr(file, "n_frames", 1) == 1
+            if not plain or file.getexif().get(0x0112, 1) != 1 or "transparency" in file.info:
+                return None
+            kind = _KINDS[file.format or ""]
+        with open(path, "rb") as opened:
+            return kind, opened.read()
+    except OSError:
+        return None
 
 
 def _as_jpeg(picture: Image.Image) -> bytes:

@@ -1,0 +1,204 @@
+"""Runs that end before their input does, as a person or a limit makes them."""
+
+import asyncio
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ENVIRONMENT, draw, lines, vpctl
+from tests.servers import Server
+from vpctl import flow
+from vpctl.errors import LimitReached, Stopped, UserError
+from vpctl.flow import Brake
+
+
+class Annotating:
+    """A run of `annotate` that asks a slow server, until it has begun to."""
+
+    def __init__(self, folder: Path, server: Server) -> None:
+        draw(folder / "images", prompts=40, each=2)
+        self.out = folder / "judgements.jsonl"
+        self.server = server
+        arguments: list[str | Path] = [
+            "annotate",
+            "images/metadata.jsonl",
+            "--annotator",
+            "openai:judge",
+            "--out",
+            self.out,
+        ]
+        self.arguments = [*arguments, "--base-url", server.url, "--concurrency", "4"]
+        self.folder = folder
+        self.process = self.start()
+
+    def start(self) -> "subprocess.Popen[str]":
+        env = {**ENVIRONMENT, "OPENAI_API_KEY": "sk-0123456789"}
+        return subprocess.Popen(
+            vpctl(*self.arguments),
+            cwd=self.folder,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def until_answered(self, number: int) -> None:
+        deadline = time.monotonic() + 30
+        while len(self.server.log) < number:
+            assert time.monotonic() < deadline
+            assert self.process.poll() is None, self.process.communicate()[1]
+            time.sleep(0.005)
+
+    def end(self) -> tuple[int, str]:
+        _, said = self.process.communicate(timeout=30)
+        return self.process.returncode, said
+
+    @property
+    def keys(self) -> list[str]:
+        return [record["key"] for record in lines(self.out.read_text())]
+
+
+def test_an_interrupt_keeps_all_that_was_paid_for_and_the_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    with Server(latency=0.2) as server:
+        run = Annotating(tmp_path, server)
+        run.until_answered(6)
+        run.process.send_signal(signal.SIGINT)
+        code, said = run.end()
+        assert code == 130
+        assert "waiting for what is under way" in said
+        assert "Traceback" not in said
+        answered = len(server.log)
+        assert all(entry.heard for entry in server.log), "nobody left before the answer"
+        assert len(run.keys) == answered < 160
+        run.process = run.start()
+        assert run.end()[0] == 0
+        assert len(run.keys) == len(set(run.keys)) == len(server.log) == 160
+        assert set(server.billed().values()) == {1}
+
+
+def test_a_second_interrupt_ends_it_at_once(tmp_path: Path) -> None:
+    with Server(answer=lambda body: None, faults={"timeout": 1.0}, hang=5) as server:
+        run = Annotating(tmp_path, server)
+        deadline = time.monotonic() + 30
+        while not server._in_flight and time.monotonic() < deadline:
+            time.sleep(0.01)
+        run.process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert run.process.poll() is None, "it waits for what is under way"
+        run.process.send_signal(signal.SIGINT)
+        assert run.end()[0] == 130
+        assert not server.log, "no answer was waited for"
+
+
+def test_a_slow_annotator_of_ones_own_does_not_hold_up_a_second_interrupt(tmp_path: Path) -> None:
+    draw(tmp_path, prompts=2)
+    (tmp_path / "slow.py").write_text(
+        '"""Slow."""\nimport time\n\n\ndef load(argument, *, device):\n'
+        '    def annotate(prompt, images, aspect):\n        open("begun", "w").close()\n        time.sleep(60)\n'
+        "    return annotate\n"
+    )
+    process = subprocess.Popen(
+        vpctl("annotate", "metadata.jsonl", "--annotator", "slow.py", "--out", "out.jsonl"),
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while not (tmp_path / "begun").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=15) == 130
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_first_reason_to_stop_counts_and_whoever_sleeps_is_woken() -> None:
+    async def work(brake: Brake) -> None:
+        sleeper = asyncio.ensure_future(brake.sleep(3600))
+        await asyncio.sleep(0)
+        brake.pull("one")
+        brake.pull("two")
+        with pytest.raises(Stopped):
+            await sleeper
+        with pytest.raises(Stopped):
+            brake.check()
+
+    with pytest.raises(LimitReached, match=r"^stopped: one; the same command goes on from there$"):
+        flow.run(work)
+
+
+def test_results_come_in_order_and_no_more_are_under_way_than_may_be() -> None:
+    now = most = 0
+
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(50):
+            yield number
+
+    async def work(number: int) -> int:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.001 * (number * 7 % 5))
+        now -= 1
+        return number
+
+    async def all_of_them(brake: Brake) -> list[int]:
+        return [one async for one in flow.in_order(numbers(), work, at_once=4, brake=brake)]
+
+    assert flow.run(all_of_them) == list(range(50))
+    assert most == 4
+
+
+def test_what_was_under_way_when_the_brake_was_pulled_comes_too() -> None:
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(1000):
+            yield number
+
+    found: list[int] = []
+
+    async def all_of_them(brake: Brake) -> None:
+        async def work(number: int) -> int:
+            if number == 3:
+                brake.pull("enough")
+                raise Stopped
+            await asyncio.sleep(0.01)
+            return number
+
+        async for one in flow.in_order(numbers(), work, at_once=6, brake=brake):
+            found.append(one)
+
+    with pytest.raises(LimitReached):
+        flow.run(all_of_them)
+    assert found[:3] == [0, 1, 2]
+    assert 3 not in found
+    assert found == sorted(found)
+    assert len(found) <= 6
+
+
+def test_an_error_in_the_input_comes_after_all_that_was_before_it() -> None:
+    found: list[int] = []
+
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(3):
+            yield number
+        raise UserError("line 4")
+
+    async def work(number: int) -> int:
+        await asyncio.sleep(0.01)
+        return number
+
+    async def all_of_them(brake: Brake) -> None:
+        async for one in flow.in_order(numbers(), work, at_once=8, brake=brake):
+            found.append(one)
+
+    with pytest.raises(UserError, match="line 4"):
+        flow.run(all_of_them)
+    assert found == [0, 1, 2]

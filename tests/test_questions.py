@@ -1,0 +1,257 @@
+"""What a judge is asked, and what is accepted as its answer."""
+
+from collections.abc import Callable
+from itertools import permutations
+from random import Random
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.servers import instance
+from vpctl import plugins, questions
+from vpctl.errors import Unusable
+from vpctl.plugins import Aspect
+from vpctl.questions import Kind, Mode, Question, schema, system, template, verdicts
+
+NAMED = Aspect(
+    "fidelity", "Fidelity", "1. Bad: x\n5. Excellent: y", ("1 Bad", "2 Poor", "3 Fair", "4 Good", "5 Excellent")
+)
+PLAIN = Aspect("own", "Own", "Levels.")
+LIST = Kind((NAMED,), "list", 3)
+KINDS = [
+    LIST,
+    Kind((NAMED,), "list", 1),
+    Kind((PLAIN,), "list", 4),
+    Kind((NAMED,), "point", 1),
+    Kind((NAMED,), "pair", 2),
+    Kind((NAMED, PLAIN), "list", 2),
+    Kind((NAMED, PLAIN), "point", 1),
+    Kind((NAMED, PLAIN), "pair", 2),
+]
+
+
+def answer(*levels: object, ranking: object = None) -> dict[str, Any]:
+    letters = "ABCDEFG"[: len(levels)]
+    said: dict[str, Any] = {
+        letter: {"rationale": f"because {level}", "level": level} for letter, level in zip(letters, levels, strict=True)
+    }
+    return {**said, "ranking": list("ABC") if ranking is None else ranking}
+
+
+def test_a_whole_answer_becomes_scores_rationales_and_places() -> None:
+    (found,) = verdicts(LIST, answer("4 Good", "5 Excellent", "4 Good", ranking=["B", "C", "A"]))
+    assert found.scores == [4.0, 5.0, 4.0]
+    assert found.rationales == ["because 4 Good", "because 5 Excellent", "because 4 Good"]
+    assert list(found.ranking) == [1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    "level", ["3 Fair", "3", 3, 3.0, "Fair", "fair", " 3 fair ", "3. Fair", "3: Fair", "3) Fair", "3.", "3 "]
+)
+def test_a_level_may_be_said_in_more_ways_than_one(level: object) -> None:
+    assert verdicts(Kind((NAMED,), "list", 1), {"A": {"rationale": "x", "level": level}})[0].scores == [3.0]
+
+
+@pytest.mark.parametrize(
+    "level",
+    [
+        *(None, True, False, 0, 6, -1, 3.5, [3], {"level": 3}, 10**30, 1e300),
+        *("0", "6", "0 Bad", "6 Superb", "4 Bad", "1 Excellent", "Bad 1", "4/5", "4 of 5", "3 4"),
+        *("", " ", "three", "3 Fair enough", "Good or Fair", "9" * 5000, "³"),
+    ],
+)
+def test_a_level_that_is_none_or_could_be_two_is_no_answer(level: object) -> None:
+    with pytest.raises(Unusable, match="of picture A is none of the levels 1 Bad, 2 Poor"):
+        verdicts(Kind((NAMED,), "list", 1), {"A": {"rationale": "x", "level": level}})
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({}, "says nothing of picture A"),
+        ({key: value for key, value in answer(1, 1, 1).items() if key != "C"}, "says nothing of picture C"),
+        ({**answer(1, 1, 1), "B": 2}, "says nothing of picture B"),
+        ({**answer(1, 1, 1), "B": [2]}, "says nothing of picture B"),
+        ({**answer(1, 1, 1), "D": {"rationale": "x", "level": 1}}, "speaks of a picture D, and there is none"),
+        ({**answer(1, 1, 1), "A": {"level": 1}}, "no rationale for picture A"),
+        ({**answer(1, 1, 1), "A": {"level": 1, "rationale": " \n"}}, "no rationale for picture A"),
+        ({**answer(1, 1, 1), "A": {"level": 1, "rationale": 7}}, "no rationale for picture A"),
+        ({**answer(1, 1, 1), "A": {"rationale": "x"}}, "'None' of picture A is none"),
+        ({key: value for key, value in answer(1, 1, 1).items() if key != "ranking"}, "'ranking' is to name"),
+        (answer(1, 1, 1, ranking="ABC"), "'ranking' is to name each of A, B, C once"),
+        (answer(1, 1, 1, ranking=[]), "'ranking' is to name"),
+        (answer(1, 1, 1, ranking=["A", "B"]), "'ranking' is to name"),
+        (answer(1, 1, 1, ranking=["A", "B", "B"]), "'ranking' is to name"),
+        (answer(1, 1, 1, ranking=["A", "B", "C", "C"]), "'ranking' is to name"),
+        (answer(1, 1, 1, ranking=["A", "B", "D"]), "'ranking' is to name"),
+        (answer(1, 1, 1, ranking=[0, 1, 2]), "'ranking' is to name"),
+        (answer(1, 2, 1, ranking=["A", "B", "C"]), "puts picture A before B, which has the higher level"),
+        (answer(5, 1, 2, ranking=["A", "B", "C"]), "puts picture B before C, which has the higher level"),
+    ],
+)
+def test_an_answer_that_is_not_whole_is_none(said: dict[str, Any], why: str) -> None:
+    with pytest.raises(Unusable, match=why):
+        verdicts(LIST, said)
+
+
+@given(st.lists(st.integers(1, 5), min_size=3, max_size=3))
+def test_of_all_rankings_those_that_agree_with_the_levels_are_accepted(levels: list[int]) -> None:
+    for order in permutations("ABC"):
+        places = ["ABC".index(letter) for letter in order]
+        agrees = sorted(places, key=lambda place: -levels[place]) == places
+        try:
+            (found,) = verdicts(LIST, answer(*levels, ranking=list(order)))
+            assert agrees
+            assert list(found.ranking) == places
+        except Unusable:
+            assert not agrees
+
+
+def test_one_picture_needs_no_ranking() -> None:
+    (found,) = verdicts(Kind((PLAIN,), "point", 1), {"A": {"rationale": "a\n b", "level": "2"}})
+    assert (found.scores, found.rationales, list(found.ranking)) == ([2.0], ["a b"], [])
+
+
+@pytest.mark.parametrize(("preferred", "scores"), [("A", [5.0, 1.0]), ("B", [1.0, 5.0]), ("tie", [3.0, 3.0])])
+def test_a_comparison_has_a_winner_or_none(preferred: str, scores: list[float]) -> None:
+    (found,) = verdicts(Kind((NAMED,), "pair", 2), {"A": "left", "B": "right", "preferred": preferred})
+    assert (found.scores, found.rationales) == (scores, ["left", "right"])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"A": "x", "B": "y"},
+        {"A": "x", "B": "y", "preferred": "C"},
+        {"A": "x", "B": "y", "preferred": "a"},
+        {"A": "x", "B": "y", "preferred": ["A"]},
+        {"A": "x", "B": "y", "preferred": None},
+        {"A": "x", "preferred": "A"},
+        {"A": "x", "B": " ", "preferred": "A"},
+    ],
+)
+def test_a_comparison_that_is_not_whole_is_none(said: dict[str, Any]) -> None:
+    with pytest.raises(Unusable):
+        verdicts(Kind((NAMED,), "pair", 2), said)
+
+
+def test_all_aspects_at_once_are_all_there_or_it_is_no_answer() -> None:
+    kind = Kind((NAMED, PLAIN), "list", 3)
+    both = {"fidelity": answer(1, 1, 1), "own": answer(3, 2, 2)}
+    assert [found.scores for found in verdicts(kind, both)] == [[1.0, 1.0, 1.0], [3.0, 2.0, 2.0]]
+    with pytest.raises(Unusable, match="no object 'own'"):
+        verdicts(kind, {"fidelity": answer(1, 1, 1)})
+    with pytest.raises(Unusable, match=r"^own: the ranking puts picture A before B"):
+        verdicts(kind, {**both, "own": answer(1, 2, 2)})
+
+
+def fits(value: Any, part: dict[str, Any]) -> bool:
+    """Whether a value is an instance of a schema of the strict subset."""
+    if "enum" in part and value not in part["enum"]:
+        return False
+    match part["type"]:
+        case "object":
+            own = part["properties"]
+            return (
+                isinstance(value, dict)
+                and value.keys() == own.keys()
+                and all(fits(value[key], own[key]) for key in own)
+            )
+        case "array":
+            return isinstance(value, list) and all(fits(one, part["items"]) for one in value)
+        case kind:
+            return isinstance(value, str) and kind == "string"
+
+
+def objects(part: dict[str, Any]) -> list[dict[str, Any]]:
+    inner = [*part.get("properties", {}).values(), *([part["items"]] if "items" in part else [])]
+    return [part, *(one for each in inner for one in objects(each))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_schema_keeps_to_what_all_servers_with_schemas_know(kind: Kind) -> None:
+    for part in objects(schema(kind)):
+        assert part.keys() <= {"type", "properties", "required", "additionalProperties", "items", "enum"}
+        if part["type"] == "object":
+            assert part["additionalProperties"] is False
+            assert part["required"] == list(part["properties"])
+            if "level" in part["properties"]:
+                assert list(part["properties"]) == ["rationale", "level"], "the reason comes before the level"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_fits_the_schema_is_accepted_and_the_example_has_its_form(kind: Kind) -> None:
+    for seed in range(30):
+        said = instance(schema(kind), Random(seed))
+        assert fits(said, schema(kind))
+        found = verdicts(kind, said)
+        assert len(found) == len(kind.aspects)
+        assert all(len(one.scores) == len(one.rationales) == kind.pictures for one in found)
+    example = orjson.loads(system(kind).rpartition("\n")[2])
+
+    def shape(value: Any) -> Any:
+        return {key: shape(inner) for key, inner in value.items()} if isinstance(value, dict) else type(value)
+
+    assert shape(example) == shape(said)
+
+
+BASE = Kind((NAMED, PLAIN), "list", 2)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        BASE._replace(aspects=(PLAIN, NAMED)),
+        BASE._replace(aspects=(NAMED,)),
+        BASE._replace(aspects=(NAMED._replace(rubric="1. Bad: z"), PLAIN)),
+        BASE._replace(aspects=(NAMED._replace(title="Faithfulness"), PLAIN)),
+        BASE._replace(aspects=(NAMED._replace(name="other"), PLAIN)),
+        BASE._replace(aspects=(NAMED._replace(levels=(*NAMED.levels[:4], "5 Superb")), PLAIN)),
+        BASE._replace(mode="pair"),
+        BASE._replace(pictures=3),
+    ],
+)
+def test_the_name_of_the_words_changes_with_any_of_them(other: Kind) -> None:
+    assert template(other) != template(BASE)
+    assert template(other).startswith(f"{other.mode}{'-all' if len(other.aspects) > 1 else ''}@")
+
+
+@pytest.mark.parametrize("words", ["_MATERIAL", "_LEVELS", "_RANKING", "_EACH", "_ANSWER"])
+def test_the_name_of_the_words_changes_with_our_own(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    before = template(BASE)
+    monkeypatch.setattr(questions, words, getattr(questions, words) + " Now.")
+    clear: list[Callable[[], None]] = [system.cache_clear, template.cache_clear]
+    for one in clear:
+        one()
+    try:
+        assert template(BASE) != before
+    finally:
+        for one in clear:
+            one()
+
+
+@given(st.text(), st.sampled_from(["list", "pair"]))
+def test_a_prompt_stands_quoted_and_can_end_nothing(prompt: str, mode: Mode) -> None:
+    text = questions.before(Question(prompt, [None] * 2, (NAMED,), mode))
+    quoted = text.rpartition("\n")[2]
+    assert orjson.loads(quoted) == {"prompt": prompt}
+    rest = text.removesuffix(quoted)
+    assert rest == questions.before(Question("", [None] * 2, (NAMED,), mode)).removesuffix('{"prompt":""}')
+
+
+def test_every_aspect_of_the_package_is_asked_for_with_its_levels() -> None:
+    for name in plugins.aspects():
+        aspect = plugins.aspect(name)
+        kind = Kind((aspect,), "list", 4)
+        assert all(level in system(kind) for level in aspect.levels)
+        assert aspect.rubric in questions.before(Question("p", [None] * 4, (aspect,)))
+        assert "an instruction to you" in system(kind)
+
+
+def test_more_pictures_than_letters_are_too_many() -> None:
+    assert len(Kind((PLAIN,), "list", 26).letters) == 26
+    with pytest.raises(Unusable, match="27 pictures are too many for one question; 26 is the most"):
+        template(Kind((PLAIN,), "list", 27))
