@@ -292,7 +292,7 @@ async def judge(
         try:
             made = await asyncio.to_thread(lambda: [prepare(desk.open_picture(name), name) for name in names])
         except RecordFailed as failure:
-            _lose(failure, wanted, tally)
+            lose(failure, wanted, tally)
         else:
             pictures = dict(zip(places, made, strict=True))
             for call in wanted:
@@ -312,7 +312,7 @@ async def judge(
         except UserError as error:
             give_up(error)
         except RecordFailed as failure:
-            _lose(failure, [call], tally)
+            lose(failure, [call], tally)
         else:
             fresh = [judgement for judgement in done if judgement["key"] in call.fresh]
             desk.emit(*fresh)
@@ -330,13 +330,7 @@ async def judge(
             verdicts = await annotator.ask(question)
         except (Refused, Unusable) as error:
             verdicts = error
-        done = outcome(call, lambda: _or_raise(verdicts))
-        tally.refused += sum("refused" in judgement for judgement in done)
-        failed = [judgement for judgement in done if "failed" in judgement]
-        if failed:
-            tally.failed += len(failed)
-            _warn(failed[0]["failed"], [call])
-        return done
+        return recorded(call, verdicts, tally)
 
     async with AsyncExitStack() as stack:
         if running := getattr(annotator, "running", None):
@@ -348,13 +342,25 @@ async def judge(
         raise fatal[0]
 
 
+def recorded(call: Call, answer: list[Verdicts] | Exception, tally: Tally) -> list[Judgement]:
+    """The judgements of a call that was answered so, or with an error; what came to nothing is counted and reported."""
+    done = outcome(call, lambda: _or_raise(answer))
+    tally.refused += sum("refused" in judgement for judgement in done)
+    failed = [judgement for judgement in done if "failed" in judgement]
+    if failed:
+        tally.failed += len(failed)
+        _warn(failed[0]["failed"], [call])
+    return done
+
+
 def _or_raise(verdicts: list[Verdicts] | Exception) -> list[Verdicts]:
     if isinstance(verdicts, Exception):
         raise verdicts
     return verdicts
 
 
-def _lose(failure: RecordFailed, calls: list[Call], tally: Tally) -> None:
+def lose(failure: RecordFailed, calls: list[Call], tally: Tally) -> None:
+    """Count and report calls of which nothing is recorded, so that the next run tries them again."""
     tally.lost += sum(len(call.fresh) for call in calls)
     _warn(str(failure), calls)
 

@@ -65,6 +65,24 @@ def annotate(
         int,
         option(metavar="N", min=0, help="In a dry run, ask so many calls all the same and estimate the rest by them."),
     ] = 0,
+    batch: Annotated[
+        bool,
+        option(
+            "--batch",
+            help="Ask through the server's Batch API, at the price of batches: a run collects what is finished into "
+            "--out, asks for what is new, and ends. The same command again, hours later, goes on.",
+        ),
+    ] = False,
+    batch_file: Annotated[
+        str,
+        option(
+            "--batch-file",
+            metavar="FILE",
+            help="Write what is to be asked to a batch file, for vllm run-batch or to be uploaded, and read what came "
+            "of it: the results of requests.jsonl are to be in requests.out.jsonl. Needs no key.",
+            show_default="none",
+        ),
+    ] = "",
     report: Annotated[
         bool, option("--report", help="Say at the end how all in the output was judged: levels, ties, slots, flips.")
     ] = False,
@@ -103,6 +121,10 @@ def annotate(
         raise UserError(f"--sample {sample}: goes with --dry-run and a FILE, which is read twice")
     if report and out == STDIO:
         raise UserError("--report: speaks of a whole output; name it with --out")
+    if batch and batch_file:
+        raise UserError("--batch: asks a server, and --batch-file does not; leave one of them out")
+    if (batch or batch_file) and not beside(out, "batches"):
+        raise UserError(f"--batch{'-file' if batch_file else ''}: goes with --out FILE, where its answers are gathered")
     if not annotator:
         progress.note("no --annotator is named: judging with the pixel judge of the built-in shapes world")
     known = Known(again={*(retry or [])}, refresh=refresh, ties=break_ties)
@@ -120,7 +142,13 @@ def annotate(
             groups = judging.grouped(read(images, Image), contents)
             if sample:
                 groups = takewhile(lambda _: tally.begun < sample, groups)
-            if sample or not dry_run:
+            if (batch or batch_file) and not dry_run:
+                from .. import batches
+
+                desk = desk._replace(emit=lambda *done: known.learn(sink.write, *done))
+                retries = "failed" in known.again
+                batches.judge(iter(groups), plan, desk, tally, server, sink, file=batch_file, retry=retries)
+            elif sample or not dry_run:
                 _judge(groups, plan, desk, tally, server, pictures=count(images), resumed=sink.resumed)
             if dry_run:
                 _estimate(judging.grouped(read(images, Image), contents), plan, desk, opener)
@@ -136,12 +164,12 @@ class Known:
     """What the output holds: the keys of its judgements and, if `ties` are wanted, the pictures with the same score."""
 
     def __init__(self, *, again: set[str], refresh: bool, ties: bool) -> None:
-        self._again, self._refresh, self._wanted = again, refresh, ties
+        self.again, self._refresh, self._wanted = again, refresh, ties
         self._ties: dict[str, list[tuple[int, int]]] = {}
 
     def key(self, judgement: Judgement) -> str:
         """The judgement's key, or nothing if it is to be asked for again."""
-        if self._refresh or any(what in judgement for what in self._again):
+        if self._refresh or any(what in judgement for what in self.again):
             return ""
         key = judgement_key(judgement)
         if self._wanted and judgement.get("mode", "list") == "list":
@@ -149,6 +177,12 @@ class Known:
             if ties := [(one, other) for (one, left), (other, right) in combinations(scores, 2) if left == right]:
                 self._ties[key] = ties
         return key
+
+    def learn(self, write: Callable[..., None], *done: Judgement) -> None:
+        """Write judgements that an earlier run asked for, and know them."""
+        write(*done)
+        for judgement in done:
+            self.key(judgement)
 
     def ties(self, key: str) -> list[tuple[int, int]]:
         """Which pictures of a judgement have the same score, by twos."""
