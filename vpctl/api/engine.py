@@ -116,6 +116,11 @@ class Engine:
         expected = self.budget.expected(estimate)
         return {**expected, "cost": self.price.of(expected)} if self.price else expected
 
+    @property
+    def batch_share(self) -> float:
+        """What share of the price a call costs that is made by batch."""
+        return self.price.batch if self.price else 1.0
+
     def status(self, share: float | None = None) -> str:
         """What was spent, what all will cost if `share` of it is done, and how many calls are under way."""
         if self.price:

@@ -4,7 +4,8 @@
 is under way, `server` has a server do it, and `file` leaves it to whoever runs the file.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from typing import cast
 
 from .. import flow, progress
@@ -13,8 +14,9 @@ from ..errors import UserError
 from ..flow import Brake
 from ..judging import Desk, Group, Plan, Tally
 from ..streams import Out, beside
+from .asked import Stubs
 from .file import Exchange
-from .journal import Journal
+from .journal import STUBS, Journal
 from .results import Judge, Reader
 from .server import Run
 
@@ -58,6 +60,20 @@ def judge(
         spent = annotator.model.engine.budget.spent
         more = "; ".join(text for text in (told, f"{spent:.4f} USD" if spent else "") if text)
         progress.finished(f"{reader.judgements} judgements", resumed=out.resumed, failed=tally.lost, more=more)
+
+
+def leave_out(out: str, claim: Callable[[str], bool]) -> int:
+    """Claim what is asked in batches of an output, lest it be asked twice; how many requests these are."""
+    if not os.path.isdir(folder(out)):
+        return 0
+    journal = Journal(folder(out))
+    jobs = [job for job in journal.jobs.values() if not job.state]
+    for job in jobs:
+        for stub in Stubs(journal.path(job.tag, STUBS)):
+            for key in stub.call.fresh:
+                claim(key)
+    journal.close()
+    return sum(job.requests for job in jobs)
 
 
 def folder(out: str) -> str:

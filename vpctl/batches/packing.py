@@ -69,4 +69,4 @@ def _packed(call: Call, prompt: str, pictures: dict[int, Any], judge: Judge) -> 
 def dollars(judge: Judge, stub: Stub) -> float:
     """What a request can cost at most, by batch."""
     engine = judge.model.engine
-    return engine.budget.most(stub.estimate) * (engine.price.batch if engine.price else 1.0)
+    return engine.budget.most(stub.estimate) * engine.batch_share

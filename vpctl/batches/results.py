@@ -155,14 +155,13 @@ class Reader:
         """What a result says, or why it says nothing. Raises `Again` if it is to be asked again."""
         engine = self._judge.model.engine
         if result.status == 200:
-            usage, price = tokens(result.body), engine.price
-            factor = price.batch if price else 1.0
-            cost = engine.budget.answered(stub.estimate, usage, unsaid=reserved, factor=factor)
+            usage = tokens(result.body)
+            cost = engine.budget.answered(stub.estimate, usage, unsaid=reserved, factor=engine.batch_share)
             engine.budget.hold(-reserved)
+            if engine.price and usage:
+                usage["cost"] = round(cost, 9)
             try:
-                return self._judge.read(
-                    stub.call.kind, result.body, {**usage, "cost": round(cost, 9)} if price and usage else usage
-                )
+                return self._judge.read(stub.call.kind, result.body, usage)
             except (Refused, Unusable) as error:
                 return error
         if result.code in POLICY or policy(result.error):

@@ -1,5 +1,6 @@
 """Have pictures judged by a multimodal model."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import closing
@@ -142,6 +143,11 @@ def annotate(
             groups = judging.grouped(read(images, Image), contents)
             if sample:
                 groups = takewhile(lambda _: tally.begun < sample, groups)
+            if (dry_run or not batch) and os.path.exists(beside(out, "batches")):
+                from .. import batches
+
+                if under_way := batches.leave_out(out, sink.claim):
+                    progress.note(f"{under_way} requests are under way in batches and left out; --batch collects them")
             if (batch or batch_file) and not dry_run:
                 from .. import batches
 
@@ -151,7 +157,9 @@ def annotate(
             elif sample or not dry_run:
                 _judge(groups, plan, desk, tally, server, pictures=count(images), resumed=sink.resumed)
             if dry_run:
-                _estimate(judging.grouped(read(images, Image), contents), plan, desk, opener)
+                _estimate(
+                    judging.grouped(read(images, Image), contents), plan, desk, opener, batch=batch or bool(batch_file)
+                )
     if report:
         from ..quality import summarise
 
@@ -225,7 +233,9 @@ def _judge(
             progress.finished(f"{counter.total} judgements", resumed=resumed, failed=tally.lost, more=more)
 
 
-def _estimate(groups: "Iterable[Group]", plan: "Plan", desk: "Desk", opener: "Pictures") -> None:
+def _estimate(
+    groups: "Iterable[Group]", plan: "Plan", desk: "Desk", opener: "Pictures", *, batch: bool = False
+) -> None:
     """Say what the calls that are still to be made would take."""
     from .. import judging
 
@@ -239,7 +249,8 @@ def _estimate(groups: "Iterable[Group]", plan: "Plan", desk: "Desk", opener: "Pi
             shown = [sizes[place] for place in call.shown]
             usage.update(expected(call.kind, group.images[0]["prompt"], shown))
     tokens = f"about {usage['prompt_tokens']:.0f} tokens of prompts and {usage['completion_tokens']:.0f} of answers"
-    cost = f", {usage['cost']:.2f} USD" if "cost" in usage else ""
+    dollars = usage["cost"] * (desk.annotator.model.engine.batch_share if batch else 1.0) if "cost" in usage else 0.0
+    cost = f", {dollars:.2f} USD" if "cost" in usage else ""
     broken = f"; {tally.lost} prompts have pictures that cannot be judged" if tally.lost else ""
     progress.note(f"dry run: {tally.begun} calls to be made{f', {tokens}{cost}' if usage else ''}{broken}")
 
