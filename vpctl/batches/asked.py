@@ -195,14 +195,18 @@ class Stubs:
         return list(self._places)
 
     def __iter__(self) -> Iterator[Stub]:
-        """Those that are left."""
-        for name in self.names():
-            yield self[name]
+        """Those that are left; they may be dropped meanwhile."""
+        for line in _lines(self._path):
+            record = orjson.loads(line)
+            if record.get("id") in self._places:
+                yield self._stub(record)
 
     def __getitem__(self, name: str) -> Stub:
         with open(self._path, "rb") as file:
             file.seek(self._places[name])
-            record = orjson.loads(file.readline())
+            return self._stub(orjson.loads(file.readline()))
+
+    def _stub(self, record: dict[str, Any]) -> Stub:
         judgements = [cast(Judgement, absolute(one, self._base)) for one in record["judgements"]]
         shown = tuple(judgements[0]["order"])
         call = Call(self._kinds[record["of"]], shown, judgements, frozenset(record["fresh"]))

@@ -123,7 +123,7 @@ class Reader:
         """
         self._there = there
         engine = self._judge.model.engine
-        for stub in stubs:
+        for stub in stubs if there else ():
             if stub.call.fresh <= there:
                 self._claim(stub)
                 stubs.drop(stub.id)

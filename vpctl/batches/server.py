@@ -203,6 +203,7 @@ class Run:
         try:
             async with aclosing(requests) as packed:
                 async for line, stub in packed:
+                    self._brake.check()
                     dollars = packing.dollars(self._judge, stub)
                     if room is not None and room <= 0:
                         progress.note("the server takes no more at once; the same command goes on when a batch is over")

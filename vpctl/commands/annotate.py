@@ -105,6 +105,10 @@ def annotate(
     neither is asked again unless --retry says so. A call that met a fault of the server's is reported and left out, so
     that the next run tries it again. The exit is 3 if there were failures, and 5 at a limit.
 
+    With --batch nothing is waited for: run the same command by cron until it says that nothing is under way. What is
+    under way stands in a folder beside the output, .OUTPUT.batches, and is on the disk before a server is asked, so
+    that nothing is paid twice. --max-cost then counts the most that batches under way may cost, of earlier runs too.
+
     Examples:
 
         vpctl annotate images/metadata.jsonl --annotator openai:gpt-4o --max-cost 20 --out judgements.jsonl
