@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from . import progress
@@ -155,7 +155,7 @@ async def in_background(items: Iterator[T]) -> AsyncIterator[T]:
 
 async def in_order(
     items: AsyncIterator[T], work: Callable[[T], Awaitable[R]], *, at_once: int, brake: Brake
-) -> AsyncIterator[R]:
+) -> AsyncGenerator[R, None]:
     """What `work` makes of each item, in the order of the items, with `at_once` of them under way.
 
     Results come as soon as they and all before them are there. An item that is `Stopped` ends it, and so does the

@@ -300,7 +300,7 @@ async def judge(
         try:
             made = await asyncio.to_thread(lambda: [prepare(desk.open_picture(name), name) for name in names])
         except RecordFailed as failure:
-            _lose(failure, wanted, tally)
+            lose(failure, wanted, tally)
         else:
             pictures = dict(zip(places, made, strict=True))
             for call in wanted:
@@ -320,7 +320,7 @@ async def judge(
         except UserError as error:
             give_up(error)
         except RecordFailed as failure:
-            _lose(failure, [call], tally)
+            lose(failure, [call], tally)
         else:
             desk.emit(*done)
             for further in _fresh(_closer(done, group, call, plan, desk), desk, tally):
@@ -337,13 +337,7 @@ async def judge(
             verdicts = await annotator.ask(question)
         except (Refused, Unusable) as error:
             verdicts = error
-        done = [one for one in outcome(call, lambda: _or_raise(verdicts)) if one["key"] in call.fresh]
-        tally.refused += sum("refused" in judgement for judgement in done)
-        failed = [judgement for judgement in done if "failed" in judgement]
-        if failed:
-            tally.failed += len(failed)
-            _warn(failed[0]["failed"], [call])
-        return done
+        return [one for one in recorded(call, verdicts, tally) if one["key"] in call.fresh]
 
     async with AsyncExitStack() as stack:
         if running := getattr(annotator, "running", None):
@@ -355,13 +349,25 @@ async def judge(
         raise fatal[0]
 
 
+def recorded(call: Call, answer: list[Verdicts] | Exception, tally: Tally) -> list[Judgement]:
+    """The judgements of a call that was answered so, or with an error; what came to nothing is counted and reported."""
+    done = outcome(call, lambda: _or_raise(answer))
+    tally.refused += sum("refused" in judgement for judgement in done)
+    failed = [judgement for judgement in done if "failed" in judgement]
+    if failed:
+        tally.failed += len(failed)
+        _warn(failed[0]["failed"], [call])
+    return done
+
+
 def _or_raise(verdicts: list[Verdicts] | Exception) -> list[Verdicts]:
     if isinstance(verdicts, Exception):
         raise verdicts
     return verdicts
 
 
-def _lose(failure: RecordFailed, calls: list[Call], tally: Tally) -> None:
+def lose(failure: RecordFailed, calls: list[Call], tally: Tally) -> None:
+    """Count and report calls of which nothing is recorded, so that the next run tries them again."""
     tally.lost += sum(len(call.fresh) for call in calls)
     _warn(str(failure), calls)
 

@@ -169,10 +169,22 @@ def _is_local(name: object) -> bool:
     return isinstance(name, str) and name != "" and "://" not in name
 
 
+def relative(record: Mapping[str, object], base: str) -> dict[str, object]:
+    """A copy in which the names of files are relative to `base`."""
+    copy = dict(record)
+    _rename(copy, lambda name: os.path.relpath(name, base))
+    return copy
+
+
+def absolute(record: Mapping[str, object], base: str) -> dict[str, object]:
+    """A copy in which names of files that are relative to `base` are absolute."""
+    copy = dict(record)
+    _rename(copy, lambda name: os.path.normpath(os.path.join(base, name)))
+    return copy
+
+
 def _to_line(record: Mapping[str, object], base: str) -> bytes:
-    relative = dict(record)
-    _rename(relative, lambda name: os.path.relpath(name, base))
-    return orjson.dumps(relative, option=orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(relative(record, base), option=orjson.OPT_APPEND_NEWLINE)
 
 
 class Out:
@@ -215,8 +227,12 @@ class Out:
         goes_on = "; the records before are kept, and the same command goes on" if self._regular else ""
         _write_all(self._file, b"".join(_to_line(record, self._base) for record in records), self.target, goes_on)
         if self._regular and time.monotonic() - self._synced > _SYNC_SECONDS:
-            _sync(self._file, self.target)
-            self._synced = time.monotonic()
+            self.sync()
+
+    def sync(self) -> None:
+        """Wait until all that was written to the file is on the disk."""
+        _sync(self._file, self.target)
+        self._synced = time.monotonic()
 
     def __enter__(self) -> Self:
         return self

@@ -134,7 +134,7 @@ def test_a_picture_that_takes_more_than_any_text_is_learnt() -> None:
     budget = Budget(max_cost=1.0, price=PRICE)
     estimate = Estimate(100, 10, 50)
     spend(budget, [{"prompt_tokens": 1000.0, "completion_tokens": 0.0}], estimate)
-    assert budget._most(estimate) == pytest.approx(1000 * 1.25 * 2e-6 + 50 * 8e-6)
+    assert budget.most(estimate) == pytest.approx(1000 * 1.25 * 2e-6 + 50 * 8e-6)
 
 
 def test_a_call_that_nobody_heard_the_end_of_counts_as_the_most_it_could_be() -> None:

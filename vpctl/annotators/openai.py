@@ -10,6 +10,7 @@ from ..api.budget import Estimate
 from ..api.chat import Model, Request, text_part
 from ..api.pictures import Encoder
 from ..configs import PictureConfig, ServerConfig
+from ..errors import Unusable
 from ..flow import Brake
 from ..plugins import Verdicts
 from ..questions import Kind, Question
@@ -68,6 +69,12 @@ class Judge:
         """A verdict on each aspect; what the call used is shared among them."""
         read = partial(questions.verdicts, question.kind)
         answer = await self.model.ask(self.request(question), read, key=question.key)
+        return shared(answer.value, answer.usage)
+
+    async def mend(self, question: Question, first: Unusable) -> list[Verdicts]:
+        """The verdicts, asked for once more after an answer that came another way and could not be used."""
+        read = partial(questions.verdicts, question.kind)
+        answer = await self.model.mend(self.request(question), first, read, key=question.key)
         return shared(answer.value, answer.usage)
 
     def read(self, kind: Kind, body: dict[str, Any], usage: Mapping[str, float]) -> list[Verdicts]:

@@ -155,7 +155,7 @@ class Budget:
         answer = self.usage["completion_tokens"] / self.calls if self.calls else estimate.answer
         return {"prompt_tokens": estimate.prompt * ratio, "completion_tokens": answer}
 
-    def _most(self, estimate: Estimate) -> float:
+    def most(self, estimate: Estimate) -> float:
         """Dollars that a call can cost at most."""
         ratio = max(FIRST_RATIO, self._worst * MARGIN)
         most = {"prompt_tokens": estimate.prompt * ratio, "completion_tokens": estimate.longest}
@@ -170,7 +170,7 @@ class Budget:
             return 0.0
         while True:
             self._brake.check()
-            most = self._most(estimate)
+            most = self.most(estimate)
             if (self.calls or not self._outstanding) and self.spent + self._reserved + most <= self._max_cost:
                 self._reserved += most
                 self._outstanding += 1
@@ -182,22 +182,38 @@ class Budget:
             self._waiting.append(turn)
             await turn
 
+    def hold(self, dollars: float) -> None:
+        """Put dollars aside for what is under way elsewhere, or give back what was put aside, if they are negative."""
+        self._reserved += dollars
+
+    def allows(self, dollars: float) -> str:
+        """Why one more request, of so many dollars at most, may not be made now; nothing if it may."""
+        if self._max_requests is not None and self.requests >= self._max_requests:
+            return f"--max-requests {self._max_requests} is reached"
+        if self._max_cost is not None and self.spent + self._reserved + dollars > self._max_cost:
+            under_way = f" and {self._reserved:.4f} put aside for what is under way" if self._reserved > 0 else ""
+            return f"--max-cost {self._max_cost:g} is reached, with {self.spent:.4f} dollars spent{under_way}"
+        return ""
+
     def settle(self, reserved: float, estimate: Estimate, usage: Mapping[str, float] | None) -> float:
         """A call has ended: what it cost, in dollars. None used nothing; a server that does not say used the most."""
         if self._max_cost is not None:
             self._reserved -= reserved
             self._outstanding -= 1
-        if usage is not None:
-            self.calls += 1
-            if prompt := usage.get("prompt_tokens"):
-                self._estimated += estimate.prompt
-                self._worst = max(self._worst, prompt / max(estimate.prompt, 1.0))
-            self.usage.update(usage)
-        cost = 0.0
-        if self.price and usage is not None:
-            cost = self.price.of(usage) if {"prompt_tokens", "completion_tokens"} <= usage.keys() else reserved
-        self.spent += cost
+        cost = 0.0 if usage is None else self.answered(estimate, usage, unsaid=reserved)
         self._wake()
+        return cost
+
+    def answered(self, estimate: Estimate, usage: Mapping[str, float], *, unsaid: float, factor: float = 1.0) -> float:
+        """An answer came: what it cost in dollars, at `factor` of the price; `unsaid` if the server does not say."""
+        self.calls += 1
+        if prompt := usage.get("prompt_tokens"):
+            self._estimated += estimate.prompt
+            self._worst = max(self._worst, prompt / max(estimate.prompt, 1.0))
+        self.usage.update(usage)
+        said = {"prompt_tokens", "completion_tokens"} <= usage.keys()
+        cost = (self.price.of(usage) * factor if said else unsaid) if self.price else 0.0
+        self.spent += cost
         return cost
 
     def lose(self, reserved: float) -> None:

@@ -122,6 +122,12 @@ class Model:
             return Answer(_read(reply, read), reply.usage)
         except Unusable as error:
             first = Unusable(str(error), error.raw, reply.usage)
+        return await self.mend(request, first, read, key=key)
+
+    async def mend(
+        self, request: Request, first: Unusable, read: Callable[[dict[str, Any]], T], *, key: str = ""
+    ) -> Answer[T]:
+        """The answer to a question that was answered once already, with something that could not be used."""
         correction = f"This answer cannot be used: {first}. Answer again, with one JSON object of the form asked for."
         try:
             second = await self._post(request, (first.raw, correction), f"{key}-repair" if key else "")
@@ -142,6 +148,15 @@ class Model:
         except Unusable as error:
             raise Unusable(str(error), error.raw, usage) from None
 
+    @property
+    def dialect(self) -> Dialect:
+        """How the server is asked, as far as one knows by now."""
+        return self._dialect
+
+    def speak(self, dialect: Dialect) -> None:
+        """Ask in this way from now on."""
+        self._dialect = dialect
+
     async def _post(self, request: Request, more: tuple[str, ...], key: str) -> Reply:
         longer = request.estimate.prompt + sum(len(text.encode()) for text in more) / budget.BYTES_PER_TOKEN
         estimate = request.estimate._replace(prompt=longer)
@@ -161,8 +176,8 @@ class Model:
 
     def _instead(self, used: Dialect, rejected: Rejected) -> Dialect:
         """What to try where a request was called wrong: without what the server names, or, at first, all at once."""
-        if simpler := _simpler(used, rejected.about):
-            return simpler
+        if found := simpler(used, rejected.about):
+            return found
         if not self.engine.right and used != PLAINEST:
             return PLAINEST
         self._dialect = Dialect() if used == PLAINEST and not self.engine.right else used
@@ -191,7 +206,7 @@ class Model:
         return head + b',"messages":[' + b",".join(messages) + b"]}"
 
 
-def _simpler(dialect: Dialect, about: str) -> Dialect | None:
+def simpler(dialect: Dialect, about: str) -> Dialect | None:
     """What to try where a request in `dialect` was called wrong in these words; None if they name nothing of it."""
     if dialect.temperature and "temperature" in about:
         return dialect._replace(temperature=False)
@@ -200,6 +215,15 @@ def _simpler(dialect: Dialect, about: str) -> Dialect | None:
     if dialect.schema != SCHEMAS[-1] and _OF_SCHEMAS.search(about):
         return dialect._replace(schema=SCHEMAS[SCHEMAS.index(dialect.schema) + 1])
     return None
+
+
+def plainest(*dialects: Dialect) -> Dialect:
+    """One that leaves out whatever any of these leaves out."""
+    return Dialect(
+        max((one.schema for one in dialects), key=SCHEMAS.index),
+        max((one.limit for one in dialects), key=LIMITS.index),
+        all(one.temperature for one in dialects),
+    )
 
 
 def _read(reply: Reply, read: Callable[[dict[str, Any]], T]) -> T:

@@ -12,7 +12,7 @@ import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
@@ -25,6 +25,8 @@ from ..flow import Brake
 from .answers import loads
 from .budget import Budget, Estimate, Price, price, table
 from .pace import Pace, Ticket, asked_to_wait, exhausted
+
+R = TypeVar("R")
 
 TRIES = 12
 """Of a call that meets faults that pass: with the waits between them, five minutes."""
@@ -40,6 +42,8 @@ PATIENCE = 600.0
 """Seconds in which a server may turn every call away for its rate before a call is given up."""
 SECRET = 8
 """Characters from which on a key may be one. Servers without keys are given any word, which answers may hold too."""
+NOTICED = 5.0
+"""Seconds that one notices to wait."""
 SHOWN = 300
 """Characters of what a server says that are passed on."""
 
@@ -63,16 +67,16 @@ class Rejected(Exception):
 
 
 class Engine:
-    """A server and the run's dealings with it. Nothing is sent before `running`.
+    """A server and the run's dealings with it. Nothing is sent before `running`, and only that needs a key.
 
-    Raises `UserError` if there is no key, or if the options contradict each other.
+    Raises `UserError` if the options contradict each other.
     """
 
     def __init__(self, config: ServerConfig, model: str, *, option: str) -> None:
         if not model:
             raise UserError(f"{option}: name the model, as in {option.partition(' ')[0]} openai:gpt-4o")
         self.config, self.model = config, model
-        self._key = _key()
+        self._key = ""
         self.name = f"openai:{model}"
         self.base_url = (
             config.base_url or os.environ.get("OPENAI_BASE_URL", "")
@@ -93,6 +97,7 @@ class Engine:
     @asynccontextmanager
     async def running(self, brake: Brake) -> AsyncIterator[None]:
         """Be able to send, within the limits that were set, until `brake` is pulled."""
+        self._key = _key()
         self.brake = brake
         self.budget.begin(brake)
         self.pace = Pace(self.config.concurrency, rpm=self.config.rpm, tpm=self.config.tpm, say=progress.note)
@@ -112,8 +117,13 @@ class Engine:
 
     def expected(self, estimate: Estimate) -> dict[str, float]:
         """What a call will take, in the light of those that have been answered, if any were asked."""
-        usage = self.budget.expected(estimate)
-        return {**usage, "cost": self.price.of(usage)} if self.price else usage
+        expected = self.budget.expected(estimate)
+        return {**expected, "cost": self.price.of(expected)} if self.price else expected
+
+    @property
+    def batch_share(self) -> float:
+        """What share of the price a call costs that is made by batch."""
+        return self.price.batch if self.price else 1.0
 
     def status(self, share: float | None = None) -> str:
         """What was spent, what all will cost if `share` of it is done, and how many calls are under way."""
@@ -137,16 +147,21 @@ class Engine:
         """Text from a server, in which neither the key nor a password in the URL is to be, on one line."""
         user, _, _ = urlsplit(self.base_url).netloc.rpartition("@")
         text = text.replace(f"{user}@", "") if user else text
-        text = text.replace(self._key, "[key]") if len(self._key) >= SECRET else text
-        return " ".join(text.split())
+        return " ".join(self._without_key(text).split())
 
     def _without_key(self, value: Any) -> Any:
         """An answer whose texts do not hold the key."""
+        if len(self._key) < SECRET:
+            return value
         if isinstance(value, str):
             return value.replace(self._key, "[key]")
         if isinstance(value, list):
             return [self._without_key(one) for one in value]
         return {name: self._without_key(one) for name, one in value.items()} if isinstance(value, dict) else value
+
+    def without_key(self, content: bytes) -> bytes:
+        """What a server sent, in which the key is not to be; one that is a mere word is no secret, and may well be."""
+        return content.replace(self._key.encode(), b"[key]") if len(self._key) >= SECRET else content
 
     async def post(
         self, path: str, body: Callable[[], bytes], estimate: Estimate, *, again: bool = False, key: str = ""
@@ -157,7 +172,7 @@ class Engine:
         could do better.
         """
         reserved: float | None = await self.budget.reserve(estimate)
-        usage: dict[str, float] | None = None
+        used: dict[str, float] | None = None
         cost = 0.0
 
         async def unheard() -> None:
@@ -169,11 +184,11 @@ class Engine:
 
         try:
             answer = await self._tried(path, body, estimate, again, key, unheard)
-            usage = _usage(answer)
+            used = tokens(answer)
         finally:
             if reserved is not None:
-                cost = self.budget.settle(reserved, estimate, usage)
-        return Reply(answer, {**usage, "cost": round(cost, 9)} if self.price and usage else usage)
+                cost = self.budget.settle(reserved, estimate, used)
+        return Reply(answer, {**used, "cost": round(cost, 9)} if self.price and used else used)
 
     async def _tried(
         self,
@@ -195,7 +210,7 @@ class Engine:
             used = 0.0
             try:
                 answer = await self._sent(path, body(), key)
-                used = sum(_usage(answer).values()) or expected
+                used = sum(tokens(answer).values()) or expected
                 self.pace.succeeded(ticket)
                 self._answered = now()
                 return answer
@@ -245,12 +260,41 @@ class Engine:
         if not isinstance(answer, dict):
             if self.right:
                 raise ValueError("the answer is no JSON object")
-            raise UserError(
-                f"{self.name}: {self.server} does not answer as an OpenAI server does; "
-                "check --base-url or OPENAI_BASE_URL, which usually ends in /v1"
-            )
+            raise self._no_server()
         self.right, self._lost = True, 0
         return answer
+
+    async def managed(self, send: Callable[[], Awaitable[R]], way_out: str = "") -> R:
+        """What `send` returns, which makes a request that is no call to a model, tried until it is answered.
+
+        Such requests are paced by nothing and cost nothing. Raises `UserError`, with a `way_out` where it is the
+        request that the server calls wrong.
+        """
+        tries = 0
+        while True:
+            tries += 1
+            wait = self._backoff(tries)
+            try:
+                result = await send()
+                self._heard = True
+                return result
+            except openai.APIStatusError as error:
+                self._heard = True
+                status, failure = error.status_code, f"the server says {error.status_code}: {self._said(error)}"
+                if not passes(status, str(error.code or "")):
+                    raise UserError(f"{self.name}: {failure}{way_out}") from None
+                asked = asked_to_wait(error.response.headers)
+                wait = wait if asked is None else asked
+                if asked is not None and asked >= NOTICED:
+                    progress.note(f"the server asks to wait {asked:.0f} s")
+            except (openai.APIError, httpx2.HTTPError, OSError) as error:
+                cause = error.__cause__ or error
+                failure = self.redacted(f"{type(cause).__name__}: {cause}".rstrip(": "))[:SHOWN]
+            except ValueError:
+                raise self._no_server() from None
+            if tries >= (TRIES if self._heard else TRIES_UNHEARD):
+                raise self._unreachable(f"{failure}, {tries} times")
+            await self.brake.sleep(wait)
 
     def _after(self, error: openai.APIStatusError, ticket: Ticket, tries: int) -> float:
         """How long to wait after an error that passes; raises for one that does not."""
@@ -264,7 +308,7 @@ class Engine:
             self.pace.faltered()
             wait = asked_to_wait(error.response.headers)
             return self._backoff(tries) if wait is None else wait
-        if status == 400 and (code in POLICY or _policy(error.body)):
+        if status == 400 and (code in POLICY or policy(error.body)):
             raise Refused(f"{code or 'content_filter'}: {said}") from None
         if status == 413 or (status == 400 and (code == "context_length_exceeded" or "context length" in said.lower())):
             self._wrong += 1
@@ -286,13 +330,22 @@ class Engine:
     def _given_up(self, failure: str) -> Exception:
         """What it means that a call was tried often enough: bad luck, or, if no other fares better, a server down."""
         self._lost += 1
-        if not self._heard:
-            return UserError(
-                f"{self.name}: {self.server} cannot be reached ({failure}); check --base-url or OPENAI_BASE_URL"
-            )
-        if self._lost >= HOPELESS:
+        if self._heard and self._lost < HOPELESS:
+            return RecordFailed(failure)
+        return self._unreachable(failure)
+
+    def _unreachable(self, failure: str) -> UserError:
+        if self._heard:
             return UserError(f"{self.name}: {self.server} does not answer any more ({failure}); try again later")
-        return RecordFailed(failure)
+        return UserError(
+            f"{self.name}: {self.server} cannot be reached ({failure}); check --base-url or OPENAI_BASE_URL"
+        )
+
+    def _no_server(self) -> UserError:
+        return UserError(
+            f"{self.name}: {self.server} does not answer as an OpenAI server does; "
+            "check --base-url or OPENAI_BASE_URL, which usually ends in /v1"
+        )
 
     @staticmethod
     def _backoff(tries: int) -> float:
@@ -334,13 +387,18 @@ def _server(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
 
 
-def _policy(body: object) -> bool:
+def policy(body: object) -> bool:
     """Whether an error's details, which Azure nests, say that a policy was the reason."""
     inner = body.get("innererror") if isinstance(body, dict) else None
     return isinstance(inner, dict) and inner.get("code") in POLICY
 
 
-def _usage(answer: Mapping[str, Any]) -> dict[str, float]:
+def passes(status: int, code: str) -> bool:
+    """Whether an error passes by itself, so that the same request may be answered later."""
+    return status in (408, 409) or status >= 500 or (status == 429 and code != "insufficient_quota")
+
+
+def tokens(answer: Mapping[str, Any]) -> dict[str, float]:
     """Tokens that an answer says it took; empty if it does not say."""
     said = answer.get("usage")
     if not isinstance(said, dict):

@@ -1,5 +1,6 @@
 """Have pictures judged by a multimodal model."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import closing
@@ -65,6 +66,24 @@ def annotate(
         int,
         option(metavar="N", min=0, help="In a dry run, ask so many calls all the same and estimate the rest by them."),
     ] = 0,
+    batch: Annotated[
+        bool,
+        option(
+            "--batch",
+            help="Ask through the server's Batch API, at the price of batches: a run collects what is finished into "
+            "--out, asks for what is new, and ends. The same command again, hours later, goes on.",
+        ),
+    ] = False,
+    batch_file: Annotated[
+        str,
+        option(
+            "--batch-file",
+            metavar="FILE",
+            help="Write what is to be asked to a batch file, for vllm run-batch or to be uploaded, and read what came "
+            "of it: the results of requests.jsonl are to be in requests.out.jsonl. Needs no key.",
+            show_default="none",
+        ),
+    ] = "",
     report: Annotated[
         bool, option("--report", help="Say at the end how all in the output was judged: levels, ties, slots, flips.")
     ] = False,
@@ -86,6 +105,10 @@ def annotate(
     neither is asked again unless --retry says so. A call that met a fault of the server's is reported and left out, so
     that the next run tries it again. The exit is 3 if there were failures, and 5 at a limit.
 
+    With --batch nothing is waited for: run the same command by cron until it says that nothing is under way. What is
+    under way stands in a folder beside the output, .OUTPUT.batches, and is on the disk before a server is asked, so
+    that nothing is paid twice. --max-cost then counts the most that batches under way may cost, of earlier runs too.
+
     Examples:
 
         vpctl annotate images/metadata.jsonl --annotator openai:gpt-4o --max-cost 20 --out judgements.jsonl
@@ -103,6 +126,10 @@ def annotate(
         raise UserError(f"--sample {sample}: goes with --dry-run and a FILE, which is read twice")
     if report and out == STDIO:
         raise UserError("--report: speaks of a whole output; name it with --out")
+    if batch and batch_file:
+        raise UserError("--batch: asks a server, and --batch-file does not; leave one of them out")
+    if (batch or batch_file) and not hidden_beside(out, "batches"):
+        raise UserError(f"--batch{'-file' if batch_file else ''}: goes with --out FILE, where its answers are gathered")
     if not annotator:
         progress.note("no --annotator is named: judging with the pixel judge of the built-in shapes world")
     known = Known(again={*(retry or [])}, refresh=refresh, ties=break_ties)
@@ -120,10 +147,23 @@ def annotate(
             groups = judging.grouped(read(images, Image), contents)
             if sample:
                 groups = takewhile(lambda _: tally.begun < sample, groups)
-            if sample or not dry_run:
+            if (dry_run or not batch) and os.path.exists(hidden_beside(out, "batches")):
+                from .. import batches
+
+                if under_way := batches.leave_out(out, sink.claim):
+                    progress.note(f"{under_way} requests are under way in batches and left out; --batch collects them")
+            if (batch or batch_file) and not dry_run:
+                from .. import batches
+
+                desk = desk._replace(emit=lambda *done: known.learn(sink.write, *done))
+                retries = "failed" in known.again
+                batches.judge(iter(groups), plan, desk, tally, server, sink, file=batch_file, retry=retries)
+            elif sample or not dry_run:
                 _judge(groups, plan, desk, tally, server, pictures=count(images), resumed=sink.resumed)
             if dry_run:
-                _estimate(judging.grouped(read(images, Image), contents), plan, desk, opener)
+                _estimate(
+                    judging.grouped(read(images, Image), contents), plan, desk, opener, batch=batch or bool(batch_file)
+                )
     if report:
         from ..quality import summarise
 
@@ -136,12 +176,12 @@ class Known:
     """What the output holds: the keys of its judgements and, if `ties` are wanted, the pictures with the same score."""
 
     def __init__(self, *, again: set[str], refresh: bool, ties: bool) -> None:
-        self._again, self._refresh, self._wanted = again, refresh, ties
+        self.again, self._refresh, self._wanted = again, refresh, ties
         self._ties: dict[str, list[tuple[int, int]]] = {}
 
     def key(self, judgement: Judgement) -> str:
         """The judgement's key, or nothing if it is to be asked for again."""
-        if self._refresh or any(what in judgement for what in self._again):
+        if self._refresh or any(what in judgement for what in self.again):
             return ""
         key = judgement_key(judgement)
         if self._wanted and judgement.get("mode", "list") == "list":
@@ -149,6 +189,12 @@ class Known:
             if ties := [(one, other) for (one, left), (other, right) in combinations(scores, 2) if left == right]:
                 self._ties[key] = ties
         return key
+
+    def learn(self, write: Callable[..., None], *done: Judgement) -> None:
+        """Write judgements that an earlier run asked for, and know them."""
+        write(*done)
+        for judgement in done:
+            self.key(judgement)
 
     def ties(self, key: str) -> list[tuple[int, int]]:
         """Which pictures of a judgement have the same score, by twos."""
@@ -191,7 +237,9 @@ def _judge(
             progress.finished(f"{counter.total} judgements", resumed=resumed, failed=tally.lost, more=more)
 
 
-def _estimate(groups: "Iterable[Group]", plan: "Plan", desk: "Desk", opener: "Pictures") -> None:
+def _estimate(
+    groups: "Iterable[Group]", plan: "Plan", desk: "Desk", opener: "Pictures", *, batch: bool = False
+) -> None:
     """Say what the calls that are still to be made would take."""
     from .. import judging
 
@@ -205,7 +253,8 @@ def _estimate(groups: "Iterable[Group]", plan: "Plan", desk: "Desk", opener: "Pi
             shown = [sizes[place] for place in call.shown]
             usage.update(expected(call.kind, group.images[0]["prompt"], shown))
     tokens = f"about {usage['prompt_tokens']:.0f} tokens of prompts and {usage['completion_tokens']:.0f} of answers"
-    cost = f", {usage['cost']:.2f} USD" if "cost" in usage else ""
+    dollars = usage["cost"] * (desk.annotator.model.engine.batch_share if batch else 1.0) if "cost" in usage else 0.0
+    cost = f", {dollars:.2f} USD" if "cost" in usage else ""
     broken = f"; {tally.lost} prompts have pictures that cannot be judged" if tally.lost else ""
     progress.note(f"dry run: {tally.begun} calls to be made{f', {tokens}{cost}' if usage else ''}{broken}")
 

@@ -1,0 +1,131 @@
+"""Judging by a batch file: it is written here and run elsewhere, and what came of it is read here."""
+
+import os
+from collections.abc import Iterator
+from contextlib import aclosing
+
+from .. import progress
+from ..api.chat import Dialect
+from ..errors import UserError
+from ..flow import Brake
+from ..judging import Desk, Group, Plan, Tally
+from ..streams import Out, hidden_beside
+from . import packing
+from .asked import PART, Packer, Stubs, name_in
+from .results import Judge, Reader, since
+
+
+def results_of(requests: str) -> str:
+    """Where the results of a file of requests are to be: ``requests.out.jsonl`` for ``requests.jsonl``."""
+    stem, ending = os.path.splitext(requests)
+    return f"{stem}.out{ending}"
+
+
+class Exchange:
+    """One run's dealings with a file of requests and that of their results."""
+
+    def __init__(
+        self, desk: Desk, judge: Judge, tally: Tally, out: Out, reader: Reader, requests: str, brake: Brake
+    ) -> None:
+        self._desk, self._judge, self._tally, self._out = desk, judge, tally, out
+        self._reader, self._brake = reader, brake
+        self._requests, self._results = requests, results_of(requests)
+        self._stubs = hidden_beside(requests, "stubs")
+        if not self._stubs or os.path.isdir(requests):
+            raise UserError(f"--batch-file {requests}: name a file")
+        if os.path.exists(requests) and not os.path.exists(self._stubs):
+            raise UserError(f"--batch-file {requests}: is there, and this command did not write it; name another file")
+
+    async def work(self, groups: Iterator[Group], plan: Plan) -> None:
+        """Read the results, and write a file of what is still to be asked."""
+        left = self._left()
+        asked = len(left)
+        model, used = self._judge.model, Dialect(*left.dialect)
+        model.speak(used)
+        if asked and os.path.exists(self._results):
+            there = since(self._out.target, left.at)
+            await self._reader.read(left, [self._results], there, reserved=0.0, used=used, brake=self._brake)
+            self._out.sync()
+            self._tell(len(left))
+            if self._reader.hopeless:
+                raise UserError(f"{self._results}: {self._reader.hopeless}")
+        if model.dialect != used or not os.path.exists(self._requests):
+            left.drop(*left.names())  # they are to be written anew
+        for stub in left:
+            model.engine.budget.hold(packing.dollars(self._judge, stub))
+            for key in stub.call.fresh:
+                self._desk.claim(key)
+        await self._pack(groups, plan, left, asked)
+
+    def _left(self) -> Stubs:
+        """The stubs of the requests that are there; a run that was killed as it put both files in place is helped."""
+        left = Stubs(self._stubs if os.path.exists(self._stubs) else "")
+        part = self._requests + PART
+        if left and os.path.exists(part) and os.path.getsize(part) == left.bytes:
+            os.replace(part, self._requests)
+        return left
+
+    async def _pack(self, groups: Iterator[Group], plan: Plan, left: Stubs, asked: int) -> None:
+        budget = self._judge.model.engine.budget
+        packer: Packer | None = None
+        new, why = 0, ""
+        requests = packing.requests(groups, plan, self._desk, self._judge, self._tally, self._brake)
+        try:
+            async with aclosing(requests) as packed:
+                async for line, stub in packed:
+                    dollars = packing.dollars(self._judge, stub)
+                    if why := budget.allows(dollars):
+                        break
+                    packer = packer or self._again(left)
+                    packer.add(line, stub)
+                    budget.hold(dollars)
+                    budget.requests += 1
+                    new += 1
+            self._brake.check()
+            if left and len(left) < asked:
+                packer = packer or self._again(left)
+            if packer:
+                packer.seal()
+        except BaseException:
+            if packer:
+                packer.discard()
+            raise
+        if len(left) + new:
+            progress.note(
+                f"{len(left) + new:,} requests in {self._requests}, {new:,} of them new: "
+                f"vllm run-batch -i {self._requests} -o {self._results} --model {self._judge.model.model}, "
+                "or upload it and put what comes back there; then the same command reads it"
+            )
+        else:
+            self._end()
+        if why:
+            self._brake.pull(why)
+
+    def _end(self) -> None:
+        progress.note("nothing is left to be asked")
+        for path in (self._requests, self._stubs):
+            if os.path.exists(path):
+                os.unlink(path)
+
+    def _again(self, left: Stubs) -> Packer:
+        """A new file, of the requests that were not answered."""
+        dialect = self._judge.model.dialect
+        packer = Packer(self._requests, self._stubs, at=os.path.getsize(self._out.target), dialect=dialect)
+        if left:
+            with open(self._requests, "rb") as file:
+                for line in file:
+                    name = name_in(line)
+                    if name in left and line.endswith(b"\n"):
+                        packer.add(line, left[name])
+        return packer
+
+    def _tell(self, left: int) -> None:
+        """What the results were."""
+        reader = self._reader
+        told = {
+            "requests without a result": left,
+            "cut off, or no results": reader.torn,
+            "of requests that are not asked here, or not any more": reader.unknown,
+        }
+        rest = "".join(f"; {number:,} {text}" for text, number in told.items() if number)
+        progress.note(f"{self._results}: {reader.judgements:,} judgements{rest}")

@@ -1,0 +1,72 @@
+"""What is still to be asked, made into requests, one prompt's pictures at a time."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import Any, NamedTuple
+
+from .. import flow, progress
+from ..errors import RecordFailed
+from ..flow import Brake
+from ..judging import PREPARING, Call, Desk, Group, Plan, Tally, claimed, lose
+from ..questions import Question
+from .asked import MOST_BYTES, Stub, line_of, named, said
+from .results import Judge
+
+
+class Packed(NamedTuple):
+    """A request's line and its stub."""
+
+    line: bytes
+    stub: Stub
+
+
+class _Wanted(NamedTuple):
+    group: Group
+    calls: list[Call]
+
+
+async def requests(
+    groups: Iterator[Group], plan: Plan, desk: Desk, judge: Judge, tally: Tally, brake: Brake
+) -> AsyncGenerator[Packed, None]:
+    """A request for each call that is still to be made. Pictures are made ready once a prompt, some prompts ahead."""
+
+    async def wanted() -> AsyncIterator[_Wanted]:
+        async for group in flow.in_background(groups):
+            if calls := list(claimed(group, plan, desk, tally)):
+                yield _Wanted(group, calls)
+
+    async def ready(one: _Wanted) -> tuple[_Wanted, dict[int, Any]]:
+        places = sorted({place for call in one.calls for place in call.shown})
+        names = [one.group.images[place]["file_name"] for place in places]
+        try:
+            made = await asyncio.to_thread(lambda: [judge.prepare(desk.open_picture(name), name) for name in names])
+        except RecordFailed as failure:
+            lose(failure, one.calls, tally)
+            return one._replace(calls=[]), {}
+        return one, dict(zip(places, made, strict=True))
+
+    with progress.Counter("requests", None) as counter:
+        async with aclosing(flow.in_order(wanted(), ready, at_once=PREPARING, brake=brake)) as prepared:
+            async for one, pictures in prepared:
+                for call in one.calls:
+                    packed = _packed(call, one.group.images[0]["prompt"], pictures, judge)
+                    if len(packed.line) > MOST_BYTES:
+                        too_large = f"the request has {len(packed.line)} bytes; --max-side makes pictures smaller"
+                        lose(RecordFailed(too_large), [call], tally)
+                        continue
+                    yield packed
+                    counter()
+
+
+def _packed(call: Call, prompt: str, pictures: dict[int, Any], judge: Judge) -> Packed:
+    shown = [pictures[place] for place in call.shown]
+    request = judge.request(Question(prompt, shown, *call.kind[:2]))
+    line = line_of(named(call), judge.model.body(request))
+    return Packed(line, Stub(call, request.estimate, said(request)))
+
+
+def dollars(judge: Judge, stub: Stub) -> float:
+    """What a request can cost at most, by batch."""
+    engine = judge.model.engine
+    return engine.budget.most(stub.estimate) * engine.batch_share

@@ -1,0 +1,217 @@
+"""What came of a batch: each line of its results, and the judgements that are made of it."""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NamedTuple, Protocol
+
+import orjson
+
+from ..api.answers import loads
+from ..api.chat import Dialect, Model, Request, plainest, simpler
+from ..api.engine import POLICY, SHOWN, passes, policy, tokens
+from ..errors import RecordFailed, Refused, Unusable
+from ..flow import Brake
+from ..judging import Desk, Tally, recorded
+from ..plugins import Verdicts
+from ..questions import Kind, Question
+from ..records import judgement_key
+from .asked import Stub, Stubs, said
+
+
+class Judge(Protocol):
+    """An annotator that can also be asked by batch."""
+
+    model: Model
+    prepare: Callable[[Any, str], Any]
+
+    def running(self, brake: Brake) -> AbstractAsyncContextManager[None]:
+        """While this lasts, it may be asked."""
+
+    def request(self, question: Question) -> Request:
+        """What the server is asked."""
+
+    def read(self, kind: Kind, body: dict[str, Any], usage: Mapping[str, float]) -> list[Verdicts]:
+        """The verdicts in an answer. Raises `Refused` and `Unusable`."""
+
+    async def mend(self, question: Question, first: Unusable) -> list[Verdicts]:
+        """The verdicts of a second try. Raises `Refused` and `Unusable`."""
+
+
+class Result(NamedTuple):
+    """A line of results: whose, the answer's status and body, and what an error says. No status: it was never asked."""
+
+    name: str
+    status: int
+    body: dict[str, Any]
+    error: dict[str, Any]
+
+    @property
+    def code(self) -> str:
+        """The error's code."""
+        return str(self.error.get("code") or "")
+
+    @property
+    def message(self) -> str:
+        """What the error says."""
+        return " ".join(str(self.error.get("message") or self.code or "no reason").split())[:SHOWN]
+
+
+def parsed(line: bytes) -> Result | None:
+    """A line of results; None if it is none. Servers put what an error says in several places."""
+    try:
+        record = loads(line)
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("custom_id"), str):
+        return None
+    response = _dict(record.get("response"))
+    body, status = _dict(response.get("body")), response.get("status_code")
+    error = _dict(body.get("error")) or _dict(record.get("error")) or ({} if body.get("choices") else body)
+    return Result(
+        record["custom_id"], status if isinstance(status, int) else 0, body, _dict(error.get("error")) or error
+    )
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def lines(paths: list[str]) -> Iterator[bytes]:
+    """The lines of those of the files that are there."""
+    for path in paths:
+        if os.path.exists(path):
+            with open(path, "rb") as file:
+                yield from file
+
+
+def since(path: str, at: int) -> set[str]:
+    """The keys of the judgements that stand in a file from a place on; it may have been made anew since then."""
+    with open(path, "rb") as file:
+        if file.seek(0, os.SEEK_END) < at:
+            return set()
+        file.seek(at)
+        return {judgement_key(orjson.loads(line)) for line in file if line.endswith(b"\n")}
+
+
+class Again(Exception):
+    """A request came to nothing and cost nothing; it is to be asked again, which the text says why."""
+
+
+class Reader:
+    """Makes judgements of results and emits them.
+
+    An answer of which nothing can be made is asked for once more through the live API, `at_once` at a time, if
+    `mending`: then its engine is running.
+    """
+
+    def __init__(self, desk: Desk, judge: Judge, tally: Tally, *, mending: bool, at_once: int = 1) -> None:
+        self._desk, self._judge, self._tally = desk, judge, tally
+        self._mending, self._slots = mending, asyncio.Semaphore(at_once)
+        self.judgements = self.unknown = self.torn = 0
+        self.hopeless = ""
+        self._there: set[str] = set()
+
+    async def read(
+        self, stubs: Stubs, paths: list[str], there: set[str], *, reserved: float, used: Dialect, brake: Brake
+    ) -> None:
+        """Emit what the files say of `stubs`; those that came to nothing are left there.
+
+        What is `there` already, from a run that was killed, is not emitted again, nor what is there twice. `reserved`
+        dollars are put aside for each. Raises `Stopped` where the run is stopped: the rest is left to the next one.
+        """
+        self._there = there
+        engine = self._judge.model.engine
+        for stub in stubs if there else ():
+            if stub.call.fresh <= there:
+                self._claim(stub)
+                stubs.drop(stub.id)
+                engine.budget.hold(-reserved)
+        async with asyncio.TaskGroup() as work:
+            for line in lines(paths):
+                await asyncio.sleep(0)  # an interrupt is heard here
+                if brake.pulled:
+                    break
+                result = parsed(engine.without_key(line))
+                if result is None or result.name not in stubs:
+                    self.torn += result is None
+                    self.unknown += result is not None
+                    continue
+                stub = stubs[result.name]
+                try:
+                    answer = self._answer(stub, result, used, reserved)
+                except Again:
+                    continue
+                stubs.drop(stub.id)
+                if isinstance(answer, Unusable) and result.status == 200 and self._mending:
+                    await self._slots.acquire()
+                    work.create_task(self._mended(stub, answer, brake))
+                else:
+                    self._emit(stub, answer)
+        brake.check()
+
+    def _answer(self, stub: Stub, result: Result, used: Dialect, reserved: float) -> list[Verdicts] | Exception:
+        """What a result says, or why it says nothing. Raises `Again` if it is to be asked again."""
+        engine = self._judge.model.engine
+        if result.status == 200:
+            usage = tokens(result.body)
+            cost = engine.budget.answered(stub.estimate, usage, unsaid=reserved, factor=engine.batch_share)
+            engine.budget.hold(-reserved)
+            if engine.price and usage:
+                usage["cost"] = round(cost, 9)
+            try:
+                return self._judge.read(stub.call.kind, result.body, usage)
+            except (Refused, Unusable) as error:
+                return error
+        if result.code in POLICY or policy(result.error):
+            return Refused(f"{result.code or 'content_filter'}: {result.message}")
+        if not result.status or passes(result.status, "") or result.code.startswith("batch_"):
+            raise Again(result.message)
+        if result.status in (401, 403, 404):
+            self.hopeless = f"the server says {result.status}: {result.message}"
+            raise Again(result.message)
+        if found := simpler(used, f"{result.error.get('param') or ''} {result.code} {result.message}".casefold()):
+            model = self._judge.model
+            model.speak(plainest(model.dialect, found))
+            raise Again(result.message)
+        return Unusable(f"the server says {result.status}: {result.message}")
+
+    async def _mended(self, stub: Stub, first: Unusable, brake: Brake) -> None:
+        try:
+            answer = await self._second(stub, first)
+            if not (isinstance(answer, Unusable) and brake.pulled):
+                self._emit(stub, answer)
+        finally:
+            self._slots.release()
+
+    async def _second(self, stub: Stub, first: Unusable) -> list[Verdicts] | Exception:
+        """The answer to the question asked once more, or `first` where the pictures are not what they were."""
+        judge, kind = self._judge, stub.call.kind
+        try:
+            pictures = await asyncio.to_thread(
+                lambda: [judge.prepare(self._desk.open_picture(path), path) for path in stub.shown]
+            )
+        except RecordFailed:
+            return first
+        question = Question(stub.prompt, pictures, *kind[:2], key=stub.id)
+        if said(judge.request(question)) != stub.asked:
+            return first
+        budget = judge.model.engine.budget
+        if why := budget.allows(budget.most(stub.estimate)):
+            return Unusable(f"{first}; not asked again: {why}", first.raw, first.usage)
+        try:
+            return await judge.mend(question, first)
+        except (Refused, Unusable) as error:
+            return error
+
+    def _emit(self, stub: Stub, answer: list[Verdicts] | Exception) -> None:
+        self._claim(stub)
+        done = recorded(stub.call, answer, self._tally)
+        fresh = [judgement for judgement in done if judgement["key"] in stub.call.fresh - self._there]
+        self._desk.emit(*fresh)
+        self.judgements += len(fresh)
+
+    def _claim(self, stub: Stub) -> None:
+        for key in stub.call.fresh:
+            self._desk.claim(key)

@@ -1,0 +1,258 @@
+"""Judging through a server's Batch API: a run collects what is finished, asks for what is new, and does not wait."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import aclosing, suppress
+from typing import Any
+
+from .. import progress
+from ..api.batches import Batches
+from ..api.chat import Dialect, plainest
+from ..api.engine import SHOWN
+from ..errors import Stopped, UserError
+from ..flow import Brake
+from ..judging import Desk, Group, Plan, Tally
+from ..streams import Out
+from . import packing
+from .asked import Packer, Stubs
+from .journal import ANSWERS, ERRORS, REQUESTS, STUBS, Job, Journal, new_tag
+from .results import Judge, Reader, since
+
+LOOKED_UP = 8
+"""Batches whose state is asked for at once."""
+SHOWN_ERRORS = 5
+"""Of what a server says of a batch that it will not begin."""
+FULL = "token_limit_exceeded"
+"""Code of a batch that failed since others hold all that the server takes at once."""
+OVER = ("completed", "expired", "cancelled")
+
+
+class Run:
+    """One run's dealings with the batches of an output."""
+
+    def __init__(
+        self, desk: Desk, judge: Judge, tally: Tally, out: Out, reader: Reader, journal: Journal, brake: Brake
+    ) -> None:
+        self._desk, self._judge, self._tally, self._out = desk, judge, tally, out
+        self._reader, self._journal, self._brake = reader, journal, brake
+        engine = judge.model.engine
+        self._engine, self._api = engine, Batches(engine)
+        self._collected: list[Job] = []
+        self._failed: list[Job] = []
+        self._full: list[Job] = []
+        self._begun: list[Job] = []
+        self._answered = 0
+        self._why = ""
+
+    def _jobs(self, state: str) -> list[Job]:
+        """Of this annotator, on this server: another's are its own business."""
+        ours = (self._desk.name, self._engine.server)
+        jobs = self._journal.jobs.values()
+        return [job for job in jobs if (job.annotator, job.server) == ours and job.state == state]
+
+    async def work(self, groups: Iterator[Group], plan: Plan, *, retry: bool) -> None:
+        """Collect, and ask for what is new. Batches that failed twice are asked for again if it is to `retry`."""
+        with suppress(Stopped):
+            known = [*self._jobs("done"), *self._jobs("failed"), *self._jobs("")]
+            self._judge.model.speak(plainest(Dialect(), *(Dialect(*job.dialect) for job in known)))
+            if retry:
+                self._forgive()
+            self._journal.tidy()
+            under_way = self._jobs("")
+            self._engine.budget.hold(sum(job.reserved for job in under_way))
+            for job in under_way:
+                if not job.id:
+                    await self._begin(job)
+            await self._look([job for job in self._jobs("") if job not in self._begun])
+            self._check()
+            await self._pack(groups, plan)
+        self._journal.tidy()
+        self._tell()
+        if self._why:
+            self._brake.pull(self._why)
+
+    async def _begin(self, job: Job) -> None:
+        """Have the server begin a batch that the journal knows and whose file may be uploaded already."""
+        tag = job.tag
+        begun = bool(job.file)
+        if not job.file:
+            path = self._journal.path(tag, REQUESTS)
+            if not os.path.exists(path):
+                self._engine.budget.hold(-job.reserved)
+                self._journal.note(tag, state="done")
+                return
+            job = self._journal.note(tag, file=await self._api.upload(path, f"vpctl-{tag}.jsonl"))
+        job = self._journal.note(tag, id=await self._api.create(job.file, tag, job.time, begun=begun))
+        with suppress(FileNotFoundError):
+            os.unlink(self._journal.path(tag, REQUESTS))
+        self._begun.append(job)
+
+    async def _look(self, jobs: list[Job]) -> None:
+        """Collect the batches that are over; the requests of the others are claimed."""
+        slots = asyncio.Semaphore(LOOKED_UP)
+
+        async def look(job: Job) -> dict[str, Any]:
+            async with slots:
+                way_out = f"; if batch {job.id} is gone for good, take {self._journal.folder} away to ask anew"
+                return await self._api.get(job.id, way_out)
+
+        found = list(zip(jobs, await asyncio.gather(*map(look, jobs)), strict=True))
+        for job, batch in found:
+            if batch.get("status") == "failed":
+                self._fail(job, batch)
+            elif batch.get("status") not in OVER:
+                self._answered += (batch.get("request_counts") or {}).get("completed") or 0
+        for job, batch in found:
+            if batch.get("status") in OVER:
+                await self._collect(job, batch)
+        accepted = sum(job.requests for job, batch in found if batch.get("status") != "failed")
+        self._learn_limit(accepted)
+        for job in self._jobs(""):
+            for stub in self._stubs(job):
+                for key in stub.call.fresh:
+                    self._desk.claim(key)
+
+    async def _collect(self, job: Job, batch: dict[str, Any]) -> None:
+        journal = self._journal
+        paths = []
+        for kind, name in ((ANSWERS, "output_file_id"), (ERRORS, "error_file_id")):
+            if batch.get(name):
+                paths.append(journal.path(job.tag, kind))
+                way_out = f"; if the answers of batch {job.id} are gone, take {journal.folder} away to ask anew"
+                await self._api.download(batch[name], paths[-1], way_out)
+                self._brake.check()
+        stubs = self._stubs(job)
+        share = job.reserved / job.requests
+        used = Dialect(*job.dialect)
+        there = since(self._out.target, stubs.at)
+        await self._reader.read(stubs, paths, there, reserved=share, used=used, brake=self._brake)
+        self._out.sync()
+        self._engine.budget.hold(-share * len(stubs))
+        if self._reader.hopeless:
+            self._give_up(job, self._reader.hopeless)
+            return
+        journal.note(job.tag, state="done", dialect=[*self._judge.model.dialect])
+        self._collected.append(job)
+        if job.again:
+            self._forgive()
+
+    def _fail(self, job: Job, batch: dict[str, Any]) -> None:
+        """The server would not begin a batch."""
+        self._engine.budget.hold(-job.reserved)
+        errors = (batch.get("errors") or {}).get("data") or []
+        if any(error.get("code") == FULL for error in errors):
+            self._journal.note(job.tag, state="done")
+            self._full.append(job)
+            return
+        texts = [self._engine.redacted(str(error.get("message") or error.get("code"))) for error in errors]
+        for text in texts[:SHOWN_ERRORS]:
+            progress.warn(f"batch {job.id}: {text[:SHOWN]}")
+        if len(texts) > SHOWN_ERRORS:
+            progress.warn(f"batch {job.id}: {len(texts) - SHOWN_ERRORS} more errors")
+        self._give_up(job, texts[0][:SHOWN] if texts else "no reason")
+
+    def _give_up(self, job: Job, why: str) -> None:
+        """Free what a batch asked for; what comes to this twice stays until it is to be tried again."""
+        self._journal.note(job.tag, state="failed", why=why)
+        self._failed.append(job)
+
+    def _forgive(self) -> None:
+        for job in self._jobs("failed"):
+            self._journal.note(job.tag, state="done")
+
+    def _check(self) -> None:
+        """Raise `UserError` if requests have failed twice."""
+        if stuck := [job for job in self._jobs("failed") if job.again]:
+            requests = sum(job.requests for job in stuck)
+            raise UserError(
+                f"{self._engine.name}: {requests} requests failed twice, in whole batches: {stuck[0].why}; "
+                "once that is mended, --retry failed asks them again"
+            )
+
+    def _learn_limit(self, accepted: int) -> None:
+        """What the server takes at once: as much as it took where it refused more; it is tried again by and by."""
+        if self._full:
+            self._journal.limit(accepted or max(1, min(job.requests for job in self._full) // 2))
+        elif self._journal.most is not None and self._collected:
+            self._journal.limit(self._journal.most * 5 // 4 + 1)
+
+    async def _pack(self, groups: Iterator[Group], plan: Plan) -> None:
+        """Ask for what is new, in as many batches as it takes and the limits allow."""
+        budget = self._engine.budget
+        failed = {name for job in self._jobs("failed") for name in self._stubs(job).names()}
+        most = self._journal.most
+        room = None if most is None else most - sum(job.requests for job in self._jobs(""))
+        packer: Packer | None = None
+        tag, reserved, again = "", 0.0, False
+
+        async def begin(packer: Packer) -> None:
+            packer.seal()
+            job = self._journal.add(
+                packer.count,
+                tag,
+                annotator=self._desk.name,
+                server=self._engine.server,
+                reserved=reserved,
+                again=again,
+                dialect=[*self._judge.model.dialect],
+            )
+            await self._begin(job)
+
+        requests = packing.requests(groups, plan, self._desk, self._judge, self._tally, self._brake)
+        try:
+            async with aclosing(requests) as packed:
+                async for line, stub in packed:
+                    self._brake.check()
+                    dollars = packing.dollars(self._judge, stub)
+                    if room is not None and room <= 0:
+                        progress.note("the server takes no more at once; the same command goes on when a batch is over")
+                        break
+                    self._why = budget.allows(dollars)
+                    if self._why:
+                        break
+                    if packer and not packer.fits(line):
+                        await begin(packer)
+                        packer = None
+                    if not packer:
+                        tag, reserved, again = new_tag(), 0.0, False
+                        paths = self._journal.path(tag, REQUESTS), self._journal.path(tag, STUBS)
+                        at = os.path.getsize(self._out.target)
+                        packer = Packer(*paths, at=at, dialect=self._judge.model.dialect)
+                    packer.add(line, stub)
+                    budget.hold(dollars)
+                    budget.requests += 1
+                    reserved += dollars
+                    again = again or stub.id in failed
+                    room = None if room is None else room - 1
+            self._brake.check()
+            if packer:
+                await begin(packer)
+        except BaseException:
+            if packer:
+                packer.discard()
+            raise
+
+    def _stubs(self, job: Job) -> Stubs:
+        return Stubs(self._journal.path(job.tag, STUBS))
+
+    def _tell(self) -> None:
+        """How the batches stand."""
+        begun = {job.tag for job in self._begun}
+        packed = [job for job in self._jobs("") if not job.id]
+        waiting = [job for job in self._jobs("") if job.id and job.tag not in begun]
+        asked, new = (sum(job.requests for job in jobs) for jobs in (waiting, self._begun))
+        told = {
+            f"collected ({self._reader.judgements:,} judgements)": len(self._collected),
+            "not taken by the server": len(self._failed) + len(self._full),
+            f"under way ({self._answered:,} of {asked:,} requests done)": len(waiting),
+            f"new ({new:,} requests)": len(begun),
+            "packed, and to be uploaded": len(packed),
+        }
+        number = sum(told.values())
+        if not number:
+            progress.note("no batches are under way, and nothing is to be asked")
+            return
+        what = ", ".join(f"{count} {text}" for text, count in told.items() if count)
+        goes_on = "; the same command, without --refresh and --retry, collects" if self._jobs("") else ""
+        progress.note(f"{number} {'batch' if number == 1 else 'batches'}: {what}{goes_on}")
