@@ -17,6 +17,7 @@ from vpctl.errors import OutputClosed, RecordFailed, Refused, Stopped, Unusable,
 from vpctl.flow import Brake, in_background
 from vpctl.judging import Group, Plan, Tally, asking, grouped, judge
 from vpctl.plugins import Aspect, Verdicts
+from vpctl.preferences import tied
 from vpctl.questions import Kind, Question
 from vpctl.records import Image, Judgement
 
@@ -87,7 +88,9 @@ class Desk:
         **how: Any,
     ) -> int:
         """How many judgements could not be had."""
-        usual = {"name": "mine", "identity": "", "open_picture": opened, "claim": self.claim, "emit": self.emit}
+        words = getattr(annotate, "template", judging.rubrics)
+        usual = {"name": "mine", "identity": "", "words": words, "open_picture": opened}
+        usual |= {"claim": self.claim, "emit": self.emit}
         desk = judging.Desk(asking(annotate), **{**usual, **self.how, **how})
 
         def work(brake: Brake) -> Coroutine[Any, Any, None]:
@@ -100,9 +103,11 @@ class Desk:
 
 def planned(records: list[Image], plan: Plan = PLAN, **how: Any) -> list[judging.Call]:
     """The calls about one prompt's pictures; what a file holds is its name."""
-    usual = {"name": "mine", "identity": "", "open_picture": opened, "claim": bool, "emit": print}
+    annotate = how.pop("annotate", truthful)
+    words = getattr(annotate, "template", judging.rubrics)
+    usual = {"name": "mine", "identity": "", "words": words, "open_picture": opened, "claim": bool, "emit": print}
     contents = how.pop("contents", None) or [image["file_name"] for image in records]
-    desk = judging.Desk(asking(how.pop("annotate", truthful)), **{**usual, **how})
+    desk = judging.Desk(asking(annotate), **{**usual, **how})
     return list(judging.planned(Group(records, contents), plan, desk))
 
 
@@ -551,7 +556,8 @@ def test_ties_are_broken_by_comparing_what_has_the_same_score_also_after_a_resum
     broken = Desk()
     broken.judge(iter(source), Together(), Plan(ASPECTS[:1]))
     (first,) = broken.done
-    broken.judge(iter(source), Together(), plan, ties=lambda key: {first["key"]: [(0, 1), (2, 3)]}.get(key, []))
+    reordered = iter(source[::-1])
+    broken.judge(reordered, Together(), plan, ties=lambda key: tied(first) if key == first["key"] else [])
     assert sorted(one["key"] for one in broken.done) == sorted(one["key"] for one in whole.done)
 
 

@@ -20,6 +20,7 @@ from . import plugins, progress
 from .errors import RecordFailed, Refused, Stopped, Unusable, UserError
 from .flow import Brake
 from .plugins import Aspect, Verdicts
+from .preferences import tied
 from .questions import Kind, Mode, Question, compared
 from .records import Image, Judgement, digest
 
@@ -107,16 +108,16 @@ class Desk(NamedTuple):
     open_picture: Callable[[str], PIL.Image]
     claim: Callable[[str], bool]
     emit: Callable[..., None]
-    ties: Callable[[str], list[tuple[int, int]]] = lambda _: []
+    ties: Callable[[str], list[tuple[str, str]]] = lambda _: []
 
 
 def desk(annotate: Any, spec: str, **how: Any) -> Desk:
     """A desk for the annotator that `spec` named, which may be a mere callable."""
     identity = getattr(annotate, "identity", None) or plugins.fingerprints(spec)
-    return Desk(asking(annotate), spec, identity, getattr(annotate, "template", _rubrics), **how)
+    return Desk(asking(annotate), spec, identity, getattr(annotate, "template", rubrics), **how)
 
 
-def _rubrics(kind: Kind) -> str:
+def rubrics(kind: Kind) -> str:
     """What an annotator that has no words of its own may make use of."""
     return digest([aspect[:3] for aspect in kind.aspects])
 
@@ -257,12 +258,6 @@ def _without_scores(judgement: Judgement, call: Call, usage: dict[str, float], *
     return cast(Judgement, {**judgement, **({"usage": share} if share else {}), **said})
 
 
-def tied(judgement: Judgement) -> list[tuple[int, int]]:
-    """Which of a judgement's pictures have the same score, by twos."""
-    scores = judgement["scores"]
-    return [(first, second) for first, second in combinations(range(len(scores)), 2) if scores[first] == scores[second]]
-
-
 async def judge(
     groups: AsyncIterable[Group], plan: Plan, desk: Desk, *, at_once: int, brake: Brake, tally: Tally
 ) -> None:
@@ -337,7 +332,7 @@ async def judge(
             verdicts = await annotator.ask(question)
         except (Refused, Unusable) as error:
             verdicts = error
-        return [one for one in recorded(call, verdicts, tally) if one["key"] in call.fresh]
+        return recorded(call, verdicts, tally)
 
     async with AsyncExitStack() as stack:
         if running := getattr(annotator, "running", None):
@@ -351,7 +346,7 @@ async def judge(
 
 def recorded(call: Call, answer: list[Verdicts] | Exception, tally: Tally) -> list[Judgement]:
     """The judgements of a call that was answered so, or with an error; what came to nothing is counted and reported."""
-    done = outcome(call, lambda: _or_raise(answer))
+    done = [one for one in outcome(call, lambda: _or_raise(answer)) if one["key"] in call.fresh]
     tally.refused += sum("refused" in judgement for judgement in done)
     failed = [judgement for judgement in done if "failed" in judgement]
     if failed:
@@ -409,13 +404,14 @@ def _closer(done: list[Judgement], group: Group, call: Call, plan: Plan, desk: D
 
 
 def _comparisons(
-    judgement: Judgement, pairs: list[tuple[int, int]], group: Group, call: Call, plan: Plan, desk: Desk
+    judgement: Judgement, pairs: list[tuple[str, str]], group: Group, call: Call, plan: Plan, desk: Desk
 ) -> list[Call]:
     aspects = tuple(aspect for aspect in call.kind.aspects if aspect.name == judgement["aspect"])
-    places = sorted(call.shown)
+    places = {group.images[place]["image_id"]: place for place in call.shown}
     found: list[Call] = []
-    for first, second in pairs:
-        found += calls(group, (places[first], places[second]), aspects, plan, desk, "pair", 0)
+    for pair in pairs:
+        first, second = sorted(places[image_id] for image_id in pair)
+        found += calls(group, (first, second), aspects, plan, desk, "pair", 0)
     return found
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, combinations
 from typing import NamedTuple, cast
 
 from .records import Judgement, digest
@@ -90,6 +90,12 @@ class Said:
             return None
         for_the_lesser = sum(mean.value for mean in orders.values()) / 2
         return for_the_lesser if pair[0] == first else -for_the_lesser
+
+
+def tied(judgement: Judgement) -> list[tuple[str, str]]:
+    """Which of a judgement's pictures, by their ids, have the same score."""
+    scored = zip(judgement["image_ids"], judgement["scores"], strict=False)
+    return [(one, other) for (one, left), (other, right) in combinations(scored, 2) if left == right]
 
 
 WORDS = frozenset(["rationales", "raw", "usage", "template", "ranking"])

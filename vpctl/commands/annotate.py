@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import closing
-from itertools import combinations, takewhile
+from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -13,6 +13,7 @@ from .. import plugins, progress
 from ..configs import PictureConfig, ServerConfig
 from ..errors import UserError
 from ..options import STDIO, Device, Input, Output, Roots, Seed, option, options, plugin
+from ..preferences import tied
 from ..records import Image, Judgement, judgement_key
 from ..streams import Out, count, folder_of, hidden_beside, read
 
@@ -177,17 +178,15 @@ class Known:
 
     def __init__(self, *, again: set[str], refresh: bool, ties: bool) -> None:
         self.again, self._refresh, self._wanted = again, refresh, ties
-        self._ties: dict[str, list[tuple[int, int]]] = {}
+        self._ties: dict[str, list[tuple[str, str]]] = {}
 
     def key(self, judgement: Judgement) -> str:
         """The judgement's key, or nothing if it is to be asked for again."""
         if self._refresh or any(what in judgement for what in self.again):
             return ""
         key = judgement_key(judgement)
-        if self._wanted and judgement.get("mode", "list") == "list":
-            scores = enumerate(judgement["scores"])
-            if ties := [(one, other) for (one, left), (other, right) in combinations(scores, 2) if left == right]:
-                self._ties[key] = ties
+        if self._wanted and judgement.get("mode", "list") == "list" and (ties := tied(judgement)):
+            self._ties[key] = ties
         return key
 
     def learn(self, write: Callable[..., None], *done: Judgement) -> None:
@@ -196,8 +195,8 @@ class Known:
         for judgement in done:
             self.key(judgement)
 
-    def ties(self, key: str) -> list[tuple[int, int]]:
-        """Which pictures of a judgement have the same score, by twos."""
+    def ties(self, key: str) -> list[tuple[str, str]]:
+        """Which pictures of a judgement, by their ids, have the same score."""
         return self._ties.get(key, [])
 
 
