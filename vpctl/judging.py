@@ -277,11 +277,15 @@ async def judge(
         brake.pull(str(error))
 
     async def read() -> None:
+        begin = getattr(annotator, "running", None)
         try:
             async for group in groups:
                 brake.check()
                 wanted = list(claimed(group, plan, desk, tally))
                 if wanted:
+                    if begin:  # not before there is something to ask: clients are slow to load
+                        await running.enter_async_context(begin(brake))
+                        begin = None
                     await preparing.acquire()
                     work.create_task(about(group, wanted))
         except UserError as error:
@@ -334,12 +338,9 @@ async def judge(
             verdicts = error
         return recorded(call, verdicts, tally)
 
-    async with AsyncExitStack() as stack:
-        if running := getattr(annotator, "running", None):
-            await stack.enter_async_context(running(brake))
-        async with asyncio.TaskGroup() as work:
-            reader = work.create_task(read())
-            brake.when_pulled(reader.cancel)
+    async with AsyncExitStack() as running, asyncio.TaskGroup() as work:
+        reader = work.create_task(read())
+        brake.when_pulled(reader.cancel)
     if fatal:
         raise fatal[0]
 

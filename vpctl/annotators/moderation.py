@@ -32,6 +32,10 @@ class Moderation:
         self.prepare = prepare
         self.identity = {"server": engine.server, "model": engine.model, **prepare.identity}
 
+    def check(self) -> None:
+        """Raise `UserError` if it cannot be asked."""
+        self._engine.check()
+
     def running(self, brake: Brake) -> AbstractAsyncContextManager[None]:
         """While this lasts, `ask` may be called."""
         return self._engine.running(brake)

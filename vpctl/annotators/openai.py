@@ -27,6 +27,10 @@ class Judge:
         self.prepare = prepare
         self.identity = {**model.identity, **prepare.identity}
 
+    def check(self) -> None:
+        """Raise `UserError` if it cannot be asked."""
+        self.model.engine.check()
+
     def running(self, brake: Brake) -> AbstractAsyncContextManager[None]:
         """While this lasts, `ask` may be called."""
         return self.model.engine.running(brake)

@@ -48,7 +48,7 @@ class Batches:
 
         async def send() -> str:
             with open(path, "rb") as file:
-                response = await self._engine.client.post(
+                response = await self._engine.transport.client.post(
                     "/files",
                     cast_to=httpx2.Response,
                     body={"purpose": "batch"},
@@ -72,7 +72,8 @@ class Batches:
                 return found
             begun = True
             asked = {"input_file_id": file_id, "endpoint": PATH, "completion_window": "24h", "metadata": {TAG: tag}}
-            return str(_object(await self._engine.client.post("/batches", cast_to=httpx2.Response, body=asked))["id"])
+            response = await self._engine.transport.client.post("/batches", cast_to=httpx2.Response, body=asked)
+            return str(_object(response)["id"])
 
         return await self._engine.managed(send)
 
@@ -95,13 +96,13 @@ class Batches:
 
     async def _get(self, path: str, query: Mapping[str, str] | None = None) -> dict[str, Any]:
         options: Any = {"params": query} if query else {}
-        return _object(await self._engine.client.get(path, cast_to=httpx2.Response, options=options))
+        return _object(await self._engine.transport.client.get(path, cast_to=httpx2.Response, options=options))
 
     async def download(self, file_id: str, path: str, way_out: str) -> None:
         """Have a file at `path`, whole, unless it is there already."""
 
         async def send() -> None:
-            async with self._engine.client.files.with_streaming_response.content(file_id) as response:
+            async with self._engine.transport.client.files.with_streaming_response.content(file_id) as response:
                 with _written(f"{path}.part") as file:
                     async for chunk in response.iter_bytes(_CHUNK):
                         file.write(chunk)

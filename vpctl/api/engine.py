@@ -1,9 +1,4 @@
-"""One OpenAI-compatible server: every request of a run goes through here, paced, tried again, and within the budget.
-
-The openai client carries the requests, over aiohttp, which takes half of the time that its default does; bodies are
-bytes that we have put together, and answers are read by us, since the client's own models of both would take more time
-than all the rest (`benchmarks/engine.py`). Its own retries are off: the pace has to see every answer.
-"""
+"""One OpenAI-compatible server: every request of a run goes through here, paced, tried again, within the budget."""
 
 import asyncio
 import math
@@ -15,9 +10,6 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-import httpx2
-import openai
-
 from .. import progress
 from ..configs import ServerConfig
 from ..errors import RecordFailed, Refused, Unusable, UserError
@@ -25,6 +17,7 @@ from ..flow import Brake
 from .answers import loads
 from .budget import Budget, Estimate, Price, price, table
 from .pace import Pace, Ticket, asked_to_wait, exhausted
+from .wire import BadStatus, NoAnswer
 
 R = TypeVar("R")
 
@@ -94,6 +87,10 @@ class Engine:
         self._lost = self._wrong = 0
         self._answered = 0.0
 
+    def check(self) -> None:
+        """Raise `UserError` if there is no key to ask with."""
+        _key()
+
     @asynccontextmanager
     async def running(self, brake: Brake) -> AsyncIterator[None]:
         """Be able to send, within the limits that were set, until `brake` is pulled."""
@@ -102,18 +99,13 @@ class Engine:
         self.budget.begin(brake)
         self.pace = Pace(self.config.concurrency, rpm=self.config.rpm, tpm=self.config.tpm, say=progress.note)
         brake.when_pulled(self.pace.stop)
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=self.config.concurrency)
-        self.client = openai.AsyncOpenAI(
-            base_url=self.base_url,
-            api_key=self._key,
-            max_retries=0,
-            timeout=None,  # `_sent` has its own; the client calls a connection that is refused a timeout too
-            http_client=openai.DefaultAioHttpClient(limits=limits, base_url=self.base_url),
-        )
+        from .transport import Transport
+
+        self.transport = Transport(self.base_url, self._key, concurrency=self.config.concurrency)
         try:
             yield
         finally:
-            await self.client.close()
+            await self.transport.close()
 
     def expected(self, estimate: Estimate) -> dict[str, float]:
         """What a call will take, in the light of those that have been answered, if any were asked."""
@@ -221,15 +213,14 @@ class Engine:
                 wait = self._backoff(tries)
                 over = timed_out >= TRIES_TIMED_OUT
                 late = True
-            except openai.APIStatusError as error:
+            except BadStatus as error:
                 self._heard = True
                 wait, failure = self._after(error, ticket, tries), self._said(error)
-                patience = PATIENCE if error.status_code == 429 else 0.0
+                patience = PATIENCE if error.status == 429 else 0.0
                 over = tries >= TRIES and now() - max(began, self._answered) >= patience
-            except (openai.APIError, httpx2.HTTPError, OSError, ValueError) as error:
+            except (NoAnswer, ValueError) as error:
                 self.pace.faltered()
-                cause = _root(error)
-                failure = self.redacted(f"{type(cause).__name__}: {cause}".rstrip(": "))[:SHOWN]
+                failure = self.redacted(str(error))[:SHOWN]
                 wait = self._backoff(tries)
                 over = tries >= (TRIES if self._heard else TRIES_UNHEARD)
             finally:
@@ -243,9 +234,10 @@ class Engine:
     async def _sent(self, path: str, body: bytes, key: str) -> dict[str, Any]:
         self.budget.request()
         headers = {"Content-Type": "application/json"}
-        options: Any = {"headers": {**headers, "Idempotency-Key": key} if key else headers}
+        if key:
+            headers["Idempotency-Key"] = key
         async with asyncio.timeout(self.config.timeout):
-            response = await self.client.post(path, cast_to=httpx2.Response, content=body, options=options)
+            response = await self.transport.post(path, body, headers)
         self._heard = True
         for seconds in exhausted(response.headers):
             self.pace.pause(seconds)
@@ -275,38 +267,38 @@ class Engine:
             tries += 1
             wait = self._backoff(tries)
             try:
-                result = await send()
+                with self.transport.translated():
+                    result = await send()
                 self._heard = True
                 return result
-            except openai.APIStatusError as error:
+            except BadStatus as error:
                 self._heard = True
-                status, failure = error.status_code, f"the server says {error.status_code}: {self._said(error)}"
-                if not passes(status, str(error.code or "")):
+                failure = f"the server says {error.status}: {self._said(error)}"
+                if not passes(error.status, error.code):
                     raise UserError(f"{self.name}: {failure}{way_out}") from None
-                asked = asked_to_wait(error.response.headers)
+                asked = asked_to_wait(error.headers)
                 wait = wait if asked is None else asked
                 if asked is not None and asked >= NOTICED:
                     progress.note(f"the server asks to wait {asked:.0f} s")
-            except (openai.APIError, httpx2.HTTPError, OSError) as error:
-                cause = error.__cause__ or error
-                failure = self.redacted(f"{type(cause).__name__}: {cause}".rstrip(": "))[:SHOWN]
+            except (NoAnswer, TimeoutError) as error:
+                failure = self.redacted(str(error) or "no answer in time")[:SHOWN]
             except ValueError:
                 raise self._no_server() from None
             if tries >= (TRIES if self._heard else TRIES_UNHEARD):
                 raise self._unreachable(f"{failure}, {tries} times")
             await self.brake.sleep(wait)
 
-    def _after(self, error: openai.APIStatusError, ticket: Ticket, tries: int) -> float:
+    def _after(self, error: BadStatus, ticket: Ticket, tries: int) -> float:
         """How long to wait after an error that passes; raises for one that does not."""
-        status, code = error.status_code, self.redacted(str(error.code or ""))
+        status, code = error.status, self.redacted(error.code)
         said = self._said(error)
         if status == 429 and code != "insufficient_quota":
-            wait = asked_to_wait(error.response.headers)
+            wait = asked_to_wait(error.headers)
             self.pace.rejected(ticket, self._backoff(tries) if wait is None else wait)
             return 0.0
         if status in (408, 409) or status >= 500:
             self.pace.faltered()
-            wait = asked_to_wait(error.response.headers)
+            wait = asked_to_wait(error.headers)
             return self._backoff(tries) if wait is None else wait
         if status == 400 and (code in POLICY or policy(error.body)):
             raise Refused(f"{code or 'content_filter'}: {said}") from None
@@ -316,7 +308,7 @@ class Engine:
                 raise Unusable(f"the server says {status}: {said}") from None
         if status not in (400, 422) or (self._wrong >= HOPELESS and not self.right):
             raise UserError(f"{self.name}: the server says {status}: {said}") from None
-        raise Rejected(status, f"{error.param or ''} {code} {said}".casefold(), said) from None
+        raise Rejected(status, f"{error.param} {code} {said}".casefold(), said) from None
 
     def hopeless(self, rejected: Rejected) -> Exception:
         """What a request that the server calls wrong means for its record, or for the run, if all are wrong."""
@@ -351,17 +343,8 @@ class Engine:
     def _backoff(tries: int) -> float:
         return min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (tries - 1)) * random.uniform(0.5, 1)
 
-    def _said(self, error: openai.APIStatusError) -> str:
-        body = error.body
-        message = body.get("message") if isinstance(body, dict) else None
-        return self.redacted(str(message or error.response.text or error.response.reason_phrase))[:SHOWN]
-
-
-def _root(error: BaseException) -> BaseException:
-    """What an error comes from in the end."""
-    while error.__cause__:
-        error = error.__cause__
-    return error
+    def _said(self, error: BadStatus) -> str:
+        return self.redacted(error.text)[:SHOWN]
 
 
 def _key() -> str:

@@ -141,6 +141,8 @@ def annotate(
         folder = folder_of(images)
         opener = Pictures([folder, *(root or [])])
         loaded = plugins.load("annotator", spec, device=device, server=server, pictures=pictures, folder=folder)
+        if not (dry_run and not sample) and not batch_file:
+            getattr(loaded, "check", bool)()
         plan = judging.Plan(aspects, cast(Any, mode), passes, all_aspects, break_ties, seed)
         desk = judging.desk(loaded, spec, open_picture=opener.open, claim=sink.claim, emit=sink.write, ties=known.ties)
         with closing(Contents(opener, hidden_beside(out, "contents"))) as contents:

@@ -343,6 +343,7 @@ def polish(
         apart = files.enter_context(Out(drops, Prompt, prompt_key, optional=True)) if drops else None
         tokens = ClipTokens()
         work = plugins.load("polisher", spec, device=device, server=server)
+        getattr(work, "check", bool)()
         raw = progress.track(read_prompts(prompts), "prompts", total=count(prompts))
         records = fresh(raw, [kept, apart] if apart else [kept], counts)
         if unsafe_model:

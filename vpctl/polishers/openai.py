@@ -88,6 +88,10 @@ class LanguageModel:
         self.model = model
         self.identity = {**model.identity, "template": self.template, "at_once": self.at_once}
 
+    def check(self) -> None:
+        """Raise `UserError` if it cannot be asked."""
+        self.model.engine.check()
+
     def running(self, brake: Brake) -> AbstractAsyncContextManager[None]:
         """While this lasts, it may be called."""
         return self.model.engine.running(brake)
