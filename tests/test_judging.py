@@ -94,7 +94,7 @@ class Desk:
         desk = judging.Desk(asking(annotate), **{**usual, **self.how, **how})
 
         def work(brake: Brake) -> Coroutine[Any, Any, None]:
-            groups = in_background(grouped(records, content))
+            groups = grouped(records, content)
             return judge(groups, plan, desk, at_once=at_once, brake=brake, tally=self.tally)
 
         flow.run(work, max_time=max_time)

@@ -340,7 +340,7 @@ def test_a_killed_run_holds_nothing_and_a_live_one_lets_nobody_in(run: Run, tmp_
     (tmp_path / "same.py").write_text("def load(argument, *, device): raise AssertionError('too late')")
     with held(kind, target) as holder:
         way_out = "another run is writing it; wait for it to end or name another file"
-        refused = Ended(75, "", f"vpctl {command[0]}: error: out.jsonl: {way_out}\n")
+        refused = Ended(75, "", f"vpctl {command[0]}: out.jsonl: {way_out}\n")
         assert run(*command, "-", "--out", "out.jsonl") == refused
         assert holder.poll() is None
         holder.send_signal(signal.SIGKILL)

@@ -7,7 +7,7 @@ import asyncio
 import inspect
 import math
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import combinations, groupby
@@ -18,7 +18,7 @@ from PIL import Image as PIL
 
 from . import plugins, progress
 from .errors import RecordFailed, Refused, Stopped, Unusable, UserError
-from .flow import Brake
+from .flow import Brake, in_background
 from .plugins import Aspect, Verdicts
 from .preferences import tied
 from .questions import Kind, Mode, Question, compared
@@ -258,9 +258,7 @@ def _without_scores(judgement: Judgement, call: Call, usage: dict[str, float], *
     return cast(Judgement, {**judgement, **({"usage": share} if share else {}), **said})
 
 
-async def judge(
-    groups: AsyncIterable[Group], plan: Plan, desk: Desk, *, at_once: int, brake: Brake, tally: Tally
-) -> None:
+async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int, brake: Brake, tally: Tally) -> None:
     """Judge every group of pictures as planned, `at_once` calls at a time, and emit what is judged once it is there.
 
     What could not be judged is reported and counted. Where the input is not right, what came before is judged; where
@@ -270,6 +268,8 @@ async def judge(
     slots, preparing = asyncio.Semaphore(at_once), asyncio.Semaphore(PREPARING)
     annotator = desk.annotator
     prepare = getattr(annotator, "prepare", lambda picture, _: picture)
+    claims = ((group, list(claimed(group, plan, desk, tally))) for group in groups)
+    to_do = ((group, wanted) for group, wanted in claims if wanted)
     fatal: list[Exception] = []
 
     def give_up(error: Exception) -> None:
@@ -279,15 +279,13 @@ async def judge(
     async def read() -> None:
         begin = getattr(annotator, "running", None)
         try:
-            async for group in groups:
+            async for group, wanted in in_background(to_do):
                 brake.check()
-                wanted = list(claimed(group, plan, desk, tally))
-                if wanted:
-                    if begin:  # not before there is something to ask: clients are slow to load
-                        await running.enter_async_context(begin(brake))
-                        begin = None
-                    await preparing.acquire()
-                    work.create_task(about(group, wanted))
+                if begin:  # not before there is something to ask: clients are slow to load
+                    await running.enter_async_context(begin(brake))
+                    begin = None
+                await preparing.acquire()
+                work.create_task(about(group, wanted))
         except UserError as error:
             fatal.append(error)
         except Stopped:

@@ -12,6 +12,7 @@ import stat
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
+from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
@@ -159,10 +160,17 @@ def _parse(line: bytes, kind: type[R], where: str, base: str) -> R:
 
 def _rename(record: dict[str, Any], rename: Callable[[str], str]) -> None:
     for key, value in record.items():
-        if _FILES.fullmatch(key) and isinstance(value, list):
+        kind = _names(key)
+        if kind is _FILES and isinstance(value, list):
             record[key] = [rename(name) if _is_local(name) else name for name in value]
-        elif _FILE.fullmatch(key) and _is_local(value):
+        elif kind is _FILE and _is_local(value):
             record[key] = rename(value)
+
+
+@lru_cache(1024)
+def _names(key: str) -> re.Pattern[str] | None:
+    """Which of the patterns a key is of; records have the same few keys over and over."""
+    return next((pattern for pattern in (_FILES, _FILE) if pattern.fullmatch(key)), None)
 
 
 def _is_local(name: object) -> bool:

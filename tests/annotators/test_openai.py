@@ -48,7 +48,7 @@ def judged(server: Server, folder: Path, plan: Plan, *, prompts: int = 3, **how:
     )
 
     def work(brake: Brake) -> Coroutine[Any, Any, None]:
-        groups = flow.in_background(judging.grouped(iter(images), str))
+        groups = judging.grouped(iter(images), str)
         return judging.judge(groups, plan, desk, at_once=8, brake=brake, tally=Tally())
 
     flow.run(work)

@@ -334,4 +334,4 @@ def test_it_needs_a_model_and_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
         openai.load("")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(UserError, match="OPENAI_API_KEY"):
-        openai.load("small")
+        openai.load("small").check()

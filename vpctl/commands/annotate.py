@@ -11,7 +11,7 @@ import typer
 
 from .. import plugins, progress
 from ..configs import PictureConfig, ServerConfig
-from ..errors import UserError
+from ..errors import LimitReached, UserError
 from ..options import STDIO, Device, Input, Output, Roots, Seed, option, options, plugin
 from ..preferences import tied
 from ..records import Image, Judgement, judgement_key
@@ -224,18 +224,22 @@ def _judge(
             counter(len(done))
 
         def work(brake: "Brake") -> Coroutine[Any, Any, None]:
-            items = flow.in_background(iter(groups))
             return judging.judge(
-                items, plan, desk._replace(emit=emit), at_once=server.concurrency, brake=brake, tally=tally
+                iter(groups), plan, desk._replace(emit=emit), at_once=server.concurrency, brake=brake, tally=tally
             )
 
-        try:
-            flow.run(work, max_time=server.max_time)
-        finally:
+        def tell() -> None:
             kinds = {"refused": tally.refused, "failed (--retry failed asks again)": tally.failed}
             told = ", ".join(f"{number} of them {kind}" for kind, number in kinds.items() if number)
             more = "; ".join(text for text in (told, summary()) if text)
             progress.finished(f"{counter.total} judgements", resumed=resumed, failed=tally.lost, more=more)
+
+        try:
+            flow.run(work, max_time=server.max_time)
+        except (KeyboardInterrupt, LimitReached):
+            tell()
+            raise
+        tell()
 
 
 def _estimate(
