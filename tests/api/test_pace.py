@@ -27,6 +27,8 @@ class Limited:
     per_minute: float = 0
     window: float = 0
     faults: float = 0
+    whims: float = 0
+    wait: float = 1.0
     tells: bool = True
     sent: list[float] = field(default_factory=list)
     turned_away: int = 0
@@ -34,9 +36,12 @@ class Limited:
     under_way: int = 0
     _room: float = 0
     _filled: float = -math.inf
+    _chance: Random = field(default_factory=lambda: Random(2))
 
     def refuses(self, now: float) -> float | None:
-        """Seconds until it would take one; None if it does now."""
+        """Seconds until it would take one; None if it does now. Some it turns away by chance, whatever their rate."""
+        if self._chance.random() < self.whims:
+            return self.wait
         if self.capacity and self.under_way >= self.capacity:
             return 1.0
         if not self.per_minute:
@@ -111,11 +116,11 @@ def most_within(times: Iterable[float], length: float) -> int:
 
 def test_the_first_call_goes_alone_and_then_the_limit_doubles_with_every_round() -> None:
     server = Limited(latency=1.0)
-    drive(server, 600, most=256)
+    drive(server, 1500, most=256)
     rounds = [sum(start <= time < start + 1 for time in server.sent) for start in range(7)]
     assert rounds[:2] == [1, FIRST]
     assert rounds[2] >= FIRST, "calls begin to spread in time, so that the limit is not yet used"
-    for before, after in pairwise(rounds[2:6]):
+    for before, after in pairwise(rounds[2:5]):
         assert after == pytest.approx(2 * before, rel=0.05)
     assert rounds[6] == 256
 
@@ -216,6 +221,14 @@ def test_a_fault_now_and_then_does_not_keep_a_run_slow(faults: float) -> None:
     assert server.answered == 4000
     assert pace.limit == 64
     assert ended < 2 * 4000 * 0.2 / 64
+
+
+@pytest.mark.parametrize(("whims", "ideals"), [(0.01, 6), (0.05, 30), (0.1, 55)])
+def test_calls_that_are_turned_away_for_no_rate_do_not_bring_a_run_down_to_a_crawl(whims: float, ideals: float) -> None:
+    server = Limited(whims=whims, wait=0.05, latency=0.05)
+    ended, _ = drive(server, 4000)
+    assert server.answered == 4000
+    assert ended < ideals * 4000 * 0.05 / 64
 
 
 def test_room_that_nobody_uses_does_not_grow() -> None:

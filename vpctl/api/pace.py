@@ -21,15 +21,17 @@ from typing import NamedTuple
 
 from ..errors import Stopped
 
-FIRST = 16
+FIRST = 32
 """Calls in flight once the first, which goes alone, has shown that the server answers."""
-GROWTH = 0.05
-"""By which share of itself the limit grows in a round, after the first episode; before it, it doubles."""
+GROWTH, GROWTH_OF_FEW = 0.05, 0.5
+"""By which share of itself the limit grows in a round, after the first episode, and by how much at least; before it, it
+doubles."""
 SATURATED = 0.8
 """The limit grows only while this share of it is used: room that nobody needed proves nothing."""
 PROBE_AFTER, PROBE_PAUSES = 30.0, 20.0
-"""Seconds, and pauses as long as the last, until the level of the last episode is tried again. A try that fails costs a
-pause, so that trying costs no more than a twentieth of the time."""
+"""Seconds until a rate that was learnt has grown by `GROWTH`; and pauses as long as the last, or rounds if they are
+longer, until the level of the last episode is tried again. A try that fails costs a pause, so that trying costs no more
+than a twentieth of the time."""
 MANY = 0.25
 """Where more than this share of the calls under way is turned away at once, calls are counted by time."""
 SPREAD_AT_FIRST, SPREAD = 2.0, 1.1
@@ -43,6 +45,9 @@ LEAST = 0.9
 RATE_GROWTH = 0.002
 """By which share of itself a rate that was learnt grows with a call, at most, and by `GROWTH` in `PROBE_AFTER` seconds;
 the longer no call is turned away, the faster."""
+DISBELIEF, FORGOTTEN = 0.4, 600.0
+"""Where calls are turned away all the same at this share of the rate that was learnt first, it is not for their rate:
+none is learnt for so many seconds, and the limit alone adapts."""
 MINUTE = 60.0
 INSTANT = 1e-6
 """Seconds that are not worth a timer."""
@@ -108,9 +113,11 @@ class Pace:
         self._not_before = -math.inf
         self._episode = -math.inf
         self._at_episode = self._rejected = 0
-        self._uncut, self._first = 1.0, False
+        self._uncut, self._first, self._refuted = 1.0, False, False
         self._recovered = True
-        self._rate = math.inf
+        self._let_go_since = self._turned_away_since = 0
+        self._rate = self._first_rate = math.inf
+        self._no_rate_until = -math.inf
         self._since = self._loop.time()
         self._rate_at = self._rate_since = self._since
         self._sent = self._taken = 0
@@ -172,7 +179,7 @@ class Pace:
             return
         if now > self._probe_at:
             self._ceiling = self._probe_at = math.inf
-        grown = self.limit + (1.0 if self._slow_start else GROWTH)
+        grown = self.limit + (1.0 if self._slow_start else max(GROWTH, GROWTH_OF_FEW / self.limit))
         self.limit = max(self.limit, min(grown, self.most, self._ceiling))
 
     def faltered(self) -> None:
@@ -187,12 +194,15 @@ class Pace:
         self._sent -= 1
         self._taken = self._sent
         if ticket.since >= self._episode:
-            drought = not self._recovered
+            self._turned_away_since += 1
+            drought = not self._recovered and 2 * self._turned_away_since >= self._let_go_since
             if not drought:
                 self._uncut, self._at_episode, self._rejected = self.limit, self.in_flight, 0
+                self._refuted = self.in_flight <= self._ceiling < math.inf
                 self._first = self._slow_start and self.limit >= 2
                 self._slow_start = self._slow_start and self.limit < 2
             self._recovered = False
+            self._let_go_since = self._turned_away_since = 0
             self._episode = math.nextafter(now, math.inf)
             if drought:
                 self.limit = 1.0
@@ -201,10 +211,11 @@ class Pace:
             return
         self._rejected += 1
         accepted = self._at_episode - self._rejected
-        self.limit = max(1.0, self._at_episode / 2, (1 - 2 * GROWTH) * accepted)
-        # Calls that were turned away while none was under way say nothing of how many may be.
-        self._ceiling = max(accepted, self.limit) if accepted else math.inf
-        self._probe_at = now + max(PROBE_AFTER, PROBE_PAUSES * seconds)
+        self.limit = max(1.0, self._at_episode / 2, math.ceil((1 - 2 * GROWTH) * accepted))
+        # Calls that were turned away while none was under way say nothing of how many may be, and neither do those that
+        # were where as many had gone well.
+        self._ceiling = max(accepted, self.limit) if accepted and not self._refuted else math.inf
+        self._probe_at = now + PROBE_PAUSES * max(seconds, self._latency)
 
     def _recover(self, since: float) -> None:
         """A call that went at this time is the first to be answered after an episode, which can now be understood."""
@@ -216,12 +227,17 @@ class Pace:
         self._since = since
         by_time = self._rejected > MANY * self._at_episode and not self._first
         bound = self._rate < math.inf and self._at_episode < SATURATED * int(self._uncut)
-        if by_time or bound:
+        now = self._loop.time()
+        if (by_time or bound) and now >= self._no_rate_until:
             self.limit, self._ceiling = self._uncut, math.inf
             least = 0.0 if self._rate == math.inf else self._rate * LEAST
             least = max(least, 1 / MINUTE, LEAST_ALONE / self._latency)
+            if self._rate == math.inf:
+                self._first_rate = max(measured, least)
             self._rate = max(min(measured, self._rate), least)
-            self._rate_at = self._rate_since = self._loop.time()
+            self._rate_at = self._rate_since = now
+            if self._rate < DISBELIEF * self._first_rate:
+                self._rate, self._no_rate_until = math.inf, now + FORGOTTEN
         elif self.limit == 1:
             self.limit = max(1.0, self._uncut / 2)
 
@@ -256,6 +272,7 @@ class Pace:
             queue.popleft()
             self.in_flight += 1
             self._sent += 1
+            self._let_go_since += 1
             spread = SPREAD_AT_FIRST if self._slow_start else SPREAD
             gap = max(1 / self._rate, self._latency / (spread * self.limit))
             self._next = max(self._next, self._loop.time() - gap) + gap
