@@ -343,6 +343,13 @@ def test_a_call_whose_answer_was_lost_counts_as_the_most_it_could_be(fault: str)
     assert asked.model.engine.budget.spent >= known + lost * (20 * 4 * 2.5e-6 + 100 * 10e-6) - 1e-9
 
 
+def test_an_answer_nested_as_no_answer_is_is_none() -> None:
+    deep = b'{"choices":' + b"[" * 1000 + b"]" * 1000 + b"}"
+    with Server(answer=lambda _: web.Response(body=deep)) as server:
+        (why,) = Asked(server).why
+    assert "does not answer as an OpenAI server does" in str(why)
+
+
 def test_a_connection_that_was_never_made_costs_nothing() -> None:
     with Server() as server:
         url = server.url

@@ -255,10 +255,9 @@ class Engine:
         for seconds in exhausted(response.headers):
             self.pace.pause(seconds)
         try:
-            answer = loads(response.content)
-        except ValueError:
+            answer = self._without_key(loads(response.content))
+        except (ValueError, RecursionError):
             answer = None
-        answer = self._without_key(answer)
         if isinstance(answer, dict) and answer.get("error") and not answer.get("choices"):
             raise ValueError(f"an answer that is an error: {self.redacted(str(answer['error']))}")
         if not isinstance(answer, dict):
