@@ -1,5 +1,6 @@
 """Judging by batch, against a server that knows files and batches, and killed at every turn."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -294,6 +295,48 @@ def test_an_answer_is_not_mended_where_the_pictures_are_not_what_they_were(place
     assert "9 Superb" in by_prompt["p2"]["raw"]
     assert len(by_prompt["p1"]["scores"]) == 2
     assert Counter(entry.path for entry in place.server.log)["/v1/chat/completions"] == 1
+
+
+def test_a_second_try_that_meets_a_fault_loses_no_answer(place: Place) -> None:
+    """The answers of the batch were paid for, and so are the second tries that others get."""
+    place.server.faults = {"out_of_range": 1.0}
+    place("--batch", "--aspect", "fidelity")
+    place.server.finish_all()
+    place.server.faults = {}
+    first: list[str] = []
+
+    def breaks_one(body: JSON) -> Any:
+        asked = str(body["messages"][1])
+        first.append(asked)
+        if asked == first[0]:
+            return web.json_response({"error": {"message": "no"}}, status=500, headers={"Retry-After": "0.01"})
+        return place.server._default(body)
+
+    place.server.answer = breaks_one
+    ended = place("--batch", "--aspect", "fidelity")
+    assert ended.code == 3
+    assert "Traceback" not in ended.err
+    failed = [record for record in place.records if "failed" in record]
+    assert ["9 Superb" in record["raw"] for record in failed] == [True]
+    assert "asking again failed: no, " in failed[0]["failed"]
+    assert len(place.known) == 3
+
+
+def test_a_server_that_never_answers_is_not_waited_for_for_ever(place: Place) -> None:
+    place("--batch")
+    place.server.finish_all()
+    handled = place.server._one
+    left = [1]
+
+    async def silent(request: web.Request, entry: Entry) -> Reply:
+        if left[0]:
+            left[0] -= 1
+            await asyncio.sleep(3)
+        return await handled(request, entry)
+
+    place.server._one = silent  # type: ignore[method-assign]
+    assert place("--batch", "--timeout", "0.5").code == 0
+    assert len(place.known) == 12
 
 
 def test_the_input_may_grow_and_what_was_asked_is_recorded_as_it_was_asked(place: Place) -> None:

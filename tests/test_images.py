@@ -128,7 +128,7 @@ def test_a_picture_that_may_not_be_read_is_told_as_that(tmp_path: Path, run: Run
     (tmp_path / record["file_name"]).chmod(0)
     ended = run("annotate", "metadata.jsonl", "--annotator", "./fair.py", "--aspect", "fidelity", "-q")
     path = tmp_path / record["file_name"]
-    assert ended == (3, "", f"vpctl annotate: warning: {path}: cannot be decoded: permission denied\n")
+    assert ended == (3, "", f"vpctl annotate: warning: {record['prompt']!r}: {path}: permission denied\n")
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "WEBP", "TIFF"])

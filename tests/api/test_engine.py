@@ -332,6 +332,56 @@ def test_a_call_that_takes_too_long_is_given_up_after_a_few_tries_and_paid_for_i
     assert asked.model.engine.budget._reserved == pytest.approx(0)
 
 
+@pytest.mark.parametrize("fault", ["drop", "cut_body", "504"])
+def test_a_call_whose_answer_was_lost_counts_as_the_most_it_could_be(fault: str) -> None:
+    with Server(answer=echo, faults={fault: 0.5}) as server:
+        asked = Asked(server, 20, model="gpt-4o", max_cost=1.0)
+        lost = sum(entry.fault == fault for entry in server.log)
+    assert asked.kinds == {"Answer": 20}
+    assert lost > 5
+    known = sum(end.usage["cost"] for end in asked.ends)
+    assert asked.model.engine.budget.spent >= known + lost * (20 * 4 * 2.5e-6 + 100 * 10e-6) - 1e-9
+
+
+def test_an_answer_nested_as_no_answer_is_is_none() -> None:
+    deep = b'{"choices":' + b"[" * 1000 + b"]" * 1000 + b"}"
+    with Server(answer=lambda _: web.Response(body=deep)) as server:
+        (why,) = Asked(server).why
+    assert "does not answer as an OpenAI server does" in str(why)
+
+
+def test_a_connection_that_was_never_made_costs_nothing() -> None:
+    with Server() as server:
+        url = server.url
+    asked = Asked(url, model="gpt-4o", max_cost=1.0)
+    assert asked.kinds == {"UserError": 1}
+    assert asked.model.engine.budget.spent == 0
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_server_that_does_not_bound_its_answers_is_not_asked_under_a_cap(named: bool) -> None:
+    def answer(body: JSON) -> Any:
+        found = [limit for limit in ("max_completion_tokens", "max_tokens") if limit in body]
+        return failing(400, f"Unknown: {found[0]}" if named else "Bad Request")(body) if found else echo(body)
+
+    with Server(answer=answer) as server:
+        assert Asked(server).kinds == {"Answer": 1}
+        asked = Asked(server, 20, one_by_one=True, model="gpt-4o", max_cost=1.0)
+        assert len(server.billed()) == 1
+    assert ("takes no limit to the length of answers" if named else "the server says 400") in str(asked.why[0])
+
+
+def test_a_question_over_which_the_server_breaks_is_given_up_while_others_are_answered() -> None:
+    def answer(body: JSON) -> Any:
+        return failing(500)(body) if int(question_of(body).split()[1]) % 10 == 0 else echo(body)
+
+    with Server(answer=answer, latency=0.002) as server:
+        asked = Asked(server, 400, concurrency=8)
+        assert refused_by(server) == {200: 360, 500: 40 * engine.TRIES_BROKEN}
+    assert asked.kinds == {"Answer": 360, "RecordFailed": 40}
+    assert str(asked.ends[0]) == f"no, {engine.TRIES_BROKEN} times"
+
+
 def test_a_server_that_cannot_be_reached_is_told_soon_with_the_way_out() -> None:
     with Server() as server:
         url = server.url
@@ -482,6 +532,12 @@ def test_an_answer_without_words_can_not_be_used(body: JSON) -> None:
         ({"prompt_tokens": 9, "completion_tokens": None}, {"prompt_tokens": 9}),
         ({"prompt_tokens": True, "completion_tokens": "2"}, {}),
         ({"prompt_tokens": -5, "completion_tokens": 2}, {"completion_tokens": 2}),
+        ({"prompt_tokens": 1e300, "completion_tokens": 10**30}, {}),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 50},  # with 39 of reasoning
+            {"prompt_tokens": 9, "completion_tokens": 41},
+        ),
+        ({"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 0}, {"prompt_tokens": 9, "completion_tokens": 2}),
         (None, {}),
         ([], {}),
     ],
@@ -590,6 +646,10 @@ def test_the_environment_names_the_server_unless_the_option_does(monkeypatch: py
         ({"max_cost": 1.0}, "--max-cost 1: the price of judge is not known; say it with --prices FILE"),
         ({"extra": "{"}, "--extra {: a JSON object"),
         ({"extra": "[1]"}, r"--extra \[1\]: a JSON object"),
+        (
+            {"extra": '{"max_tokens": 9, "n": 2}'},
+            "--extra: max_tokens, n cannot be set in it; --max-tokens is how long",
+        ),
         ({"prices": "nowhere.toml"}, "--prices nowhere.toml: no such file"),
     ],
 )

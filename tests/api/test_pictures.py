@@ -118,6 +118,19 @@ def test_a_picture_may_be_named_by_a_url_instead(tmp_path: Path, name: str, url:
     assert (found.width, found.height) == encode.size((90, 30)) == (90, 30), "the server gets it as it is"
 
 
+def test_a_picture_that_no_jpeg_can_hold_is_told(tmp_path: Path) -> None:
+    noise = Image.effect_noise((70_000, 10), 90).convert("RGB")
+    noise.save(tmp_path / "long.png")
+    with pytest.raises(RecordFailed, match="70000 × 10 pixels cannot be a JPEG; --max-side makes it smaller"):
+        encoded(tmp_path / "long.png", max_side=0)
+
+
+def test_what_a_server_fetches_is_another_picture_than_what_it_is_sent() -> None:
+    by_url = Encoder(PictureConfig(image_url="https://a.example/"), "").identity
+    assert by_url != Encoder(PictureConfig(), "").identity
+    assert by_url == Encoder(PictureConfig(image_url="https://b.example/", max_side=512), "").identity
+
+
 def test_a_picture_from_elsewhere_has_no_url(tmp_path: Path) -> None:
     encode = Encoder(PictureConfig(image_url="https://host/pictures/"), str(tmp_path / "records"))
     with pytest.raises(RecordFailed, match="has no URL below --image-url"):

@@ -201,7 +201,8 @@ def test_a_second_interrupt_waits_for_nothing(pictures: Path, tmp_path: Path) ->
 
     async def never(request: web.Request) -> web.StreamResponse:
         answered.append(1)
-        await asyncio.sleep(50)
+        while request.transport is not None:
+            await asyncio.sleep(0.05)
         return web.Response()
 
     with Server(answer=lambda body: never, key=KEY) as server:

@@ -10,7 +10,7 @@ import orjson
 from ..errors import Unusable
 
 _FOLLOWS = re.compile(r"\s*(?:[,:}\]]|$)")
-_FENCED = re.compile(r"```(?:json)?\s*\n?(.*?)```", re.DOTALL)
+_FENCED = re.compile(r"```(?:json)?\s*+(.*?)```", re.DOTALL)
 
 
 def loads(text: str | bytes) -> Any:

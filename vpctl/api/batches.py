@@ -3,7 +3,9 @@
 https://platform.openai.com/docs/guides/batch has the protocol.
 """
 
+import asyncio
 import errno
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +23,8 @@ TAG = "vpctl"
 _CLOCKS = 86_400
 """Seconds by which the server's clock may be behind ours."""
 _CHUNK = 1 << 20
+_SLOWEST = 1 << 16
+"""Bytes a second of a connection that is worth waiting for."""
 _PAGE = "100"
 
 
@@ -57,7 +61,8 @@ class Batches:
                 )
             return str(_object(response)["id"])
 
-        return await self._engine.managed(send)
+        within = self._engine.config.timeout + os.path.getsize(path) / _SLOWEST
+        return await self._engine.managed(send, within=within)
 
     async def create(self, file_id: str, tag: str, since: float, *, begun: bool) -> str:
         """Begin the batch of an uploaded file; its id.
@@ -102,13 +107,16 @@ class Batches:
         """Have a file at `path`, whole, unless it is there already."""
 
         async def send() -> None:
-            async with self._engine.transport.client.files.with_streaming_response.content(file_id) as response:
+            now, most = asyncio.get_running_loop().time, self._engine.config.timeout
+            content = self._engine.transport.client.files.with_streaming_response.content(file_id)
+            async with asyncio.timeout(most) as limit, content as response:
                 with _written(f"{path}.part") as file:
                     async for chunk in response.iter_bytes(_CHUNK):
                         file.write(chunk)
+                        limit.reschedule(now() + most)
 
         if not os.path.exists(path):
-            await self._engine.managed(send, way_out)
+            await self._engine.managed(send, way_out, within=math.inf)
             os.replace(f"{path}.part", path)
 
 

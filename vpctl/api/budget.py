@@ -33,8 +33,9 @@ class Price(NamedTuple):
 
     def of(self, usage: Mapping[str, float]) -> float:
         """What a call costs that took these tokens."""
-        cached = usage.get("cached_tokens", 0.0)
-        fresh = usage.get("prompt_tokens", 0.0) - cached
+        prompt = usage.get("prompt_tokens", 0.0)
+        cached = min(usage.get("cached_tokens", 0.0), prompt)
+        fresh = prompt - cached
         return fresh * self.input + cached * self.cached + usage.get("completion_tokens", 0.0) * self.output
 
 
@@ -212,7 +213,8 @@ class Budget:
             self._worst = max(self._worst, prompt / max(estimate.prompt, 1.0))
         self.usage.update(usage)
         said = {"prompt_tokens", "completion_tokens"} <= usage.keys()
-        cost = (self.price.of(usage) * factor if said else unsaid) if self.price else 0.0
+        known = self.price.of(usage) * factor if self.price else 0.0
+        cost = known if said else max(known, unsaid)
         self.spent += cost
         return cost
 

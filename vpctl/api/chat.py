@@ -43,6 +43,9 @@ class Dialect(NamedTuple):
 
 PLAINEST = Dialect(SCHEMAS[-1], LIMITS[-1], temperature=False)
 
+OWN = frozenset(["model", "messages", "n", "stream", "max_tokens", "max_completion_tokens"])
+"""Keys of a request that are ours: another value would cost what nobody counts, or be answered as nobody reads."""
+
 
 class Request(NamedTuple):
     """What a model is asked: `parts` are the user's message, each already JSON."""
@@ -91,6 +94,8 @@ class Model:
             self._extra = None
         if not isinstance(self._extra, dict):
             raise UserError(f'--extra {config.extra}: a JSON object, as \'{{"reasoning_effort": "low"}}\'')
+        if taken := sorted(OWN & self._extra.keys()):
+            raise UserError(f"--extra: {', '.join(taken)} cannot be set in it; --max-tokens is how long answers may be")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -178,14 +183,23 @@ class Model:
         """What to try where a request was called wrong: without what the server names, or, at first, all at once."""
         if found := simpler(used, rejected.about):
             return found
-        if not self.engine.right and used != PLAINEST:
-            return PLAINEST
-        self._dialect = Dialect() if used == PLAINEST and not self.engine.right else used
+        plainest = PLAINEST if self._config.max_cost is None else PLAINEST._replace(limit=LIMITS[-2])
+        if not self.engine.right and used != plainest:
+            return plainest
+        self._dialect = Dialect() if used == plainest and not self.engine.right else used
         raise self.engine.hopeless(rejected) from None
 
     def body(self, request: Request, more: tuple[str, ...] = ()) -> bytes:
-        """The request as the server gets it; `more` are further messages, the model's and ours by turns."""
+        """The request as the server gets it; `more` are further messages, the model's and ours by turns.
+
+        Raises `UserError` if nothing would bound what the answer costs, and that is to be bounded.
+        """
         dialect, config = self._dialect, self._config
+        if not dialect.limit and config.max_cost is not None:
+            raise UserError(
+                f"--max-cost {config.max_cost:g}: {self.engine.name} takes no limit to the length of answers, so that "
+                "nobody knows what one costs; leave --max-cost out, or say --max-requests"
+            )
         options: dict[str, Any] = {"model": self.model}
         if dialect.temperature:
             options["temperature"] = config.temperature

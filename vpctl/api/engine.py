@@ -1,13 +1,12 @@
 """One OpenAI-compatible server: every request of a run goes through here, paced, tried again, within the budget."""
 
 import asyncio
-import math
 import os
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from .. import progress
@@ -27,6 +26,10 @@ TRIES_UNHEARD = 4
 """Of a call to a server that has never answered: an address that is wrong should be told soon."""
 TRIES_TIMED_OUT = 3
 """Of a call that took too long: the server may have done, and charged for, what nobody waited for."""
+TRIES_BROKEN = 6
+"""Of a call that is answered 500 while others are answered: some servers break over what they are asked."""
+GIVEN_UP = (408, 504, 524)
+"""Statuses by which something between us and the model says that it waited too long, as we might have."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
 """Seconds between tries, where the server does not say; twice as long each time."""
 HOPELESS = 4
@@ -37,6 +40,8 @@ SECRET = 8
 """Characters from which on a key may be one. Servers without keys are given any word, which answers may hold too."""
 NOTICED = 5.0
 """Seconds that one notices to wait."""
+MOST_TOKENS = 1e12
+"""More than any call takes: a server that says so is wrong."""
 SHOWN = 300
 """Characters of what a server says that are passed on."""
 
@@ -191,13 +196,14 @@ class Engine:
         key: str,
         unheard: Callable[[], Awaitable[None]],
     ) -> dict[str, Any]:
+        """The answer to one call. `unheard` is awaited where nobody knows whether a try was charged for."""
         now = asyncio.get_running_loop().time
-        tries = timed_out = 0
-        began = now()
+        tries = timed_out = broken = 0
+        began = broke = now()
         expected = sum(self.budget.expected(estimate).values())
         while True:
             tries += 1
-            late = False
+            lost = by_itself = False
             ticket = await self.pace.enter(expected, again=again or tries > 1)
             used = 0.0
             try:
@@ -212,21 +218,28 @@ class Engine:
                 failure = f"no answer within {self.config.timeout:g} s"
                 wait = self._backoff(tries)
                 over = timed_out >= TRIES_TIMED_OUT
-                late = True
+                lost = True
             except BadStatus as error:
                 self._heard = True
                 wait, failure = self._after(error, ticket, tries), self._said(error)
                 patience = PATIENCE if error.status == 429 else 0.0
                 over = tries >= TRIES and now() - max(began, self._answered) >= patience
+                lost = error.status in GIVEN_UP
+                if error.status == 500:
+                    broken, broke = broken + 1, broke if broken else now()
+                    by_itself = broken >= TRIES_BROKEN and self._answered > broke
             except (NoAnswer, ValueError) as error:
                 self.pace.faltered()
                 failure = self.redacted(str(error))[:SHOWN]
                 wait = self._backoff(tries)
                 over = tries >= (TRIES if self._heard else TRIES_UNHEARD)
+                lost = not isinstance(error, NoAnswer) or error.reached
             finally:
                 self.pace.leave(ticket, used)
-            if late:
+            if lost:
                 await unheard()
+            if by_itself:
+                raise RecordFailed(f"{failure}, {broken} times")
             if over:
                 raise self._given_up(f"{failure}, {tries} times")
             await self.brake.sleep(wait)
@@ -242,11 +255,9 @@ class Engine:
         for seconds in exhausted(response.headers):
             self.pace.pause(seconds)
         try:
-            answer = loads(response.content)
-        except ValueError:
+            answer = self._without_key(loads(response.content))
+        except (ValueError, RecursionError):
             answer = None
-        if len(self._key) >= SECRET and self._key.encode() in response.content:
-            answer = self._without_key(answer)
         if isinstance(answer, dict) and answer.get("error") and not answer.get("choices"):
             raise ValueError(f"an answer that is an error: {self.redacted(str(answer['error']))}")
         if not isinstance(answer, dict):
@@ -256,10 +267,11 @@ class Engine:
         self.right, self._lost = True, 0
         return answer
 
-    async def managed(self, send: Callable[[], Awaitable[R]], way_out: str = "") -> R:
+    async def managed(self, send: Callable[[], Awaitable[R]], way_out: str = "", *, within: float | None = None) -> R:
         """What `send` returns, which makes a request that is no call to a model, tried until it is answered.
 
-        Such requests are paced by nothing and cost nothing. Raises `UserError`, with a `way_out` where it is the
+        Such requests are paced by nothing and cost nothing. Each try may take as long as a call, or `within` so many
+        seconds, without end if `send` minds the time itself. Raises `UserError`, with a `way_out` where it is the
         request that the server calls wrong.
         """
         tries = 0
@@ -268,7 +280,8 @@ class Engine:
             wait = self._backoff(tries)
             try:
                 with self.transport.translated():
-                    result = await send()
+                    async with asyncio.timeout(within or self.config.timeout):
+                        result = await send()
                 self._heard = True
                 return result
             except BadStatus as error:
@@ -382,16 +395,23 @@ def passes(status: int, code: str) -> bool:
 
 
 def tokens(answer: Mapping[str, Any]) -> dict[str, float]:
-    """Tokens that an answer says it took; empty if it does not say."""
+    """Tokens that an answer says it took; empty if it does not say.
+
+    Some servers count reasoning, which is charged as the answer is, in the total alone.
+    """
     said = answer.get("usage")
     if not isinstance(said, dict):
         return {}
     details = said.get("prompt_tokens_details")
-    found = {name: said.get(name) for name in ("prompt_tokens", "completion_tokens")}
-    found["cached_tokens"] = details.get("cached_tokens") if isinstance(details, dict) else None
-    return {
-        name: value
-        for name, value in found.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-        if value or name != "cached_tokens"
-    }
+    prompt, answered, total = (_tokens(said.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
+    cached = _tokens(details.get("cached_tokens")) if isinstance(details, dict) else None
+    if prompt is not None and answered is not None and total is not None:
+        answered = max(answered, total - prompt)
+    found = {"prompt_tokens": prompt, "completion_tokens": answered, "cached_tokens": cached or None}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _tokens(said: object) -> float | None:
+    """A number of tokens; None if it is none."""
+    right = isinstance(said, int | float) and not isinstance(said, bool) and 0 <= said < MOST_TOKENS
+    return cast(float, said) if right else None

@@ -38,6 +38,8 @@ class Encoder:
     def identity(self) -> dict[str, object]:
         """All that changes what a judge sees of a picture."""
         config = self._config
+        if config.image_url:
+            return {"detail": config.detail, "by": "url"}
         return {"max_side": config.max_side, "detail": config.detail, "as_it_is": AS_IT_IS, "quality": QUALITY}
 
     def size(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -80,6 +82,11 @@ def _as_it_is(path: str) -> tuple[str, bytes] | None:
 
 
 def _as_jpeg(picture: Image.Image) -> bytes:
+    """Raises `RecordFailed` for one with a side that JPEG cannot have."""
     encoded = io.BytesIO()
-    picture.save(encoded, format="JPEG", quality=QUALITY, subsampling=0)
+    try:
+        picture.save(encoded, format="JPEG", quality=QUALITY, subsampling=0)
+    except (OSError, SystemError):
+        size = f"{picture.width} × {picture.height}"
+        raise RecordFailed(f"a picture of {size} pixels cannot be a JPEG; --max-side makes it smaller") from None
     return encoded.getvalue()

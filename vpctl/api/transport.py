@@ -7,6 +7,7 @@ more time than all the rest (`benchmarks/engine.py`). Its own retries are off: t
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import aiohttp
 import httpx2
 import openai
 
@@ -48,16 +49,15 @@ class Transport:
                 error.status_code, response.headers, error.body, response.text or response.reason_phrase
             ) from None
         except (openai.APIError, httpx2.HTTPError, OSError) as error:
-            cause = _root(error)
-            raise NoAnswer(f"{type(cause).__name__}: {cause}".rstrip(": ")) from None
+            chain = _chain(error)
+            reached = not any(isinstance(one, aiohttp.ClientConnectorError) for one in chain)
+            raise NoAnswer(f"{type(chain[-1]).__name__}: {chain[-1]}".rstrip(": "), reached=reached) from None
 
     async def close(self) -> None:
         """Close all connections."""
         await self.client.close()
 
 
-def _root(error: BaseException) -> BaseException:
-    """What an error comes from in the end."""
-    while error.__cause__:
-        error = error.__cause__
-    return error
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and what it comes from, what it comes from in the end last."""
+    return [error, *(_chain(error.__cause__) if error.__cause__ else [])]

@@ -29,4 +29,11 @@ class BadStatus(Exception):
 
 
 class NoAnswer(Exception):
-    """The server was not reached, or was lost before it had answered whole; the text says how."""
+    """The server was not reached, or was lost before it had answered whole; the text says how.
+
+    `reached` says that it may have got the request, and may have done what it is paid for.
+    """
+
+    def __init__(self, text: str, *, reached: bool) -> None:
+        super().__init__(text)
+        self.reached = reached

@@ -11,7 +11,7 @@ import orjson
 from ..api.answers import loads
 from ..api.chat import Dialect, Model, Request, plainest, simpler
 from ..api.engine import POLICY, SHOWN, passes, policy, tokens
-from ..errors import RecordFailed, Refused, Unusable
+from ..errors import RecordFailed, Refused, Stopped, Unusable, UserError
 from ..flow import Brake
 from ..judging import Desk, Tally, recorded
 from ..plugins import Verdicts
@@ -112,6 +112,7 @@ class Reader:
         self.judgements = self.unknown = self.torn = 0
         self.hopeless = ""
         self._there: set[str] = set()
+        self._fatal: UserError | None = None
 
     async def read(
         self, stubs: Stubs, paths: list[str], there: set[str], *, reserved: float, used: Dialect, brake: Brake
@@ -144,11 +145,14 @@ class Reader:
                 except Again:
                     continue
                 stubs.drop(stub.id)
+                engine.budget.hold(-reserved)
                 if isinstance(answer, Unusable) and result.status == 200 and self._mending:
                     await self._slots.acquire()
                     work.create_task(self._mended(stub, answer, brake))
                 else:
                     self._emit(stub, answer)
+        if self._fatal:
+            raise self._fatal
         brake.check()
 
     def _answer(self, stub: Stub, result: Result, used: Dialect, reserved: float) -> list[Verdicts] | Exception:
@@ -157,7 +161,6 @@ class Reader:
         if result.status == 200:
             usage = tokens(result.body)
             cost = engine.budget.answered(stub.estimate, usage, unsaid=reserved, factor=engine.batch_share)
-            engine.budget.hold(-reserved)
             if engine.price and usage:
                 usage["cost"] = round(cost, 9)
             try:
@@ -178,10 +181,16 @@ class Reader:
         return Unusable(f"the server says {result.status}: {result.message}")
 
     async def _mended(self, stub: Stub, first: Unusable, brake: Brake) -> None:
+        """Emit what comes of a second try. If the run is to end, others are let end: they are paid for."""
         try:
             answer = await self._second(stub, first)
             if not (isinstance(answer, Unusable) and brake.pulled):
                 self._emit(stub, answer)
+        except Stopped:
+            pass
+        except UserError as error:
+            self._fatal = self._fatal or error
+            brake.pull(str(error))
         finally:
             self._slots.release()
 
@@ -204,6 +213,8 @@ class Reader:
             return await judge.mend(question, first)
         except (Refused, Unusable) as error:
             return error
+        except RecordFailed as error:
+            return Unusable(f"{first}; asking again failed: {error}", first.raw, first.usage)
 
     def _emit(self, stub: Stub, answer: list[Verdicts] | Exception) -> None:
         self._claim(stub)
