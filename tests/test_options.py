@@ -15,6 +15,13 @@ from vpctl import cli, configs
 from vpctl.options import option, options
 
 TUNING = {"train-rm": configs.RewardModelConfig, "tune-ppo": configs.PPOConfig, "tune-dpo": configs.DPOConfig}
+OWNERS = [
+    *TUNING.items(),
+    ("polish", configs.ServerConfig),
+    ("annotate", configs.ServerConfig),
+    ("annotate", configs.PictureConfig),
+]
+"""Commands and the configs whose fields are options of theirs."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +98,15 @@ def test_the_signature_has_the_fields_in_place_of_the_whole() -> None:
 
 def test_every_config_belongs_to_a_command() -> None:
     declared = {value for value in vars(configs).values() if dataclasses.is_dataclass(value)}
-    assert declared == set(TUNING.values())
+    assert declared == {config for _, config in OWNERS}
 
 
-@pytest.mark.parametrize("name", TUNING)
-def test_every_field_of_a_config_is_an_option_of_its_command_and_in_its_page(name: str) -> None:
+@pytest.mark.parametrize(("name", "config"), OWNERS)
+def test_every_field_of_a_config_is_an_option_of_its_command_and_in_its_page(name: str, config: type) -> None:
     command = typer.main.get_command(cli.build({name})).commands[name]  # type: ignore[attr-defined]
     flags = {parameter.name: parameter for parameter in command.params}
     page = (HOME / "man" / f"vpctl-{name}.1").read_text().replace("\\-", "-")
-    for field in dataclasses.fields(TUNING[name]):
+    for field in dataclasses.fields(config):
         flag = flags[field.name]
         assert flag.default == field.default
         assert flag.help
