@@ -113,7 +113,7 @@ def test_every_field_of_a_config_is_an_option_of_its_command_and_in_its_page(nam
         assert f"\\fB{max(flag.opts, key=len)}" in page
         entry = page.partition(f"\\fB{max(flag.opts, key=len)}")[2].partition(".TP")[0]
         assert flag.help in entry.replace("\\fB", "`").replace("\\fR", "`")
-        if field.default is not None:
+        if field.default not in (None, ""):
             assert f"Default: {field.default}." in entry
 
 
