@@ -11,7 +11,7 @@ import typer
 
 from .. import plugins, progress
 from ..configs import PictureConfig, ServerConfig
-from ..errors import LimitReached, UserError
+from ..errors import LimitReached, RecordFailed, UserError
 from ..options import STDIO, Device, Input, Output, Roots, Seed, option, options, plugin
 from ..preferences import tied
 from ..records import Image, Judgement, judgement_key
@@ -251,9 +251,16 @@ def _estimate(
     tally = judging.Tally()
     expected: Callable[..., dict[str, float]] = getattr(desk.annotator, "expected", lambda *_: {})
     usage: Counter[str] = Counter()
+    calls_in_all = 0
     for group in progress.track(groups, "prompts"):
         calls = list(judging.claimed(group, plan, desk, tally))
-        sizes = [opener.size(image["file_name"]) for image in group.images] if calls else []
+        try:
+            sizes = {place: opener.size(group.images[place]["file_name"]) for call in calls for place in call.shown}
+        except RecordFailed as failure:
+            tally.lost += 1
+            progress.warn(f"{group.images[0]['prompt'][:60]!r}: {failure}")
+            continue
+        calls_in_all += len(calls)
         for call in calls:
             shown = [sizes[place] for place in call.shown]
             usage.update(expected(call.kind, group.images[0]["prompt"], shown))
@@ -261,7 +268,7 @@ def _estimate(
     dollars = usage["cost"] * (desk.annotator.model.engine.batch_share if batch else 1.0) if "cost" in usage else 0.0
     cost = f", {dollars:.2f} USD" if "cost" in usage else ""
     broken = f"; {tally.lost} prompts have pictures that cannot be judged" if tally.lost else ""
-    progress.note(f"dry run: {tally.begun} calls to be made{f', {tokens}{cost}' if usage else ''}{broken}")
+    progress.note(f"dry run: {calls_in_all} calls to be made{f', {tokens}{cost}' if usage else ''}{broken}")
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
