@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 
 import typer
 
@@ -166,6 +166,7 @@ def outcomes(
         }
         if words:
             done["template"] = words
+        done.pop("rejected", None)  # of a run before
         if clean.rejected:
             counts["rejected"] += 1
             done["rejected"] = clean.rejected
@@ -237,9 +238,9 @@ def original(prompt: Prompt) -> Prompt | None:
     first = prompt.get("source_prompt", prompt["prompt"])
     if plain(first) == plain(prompt["prompt"]):
         return None
-    form: Prompt = {**prompt, "prompt": first, "prompt_id": prompt_key(prompt) + ORIGINAL}
-    del form["source_prompt"]
-    return form
+    of_the_rewrite = ("source_prompt", "template", "rejected")
+    kept = {key: value for key, value in prompt.items() if key not in of_the_rewrite}
+    return cast(Prompt, {**kept, "prompt": first, "prompt_id": prompt_key(prompt) + ORIGINAL})
 
 
 def originals(prompts: Iterable[Prompt], claim: Callable[[str], bool]) -> Iterator[Prompt]:
@@ -317,8 +318,12 @@ def polish(
     A prompt is unsafe if the polisher says so, or if `prompt_nsfw`, a column of DiffusionDB, is above the threshold.
 
     With --out prompts.jsonl, what is dropped goes to prompts.dropped.jsonl with its reason in `dropped`, and is not
-    done again by a run that goes on; to have a prompt tried once more, take its line out of that file. What failed is
-    in neither file and is tried again. A prompt that is there word for word already is only counted.
+    done again by a run that goes on; to have a prompt tried once more, take its line out of that file. A prompt that is
+    there word for word already is only counted.
+
+    A prompt on which a model gave an answer, and after one more try another, of which nothing can be made, is dropped
+    as `failed`. One that met a fault of the server's is in neither file and is tried again. The exit is 3 if there were
+    any of these, and 5 at a limit.
 
     Examples:
 
@@ -392,7 +397,7 @@ def polish(
                 tell()
                 raise
         tell()
-    if counts["failed"]:
+    if counts["failed"] or reasons["failed"]:
         raise typer.Exit(SOME_FAILED)
 
 
