@@ -46,10 +46,10 @@ not done again, and a last line that a killed run left unfinished is cut off. It
 output of merge and eval, which need all their input, appears whole at the end.
 
 Beside an output named prompts.jsonl, polish writes what it dropped to prompts.dropped.jsonl. Beside an output named
-judgements.jsonl, annotate keeps what only it has a use for: hashes of the pictures' files in .judgements.jsonl.contents,
-which may be deleted at any time, and what is under way in batches in the folder .judgements.jsonl.batches; beside a
-batch file named requests.jsonl, which judgement each request is for in .requests.jsonl.stubs. Without these two, answers
-that were paid for are lost.
+judgements.jsonl, annotate keeps what only it has a use for: hashes of the pictures' files in
+.judgements.jsonl.contents, which may be deleted at any time, and what is under way in batches in the folder
+.judgements.jsonl.batches; beside a batch file named requests.jsonl, which judgement each request is for in
+.requests.jsonl.stubs. Without these two, answers that were paid for are lost.
 
 The DIR of train-rm, tune-ppo and
 tune-dpo holds the run: options in run.json, metrics in metrics.jsonl and for TensorBoard, previews, and while it lasts
@@ -72,7 +72,7 @@ EXITS = {
     "130": "Interrupted, by SIGINT or SIGTERM; the same command goes on.",
 }
 ENVIRONMENT = {
-    "OPENAI_API_KEY": "Key of the server that `openai` and `moderation` ask. It is no option and never written anywhere.",
+    "OPENAI_API_KEY": "Key of the server that `openai` and `moderation` ask. It is no option, and never written.",
     "OPENAI_BASE_URL": "Any OpenAI-compatible server, such as http://localhost:8000/v1; --base-url goes before.",
     "HF_HOME": "Where Hugging Face keeps models named by hub id.",
     "OMP_NUM_THREADS": "Threads of a command on the CPU. If not set: all cores, in a pipe half of them.",
