@@ -197,8 +197,8 @@ def test_quiet_silences_notes_and_tables_but_no_warning_and_no_error(
     os.unlink(tmp_path / records[0]["file_name"])
     plugin("fair", FAIR)
     quiet = call("annotate metadata.jsonl --annotator ./fair.py --aspect fidelity -q")
-    missing = f"vpctl annotate: warning: {tmp_path}/{records[0]['file_name']}: there is no such picture\n"
-    assert quiet == Ended(3, "", missing)
+    missing = f"{records[0]['prompt']!r}: {tmp_path}/{records[0]['file_name']}: there is no such picture"
+    assert quiet == Ended(3, "", f"vpctl annotate: warning: {missing}\n")
     assert call("merge none.jsonl --quiet").err == "vpctl merge: error: none.jsonl: no such file or directory\n"
 
 
