@@ -5,7 +5,7 @@
 #   */10 * * * *  /path/to/vpctl/examples/cron.sh /data/job
 #
 # What a run says goes to FOLDER/annotate.log. Cron writes a mail when something is left to do for a person: a key that
-# is not right, an input that is broken, judgements that failed again and again. A limit that is reached is none of that.
+# is not right, an input that is broken, judgements that failed. A limit that is reached is none of that.
 set -u
 job=${1:?name the folder of the job} judge=${JUDGE:-openai:gpt-4o}
 if [ -f "$job/key.env" ]; then
@@ -21,7 +21,7 @@ code=$?
 case $code in
     0) ;;           # done, or nothing to do
     5 | 75) exit 0 ;; # a limit was reached, or another run is at work: the next one goes on
-    3) echo "vpctl annotate: some judgements failed and will be tried again; see $job/annotate.log" ;;
+    3) echo "vpctl annotate: some judgements failed; $job/annotate.log says which will be tried again" ;;
     *)
         tail -n 3 "$job/annotate.log"
         exit $code

@@ -58,6 +58,7 @@ def test_the_exits_are_those_the_manual_tells(run: Run, tmp_path: Path, plugin: 
     os.unlink(tmp_path / records[0]["file_name"])
     found.add(run("annotate", "metadata.jsonl", "--annotator", "./fair.py").code)
     found.add(run("eval", "agreement", "two.jsonl", "--fail-under", "0.5").code)
+    found.add(run("annotate", "metadata.jsonl", "--annotator", "./fair.py", "--max-time", "0").code)
     with Out(str(tmp_path / "held.jsonl"), Prompt, prompt_key):
         found.add(run("annotate", "metadata.jsonl", "--annotator", "./fair.py", "--out", "held.jsonl").code)
     assert found | {130} == set(map(int, manual.EXITS))

@@ -55,7 +55,7 @@ def test_the_same_text_is_known_at_any_similarity(similarity: float) -> None:
     assert near.find(LONG, "second") == "first"
 
 
-WORDS = st.lists(st.sampled_from("red blue star cat".split()), min_size=1, max_size=9).map(" ".join)
+WORDS = st.lists(st.sampled_from("red blue star cat".split()), min_size=1, max_size=12).map(" ".join)
 
 
 @given(st.lists(WORDS, max_size=14), st.sampled_from([0.1, 0.3, 0.5, 2 / 3, 0.75, 0.8, 0.9, 1.0]))

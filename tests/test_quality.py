@@ -21,6 +21,8 @@ def test_levels_ties_slots_and_failures_are_counted() -> None:
         judged([], refused="no", key="3"),
         judged([], failed="what", key="4"),
     ]
+    for number, record in enumerate(records):
+        record["prompt_id"] = str(number)
     found = measured(lambda: records)[("m", "x", "list")]
     assert (found.judged, found.refused, found.failed) == (2, 1, 1)
     assert found.levels == {5: 1, 3: 2, 1: 1, 2: 1, 4: 1}
@@ -29,21 +31,25 @@ def test_levels_ties_slots_and_failures_are_counted() -> None:
     assert found.slot_bias == pytest.approx((3 + 1) / 2 - (3 + 4) / 2)
 
 
-def test_of_the_same_key_the_last_counts() -> None:
-    records = [judged([1.0, 1.0], key="k"), judged([], key="k", failed="x"), judged([4.0, 5.0], key="k")]
+def test_of_what_was_asked_anew_the_last_counts_though_the_words_be_others() -> None:
+    records = [
+        judged([1.0, 1.0], key="k"),
+        judged([], key="k", failed="x", image_ids=["a", "b"], order=[0, 1]),
+        judged([4.0, 5.0], key="other"),
+    ]
     found = measured(lambda: records)[("m", "x", "list")]
-    assert (found.judged, found.failed, found.ties) == (1, 0, 0)
+    assert (found.judged, found.failed, found.ties, found.compared) == (1, 0, 0, 0)
     assert found.levels == {4: 1, 5: 1}
 
 
 def test_preferences_that_turn_round_are_flips() -> None:
     records = [
         judged([5.0, 1.0], ids="ab", key="1"),
-        judged([1.0, 5.0], ids="ab", key="2"),
-        judged([5.0, 1.0], ids="ba", key="3"),
+        judged([1.0, 5.0], ids="ab", key="2", repeat=2),
+        judged([5.0, 1.0], ids="ba", key="3", repeat=3),
         judged([5.0, 1.0], ids="cd", key="4"),
-        judged([1.0, 5.0], ids="dc", key="5"),
-        judged([3.0, 3.0], ids="cd", key="6"),
+        judged([1.0, 5.0], ids="dc", key="5", repeat=2),
+        judged([3.0, 3.0], ids="cd", key="6", repeat=3),
     ]
     found = measured(lambda: records)[("m", "x", "list")]
     # a and b are preferred as 1, -1, -1; c and d as 1, 1, and then neither.
@@ -71,3 +77,25 @@ def test_nothing_is_divided_by_nothing(capsys: pytest.CaptureFixture[str]) -> No
     said = capsys.readouterr().err
     assert "Judged by m" in said
     assert "100%" in said
+
+
+def test_a_table_fits_into_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    scores = [1.0, 2.0, 3.0, 4.0, 5.0, 5.0]
+    ids = "abcdef"
+    there_and_back = [
+        judged(scores, aspect="prompt-following", prompt_id=str(number), ids=ids, repeat=repeat, order=order, key="k")
+        for number in range(100)
+        for repeat, order in ((1, [0, 1, 2, 3, 4, 5]), (2, [5, 4, 3, 2, 1, 0]))
+    ]
+    summarise(lambda: [*there_and_back, judged([], failed="what"), judged([0.1, -7.3], annotator="reward:clip")])
+    title, *_, first, second, _, other, _, _, _, rewards, _ = capsys.readouterr().err.splitlines()
+    assert title.strip() == "Judged by m, list; 1 of 201 failed"
+    assert [cell.strip() for cell in first.split("│")[1:-1]] == (
+        ["prompt-following", "200", "0%", "17 17 17 17 33", "7%", "+0.00", "0%"]
+    )
+    assert [cell.strip() for cell in second.split("│")[1:-1]] == ["x", "0", "0%", "", "", "", ""]
+    assert other.strip() == "Judged by reward:clip, list"
+    assert [cell.strip() for cell in rewards.split("│")[1:-1]] == ["x", "1", "0%", "", "0%", "+7.40", ""]

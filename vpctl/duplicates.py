@@ -4,7 +4,8 @@ import math
 import re
 import unicodedata
 from array import array
-from itertools import pairwise
+from collections import Counter
+from itertools import chain, pairwise
 
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
 
@@ -22,13 +23,17 @@ def plain(text: str) -> str:
     return " ".join(spaced.split()) or folded.strip()
 
 
+FIRST = 4
+"""Prompts made by a template share most of their runs, and with fewer than this most of them would be compared."""
+
+
 class NearDuplicates:
     """Remembers texts by name, and finds for a new one an earlier one that it nearly is.
 
     What is compared are the sets of a text's runs of two and of three words, which tell "a red star left of a blue one"
     from "a blue star left of a red one". The search is exact at any threshold: with a Jaccard similarity of s a text
-    of n runs shares at least s·n of them with the other, so that among any n − s·n + 1 of its runs, such as the rarest,
-    there is one that the other has. Only texts that have one of those are compared.
+    of n runs shares at least s·n of them with the other, so that among any n − s·n + k of its runs, such as the rarest,
+    there are k that the other has. Only texts that have `FIRST` of those are compared.
     """
 
     def __init__(self, similarity: float) -> None:
@@ -45,8 +50,10 @@ class NearDuplicates:
         """
         runs = _runs(text)
         having = sorted((self._having.get(run, ()) for run in runs), key=len)
-        spare = len(runs) - math.ceil(self._similarity * len(runs) - 1e-9)
-        for other in sorted({one for texts in having[: spare + 1] for one in texts}):
+        least = math.ceil(self._similarity * len(runs) - 1e-9)
+        first = min(FIRST, least)
+        common = Counter(chain.from_iterable(having[: len(runs) - least + first]))
+        for other in sorted(one for one, number in common.items() if number >= first):
             shared = len(runs.intersection(self._runs[other]))
             if shared / (len(runs) + len(self._runs[other]) - shared) >= self._similarity:
                 return self._names[other]

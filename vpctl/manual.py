@@ -43,7 +43,15 @@ these folders and below every --root only.
 
 An output FILE of polish, generate, annotate and score is gone on with when it is there already: records it holds are
 not done again, and a last line that a killed run left unfinished is cut off. It is locked while a run writes it. The
-output of merge and eval, which need all their input, appears whole at the end. The DIR of train-rm, tune-ppo and
+output of merge and eval, which need all their input, appears whole at the end.
+
+Beside an output named prompts.jsonl, polish writes what it dropped to prompts.dropped.jsonl. Beside an output named
+judgements.jsonl, annotate keeps what only it has a use for: hashes of the pictures' files in
+.judgements.jsonl.contents, which may be deleted at any time, and what is under way in batches in the folder
+.judgements.jsonl.batches; beside a batch file named requests.jsonl, which judgement each request is for in
+.requests.jsonl.stubs. Without these two, answers that were paid for are lost.
+
+The DIR of train-rm, tune-ppo and
 tune-dpo holds the run: options in run.json, metrics in metrics.jsonl and for TensorBoard, previews, and while it lasts
 a checkpoint from which the same command goes on.
 
@@ -57,14 +65,15 @@ EXITS = {
     "0": "Done, or the reader of the output has gone.",
     "1": "A bug in vpctl; please report the traceback.",
     "2": "The options or the input are not right; the message says where and what to do.",
-    "3": "Finished, but some records failed; the same command tries them again.",
+    "3": "Finished, but some records failed; the same command tries those again of which nothing was written.",
     "4": "A gate given with --fail-under was not met.",
+    "5": "Stopped at a budget or a time limit; the same command goes on.",
     "75": "Another run is writing the output.",
     "130": "Interrupted, by SIGINT or SIGTERM; the same command goes on.",
 }
 ENVIRONMENT = {
-    "OPENAI_API_KEY": "Key of the server that openai: plug-ins ask. It is never an option and never written anywhere.",
-    "OPENAI_BASE_URL": "Any OpenAI-compatible server, such as http://localhost:8000/v1.",
+    "OPENAI_API_KEY": "Key of the server that `openai` and `moderation` ask. It is no option, and never written.",
+    "OPENAI_BASE_URL": "Any OpenAI-compatible server, such as http://localhost:8000/v1; --base-url goes before.",
     "HF_HOME": "Where Hugging Face keeps models named by hub id.",
     "OMP_NUM_THREADS": "Threads of a command on the CPU. If not set: all cores, in a pipe half of them.",
     "NO_COLOR": "If set, tables have no colours.",

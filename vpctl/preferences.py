@@ -111,14 +111,15 @@ def latest(judgements: Iterable[Judgement], counts: Counter[str]) -> Iterator[Ju
     kept: dict[str, Judgement] = {}
     for number, judgement in enumerate(judgements):
         counts["judgements"] += 1
-        place = _place(judgement) if "key" in judgement else str(number)
-        counts["replaced"] += place in kept
-        kept.pop(place, None)
-        kept[place] = cast(Judgement, {key: value for key, value in judgement.items() if key not in WORDS})
+        where = place(judgement) if "key" in judgement else str(number)
+        counts["replaced"] += where in kept
+        kept.pop(where, None)
+        kept[where] = cast(Judgement, {key: value for key, value in judgement.items() if key not in WORDS})
     yield from kept.values()
 
 
-def _place(judgement: Judgement) -> str:
-    shown = [judgement["image_ids"][place] for place in judgement.get("order", [])]
+def place(judgement: Judgement) -> str:
+    """What two judgements that annotate wrote have in common if the later one takes the place of the other."""
+    shown = [judgement["image_ids"][index] for index in judgement.get("order", [])]
     kind = (judgement.get("mode", "list"), judgement.get("repeat", 1))
     return digest([judgement["prompt_id"], judgement["aspect"], judgement["annotator"], shown, *kind])

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from . import progress
+from .preferences import place
 from .records import Judgement
 
 LEVELS = (1, 2, 3, 4, 5)
@@ -30,6 +31,11 @@ class Quality:
     flips: int = 0
 
     @property
+    def answers(self) -> int:
+        """All that were given, whatever became of them."""
+        return self.judged + self.refused + self.failed
+
+    @property
     def slot_bias(self) -> float | None:
         """Mean score in the first place a picture can be shown in, above that in the last; orders are shuffled."""
         if len(self.slots) < 2:
@@ -43,7 +49,7 @@ Kind = tuple[str, str, str]
 
 
 def measured(read: Callable[[], Iterable[Judgement]]) -> dict[Kind, Quality]:
-    """The quality of judgements of a kind. They are read twice, and of the same key the last counts.
+    """The quality of judgements of a kind. They are read twice; what a later one took the place of does not count.
 
     `flips` counts pairs of pictures that a judge who saw them more than once preferred now one way and now the other,
     of all that it did not find equal each time.
@@ -51,11 +57,11 @@ def measured(read: Callable[[], Iterable[Judgement]]) -> dict[Kind, Quality]:
     last: dict[str, int] = {}
     for number, judgement in enumerate(read()):
         if "key" in judgement:
-            last[judgement["key"]] = number
+            last[place(judgement)] = number
     found: defaultdict[Kind, Quality] = defaultdict(Quality)
     leanings: dict[tuple[Kind, str, str], int] = {}
     for number, judgement in enumerate(read()):
-        if last.get(judgement.get("key", ""), number) != number:
+        if "key" in judgement and last[place(judgement)] != number:
             continue
         kind = (judgement["annotator"], judgement["aspect"], judgement.get("mode", "list"))
         quality = found[kind]
@@ -82,8 +88,8 @@ def _count(judgement: Judgement, quality: Quality) -> None:
         quality.pairs += 1
         quality.ties += left == right
     if len(scores) > 1:
-        for place, index in enumerate(order):
-            slot = quality.slots[place]
+        for turn, index in enumerate(order):
+            slot = quality.slots[turn]
             slot[0] += scores[index]
             slot[1] += 1
 
@@ -96,28 +102,33 @@ def _leanings(judgement: Judgement) -> Iterator[tuple[tuple[str, str], int]]:
 
 
 def summarise(read: Callable[[], Iterable[Judgement]]) -> None:
-    """Show the quality of judgements to a person, a table for each annotator."""
-    tables: defaultdict[str, list[list[str]]] = defaultdict(list)
+    """Show the quality of judgements to a person, a table for each annotator and mode, as wide as any terminal is."""
+    tables: defaultdict[tuple[str, str], dict[str, Quality]] = defaultdict(dict)
     for (annotator, aspect, mode), quality in measured(read).items():
-        scored = sum(quality.levels.values())
-        answers = quality.judged + quality.refused + quality.failed
-        bias = quality.slot_bias
-        tables[annotator].append(
-            [
-                aspect if mode == "list" else f"{aspect}, {mode}",
-                str(quality.judged),
-                f"{_share(quality.refused, answers)} {_share(quality.failed, answers)}",
-                " ".join(
-                    f"{quality.levels[level] / scored:.0%}".removesuffix("%") if scored else "" for level in LEVELS
-                ),
-                _share(quality.ties, quality.pairs),
-                "" if bias is None else f"{bias:+.2f}",
-                _share(quality.flips, quality.compared),
-            ]
+        tables[annotator, mode][aspect] = quality
+    for (annotator, mode), aspects in tables.items():
+        answers = sum(quality.answers for quality in aspects.values())
+        failed = sum(quality.failed for quality in aspects.values())
+        progress.table(
+            f"Judged by {annotator}, {mode}{f'; {failed} of {answers} failed' if failed else ''}",
+            ["aspect", "judged", "refused", "1 to 5, in %", "ties", "slots", "flips"],
+            [[aspect, *_row(quality)] for aspect, quality in aspects.items()],
         )
-    heads = ["aspect", "judged", "refused, failed", "1 to 5, in %", "ties", "slot bias", "flips"]
-    for annotator, rows in tables.items():
-        progress.table(f"Judged by {annotator}", heads, rows)
+
+
+def _row(quality: Quality) -> list[str]:
+    scored = sum(quality.levels.values())
+    on_levels = any(quality.levels[level] for level in LEVELS)
+    shares = [f"{100 * quality.levels[level] / scored:.0f}" for level in LEVELS] if on_levels else []
+    bias = quality.slot_bias
+    return [
+        str(quality.judged),
+        _share(quality.refused, quality.answers),
+        " ".join(shares),
+        _share(quality.ties, quality.pairs),
+        "" if bias is None else f"{bias:+.2f}",
+        _share(quality.flips, quality.compared),
+    ]
 
 
 def _share(part: int, whole: int) -> str:

@@ -212,7 +212,7 @@ def check(record: object, kind: Any, where: str) -> dict[str, Any]:
     """`record` itself if it is a record of this kind; keys the kind does not know are no matter.
 
     Raises `UserError`, beginning with `where`, for anything that is no object, lacks a key or holds one of another
-    type, and for a judgement that has not one score for each picture.
+    type, and for a judgement that has not one score and one place in the order for each picture.
     """
     if not isinstance(record, dict):
         raise UserError(f"{where}: a record is a JSON object, one a line; this is {_found(record)}")
@@ -224,12 +224,23 @@ def check(record: object, kind: Any, where: str) -> dict[str, Any]:
                 raise UserError(f"{where}: {name} needs {key!r}; this one has {has}")
         elif not _conforms(record[key], expected):
             raise UserError(f"{where}: {key!r} of {name} is {in_words(expected)}, not {_found(record[key], expected)}")
-    if kind is Judgement and "refused" not in record and "failed" not in record:
-        lengths = {key: len(record[key]) for key in ("image_ids", "file_names", "scores")}
+    if kind is Judgement:
+        _check_pictures(record, where)
+    return record
+
+
+def _check_pictures(judgement: dict[str, Any], where: str) -> None:
+    """Raise `UserError` for a judgement whose pictures, scores and places do not belong together."""
+    pictures, mode, order = len(judgement["image_ids"]), judgement.get("mode"), judgement.get("order")
+    if "refused" not in judgement and "failed" not in judgement:
+        lengths = {key: len(judgement[key]) for key in ("image_ids", "file_names", "scores")}
         if len(set(lengths.values())) > 1:
             numbers = ", ".join(f"{number} {key}" for key, number in lengths.items())
-            raise UserError(f"{where}: {name} has as many image_ids as file_names and scores, not {numbers}")
-    return record
+            raise UserError(f"{where}: a judgement has as many image_ids as file_names and scores, not {numbers}")
+    if mode == "pair" and pictures != 2:
+        raise UserError(f"{where}: a judgement of mode 'pair' is of two pictures, not {pictures}")
+    if order is not None and sorted(order) != [*range(pictures)]:
+        raise UserError(f"{where}: 'order' of a judgement has every index into its {pictures} image_ids once")
 
 
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}

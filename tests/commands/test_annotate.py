@@ -330,6 +330,35 @@ def test_a_dry_run_says_what_it_would_take_and_asks_nothing(server: Server, pict
 LEAKS = ["401 echo", "500 echo", "400 echo", "answer echo", "html"]
 
 
+def test_a_report_is_given_at_a_limit_too_and_of_files_only(server: Server, pictures: Path, tmp_path: Path) -> None:
+    ended = annotate(server, pictures, tmp_path / "judgements.jsonl", "--report", "--max-requests", "4")
+    assert ended.code == 5, ended.err
+    assert "Judged by openai:gpt-4o, list" in ended.err
+    streamed = annotate(server, pictures, Path("/dev/null"), "--report")
+    assert streamed.code == 2
+    assert "--report: speaks of a whole output; name it with --out" in streamed.err
+
+
+def test_an_aspect_is_named_once(server: Server, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "fidelity.md").write_text("# Mine\n\nIs it mine?\n")
+    ended = annotate(server, pictures, tmp_path / "out.jsonl", "--aspect", "fidelity", "--aspect", "./fidelity.md")
+    assert ended.code == 2
+    assert "--aspect fidelity: is named twice" in ended.err
+
+
+def test_a_dry_run_leaves_out_prompts_of_which_a_picture_is_none(server: Server, tmp_path: Path) -> None:
+    draw(tmp_path, prompts=3)
+    images = lines((tmp_path / "metadata.jsonl").read_text())
+    (tmp_path / images[0]["file_name"]).write_text("no picture")
+    os.unlink(tmp_path / images[-1]["file_name"])
+    ended = annotate(server, tmp_path, tmp_path / "judgements.jsonl", "--dry-run")
+    assert ended.code == 0
+    assert f"{images[0]['prompt']!r}: {tmp_path / images[0]['file_name']}: not a picture" in ended.err
+    assert "dry run: 4 calls to be made, about" in ended.err
+    assert ended.err.endswith("; 2 prompts have pictures that cannot be judged\n")
+    assert server.log == []
+
+
 @pytest.mark.parametrize("leak", LEAKS)
 def test_the_key_is_in_nothing_that_is_written(pictures: Path, tmp_path: Path, leak: str) -> None:
     out = tmp_path / "judgements.jsonl"

@@ -313,6 +313,14 @@ def test_a_score_outside_its_scale_is_told_with_its_place(tmp_path: Path) -> Non
     assert len(lines(out.read_text())) == 1, "two judgements of one pair of pictures are one pair"
 
 
+def test_comparisons_have_no_scale(pairs: Any) -> None:
+    scored = judgement({"a": 0.2, "b": 0.2}, annotator="reward:clip")
+    orders = ([0, 1], [1, 0])
+    compared = [judgement({"a": 5, "b": 1}, annotator="reward:clip", mode="pair", order=order) for order in orders]
+    [pair] = pairs(scored, *compared, scale=["reward:clip=-1:1"])
+    assert (pair["chosen_image_id"], pair["margin"]) == ("a", 0.125)
+
+
 def test_a_refusal_has_no_scores_to_be_outside(pairs: Any) -> None:
     assert pairs({**judgement({"a": 0, "b": 0}), "scores": [], "refused": "no"}) == []
 

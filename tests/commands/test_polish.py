@@ -41,7 +41,8 @@ def test_the_old_text_is_kept_and_is_what_identifies_the_prompt() -> None:
         "split": "test",
         "mine": 3,
     }
-    [again], _ = polish_all([record])
+    [again], _ = polish_all([{**record, "rejected": "adds a dog"}])
+    assert "rejected" not in again
     assert again["source_prompt"] == "a cat"
     assert again["prompt_id"] == digest("a cat")
 
@@ -132,6 +133,7 @@ def test_the_form_as_first_given_has_an_id_of_its_own_where_its_words_are_others
     record: Prompt = {"prompt": "a cat", "prompt_id": "7", "source_prompt": "a cat, 8k", "split": "test"}
     assert original(record) == {"prompt": "a cat, 8k", "prompt_id": "7-original", "split": "test"}
     assert original({**record, "source_prompt": "A cat ,"}) is None
+    assert original({**record, "template": "polish@1", "rejected": "adds a dog"}) == original(record)
 
 
 def test_text_and_json_lines_come_to_the_same(run: Run, tmp_path: Path) -> None:
@@ -221,6 +223,25 @@ def test_what_failed_is_in_neither_file_and_tried_again(run: Run, tmp_path: Path
     (tmp_path / "up").touch()
     assert run("polish", "raw.txt", "--polisher", flaky, "--out", "clean.jsonl").code == 0
     assert prompts_in(tmp_path / "clean.jsonl") == ["a dog", "a cat"]
+
+
+def test_an_answer_that_came_to_nothing_is_dropped_as_failed_and_ends_in_3(
+    run: Run, tmp_path: Path, plugin: Plugin
+) -> None:
+    (tmp_path / "raw.txt").write_text("a cat\na dog\n")
+    babbling = plugin(
+        "babbling",
+        "from vpctl.errors import Unusable\n"
+        "from vpctl.plugins import Polished\n"
+        "return lambda prompts: [Unusable('no JSON') if one == 'a cat' else Polished(one) for one in prompts]",
+    )
+    done = run("polish", "raw.txt", "--polisher", babbling, "--out", "clean.jsonl")
+    assert done.code == 3
+    assert "dropped: 1 failed; see clean.dropped.jsonl" in done.err
+    [failed] = lines((tmp_path / "clean.dropped.jsonl").read_text())
+    assert (failed["prompt"], failed["dropped"]) == ("a cat", "failed: no JSON")
+    assert run("polish", "raw.txt", "--polisher", babbling, "--out", "clean.jsonl").code == 0
+    assert prompts_in(tmp_path / "clean.jsonl") == ["a dog"]
 
 
 def test_standard_output_has_no_file_beside_it(run: Run, tmp_path: Path) -> None:

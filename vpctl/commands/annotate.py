@@ -2,8 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
-from contextlib import closing
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -11,7 +11,7 @@ import typer
 
 from .. import plugins, progress
 from ..configs import PictureConfig, ServerConfig
-from ..errors import LimitReached, UserError
+from ..errors import LimitReached, RecordFailed, UserError
 from ..options import STDIO, Device, Input, Output, Roots, Seed, option, options, plugin
 from ..preferences import tied
 from ..records import Image, Judgement, judgement_key
@@ -121,20 +121,17 @@ def annotate(
     _one_of("--mode", mode, MODES)
     for one in retry or []:
         _one_of("--retry", one, AGAIN)
+    if twice := [name for name, times in Counter(one.name for one in aspects).items() if times > 1]:
+        raise UserError(f"--aspect {twice[0]}: is named twice")
     if break_ties and mode != "list":
         raise UserError(f"--break-ties: with --mode {mode} there are no ties of levels; leave one of them out")
     if sample and (not dry_run or images == STDIO):
         raise UserError(f"--sample {sample}: goes with --dry-run and a FILE, which is read twice")
-    if report and out == STDIO:
-        raise UserError("--report: speaks of a whole output; name it with --out")
-    if batch and batch_file:
-        raise UserError("--batch: asks a server, and --batch-file does not; leave one of them out")
-    if (batch or batch_file) and not hidden_beside(out, "batches"):
-        raise UserError(f"--batch{'-file' if batch_file else ''}: goes with --out FILE, where its answers are gathered")
+    _check_output(out, report=report, batch=batch, batch_file=batch_file)
     if not annotator:
         progress.note("no --annotator is named: judging with the pixel judge of the built-in shapes world")
     known = Known(again={*(retry or [])}, refresh=refresh, ties=break_ties)
-    with Out(out, Judgement, known.key, optional=dry_run) as sink:
+    with _reported(out) if report else nullcontext(), Out(out, Judgement, known.key, optional=dry_run) as sink:
         from .. import judging
         from ..images import Contents, Pictures
 
@@ -142,7 +139,7 @@ def annotate(
         opener = Pictures([folder, *(root or [])])
         loaded = plugins.load("annotator", spec, device=device, server=server, pictures=pictures, folder=folder)
         if not (dry_run and not sample) and not batch_file:
-            getattr(loaded, "check", bool)()
+            getattr(loaded, "check", lambda: None)()
         plan = judging.Plan(aspects, cast(Any, mode), passes, all_aspects, break_ties, seed)
         desk = judging.desk(loaded, spec, open_picture=opener.open, claim=sink.claim, emit=sink.write, ties=known.ties)
         with closing(Contents(opener, hidden_beside(out, "contents"))) as contents:
@@ -167,12 +164,32 @@ def annotate(
                 _estimate(
                     judging.grouped(read(images, Image), contents), plan, desk, opener, batch=batch or bool(batch_file)
                 )
-    if report:
-        from ..quality import summarise
-
-        summarise(lambda: read(out, Judgement))
     if tally.lost or tally.failed:
         raise typer.Exit(SOME_FAILED)
+
+
+def _check_output(out: str, *, report: bool, batch: bool, batch_file: str) -> None:
+    """Raise `UserError` if the output is none that the options can work with."""
+    is_a_file = bool(hidden_beside(out, "batches"))
+    if report and not is_a_file:
+        raise UserError("--report: speaks of a whole output; name it with --out")
+    if batch and batch_file:
+        raise UserError("--batch: asks a server, and --batch-file does not; leave one of them out")
+    if (batch or batch_file) and not is_a_file:
+        raise UserError(f"--batch{'-file' if batch_file else ''}: goes with --out FILE, where its answers are gathered")
+
+
+@contextmanager
+def _reported(out: str) -> Iterator[None]:
+    """Say how all in the output was judged once the run is over, be it at a limit."""
+    from ..quality import summarise
+
+    try:
+        yield
+    except LimitReached:
+        summarise(lambda: read(out, Judgement))
+        raise
+    summarise(lambda: read(out, Judgement))
 
 
 class Known:
@@ -251,9 +268,16 @@ def _estimate(
     tally = judging.Tally()
     expected: Callable[..., dict[str, float]] = getattr(desk.annotator, "expected", lambda *_: {})
     usage: Counter[str] = Counter()
+    calls_in_all = 0
     for group in progress.track(groups, "prompts"):
         calls = list(judging.claimed(group, plan, desk, tally))
-        sizes = [opener.size(image["file_name"]) for image in group.images] if calls else []
+        try:
+            sizes = {place: opener.size(group.images[place]["file_name"]) for call in calls for place in call.shown}
+        except RecordFailed as failure:
+            tally.lost += 1
+            progress.warn(f"{group.images[0]['prompt'][:60]!r}: {failure}")
+            continue
+        calls_in_all += len(calls)
         for call in calls:
             shown = [sizes[place] for place in call.shown]
             usage.update(expected(call.kind, group.images[0]["prompt"], shown))
@@ -261,7 +285,7 @@ def _estimate(
     dollars = usage["cost"] * (desk.annotator.model.engine.batch_share if batch else 1.0) if "cost" in usage else 0.0
     cost = f", {dollars:.2f} USD" if "cost" in usage else ""
     broken = f"; {tally.lost} prompts have pictures that cannot be judged" if tally.lost else ""
-    progress.note(f"dry run: {tally.begun} calls to be made{f', {tokens}{cost}' if usage else ''}{broken}")
+    progress.note(f"dry run: {calls_in_all} calls to be made{f', {tokens}{cost}' if usage else ''}{broken}")
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -63,7 +63,9 @@ def _scale(judgement: Judgement, scales: Mapping[str, Scale]) -> Scale:
 
 
 def misfit(judgement: Judgement, scales: Mapping[str, Scale]) -> str:
-    """Why a judgement does not fit its annotator's scale; nothing if it does."""
+    """Why a judgement does not fit its annotator's scale; nothing if it does, or if its pictures were only compared."""
+    if judgement.get("mode") == "pair":
+        return ""
     who, scale = judgement["annotator"], _scale(judgement, scales)
     outside = [score for score in judgement["scores"] if not scale.low <= score <= scale.high]
     if not outside:

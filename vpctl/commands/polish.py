@@ -3,10 +3,10 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 
 import typer
 
@@ -166,6 +166,7 @@ def outcomes(
         }
         if words:
             done["template"] = words
+        done.pop("rejected", None)  # of a run before
         if clean.rejected:
             counts["rejected"] += 1
             done["rejected"] = clean.rejected
@@ -237,9 +238,9 @@ def original(prompt: Prompt) -> Prompt | None:
     first = prompt.get("source_prompt", prompt["prompt"])
     if plain(first) == plain(prompt["prompt"]):
         return None
-    form: Prompt = {**prompt, "prompt": first, "prompt_id": prompt_key(prompt) + ORIGINAL}
-    del form["source_prompt"]
-    return form
+    of_the_rewrite = ("source_prompt", "template", "rejected")
+    kept = {key: value for key, value in prompt.items() if key not in of_the_rewrite}
+    return cast(Prompt, {**kept, "prompt": first, "prompt_id": prompt_key(prompt) + ORIGINAL})
 
 
 def originals(prompts: Iterable[Prompt], claim: Callable[[str], bool]) -> Iterator[Prompt]:
@@ -255,6 +256,58 @@ def with_originals(prompts: Iterable[Prompt], claim: Callable[[str], bool]) -> I
     for prompt in prompts:
         yield prompt
         yield from originals([prompt], claim)
+
+
+class Outputs:
+    """The files that polished prompts go to: those that are kept, and `apart` those that are dropped; and what is said.
+
+    `counts` says how many there were of a kind, `reasons` why prompts were dropped.
+    """
+
+    def __init__(self, kept: Out, apart: Out | None) -> None:
+        from ..clip_tokens import ClipTokens
+
+        self._kept, self._apart = kept, apart
+        self._tokens = ClipTokens()
+        self.counts: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+
+    def write(self, prompts: Iterable[Prompt]) -> None:
+        """Write each prompt where it belongs; those that are kept with their length."""
+        for prompt in prompts:
+            if "dropped" in prompt:
+                self.reasons[re.split(":| of ", prompt["dropped"])[0]] += 1
+                if self._apart:
+                    self._apart.write(prompt)
+                continue
+            prompt["clip_tokens"] = self._tokens.count(prompt["prompt"])
+            self.counts["long"] += prompt["clip_tokens"] > CLIP_READS
+            self.counts["written"] += 1
+            self._kept.write(prompt)
+
+    def tell(self, spent: str) -> None:
+        """Say how the run went."""
+        failed = self.counts["failed"]
+        progress.finished(f"{self.counts['written']} prompts", resumed=self._kept.resumed, failed=failed, more=spent)
+        for text in self._notes():
+            progress.note(text)
+
+    def _notes(self) -> Iterator[str]:
+        counts = self.counts
+        if self.reasons:
+            listed = f"; see {self._apart.target}" if self._apart else ""
+            yield f"dropped: {', '.join(f'{number} {why}' for why, number in self.reasons.most_common())}{listed}"
+        if self._apart and self._apart.resumed:
+            yield f"{self._apart.resumed} were dropped by a run before this; see {self._apart.target}"
+        if counts["rejected"]:
+            yield (
+                f"{counts['rejected']} rewrites were not true to their prompts; the rules' took their place, "
+                "see rejected"
+            )
+        if counts["repeated"]:
+            yield f"{counts['repeated']} more are the same prompts again, word for word"
+        if long := counts["long"]:
+            yield f"{long} have more than the {CLIP_READS} tokens that Stable Diffusion reads; see clip_tokens"
 
 
 @options(ServerConfig, "server")
@@ -317,8 +370,12 @@ def polish(
     A prompt is unsafe if the polisher says so, or if `prompt_nsfw`, a column of DiffusionDB, is above the threshold.
 
     With --out prompts.jsonl, what is dropped goes to prompts.dropped.jsonl with its reason in `dropped`, and is not
-    done again by a run that goes on; to have a prompt tried once more, take its line out of that file. What failed is
-    in neither file and is tried again. A prompt that is there word for word already is only counted.
+    done again by a run that goes on; to have a prompt tried once more, take its line out of that file. A prompt that is
+    there word for word already is only counted.
+
+    A prompt on which a model gave an answer, and after one more try another, of which nothing can be made, is dropped
+    as `failed`. One that met a fault of the server's is in neither file and is tried again. The exit is 3 if there were
+    any of these, and 5 at a limit.
 
     Examples:
 
@@ -334,83 +391,51 @@ def polish(
     drops = beside(out, "dropped")
     if drops and os.path.realpath(prompts) == os.path.realpath(drops):
         raise UserError(f"{prompts}: what is dropped goes there; name another file with --out")
-    from ..clip_tokens import ClipTokens
-
-    counts: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
     with ExitStack() as files:
         kept = files.enter_context(Out(out, Prompt, prompt_key))
         apart = files.enter_context(Out(drops, Prompt, prompt_key, optional=True)) if drops else None
-        tokens = ClipTokens()
+        outputs = Outputs(kept, apart)
         work = plugins.load("polisher", spec, device=device, server=server)
-        getattr(work, "check", bool)()
+        getattr(work, "check", lambda: None)()
         raw = progress.track(read_prompts(prompts), "prompts", total=count(prompts))
-        records = fresh(raw, [kept, apart] if apart else [kept], counts)
+        records = fresh(raw, [kept, apart] if apart else [kept], outputs.counts)
         if unsafe_model:
             from ..safety import BATCH, UnsafeModel
 
             records = scored(records, UnsafeModel(unsafe_model, device=device), BATCH)
         distinct = Distinct(similarity, known=_polished_in(out) if kept.resumed else ())
 
-        def write(some: Iterable[Prompt]) -> None:
-            for record in some:
-                if "dropped" in record:
-                    reasons[re.split(":| of ", record["dropped"])[0]] += 1
-                    if apart:
-                        apart.write(record)
-                    continue
-                record["clip_tokens"] = tokens.count(record["prompt"])
-                counts["long"] += record["clip_tokens"] > CLIP_READS
-                counts["written"] += 1
-                kept.write(record)
-
         def keep(some: Iterable[Prompt]) -> None:
             new = map(distinct, some)
-            write(with_originals(new, kept.claim) if keep_original else new)
+            outputs.write(with_originals(new, kept.claim) if keep_original else new)
 
-        def tell() -> None:
-            spent = work.summary() if hasattr(work, "summary") else ""
-            written = f"{counts['written']} prompts"
-            progress.finished(written, resumed=kept.resumed, failed=counts["failed"], more=spent)
-            for text in _notes(counts, reasons, drops, apart.resumed if apart else 0):
-                progress.note(text)
-
+        how: dict[str, Any] = {"keep_unsafe": keep_unsafe, "threshold": nsfw_threshold, "counts": outputs.counts}
         if keep_original and kept.resumed:
-            write(originals([*_polished_in(out)], kept.claim))
-        how: dict[str, Any] = {"keep_unsafe": keep_unsafe, "threshold": nsfw_threshold, "counts": counts}
-        if not hasattr(work, "running"):
-            keep(polished(records, work, **how))
-        else:
-            from .. import flow
+            outputs.write(originals([*_polished_in(out)], kept.claim))
+        try:
+            if not hasattr(work, "running"):
+                keep(polished(records, work, **how))
+            else:
+                from .. import flow
 
-            def asked(brake: flow.Brake) -> Coroutine[Any, Any, None]:
-                return polished_on_a_server(records, work, keep, **how, at_once=server.concurrency, brake=brake)
-
-            try:
-                flow.run(asked, max_time=server.max_time)
-            except (KeyboardInterrupt, LimitReached):
-                tell()
-                raise
-        tell()
-    if counts["failed"]:
+                how["at_once"] = server.concurrency
+                flow.run(
+                    lambda brake: polished_on_a_server(records, work, keep, brake=brake, **how),
+                    max_time=server.max_time,
+                )
+        except (KeyboardInterrupt, LimitReached):
+            outputs.tell(_spent(work))
+            raise
+        outputs.tell(_spent(work))
+    if outputs.counts["failed"] or outputs.reasons["failed"]:
         raise typer.Exit(SOME_FAILED)
+
+
+def _spent(polisher: object) -> str:
+    """What asking a server took, in a few words."""
+    return str(getattr(polisher, "summary", lambda: "")())
 
 
 def _polished_in(out: str) -> Iterator[Prompt]:
     """The prompts of an output without those that `original` made, which have not been polished."""
     return (one for one in read_prompts(out) if "source_prompt" in one or not prompt_key(one).endswith(ORIGINAL))
-
-
-def _notes(counts: Counter[str], reasons: Counter[str], drops: str, before: int) -> Iterator[str]:
-    """What a run has to say at its end, beside how much it wrote."""
-    if reasons:
-        listed = f"; see {drops}" if drops else ""
-        yield f"dropped: {', '.join(f'{number} {reason}' for reason, number in reasons.most_common())}{listed}"
-    if before:
-        yield f"{before} were dropped by a run before this; see {drops}"
-    if counts["rejected"]:
-        yield f"{counts['rejected']} rewrites were not true to their prompts; the rules' took their place, see rejected"
-    if counts["repeated"]:
-        yield f"{counts['repeated']} more are the same prompts again, word for word"
-    if counts["long"]:
-        yield f"{counts['long']} have more than the {CLIP_READS} tokens that Stable Diffusion reads; see clip_tokens"
