@@ -8,6 +8,10 @@
 # is not right, an input that is broken, judgements that failed. A limit that is reached is none of that.
 set -u
 job=${1:?name the folder of the job} judge=${JUDGE:-openai:gpt-4o}
+if [ ! -d "$job" ]; then
+    echo "$0: $job: no such folder"
+    exit 2
+fi
 if [ -f "$job/key.env" ]; then
     set -a
     . "$job/key.env"
@@ -20,7 +24,8 @@ code=$?
 
 case $code in
     0) ;;           # done, or nothing to do
-    5 | 75) exit 0 ;; # a limit was reached, or another run is at work: the next one goes on
+    5) ;;       # a limit was reached: the next run goes on
+    75) exit 0 ;; # another run is at work
     3) echo "vpctl annotate: some judgements failed; $job/annotate.log says which will be tried again" ;;
     *)
         tail -n 3 "$job/annotate.log"

@@ -500,7 +500,8 @@ def test_what_fits_on_a_full_disk_is_kept_and_the_same_command_goes_on(tmp_path:
     assert ended.returncode == 0
     assert f"{12 - len(whole)} judgements written; {len(whole)} were there already" in ended.stderr
     assert judge(None, tmp_path / "uninterrupted.jsonl").returncode == 0
-    assert target.read_bytes() == (tmp_path / "uninterrupted.jsonl").read_bytes()
+    whole = (tmp_path / "uninterrupted.jsonl").read_bytes()
+    assert sorted(target.read_bytes().splitlines()) == sorted(whole.splitlines())
 
 
 def many_judgements(target: Path) -> None:
@@ -623,3 +624,16 @@ def test_kinds_are_told_apart_when_a_file_is_read(tmp_path: Path) -> None:
     for kind, word in ((Image, "an image"), (Pair, "a pair")):
         reader = read(str(source), kind)
         assert complaint(lambda: next(reader)).startswith(f"{source}:1: {word} needs 'prompt_id'")  # noqa: B023
+
+
+@pytest.mark.parametrize(
+    ("record", "what"),
+    [({"aspect": "fidelity"}, "a judgement"), ({"image_id": "i"}, "a picture"), ({"chosen_file_name": "a"}, "a pair")],
+)
+def test_prompts_are_not_added_to_a_file_of_something_else(tmp_path: Path, record: dict[str, str], what: str) -> None:
+    target = write_lines(tmp_path / "paid.jsonl", [{"prompt": "a cat", "prompt_id": "p", **record}])
+    before = target.read_bytes()
+    assert complaint(lambda: out(target)) == (
+        f"{target}:1: this is {what}, and prompts were to be added; name another file with --out"
+    )
+    assert target.read_bytes() == before

@@ -126,7 +126,13 @@ class ServerConfig:
     )
     max_cost: Annotated[
         float | None,
-        option("--max-cost", metavar="USD", min=0, help="Stop before this much is spent.", show_default="none"),
+        option(
+            "--max-cost",
+            metavar="USD",
+            min=0,
+            help="Stop before a run spends this much; a call under way counts as the most it may cost.",
+            show_default="none",
+        ),
     ] = None
     max_requests: Annotated[
         int | None,

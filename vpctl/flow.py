@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from typing import Any, TypeVar
 
 from . import progress
-from .errors import LimitReached, Stopped
+from .errors import LimitReached, Stopped, UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -159,7 +159,8 @@ async def in_order(
     """What `work` makes of each item, in the order of the items, with `at_once` of them under way.
 
     Results come as soon as they and all before them are there. An item that is `Stopped` ends it, and so does the
-    brake; what follows a stopped item and was under way is let end, and comes too, since it has been paid for.
+    brake; what follows a stopped item and was under way is let end, and comes too, since it has been paid for. So it is
+    where an item ends in a `UserError`, which is raised at the end; nothing is begun after it.
     """
     under_way: set[asyncio.Task[R]] = set()
     arrived: asyncio.Queue[asyncio.Task[R] | None] = asyncio.Queue()
@@ -168,6 +169,9 @@ async def in_order(
     async def start(item: T) -> R:
         try:
             return await work(item)
+        except UserError as error:
+            brake.pull(str(error))  # before anybody else has a turn
+            raise
         finally:
             slots.release()
 
@@ -186,12 +190,21 @@ async def in_order(
 
     feeder = asyncio.ensure_future(feed())
     brake.when_pulled(feeder.cancel)
+    fatal: UserError | None = None
     try:
         while (task := await arrived.get()) is not None:
-            with contextlib.suppress(Stopped):
-                yield await task
+            try:
+                result = await task
+            except Stopped:
+                continue
+            except UserError as error:
+                fatal = fatal or error
+                continue
+            yield result
         with contextlib.suppress(asyncio.CancelledError):
             await feeder
+        if fatal:
+            raise fatal
     finally:
         for one in [feeder, *under_way]:
             one.cancel()

@@ -9,7 +9,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -18,6 +18,8 @@ QUIET_SECONDS = 30.0
 REDRAW_SECONDS = 0.5
 """How often what stands behind a bar is looked up."""
 
+_bar: Any = None
+"""The bar that is on the terminal; a message goes in front of it."""
 _command = "vpctl"
 _quiet = False
 
@@ -55,8 +57,12 @@ def _print(text: str) -> None:
     if sys.stderr is None:
         return
     try:
+        if _bar is not None:
+            _bar.clear()
         sys.stderr.write(text)
         sys.stderr.flush()
+        if _bar is not None:
+            _bar.refresh()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
@@ -84,7 +90,8 @@ class Counter:
         if not _quiet and sys.stderr is not None and sys.stderr.isatty() and not _in_a_pipe():
             from tqdm import tqdm
 
-            self._bar = tqdm(desc=_command, unit=f" {unit}", total=expected, dynamic_ncols=True, leave=False)
+            global _bar
+            self._bar = _bar = tqdm(desc=_command, unit=f" {unit}", total=expected, dynamic_ncols=True, leave=False)
 
     def __call__(self, more: int = 1) -> None:
         """So many more are done."""
@@ -114,7 +121,13 @@ class Counter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar from the terminal."""
         if self._bar is not None:
+            global _bar
+            _bar = None
             self._bar.close()
 
 

@@ -243,6 +243,16 @@ def _check_pictures(judgement: dict[str, Any], where: str) -> None:
         raise UserError(f"{where}: 'order' of a judgement has every index into its {pictures} image_ids once")
 
 
+_MARKS = {"aspect": "a judgement", "image_id": "a picture", "chosen_file_name": "a pair", "metric": "a report"}
+"""Keys by which records tell what they are that are prompts as well."""
+
+
+def of_another_kind(kind: Any, record: Mapping[str, object]) -> str:
+    """Why a file that holds such a record is none to add prompts to; nothing if it is, or if no prompts are added."""
+    found = next((what for key, what in _MARKS.items() if key in record), "") if kind is Prompt else ""
+    return f"this is {found}, and prompts were to be added; name another file with --out" if found else ""
+
+
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _PLURALS = {str: "texts", int: "whole numbers", float: "numbers"}
 

@@ -12,7 +12,7 @@ import stat
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Self, TypeVar, cast
 import orjson
 
 from .errors import OutputClosed, OutputLocked, UserError
-from .records import Prompt, check
+from .records import Prompt, check, of_another_kind
 
 R = TypeVar("R", bound=Mapping[str, object])
 Lines = Generator[tuple[str, bytes], None, None]
@@ -218,7 +218,7 @@ class Out:
         self._new = not os.path.exists(target)
         self._file = _locked(target, os.O_RDWR | os.O_CREAT | os.O_APPEND, target)
         whole = ((where, line) for where, line in _lines(target) if line.endswith(b"\n"))
-        self._claimed = {key(record) for record in _records(whole, kind, self._base, lambda _: "")}
+        self._claimed = {key(record) for record in _records(whole, kind, self._base, partial(of_another_kind, kind))}
         if last := _mended(self._file, kind, target):
             self._claimed.add(key(last))
         self._claimed.discard("")

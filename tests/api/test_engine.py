@@ -199,7 +199,8 @@ def test_what_no_further_call_could_mend_ends_the_run_with_one_request(status: i
     with Server(answer=failing(status, "no such\nthing", **error)) as server:
         asked = Asked(server, 30)
         assert len(server.log) == 1
-    assert [str(why) for why in asked.why] == [f"openai:judge: the server says {status}: no such thing"]
+    way_out = "; check OPENAI_API_KEY" if status == 401 else ""
+    assert [str(why) for why in asked.why] == [f"openai:judge: the server says {status}: no such thing{way_out}"]
     assert asked.kinds == {"UserError": 1, "Stopped": 29}
 
 

@@ -231,6 +231,13 @@ def test_calls_that_are_turned_away_for_no_rate_do_not_bring_a_run_down_to_a_cra
     assert ended < ideals * 4000 * 0.05 / 64
 
 
+def test_faults_of_every_kind_together_do_not_bring_a_run_down_to_a_crawl() -> None:
+    server = Limited(whims=0.05, faults=0.15, wait=0.1, latency=0.1)
+    ended, _ = drive(server, 2000)
+    assert server.answered == 2000
+    assert ended < 60 * 2000 * 0.1 / 64
+
+
 def test_room_that_nobody_uses_does_not_grow() -> None:
     async def idle() -> float:
         pace = Pace(64)

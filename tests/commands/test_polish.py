@@ -255,7 +255,7 @@ def test_the_dropped_cannot_be_read_while_they_are_written(run: Run, tmp_path: P
     (tmp_path / "clean.dropped.jsonl").write_text('{"prompt": "a cat"}\n')
     done = run("polish", "clean.dropped.jsonl", "--out", "clean.jsonl")
     assert done.code == 2
-    assert "clean.dropped.jsonl: what is dropped goes there; name another file with --out" in done.err
+    assert "clean.dropped.jsonl: is read by this command, and written too; name another file with --out" in done.err
 
 
 def test_both_forms_are_written_side_by_side_and_a_run_that_goes_on_adds_what_lacks(run: Run, tmp_path: Path) -> None:

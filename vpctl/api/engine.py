@@ -1,6 +1,7 @@
 """One OpenAI-compatible server: every request of a run goes through here, paced, tried again, within the budget."""
 
 import asyncio
+import math
 import os
 import random
 import re
@@ -91,6 +92,7 @@ class Engine:
         self._heard = False
         self._lost = self._wrong = 0
         self._answered = 0.0
+        self._told = -math.inf
 
     def check(self) -> None:
         """Raise `UserError` if there is no key to ask with."""
@@ -242,6 +244,9 @@ class Engine:
                 raise RecordFailed(f"{failure}, {broken} times")
             if over:
                 raise self._given_up(f"{failure}, {tries} times")
+            if wait >= NOTICED and now() - self._told >= progress.QUIET_SECONDS:
+                self._told = now()
+                progress.note(f"{self.server}: {failure}; trying again")
             await self.brake.sleep(wait)
 
     async def _sent(self, path: str, body: bytes, key: str) -> dict[str, Any]:
@@ -320,7 +325,7 @@ class Engine:
             if self.right or self._wrong < HOPELESS:
                 raise Unusable(f"the server says {status}: {said}") from None
         if status not in (400, 422) or (self._wrong >= HOPELESS and not self.right):
-            raise UserError(f"{self.name}: the server says {status}: {said}") from None
+            raise UserError(f"{self.name}: the server says {status}: {said}{_way_out(status, self.server)}") from None
         raise Rejected(status, f"{error.param} {code} {said}".casefold(), said) from None
 
     def hopeless(self, rejected: Rejected) -> Exception:
@@ -358,6 +363,15 @@ class Engine:
 
     def _said(self, error: BadStatus) -> str:
         return self.redacted(error.text)[:SHOWN]
+
+
+def _way_out(status: int, server: str) -> str:
+    """What to look at where no further call could do better."""
+    if status == 401:
+        return "; check OPENAI_API_KEY"
+    if status == 404 and not server.endswith("/v1"):
+        return "; check --base-url or OPENAI_BASE_URL, which usually ends in /v1"
+    return ""
 
 
 def _key() -> str:

@@ -26,6 +26,8 @@ FIRST = 32
 GROWTH, GROWTH_OF_FEW = 0.05, 0.5
 """By which share of itself the limit grows in a round, after the first episode, and by how much at least; before it, it
 doubles."""
+CLEAN = 4
+"""Answers in a row that show that the server makes no more faults than it usually does, and growth may go on."""
 SATURATED = 0.8
 """The limit grows only while this share of it is used: room that nobody needed proves nothing."""
 PROBE_AFTER, PROBE_PAUSES = 30.0, 20.0
@@ -168,7 +170,7 @@ class Pace:
         if ticket.since < self._episode:
             return
         self._recover(ticket.since)
-        if self._clean < min(int(self.limit), FIRST):
+        if self._clean < min(int(self.limit), CLEAN):
             return
         if self._rate < math.inf:
             grown = min(RATE_GROWTH, GROWTH * (now - self._rate_at) / PROBE_AFTER)

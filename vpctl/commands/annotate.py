@@ -246,6 +246,7 @@ def _judge(
             )
 
         def tell() -> None:
+            counter.close()
             kinds = {"refused": tally.refused, "failed (--retry failed asks again)": tally.failed}
             told = ", ".join(f"{number} of them {kind}" for kind, number in kinds.items() if number)
             more = "; ".join(text for text in (told, summary()) if text)

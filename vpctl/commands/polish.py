@@ -389,8 +389,8 @@ def polish(
     if out.endswith(".txt"):
         raise UserError(f"--out {out}: a .txt file is read as plain text; name a .jsonl file for these records")
     drops = beside(out, "dropped")
-    if drops and os.path.realpath(prompts) == os.path.realpath(drops):
-        raise UserError(f"{prompts}: what is dropped goes there; name another file with --out")
+    if drops and os.path.realpath(prompts) in map(os.path.realpath, (out, drops)):
+        raise UserError(f"{prompts}: is read by this command, and written too; name another file with --out")
     with ExitStack() as files:
         kept = files.enter_context(Out(out, Prompt, prompt_key))
         apart = files.enter_context(Out(drops, Prompt, prompt_key, optional=True)) if drops else None
