@@ -3,6 +3,7 @@
 import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +22,9 @@ from vpctl.shapes.render import render
 
 settings.register_profile("vpctl", deadline=None, derandomize=True, database=None)
 settings.load_profile("vpctl")
+
+# A suite that is started in the background inherits that interrupts are ignored, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HOME = Path(__file__).parent.parent
 _OWN = ("OPENAI_", "COMP_", "_VPCTL", "VPCTL")

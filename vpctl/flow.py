@@ -108,7 +108,8 @@ def _signals(brake: Brake) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    before = {one: handler for one, handler in handlers.items() if handler != signal.SIG_IGN}
     for one in before:
         loop.add_signal_handler(one, brake.interrupt, task)
     try:
