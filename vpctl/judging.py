@@ -265,8 +265,8 @@ async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int
     the annotator says that no further call could do better, nothing more is begun, and calls that are under way are let
     end. Then it is raised.
     """
-    slots, preparing = asyncio.Semaphore(at_once), asyncio.Semaphore(PREPARING)
     annotator = desk.annotator
+    slots, preparing = asyncio.Semaphore(at_once), asyncio.Semaphore(getattr(annotator, "preparing", PREPARING))
     prepare = getattr(annotator, "prepare", lambda picture, _: picture)
     claims = ((group, list(claimed(group, plan, desk, tally))) for group in groups)
     to_do = ((group, wanted) for group, wanted in claims if wanted)
@@ -435,6 +435,9 @@ class _Callable:
     One that is none is called in a thread, so that a slow one holds up nothing, and never twice at once. The thread
     dies with the process: no call can hold up its end.
     """
+
+    preparing = 1
+    """So that what it judges comes out in the order of the input, and every run of it is the same."""
 
     def __init__(self, annotate: Callable[..., Any]) -> None:
         self._annotate = annotate
