@@ -209,15 +209,19 @@ def schema(kind: Any) -> dict[str, tuple[bool, Any, str]]:
 
 
 def check(record: object, kind: Any, where: str) -> dict[str, Any]:
-    """`record` itself if it is a record of this kind; keys the kind does not know are no matter.
+    """`record` itself if it is a record of this kind; keys the kind does not know are ignored.
 
-    Raises `UserError`, beginning with `where`, for anything that is no object, lacks a key or holds one of another
-    type, and for a judgement that has not one score and one place in the order for each picture.
+    An optional key that is null is absent, and so is a null within its object: `datasets` writes both where another
+    record has the key. They are removed. Raises `UserError`, beginning with `where`, for anything that is no object,
+    lacks a key or holds one of another type, and for a judgement without one score and one place in the order for each
+    picture.
     """
     if not isinstance(record, dict):
         raise UserError(f"{where}: a record is a JSON object, one a line; this is {_found(record)}")
     name = _with_article(kind.__name__.lower())
     for key, (required, expected, _) in schema(kind).items():
+        if not required and key in record:
+            _drop_null(record, key)
         if key not in record:
             if required:
                 has = ", ".join(record) or "no keys"
@@ -227,6 +231,14 @@ def check(record: object, kind: Any, where: str) -> dict[str, Any]:
     if kind is Judgement:
         _check_pictures(record, where)
     return record
+
+
+def _drop_null(record: dict[str, Any], key: str) -> None:
+    value = record[key]
+    if value is None:
+        del record[key]
+    elif isinstance(value, dict) and None in value.values():
+        record[key] = {name: one for name, one in value.items() if one is not None}
 
 
 def _check_pictures(judgement: dict[str, Any], where: str) -> None:
@@ -272,11 +284,17 @@ _TYPES: dict[type, set[type]] = {str: {str}, int: {int}, float: {int, float}, bo
 
 def _conforms(value: object, expected: Any) -> bool:
     if expected in _TYPES:
-        return type(value) in _TYPES[expected]
+        return type(value) in _TYPES[expected] and not _too_large(value)
     origin, within = _parts(expected)
-    if origin is list:
-        return isinstance(value, list) and within.issuperset(map(type, value))
-    return isinstance(value, dict) and within.issuperset(map(type, value.values()))
+    if not isinstance(value, origin):
+        return False
+    values = value if origin is list else value.values()
+    return within.issuperset(map(type, values)) and not (int in within and any(map(_too_large, values)))
+
+
+def _too_large(value: object) -> bool:
+    """Whether it is an integer of more than 64 bits. Keys that vpctl does not know may hold one."""
+    return type(value) is int and not -(1 << 63) <= value < 1 << 64
 
 
 @cache
@@ -294,7 +312,7 @@ def _found(value: object, expected: Any = None) -> str:
         wrong = [one for one in within if own and not _conforms(one, get_args(expected)[-1])]
         holding = f" with {_found(wrong[0])} in it" if wrong else ""
         return f"{'a list' if isinstance(value, list) else 'an object'}{holding}"
-    return f"{orjson.dumps(value).decode()[:40]}"
+    return f"{value}"[:40] + " (more than 64 bits)" if _too_large(value) else orjson.dumps(value).decode()[:40]
 
 
 def _with_article(noun: str) -> str:
