@@ -2,6 +2,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
-from tests.conftest import ENVIRONMENT, FAIR, Ended, Plugin, Run, bash, draw, lines, vpctl, write_lines
+from tests.conftest import ENVIRONMENT, FAIR, HOME, Ended, Plugin, Run, bash, draw, lines, vpctl, write_lines
 from vpctl import __version__, manual, progress
 from vpctl.cli import COMMANDS, EVALUATIONS, about, as_typed, described, load, main
 from vpctl.records import Prompt, prompt_key
@@ -53,7 +54,7 @@ def test_the_exits_are_those_the_manual_tells(run: Run, tmp_path: Path, plugin: 
     plugin("broken", "raise RuntimeError('boom')")
     found = {run("merge", "judgements.jsonl").code, run("score", "--help").code}
     assert found == {0}
-    found.add(run("annotate", "metadata.jsonl", "--annotator", "./broken.py").code)
+    assert run("annotate", "metadata.jsonl", "--annotator", "./broken.py").code == 2, "the user's fault, not a bug"
     found.add(run("merge", "none.jsonl").code)
     os.unlink(tmp_path / records[0]["file_name"])
     found.add(run("annotate", "metadata.jsonl", "--annotator", "./fair.py").code)
@@ -61,21 +62,102 @@ def test_the_exits_are_those_the_manual_tells(run: Run, tmp_path: Path, plugin: 
     found.add(run("annotate", "metadata.jsonl", "--annotator", "./fair.py", "--max-time", "0").code)
     with Out(str(tmp_path / "held.jsonl"), Prompt, prompt_key):
         found.add(run("annotate", "metadata.jsonl", "--annotator", "./fair.py", "--out", "held.jsonl").code)
-    assert found | {130} == set(map(int, manual.EXITS))
+    assert found | {1, 130} == set(map(int, manual.EXITS))
 
 
-def test_a_bug_is_a_traceback_and_exit_1(run: Run, tmp_path: Path, plugin: Plugin) -> None:
+@pytest.mark.parametrize(("command", "broken"), [("annotate", "shapes.judge.judge"), ("score", "scoring.scored")])
+def test_a_bug_is_a_traceback_and_exit_1(tmp_path: Path, command: str, broken: str) -> None:
+    """A bug is whatever goes wrong in vpctl's own code, so one is put there."""
     draw(tmp_path, prompts=2)
-    plugin("annotator", "def annotate(*_):\n    raise RuntimeError('boom')\nreturn annotate")
-    plugin("reward", "def score(*_):\n    raise RuntimeError('boom')\nreturn score")
-    for command in (("annotate", "--annotator", "./annotator.py"), ("score", "--reward", "./reward.py")):
-        ended = run(*command, "metadata.jsonl", "--out", "out.jsonl")
-        assert ended.code == 1
-        assert ended.err.startswith("Traceback (most recent call last):\n")
-        assert ended.err.endswith("RuntimeError: boom\n")
-        assert re.search(rf"/{command[1].removeprefix('--')}.py\", line \d+, in ", ended.err), "it says where"
-        assert "Exception Group" not in ended.err
-        assert not (tmp_path / "out.jsonl").exists()
+    module, _, name = broken.rpartition(".")
+    program = (
+        f"import sys\nimport vpctl.{module} as module\nfrom vpctl.cli import main\n\n"
+        f"def boom(*_, **__):\n    raise RuntimeError('boom')\n\nmodule.{name} = boom\nsys.exit(main())\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, command, "metadata.jsonl", "--out", "out.jsonl"],
+        cwd=tmp_path,
+        env=ENVIRONMENT | {"PYTHONPATH": str(HOME)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1
+    said = ended.stderr[ended.stderr.index("Traceback") :]
+    assert said.endswith("RuntimeError: boom\n")
+    assert ", in boom\n" in said, "it says where"
+    assert "Exception Group" not in said
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+RAISES = "def {}(*_):\n    raise RuntimeError('boom\\x1b[2J')\nreturn {}"
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "contract"),
+    [
+        ("annotate metadata.jsonl", "annotator", "an annotator takes (prompt, images, aspect) and returns "),
+        ("score metadata.jsonl", "reward", "a reward takes (images, prompts) and returns one number for each image"),
+        ("generate prompts.txt", "model", "a generator takes (prompts, seeds, settings) and returns one PIL image "),
+        ("polish prompts.txt", "polisher", "a polisher takes a list of prompts and returns one Polished for each"),
+    ],
+)
+def test_a_plug_in_that_raises_is_one_line_and_its_traceback_can_be_had(
+    run: Run, tmp_path: Path, plugin: Plugin, command: str, kind: str, contract: str
+) -> None:
+    draw(tmp_path, prompts=2)
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    plugin("mine", RAISES.format("work", "work"))
+    words = [*command.split(), f"--{kind}", "./mine.py"]
+    ended = run(*words)
+    assert (ended.code, ended.out) == (2, "")
+    found = re.fullmatch(
+        r"vpctl \w+: error: \./mine\.py:\d+, in work: RuntimeError: boom\\x1b\[2J; (.*); --traceback shows more\n",
+        ended.err,
+    )
+    assert found, ended.err
+    assert found[1].startswith(contract)
+    more = run(*words, "--traceback")
+    assert more.code == 2
+    assert "Traceback (most recent call last):\n" in more.err
+    assert more.err.endswith(ended.err)
+    assert "\x1b" not in more.err
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "body"),
+    [
+        ("annotate metadata.jsonl", "annotator", "None"),
+        ("annotate metadata.jsonl", "annotator", "'good'"),
+        ("annotate metadata.jsonl", "annotator", "[1, 2]"),
+        ("score metadata.jsonl", "reward", "None"),
+        ("score metadata.jsonl", "reward", "'12'"),
+        ("score metadata.jsonl", "reward", "[['a']] * len(given[0])"),
+        ("generate prompts.txt", "model", "None"),
+        ("generate prompts.txt", "model", "['a']"),
+        ("polish prompts.txt", "polisher", "None"),
+        ("polish prompts.txt", "polisher", "'a'"),
+    ],
+)
+def test_a_plug_in_that_returns_anything_else_is_one_line(
+    run: Run, tmp_path: Path, plugin: Plugin, command: str, kind: str, body: str
+) -> None:
+    draw(tmp_path, prompts=2)
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    plugin("mine", f"return lambda *given: {body}")
+    ended = run(*command.split(), f"--{kind}", "./mine.py")
+    assert (ended.code, ended.out) == (2, "")
+    assert re.fullmatch(rf"vpctl \w+: error: --{kind} \./mine\.py: it returned .*; an? \w+ takes .*\n", ended.err)
+
+
+def test_what_a_plug_in_prints_or_asks_does_not_touch_the_data(run: Run, tmp_path: Path, plugin: Plugin) -> None:
+    draw(tmp_path, prompts=1)
+    asking = "print('hello')\ntry:\n    input('yes? ')\nexcept EOFError:\n    print('none')"
+    plugin("mine", f"{asking}\nreturn lambda images, prompts: [1] * len(prompts)")
+    ended = bash("cat metadata.jsonl | vpctl score - --reward ./mine.py", tmp_path)
+    assert ended.code == 0
+    assert len(lines(ended.out)) == len(lines((tmp_path / "metadata.jsonl").read_text()))
+    assert "hello" in ended.err
+    assert "none" in ended.err
 
 
 @pytest.mark.parametrize(
@@ -248,7 +330,7 @@ def stuck(tmp_path: Path, plugin: Plugin, argument: str, seconds: str) -> Iterat
 
 
 WAITING = b"vpctl annotate: interrupted: waiting for what is under way; interrupt again to stop at once\n"
-INTERRUPTED = b"vpctl annotate: interrupted; what is finished is kept, and the same command goes on from there\n"
+INTERRUPTED = b"vpctl annotate: interrupted; out.jsonl holds what is finished; run the same command again to continue\n"
 
 
 def written(judgements: int) -> bytes:

@@ -81,9 +81,9 @@ def test_a_misspelt_aspect_is_told_with_what_there_is() -> None:
 
 
 def test_an_own_file_is_loaded_with_its_argument_and_the_device(plugin: Plugin) -> None:
-    path = plugin("mine", "return [argument, device]")
-    assert plugins.load("reward", f"{path}") == ["", "auto"]
-    assert plugins.load("reward", f"{path}:a:b", device="cuda:1") == ["a:b", "cuda:1"]
+    path = plugin("mine", "return lambda: [argument, device]")
+    assert plugins.load("reward", f"{path}")() == ["", "auto"]
+    assert plugins.load("reward", f"{path}:a:b", device="cuda:1")() == ["a:b", "cuda:1"]
 
 
 def test_an_own_file_may_be_what_a_module_is(tmp_path: Path) -> None:
@@ -91,16 +91,17 @@ def test_an_own_file_may_be_what_a_module_is(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
         "from __future__ import annotations\nfrom dataclasses import dataclass\n\n\n"
-        "@dataclass\nclass Mine:\n    size: int = 3\n\n\ndef load(argument, *, device):\n    return Mine().size\n"
+        "@dataclass\nclass Mine:\n    size: int = 3\n\n    def __call__(self):\n        return self.size\n\n\n"
+        "def load(argument, *, device):\n    return Mine()\n"
     )
-    assert plugins.load("reward", str(path)) == 3
+    assert plugins.load("reward", str(path))() == 3
 
 
 def test_two_own_files_of_one_name_are_two(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "mine.py").write_text(f"def load(argument, *, device):\n    return {folder!r}\n")
-    assert [plugins.load("reward", f"{tmp_path}/{folder}/mine.py") for folder in "ab"] == ["a", "b"]
+        (tmp_path / folder / "mine.py").write_text(f"def load(argument, *, device):\n    return lambda: {folder!r}\n")
+    assert [plugins.load("reward", f"{tmp_path}/{folder}/mine.py")() for folder in "ab"] == ["a", "b"]
 
 
 def test_a_file_without_load_is_told(tmp_path: Path) -> None:

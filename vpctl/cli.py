@@ -1,15 +1,18 @@
 """The vpctl program: its nine commands in the order of the pipeline, and the one place where errors become exits."""
 
+import contextlib
 import functools
 import importlib
 import inspect
+import io
 import os
 import re
 import signal
 import stat
 import sys
 import traceback
-from collections.abc import Callable, Collection, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -18,13 +21,14 @@ import typer
 
 from . import __version__, plugins, progress
 from .errors import LimitReached, OutputClosed, OutputLocked, UserError
-from .options import Quiet, option
+from .options import Quiet, Traceback, option
 
 COMMANDS = ("polish", "generate", "annotate", "merge", "train-rm", "score", "tune-ppo", "tune-dpo", "eval")
 """In the order of the pipeline; each is the file of its name in `commands/`."""
 EVALUATIONS = ("accuracy", "compare", "agreement")
 """Of eval, which has commands of its own."""
 INTERRUPTED = 130
+_NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 
 
 def load(name: str) -> Callable[..., None]:
@@ -38,25 +42,48 @@ def load(name: str) -> Callable[..., None]:
 def about(name: str) -> str:
     """What a command does, in one line: the first of its file, which is not imported for it."""
     file = Path(__file__).parent / "commands" / f"{name.replace('-', '_')}.py"
-    with file.open() as lines:
+    with file.open(encoding="utf-8") as lines:
         return lines.readline().strip().strip('"')
 
 
 def common(name: str) -> Callable[..., None]:
-    """The command of a name with the option that all share; it announces itself before it runs."""
+    """The command of a name with the options that all share; it announces itself before it runs.
+
+    Records are read and written by descriptor. What a library or a plug-in prints goes to stderr, and who asks a
+    question gets no answer: neither may touch the data.
+    """
     command = load(name)
     signature = inspect.signature(command, eval_str=True)
-    quiet = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
+    shared = [
+        inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for option, kind in (("quiet", Quiet), ("traceback", Traceback))
+    ]
 
     @functools.wraps(command)
-    def wrapped(*args: Any, quiet: bool, **kwargs: Any) -> None:
-        progress.begin(f"vpctl {name}", quiet=quiet)
-        command(*args, **kwargs)
+    def wrapped(*args: Any, quiet: bool, traceback: bool, **kwargs: Any) -> None:
+        progress.begin(f"vpctl {name}", quiet=quiet, with_traceback=traceback)
+        with contextlib.redirect_stdout(sys.stderr), _no_answers():
+            try:
+                command(*args, **kwargs)
+            except KeyboardInterrupt as interrupt:  # Typer leaves only the exit code of it
+                progress.note(str(interrupt) or "interrupted")
+                raise
 
-    parameters = [*signature.parameters.values(), quiet]
+    parameters = [*signature.parameters.values(), *shared]
     wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapped
+
+
+@contextlib.contextmanager
+def _no_answers() -> Iterator[None]:
+    asked = sys.stdin
+    with open(os.devnull, encoding="utf-8") as nothing:
+        sys.stdin = nothing
+        try:
+            yield
+        finally:
+            sys.stdin = asked
 
 
 def _show_version(wanted: bool) -> None:
@@ -129,12 +156,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, _as_interrupt)
     _share_the_machine()
+    _speak_any_locale()
     progress.begin(" ".join(["vpctl", *(word for word in arguments[:1] if word in COMMANDS)]), quiet=False)
     try:
+        _check_names(arguments)
         code = build(_words(arguments))(args=arguments, prog_name="vpctl", standalone_mode=False)
     except OutputClosed:
         code = 0
     except KeyboardInterrupt:
+        progress.note("interrupted")
         code = INTERRUPTED
     except SystemExit as end:
         if not isinstance(end.__context__, BrokenPipeError):
@@ -144,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         progress.note(str(end))
         code = end.exit_code
     except UserError as error:
-        progress.error(str(error))
+        progress.error(str(error), error)
         code = error.exit_code
     except OSError as error:
         if not _while_printing(error):
@@ -154,14 +184,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = UserError.exit_code
     except Exception as error:
         usage = getattr(error, "format_message", None)
-        if usage is None:
+        if _is_out_of_memory(error):
+            progress.error("out of memory; lower --batch, take smaller pictures, or take a smaller model", error)
+        elif usage is None:
             raise
-        if text := usage().rstrip("."):
+        elif text := usage().rstrip("."):
             progress.error(f"{text} see --help" if text.endswith("?") else f"{text}; see --help")
         code = UserError.exit_code
-    if code == INTERRUPTED:
-        progress.note("interrupted; what is finished is kept, and the same command goes on from there")
     return code or 0
+
+
+def _check_names(arguments: Sequence[str]) -> None:
+    """Raise `UserError` for a name in bytes that are no UTF-8: a record could not hold it."""
+    try:
+        here = os.getcwd()
+    except OSError:
+        raise UserError("the working directory is gone; cd to one that exists") from None
+    for name, what in ((here, "the working directory's name"), *((argument, "an argument") for argument in arguments)):
+        if not name.isascii() and re.search("[\ud800-\udfff]", name):
+            shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+            raise UserError(f"{shown}: {what} is not UTF-8; rename the file or folder, e.g. with convmv")
+
+
+def _speak_any_locale() -> None:
+    """Have help and messages come out in any locale, as far as its characters go, and warnings on one line each."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = lambda message, *_, **__: progress.warn(str(message))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, CUDA or torch on a CPU, whose error is a mere RuntimeError, found no memory."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _NO_MEMORY in str(error)
 
 
 def _while_printing(error: OSError) -> bool:

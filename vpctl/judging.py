@@ -294,10 +294,17 @@ async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int
     async def about(group: Group, wanted: list[Call]) -> None:
         places = sorted({place for call in wanted for place in call.shown})
         names = [group.images[place]["file_name"] for place in places]
+
+        def make_ready() -> list[Any]:
+            with plugins.blamed("annotator", desk.name, "prepare takes (image, path)"):
+                return [prepare(desk.open_picture(name), name) for name in names]
+
         try:
-            made = await asyncio.to_thread(lambda: [prepare(desk.open_picture(name), name) for name in names])
+            made = await asyncio.to_thread(make_ready)
         except RecordFailed as failure:
             lose(failure, wanted, tally)
+        except UserError as error:
+            give_up(error)
         else:
             pictures = dict(zip(places, made, strict=True))
             for call in wanted:
@@ -331,16 +338,31 @@ async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int
 
     async def answered(call: Call, question: Question) -> list[Judgement]:
         try:
-            verdicts = await annotator.ask(question)
+            with plugins.blamed("annotator", desk.name):
+                answer: list[Verdicts] | Exception = checked(await annotator.ask(question), call, desk.name)
         except (Refused, Unusable) as error:
-            verdicts = error
-        return recorded(call, verdicts, tally)
+            answer = error
+        return recorded(call, answer, tally)
 
     async with AsyncExitStack() as running, asyncio.TaskGroup() as work:
         reader = work.create_task(read())
         brake.when_pulled(reader.cancel)
     if fatal:
         raise fatal[0]
+
+
+def checked(verdicts: object, call: Call, spec: str) -> list[Verdicts]:
+    """The answer to a call, if it is one that can be recorded. Raises `UserError` if the plug-in broke its contract."""
+    if not isinstance(verdicts, list) or len(verdicts) != len(call.judgements):
+        raise plugins.misfit("annotator", spec, verdicts, "ask")
+    for one in verdicts:
+        if not isinstance(one, Verdicts):
+            raise plugins.misfit("annotator", spec, one)
+        numbers = isinstance(one.scores, list) and all(isinstance(score, int | float) for score in one.scores)
+        texts = isinstance(one.rationales, list) and all(isinstance(text, str) for text in one.rationales)
+        if not (numbers and texts and isinstance(one.usage, dict)):
+            raise plugins.misfit("annotator", spec, one)
+    return verdicts
 
 
 def recorded(call: Call, answer: list[Verdicts] | Exception, tally: Tally) -> list[Judgement]:
@@ -461,7 +483,7 @@ class _Callable:
             else:
                 verdicts = await self._in_its_turn(*arguments)
                 verdicts = await verdicts if inspect.isawaitable(verdicts) else verdicts
-            if question.mode == "pair":
+            if question.mode == "pair" and isinstance(verdicts, Verdicts):
                 _check(verdicts, 2)
                 verdicts = verdicts._replace(scores=compared(verdicts.scores))
             found.append(verdicts)

@@ -119,6 +119,9 @@ Device = Annotated[
     str, option(metavar="NAME", help="Where models run: auto, cpu, cuda, cuda:1, mps. Auto takes the fastest there is.")
 ]
 BatchSize = Annotated[int, option("--batch", metavar="N", min=1, help="How many pictures go through a model at once.")]
+Traceback = Annotated[
+    bool, option("--traceback", help="Show the traceback of an error too, such as one in a plug-in of your own.")
+]
 Quiet = Annotated[bool, option("--quiet", "-q", help="Say nothing on stderr but warnings and errors.")]
 Folder = Annotated[
     str,

@@ -9,16 +9,26 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from .errors import UserError
+from .errors import OutputClosed, RecordFailed, Refused, Stopped, UserError
 from .records import digest, fingerprint
 
 KINDS = {"polisher": "polishers", "generator": "generators", "annotator": "annotators", "reward": "rewards"}
 _HOME = Path(__file__).parent
+
+CONTRACTS = {
+    "polisher": "a polisher takes a list of prompts and returns one Polished for each",
+    "generator": "a generator takes (prompts, seeds, settings) and returns one PIL image for each prompt",
+    "annotator": "an annotator takes (prompt, images, aspect) and returns Verdicts(scores, rationales, usage)",
+    "reward": "a reward takes (images, prompts) and returns one number for each image",
+}
+"""What a plug-in of each kind is called with and returns, in a line."""
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """In the folder of a LoRA, as diffusers names it: what the tune commands write and a generator's ``adapt`` takes."""
@@ -115,12 +125,53 @@ def load(kind: str, spec: str, *, device: str = "auto", **settings: Any) -> Any:
     import inspect
 
     name, argument = split(check(kind, spec))
-    module = _from_file(name) if name.endswith(".py") else importlib.import_module(f"vpctl.{KINDS[kind]}.{name}")
+    module = _from_file(name) if _is_own(spec) else importlib.import_module(f"vpctl.{KINDS[kind]}.{name}")
     loader: Callable[..., Any] | None = getattr(module, "load", None)
-    if loader is None:
+    if not callable(loader):
         raise UserError(f"{_option(kind)} {spec}: {name} has no function load(argument, *, device)")
-    known = inspect.signature(loader).parameters
-    return loader(argument, device=device, **{name: value for name, value in settings.items() if name in known})
+    with blamed(kind, spec, "load takes (argument, *, device) and returns the plug-in"):
+        known = inspect.signature(loader).parameters
+        made = loader(argument, device=device, **{name: value for name, value in settings.items() if name in known})
+    if not callable(made) and not (kind == "annotator" and hasattr(made, "ask")):
+        raise misfit(kind, spec, made, "load")
+    return made
+
+
+def _is_own(spec: str) -> bool:
+    """Whether it names a file of the user's, not a plug-in of the package."""
+    return split(spec)[0].endswith(".py")
+
+
+@contextmanager
+def blamed(kind: str, spec: str, contract: str = "") -> Iterator[None]:
+    """Within it, whatever a plug-in of the user's raises becomes a `UserError` that names its file and function.
+
+    What a plug-in may raise passes, and so does an error in a plug-in of the package, which is a bug of ours.
+    """
+    try:
+        yield
+    except (UserError, RecordFailed, Refused, Stopped, OutputClosed, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        if not _is_own(spec):
+            raise
+        file, expected = split(spec)[0], contract or CONTRACTS[kind]
+        own = os.path.realpath(file)
+        frames = [one for one in traceback.extract_tb(error.__traceback__) if os.path.realpath(one.filename) == own]
+        where = f"{file}:{frames[-1].lineno}, in {frames[-1].name}" if frames else file
+        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise UserError(f"{where}: {said}; {expected}; --traceback shows more") from error
+
+
+def misfit(kind: str, spec: str, returned: object, function: str = "") -> UserError:
+    """The error of a plug-in that returned what its contract does not say."""
+    found = "None" if returned is None else f"{_article(type(returned).__name__)}, {repr(returned)[:40]}"
+    by = f"{function} returned" if function else "it returned"
+    return UserError(f"{_option(kind)} {spec}: {by} {found}; {CONTRACTS[kind]}")
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
 
 
 def _from_file(path: str) -> ModuleType:
@@ -132,8 +183,8 @@ def _from_file(path: str) -> ModuleType:
     module = sys.modules[spec.name] = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"{path}: cannot be loaded: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{path}: cannot be loaded: {type(error).__name__}: {error}; --traceback shows more") from error
     return module
 
 

@@ -22,12 +22,16 @@ _bar: Any = None
 """The bar that is on the terminal; a message goes in front of it."""
 _command = "vpctl"
 _quiet = False
+_with_traceback = False
 
 
-def begin(command: str, *, quiet: bool) -> None:
-    """Name the command all messages come from; `quiet` silences everything but warnings and errors."""
-    global _command, _quiet
-    _command, _quiet = command, quiet
+def begin(command: str, *, quiet: bool, with_traceback: bool = False) -> None:
+    """Name the command all messages come from; `quiet` silences everything but warnings and errors.
+
+    `with_traceback` shows where an error comes from, too.
+    """
+    global _command, _quiet, _with_traceback
+    _command, _quiet, _with_traceback = command, quiet, with_traceback
 
 
 def note(text: str) -> None:
@@ -41,15 +45,23 @@ def warn(text: str) -> None:
     _say(f"warning: {text}")
 
 
-def error(text: str) -> None:
-    """Why the command ends here."""
+def error(text: str, cause: BaseException | None = None) -> None:
+    """Why the command ends here; with the traceback of `cause` in front if the user asked for it."""
+    if cause and _with_traceback:
+        import traceback
+
+        lines = "".join(traceback.format_exception(cause)).splitlines()
+        _print("".join(f"{harmless(line)}\n" for line in lines))
     _say(f"error: {text}")
 
 
+def harmless(text: str) -> str:
+    """The text on one line: what a record says may hold anything, but not break lines or move a terminal's cursor."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def _say(text: str) -> None:
-    """One line: what a record says may hold anything, but not break lines or move a terminal's cursor."""
-    harmless = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-    _print(f"{_command}: {harmless}\n")
+    _print(f"{_command}: {harmless(text)}\n")
 
 
 def _print(text: str) -> None:
@@ -101,7 +113,7 @@ class Counter:
             self._bar.total = self.expected
             if now - self._said >= REDRAW_SECONDS:
                 self._said = now
-                self._bar.set_postfix_str(self._status(self._share()), refresh=False)
+                self._bar.set_postfix_str(harmless(self._status(self._share())), refresh=False)
             self._bar.update(more)
         elif now - self._said >= QUIET_SECONDS:
             self._said = now
@@ -160,11 +172,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table(title=title, title_justify="left", title_style="bold")
+    drawn = Table(title=harmless(title), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        drawn.add_column(column, justify="right" if index else "left", overflow="fold")
+        drawn.add_column(harmless(column), justify="right" if index else "left", overflow="fold")
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(harmless, row))
     console = Console(stderr=True, markup=False, emoji=False)
     with console.capture() as text:
         console.print(drawn)

@@ -5,10 +5,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from queue import Queue
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, SupportsFloat, TypeVar
 
 from PIL import Image
 
+from . import plugins
 from .errors import RecordFailed, UserError
 
 Reward = Callable[[list[Image.Image], list[str]], Any]
@@ -78,11 +79,20 @@ def _rows(loaded: list[tuple[R, Image.Image]], rewards: Mapping[str, Reward]) ->
         return []
     pictures = [picture for _, picture in loaded]
     prompts = [record["prompt"] for record, _ in loaded]
-    columns = {name: [*map(float, reward(pictures, prompts))] for name, reward in rewards.items()}
-    for name, column in columns.items():
-        if len(column) != len(loaded):
-            raise UserError(f"--reward {name}: gave {len(column)} rewards for {len(loaded)} pictures")
+    columns = {name: rewarded(name, reward, pictures, prompts) for name, reward in rewards.items()}
     return [{name: column[index] for name, column in columns.items()} for index in range(len(loaded))]
+
+
+def rewarded(spec: str, reward: Reward, pictures: list[Image.Image], prompts: list[str]) -> list[float]:
+    """What a reward gives the pictures. Raises `UserError` if that is not one number for each."""
+    with plugins.blamed("reward", spec):
+        given = reward(pictures, prompts)
+        values = given.tolist() if hasattr(given, "tolist") else given
+        if not isinstance(values, list | tuple) or not all(isinstance(one, SupportsFloat) for one in values):
+            raise plugins.misfit("reward", spec, given)
+    if len(values) != len(pictures):
+        raise UserError(f"--reward {spec}: gave {len(values)} rewards for {len(pictures)} pictures")
+    return [*map(float, values)]
 
 
 def _checked(record: R, scores: dict[str, float]) -> Scored:

@@ -25,7 +25,7 @@ def polish_all(
     prompts: list[Prompt], *, keep_unsafe: bool = False, polish: Polisher = upper
 ) -> tuple[list[Prompt], Counter[str]]:
     counts: Counter[str] = Counter()
-    return list(polished(prompts, polish, keep_unsafe=keep_unsafe, threshold=0.5, counts=counts)), counts
+    return list(polished(prompts, polish, spec="rules", keep_unsafe=keep_unsafe, threshold=0.5, counts=counts)), counts
 
 
 def reasons(prompts: Iterable[Prompt]) -> list[str]:

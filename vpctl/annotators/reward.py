@@ -19,6 +19,7 @@ from ..batching import Batches
 from ..errors import RecordFailed, UserError
 from ..plugins import Verdicts
 from ..questions import Question, compared
+from ..scoring import rewarded
 
 Reward = Callable[[list[Image.Image], list[str]], Any]
 
@@ -65,11 +66,8 @@ class RewardJudge:
         new = {(prompt, id(picture)): picture for prompt, picture in shown if prompt not in picture.rewards}
         left = iter([(prompt, picture) for (prompt, _), picture in new.items()])
         while batch := list(islice(left, PICTURES)):
-            rewards = [*map(float, self._reward([picture.image for _, picture in batch], [text for text, _ in batch]))]
-            if len(rewards) != len(batch):
-                raise UserError(
-                    f"--annotator reward:{self._spec}: gave {len(rewards)} rewards for {len(batch)} pictures"
-                )
+            pictures, prompts = [picture.image for _, picture in batch], [text for text, _ in batch]
+            rewards = rewarded(self._spec, self._reward, pictures, prompts)
             for (prompt, picture), reward in zip(batch, rewards, strict=True):
                 picture.rewards[prompt] = reward
         return [[picture.rewards[question.prompt] for picture in question.pictures] for question in questions]

@@ -15,7 +15,7 @@ from ..errors import LimitReached, RecordFailed, UserError
 from ..options import STDIO, Device, Input, Output, Roots, Seed, option, options, plugin
 from ..preferences import tied
 from ..records import Image, Judgement, judgement_key
-from ..streams import Out, count, folder_of, hidden_beside, read
+from ..streams import Out, count, folder_of, hidden_beside, is_stream, read
 
 if TYPE_CHECKING:
     from ..flow import Brake
@@ -125,7 +125,7 @@ def annotate(
         raise UserError(f"--aspect {twice[0]}: is named twice")
     if break_ties and mode != "list":
         raise UserError(f"--break-ties: with --mode {mode} there are no ties of levels; leave one of them out")
-    if sample and (not dry_run or images == STDIO):
+    if sample and (not dry_run or is_stream(images)):
         raise UserError(f"--sample {sample}: goes with --dry-run and a FILE, which is read twice")
     _check_output(out, report=report, batch=batch, batch_file=batch_file)
     if not annotator:

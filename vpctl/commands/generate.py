@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..options import STDIO, BatchSize, Device, Input, Output, Seed, option, plugin
 from ..plugins import Settings
 from ..records import Image, Prompt, digest, fingerprint, image_key, prompt_key
-from ..streams import Out, count, folder_of, read_prompts
+from ..streams import Out, count, folder_of, is_stream, read_prompts
 
 if TYPE_CHECKING:
     from PIL import Image as PIL
@@ -145,13 +145,26 @@ def _drawn_window(
             missing = [one for one in records if not os.path.exists(os.path.join(folder, one["file_name"]))]
             if missing:
                 prompts, seeds = [one["prompt"] for one in missing], [one["seed"] for one in missing]
-                for one, picture in zip(missing, jobs[0].model.draw(prompts, seeds, settings), strict=True):
+                for one, picture in zip(missing, _pictures(jobs[0].model, prompts, seeds, settings), strict=True):
                     saved[one["image_id"]] = writer.submit(save, picture, os.path.join(folder, one["file_name"]))
     for job in window:
         record = job.record
         if record["image_id"] in saved:
             saved[record["image_id"]].result()
         yield {**record, "file_name": os.path.join(folder, record["file_name"])}
+
+
+def _pictures(model: Model, prompts: list[str], seeds: list[int], settings: Settings) -> "list[PIL.Image]":
+    """One picture a prompt. Raises `UserError` for a plug-in of the user's that draws anything else."""
+    from PIL import Image as PIL
+
+    with plugins.blamed("generator", model.name):
+        drawn = model.draw(prompts, seeds, settings)
+        if not isinstance(drawn, list) or not all(isinstance(one, PIL.Image) for one in drawn):
+            raise plugins.misfit("generator", model.name, drawn)
+    if len(drawn) != len(prompts):
+        raise UserError(f"--model {model.name}: drew {len(drawn)} pictures for {len(prompts)} prompts")
+    return drawn
 
 
 def generate(
@@ -209,7 +222,7 @@ def generate(
         raise UserError("--adapter: a LoRA belongs to one model; name a single --model with it")
     if not model:
         progress.note("no --model is named: drawing with the built-in shapes world")
-    target = folder or ("images" if out == STDIO else folder_of(out))
+    target = folder or ("images" if is_stream(out) else folder_of(out))
     with Out(out, Image, image_key) as sink:
         from .. import images as files
 
@@ -238,8 +251,11 @@ def loaded(spec: str, adapter: str, device: str) -> Model:
     if adapter:
         if not hasattr(generator, "adapt"):
             raise UserError(f"--adapter: the generator {spec} takes none")
-        generator.adapt(adapter)
+        with plugins.blamed("generator", spec, "adapt takes the folder of a LoRA"):
+            generator.adapt(adapter)
     own = getattr(generator, "settings", Settings())
+    if not isinstance(own, Settings):
+        raise UserError(f"--model {spec}: its settings are {own!r}; they are a vpctl.plugins.Settings")
     return Model(spec, generator, getattr(generator, "fingerprint", plugins.fingerprints(spec)[spec]), own)
 
 

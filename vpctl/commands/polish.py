@@ -79,7 +79,13 @@ def scored(prompts: Iterable[Prompt], scorer: Scorer, batch: int) -> Iterator[Pr
 
 
 def polished(
-    prompts: Iterable[Prompt], polish: Polisher, *, keep_unsafe: bool, threshold: float, counts: Counter[str]
+    prompts: Iterable[Prompt],
+    polish: Polisher,
+    *,
+    spec: str,
+    keep_unsafe: bool,
+    threshold: float,
+    counts: Counter[str],
 ) -> Iterator[Prompt]:
     """The prompts made clean: `prompt` is the new text, `source_prompt` the old one, `prompt_id` that of the old one.
 
@@ -89,7 +95,18 @@ def polished(
     """
     for chunk in chunks(prompts, getattr(polish, "at_once", 1), threshold):
         wanted = wanted_of(chunk, keep_unsafe)
-        yield from outcomes(chunk, polish(wanted) if wanted else [], keep_unsafe=keep_unsafe, counts=counts)
+        with plugins.blamed("polisher", spec):
+            answers = checked(polish(wanted), wanted, spec) if wanted else []
+        yield from outcomes(chunk, answers, keep_unsafe=keep_unsafe, counts=counts)
+
+
+def checked(answers: object, prompts: list[str], spec: str) -> list[Polished | RecordFailed]:
+    """What a polisher made of the prompts. Raises `UserError` if it is not one `Polished` for each."""
+    if not isinstance(answers, list) or not all(isinstance(one, Polished | RecordFailed) for one in answers):
+        raise plugins.misfit("polisher", spec, answers)
+    if len(answers) != len(prompts):
+        raise UserError(f"--polisher {spec}: gave {len(answers)} results for {len(prompts)} prompts")
+    return answers
 
 
 async def polished_on_a_server(
@@ -97,6 +114,7 @@ async def polished_on_a_server(
     polish: AsyncPolisher,
     keep: Callable[[Iterable[Prompt]], None],
     *,
+    spec: str,
     keep_unsafe: bool,
     threshold: float,
     counts: Counter[str],
@@ -108,7 +126,8 @@ async def polished_on_a_server(
 
     async def work(chunk: list[Prompt]) -> list[Prompt]:
         wanted = wanted_of(chunk, keep_unsafe, polish.template)
-        answers = await polish(wanted) if wanted else []
+        with plugins.blamed("polisher", spec):
+            answers = checked(await polish(wanted), wanted, spec) if wanted else []
         return [*outcomes(chunk, answers, keep_unsafe=keep_unsafe, counts=counts, words=polish.template)]
 
     async with polish.running(brake):
@@ -409,7 +428,12 @@ def polish(
             new = map(distinct, some)
             outputs.write(with_originals(new, kept.claim) if keep_original else new)
 
-        how: dict[str, Any] = {"keep_unsafe": keep_unsafe, "threshold": nsfw_threshold, "counts": outputs.counts}
+        how: dict[str, Any] = {
+            "spec": spec,
+            "keep_unsafe": keep_unsafe,
+            "threshold": nsfw_threshold,
+            "counts": outputs.counts,
+        }
         if keep_original and kept.resumed:
             outputs.write(originals([*_polished_in(out)], kept.claim))
         try:
