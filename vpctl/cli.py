@@ -5,6 +5,7 @@ import functools
 import importlib
 import inspect
 import io
+import locale
 import os
 import re
 import signal
@@ -153,6 +154,8 @@ def build(words: Collection[str]) -> typer.Typer:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run vpctl and return its exit code; see EXIT STATUS in vpctl(1)."""
+    if argv is None:
+        _in_utf_8()
     arguments = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, _as_interrupt)
     _share_the_machine()
@@ -192,6 +195,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             progress.error(f"{text} see --help" if text.endswith("?") else f"{text}; see --help")
         code = UserError.exit_code
     return code or 0
+
+
+def _in_utf_8() -> None:
+    """Start over in Python's UTF-8 mode where the locale has another encoding; the terminal keeps its own.
+
+    Records name files in UTF-8, and a name has to mean the same file in every locale.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or sys.flags.utf8_mode:
+        return
+    os.environ.setdefault("PYTHONIOENCODING", f"{locale.getpreferredencoding(False)}:backslashreplace")
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def _check_names(arguments: Sequence[str]) -> None:

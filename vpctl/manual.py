@@ -296,7 +296,7 @@ def main() -> None:
     """Write every generated file."""
     for path, text in pages().items():
         (HOME / path).parent.mkdir(exist_ok=True)
-        (HOME / path).write_text(text)
+        (HOME / path).write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

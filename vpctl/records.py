@@ -1,6 +1,7 @@
 """The five records of vpctl: their keys, what each key means, and what makes two of them the same."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -150,7 +151,8 @@ def fingerprint(path: str) -> str:
     found = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
-        found.update(f"{file.relative_to(path) if file != Path(path) else ''}\0{size}\0".encode())
+        name = os.fsencode(file.relative_to(path)) if file != Path(path) else b""
+        found.update(b"%s\0%d\0" % (name, size))
         with file.open("rb") as content:
             found.update(content.read(_SAMPLE))
             content.seek(max(_SAMPLE, size - _SAMPLE))
