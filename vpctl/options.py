@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from . import plugins
+from .models import devices
 
 C = TypeVar("C")
 
@@ -116,7 +117,12 @@ Roots = Annotated[
 ]
 Seed = Annotated[int, option(metavar="N", min=0, max=2**63 - 1, help="Seed of all that is random.")]
 Device = Annotated[
-    str, option(metavar="NAME", help="Where models run: auto, cpu, cuda, cuda:1, mps. Auto takes the fastest there is.")
+    str,
+    option(
+        metavar="NAME",
+        callback=devices.check,
+        help="Where models run: auto, cpu, cuda, cuda:1, mps. Auto takes the fastest there is.",
+    ),
 ]
 BatchSize = Annotated[int, option("--batch", metavar="N", min=1, help="How many pictures go through a model at once.")]
 Quiet = Annotated[bool, option("--quiet", "-q", help="Say nothing on stderr but warnings and errors.")]

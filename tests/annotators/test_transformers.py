@@ -17,8 +17,8 @@ from transformers import BertConfig, LlamaConfig
 from tests.annotators import vlm
 from tests.annotators.vlm import FIDELITY, colour, question
 from vpctl import plugins, questions
-from vpctl.annotators import transformers as local
-from vpctl.annotators.transformers import REPAIR, Judge
+from vpctl.annotators import _vision_language as local
+from vpctl.annotators._vision_language import REPAIR, Judge
 from vpctl.errors import RecordFailed, Unusable, UserError
 from vpctl.plugins import Aspect, Verdicts
 from vpctl.questions import Question

@@ -202,9 +202,10 @@ def generate(
 
         vpctl generate held-out.jsonl --adapter dpo-lora/ -n 1 --out tuned/metadata.jsonl
     """
-    specs = [plugins.check("generator", spec) for spec in model or ["shapes"]]
     span = guidance_range(guidance)
     width, height = pixels(size)
+    asked = {"adapter": adapter, "width": width, "height": height}
+    specs = [plugins.check("generator", spec, **asked) for spec in model or ["shapes"]]
     if adapter and len(specs) > 1:
         raise UserError("--adapter: a LoRA belongs to one model; name a single --model with it")
     if not model:
