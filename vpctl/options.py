@@ -34,6 +34,11 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def _device(name: str) -> str:
+    """The name of a device, before anything heavy is loaded for it."""
+    return devices.check(name)
+
+
 def duration(text: str) -> float:
     """Seconds of a time as people write it: ``90``, ``90s``, ``45m``, ``1h30m``, ``2d``."""
     found = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", text.strip())
@@ -120,7 +125,7 @@ Device = Annotated[
     str,
     option(
         metavar="NAME",
-        callback=devices.check,
+        callback=_device,
         help="Where models run: auto, cpu, cuda, cuda:1, mps. Auto takes the fastest there is.",
     ),
 ]

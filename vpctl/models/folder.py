@@ -28,6 +28,8 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 _NO_CODE = "vpctl never runs a model folder's code; name a model that {} has itself"
 _AS_SAFETENSORS = "name a copy in safetensors"
 
+_DEEPEST = 32
+"""Objects and lists inside one another; a tokenizer has the most, and less than ten."""
 _LARGEST_JSON = 64 << 20
 _LARGEST_HEADER = 100 << 20
 """Bytes; the limit of the safetensors library."""
@@ -93,6 +95,8 @@ class Folder:
             raise Unfit(f"{name}: is not valid JSON: {error}") from None
         if not isinstance(value, dict):
             raise Unfit(f"{name}: is not a JSON object")
+        if _depth(value) > _DEEPEST:
+            raise Unfit(f"{name}: is nested too deeply")
         return value
 
     def config(self, name: str) -> dict[str, Any]:
@@ -136,11 +140,9 @@ def vision_language_model(folder: Folder) -> list[str]:
         )
     for name in filter(folder.has, processors):
         folder.config(name)
-    templates = folder.names("chat_template") + folder.names("additional_chat_templates")
     if not (
         folder.has("chat_template.jinja")
         or folder.has("chat_template.json")
-        or any(name.endswith(".jinja") for name in templates)
         or any("chat_template" in folder.read(name) for name in _there(folder, "tokenizer_config.json", *processors))
     ):
         raise Unfit("has no chat template; name a model that was trained to follow instructions")
@@ -460,6 +462,15 @@ def _objects(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
             rest += one.values()
         elif isinstance(one, list):
             rest += one
+
+
+def _depth(value: Any) -> int:
+    """How many objects and lists are inside one another, found without recursion."""
+    depth, level = 0, [value]
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        depth += 1
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return depth
 
 
 def _texts(value: Any) -> Iterator[str]:

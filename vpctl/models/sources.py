@@ -93,8 +93,6 @@ def _inspect(use: str, folder: Folder, where: str) -> list[str]:
         return USES[use](folder)
     except Unfit as error:
         raise UserError(f"{where}: {error}") from None
-    except RecursionError:
-        raise UserError(f"{where}: a JSON file in it is nested too deeply") from None
 
 
 def _look(source: str, option: str) -> Folder:
