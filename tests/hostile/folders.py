@@ -1,7 +1,8 @@
 """Folders of models that carry code, or are broken: functions that write one into a path.
 
 `sound` writes a folder that passes the inspection of a use; each function of `CODE` then turns it into one that runs
-code if it is opened carelessly. The code creates the file `SENTINEL` in the working directory. Nothing heavy is imported.
+code if it is opened carelessly: the code creates the file `SENTINEL` in the working directory. Nothing heavy is
+imported.
 """
 
 import json
