@@ -204,10 +204,10 @@ def generate(
     """
     span = guidance_range(guidance)
     width, height = pixels(size)
+    if adapter and len(model or []) > 1:
+        raise UserError("--adapter: a LoRA belongs to one model; name a single --model with it")
     asked = {"adapter": adapter, "width": width, "height": height}
     specs = [plugins.check("generator", spec, **asked) for spec in model or ["shapes"]]
-    if adapter and len(specs) > 1:
-        raise UserError("--adapter: a LoRA belongs to one model; name a single --model with it")
     if not model:
         progress.note("no --model is named: drawing with the built-in shapes world")
     target = folder or ("images" if out == STDIO else folder_of(out))
