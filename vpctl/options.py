@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from . import plugins
+from .models import devices
 
 C = TypeVar("C")
 
@@ -31,6 +32,11 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise typer.BadParameter(f"{value:g} is no number")
     return value
+
+
+def _device(name: str) -> str:
+    """The name of a device, before anything heavy is loaded for it."""
+    return devices.check(name)
 
 
 def duration(text: str) -> float:
@@ -116,7 +122,12 @@ Roots = Annotated[
 ]
 Seed = Annotated[int, option(metavar="N", min=0, max=2**63 - 1, help="Seed of all that is random.")]
 Device = Annotated[
-    str, option(metavar="NAME", help="Where models run: auto, cpu, cuda, cuda:1, mps. Auto takes the fastest there is.")
+    str,
+    option(
+        metavar="NAME",
+        callback=_device,
+        help="Where models run: auto, cpu, cuda, cuda:1, mps. Auto takes the fastest there is.",
+    ),
 ]
 BatchSize = Annotated[int, option("--batch", metavar="N", min=1, help="How many pictures go through a model at once.")]
 Traceback = Annotated[

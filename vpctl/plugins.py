@@ -8,6 +8,7 @@ Markdown file: a title, then the rubric.
 import importlib
 import os
 import re
+import reprlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -95,8 +96,25 @@ def _help(path: Path) -> str:
     return docstring.partition("\n")[0]
 
 
-def check(kind: str, spec: str) -> str:
-    """`spec` itself if it names a plug-in; nothing is imported. Raises `UserError` with the nearest names if not."""
+def check(kind: str, spec: str, **settings: Any) -> str:
+    """`spec` itself if it can be loaded as far as is known in a second. Raises `UserError` if not.
+
+    Names are held against those that there are. A packaged plug-in that has a function ``check(argument)`` is asked,
+    and given those of `settings` that are among its parameters; of others, and of files of one's own, nothing is
+    imported.
+    """
+    import inspect
+
+    name, argument = split(_known(kind, spec))
+    if not name.endswith(".py") and _has_check(_HOME / KINDS[kind] / f"{name}.py"):
+        checker = importlib.import_module(f"vpctl.{KINDS[kind]}.{name}").check
+        known = inspect.signature(checker).parameters
+        checker(argument, **{name: value for name, value in settings.items() if name in known})
+    return spec
+
+
+def _known(kind: str, spec: str) -> str:
+    """`spec` itself if it names a file, or a plug-in that there is."""
     name, _ = split(spec)
     if name.endswith(".py"):
         if not Path(name).is_file():
@@ -104,6 +122,13 @@ def check(kind: str, spec: str) -> str:
     elif name not in catalog(kind):
         raise UserError(f"{_option(kind)} {spec}: {_no_such(kind, name, catalog(kind))}")
     return spec
+
+
+def _has_check(path: Path) -> bool:
+    """Whether a module has a function ``check``; it is not imported, as those without one may import what is heavy."""
+    import ast
+
+    return any(isinstance(one, ast.FunctionDef) and one.name == "check" for one in ast.parse(path.read_bytes()).body)
 
 
 def _option(kind: str) -> str:
@@ -124,7 +149,7 @@ def load(kind: str, spec: str, *, device: str = "auto", **settings: Any) -> Any:
     """
     import inspect
 
-    name, argument = split(check(kind, spec))
+    name, argument = split(_known(kind, spec))
     module = _from_file(name) if _is_own(spec) else importlib.import_module(f"vpctl.{KINDS[kind]}.{name}")
     loader: Callable[..., Any] | None = getattr(module, "load", None)
     if not callable(loader):
@@ -165,7 +190,7 @@ def blamed(kind: str, spec: str, contract: str = "") -> Iterator[None]:
 
 def misfit(kind: str, spec: str, returned: object, function: str = "") -> UserError:
     """The error of a plug-in that returned what its contract does not say."""
-    found = "None" if returned is None else f"{_article(type(returned).__name__)}, {repr(returned)[:40]}"
+    found = "None" if returned is None else f"{_article(type(returned).__name__)}, {reprlib.repr(returned)}"
     by = f"{function} returned" if function else "it returned"
     return UserError(f"{_option(kind)} {spec}: {by} {found}; {CONTRACTS[kind]}")
 

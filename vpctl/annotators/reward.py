@@ -8,11 +8,10 @@ Rewards are not on the scale from 1 to 5 that judges of language answer on: give
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
-from typing import Any
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from .. import plugins
 from ..batching import Batches
@@ -21,7 +20,10 @@ from ..plugins import Verdicts
 from ..questions import Question, compared
 from ..scoring import rewarded
 
-Reward = Callable[[list[Image.Image], list[str]], Any]
+if TYPE_CHECKING:
+    from PIL import Image
+
+Reward = Callable[["list[Image.Image]", list[str]], Any]
 
 QUESTIONS = 8
 """Answered together."""
@@ -32,7 +34,7 @@ PICTURES = 16
 class Picture:
     """A picture with the rewards it has been given, by prompt: every aspect and every pass asks for the same ones."""
 
-    def __init__(self, image: Image.Image) -> None:
+    def __init__(self, image: "Image.Image") -> None:
         self.image = image
         self.rewards: dict[str, float] = {}
 
@@ -46,7 +48,7 @@ class RewardJudge:
         self._reward = reward
         self._batches = Batches(self._rewards, most=QUESTIONS, size=lambda question: len(question.pictures))
 
-    def prepare(self, image: Image.Image, path: str) -> Picture:
+    def prepare(self, image: "Image.Image", path: str) -> Picture:
         """The picture, with a place for its rewards."""
         return Picture(image)
 
@@ -73,13 +75,26 @@ class RewardJudge:
         return [[picture.rewards[question.prompt] for picture in question.pictures] for question in questions]
 
 
-def load(argument: str, *, device: str = "auto") -> RewardJudge:
-    """The judge of the reward that `argument` names as ``--reward`` would."""
+def check(argument: str) -> None:
+    """Raise `UserError` if `argument` names no reward, or one that cannot be used."""
     if not argument:
         known = ", ".join(f"reward:{name}" for name in plugins.catalog("reward"))
         raise UserError(f"--annotator reward: name a reward model: {known}, or reward:PATH.py of your own")
+    with _named(argument):
+        plugins.check("reward", argument)
+
+
+def load(argument: str, *, device: str = "auto") -> RewardJudge:
+    """The judge of the reward that `argument` names as ``--reward`` would."""
+    check(argument)
+    with _named(argument):
+        return RewardJudge(argument, plugins.load("reward", argument, device=device))
+
+
+@contextmanager
+def _named(argument: str) -> Iterator[None]:
+    """What is wrong with a reward is said of the option that names it here."""
     try:
-        reward = plugins.load("reward", argument, device=device)
+        yield
     except UserError as error:
         raise UserError(f"--annotator reward:{argument}: {error}") from None
-    return RewardJudge(argument, reward)

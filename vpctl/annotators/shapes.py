@@ -14,15 +14,19 @@ identity of the words it asks in; ``running(brake)``, an asynchronous context in
 settings that are among its parameters: ``server`` and ``pictures`` (`configs.py`), and ``folder`` of the records.
 """
 
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..plugins import Aspect, Verdicts
-from ..shapes.judge import ASPECTS, judge
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
-def annotate(prompt: str, images: list[Image.Image], aspect: Aspect) -> Verdicts:
+def annotate(prompt: str, images: "list[Image.Image]", aspect: Aspect) -> Verdicts:
     """The pixel judge's scores, from 1 to 5, with its reasons."""
+    from ..shapes.judge import ASPECTS, judge
+
     if aspect.name not in ASPECTS:
         raise UserError(
             f"--aspect {aspect.name}: the pixel judge measures {', '.join(ASPECTS)}; name another --annotator"
@@ -31,8 +35,13 @@ def annotate(prompt: str, images: list[Image.Image], aspect: Aspect) -> Verdicts
     return Verdicts([verdict.score for verdict in verdicts], [verdict.rationale for verdict in verdicts], {})
 
 
-def load(argument: str, *, device: str = "auto") -> object:
-    """The judge; it takes no argument and runs on the CPU."""
+def check(argument: str) -> None:
+    """Raise `UserError` if there is an argument."""
     if argument:
         raise UserError(f"--annotator shapes:{argument}: the pixel judge takes no argument")
+
+
+def load(argument: str, *, device: str = "auto") -> object:
+    """The judge; it takes no argument and runs on the CPU."""
+    check(argument)
     return annotate

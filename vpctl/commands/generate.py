@@ -215,11 +215,12 @@ def generate(
 
         vpctl generate held-out.jsonl --adapter dpo-lora/ -n 1 --out tuned/metadata.jsonl
     """
-    specs = [plugins.check("generator", spec) for spec in model or ["shapes"]]
     span = guidance_range(guidance)
     width, height = pixels(size)
-    if adapter and len(specs) > 1:
+    if adapter and len(model or []) > 1:
         raise UserError("--adapter: a LoRA belongs to one model; name a single --model with it")
+    asked = {"adapter": adapter, "width": width, "height": height}
+    specs = [plugins.check("generator", spec, **asked) for spec in model or ["shapes"]]
     if not model:
         progress.note("no --model is named: drawing with the built-in shapes world")
     target = folder or ("images" if is_stream(out) else folder_of(out))

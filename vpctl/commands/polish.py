@@ -13,6 +13,7 @@ import typer
 from .. import plugins, progress
 from ..configs import ServerConfig
 from ..errors import LimitReached, RecordFailed, Unusable, UserError
+from ..models import sources
 from ..options import STDIO, Device, Input, Output, option, options, plugin
 from ..plugins import Polished
 from ..records import ORIGINAL, Prompt, prompt_key
@@ -410,6 +411,8 @@ def polish(
     drops = beside(out, "dropped")
     if drops and os.path.realpath(prompts) in map(os.path.realpath, (out, drops)):
         raise UserError(f"{prompts}: is read by this command, and written too; name another file with --out")
+    if unsafe_model:
+        sources.check("unsafe", unsafe_model, option="--unsafe-model ")
     with ExitStack() as files:
         kept = files.enter_context(Out(out, Prompt, prompt_key))
         apart = files.enter_context(Out(drops, Prompt, prompt_key, optional=True)) if drops else None

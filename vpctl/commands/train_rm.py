@@ -12,6 +12,7 @@ import orjson
 from .. import progress
 from ..configs import RewardModelConfig
 from ..errors import RecordFailed, UserError
+from ..models import sources
 from ..options import Device, Folder, Input, Roots, Seed, option, options
 from ..records import Pair, digest, fingerprint, part_of, prompt_key
 from ..streams import folder_of, read
@@ -120,6 +121,7 @@ def train_rm(
 
         vpctl train-rm pairs.jsonl --backbone Salesforce/blip-itm-large-coco --out vp-score/
     """
+    sources.check_backbone(backbone)
     if not backbone:
         progress.note("no --backbone is named: starting from the built-in one of the shapes world")
     everything = list(progress.track(read(pairs, Pair, _no_such_part), "pairs"))
