@@ -27,6 +27,10 @@ EVALUATIONS = ("accuracy", "compare", "agreement")
 INTERRUPTED = 130
 
 
+class _Interrupt(Exception):
+    """An interrupt on its way through Typer, which would drop its text."""
+
+
 def load(name: str) -> Callable[..., None]:
     """The command of a name, or of eval's own, as ``eval compare``."""
     first, _, second = name.replace("-", "_").partition(" ")
@@ -51,7 +55,10 @@ def common(name: str) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapped(*args: Any, quiet: bool, **kwargs: Any) -> None:
         progress.begin(f"vpctl {name}", quiet=quiet)
-        command(*args, **kwargs)
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt as interrupt:
+            raise _Interrupt(str(interrupt)) from None
 
     parameters = [*signature.parameters.values(), quiet]
     wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -130,12 +137,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _as_interrupt)
     _share_the_machine()
     progress.begin(" ".join(["vpctl", *(word for word in arguments[:1] if word in COMMANDS)]), quiet=False)
+    said = ""
     try:
         code = build(_words(arguments))(args=arguments, prog_name="vpctl", standalone_mode=False)
     except OutputClosed:
         code = 0
-    except KeyboardInterrupt:
-        code = INTERRUPTED
+    except (KeyboardInterrupt, _Interrupt) as interrupt:
+        code, said = INTERRUPTED, str(interrupt)
     except SystemExit as end:
         if not isinstance(end.__context__, BrokenPipeError):
             raise
@@ -160,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             progress.error(f"{text} see --help" if text.endswith("?") else f"{text}; see --help")
         code = UserError.exit_code
     if code == INTERRUPTED:
-        progress.note("interrupted; what is finished is kept, and the same command goes on from there")
+        progress.note(said or "interrupted")
     return code or 0
 
 

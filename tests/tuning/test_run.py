@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import orjson
 import pytest
@@ -21,7 +22,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 def test_a_run_that_was_killed_goes_on_from_its_checkpoint_and_forgets_what_came_after(tmp_path: Path) -> None:
     with Run(str(tmp_path), {"beta": 2.0}) as run:
-        assert run.state is None
+        assert not run.resumes
         for step in range(1, 6):
             run.log(step, loss=step / 10)
             if step == 3:
@@ -29,9 +30,9 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint_and_forgets_what_came
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b'{"step":6,"lo')
     with Run(str(tmp_path), {"beta": 2.0}) as run:
-        assert run.state
-        assert run.step == run.state["step"] == 3
-        assert run.state["weights"].tolist() == [0, 1, 2]
+        assert run.step == run.saved == 3
+        with run.restoring() as state:
+            assert state["weights"].tolist() == [0, 1, 2]
         run.log(4, loss=0.5)
     assert metrics(tmp_path) == [{"step": step, "loss": step / 10} for step in (1, 2, 3)] + [{"step": 4, "loss": 0.5}]
 
@@ -39,17 +40,19 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint_and_forgets_what_came
 def test_an_ended_run_has_nothing_left_to_do_and_no_checkpoint(tmp_path: Path) -> None:
     with Run(str(tmp_path), {}) as run:
         run.save(1, {})
-        run.end()
+        with run.results() as folder:
+            (folder / "weights").write_text("all of them")
+    assert (tmp_path / "weights").read_text() == "all of them"
+    assert not (tmp_path / "results.part").exists()
     assert not (tmp_path / "checkpoint.pt").exists()
     with Run(str(tmp_path), {}) as run:
         assert run.ended
 
 
 def test_whoever_may_read_the_run_may_read_its_weights(tmp_path: Path) -> None:
-    with Run(str(tmp_path), {}) as run:
-        save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
-        (tmp_path / "model.safetensors").chmod(0o600)
-        run.end()
+    with Run(str(tmp_path), {}) as run, run.results() as folder:
+        save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
+        (folder / "model.safetensors").chmod(0o600)
     modes = {(tmp_path / name).stat().st_mode & 0o777 for name in ("run.json", "model.safetensors")}
     assert len(modes) == 1
     assert modes != {0o600}
@@ -71,7 +74,7 @@ def test_a_run_that_failed_at_once_binds_nobody(tmp_path: Path) -> None:
     with Run(str(tmp_path), {"beta": 2.0}) as run:
         run.log(1, loss=1.0)
     with Run(str(tmp_path), {"beta": 3.0}) as run:
-        assert run.state is None
+        assert not run.resumes
         assert not run.ended
     assert metrics(tmp_path) == []
     assert orjson.loads((tmp_path / "run.json").read_bytes())["options"] == {"beta": 3.0}
@@ -132,8 +135,8 @@ def test_a_folder_that_cannot_be_made_is_a_users_error(tmp_path: Path) -> None:
 
 
 def test_the_checkpoint_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(state: object, file: Path) -> None:
-        file.write_bytes(b"half a checkpo")
+    def half(state: object, file: BinaryIO) -> None:
+        file.write(b"half a checkpo")
         raise KeyboardInterrupt
 
     with Run(str(tmp_path), {}) as run:
@@ -142,8 +145,10 @@ def test_the_checkpoint_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(KeyboardInterrupt):
             run.save(2, {"value": 2})
     with Run(str(tmp_path), {}) as run:
-        assert run.state
-        assert run.state["value"] == 1
+        assert run.saved == 1
+        with run.restoring() as state:
+            assert state["value"] == 1
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_tensorboard_has_the_same_numbers_and_the_previews(tmp_path: Path) -> None:
