@@ -1,0 +1,229 @@
+"""Trainings that are interrupted, or whose disk is full, and started again: they end as if nothing had happened.
+
+VPCTL_KILLS=10 interrupts each of them ten times instead of twice, as it is done before a release.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+import orjson
+import pytest
+from safetensors.torch import load_file
+
+from tests.tuning.forks import Forks
+from vpctl.shapes.prompts import raw_prompts
+
+INTERRUPTS = max(2, int(os.environ.get("VPCTL_KILLS", "1")))
+CHANCE = Random(INTERRUPTS)
+COUNTED = '''"""The shapes reward, which counts its calls."""
+
+from vpctl.rewards.shapes import load as shapes
+
+
+def load(argument, *, device):
+    reward = shapes("", device=device)
+
+    def counted(images, prompts):
+        with open("calls", "a") as file:
+            file.write("x")
+        return reward(images, prompts)
+
+    return counted
+'''
+CALLS = 2
+"""Of the reward in a round of tune-ppo."""
+
+
+class Training(NamedTuple):
+    """A command line, short of --out, and the files that are its results."""
+
+    arguments: list[str]
+    results: list[str]
+
+
+# No checkpoint is ever due before the end: what is kept is what an interrupt saved.
+TRAININGS = {
+    "train-rm": Training(
+        "train-rm pairs.jsonl --epochs 3 --batch 2 --save-every 1000".split(),
+        ["model.safetensors", "reward.json", "README.md", "tokenizer.json"],
+    ),
+    "tune-dpo": Training(
+        "tune-dpo pairs.jsonl -m shapes:small --steps 14 --batch 2 --accumulate 2 --save-every 1000 "
+        "--preview-every 0".split(),
+        ["pytorch_lora_weights.safetensors"],
+    ),
+    "tune-ppo": Training(
+        "tune-ppo prompts.txt -m shapes:small --reward ./counted.py --epochs 8 --steps 5 --prompts-per-epoch 4 -n 2 "
+        "--batch 4 --save-every 1000 --preview-every 0".split(),
+        ["pytorch_lora_weights.safetensors"],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as forks:
+        yield forks
+
+
+@pytest.fixture(scope="module")
+def workplace(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prompts, pairs and a reward, and of every training a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("interrupts")
+    (folder / "prompts.txt").write_text("\n".join(raw_prompts(12, Random(2))))
+    (folder / "counted.py").write_text(COUNTED)
+    for arguments in (
+        ["generate", "prompts.txt", "-m", "shapes:small", "-n", "2", "--out", "images/metadata.jsonl"],
+        ["annotate", "images/metadata.jsonl", "--out", "judgements.jsonl"],
+        ["merge", "judgements.jsonl", "--split", "train:0.8,validation:0.1,test:0.1", "--out", "pairs.jsonl"],
+        *([*training.arguments, "--out", f"{name}-whole"] for name, training in TRAININGS.items()),
+    ):
+        ended = forks(arguments, folder)
+        assert ended.code == 0, ended.err
+    return folder
+
+
+def steps_in(metrics: Path) -> list[int]:
+    """The steps that are logged, each once."""
+    lines = metrics.read_bytes().splitlines(keepends=True) if metrics.exists() else []
+    return list(dict.fromkeys(orjson.loads(line)["step"] for line in lines if line.endswith(b"\n")))
+
+
+def steps_of(workplace: Path, name: str) -> int:
+    """How many steps the training has."""
+    return len(steps_in(workplace / f"{name}-whole" / "metrics.jsonl"))
+
+
+def signalled(metrics: Path, steps: int, *numbers: int) -> Callable[[int], None]:
+    """Sends the signals once the metrics have so many steps, a little later by chance."""
+
+    def watch(process: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            while len(steps_in(metrics)) < steps:
+                os.kill(process, 0)
+                time.sleep(0.002)
+            time.sleep(CHANCE.uniform(0, 0.05))
+            for number in numbers:
+                os.kill(process, number)
+
+    return watch
+
+
+def assert_same(workplace: Path, name: str, out: str) -> None:
+    whole, other = workplace / f"{name}-whole", workplace / out
+    for result in ["metrics.jsonl", *TRAININGS[name].results]:
+        if result.endswith(".safetensors"):
+            ours, theirs = load_file(whole / result), load_file(other / result)
+            assert ours.keys() == theirs.keys()
+            assert all(bool((ours[key] == theirs[key]).all()) for key in ours), result
+        else:
+            assert (whole / result).read_bytes() == (other / result).read_bytes(), result
+    assert not list(other.glob("*.part"))
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_interrupted_again_and_again_it_ends_as_if_it_had_not_been(name: str, workplace: Path, forks: Forks) -> None:
+    training, out = TRAININGS[name], f"{name}-cut"
+    arguments, metrics = [*training.arguments, "--out", out], workplace / out / "metrics.jsonl"
+    (workplace / "calls").unlink(missing_ok=True)
+    steps = steps_of(workplace, name)
+    interrupted, reached = 0, 0
+    for turn in range(INTERRUPTS):
+        number = (signal.SIGINT, signal.SIGTERM)[turn % 2]
+        left = steps - 1 - reached
+        ended = forks(arguments, workplace, watch=signalled(metrics, reached + min(left, CHANCE.randint(1, 3)), number))
+        if ended.code == 0:
+            break
+        assert ended.code == 130, ended.err
+        assert (f"resuming at {'round' if name == 'tune-ppo' else 'step'} {reached + 1} of" in ended.err) == bool(
+            reached
+        )
+        *_, last = ended.err.splitlines()
+        said = re.fullmatch(
+            rf"vpctl {name}: interrupted at (?:step|round) (\d+) of {steps}; the checkpoint"
+            rf"(?: of round (\d+))? is in {out}/; run the same command again to resume",
+            last,
+        )
+        assert said, ended.err
+        reached = int(said[2] or said[1])
+        logged = steps_in(metrics)
+        assert logged == [*range(1, len(logged) + 1)]
+        assert 0 <= len(logged) - reached <= (name == "tune-ppo"), "no more than one is to be done again"
+        interrupted += 1
+    assert interrupted
+    ended = forks(arguments, workplace)
+    assert ended.code == 0, ended.err
+    assert_same(workplace, name, out)
+    if name == "tune-ppo":
+        assert (workplace / "calls").stat().st_size <= CALLS * (steps + interrupted)
+
+
+@pytest.mark.parametrize("name", ["train-rm", "tune-dpo"])
+def test_the_first_interrupt_finishes_the_step_and_the_second_does_not(
+    name: str, workplace: Path, forks: Forks
+) -> None:
+    out = f"{name}-twice"
+    arguments, metrics = [*TRAININGS[name].arguments, "--out", out], workplace / out / "metrics.jsonl"
+    once = forks(arguments, workplace, watch=signalled(metrics, 2, signal.SIGINT))
+    kept = len(steps_in(metrics))
+    assert f"vpctl {name}: interrupted: finishing step " in once.err
+    assert once.err.endswith(
+        f"interrupted at step {kept} of {steps_of(workplace, name)}; the checkpoint is in {out}/; "
+        "run the same command again to resume\n"
+    )
+    again = forks(arguments, workplace, watch=signalled(metrics, kept + 1, signal.SIGINT, signal.SIGTERM))
+    assert again.code == 130
+    assert re.search(rf"interrupted at step \d+ of \d+; the checkpoint (of step {kept} )?is in {out}/", again.err)
+    assert "Traceback" not in again.err
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_an_interrupt_before_the_first_step_promises_nothing(name: str, workplace: Path, forks: Forks) -> None:
+    out = f"{name}-early"
+
+    def watch(process: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            while not (workplace / out / "run.json").exists():
+                os.kill(process, 0)
+                time.sleep(0.001)
+            os.kill(process, signal.SIGTERM)
+
+    ended = forks([*TRAININGS[name].arguments, "--out", out], workplace, watch=watch)
+    assert ended.code == 130
+    *_, last = ended.err.splitlines()
+    assert last == f"vpctl {name}: interrupted before the first step; nothing is lost, run the same command again"
+    assert not (workplace / out / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_file_that_cannot_grow_ends_in_one_line_and_is_resumed_when_it_can(
+    name: str, workplace: Path, forks: Forks
+) -> None:
+    """The limits stop the first file that reaches them: the metrics, the checkpoint, or the results."""
+    out = f"{name}-full"
+    arguments = [*TRAININGS[name].arguments, "--out", out]
+    whole = workplace / f"{name}-whole"
+    results = max((whole / result).stat().st_size for result in TRAININGS[name].results)
+    for limit in (200, 2000, results - 1):
+        ended = forks(arguments, workplace, limit=limit)
+        assert ended.code == 2, ended.err
+        errors = [line for line in ended.err.splitlines() if "error:" in line]
+        assert len(errors) == 1
+        assert re.fullmatch(
+            rf"vpctl {name}: error: {out}/?\S*: file too large; "
+            r"(there is no checkpoint yet|the checkpoint of (step|round) \d+ is whole): "
+            "mend this and run the same command again",
+            errors[0],
+        )
+        assert ended.err.endswith(f"{errors[0]}\n")
+        assert not list((workplace / out).glob("*.part")), "it would hold the space"
+    ended = forks(arguments, workplace)
+    assert ended.code == 0, ended.err
+    assert_same(workplace, name, out)
