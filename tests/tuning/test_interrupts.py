@@ -22,17 +22,24 @@ from vpctl.shapes.prompts import raw_prompts
 
 INTERRUPTS = max(2, int(os.environ.get("VPCTL_KILLS", "1")))
 CHANCE = Random(INTERRUPTS)
-COUNTED = '''"""The shapes reward, which counts its calls."""
+COUNTED = '''"""The shapes reward, which counts its calls and interrupts its own process where it is told to."""
+
+import os
+import signal
 
 from vpctl.rewards.shapes import load as shapes
 
 
 def load(argument, *, device):
     reward = shapes("", device=device)
+    if argument == "loading":
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def counted(images, prompts):
         with open("calls", "a") as file:
             file.write("x")
+        if argument == "interrupted":
+            os.kill(os.getpid(), signal.SIGINT)
         return reward(images, prompts)
 
     return counted
@@ -51,17 +58,17 @@ class Training(NamedTuple):
 # No checkpoint is ever due before the end: what is kept is what an interrupt saved.
 TRAININGS = {
     "train-rm": Training(
-        "train-rm pairs.jsonl --epochs 3 --batch 2 --save-every 1000".split(),
+        f"train-rm pairs.jsonl --epochs {INTERRUPTS + 1} --batch 2 --save-every 1000".split(),
         ["model.safetensors", "reward.json", "README.md", "tokenizer.json"],
     ),
     "tune-dpo": Training(
-        "tune-dpo pairs.jsonl -m shapes:small --steps 14 --batch 2 --accumulate 2 --save-every 1000 "
+        f"tune-dpo pairs.jsonl -m shapes:small --steps {6 * INTERRUPTS} --batch 2 --accumulate 2 --save-every 1000 "
         "--preview-every 0".split(),
         ["pytorch_lora_weights.safetensors"],
     ),
     "tune-ppo": Training(
-        "tune-ppo prompts.txt -m shapes:small --reward ./counted.py --epochs 8 --steps 5 --prompts-per-epoch 4 -n 2 "
-        "--batch 4 --save-every 1000 --preview-every 0".split(),
+        f"tune-ppo prompts.txt -m shapes:small --reward ./counted.py --epochs {4 * INTERRUPTS} --steps 5 "
+        "--prompts-per-epoch 4 -n 2 --batch 4 --save-every 1000 --preview-every 0".split(),
         ["pytorch_lora_weights.safetensors"],
     ),
 }
@@ -82,7 +89,7 @@ def workplace(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for arguments in (
         ["generate", "prompts.txt", "-m", "shapes:small", "-n", "2", "--out", "images/metadata.jsonl"],
         ["annotate", "images/metadata.jsonl", "--out", "judgements.jsonl"],
-        ["merge", "judgements.jsonl", "--split", "train:0.8,validation:0.1,test:0.1", "--out", "pairs.jsonl"],
+        ["merge", "judgements.jsonl", "--split", "train:0.6,validation:0.2,test:0.2", "--out", "pairs.jsonl"],
         *([*training.arguments, "--out", f"{name}-whole"] for name, training in TRAININGS.items()),
     ):
         ended = forks(arguments, folder)
@@ -137,8 +144,10 @@ def test_interrupted_again_and_again_it_ends_as_if_it_had_not_been(name: str, wo
     interrupted, reached = 0, 0
     for turn in range(INTERRUPTS):
         number = (signal.SIGINT, signal.SIGTERM)[turn % 2]
-        left = steps - 1 - reached
-        ended = forks(arguments, workplace, watch=signalled(metrics, reached + min(left, CHANCE.randint(1, 3)), number))
+        then = reached + CHANCE.randint(2, 3)
+        if then >= steps:
+            break
+        ended = forks(arguments, workplace, watch=signalled(metrics, then, number))
         if ended.code == 0:
             break
         assert ended.code == 130, ended.err
@@ -184,22 +193,23 @@ def test_the_first_interrupt_finishes_the_step_and_the_second_does_not(
     assert "Traceback" not in again.err
 
 
-@pytest.mark.parametrize("name", TRAININGS)
-def test_an_interrupt_before_the_first_step_promises_nothing(name: str, workplace: Path, forks: Forks) -> None:
-    out = f"{name}-early"
-
-    def watch(process: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            while not (workplace / out / "run.json").exists():
-                os.kill(process, 0)
-                time.sleep(0.001)
-            os.kill(process, signal.SIGTERM)
-
-    ended = forks([*TRAININGS[name].arguments, "--out", out], workplace, watch=watch)
+@pytest.mark.parametrize(
+    ("moment", "said"),
+    [
+        ("loading", "interrupted before the first step; nothing is lost, run the same command again"),
+        ("interrupted", r"interrupted in round 1 of \d+; run the same command again to start over"),
+    ],
+)
+def test_an_interrupt_before_the_first_step_promises_nothing(
+    moment: str, said: str, workplace: Path, forks: Forks
+) -> None:
+    arguments = [
+        f"./counted.py:{moment}" if word == "./counted.py" else word for word in TRAININGS["tune-ppo"].arguments
+    ]
+    ended = forks([*arguments, "--out", moment], workplace)
     assert ended.code == 130
-    *_, last = ended.err.splitlines()
-    assert last == f"vpctl {name}: interrupted before the first step; nothing is lost, run the same command again"
-    assert not (workplace / out / "checkpoint.pt").exists()
+    assert re.fullmatch(f"vpctl tune-ppo: {said}", ended.err.splitlines()[-1])
+    assert not (workplace / moment / "checkpoint.pt").exists()
 
 
 @pytest.mark.parametrize("name", TRAININGS)

@@ -166,7 +166,8 @@ def train_rm(
         with run.results() as folder:
             model.save(folder)
             write_scale(folder, trained.mean, trained.deviation)
-            (folder / "README.md").write_text(card(asked, split, accuracy, model.backbone.config.model_type))
+            said = card(asked, split, accuracy, model.backbone.config.model_type)
+            (folder / "README.md").write_text(said, encoding="utf-8")
     if accuracy:
         progress.note(
             f"accuracy on {accuracy.n} held-out pairs: {accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]"
