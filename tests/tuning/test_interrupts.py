@@ -18,7 +18,8 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.tuning.forks import Forks
-from vpctl.shapes.prompts import raw_prompts
+from vpctl.shapes.grammar import describe, near_misses, sample
+from vpctl.shapes.render import render
 
 INTERRUPTS = max(2, int(os.environ.get("VPCTL_KILLS", "1")))
 CHANCE = Random(INTERRUPTS)
@@ -84,15 +85,20 @@ def forks() -> Iterator[Forks]:
 def workplace(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prompts, pairs and a reward, and of every training a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("interrupts")
-    (folder / "prompts.txt").write_text("\n".join(raw_prompts(12, Random(2))))
     (folder / "counted.py").write_text(COUNTED)
-    for arguments in (
-        ["generate", "prompts.txt", "-m", "shapes:small", "-n", "2", "--out", "images/metadata.jsonl"],
-        ["annotate", "images/metadata.jsonl", "--out", "judgements.jsonl"],
-        ["merge", "judgements.jsonl", "--split", "train:0.6,validation:0.2,test:0.2", "--out", "pairs.jsonl"],
-        *([*training.arguments, "--out", f"{name}-whole"] for name, training in TRAININGS.items()),
-    ):
-        ended = forks(arguments, folder)
+    rng, pairs = Random(2), []
+    for number in range(12):
+        scene = sample(rng)
+        names = [f"{number}-{which}.png" for which in ("true", "wrong")]
+        for name, shown in zip(names, (scene, rng.choice(list(near_misses(scene)))), strict=True):
+            render(shown, rng).save(folder / name)
+        pair = {"prompt_id": str(number), "prompt": describe(scene), "margin": 1.0}
+        split = ("train", "train", "train", "validation", "test", "train")[number % 6]
+        pairs.append({**pair, "chosen_file_name": names[0], "rejected_file_name": names[1], "split": split})
+    (folder / "pairs.jsonl").write_bytes(b"".join(orjson.dumps(pair) + b"\n" for pair in pairs))
+    (folder / "prompts.txt").write_text("".join(f"{pair['prompt']}\n" for pair in pairs))
+    for name, training in TRAININGS.items():
+        ended = forks([*training.arguments, "--out", f"{name}-whole"], folder)
         assert ended.code == 0, ended.err
     return folder
 
