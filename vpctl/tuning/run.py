@@ -170,7 +170,8 @@ class Run:
                 whole = archive.testzip() is None  # torch writes checksums and does not compare them
             with warnings.catch_warnings(action="ignore"):  # torch's, of files that are not its own
                 state: dict[str, Any] = torch.load(file, "cpu", weights_only=True) if whole else {}
-            if state["run"] == self._digest and type(state["step"]) is int and state["step"] > 0:
+            ours = isinstance(state, dict) and state["run"] == self._digest
+            if ours and type(state["step"]) is int and state["step"] > 0:
                 return state
         except OSError as error:
             raise UserError(f"{file}: {_reason(error)}; remove it to start over from the beginning") from None
