@@ -175,6 +175,8 @@ class Run:
                 return state
         except OSError as error:
             raise UserError(f"{file}: {_reason(error)}; remove it to start over from the beginning") from None
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
         except Exception:  # zipfile, pickle and torch raise anything on bytes that are not theirs
             pass
         raise self._damaged()
@@ -195,6 +197,8 @@ class Run:
         state, self._state = self._state, None
         try:
             yield state
+        except (MemoryError, torch.OutOfMemoryError):  # for which the checkpoint is not to blame
+            raise
         except Exception:  # of values that fit nowhere: KeyError, TypeError, RuntimeError, what torch and peft raise
             raise self._damaged() from None
 
@@ -237,7 +241,9 @@ class Run:
         if self.step:
             left = f"resuming at {unit} {self.step + 1} of {total}"
             progress.note(left if self.step < total else f"all {total} {unit}s are done; resuming after them")
-        waiting = contextlib.nullcontext() if at_once else deferred(self._stop)
+        waiting: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if not at_once:
+            waiting = deferred(self._stop)
         with progress.Counter(f"{unit}s", total, done=self.step) as self._counter, waiting:
             yield
             if self.stopping:  # since the last step was saved
