@@ -91,10 +91,18 @@ class Counter:
     """Counts what has been done and shows it: call it for each. `total` is the count.
 
     `expected`, how many there will be, may be set as it becomes known; `status` says more, given the share done so far.
+    The count begins at `done`, what an earlier run did; rate and time left are of this run's own work.
     """
 
-    def __init__(self, unit: str, expected: int | None, status: Callable[[float | None], str] = lambda _: "") -> None:
-        self.total = 0
+    def __init__(
+        self,
+        unit: str,
+        expected: int | None,
+        status: Callable[[float | None], str] = lambda _: "",
+        *,
+        done: int = 0,
+    ) -> None:
+        self.total = self._done = done
         self.expected = expected
         self._unit, self._status = unit, status
         self._began = self._said = time.monotonic()
@@ -103,7 +111,9 @@ class Counter:
             from tqdm import tqdm
 
             global _bar
-            self._bar = _bar = tqdm(desc=_command, unit=f" {unit}", total=expected, dynamic_ncols=True, leave=False)
+            self._bar = _bar = tqdm(
+                desc=_command, unit=f" {unit}", total=expected, initial=done, dynamic_ncols=True, leave=False
+            )
 
     def __call__(self, more: int = 1) -> None:
         """So many more are done."""
@@ -125,7 +135,8 @@ class Counter:
     def _line(self, seconds: float) -> str:
         share = self._share()
         of_all = f" of {self.expected}" if self.expected else ""
-        left = f", {_span(seconds / share - seconds)} left" if share else ""
+        own = self.total - self._done
+        left = f", {_span(seconds / own * (self.expected - self.total))} left" if self.expected and own else ""
         parts = [f"{self.total}{of_all} {self._unit} in {_span(seconds)}{left}", self._status(share)]
         return "; ".join(part for part in parts if part)
 

@@ -152,26 +152,24 @@ def train_rm(
         groups = {name: grouped(part, store) for name, part in split.items()}
         training.freeze(model.backbone, config.freeze)
         model.to(place)
-        steps = config.epochs * training.steps_per_epoch(len(groups["train"]), config)
-        with progress.Counter("steps", steps - run.step) as advance:
-            training.train(
-                model,
-                groups["train"],
-                groups["validation"],
-                store.load,
-                config,
-                run,
-                seed=seed,
-                device=place,
-                advance=advance,
-            )
+        training.train(
+            model,
+            groups["train"],
+            groups["validation"],
+            store.load,
+            config,
+            run,
+            seed=seed,
+            device=place,
+        )
         trained = training.measure(model, groups["train"][:2000], store.load, config.batch, place)
         right = training.correct(model, groups["test"], store.load, config.batch, place)
         accuracy = bootstrap(*zip(*right, strict=True)) if right else None
-        model.save(out)
-        write_scale(Path(out), trained.mean, trained.deviation)
-        (Path(out) / "README.md").write_text(card(asked, split, accuracy, model.backbone.config.model_type))
-        run.end()
+        with run.results() as folder:
+            model.save(folder)
+            write_scale(folder, trained.mean, trained.deviation)
+            said = card(asked, split, accuracy, model.backbone.config.model_type)
+            (folder / "README.md").write_text(said, encoding="utf-8")
     if accuracy:
         progress.note(
             f"accuracy on {accuracy.n} held-out pairs: {accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]"

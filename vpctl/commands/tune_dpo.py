@@ -82,19 +82,17 @@ def tune_dpo(
             f"{len(preferences)} pairs, {config.steps} steps of {config.batch} × {config.accumulate} = "
             f"{config.batch * config.accumulate} pairs"
         )
-        with progress.Counter("steps", config.steps - run.step) as advance:
-            dpo.train(
-                policy,
-                latents,
-                preferences,
-                config,
-                run,
-                seed=seed,
-                preview=lambda step: run.preview(step, policy.preview(shown, generator.settings, seed=seed)),
-                advance=advance,
-            )
-        policy.save_lora(run.folder)
-        run.end()
+        dpo.train(
+            policy,
+            latents,
+            preferences,
+            config,
+            run,
+            seed=seed,
+            preview=lambda step: run.preview(step, policy.preview(shown, generator.settings, seed=seed)),
+        )
+        with run.results() as folder:
+            policy.save_lora(folder)
     progress.note(f"the LoRA is in {out}; draw with it as generate --adapter {out}")
 
 

@@ -99,21 +99,19 @@ def tune_ppo(
         shown = texts[:PREVIEWS]
         count = min(config.prompts_per_epoch, len(texts)) * config.images
         progress.note(f"{config.epochs} rounds of {count} pictures, {config.updates} updates each")
-        with progress.Counter("rounds", config.epochs - run.step) as advance:
-            ppo.train(
-                policy,
-                texts,
-                summed,
-                config,
-                run,
-                steps=steps,
-                guidance=guidance,
-                seed=seed,
-                preview=lambda epoch: run.preview(epoch, policy.preview(shown, own, seed=seed)),
-                advance=advance,
-            )
-        policy.save_lora(run.folder)
-        run.end()
+        ppo.train(
+            policy,
+            texts,
+            summed,
+            config,
+            run,
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            preview=lambda epoch: run.preview(epoch, policy.preview(shown, own, seed=seed)),
+        )
+        with run.results() as folder:
+            policy.save_lora(folder)
     progress.note(f"the LoRA is in {out}; draw with it as generate --adapter {out}")
 
 
