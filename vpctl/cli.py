@@ -51,7 +51,10 @@ def common(name: str) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapped(*args: Any, quiet: bool, **kwargs: Any) -> None:
         progress.begin(f"vpctl {name}", quiet=quiet)
-        command(*args, **kwargs)
+        try:
+            command(*args, **kwargs)
+        finally:
+            progress.settle()
 
     parameters = [*signature.parameters.values(), quiet]
     wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ hyper-parameters (`configs.py`) becomes one option a field through `@options(Con
 import functools
 import inspect
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import fields
@@ -90,6 +91,13 @@ def plugin(kind: str, *names: str, help: str, **more: Any) -> Any:
     return option(*(names or (f"--{kind}",)), metavar="SPEC", autocompletion=_names(kind), help=help, **more)
 
 
+def _folders(value: list[str] | None) -> list[str] | None:
+    for folder in value or []:
+        if not os.path.isdir(folder):
+            raise typer.BadParameter(f"{folder}: there is no such folder")
+    return value
+
+
 Input = Annotated[str, argument(metavar="FILE", help="Records to read, JSON Lines; - is standard input.")]
 Output = Annotated[
     str,
@@ -110,8 +118,21 @@ Roots = Annotated[
     option(
         "--root",
         metavar="DIR",
-        help="Allow pictures below this folder too, beside the records' own and the working one; their names stay "
-        "relative to the records; repeatable.",
+        callback=_folders,
+        help="Also read pictures below this folder. Otherwise only those below the folder of the records and the "
+        "working directory are read, and those of generate. Links that lead out of these need a --root too. File names "
+        "stay relative to the records; repeatable.",
+    ),
+]
+MaxPictures = Annotated[
+    int,
+    option(
+        "--max-pictures",
+        metavar="N",
+        min=1,
+        max=10_000,
+        help="Most pictures of one prompt. More are an error, since it most often means that many prompts share a "
+        "prompt_id, and the number of pairs grows with the square.",
     ),
 ]
 Seed = Annotated[int, option(metavar="N", min=0, max=2**63 - 1, help="Seed of all that is random.")]

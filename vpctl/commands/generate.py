@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 from .. import plugins, progress
 from ..errors import UserError
+from ..folders import mark
 from ..options import STDIO, BatchSize, Device, Input, Output, Seed, option, plugin
 from ..plugins import Settings
 from ..records import Image, Prompt, digest, fingerprint, image_key, prompt_key
@@ -191,7 +192,8 @@ def generate(
     prompt stand side by side, so that annotate can judge them together while the next are drawn. A picture depends on
     its own record alone: order, batch size and resuming do not change it.
 
-    The folder of --out opens with Hugging Face's imagefolder loader.
+    The folder of --out opens with Hugging Face's imagefolder loader. Any other folder of pictures gets the file .vpctl,
+    which lets the next commands read the pictures that generate wrote there, wherever it is.
 
     Examples:
 
@@ -209,8 +211,10 @@ def generate(
         raise UserError("--adapter: a LoRA belongs to one model; name a single --model with it")
     if not model:
         progress.note("no --model is named: drawing with the built-in shapes world")
-    target = folder or ("images" if out == STDIO else folder_of(out))
+    target = os.path.abspath(folder or ("images" if out == STDIO else folder_of(out)))
     with Out(out, Image, image_key) as sink:
+        if target != folder_of(out):
+            mark(target)  # or the next command would refuse pictures that lie beside neither it nor the records
         from .. import images as files
 
         source = read_prompts(prompts)
@@ -224,7 +228,7 @@ def generate(
             seed=seed,
         )
         total = count(prompts)
-        records = drawn(source, plan, os.path.abspath(target), batch=batch, claim=sink.claim, save=files.save)
+        records = drawn(source, plan, target, batch=batch, claim=sink.claim, save=files.save)
         made = 0
         for record in progress.track(records, "pictures", total=total and total * images - sink.resumed):
             sink.write(record)
