@@ -57,7 +57,7 @@ class Folders:
         faults = [(path, reason) for path in dict.fromkeys(paths) if (reason := self._why_not(path))]
         if faults:
             path, reason = faults[0]
-            others = f", nor can {len(faults) - 1} more pictures be read" if len(faults) > 1 else ""
+            others = f", and {len(faults) - 1} more cannot be read" if len(faults) > 1 else ""
             raise UserError(f"{path}: {reason}{others}{f'; {self._way_out()}' if self._refused else ''}")
 
     def _why_not(self, path: str) -> str:

@@ -20,6 +20,8 @@ from . import plugins
 C = TypeVar("C")
 
 STDIO = "-"
+LONGEST = 365 * 86400.0
+"""Seconds; the longest time that an option takes."""
 
 
 def option(*names: str, help: str, **more: Any) -> Any:
@@ -39,7 +41,11 @@ def duration(text: str) -> float:
     found = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", text.strip())
     try:
         if found and text.strip():
-            return sum(float(part or 0) * unit for part, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True))
+            units = (86400, 3600, 60, 1)
+            seconds = sum(float(part or 0) * unit for part, unit in zip(found.groups(), units, strict=True))
+            if seconds <= LONGEST:
+                return seconds
+            raise typer.BadParameter(f"{text!r} is longer than a year")
     except ValueError:
         pass
     raise typer.BadParameter(f"{text!r} is no length of time; write it as 90s, 45m, 6h or 1h30m")
@@ -139,7 +145,9 @@ Seed = Annotated[int, option(metavar="N", min=0, max=2**63 - 1, help="Seed of al
 Device = Annotated[
     str, option(metavar="NAME", help="Where models run: auto, cpu, cuda, cuda:1, mps. Auto takes the fastest there is.")
 ]
-BatchSize = Annotated[int, option("--batch", metavar="N", min=1, help="How many pictures go through a model at once.")]
+BatchSize = Annotated[
+    int, option("--batch", metavar="N", min=1, max=4096, help="How many pictures go through a model at once.")
+]
 Quiet = Annotated[bool, option("--quiet", "-q", help="Say nothing on stderr but warnings and errors.")]
 Folder = Annotated[
     str,

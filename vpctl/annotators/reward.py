@@ -8,8 +8,7 @@ Rewards are not on the scale from 1 to 5 that judges of language answer on: give
 """
 
 import math
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from PIL import Image
@@ -19,6 +18,7 @@ from ..batching import Batches
 from ..errors import RecordFailed, UserError
 from ..plugins import Verdicts
 from ..questions import Question, compared
+from ..scoring import PIXELS
 
 Reward = Callable[[list[Image.Image], list[str]], Any]
 
@@ -63,8 +63,7 @@ class RewardJudge:
         """The rewards of every question's pictures; what is not known yet is put through the reward."""
         shown = [(question.prompt, picture) for question in questions for picture in question.pictures]
         new = {(prompt, id(picture)): picture for prompt, picture in shown if prompt not in picture.rewards}
-        left = iter([(prompt, picture) for (prompt, _), picture in new.items()])
-        while batch := list(islice(left, PICTURES)):
+        for batch in _batches([(prompt, picture) for (prompt, _), picture in new.items()]):
             rewards = [*map(float, self._reward([picture.image for _, picture in batch], [text for text, _ in batch]))]
             if len(rewards) != len(batch):
                 raise UserError(
@@ -73,6 +72,20 @@ class RewardJudge:
             for (prompt, picture), reward in zip(batch, rewards, strict=True):
                 picture.rewards[prompt] = reward
         return [[picture.rewards[question.prompt] for picture in question.pictures] for question in questions]
+
+
+def _batches(shown: list[tuple[str, Picture]]) -> Iterator[list[tuple[str, Picture]]]:
+    """At most `PICTURES` at once, and fewer where they are large: a reward makes copies of all that it gets."""
+    batch: list[tuple[str, Picture]] = []
+    pixels = 0
+    for prompt, picture in shown:
+        batch.append((prompt, picture))
+        pixels += picture.image.width * picture.image.height
+        if len(batch) == PICTURES or pixels >= PIXELS:
+            yield batch
+            batch, pixels = [], 0
+    if batch:
+        yield batch
 
 
 def load(argument: str, *, device: str = "auto") -> RewardJudge:

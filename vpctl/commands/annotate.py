@@ -49,7 +49,9 @@ def annotate(
             "both orders, of which the better is to be told.",
         ),
     ] = "list",
-    passes: Annotated[int, option(metavar="K", min=1, help="Ask so many times, each time in another order.")] = 1,
+    passes: Annotated[
+        int, option(metavar="K", min=1, max=1000, help="Ask so many times, each time in another order.")
+    ] = 1,
     all_aspects: Annotated[
         bool, option("--all-aspects", help="Ask for all aspects in one call: cheaper, and less apart.")
     ] = False,
@@ -66,7 +68,12 @@ def annotate(
     ] = False,
     sample: Annotated[
         int,
-        option(metavar="N", min=0, help="In a dry run, ask so many calls all the same and estimate the rest by them."),
+        option(
+            metavar="N",
+            min=0,
+            max=1_000_000,
+            help="In a dry run, ask so many calls all the same and estimate the rest by them.",
+        ),
     ] = 0,
     batch: Annotated[
         bool,

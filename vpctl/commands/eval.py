@@ -226,9 +226,7 @@ def warn_of_the_rest(base: dict[str, list[Image]], tuned: dict[str, list[Image]]
     """Warn of prompts that only one side has, and of pictures without a counterpart; they are left out."""
     shared = base.keys() & tuned.keys()
     if rest := len(base.keys() ^ tuned.keys()):
-        progress.warn(
-            f"{source}: shares {len(shared)} prompts with {against}; {rest} prompts of either alone are left out"
-        )
+        progress.warn(f"{source}: {len(shared)} prompts are in {against} too; {rest} are in one alone and left out")
     pairs = sum(1 for prompt in shared for _ in matched(tuned[prompt], base[prompt]))
     if alone := sum(len(base[prompt]) + len(tuned[prompt]) for prompt in shared) - 2 * pairs:
         progress.warn(f"{source}: {alone} pictures, of these or of {against}, have no counterpart and are left out")

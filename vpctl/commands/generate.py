@@ -1,6 +1,5 @@
 """Draw pictures for prompts."""
 
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +23,9 @@ Draw = Callable[[list[str], list[int], Settings], "list[PIL.Image]"]
 
 GUIDANCE_STEP = 0.5
 """A guidance range is drawn from in these steps, so that pictures of one guidance come together in a batch."""
+LARGEST_GUIDANCE = 1000
+LARGEST_SIZE = 1 << 26
+"""Pixels; a larger picture is not opened by any command (`images.LARGEST`)."""
 LARGEST_WINDOW = 16
 """How many batches are planned ahead at the most, to fill them where several models or guidances are mixed."""
 
@@ -166,7 +168,9 @@ def generate(
     adapter: Annotated[
         str, option(metavar="DIR", help="Draw with the LoRA that tune-ppo or tune-dpo wrote there.")
     ] = "",
-    images: Annotated[int, option("--images", "-n", metavar="N", min=1, help="Pictures for each prompt.")] = 4,
+    images: Annotated[
+        int, option("--images", "-n", metavar="N", min=1, max=10_000, help="Pictures for each prompt.")
+    ] = 4,
     guidance: Annotated[
         str,
         option(
@@ -175,7 +179,7 @@ def generate(
         ),
     ] = "",
     steps: Annotated[
-        int | None, option(metavar="N", min=1, help="Denoising steps.", show_default="the model's own")
+        int | None, option(metavar="N", min=1, max=1000, help="Denoising steps.", show_default="the model's own")
     ] = None,
     size: Annotated[str, option(metavar="WxH", help="Pixels.", show_default="the model's own")] = "",
     negative: Annotated[str | None, option(metavar="TEXT", help="What the pictures should keep away from.")] = None,
@@ -262,8 +266,8 @@ def guidance_range(text: str) -> tuple[float, float] | None:
         span = float(low), float(high if colon else low)
     except ValueError:
         raise UserError(f"--guidance {text}: a number, as 7.5, or a range, as 3:12") from None
-    if not 0 <= span[0] <= span[1] < math.inf:
-        raise UserError(f"--guidance {text}: finite numbers from 0 up, the smaller first")
+    if not 0 <= span[0] <= span[1] <= LARGEST_GUIDANCE:
+        raise UserError(f"--guidance {text}: numbers from 0 to {LARGEST_GUIDANCE}, the smaller first")
     return span
 
 
@@ -271,7 +275,9 @@ def pixels(text: str) -> tuple[int | None, int | None]:
     """Width and height of ``WxH``."""
     if not text:
         return None, None
-    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    found = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)
     if not found:
         raise UserError(f"--size {text}: width and height in pixels, as 768x512")
+    if int(found[1]) * int(found[2]) > LARGEST_SIZE:
+        raise UserError(f"--size {text}: is too large; {LARGEST_SIZE} pixels in all is the most")
     return int(found[1]), int(found[2])
