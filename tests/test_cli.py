@@ -188,7 +188,7 @@ def test_what_a_plug_in_prints_or_asks_does_not_touch_the_data(run: Run, tmp_pat
         ("generate x --guidance wide", "vpctl generate: error: --guidance wide: a number, as 7.5, or a range, as 3:12"),
         (
             "generate x --guidance 9:3",
-            "vpctl generate: error: --guidance 9:3: finite numbers from 0 up, the smaller first",
+            "vpctl generate: error: --guidance 9:3: numbers from 0 to 1000, the smaller first",
         ),
         ("generate x --size 512", "vpctl generate: error: --size 512: width and height in pixels, as 768x512"),
         ("eval compare a b -r", "vpctl eval: error: Option '-r' requires an argument; see --help"),

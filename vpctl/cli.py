@@ -67,8 +67,11 @@ def common(name: str) -> Callable[..., None]:
             try:
                 command(*args, **kwargs)
             except KeyboardInterrupt as interrupt:  # Typer leaves only the exit code of it
+                progress.settle()
                 progress.note(str(interrupt) or "interrupted")
                 raise
+            finally:
+                progress.settle()
 
     parameters = [*signature.parameters.values(), *shared]
     wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

@@ -26,6 +26,8 @@ from .records import Image, Judgement, digest
 
 PREPARING = 4
 """Prompts whose pictures are being made ready, or wait for their calls' turn."""
+LOST, FAILED = "calls could not be made", "answers could not be used"
+"""Kinds of warnings, as their count says them."""
 
 
 class Annotator(Protocol):
@@ -372,7 +374,7 @@ def recorded(call: Call, answer: list[Verdicts] | Exception, tally: Tally) -> li
     failed = [judgement for judgement in done if "failed" in judgement]
     if failed:
         tally.failed += len(failed)
-        _warn(failed[0]["failed"], [call])
+        _warn(FAILED, failed[0]["failed"], [call])
     return done
 
 
@@ -385,12 +387,12 @@ def _or_raise(verdicts: list[Verdicts] | Exception) -> list[Verdicts]:
 def lose(failure: RecordFailed, calls: list[Call], tally: Tally) -> None:
     """Count and report calls of which nothing is recorded, so that the next run tries them again."""
     tally.lost += sum(len(call.fresh) for call in calls)
-    _warn(str(failure), calls)
+    _warn(LOST, str(failure), calls)
 
 
-def _warn(reason: str, calls: list[Call]) -> None:
+def _warn(kind: str, reason: str, calls: list[Call]) -> None:
     aspects = ", ".join(dict.fromkeys(aspect.name for call in calls for aspect in call.kind.aspects))
-    progress.warn(f"{calls[0].judgements[0]['prompt'][:60]!r}, {aspects}: {reason}")
+    progress.warn_each(kind, f"{calls[0].judgements[0]['prompt'][:60]!r}, {aspects}: {reason}")
 
 
 def claimed(group: Group, plan: Plan, desk: Desk, tally: Tally) -> Iterator[Call]:
@@ -400,7 +402,7 @@ def claimed(group: Group, plan: Plan, desk: Desk, tally: Tally) -> Iterator[Call
         everything = list(planned(group, plan, desk))
     except RecordFailed as failure:
         tally.lost += 1
-        progress.warn(f"{group.images[0]['prompt'][:60]!r}: {failure}")
+        progress.warn_each(LOST, f"{group.images[0]['prompt'][:60]!r}: {failure}")
         return
     for call in list(everything):
         for judgement in call.judgements:

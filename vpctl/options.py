@@ -7,6 +7,7 @@ hyper-parameters (`configs.py`) becomes one option a field through `@options(Con
 import functools
 import inspect
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import fields
@@ -20,6 +21,8 @@ from .models import devices
 C = TypeVar("C")
 
 STDIO = "-"
+LONGEST = 365 * 86400.0
+"""Seconds; the longest time that an option takes."""
 
 
 def option(*names: str, help: str, **more: Any) -> Any:
@@ -44,7 +47,11 @@ def duration(text: str) -> float:
     found = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", text.strip())
     try:
         if found and text.strip():
-            return sum(float(part or 0) * unit for part, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True))
+            units = (86400, 3600, 60, 1)
+            seconds = sum(float(part or 0) * unit for part, unit in zip(found.groups(), units, strict=True))
+            if seconds <= LONGEST:
+                return seconds
+            raise typer.BadParameter(f"{text!r} is longer than a year")
     except ValueError:
         pass
     raise typer.BadParameter(f"{text!r} is no length of time; write it as 90s, 45m, 6h or 1h30m")
@@ -96,6 +103,13 @@ def plugin(kind: str, *names: str, help: str, **more: Any) -> Any:
     return option(*(names or (f"--{kind}",)), metavar="SPEC", autocompletion=_names(kind), help=help, **more)
 
 
+def _folders(value: list[str] | None) -> list[str] | None:
+    for folder in value or []:
+        if not os.path.isdir(folder):
+            raise typer.BadParameter(f"{folder}: there is no such folder")
+    return value
+
+
 Input = Annotated[str, argument(metavar="FILE", help="Records to read, JSON Lines; - is standard input.")]
 Output = Annotated[
     str,
@@ -116,8 +130,21 @@ Roots = Annotated[
     option(
         "--root",
         metavar="DIR",
-        help="Allow pictures below this folder too, beside the records' own and the working one; their names stay "
-        "relative to the records; repeatable.",
+        callback=_folders,
+        help="Also read pictures below this folder. Otherwise only those below the folder of the records and the "
+        "working directory are read, and those of generate. Links that lead out of these need a --root too. File names "
+        "stay relative to the records; repeatable.",
+    ),
+]
+MaxPictures = Annotated[
+    int,
+    option(
+        "--max-pictures",
+        metavar="N",
+        min=1,
+        max=10_000,
+        help="Most pictures of one prompt. More are an error, since it most often means that many prompts share a "
+        "prompt_id, and the number of pairs grows with the square.",
     ),
 ]
 Seed = Annotated[int, option(metavar="N", min=0, max=2**63 - 1, help="Seed of all that is random.")]
@@ -129,7 +156,9 @@ Device = Annotated[
         help="Where models run: auto, cpu, cuda, cuda:1, mps. Auto takes the fastest there is.",
     ),
 ]
-BatchSize = Annotated[int, option("--batch", metavar="N", min=1, help="How many pictures go through a model at once.")]
+BatchSize = Annotated[
+    int, option("--batch", metavar="N", min=1, max=4096, help="How many pictures go through a model at once.")
+]
 Traceback = Annotated[
     bool, option("--traceback", help="Show the traceback of an error too, such as one in a plug-in of your own.")
 ]

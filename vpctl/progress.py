@@ -13,6 +13,8 @@ from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
+SHOWN = 10
+"""How many warnings of one kind are printed."""
 QUIET_SECONDS = 30.0
 """How often a long stage reports where no bar can be drawn."""
 REDRAW_SECONDS = 0.5
@@ -23,6 +25,10 @@ _bar: Any = None
 _command = "vpctl"
 _quiet = False
 _with_traceback = False
+_warned: dict[str, int] = {}
+"""How many warnings of each kind there were."""
+_last_words: list[Callable[[], str]] = []
+"""What is asked for one more warning when the command ends."""
 
 
 def begin(command: str, *, quiet: bool, with_traceback: bool = False) -> None:
@@ -32,6 +38,8 @@ def begin(command: str, *, quiet: bool, with_traceback: bool = False) -> None:
     """
     global _command, _quiet, _with_traceback
     _command, _quiet, _with_traceback = command, quiet, with_traceback
+    _warned.clear()
+    _last_words.clear()
 
 
 def note(text: str) -> None:
@@ -43,6 +51,33 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """Something that is probably not what the user wants."""
     _say(f"warning: {text}")
+
+
+def warn_each(kind: str, text: str) -> None:
+    """A warning that thousands of records may cause: the first `SHOWN` of a kind are printed, the others counted.
+
+    `kind` names the records in the plural, such as ``pictures cannot be opened``; `settle` prints the count.
+    """
+    _warned[kind] = _warned.get(kind, 0) + 1
+    if _warned[kind] <= SHOWN:
+        warn(text)
+
+
+def at_end(say: Callable[[], str]) -> None:
+    """Have `settle` print what `say` returns as one more warning; an empty text prints none."""
+    _last_words.append(say)
+
+
+def settle() -> None:
+    """Print how many warnings of each kind were not shown, and the last words; once, however the command ends."""
+    for kind, number in _warned.items():
+        if number > SHOWN:
+            warn(f"… and {number - SHOWN} more {kind}")
+    for say in _last_words:
+        if text := say():
+            warn(text)
+    _warned.clear()
+    _last_words.clear()
 
 
 def error(text: str, cause: BaseException | None = None) -> None:
@@ -171,6 +206,7 @@ def track(items: Iterable[T], unit: str, *, total: int | None = None) -> Iterato
 
 def finished(done: str, *, resumed: int = 0, failed: int = 0, more: str = "") -> None:
     """The last line of a stage: what it did, what was there before, what could not be done, and `more`."""
+    settle()
     there = f"; {resumed} were there already" if resumed else ""
     lost = f"; {failed} failed, and the same command tries them again" if failed else ""
     note(f"{done} written{there}{lost}{f'; {more}' if more else ''}")

@@ -42,16 +42,21 @@ def read(source: str, kind: type[R], misfit: Callable[[R], str] = lambda _: "") 
     Raises `UserError` with file and line at the first line that is no such record, or of which `misfit` says why it
     will not do; whatever came before it has been yielded by then.
     """
+    return (record for _, record in located(source, kind, misfit))
+
+
+def located(source: str, kind: type[R], misfit: Callable[[R], str] = lambda _: "") -> Iterator[tuple[str, R]]:
+    """Like `read`, every record with its place: ``FILE:LINE``."""
     return _records(_lines(source), kind, folder_of(source), misfit)
 
 
-def _records(lines: Lines, kind: type[R], base: str, misfit: Callable[[R], str]) -> Iterator[R]:
+def _records(lines: Lines, kind: type[R], base: str, misfit: Callable[[R], str]) -> Iterator[tuple[str, R]]:
     with closing(lines):
         for where, line in lines:
             record = _parse(line, kind, where, base)
             if reason := misfit(record):
                 raise UserError(f"{where}: {reason}")
-            yield record
+            yield where, record
 
 
 def read_prompts(source: str) -> Iterator[Prompt]:
@@ -233,7 +238,7 @@ class Out:
         self._new = not os.path.exists(target)
         self._file = _locked(target, os.O_RDWR | os.O_CREAT | os.O_APPEND, target)
         whole = ((where, line) for where, line in _lines(target) if line.endswith(b"\n"))
-        self._claimed = {key(record) for record in _records(whole, kind, self._base, partial(of_another_kind, kind))}
+        self._claimed = {key(record) for _, record in _records(whole, kind, self._base, partial(of_another_kind, kind))}
         if last := _mended(self._file, kind, target):
             self._claimed.add(key(last))
         self._claimed.discard("")

@@ -10,7 +10,6 @@ Rewards are not on the scale from 1 to 5 that judges of language answer on: give
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from .. import plugins
@@ -18,7 +17,7 @@ from ..batching import Batches
 from ..errors import RecordFailed, UserError
 from ..plugins import Verdicts
 from ..questions import Question, compared
-from ..scoring import rewarded
+from ..scoring import PIXELS, rewarded
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,13 +65,26 @@ class RewardJudge:
         """The rewards of every question's pictures; what is not known yet is put through the reward."""
         shown = [(question.prompt, picture) for question in questions for picture in question.pictures]
         new = {(prompt, id(picture)): picture for prompt, picture in shown if prompt not in picture.rewards}
-        left = iter([(prompt, picture) for (prompt, _), picture in new.items()])
-        while batch := list(islice(left, PICTURES)):
+        for batch in _batches([(prompt, picture) for (prompt, _), picture in new.items()]):
             pictures, prompts = [picture.image for _, picture in batch], [text for text, _ in batch]
             rewards = rewarded(self._spec, self._reward, pictures, prompts)
             for (prompt, picture), reward in zip(batch, rewards, strict=True):
                 picture.rewards[prompt] = reward
         return [[picture.rewards[question.prompt] for picture in question.pictures] for question in questions]
+
+
+def _batches(shown: list[tuple[str, Picture]]) -> Iterator[list[tuple[str, Picture]]]:
+    """At most `PICTURES` at once, and fewer where they are large: a reward makes copies of all that it gets."""
+    batch: list[tuple[str, Picture]] = []
+    pixels = 0
+    for prompt, picture in shown:
+        batch.append((prompt, picture))
+        pixels += picture.image.width * picture.image.height
+        if len(batch) == PICTURES or pixels >= PIXELS:
+            yield batch
+            batch, pixels = [], 0
+    if batch:
+        yield batch
 
 
 def check(argument: str) -> None:

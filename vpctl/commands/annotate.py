@@ -12,10 +12,11 @@ import typer
 from .. import plugins, progress
 from ..configs import PictureConfig, ServerConfig
 from ..errors import LimitReached, RecordFailed, UserError
-from ..options import STDIO, Device, Input, Output, Roots, Seed, option, options, plugin
+from ..joins import Joined
+from ..options import STDIO, Device, Input, MaxPictures, Output, Roots, Seed, option, options, plugin
 from ..preferences import tied
 from ..records import Image, Judgement, judgement_key
-from ..streams import Out, count, folder_of, hidden_beside, is_stream, read
+from ..streams import Out, count, folder_of, hidden_beside, is_stream, located, read
 
 if TYPE_CHECKING:
     from ..flow import Brake
@@ -48,7 +49,9 @@ def annotate(
             "both orders, of which the better is to be told.",
         ),
     ] = "list",
-    passes: Annotated[int, option(metavar="K", min=1, help="Ask so many times, each time in another order.")] = 1,
+    passes: Annotated[
+        int, option(metavar="K", min=1, max=1000, help="Ask so many times, each time in another order.")
+    ] = 1,
     all_aspects: Annotated[
         bool, option("--all-aspects", help="Ask for all aspects in one call: cheaper, and less apart.")
     ] = False,
@@ -65,7 +68,12 @@ def annotate(
     ] = False,
     sample: Annotated[
         int,
-        option(metavar="N", min=0, help="In a dry run, ask so many calls all the same and estimate the rest by them."),
+        option(
+            metavar="N",
+            min=0,
+            max=1_000_000,
+            help="In a dry run, ask so many calls all the same and estimate the rest by them.",
+        ),
     ] = 0,
     batch: Annotated[
         bool,
@@ -90,6 +98,7 @@ def annotate(
     ] = False,
     server: ServerConfig,
     pictures: PictureConfig,
+    max_pictures: MaxPictures = 100,
     root: Roots = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -144,7 +153,11 @@ def annotate(
         desk = judging.desk(loaded, spec, open_picture=opener.open, claim=sink.claim, emit=sink.write, ties=known.ties)
         with closing(Contents(opener, hidden_beside(out, "contents"))) as contents:
             tally = judging.Tally()
-            groups = judging.grouped(read(images, Image), contents)
+
+            def grouped() -> "Iterator[Group]":
+                return judging.grouped(Joined(max_pictures=max_pictures).images(located(images, Image)), contents)
+
+            groups = grouped()
             if sample:
                 groups = takewhile(lambda _: tally.begun < sample, groups)
             if (dry_run or not batch) and os.path.exists(hidden_beside(out, "batches")):
@@ -161,9 +174,7 @@ def annotate(
             elif sample or not dry_run:
                 _judge(groups, plan, desk, tally, server, pictures=count(images), resumed=sink.resumed)
             if dry_run:
-                _estimate(
-                    judging.grouped(read(images, Image), contents), plan, desk, opener, batch=batch or bool(batch_file)
-                )
+                _estimate(grouped(), plan, desk, opener, batch=batch or bool(batch_file))
     if tally.lost or tally.failed:
         raise typer.Exit(SOME_FAILED)
 
@@ -276,7 +287,7 @@ def _estimate(
             sizes = {place: opener.size(group.images[place]["file_name"]) for call in calls for place in call.shown}
         except RecordFailed as failure:
             tally.lost += 1
-            progress.warn(f"{group.images[0]['prompt'][:60]!r}: {failure}")
+            progress.warn_each(judging.LOST, f"{group.images[0]['prompt'][:60]!r}: {failure}")
             continue
         calls_in_all += len(calls)
         for call in calls:

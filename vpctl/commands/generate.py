@@ -1,6 +1,5 @@
 """Draw pictures for prompts."""
 
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 from .. import plugins, progress
 from ..errors import UserError
+from ..folders import mark
 from ..options import STDIO, BatchSize, Device, Input, Output, Seed, option, plugin
 from ..plugins import Settings
 from ..records import Image, Prompt, digest, fingerprint, image_key, prompt_key
@@ -23,6 +23,9 @@ Draw = Callable[[list[str], list[int], Settings], "list[PIL.Image]"]
 
 GUIDANCE_STEP = 0.5
 """A guidance range is drawn from in these steps, so that pictures of one guidance come together in a batch."""
+LARGEST_GUIDANCE = 1000
+LARGEST_SIZE = 1 << 26
+"""Pixels; a larger picture is not opened by any command (`images.LARGEST`)."""
 LARGEST_WINDOW = 16
 """How many batches are planned ahead at the most, to fill them where several models or guidances are mixed."""
 
@@ -178,7 +181,9 @@ def generate(
     adapter: Annotated[
         str, option(metavar="DIR", help="Draw with the LoRA that tune-ppo or tune-dpo wrote there.")
     ] = "",
-    images: Annotated[int, option("--images", "-n", metavar="N", min=1, help="Pictures for each prompt.")] = 4,
+    images: Annotated[
+        int, option("--images", "-n", metavar="N", min=1, max=10_000, help="Pictures for each prompt.")
+    ] = 4,
     guidance: Annotated[
         str,
         option(
@@ -187,7 +192,7 @@ def generate(
         ),
     ] = "",
     steps: Annotated[
-        int | None, option(metavar="N", min=1, help="Denoising steps.", show_default="the model's own")
+        int | None, option(metavar="N", min=1, max=1000, help="Denoising steps.", show_default="the model's own")
     ] = None,
     size: Annotated[str, option(metavar="WxH", help="Pixels.", show_default="the model's own")] = "",
     negative: Annotated[str | None, option(metavar="TEXT", help="What the pictures should keep away from.")] = None,
@@ -204,7 +209,8 @@ def generate(
     prompt stand side by side, so that annotate can judge them together while the next are drawn. A picture depends on
     its own record alone: order, batch size and resuming do not change it.
 
-    The folder of --out opens with Hugging Face's imagefolder loader.
+    The folder of --out opens with Hugging Face's imagefolder loader. Any other folder of pictures gets the file .vpctl,
+    which lets the next commands read the pictures that generate wrote there, wherever it is.
 
     Examples:
 
@@ -223,8 +229,10 @@ def generate(
     specs = [plugins.check("generator", spec, **asked) for spec in model or ["shapes"]]
     if not model:
         progress.note("no --model is named: drawing with the built-in shapes world")
-    target = folder or ("images" if is_stream(out) else folder_of(out))
+    target = os.path.abspath(folder or ("images" if is_stream(out) else folder_of(out)))
     with Out(out, Image, image_key) as sink:
+        if target != folder_of(out):
+            mark(target)  # or the next command would refuse pictures that lie beside neither it nor the records
         from .. import images as files
 
         source = read_prompts(prompts)
@@ -238,7 +246,7 @@ def generate(
             seed=seed,
         )
         total = count(prompts)
-        records = drawn(source, plan, os.path.abspath(target), batch=batch, claim=sink.claim, save=files.save)
+        records = drawn(source, plan, target, batch=batch, claim=sink.claim, save=files.save)
         made = 0
         for record in progress.track(records, "pictures", total=total and total * images - sink.resumed):
             sink.write(record)
@@ -275,8 +283,8 @@ def guidance_range(text: str) -> tuple[float, float] | None:
         span = float(low), float(high if colon else low)
     except ValueError:
         raise UserError(f"--guidance {text}: a number, as 7.5, or a range, as 3:12") from None
-    if not 0 <= span[0] <= span[1] < math.inf:
-        raise UserError(f"--guidance {text}: finite numbers from 0 up, the smaller first")
+    if not 0 <= span[0] <= span[1] <= LARGEST_GUIDANCE:
+        raise UserError(f"--guidance {text}: numbers from 0 to {LARGEST_GUIDANCE}, the smaller first")
     return span
 
 
@@ -284,7 +292,9 @@ def pixels(text: str) -> tuple[int | None, int | None]:
     """Width and height of ``WxH``."""
     if not text:
         return None, None
-    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    found = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)
     if not found:
         raise UserError(f"--size {text}: width and height in pixels, as 768x512")
+    if int(found[1]) * int(found[2]) > LARGEST_SIZE:
+        raise UserError(f"--size {text}: is too large; {LARGEST_SIZE} pixels in all is the most")
     return int(found[1]), int(found[2])

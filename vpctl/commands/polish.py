@@ -173,7 +173,7 @@ def outcomes(
             continue
         clean = next(left)
         if isinstance(clean, RecordFailed):
-            progress.warn(str(clean))
+            progress.warn_each("prompts could not be polished", str(clean))
             if isinstance(clean, Unusable):
                 yield {**record, "dropped": f"failed: {clean}"}
             else:

@@ -67,7 +67,7 @@ def score(
         for record, scores, failure in progress.track(results, "pictures", total=total and total - sink.resumed):
             if failure:
                 failed += 1
-                progress.warn(str(failure))
+                progress.warn_each("pictures could not be scored", str(failure))
             else:
                 sink.write(cast(Image, {**record, "scores": {**record.get("scores", {}), **scores}}))
                 done += 1

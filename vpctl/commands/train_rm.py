@@ -12,10 +12,12 @@ import orjson
 from .. import progress
 from ..configs import RewardModelConfig
 from ..errors import RecordFailed, UserError
+from ..folders import Folders
+from ..joins import Joined
 from ..models import sources
 from ..options import Device, Folder, Input, Roots, Seed, option, options
 from ..records import Pair, digest, fingerprint, part_of, prompt_key
-from ..streams import folder_of, read
+from ..streams import folder_of, located
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,12 +126,11 @@ def train_rm(
     sources.check_backbone(backbone)
     if not backbone:
         progress.note("no --backbone is named: starting from the built-in one of the shapes world")
-    everything = list(progress.track(read(pairs, Pair, _no_such_part), "pairs"))
+    joined = Joined(unsaid=PARTS[0]).pairs(located(pairs, Pair, _no_such_part))
+    everything = list(progress.track(joined, "pairs"))
     split = divided(everything, pairs)
     pictures = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in everything)
-    for path in dict.fromkeys(pictures):
-        if not os.path.isfile(path):
-            raise UserError(f"{path}: there is no such picture")
+    Folders([folder_of(pairs), *(root or [])]).check(pictures)
     from ..images import Pictures
     from ..intervals import bootstrap
     from ..reward_model import open_backbone

@@ -2,15 +2,17 @@
 
 import dataclasses
 import os
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Annotated
 
 from .. import plugins, progress
 from ..configs import DPOConfig
 from ..errors import RecordFailed, UserError
+from ..folders import Folders
+from ..joins import Joined
 from ..options import Device, Folder, Input, Roots, Seed, options, plugin
 from ..records import Pair, digest
-from ..streams import folder_of, read
+from ..streams import folder_of, located
 
 if TYPE_CHECKING:
     from ..images import Pictures
@@ -52,9 +54,12 @@ def tune_dpo(
     spec = plugins.check("generator", model or "shapes")
     if not model:
         progress.note("no --model is named: tuning the built-in one of the shapes world")
-    wanted = [pair for pair in progress.track(read(pairs, Pair), "pairs") if pair.get("split", "train") == "train"]
+    joined = Joined(unsaid="train").pairs(located(pairs, Pair))
+    wanted = [pair for pair in progress.track(joined, "pairs") if pair.get("split", "train") == "train"]
     if not wanted:
         raise UserError(f"{pairs}: there are no pairs to train on")
+    files = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in wanted)
+    Folders([folder_of(pairs), *(root or [])]).check(files)
     generator = plugins.load("generator", spec, device=device)
     if not hasattr(generator, "pipeline"):
         raise UserError(f"--model {spec}: this generator cannot be tuned")
