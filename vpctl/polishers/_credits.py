@@ -1,6 +1,7 @@
 """Whom a clause credits: names behind "by", in "the style of …" and "… style", and in the lists they come in."""
 
 import re
+from bisect import bisect_left
 from functools import lru_cache
 
 from . import _words as words
@@ -47,6 +48,7 @@ _SUBJECTS = _Names(words.SUBJECTS)
 _GIVEN = frozenset(words.GIVEN_NAMES)
 _MANNERS = frozenset(words.MANNERS)
 _AND = frozenset(["and", "&", "or", "x", "aka", "feat", "featuring", "with", "meets", "+", "/"])
+_JOINTS = MARKS | _AND | {"by"}
 _NO_NAMES = MARKS | _AND | frozenset(words.NO_NAMES)
 _PARTICLES = frozenset("da de del della der di du la le van von den el al".split())
 _WORD = re.compile(r"[^\W\d_](?:[^\W_]|['.-](?=[^\W_]))*\.?")
@@ -60,7 +62,8 @@ class Clause:
         self.words = text.split(" ")
         self.keys = [_key(word) for word in self.words]
         self._ends: dict[tuple[_Names, int, int, bool], int] = {}
-        """Where a list ends that goes on with a name at a place: every place is looked at once, however long the list."""
+        """Where a list of names ends, by the state in which `names` meets a place: each is worked out once."""
+        self._unjoined: list[int] = []
         self._manners = [place for place, key in enumerate(self.keys) if key in _MANNERS]
 
     def __len__(self) -> int:
@@ -105,8 +108,7 @@ class Clause:
             if not length:
                 break
             end = at = at + length
-            while at < len(self) and (self.keys[at] in _AND or self.keys[at] == "by" or self.keys[at] in MARKS):
-                at += 1
+            at = self._behind_joints(at)
             joined = at > end and self.keys[at - 1] in ("and", "&")
             if at == end:
                 guess = KNOWN
@@ -114,6 +116,12 @@ class Clause:
                 guess = min(guess, LIKELY)
         self._ends.update(dict.fromkeys(passed, end))
         return end
+
+    def _behind_joints(self, start: int) -> int:
+        """The first place from `start` on that does not join names."""
+        if not self._unjoined:
+            self._unjoined = [place for place, key in enumerate(self.keys) if key not in _JOINTS] + [len(self)]
+        return self._unjoined[bisect_left(self._unjoined, start)]
 
     def has_manner(self, start: int) -> bool:
         """Whether one of the words from `start` on makes a manner and no name."""
