@@ -132,6 +132,9 @@ class Report(TypedDict):
     confidence: NotRequired[Annotated[float, "Coverage of the interval, such as 0.95."]]
 
 
+LONGEST_PROMPT = 10_000
+"""Characters of a prompt that polish takes. CLIP reads 77 tokens, and other text encoders some hundreds."""
+
 _SAMPLE = 1 << 20
 
 RECORDS: tuple[Any, ...] = (Prompt, Image, Judgement, Pair, Report)
