@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
+from typer.completion import completion_init
 
 from . import __version__, plugins, progress
 from .errors import LimitReached, OutputClosed, OutputLocked, UserError
@@ -74,7 +75,15 @@ def _show_plugins(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _help_if_alone(context: typer.Context) -> None:
+    """Print the help where a command is named without one of its own."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(UserError.exit_code)
+
+
 def _vpctl(
+    context: typer.Context,
     version: Annotated[
         bool, option("--version", is_eager=True, callback=_show_version, help="Print the version and exit.")
     ] = False,
@@ -88,12 +97,13 @@ def _vpctl(
     Every command reads and writes JSON Lines, so they connect with pipes and resume from files. Without a model,
     annotator or reward of yours they use the built-in shapes world, in which everything runs on a laptop.
     """
+    _help_if_alone(context)
 
 
 def described(command: Callable[..., None]) -> str:
-    """The command's docstring with its paragraphs on one line each, so that a terminal of any width can break them."""
+    """The command's docstring as Typer takes it: paragraphs to be filled, and examples, behind \\b, that stay as they are."""
     blocks = (inspect.getdoc(command) or "").split("\n\n")
-    return "\n\n".join(as_typed(block) if block.startswith(" ") else " ".join(block.split()) for block in blocks)
+    return "\n\n".join(f"\b\n{as_typed(block)}" if block.startswith(" ") else block for block in blocks)
 
 
 def as_typed(example: str) -> str:
@@ -108,12 +118,23 @@ def build(words: Collection[str]) -> typer.Typer:
     Only commands that are among the words are imported and have their options; the others have a name and a line of
     help, which is all that is asked of them.
     """
-    app = typer.Typer(callback=_vpctl, no_args_is_help=True, pretty_exceptions_enable=False)
+    completion_init()
+    # Rich would put boxes around the help and wrap the examples, which then cannot be copied into a shell.
+    # Typer's own --install-completion installs scripts that do not know a colon within a word; ours are in completions/.
+    app = typer.Typer(
+        callback=_vpctl,
+        invoke_without_command=True,
+        rich_markup_mode=None,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
     for name in COMMANDS:
         if name not in words:
             app.command(name, help=about(name))(lambda: None)
         elif name == "eval":
-            evaluations = typer.Typer(help=about(name), no_args_is_help=True)
+            evaluations = typer.Typer(
+                help=about(name), callback=_help_if_alone, invoke_without_command=True, rich_markup_mode=None
+            )
             for one in EVALUATIONS:
                 command = common(f"eval {one}")
                 evaluations.command(one, help=described(command))(command)

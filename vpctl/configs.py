@@ -175,7 +175,8 @@ class PictureConfig:
         option("--max-side", metavar="PX", min=0, help="Make larger pictures this large; 0 sends them as they are."),
     ] = 1024
     detail: Annotated[
-        str, option(metavar="LEVEL", help="How closely the model is to look: low, high or auto, where it knows that.")
+        str,
+        option("--detail", choices=("low", "high", "auto"), help="How closely the model looks, where it knows levels."),
     ] = ""
     image_url: Annotated[
         str,

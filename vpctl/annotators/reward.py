@@ -22,6 +22,7 @@ from ..questions import Question, compared
 
 Reward = Callable[[list[Image.Image], list[str]], Any]
 
+ARGUMENTS = "reward"
 QUESTIONS = 8
 """Answered together."""
 PICTURES = 16

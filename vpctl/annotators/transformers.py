@@ -32,6 +32,7 @@ from ..plugins import Verdicts
 from ..questions import Kind, Question
 from ..records import fingerprint
 
+ARGUMENTS = "DIR"
 MAX_SIDE = 1024
 """Pixels; larger pictures are made smaller before the model's own processor sees them."""
 BATCH_ON_GPU, BATCH_ON_CPU = 8, 2

@@ -43,7 +43,8 @@ def annotate(
     mode: Annotated[
         str,
         option(
-            metavar="MODE",
+            "--mode",
+            choices=MODES,
             help="How pictures are shown: list, all of a prompt in one call; point, one a call; pair, two a call, in "
             "both orders, of which the better is to be told.",
         ),
@@ -58,7 +59,7 @@ def annotate(
     refresh: Annotated[bool, option("--refresh", help="Ask again for all of the input, whatever is there.")] = False,
     retry: Annotated[
         list[str] | None,
-        option(metavar="WHAT", help="Ask again for judgements that are there and failed, or refused; repeatable."),
+        option("--retry", choices=AGAIN, help="Ask again for judgements that failed or were refused; repeatable."),
     ] = None,
     dry_run: Annotated[
         bool, option("--dry-run", help="Say how many calls, tokens and dollars it would take, and ask nothing.")
@@ -118,9 +119,6 @@ def annotate(
     """
     spec = plugins.check("annotator", annotator or "shapes")
     aspects = tuple(plugins.aspect(name) for name in aspect or plugins.aspects())
-    _one_of("--mode", mode, MODES)
-    for one in retry or []:
-        _one_of("--retry", one, AGAIN)
     if twice := [name for name, times in Counter(one.name for one in aspects).items() if times > 1]:
         raise UserError(f"--aspect {twice[0]}: is named twice")
     if break_ties and mode != "list":
@@ -287,8 +285,3 @@ def _estimate(
     cost = f", {dollars:.2f} USD" if "cost" in usage else ""
     broken = f"; {tally.lost} prompts have pictures that cannot be judged" if tally.lost else ""
     progress.note(f"dry run: {calls_in_all} calls to be made{f', {tokens}{cost}' if usage else ''}{broken}")
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UserError(f"{name} {value}: is one of {', '.join(known)}")

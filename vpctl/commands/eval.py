@@ -58,7 +58,10 @@ def accuracy(
         list[str] | None,
         plugin("reward", "--reward", "-r", help="What to measure; repeatable.", show_default="shapes, the pixel judge"),
     ] = None,
-    split: Annotated[str, option(metavar="NAME", help="Only the pairs of this part of the data, such as test.")] = "",
+    split: Annotated[
+        str,
+        option(metavar="NAME", offered=("train", "test"), help="Only the pairs of this part of the data, such as test."),
+    ] = "",
     fail_under: FailUnder = None,
     html: Html = "",
     root: Roots = None,

@@ -147,6 +147,7 @@ def merge(
         str,
         option(
             metavar="NAME:SHARE,...",
+            offered=("train:0.9,test:0.1",),
             help="Put every prompt into one part of the data, as train:0.9,test:0.1.",
             show_default="as the judgements say",
         ),

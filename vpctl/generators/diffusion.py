@@ -25,6 +25,7 @@ from ..errors import UserError
 from ..plugins import LORA_FILE, Settings
 from ..records import fingerprint
 
+ARGUMENTS = "DIR"
 MODELS_OWN = Settings()
 
 

@@ -7,13 +7,13 @@ from ..plugins import Settings
 from . import diffusion
 
 WEIGHTS = Path(__file__).parent.parent / "shapes" / "weights"
-MODELS = ("base", "small")
+ARGUMENTS = ("base", "small")
 DEFAULTS = Settings(guidance_scale=1.0, num_inference_steps=10)
 
 
 def load(argument: str, *, device: str = "auto") -> diffusion.Diffusion:
     """One of the packaged pipelines; base if `argument` is empty."""
     name = argument or "base"
-    if name not in MODELS:
-        raise UserError(f"--model shapes:{name}: known: {', '.join(f'shapes:{model}' for model in MODELS)}")
+    if name not in ARGUMENTS:
+        raise UserError(f"--model shapes:{name}: known: {', '.join(f'shapes:{model}' for model in ARGUMENTS)}")
     return diffusion.Diffusion(str(WEIGHTS / name), device, defaults=DEFAULTS)

@@ -10,6 +10,8 @@ from ..errors import UserError
 from ..reward_model import open_model
 from .vp import Score
 
+ARGUMENTS = "DIR"
+
 
 def load(argument: str, *, device: str = "auto") -> Score:
     """The CLIP of a folder or hub id, its logit scale divided out."""

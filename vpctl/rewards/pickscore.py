@@ -7,6 +7,7 @@ from .. import tensors
 from ..reward_model import open_model
 from .vp import Score
 
+ARGUMENTS = "DIR"
 HUB_ID = "yuvalkirstain/PickScore_v1"
 
 

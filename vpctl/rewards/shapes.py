@@ -10,8 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
-from ..shapes.judge import ASPECTS, judge
+from ..shapes.judge import judge
 from ..tensors import to_pictures
+
+ARGUMENTS = ("prompt-following", "aesthetic", "fidelity", "harmlessness")
 
 
 class PixelJudge:
@@ -34,6 +36,6 @@ class PixelJudge:
 
 def load(argument: str, *, device: str = "auto") -> PixelJudge:
     """The judge of one aspect, or of all four; it runs on the CPU."""
-    if argument and argument not in ASPECTS:
-        raise UserError(f"--reward shapes:{argument}: known: {', '.join(f'shapes:{aspect}' for aspect in ASPECTS)}")
-    return PixelJudge([argument] if argument else list(ASPECTS))
+    if argument and argument not in ARGUMENTS:
+        raise UserError(f"--reward shapes:{argument}: known: {', '.join(f'shapes:{aspect}' for aspect in ARGUMENTS)}")
+    return PixelJudge([argument] if argument else list(ARGUMENTS))

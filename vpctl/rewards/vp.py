@@ -11,6 +11,7 @@ from .. import tensors
 from ..errors import UserError
 from ..reward_model import RewardModel, open_model
 
+ARGUMENTS = "DIR"
 SCALE_FILE = "reward.json"
 
 
