@@ -155,8 +155,8 @@ Output = Annotated[
         "--out",
         "-o",
         metavar="FILE",
-        help="Where the records go. A file that is there already is gone on with: what it holds is not done again. "
-        "- is standard output.",
+        help="Where the records go; - is standard output. If the file exists, the run resumes: records that are in it "
+        "are not done again.",
     ),
 ]
 Whole = Annotated[
@@ -168,8 +168,8 @@ Roots = Annotated[
     option(
         "--root",
         metavar="DIR",
-        help="Allow pictures below this folder too, beside the records' own and the working one; their names stay "
-        "relative to the records; repeatable.",
+        help="Allow pictures below this folder too, besides the records' own folder and the working directory. Their "
+        "names stay relative to the records. Repeatable.",
     ),
 ]
 Seed = Annotated[int, option(metavar="N", min=0, max=2**63 - 1, help="Seed of all that is random.")]
@@ -189,6 +189,6 @@ Folder = Annotated[
         "--out",
         "-o",
         metavar="DIR",
-        help="The run's folder. A run that was interrupted there goes on, if the options are the same.",
+        help="The run's folder. An interrupted run in it resumes if the options are the same.",
     ),
 ]

@@ -113,9 +113,11 @@ def annotate(
 
     Examples:
 
-        vpctl annotate images/metadata.jsonl --annotator openai:gpt-4o --max-cost 20 --out judgements.jsonl
+        vpctl annotate images/metadata.jsonl --annotator openai:gpt-4o
+            --max-cost 20 --out judgements.jsonl
 
-        vpctl generate prompts.jsonl | vpctl annotate - | vpctl merge - > pairs.jsonl
+        vpctl generate prompts.jsonl | vpctl annotate -
+            | vpctl merge - > pairs.jsonl
     """
     spec = plugins.check("annotator", annotator or "shapes")
     aspects = tuple(plugins.aspect(name) for name in aspect or plugins.aspects())
@@ -157,7 +159,7 @@ def annotate(
                 retries = "failed" in known.again
                 batches.judge(iter(groups), plan, desk, tally, server, sink, file=batch_file, retry=retries)
             elif sample or not dry_run:
-                _judge(groups, plan, desk, tally, server, pictures=count(images), resumed=sink.resumed)
+                _judge(groups, plan, desk, tally, server, pictures=count(images), out=sink)
             if dry_run:
                 _estimate(
                     judging.grouped(read(images, Image), contents), plan, desk, opener, batch=batch or bool(batch_file)
@@ -225,7 +227,7 @@ def _judge(
     server: ServerConfig,
     *,
     pictures: int | None,
-    resumed: int,
+    out: "Out[Judgement]",
 ) -> None:
     from .. import flow, judging
 
@@ -248,7 +250,9 @@ def _judge(
             kinds = {"refused": tally.refused, "failed (--retry failed asks again)": tally.failed}
             told = ", ".join(f"{number} of them {kind}" for kind, number in kinds.items() if number)
             more = "; ".join(text for text in (told, summary()) if text)
-            progress.finished(f"{counter.total} judgements", resumed=resumed, failed=tally.lost, more=more)
+            progress.finished(
+                f"{counter.total} judgements", out.target, resumed=out.resumed, failed=tally.lost, more=more
+            )
 
         try:
             flow.run(work, max_time=server.max_time)

@@ -75,7 +75,8 @@ def accuracy(
 
     Examples:
 
-        vpctl eval accuracy pairs.jsonl --reward vp:vp-score/ --split test --fail-under 0.65
+        vpctl eval accuracy pairs.jsonl --reward vp:vp-score/ --split test
+            --fail-under 0.65
     """
     specs = [plugins.check("reward", spec) for spec in reward or ["shapes"]]
     check_page(html, [pairs, out])
@@ -143,9 +144,11 @@ def compare(
 
     Examples:
 
-        vpctl eval compare base/scored.jsonl ppo/scored.jsonl dpo/scored.jsonl --fail-under 0.5
+        vpctl eval compare base/scored.jsonl ppo/scored.jsonl dpo/scored.jsonl
+            --fail-under 0.5
 
-        vpctl eval compare base/scored.jsonl dpo/scored.jsonl --run dpo-lora/ --html report.html
+        vpctl eval compare base/scored.jsonl dpo/scored.jsonl --run dpo-lora/
+            --html report.html
     """
     for name, shown in (("--run", run), ("--report", report)):
         if shown and not html:

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..options import STDIO, BatchSize, Device, Input, Output, Seed, option, plugin
 from ..plugins import Settings
 from ..records import Image, Prompt, digest, fingerprint, image_key, prompt_key
-from ..streams import Out, count, folder_of, read_prompts
+from ..streams import Out, count, read_prompts
 
 if TYPE_CHECKING:
     from PIL import Image as PIL
@@ -197,10 +197,13 @@ def generate(
 
         vpctl generate prompts.txt --out images/metadata.jsonl
 
-        vpctl generate prompts.jsonl -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
-            -m diffusion:stabilityai/stable-diffusion-2-1 --guidance 3:12 --out images/metadata.jsonl
+        vpctl generate prompts.jsonl --guidance 3:12
+            -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
+            -m diffusion:stabilityai/stable-diffusion-2-1
+            --out images/metadata.jsonl
 
-        vpctl generate held-out.jsonl --adapter dpo-lora/ -n 1 --out tuned/metadata.jsonl
+        vpctl generate held-out.jsonl --adapter dpo-lora/ -n 1
+            --out tuned/metadata.jsonl
     """
     specs = [plugins.check("generator", spec) for spec in model or ["shapes"]]
     span = guidance_range(guidance)
@@ -209,7 +212,7 @@ def generate(
         raise UserError("--adapter: a LoRA belongs to one model; name a single --model with it")
     if not model:
         progress.note("no --model is named: drawing with the built-in shapes world")
-    target = folder or ("images" if out == STDIO else folder_of(out))
+    target = folder or ("images" if out == STDIO else os.path.dirname(out) or "./")
     with Out(out, Image, image_key) as sink:
         from .. import images as files
 
@@ -229,7 +232,7 @@ def generate(
         for record in progress.track(records, "pictures", total=total and total * images - sink.resumed):
             sink.write(record)
             made += 1
-    progress.finished(f"{made} pictures", resumed=sink.resumed)
+    progress.finished(f"{made} pictures", target, resumed=sink.resumed)
 
 
 def loaded(spec: str, adapter: str, device: str) -> Model:

@@ -164,9 +164,11 @@ def merge(
 
     Examples:
 
-        vpctl merge judgements.jsonl --split train:0.9,test:0.1 --out pairs.jsonl
+        vpctl merge judgements.jsonl --split train:0.9,test:0.1
+            --out pairs.jsonl
 
-        vpctl merge gpt.jsonl human.jsonl --scale human=1:10 --weight aesthetic=0.5 > pairs.jsonl
+        vpctl merge gpt.jsonl human.jsonl --scale human=1:10
+            --weight aesthetic=0.5 > pairs.jsonl
     """
     weights = {name: _number("--weight", text, value) for text, name, value in map(_assignment, weight or [])}
     shares = {
@@ -185,7 +187,7 @@ def merge(
             known("--scale", scales.keys() - {ANYONE}, {annotator for _, annotator in said})
         for pair in merged(prompts, weights=weights, min_margin=min_margin, split=shares, counts=counts):
             sink.write(pair)
-    summarise(counts, len(prompts))
+    summarise(counts, len(prompts), out)
 
 
 def known(name: str, asked: Iterable[str], there: set[str]) -> None:
@@ -226,8 +228,8 @@ def parse_scales(texts: list[str]) -> dict[str, Scale]:
     return scales
 
 
-def summarise(counts: Counter[str], prompts: int) -> None:
-    """Say what became of the judgements, aspect by aspect."""
+def summarise(counts: Counter[str], prompts: int, out: str) -> None:
+    """Say what became of the judgements, aspect by aspect; the pairs were written to `out`."""
     aspects = sorted(key.removesuffix(" seen") for key in counts if key.endswith(" seen"))
     if aspects:
         progress.table(
@@ -245,6 +247,6 @@ def summarise(counts: Counter[str], prompts: int) -> None:
     }
     more = "".join(f"; {number} {what}" for what, number in left_out.items() if number)
     progress.note(
-        f"{counts['pairs']} pairs written, from {counts['judgements']} judgements of {prompts} prompts; "
+        f"{counts['pairs']} pairs {progress.written(out)}, from {counts['judgements']} judgements of {prompts} prompts; "
         f"{counts['ties']} ties dropped{more}"
     )

@@ -119,7 +119,8 @@ def train_rm(
 
         vpctl train-rm pairs.jsonl --out vp-score/
 
-        vpctl train-rm pairs.jsonl --backbone Salesforce/blip-itm-large-coco --out vp-score/
+        vpctl train-rm pairs.jsonl --backbone Salesforce/blip-itm-large-coco
+            --out vp-score/
     """
     if not backbone:
         progress.note("no --backbone is named: starting from the built-in one of the shapes world")
