@@ -27,15 +27,17 @@ in it."""
 
 PIPELINE = """vpctl polish prompts.txt --out prompts.jsonl
 
-vpctl generate prompts.jsonl --model diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5 --out images/metadata.jsonl
+vpctl generate prompts.jsonl -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
+    --out images/metadata.jsonl
 
 vpctl annotate images/metadata.jsonl --annotator openai:gpt-4o --out judgements.jsonl
 
-vpctl merge judgements.jsonl human.jsonl --split train:0.9,test:0.1 --out pairs.jsonl
+vpctl merge judgements.jsonl --split train:0.9,test:0.1 --out pairs.jsonl
 
 vpctl train-rm pairs.jsonl --backbone Salesforce/blip-itm-large-coco --out vp-score/
 
-vpctl tune-dpo pairs.jsonl --model diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5 --out dpo-lora/"""
+vpctl tune-dpo pairs.jsonl -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
+    --out dpo-lora/"""
 
 FILES = """A FILE to read is JSON Lines: one record a line. The name - is standard input. File names in records are
 relative to the folder of the file they stand in, on a pipe to the working directory, and pictures are opened below
