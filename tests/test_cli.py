@@ -273,7 +273,10 @@ def test_an_interrupt_keeps_what_is_finished_and_tells_the_way_on(
     spec = f"./stuck.py:{argument}" if argument else "./stuck.py"
     again = run("annotate", "metadata.jsonl", "--annotator", spec, "--out", "out.jsonl")
     assert again.code == 0
-    assert again.err == f"vpctl annotate: {12 - len(kept)} judgements written to out.jsonl; {len(kept)} were there already\n"
+    assert (
+        again.err
+        == f"vpctl annotate: {12 - len(kept)} judgements written to out.jsonl; {len(kept)} were there already\n"
+    )
     found = lines((tmp_path / "out.jsonl").read_text())
     assert found[: len(kept)] == kept
     assert len({(one["prompt_id"], one["aspect"]) for one in found}) == len(found) == 12

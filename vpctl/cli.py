@@ -97,11 +97,12 @@ def _vpctl(
     Every command reads and writes JSON Lines, so they connect with pipes and resume from files. Without a model,
     annotator or reward of yours they use the built-in shapes world, in which everything runs on a laptop.
     """
+    del version, plugins  # Their callbacks have printed what was asked for.
     _help_if_alone(context)
 
 
 def described(command: Callable[..., None]) -> str:
-    """The command's docstring as Typer takes it: paragraphs to be filled, and examples, behind \\b, that stay as they are."""
+    """The command's docstring for Typer, which fills paragraphs but leaves a block behind a backspace as it is."""
     blocks = (inspect.getdoc(command) or "").split("\n\n")
     return "\n\n".join(f"\b\n{as_typed(block)}" if block.startswith(" ") else block for block in blocks)
 
@@ -120,7 +121,7 @@ def build(words: Collection[str]) -> typer.Typer:
     """
     completion_init()
     # Rich would put boxes around the help and wrap the examples, which then cannot be copied into a shell.
-    # Typer's own --install-completion installs scripts that do not know a colon within a word; ours are in completions/.
+    # The scripts of Typer's --install-completion do not complete behind a colon; those in completions/ do.
     app = typer.Typer(
         callback=_vpctl,
         invoke_without_command=True,

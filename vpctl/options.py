@@ -46,7 +46,9 @@ def option(
     return typer.Option(*names, help=f"{help}{_range(min, max)}", **settings | more)
 
 
-def _checked(choices: Sequence[str], low: float | None, high: float | None) -> Callable[[typer.CallbackParam, Any], Any]:
+def _checked(
+    choices: Sequence[str], low: float | None, high: float | None
+) -> Callable[[typer.CallbackParam, Any], Any]:
     """A callback that refuses what is not a choice or not in the range, with the name of the option."""
 
     def check(parameter: typer.CallbackParam, value: Any) -> Any:

@@ -124,9 +124,11 @@ def _expected(path: Path) -> str | tuple[str, ...]:
         if isinstance(one, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "ARGUMENTS" for t in one.targets):
             try:
                 value = ast.literal_eval(one.value)
-            except ValueError:
+            except (ValueError, TypeError):
                 return ()
-            return value if isinstance(value, str) else tuple(map(str, value))
+            if isinstance(value, str):
+                return value
+            return tuple(map(str, value)) if isinstance(value, (tuple, list)) else ()
     return ()
 
 

@@ -60,7 +60,9 @@ def accuracy(
     ] = None,
     split: Annotated[
         str,
-        option(metavar="NAME", offered=("train", "test"), help="Only the pairs of this part of the data, such as test."),
+        option(
+            metavar="NAME", offered=("train", "test"), help="Only the pairs of this part of the data, such as test."
+        ),
     ] = "",
     fail_under: FailUnder = None,
     html: Html = "",

@@ -247,6 +247,6 @@ def summarise(counts: Counter[str], prompts: int, out: str) -> None:
     }
     more = "".join(f"; {number} {what}" for what, number in left_out.items() if number)
     progress.note(
-        f"{counts['pairs']} pairs {progress.written(out)}, from {counts['judgements']} judgements of {prompts} prompts; "
-        f"{counts['ties']} ties dropped{more}"
+        f"{counts['pairs']} pairs {progress.written(out)}, "
+        f"from {counts['judgements']} judgements of {prompts} prompts; {counts['ties']} ties dropped{more}"
     )
