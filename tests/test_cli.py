@@ -172,7 +172,7 @@ def test_what_a_plug_in_prints_or_asks_does_not_touch_the_data(run: Run, tmp_pat
         ("train-rm x.jsonl", "vpctl train-rm: error: Missing option '--out' / '-o'; see --help"),
         (
             "score x --batch 0",
-            "vpctl score: error: Invalid value for '--batch': 0 is not in the range x>=1; see --help",
+            "vpctl score: error: --batch 0: must be at least 1",
         ),
         ("score x --out", "vpctl score: error: Option '--out' requires an argument; see --help"),
         ("--verbose", "vpctl: error: No such option: --verbose"),
@@ -219,7 +219,7 @@ def test_help_is_for_people_and_about_the_command(call: Call, name: str) -> None
 
 def test_all_commands_are_listed_in_the_order_of_the_pipeline(call: Call) -> None:
     text = call("--help").out
-    places = [text.index(f"│ {name} ") for name in COMMANDS]
+    places = [text.index(f"\n  {name} ") for name in COMMANDS]
     assert places == sorted(places)
     for name in COMMANDS:
         assert about(name) in text
@@ -257,7 +257,7 @@ def test_an_example_can_be_copied_into_a_shell() -> None:
                 --b
         """
 
-    assert described(command) == "First line.\n\nA paragraph of two lines.\n\nExamples:\n\n    vpctl a \\\n        --b"
+    assert described(command).endswith("\n\nExamples:\n\n\b\n    vpctl a \\\n        --b")
 
 
 def test_quiet_silences_notes_and_tables_but_no_warning_and_no_error(
@@ -266,7 +266,7 @@ def test_quiet_silences_notes_and_tables_but_no_warning_and_no_error(
     records = draw(tmp_path, prompts=1)
     write_lines(tmp_path / "judgements.jsonl", [JUDGEMENT, OTHER])
     loud, quiet = call("merge judgements.jsonl --out pairs.jsonl"), call("merge judgements.jsonl -q --out pairs.jsonl")
-    assert "0 pairs written" in loud.err
+    assert "0 pairs written to pairs.jsonl" in loud.err
     assert "fidelity" in loud.err
     assert quiet == Ended(0, "", "")
     quiet = call("eval agreement judgements.jsonl -q --fail-under 0.5 --out reports.jsonl")
@@ -334,7 +334,7 @@ INTERRUPTED = b"vpctl annotate: interrupted; out.jsonl holds what is finished; r
 
 
 def written(judgements: int) -> bytes:
-    return b"vpctl annotate: %d judgements written\n" % judgements
+    return b"vpctl annotate: %d judgements written to out.jsonl\n" % judgements
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -355,7 +355,10 @@ def test_an_interrupt_keeps_what_is_finished_and_tells_the_way_on(
     spec = f"./stuck.py:{argument}" if argument else "./stuck.py"
     again = run("annotate", "metadata.jsonl", "--annotator", spec, "--out", "out.jsonl")
     assert again.code == 0
-    assert again.err == f"vpctl annotate: {12 - len(kept)} judgements written; {len(kept)} were there already\n"
+    assert (
+        again.err
+        == f"vpctl annotate: {12 - len(kept)} judgements written to out.jsonl; {len(kept)} were there already\n"
+    )
     found = lines((tmp_path / "out.jsonl").read_text())
     assert found[: len(kept)] == kept
     assert len({(one["prompt_id"], one["aspect"]) for one in found}) == len(found) == 12

@@ -168,11 +168,11 @@ def test_a_picture_that_fails_is_left_out_and_tried_again(run: Run, tmp_path: Pa
     assert ended.code == 3
     assert ended.err == (
         f"vpctl score: warning: {hidden}: there is no such picture\n"
-        "vpctl score: 3 pictures written; 1 failed, and the same command tries them again\n"
+        "vpctl score: 3 pictures written to scored.jsonl; 1 failed, and the same command tries them again\n"
     )
     hidden.write_bytes(picture)
     ended = run(*command)
-    assert ended == (0, "", "vpctl score: 1 pictures written; 3 were there already\n")
+    assert ended == (0, "", "vpctl score: 1 pictures written to scored.jsonl; 3 were there already\n")
     done = [record["image_id"] for record in lines((tmp_path / "scored.jsonl").read_text())]
     assert sorted(done) == sorted(record["image_id"] for record in records)
 

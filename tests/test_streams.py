@@ -647,7 +647,7 @@ def test_what_fits_on_a_full_disk_is_kept_and_the_same_command_goes_on(tmp_path:
     assert 2 <= len(whole) < 12
     ended = judge(None, target)
     assert ended.returncode == 0
-    assert f"{12 - len(whole)} judgements written; {len(whole)} were there already" in ended.stderr
+    assert f"{12 - len(whole)} judgements written to {target}; {len(whole)} were there already" in ended.stderr
     assert judge(None, tmp_path / "uninterrupted.jsonl").returncode == 0
     everything = (tmp_path / "uninterrupted.jsonl").read_bytes()
     assert sorted(target.read_bytes().splitlines()) == sorted(everything.splitlines())

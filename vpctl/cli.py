@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
+from typer.completion import completion_init  # type: ignore[attr-defined]
 
 from . import __version__, plugins, progress
 from .errors import LimitReached, OutputClosed, OutputLocked, UserError
@@ -105,7 +106,15 @@ def _show_plugins(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _help_if_alone(context: typer.Context) -> None:
+    """Print the help where a command is named without one of its own."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(UserError.exit_code)
+
+
 def _vpctl(
+    context: typer.Context,
     version: Annotated[
         bool, option("--version", is_eager=True, callback=_show_version, help="Print the version and exit.")
     ] = False,
@@ -119,12 +128,14 @@ def _vpctl(
     Every command reads and writes JSON Lines, so they connect with pipes and resume from files. Without a model,
     annotator or reward of yours they use the built-in shapes world, in which everything runs on a laptop.
     """
+    del version, plugins  # Their callbacks have printed what was asked for.
+    _help_if_alone(context)
 
 
 def described(command: Callable[..., None]) -> str:
-    """The command's docstring with its paragraphs on one line each, so that a terminal of any width can break them."""
+    """The command's docstring for Typer, which fills paragraphs but leaves a block behind a backspace as it is."""
     blocks = (inspect.getdoc(command) or "").split("\n\n")
-    return "\n\n".join(as_typed(block) if block.startswith(" ") else " ".join(block.split()) for block in blocks)
+    return "\n\n".join(f"\b\n{as_typed(block)}" if block.startswith(" ") else block for block in blocks)
 
 
 def as_typed(example: str) -> str:
@@ -139,12 +150,23 @@ def build(words: Collection[str]) -> typer.Typer:
     Only commands that are among the words are imported and have their options; the others have a name and a line of
     help, which is all that is asked of them.
     """
-    app = typer.Typer(callback=_vpctl, no_args_is_help=True, pretty_exceptions_enable=False)
+    completion_init()
+    # Rich would put boxes around the help and wrap the examples, which then cannot be copied into a shell.
+    # The scripts of Typer's --install-completion do not complete behind a colon; those in completions/ do.
+    app = typer.Typer(
+        callback=_vpctl,
+        invoke_without_command=True,
+        rich_markup_mode=None,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
     for name in COMMANDS:
         if name not in words:
             app.command(name, help=about(name))(lambda: None)
         elif name == "eval":
-            evaluations = typer.Typer(help=about(name), no_args_is_help=True)
+            evaluations = typer.Typer(
+                help=about(name), callback=_help_if_alone, invoke_without_command=True, rich_markup_mode=None
+            )
             for one in EVALUATIONS:
                 command = common(f"eval {one}")
                 evaluations.command(one, help=described(command))(command)

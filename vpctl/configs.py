@@ -228,7 +228,8 @@ class PictureConfig:
         ),
     ] = 1024
     detail: Annotated[
-        str, option(metavar="LEVEL", help="How closely the model is to look: low, high or auto, where it knows that.")
+        str,
+        option("--detail", choices=("low", "high", "auto"), help="How closely the model looks, where it knows levels."),
     ] = ""
     image_url: Annotated[
         str,

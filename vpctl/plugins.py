@@ -3,6 +3,10 @@
 A spec is ``NAME``, ``NAME:ARGUMENT`` or ``PATH.py[:ARGUMENT]``, where no path has a colon in it. The first line of a
 module's docstring is its help; its function ``load(argument, *, device)`` returns what does the work. An aspect is a
 Markdown file: a title, then the rubric.
+
+A module may say what its argument can be, for completion, in a constant that is read without importing the module:
+``ARGUMENTS = ("base", "small")`` for a few words, ``ARGUMENTS = "DIR"`` for a folder, or the name of another kind, as
+``ARGUMENTS = "reward"``, for a spec of that kind.
 """
 
 import importlib
@@ -94,6 +98,60 @@ def _help(path: Path) -> str:
 
     docstring = ast.get_docstring(ast.parse(path.read_bytes(), str(path))) or ""
     return docstring.partition("\n")[0]
+
+
+def completions(kind: str, incomplete: str) -> list[tuple[str, str]]:
+    """Specs of a kind, or aspects, that begin with `incomplete`, and the help of each; nothing is imported.
+
+    As soon as only one plug-in is left, its arguments are among them.
+    """
+    known = aspects() if kind == "aspect" else catalog(kind)
+    found = [(name, about) for name, about in known.items() if name.startswith(incomplete)]
+    name, colon, typed = incomplete.partition(":")
+    if kind != "aspect" and (colon or len(found) == 1):
+        name = name if colon else found[0][0]
+        found += [(f"{name}:{argument}", about) for argument, about in _arguments(kind, name, typed)]
+    return found
+
+
+def _arguments(kind: str, name: str, typed: str) -> list[tuple[str, str]]:
+    """What the argument of a plug-in can be that begins with `typed`, and the help of each."""
+    expected = _expected(Path(name) if name.endswith(".py") else _HOME / KINDS[kind] / f"{name}.py")
+    if expected in KINDS:
+        return completions(str(expected), typed)
+    offered = _folders(typed) if expected == "DIR" else expected
+    return [(argument, "") for argument in offered if argument.startswith(typed)]
+
+
+def _expected(path: Path) -> str | tuple[str, ...]:
+    """The constant ARGUMENTS of a module, which is not imported for it; empty if it has none that can be read."""
+    import ast
+
+    try:
+        statements = ast.parse(path.read_bytes(), str(path)).body
+    except (OSError, SyntaxError, ValueError):
+        return ()
+    for one in statements:
+        if isinstance(one, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "ARGUMENTS" for t in one.targets):
+            try:
+                value = ast.literal_eval(one.value)
+            except (ValueError, TypeError):
+                return ()
+            if isinstance(value, str):
+                return value
+            return tuple(map(str, value)) if isinstance(value, (tuple, list)) else ()
+    return ()
+
+
+def _folders(typed: str) -> list[str]:
+    """The folders that a path can go on with, each with a slash at its end; hidden ones if a dot is typed."""
+    parent, start = os.path.split(typed)
+    try:
+        with os.scandir(parent or ".") as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir())
+    except OSError:
+        return []
+    return [os.path.join(parent, name, "") for name in names if start.startswith(".") or not name.startswith(".")]
 
 
 def check(kind: str, spec: str, **settings: Any) -> str:

@@ -204,12 +204,20 @@ def track(items: Iterable[T], unit: str, *, total: int | None = None) -> Iterato
             count()
 
 
-def finished(done: str, *, resumed: int = 0, failed: int = 0, more: str = "") -> None:
-    """The last line of a stage: what it did, what was there before, what could not be done, and `more`."""
+def finished(done: str, target: str, *, resumed: int = 0, failed: int = 0, more: str = "") -> None:
+    """The last line of a stage: what it did and where, what was there before, what could not be done, and `more`.
+
+    `target` is the file or folder as the user named it; ``-`` is standard output.
+    """
     settle()
     there = f"; {resumed} were there already" if resumed else ""
     lost = f"; {failed} failed, and the same command tries them again" if failed else ""
-    note(f"{done} written{there}{lost}{f'; {more}' if more else ''}")
+    note(f"{done} {written(target)}{there}{lost}{f'; {more}' if more else ''}")
+
+
+def written(target: str) -> str:
+    """That something was written, and to which file or folder; ``-`` is standard output."""
+    return "written" if target == "-" else f"written to {target}"
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

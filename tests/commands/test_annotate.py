@@ -83,7 +83,7 @@ def test_a_run_is_asked_for_once_and_a_second_asks_nothing(server: Server, pictu
     before = len(server.log)
     again = annotate(server, pictures, out)
     assert (again.code, again.out) == (0, "")
-    assert again.err == "vpctl annotate: 0 judgements written; 160 were there already\n"
+    assert again.err == f"vpctl annotate: 0 judgements written to {out}; 160 were there already\n"
     assert len(server.log) == before
 
 

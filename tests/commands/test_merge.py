@@ -262,7 +262,7 @@ def test_nothing_makes_nothing(run: Run, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text("\n")
     ended = run("merge", "in.jsonl", "--out", "pairs.jsonl")
     assert ended.code == 0
-    assert ended.err == "vpctl merge: 0 pairs written, from 0 judgements of 0 prompts; 0 ties dropped\n"
+    assert ended.err == "vpctl merge: 0 pairs written to pairs.jsonl, from 0 judgements of 0 prompts; 0 ties dropped\n"
     assert (tmp_path / "pairs.jsonl").read_bytes() == b""
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Reward = Callable[["list[Image.Image]", list[str]], Any]
 
+ARGUMENTS = "reward"
 QUESTIONS = 8
 """Answered together."""
 PICTURES = 16

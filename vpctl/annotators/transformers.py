@@ -16,6 +16,7 @@ from ..models import sources
 if TYPE_CHECKING:
     from ._vision_language import Judge
 
+ARGUMENTS = "DIR"
 OPTION = "--annotator transformers:"
 
 

@@ -44,7 +44,8 @@ def annotate(
     mode: Annotated[
         str,
         option(
-            metavar="MODE",
+            "--mode",
+            choices=MODES,
             help="How pictures are shown: list, all of a prompt in one call; point, one a call; pair, two a call, in "
             "both orders, of which the better is to be told.",
         ),
@@ -61,7 +62,7 @@ def annotate(
     refresh: Annotated[bool, option("--refresh", help="Ask again for all of the input, whatever is there.")] = False,
     retry: Annotated[
         list[str] | None,
-        option(metavar="WHAT", help="Ask again for judgements that are there and failed, or refused; repeatable."),
+        option("--retry", choices=AGAIN, help="Ask again for judgements that failed or were refused; repeatable."),
     ] = None,
     dry_run: Annotated[
         bool, option("--dry-run", help="Say how many calls, tokens and dollars it would take, and ask nothing.")
@@ -121,15 +122,14 @@ def annotate(
 
     Examples:
 
-        vpctl annotate images/metadata.jsonl --annotator openai:gpt-4o --max-cost 20 --out judgements.jsonl
+        vpctl annotate images/metadata.jsonl --annotator openai:gpt-4o
+            --max-cost 20 --out judgements.jsonl
 
-        vpctl generate prompts.jsonl | vpctl annotate - | vpctl merge - > pairs.jsonl
+        vpctl generate prompts.jsonl | vpctl annotate -
+            | vpctl merge - > pairs.jsonl
     """
     spec = plugins.check("annotator", annotator or "shapes")
     aspects = tuple(plugins.aspect(name) for name in aspect or plugins.aspects())
-    _one_of("--mode", mode, MODES)
-    for one in retry or []:
-        _one_of("--retry", one, AGAIN)
     if twice := [name for name, times in Counter(one.name for one in aspects).items() if times > 1]:
         raise UserError(f"--aspect {twice[0]}: is named twice")
     if break_ties and mode != "list":
@@ -172,7 +172,7 @@ def annotate(
                 retries = "failed" in known.again
                 batches.judge(iter(groups), plan, desk, tally, server, sink, file=batch_file, retry=retries)
             elif sample or not dry_run:
-                _judge(groups, plan, desk, tally, server, pictures=count(images), resumed=sink.resumed)
+                _judge(groups, plan, desk, tally, server, pictures=count(images), out=sink)
             if dry_run:
                 _estimate(grouped(), plan, desk, opener, batch=batch or bool(batch_file))
     if tally.lost or tally.failed:
@@ -238,7 +238,7 @@ def _judge(
     server: ServerConfig,
     *,
     pictures: int | None,
-    resumed: int,
+    out: Out,
 ) -> None:
     from .. import flow, judging
 
@@ -261,7 +261,9 @@ def _judge(
             kinds = {"refused": tally.refused, "failed (--retry failed asks again)": tally.failed}
             told = ", ".join(f"{number} of them {kind}" for kind, number in kinds.items() if number)
             more = "; ".join(text for text in (told, summary()) if text)
-            progress.finished(f"{counter.total} judgements", resumed=resumed, failed=tally.lost, more=more)
+            progress.finished(
+                f"{counter.total} judgements", out.target, resumed=out.resumed, failed=tally.lost, more=more
+            )
 
         try:
             flow.run(work, max_time=server.max_time)
@@ -298,8 +300,3 @@ def _estimate(
     cost = f", {dollars:.2f} USD" if "cost" in usage else ""
     broken = f"; {tally.lost} prompts have pictures that cannot be judged" if tally.lost else ""
     progress.note(f"dry run: {calls_in_all} calls to be made{f', {tokens}{cost}' if usage else ''}{broken}")
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UserError(f"{name} {value}: is one of {', '.join(known)}")

@@ -61,7 +61,12 @@ def accuracy(
         list[str] | None,
         plugin("reward", "--reward", "-r", help="What to measure; repeatable.", show_default="shapes, the pixel judge"),
     ] = None,
-    split: Annotated[str, option(metavar="NAME", help="Only the pairs of this part of the data, such as test.")] = "",
+    split: Annotated[
+        str,
+        option(
+            metavar="NAME", offered=("train", "test"), help="Only the pairs of this part of the data, such as test."
+        ),
+    ] = "",
     fail_under: FailUnder = None,
     html: Html = "",
     root: Roots = None,
@@ -75,7 +80,8 @@ def accuracy(
 
     Examples:
 
-        vpctl eval accuracy pairs.jsonl --reward vp:vp-score/ --split test --fail-under 0.65
+        vpctl eval accuracy pairs.jsonl --reward vp:vp-score/ --split test
+            --fail-under 0.65
     """
     specs = [plugins.check("reward", spec) for spec in reward or ["shapes"]]
     check_page(html, [pairs, out])
@@ -145,9 +151,11 @@ def compare(
 
     Examples:
 
-        vpctl eval compare base/scored.jsonl ppo/scored.jsonl dpo/scored.jsonl --fail-under 0.5
+        vpctl eval compare base/scored.jsonl ppo/scored.jsonl dpo/scored.jsonl
+            --fail-under 0.5
 
-        vpctl eval compare base/scored.jsonl dpo/scored.jsonl --run dpo-lora/ --html report.html
+        vpctl eval compare base/scored.jsonl dpo/scored.jsonl --run dpo-lora/
+            --html report.html
     """
     for name, shown in (("--run", run), ("--report", report)):
         if shown and not html:

@@ -216,10 +216,13 @@ def generate(
 
         vpctl generate prompts.txt --out images/metadata.jsonl
 
-        vpctl generate prompts.jsonl -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
-            -m diffusion:stabilityai/stable-diffusion-2-1 --guidance 3:12 --out images/metadata.jsonl
+        vpctl generate prompts.jsonl --guidance 3:12
+            -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
+            -m diffusion:stabilityai/stable-diffusion-2-1
+            --out images/metadata.jsonl
 
-        vpctl generate held-out.jsonl --adapter dpo-lora/ -n 1 --out tuned/metadata.jsonl
+        vpctl generate held-out.jsonl --adapter dpo-lora/ -n 1
+            --out tuned/metadata.jsonl
     """
     span = guidance_range(guidance)
     width, height = pixels(size)
@@ -229,9 +232,9 @@ def generate(
     specs = [plugins.check("generator", spec, **asked) for spec in model or ["shapes"]]
     if not model:
         progress.note("no --model is named: drawing with the built-in shapes world")
-    target = os.path.abspath(folder or ("images" if is_stream(out) else folder_of(out)))
+    target = folder or ("images" if is_stream(out) else os.path.dirname(out) or "./")
     with Out(out, Image, image_key) as sink:
-        if target != folder_of(out):
+        if os.path.realpath(target) != os.path.realpath(folder_of(out)):
             mark(target)  # or the next command would refuse pictures that lie beside neither it nor the records
         from .. import images as files
 
@@ -251,7 +254,7 @@ def generate(
         for record in progress.track(records, "pictures", total=total and total * images - sink.resumed):
             sink.write(record)
             made += 1
-    progress.finished(f"{made} pictures", resumed=sink.resumed)
+    progress.finished(f"{made} pictures", target, resumed=sink.resumed)
 
 
 def loaded(spec: str, adapter: str, device: str) -> Model:

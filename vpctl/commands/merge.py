@@ -56,7 +56,7 @@ def collected(judgements: Iterable[Judgement], scales: Mapping[str, Scale], coun
         pictures = prompts.setdefault(judgement["prompt_id"], Pictures({}))
         for key in ("prompt_id", "prompt", "source_prompt", "split"):
             if key in judgement:
-                pictures.prompt.setdefault(key, judgement[key])  # type: ignore[literal-required]
+                pictures.prompt.setdefault(key, judgement[key])
         pictures.add(judgement, _scale(judgement, scales))
     return list(prompts.values())
 
@@ -150,6 +150,7 @@ def merge(
         str,
         option(
             metavar="NAME:SHARE,...",
+            offered=("train:0.9,test:0.1",),
             help="Put every prompt into one part of the data, as train:0.9,test:0.1.",
             show_default="as the judgements say",
         ),
@@ -170,9 +171,11 @@ def merge(
 
     Examples:
 
-        vpctl merge judgements.jsonl --split train:0.9,test:0.1 --out pairs.jsonl
+        vpctl merge judgements.jsonl --split train:0.9,test:0.1
+            --out pairs.jsonl
 
-        vpctl merge gpt.jsonl human.jsonl --scale human=1:10 --weight aesthetic=0.5 > pairs.jsonl
+        vpctl merge gpt.jsonl human.jsonl --scale human=1:10
+            --weight aesthetic=0.5 > pairs.jsonl
     """
     once(judgements)
     weights = _numbers("--weight", [(text, *_assignment(text)) for text in weight or []])
@@ -194,7 +197,7 @@ def merge(
             known("--scale", scales.keys() - {ANYONE}, {annotator for _, annotator in said})
         for pair in merged(prompts, weights=weights, min_margin=min_margin, split=shares, counts=counts):
             sink.write(pair)
-    summarise(counts, len(prompts))
+    summarise(counts, len(prompts), out)
 
 
 def known(name: str, asked: Iterable[str], there: set[str]) -> None:
@@ -255,8 +258,8 @@ def parse_scales(texts: list[str]) -> dict[str, Scale]:
     return {ANYONE: Scale(1, 5), **scales}
 
 
-def summarise(counts: Counter[str], prompts: int) -> None:
-    """Say what became of the judgements, aspect by aspect."""
+def summarise(counts: Counter[str], prompts: int, out: str) -> None:
+    """Say what became of the judgements, aspect by aspect; the pairs were written to `out`."""
     aspects = sorted(key.removesuffix(" seen") for key in counts if key.endswith(" seen"))
     if aspects:
         progress.table(
@@ -274,6 +277,6 @@ def summarise(counts: Counter[str], prompts: int) -> None:
     }
     more = "".join(f"; {number} {what}" for what, number in left_out.items() if number)
     progress.note(
-        f"{counts['pairs']} pairs written, from {counts['judgements']} judgements of {prompts} prompts; "
-        f"{counts['ties']} ties dropped{more}"
+        f"{counts['pairs']} pairs {progress.written(out)}, "
+        f"from {counts['judgements']} judgements of {prompts} prompts; {counts['ties']} ties dropped{more}"
     )

@@ -319,7 +319,13 @@ class Outputs:
     def tell(self, spent: str) -> None:
         """Say how the run went."""
         failed = self.counts["failed"]
-        progress.finished(f"{self.counts['written']} prompts", resumed=self._kept.resumed, failed=failed, more=spent)
+        progress.finished(
+            f"{self.counts['written']} prompts",
+            self._kept.target,
+            resumed=self._kept.resumed,
+            failed=failed,
+            more=spent,
+        )
         for text in self._notes():
             progress.note(text)
 
@@ -417,7 +423,8 @@ def polish(
 
         head -100 prompts.txt | vpctl polish - --polisher openai:gpt-4o-mini
 
-        vpctl polish diffusiondb.jsonl --keep-original --nsfw-threshold 0.2 --out prompts.jsonl
+        vpctl polish diffusiondb.jsonl --keep-original --nsfw-threshold 0.2
+            --out prompts.jsonl
     """
     spec = plugins.check("polisher", polisher)
     if out.endswith(".txt"):

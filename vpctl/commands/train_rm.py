@@ -97,6 +97,7 @@ def train_rm(
         str,
         option(
             metavar="MODEL",
+            offered=("new:blip", "new:clip"),
             help="What to start from: the folder or hub id of a BLIP (image-text retrieval) or CLIP, or new:blip, "
             "new:clip for a small one from nothing.",
             show_default="the shapes world's",
@@ -121,7 +122,8 @@ def train_rm(
 
         vpctl train-rm pairs.jsonl --out vp-score/
 
-        vpctl train-rm pairs.jsonl --backbone Salesforce/blip-itm-large-coco --out vp-score/
+        vpctl train-rm pairs.jsonl --backbone Salesforce/blip-itm-large-coco
+            --out vp-score/
     """
     sources.check_backbone(backbone)
     if not backbone:

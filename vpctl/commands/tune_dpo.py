@@ -49,7 +49,9 @@ def tune_dpo(
 
         vpctl tune-dpo pairs.jsonl --out dpo-lora/
 
-        vpctl tune-dpo pairs.jsonl -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5 --out dpo-lora/
+        vpctl tune-dpo pairs.jsonl
+            -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
+            --out dpo-lora/
     """
     spec = plugins.check("generator", model or "shapes")
     if not model:

@@ -57,8 +57,10 @@ def tune_ppo(
 
         vpctl tune-ppo prompts.jsonl --reward vp:vp-score/ --out ppo-lora/
 
-        vpctl tune-ppo prompts.txt -r vp:vp-score/=0.8 -r pickscore=0.1 --guidance 5 --steps 20
-            -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5 --out ppo-lora/
+        vpctl tune-ppo prompts.txt -r vp:vp-score/=0.8 -r pickscore=0.1
+            --guidance 5 --steps 20
+            -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
+            --out ppo-lora/
     """
     spec = plugins.check("generator", model or "shapes")
     weights = dict(map(weighted, reward or ["shapes"]))

@@ -18,6 +18,7 @@ from ..models import sources
 if TYPE_CHECKING:
     from ._pipeline import Diffusion
 
+ARGUMENTS = "DIR"
 OPTION = "--model diffusion:"
 
 

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from ._pipeline import Diffusion
 
 WEIGHTS = Path(__file__).parent.parent / "shapes" / "weights"
-MODELS = ("base", "small")
+ARGUMENTS = ("base", "small")
 DEFAULTS = Settings(guidance_scale=1.0, num_inference_steps=10)
 OPTION = "--model "
 
 
 def check(argument: str, *, adapter: str = "", width: int | None = None, height: int | None = None) -> None:
     """Raise `UserError` for another model than these, and as `diffusion.check` does."""
-    if argument and argument not in MODELS:
-        raise UserError(f"--model shapes:{argument}: known: {', '.join(f'shapes:{model}' for model in MODELS)}")
+    if argument and argument not in ARGUMENTS:
+        raise UserError(f"--model shapes:{argument}: known: {', '.join(f'shapes:{model}' for model in ARGUMENTS)}")
     sources.check_pipeline(str(WEIGHTS / (argument or "base")), option=OPTION, adapter=adapter, size=(width, height))
 
 

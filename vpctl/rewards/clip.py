@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 OPTION = "--reward clip:"
 
+ARGUMENTS = "DIR"
+
 
 def check(argument: str) -> None:
     """Raise `UserError` if `argument` is no folder or hub id of a CLIP."""

@@ -10,6 +10,7 @@ from ..models import sources
 if TYPE_CHECKING:
     from ._score import Score
 
+ARGUMENTS = "DIR"
 HUB_ID = "yuvalkirstain/PickScore_v1"
 OPTION = "--reward pickscore:"
 

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-ASPECTS = ("prompt-following", "aesthetic", "fidelity", "harmlessness")
-"""What the pixel judge measures, in the order of `judge.ASPECTS`."""
+ARGUMENTS = ("prompt-following", "aesthetic", "fidelity", "harmlessness")
 
 
 class PixelJudge:
@@ -42,11 +41,11 @@ class PixelJudge:
 
 def check(argument: str) -> None:
     """Raise `UserError` if `argument` is not empty and names no aspect."""
-    if argument and argument not in ASPECTS:
-        raise UserError(f"--reward shapes:{argument}: known: {', '.join(f'shapes:{aspect}' for aspect in ASPECTS)}")
+    if argument and argument not in ARGUMENTS:
+        raise UserError(f"--reward shapes:{argument}: known: {', '.join(f'shapes:{aspect}' for aspect in ARGUMENTS)}")
 
 
 def load(argument: str, *, device: str = "auto") -> PixelJudge:
     """The judge of one aspect, or of all four; it runs on the CPU."""
     check(argument)
-    return PixelJudge([argument] if argument else list(ASPECTS))
+    return PixelJudge([argument] if argument else list(ARGUMENTS))

@@ -11,6 +11,7 @@ from ..models import sources
 if TYPE_CHECKING:
     from ._score import Score
 
+ARGUMENTS = "DIR"
 SCALE_FILE = "reward.json"
 OPTION = "--reward vp:"
 
