@@ -247,13 +247,14 @@ def serve(httpserver: HTTPServer, folder: Path) -> str:
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     revision = "a" * 40
     about = {"id": "some/model", "sha": revision, "siblings": [{"rfilename": name} for name in names]}
-    for end in ("", f"/revision/{revision}"):
+    for end in ("", "/revision/main", f"/revision/{revision}"):
         httpserver.expect_request(f"/api/models/some/model{end}").respond_with_json(about)
     tree = [
         {"type": "file", "oid": name.encode().hex(), "size": (folder / name).stat().st_size, "path": name}
         for name in names
     ]
-    httpserver.expect_request(f"/api/models/some/model/tree/{revision}").respond_with_json(tree)
+    for branch in ("main", revision):
+        httpserver.expect_request(f"/api/models/some/model/tree/{branch}").respond_with_json(tree)
     for name in names:
         headers = {"X-Repo-Commit": revision, "ETag": f'"{name.encode().hex()}"'}
         httpserver.expect_request(f"/some/model/resolve/{revision}/{name}").respond_with_data(
