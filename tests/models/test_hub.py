@@ -247,13 +247,14 @@ def serve(httpserver: HTTPServer, folder: Path) -> str:
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     revision = "a" * 40
     about = {"id": "some/model", "sha": revision, "siblings": [{"rfilename": name} for name in names]}
-    for end in ("", f"/revision/{revision}"):
+    for end in ("", "/revision/main", f"/revision/{revision}"):
         httpserver.expect_request(f"/api/models/some/model{end}").respond_with_json(about)
     tree = [
         {"type": "file", "oid": name.encode().hex(), "size": (folder / name).stat().st_size, "path": name}
         for name in names
     ]
-    httpserver.expect_request(f"/api/models/some/model/tree/{revision}").respond_with_json(tree)
+    for branch in ("main", revision):
+        httpserver.expect_request(f"/api/models/some/model/tree/{branch}").respond_with_json(tree)
     for name in names:
         headers = {"X-Repo-Commit": revision, "ETag": f'"{name.encode().hex()}"'}
         httpserver.expect_request(f"/some/model/resolve/{revision}/{name}").respond_with_data(
@@ -275,12 +276,12 @@ def test_a_hub_model_is_inspected_before_its_weights_are_fetched(tmp_path: Path,
     assert not (tmp_path / SENTINEL).exists()
 
 
-def test_a_hub_model_scores_and_is_found_again_when_the_hub_is_away(tmp_path: Path, httpserver: HTTPServer) -> None:
+def test_a_hub_model_is_fetched_and_found_again_when_the_hub_is_away(tmp_path: Path, httpserver: HTTPServer) -> None:
     folder = sound("reward", tmp_path / "remote")
     address = serve(httpserver, folder)
     for env in ({"HF_ENDPOINT": address}, {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "1"}):
         ended = subprocess.run(
-            [sys.executable, "-c", SCORES, str(folder)],
+            [sys.executable, "-c", FETCHES, str(folder)],
             capture_output=True,
             cwd=tmp_path,
             env={**ENVIRONMENT, "HF_HOME": str(tmp_path / "cache"), "NO_PROXY": "*", "PYTHONPATH": str(HOME), **env},
@@ -289,11 +290,11 @@ def test_a_hub_model_scores_and_is_found_again_when_the_hub_is_away(tmp_path: Pa
         assert ended.returncode == 0, ended.stderr.decode()
 
 
-SCORES = """
+FETCHES = """
 import sys
-from PIL import Image
-from vpctl import plugins
-remote, local = (plugins.load("reward", f"vp:{name}", device="cpu") for name in ("some/model", sys.argv[1]))
-shown = [Image.new("RGB", (32, 32), "red")], ["a red circle"]
-assert remote(*shown).tolist() == local(*shown).tolist()
+from pathlib import Path
+from vpctl.models import sources
+remote, local = sources.fetch("reward", "some/model", option="--reward vp:"), Path(sys.argv[1])
+for name in ("config.json", "tokenizer.json", "preprocessor_config.json", "model.safetensors"):
+    assert (remote / name).read_bytes() == (local / name).read_bytes(), name
 """

@@ -134,7 +134,8 @@ def _on_the_hub(name: str, where: str) -> Folder:
     else:
         listed = frozenset(one.rfilename for one in about.siblings or [])
         small = [one for one in listed if one.endswith(_SMALL) and one.count("/") <= 1]
-        return Folder(_download(name, about.sha or "main", small, where), listed)
+        # By the branch's name, so that the cache notes which commit it is and finds it when the hub is away.
+        return Folder(_download(name, "main", small, where), listed)
     for file in ("model_index.json", "config.json"):
         if isinstance(cached := try_to_load_from_cache(name, file), str):
             return Folder(Path(cached).parent)
