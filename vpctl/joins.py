@@ -113,7 +113,7 @@ class Joined:
                     f"{where}: image_id {image_id!r} is the file {path} here and {known.path} at {known.where}, and "
                     "these are different pictures; different pictures need different image_ids"
                 )
-            if os.path.isfile(path):  # the other one may have been moved here
+            if os.path.isfile(path) or not os.path.isfile(known.path):  # the other one may have been moved here
                 self._pictures[image_id] = _Picture(path, where)
 
     def _count(self, where: str, prompt_id: str) -> None:
@@ -128,7 +128,7 @@ class Joined:
             )
 
     def file(self, image_id: str) -> str:
-        """The file of a picture: of several paths the last at which there is one."""
+        """The file of a picture: of several paths the last one that exists, or the last if none does."""
         return self._pictures[image_id].path
 
 
