@@ -77,12 +77,13 @@ class Joined:
     def pairs(self, located: Located[Pair]) -> Iterator[Pair]:
         """The records, checked as they pass."""
         for where, pair in located:
-            self._prompt(where, prompt_key(pair), pair)  # type: ignore[arg-type]
+            prompt_id = prompt_key(pair)  # type: ignore[arg-type]
+            self._prompt(where, prompt_id, pair)
             if pair["chosen_file_name"] == pair["rejected_file_name"]:
                 raise UserError(f"{where}: the chosen and the rejected picture are the same file")
             for side in ("chosen", "rejected"):
                 if image_id := pair.get(f"{side}_image_id"):
-                    self._picture(where, prompt_key(pair), str(image_id), str(pair[f"{side}_file_name"]))  # type: ignore[literal-required]
+                    self._picture(where, prompt_id, str(image_id), str(pair[f"{side}_file_name"]))  # type: ignore[literal-required]
             yield pair
 
     def _prompt(self, where: str, prompt_id: str, record: Image | Judgement | Pair) -> None:
