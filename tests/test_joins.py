@@ -59,7 +59,7 @@ def test_an_image_id_is_one_picture_wherever_it_was_copied_or_moved(tmp_path: Pa
     assert said.startswith(f"f:2: image_id '1' is the file {tmp_path}/other here and {tmp_path}/1 at f:1, and ")
     known = Joined()
     list(known.judgements([("f:1", with_first("1")), ("f:2", with_first("gone"))]))
-    assert known.file("1") == str(tmp_path / "1")
+    assert known.file("p", "1") == str(tmp_path / "1")
 
 
 @pytest.mark.parametrize(

@@ -36,14 +36,15 @@ class Joined:
 
     `max_pictures` bounds the pictures of one prompt, since their pairs grow with the square; 0 is no bound. `parts`
     says whether all records of a prompt must be in one part of the data; `unsaid` is the part of a record without a
-    `split`, which agrees with any part if it is empty. `files` says whether an image_id must be one picture.
+    `split`, which agrees with any part if it is empty. `files` says whether an image_id of a prompt must be
+    one picture.
     """
 
     def __init__(self, *, max_pictures: int = 0, parts: bool = True, unsaid: str = "", files: bool = True) -> None:
         self._max_pictures, self._parts, self._unsaid, self._files = max_pictures, parts, unsaid, files
         self._prompts: dict[str, _Prompt] = {}
         self._splits: dict[str, tuple[str, str]] = {}
-        self._pictures: dict[str, _Picture] = {}
+        self._pictures: dict[tuple[str, str], _Picture] = {}
 
     def images(self, located: Located[Image]) -> Iterator[Image]:
         """The records, checked as they pass; no picture comes twice within neighbours of one prompt."""
@@ -76,12 +77,13 @@ class Joined:
     def pairs(self, located: Located[Pair]) -> Iterator[Pair]:
         """The records, checked as they pass."""
         for where, pair in located:
-            self._prompt(where, prompt_key(pair), pair)  # type: ignore[arg-type]
+            prompt_id = prompt_key(pair)  # type: ignore[arg-type]
+            self._prompt(where, prompt_id, pair)
             if pair["chosen_file_name"] == pair["rejected_file_name"]:
                 raise UserError(f"{where}: the chosen and the rejected picture are the same file")
             for side in ("chosen", "rejected"):
                 if image_id := pair.get(f"{side}_image_id"):
-                    self._picture(where, "", str(image_id), str(pair[f"{side}_file_name"]))  # type: ignore[literal-required]
+                    self._picture(where, prompt_id, str(image_id), str(pair[f"{side}_file_name"]))  # type: ignore[literal-required]
             yield pair
 
     def _prompt(self, where: str, prompt_id: str, record: Image | Judgement | Pair) -> None:
@@ -103,9 +105,9 @@ class Joined:
             )
 
     def _picture(self, where: str, prompt_id: str, image_id: str, path: str) -> None:
-        known = self._pictures.get(image_id)
+        known = self._pictures.get((prompt_id, image_id))
         if known is None:
-            self._pictures[image_id] = _Picture(path, where)
+            self._pictures[prompt_id, image_id] = _Picture(path, where)
             self._count(where, prompt_id)
         elif self._files and known.path != path:
             if _differ(known.path, path):
@@ -113,8 +115,8 @@ class Joined:
                     f"{where}: image_id {image_id!r} is the file {path} here and {known.path} at {known.where}, and "
                     "these are different pictures; different pictures need different image_ids"
                 )
-            if os.path.isfile(path):  # the other one may have been moved here
-                self._pictures[image_id] = _Picture(path, where)
+            if os.path.isfile(path) or not os.path.isfile(known.path):  # the other one may have been moved here
+                self._pictures[prompt_id, image_id] = _Picture(path, where)
 
     def _count(self, where: str, prompt_id: str) -> None:
         prompt = self._prompts.get(prompt_id)
@@ -127,9 +129,9 @@ class Joined:
                 f"{prompt.where}; give different prompts different prompt_ids, or allow more with --max-pictures"
             )
 
-    def file(self, image_id: str) -> str:
-        """The file of a picture: of several paths the last at which there is one."""
-        return self._pictures[image_id].path
+    def file(self, prompt_id: str, image_id: str) -> str:
+        """The file of a prompt's picture: of several paths the last one that exists, or the last if none does."""
+        return self._pictures[prompt_id, image_id].path
 
 
 def malformed(judgement: Judgement) -> str:

@@ -290,7 +290,7 @@ def test_the_part_that_is_asked_for_takes_the_place_of_the_one_that_is_there(pai
 
 
 @settings(max_examples=30)
-@given(st.lists(st.text(min_size=1).filter(lambda text: "*" not in text), max_size=3), st.integers(-5, 5))
+@given(st.lists(st.text(min_size=1).filter(lambda text: "*" not in text), max_size=3, unique=True), st.integers(-5, 5))
 def test_a_scale_may_be_of_anyone(names: list[str], low: int) -> None:
     assert parse_scales([f"{name}={low}:{low + 1}" for name in names]) == {
         ANYONE: Scale(1, 5),

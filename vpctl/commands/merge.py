@@ -190,7 +190,8 @@ def merge(
         records = joined.judgements(chain.from_iterable(sources))
         prompts = collected(progress.track(records, "judgements"), scales, counts)
         for pictures in prompts:
-            pictures.files.update([(image_id, joined.file(image_id)) for image_id in pictures.files])
+            own = pictures.prompt["prompt_id"]
+            pictures.files = {image_id: joined.file(own, image_id) for image_id in pictures.files}
         if prompts:
             said = {one for pictures in prompts for one in pictures.said}
             known("--weight", weights, {aspect for aspect, _ in said})
