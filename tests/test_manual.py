@@ -126,7 +126,7 @@ def test_an_example_can_be_copied_out_of_the_help(name: str, columns: str, monke
     monkeypatch.setenv("COLUMNS", columns)
     text = CliRunner().invoke(cli.build({*name.split()}), [*name.split(), "--help"]).output
     assert max(map(len, text.splitlines())) <= 80
-    written = inspect.cleandoc(inspect.getdoc(cli.load(name)).partition("Examples:\n")[2]).split("\n\n")
+    written = inspect.cleandoc((inspect.getdoc(cli.load(name)) or "").partition("Examples:\n")[2]).split("\n\n")
     examples = shown(text)
     assert [shlex.split(example.replace("\\\n", "")) for example in examples] == [*map(shlex.split, written)]
     for example in examples:

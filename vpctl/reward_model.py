@@ -112,7 +112,7 @@ def open_backbone(source: str, *, seed: int) -> RewardModel:
     sources.check_backbone(source)
     kind = source.removeprefix("new:")
     packaged = open_model(str(SHAPES_BACKBONE), option="--backbone ")
-    like = packaged.backbone.config
+    like: Any = packaged.backbone.config
     torch.manual_seed(seed)
     fresh = ARCHITECTURES[kind](like if kind == "blip" else _small_clip(like))
     return RewardModel(fresh, packaged.tokenizer, packaged.processor)

@@ -47,4 +47,4 @@ class UnsafeModel:
         return found
 
     def _limit(self) -> int:
-        return min(self._tokenizer.model_max_length, LONGEST_TEXT)
+        return min(int(self._tokenizer.model_max_length), LONGEST_TEXT)

@@ -273,7 +273,7 @@ def pickle_named_lora(folder: Path) -> None:
     pickled(folder / f"{LORA}.safetensors")
 
 
-_OF_TRANSFORMERS = [
+_OF_TRANSFORMERS: list[Callable[[Path], None]] = [
     auto_map_in_the_config,
     auto_map_of_an_unknown_type,
     auto_map_in_a_part_of_the_config,
@@ -289,7 +289,7 @@ _OF_TRANSFORMERS = [
     an_index_of_pickles,
     a_weight_file_of_its_own_choice,
 ]
-_OF_DIFFUSERS = [
+_OF_DIFFUSERS: list[Callable[[Path], None]] = [
     custom_pipeline,
     custom_component,
     module_named_as_the_library,

@@ -116,7 +116,11 @@ def text_of(name: str, text: str | bytes) -> Callable[[Path], None]:
 
 
 def without(*names: str) -> Callable[[Path], None]:
-    return lambda folder: [(folder / name).unlink() for name in names] and None
+    def spoil(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return spoil
 
 
 def cut(folder: Path) -> None:

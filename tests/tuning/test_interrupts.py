@@ -149,9 +149,8 @@ def test_interrupted_again_and_again_it_ends_as_if_it_had_not_been(name: str, wo
     steps = steps_of(workplace, name)
     interrupted, reached = 0, 0
     for turn in range(INTERRUPTS):
-        numbers = (signal.SIGINT,) if turn % 2 else (signal.SIGTERM,)
         impatient = turn % 3 == 1 and name != "tune-ppo"  # whose first interrupt does not wait either
-        numbers += (signal.SIGINT,) * impatient
+        numbers = (signal.SIGINT if turn % 2 else signal.SIGTERM, *[signal.SIGINT] * impatient)
         then = reached + CHANCE.randint(2, 3)
         if then >= steps:
             break

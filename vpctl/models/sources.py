@@ -113,9 +113,9 @@ def _on_the_hub(name: str, where: str) -> Folder:
     """
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
-    from huggingface_hub.utils import disable_progress_bars, logging
+    from huggingface_hub.utils import disable_progress_bars, logging  # type: ignore[attr-defined]
 
-    logging.set_verbosity_error()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     disable_progress_bars()
     try:
         about = HfApi().model_info(name, timeout=_PATIENCE)

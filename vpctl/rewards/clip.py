@@ -3,7 +3,7 @@
 Published CLIP scores are this times 1, 2.5, 100 or the model's own logit scale; here it is the bare cosine, in [-1, 1].
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..models import sources
@@ -33,4 +33,5 @@ def load(argument: str, *, device: str = "auto") -> "Score":
     from ._score import Score
 
     model = open_model(argument, option=OPTION)
-    return Score(model, tensors.pick(device), 0.0, model.backbone.logit_scale.exp().item())
+    backbone: Any = model.backbone
+    return Score(model, tensors.pick(device), 0.0, backbone.logit_scale.exp().item())
