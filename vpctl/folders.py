@@ -100,8 +100,6 @@ def mark(folder: str) -> None:
     """Have pictures that generate writes to `folder` read from there by any command. The folder is made."""
     try:
         os.makedirs(folder, exist_ok=True)
-        Path(folder, MARKER).write_text(
-            "The pictures here are drawn by vpctl generate; every vpctl command reads them.\n"
-        )
+        Path(folder, MARKER).write_text(_SAYS, "utf-8")
     except OSError as error:
         raise UserError(f"{folder}: {(error.strerror or str(error)).lower()}") from None

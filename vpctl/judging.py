@@ -18,7 +18,7 @@ from PIL import Image as PIL
 
 from . import plugins, progress
 from .errors import RecordFailed, Refused, Stopped, Unusable, UserError
-from .flow import Brake, in_background
+from .flow import Brake, Room, in_background
 from .plugins import Aspect, Verdicts
 from .preferences import tied
 from .questions import Kind, Mode, Question, compared
@@ -26,6 +26,8 @@ from .records import Image, Judgement, digest
 
 PREPARING = 4
 """Prompts whose pictures are being made ready, or wait for their calls' turn."""
+PIXELS = 1 << 27
+"""Of pictures that wait for their calls to end, as long as an annotator keeps them decoded: half a gigabyte."""
 LOST, FAILED = "calls could not be made", "answers could not be used"
 """Kinds of warnings, as their count says them."""
 
@@ -269,7 +271,9 @@ async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int
     """
     annotator = desk.annotator
     slots, preparing = asyncio.Semaphore(at_once), asyncio.Semaphore(getattr(annotator, "preparing", PREPARING))
+    room = Room(PIXELS)
     prepare = getattr(annotator, "prepare", lambda picture, _: picture)
+    pixels = getattr(annotator, "pixels", _pixels)
     claims = ((group, list(claimed(group, plan, desk, tally))) for group in groups)
     to_do = ((group, wanted) for group, wanted in claims if wanted)
     fatal: list[Exception] = []
@@ -301,19 +305,24 @@ async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int
             with plugins.blamed("annotator", desk.name, "prepare takes (image, path)"):
                 return [prepare(desk.open_picture(name), name) for name in names]
 
-        try:
-            made = await asyncio.to_thread(make_ready)
-        except RecordFailed as failure:
-            lose(failure, wanted, tally)
-        except UserError as error:
-            give_up(error)
-        else:
+        async with AsyncExitStack() as turn:
+            turn.callback(preparing.release)
+            try:
+                made = await asyncio.to_thread(make_ready)
+            except RecordFailed as failure:
+                lose(failure, wanted, tally)
+                return
+            except UserError as error:
+                give_up(error)
+                return
             pictures = dict(zip(places, made, strict=True))
-            for call in wanted:
-                await slots.acquire()
-                work.create_task(one(call, group, pictures))
-        finally:
-            preparing.release()
+            async with room.of(sum(map(pixels, made))):
+                begun = []
+                for call in wanted:
+                    await slots.acquire()
+                    begun.append(work.create_task(one(call, group, pictures)))
+                await turn.aclose()
+                await asyncio.wait(begun)
 
     async def one(call: Call, group: Group, pictures: dict[int, Any]) -> None:
         try:
@@ -351,6 +360,10 @@ async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int
         brake.when_pulled(reader.cancel)
     if fatal:
         raise fatal[0]
+
+
+def _pixels(prepared: object) -> int:
+    return prepared.width * prepared.height if isinstance(prepared, PIL.Image) else 0
 
 
 def checked(verdicts: object, call: Call, spec: str) -> list[Verdicts]:

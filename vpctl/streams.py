@@ -313,12 +313,16 @@ class Replacement:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._part and kind is None:
-            _sync(self._file, self.target)
-            os.replace(self._part, self._place)
-        elif self._part:
-            os.unlink(self._part)
-        os.close(self._file)
+        left = self._part
+        try:
+            if self._part and kind is None:
+                _sync(self._file, self.target)
+                os.replace(self._part, self._place)
+                left = ""
+        finally:
+            if left:
+                os.unlink(left)
+            os.close(self._file)
         if self._part and type(error) is KeyboardInterrupt:
             raise Interrupted(f"interrupted; {self.target} is written at the end only, so nothing was written")
 

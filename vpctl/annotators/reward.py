@@ -52,6 +52,10 @@ class RewardJudge:
         """The picture, with a place for its rewards."""
         return Picture(image)
 
+    def pixels(self, picture: Picture) -> int:
+        """What of a prepared picture stays in memory until its calls have ended."""
+        return picture.image.width * picture.image.height
+
     async def ask(self, question: Question) -> list[Verdicts]:
         """The same scores for every aspect."""
         rewards = await self._batches(question)

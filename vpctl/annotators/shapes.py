@@ -8,10 +8,11 @@ recorded with the answer.
 
 Or it returns an object with a coroutine method ``ask(question) -> list[Verdicts]``, one for each of the question's
 aspects (`questions.Question`), and, as far as it has a use for them: ``prepare(image, path)``, what to make of every
-picture, once for all questions; ``identity``, all that determines its answers, as JSON; ``template(kind)``, the
-identity of the words it asks in; ``running(brake)``, an asynchronous context in which it can be asked; and
-``expected``, ``status`` and ``summary``, what questions take (`annotators/openai.py` has them all). `load` is given the
-settings that are among its parameters: ``server`` and ``pictures`` (`configs.py`), and ``folder`` of the records.
+picture, once for all questions; ``pixels(prepared)``, how many of its pixels stay in memory; ``identity``, all that
+determines its answers, as JSON; ``template(kind)``, the identity of the words it asks in; ``running(brake)``, an
+asynchronous context in which it can be asked; and ``expected``, ``status`` and ``summary``, what questions take
+(`annotators/openai.py` has them all). `load` is given the settings that are among its parameters: ``server`` and
+``pictures`` (`configs.py`), and ``folder`` of the records.
 """
 
 from typing import TYPE_CHECKING

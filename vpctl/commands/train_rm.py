@@ -56,12 +56,12 @@ class Store:
 
         missing = [number for number in dict.fromkeys(numbers) if number not in self._known]
         fresh = {}
-        if missing:
+        for number in missing:  # one at a time: decoded whole, a few of them fill the memory
             try:
-                opened = [self._pictures.open(self._paths[number]) for number in missing]
+                picture = self._pictures.open(self._paths[number])
             except RecordFailed as failure:
                 raise UserError(str(failure)) from None
-            fresh = dict(zip(missing, self._model.pixels(opened), strict=True))
+            fresh[number] = self._model.pixels([picture])[0]
         pixels = torch.stack([fresh[number] if number in fresh else self._known[number] for number in numbers])
         for number, one in fresh.items():
             size = one.numel() * one.element_size()

@@ -122,7 +122,7 @@ def encoded(pairs: list[Pair], policy: "Policy", pictures: "Pictures") -> "tuple
     paths = iter(progress.track(numbers, "pictures encoded", total=len(numbers)))
     while chunk := list(islice(paths, 16)):
         try:
-            pixels = policy.fitted([pictures.open(path) for path in chunk])
+            pixels = torch.cat([policy.fitted([pictures.open(path)]) for path in chunk])
         except RecordFailed as failure:
             raise UserError(str(failure)) from None
         mean, deviation = policy.encode(pixels)

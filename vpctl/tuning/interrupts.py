@@ -1,4 +1,4 @@
-"""Interrupts of a training: the first one waits for the step under way, the second one does not."""
+"""Interrupts of a training: they end it where its state can be kept."""
 
 import contextlib
 import signal
@@ -8,23 +8,21 @@ from types import FrameType
 
 
 @contextlib.contextmanager
-def deferred(first: Callable[[], None]) -> Iterator[None]:
-    """Within, the first SIGINT or SIGTERM calls `first`; each one after it raises `KeyboardInterrupt`.
+def deferred(is_over: Callable[[int], bool]) -> Iterator[None]:
+    """Within, SIGINT and SIGTERM raise `KeyboardInterrupt` only where `is_over` says so, given how many came so far.
 
     A signal that is ignored stays ignored. Outside the main thread, where Python delivers no signals, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    seen = False
+    number = 0
 
     def handle(_: int, __: FrameType | None) -> None:
-        nonlocal seen
-        if seen:
+        nonlocal number
+        number += 1
+        if is_over(number):
             raise KeyboardInterrupt
-        seen = True
-        with contextlib.suppress(RuntimeError):  # the signal came in the middle of a write to stderr
-            first()
 
     handlers = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     before = {one: handler for one, handler in handlers.items() if handler != signal.SIG_IGN}

@@ -239,29 +239,29 @@ def train(
     def now() -> dict[str, Any]:
         return {"lora": policy.lora(), "optimizer": optimizer.state_dict(), "random": random_state(chance)}
 
-    with run.training(config.epochs, "round", at_once=True):
-        before: tuple[int, dict[str, Any]] = run.step, {}
-        try:
-            for epoch in range(run.step + 1, config.epochs + 1):
-                before = epoch - 1, copy.deepcopy(now())
-                numbers = one_round(
-                    policy,
-                    optimizer,
-                    prompts,
-                    reward,
-                    table,
-                    config,
-                    guidance=guidance,
-                    chance=chance,
-                    where=f"round {epoch}",
-                )
-                run.log(epoch, **numbers)
-                if config.preview_every and epoch % config.preview_every == 0:
-                    preview(epoch)
-                run.finished(epoch)
-                if run.due(config.save_every):
-                    run.save(epoch, now())
-        except KeyboardInterrupt:
-            if before[0] > run.saved:
-                run.save(*before)
-            raise
+    with run.training(config.epochs, "round"):
+        for epoch in range(run.step + 1, config.epochs + 1):
+            before = copy.deepcopy(now())
+            try:
+                with run.interruptible():
+                    numbers = one_round(
+                        policy,
+                        optimizer,
+                        prompts,
+                        reward,
+                        table,
+                        config,
+                        guidance=guidance,
+                        chance=chance,
+                        where=f"round {epoch}",
+                    )
+            except KeyboardInterrupt:
+                if run.step > run.saved:
+                    run.save(run.step, before)
+                raise
+            run.log(epoch, **numbers)
+            if config.preview_every and epoch % config.preview_every == 0:
+                preview(epoch)
+            run.finished(epoch)
+            if run.due(config.save_every):
+                run.save(epoch, now())

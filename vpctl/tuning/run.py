@@ -67,6 +67,7 @@ class Run:
         self.folder = Path(folder)
         self.stopping = False
         """Whether an interrupt asked the run to end at the next `save`."""
+        self._at_once = self._saving = False
         self._total, self._unit = 0, "step"
         self._counter: progress.Counter | None = None
         self._board: Board | None = None
@@ -233,25 +234,39 @@ class Run:
             progress.warn(f"{file}{where}: is damaged; its good lines are kept, and a copy of it is {aside}")
 
     @contextlib.contextmanager
-    def training(self, total: int, unit: str = "step", *, at_once: bool = False) -> Iterator[None]:
-        """Within, `finished` counts to `total`, and the first interrupt waits for the next `save` unless `at_once`."""
+    def training(self, total: int, unit: str = "step") -> Iterator[None]:
+        """Within, `finished` counts to `total`. The first interrupt waits for the next `save`, the second does not."""
         self._total, self._unit = total, unit
         if self.step > total:
             raise self._damaged()
         if self.step:
             left = f"resuming at {unit} {self.step + 1} of {total}"
             progress.note(left if self.step < total else f"all {total} {unit}s are done; resuming after them")
-        waiting: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-        if not at_once:
-            waiting = deferred(self._stop)
-        with progress.Counter(f"{unit}s", total, done=self.step) as self._counter, waiting:
+        with progress.Counter(f"{unit}s", total, done=self.step) as self._counter, deferred(self._is_over):
             yield
             if self.stopping:  # since the last step was saved
                 raise KeyboardInterrupt
 
-    def _stop(self) -> None:
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Within, also the first interrupt does not wait: what is computed here is thrown away and done again."""
+        if self.stopping:
+            raise KeyboardInterrupt
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    def _is_over(self, number: int) -> bool:
+        """Whether the interrupt of this number ends the run at once; it never breaks off a checkpoint."""
         self.stopping = True
-        progress.note(f"interrupted: finishing {self._unit} {self.step + 1}; interrupt again to stop at once")
+        if self._at_once or (number > 1 and not self._saving):
+            return True
+        if number == 1 and not self._saving:
+            with contextlib.suppress(RuntimeError):  # the signal came in the middle of a write to stderr
+                progress.note(f"interrupted: finishing {self._unit} {self.step + 1}; interrupt again to stop at once")
+        return False
 
     def log(self, step: int, **metrics: float) -> None:
         """Write one step's numbers to the metrics file and for TensorBoard."""
@@ -285,6 +300,7 @@ class Run:
         """Replace the checkpoint once the new one is whole. Ends the run if an interrupt waits for it."""
         file = self.folder / CHECKPOINT
         part = file.with_name(f"{CHECKPOINT}.part")
+        self._saving = True
         try:
             with self._writing(file):
                 _sync(self.folder / METRICS)  # a checkpoint has all metrics before it
@@ -295,6 +311,7 @@ class Run:
                 _sync(self.folder)
         finally:
             part.unlink(missing_ok=True)
+            self._saving = False
         self.saved = step
         if self.stopping:
             raise KeyboardInterrupt
