@@ -306,7 +306,9 @@ def test_what_is_too_long_is_neither_polished_nor_scored() -> None:
     scorer = Lengths()
     assert ["prompt_nsfw" in one for one in scored(prompts, scorer, 4)] == [True, False, False, True]
     assert scorer.batches == [1]
-    records, _ = polish_all([{**one, "prompt_nsfw": 0} for one in prompts[:3]] + prompts[3:], polish=polish)
+    for one in prompts[:3]:
+        one["prompt_nsfw"] = 0
+    records, _ = polish_all(prompts, polish=polish)
     assert reasons(records) == ["", reason, "too long: 10002 characters; the most is 10000", reason]
     assert asked == [most]
 
