@@ -220,6 +220,16 @@ def load(kind: str, spec: str, *, device: str = "auto", **settings: Any) -> Any:
     return made
 
 
+def tunable(spec: str, *, device: str) -> Any:
+    """A generator with the ``pipeline``, ``settings`` and ``fingerprint`` that tuning needs."""
+    made = load("generator", spec, device=device)
+    with blamed("generator", spec, "a generator to be tuned has a pipeline, settings and a fingerprint"):
+        lacks = [name for name in ("settings", "fingerprint", "pipeline") if not hasattr(made, name)]
+    if lacks:
+        raise UserError(f"--model {spec}: this generator cannot be tuned: it has no {lacks[0]}")
+    return made
+
+
 def _is_own(spec: str) -> bool:
     """Whether it names a file of the user's, not a plug-in of the package."""
     return split(spec)[0].endswith(".py")

@@ -233,9 +233,19 @@ def check(record: object, kind: Any, where: str) -> dict[str, Any]:
                 raise UserError(f"{where}: {name} needs {key!r}; this one has {has}")
         elif not _conforms(record[key], expected):
             raise UserError(f"{where}: {key!r} of {name} is {in_words(expected)}, not {_found(record[key], expected)}")
+    if kind is not Prompt and (reason := too_long(record)):
+        raise UserError(f"{where}: {reason}")
     if kind is Judgement:
         _check_pictures(record, where)
     return record
+
+
+def too_long(record: Mapping[str, Any]) -> str:
+    """Why a record's prompt is too long to draw or to judge; empty if it is not. polish drops such prompts."""
+    length = len(record.get("prompt", ""))
+    if length <= LONGEST_PROMPT:
+        return ""
+    return f"the prompt has {length} characters; the most is {LONGEST_PROMPT}, and vpctl polish drops what is longer"
 
 
 def _drop_null(record: dict[str, Any], key: str) -> None:

@@ -59,22 +59,26 @@ def _records(lines: Lines, kind: type[R], base: str, misfit: Callable[[R], str])
             yield where, record
 
 
-def read_prompts(source: str) -> Iterator[Prompt]:
+def read_prompts(source: str, misfit: Callable[[Prompt], str] = lambda _: "") -> Iterator[Prompt]:
     """Prompts from JSON Lines or from plain text, one prompt a line.
 
     A file whose name ends in ``.txt`` is plain text; a pipe is, unless its first line begins with a brace. Raises
-    `UserError` for JSON, CSV and TSV in the place of plain text: no line of these is a prompt.
+    `UserError` for JSON, CSV and TSV in the place of plain text: no line of these is a prompt. It does so, too, for the
+    first prompt that `misfit` gives a reason against.
     """
-    return _prompts(_lines(source), source)
+    return _prompts(_lines(source), source, misfit)
 
 
-def _prompts(lines: Lines, source: str) -> Iterator[Prompt]:
+def _prompts(lines: Lines, source: str, misfit: Callable[[Prompt], str]) -> Iterator[Prompt]:
     plain = source.endswith(".txt")
     with closing(lines):
         for number, (where, line) in enumerate(lines):
             if number == 0 and is_stream(source):
                 plain = not line.lstrip().startswith(b"{")
-            yield _plain(line, where, source, first=number == 0) if plain else _record_of(line, where, source)
+            prompt = _plain(line, where, source, first=number == 0) if plain else _record_of(line, where, source)
+            if reason := misfit(prompt):
+                raise UserError(f"{where}: {reason}")
+            yield prompt
 
 
 def _plain(line: bytes, where: str, source: str, *, first: bool) -> Prompt:
@@ -106,6 +110,11 @@ def count(source: str) -> int | None:
 def folder_of(target: str) -> str:
     """The folder that file names in `target` are relative to: its own, or the working directory for a stream."""
     return os.getcwd() if is_stream(target) else os.path.dirname(os.path.abspath(target))
+
+
+def place_of(source: str) -> str:
+    """Where a file lies, however it was named; ``-`` for a stream, whose name in the shell may be another each time."""
+    return "-" if is_stream(source) else os.path.abspath(source)
 
 
 def beside(target: str, label: str) -> str:

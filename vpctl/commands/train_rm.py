@@ -17,7 +17,7 @@ from ..joins import Joined
 from ..models import sources
 from ..options import Device, Folder, Input, Roots, Seed, option, options
 from ..records import Pair, digest, fingerprint, part_of, prompt_key
-from ..streams import folder_of, located
+from ..streams import folder_of, located, place_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -141,7 +141,7 @@ def train_rm(
     from ..tuning.run import Run
 
     place = pick(device)
-    asked = {"pairs": os.path.abspath(pairs), "backbone": backbone, "seed": seed, **dataclasses.asdict(config)}
+    asked = {"pairs": place_of(pairs), "backbone": backbone, "seed": seed, **dataclasses.asdict(config)}
     data = {
         "data": digest([[*map(_pair_id, part)] for part in split.values()]),
         "backbone_fingerprint": fingerprint(backbone) if os.path.exists(backbone) else "",

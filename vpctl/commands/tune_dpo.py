@@ -1,7 +1,6 @@
 """Tune a model on preference pairs."""
 
 import dataclasses
-import os
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,7 @@ from ..folders import Folders
 from ..joins import Joined
 from ..options import Device, Folder, Input, Roots, Seed, options, plugin
 from ..records import Pair, digest
-from ..streams import folder_of, located
+from ..streams import folder_of, located, place_of
 
 if TYPE_CHECKING:
     from ..images import Pictures
@@ -62,16 +61,14 @@ def tune_dpo(
         raise UserError(f"{pairs}: there are no pairs to train on")
     files = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in wanted)
     Folders([folder_of(pairs), *(root or [])]).check(files)
-    generator = plugins.load("generator", spec, device=device)
-    if not hasattr(generator, "pipeline"):
-        raise UserError(f"--model {spec}: this generator cannot be tuned")
+    generator = plugins.tunable(spec, device=device)
     from ..images import Pictures
     from ..tuning import dpo
     from ..tuning.policy import Policy
     from ..tuning.run import Run
 
     asked = {
-        "pairs": os.path.abspath(pairs),
+        "pairs": place_of(pairs),
         "model": spec,
         "seed": seed,
         **dataclasses.asdict(config),
