@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from tests.conftest import ENVIRONMENT, FAIR, ONE, Ended, Plugin, Run, as_anyone, bash, draw, lines, vpctl, write_lines
 from vpctl import jsonlines
 from vpctl.errors import UserError
-from vpctl.records import Image, Pair, Prompt, prompt_key
+from vpctl.records import LONGEST_PROMPT, Image, Pair, Prompt, prompt_key, too_long
 from vpctl.streams import Out, Replacement, beside, count, read, read_prompts
 
 JSON = st.recursive(
@@ -786,3 +786,17 @@ def test_prompts_are_not_added_to_a_file_of_something_else(tmp_path: Path, recor
         f"{target}:1: this is {what}, and prompts were to be added; name another file with --out"
     )
     assert target.read_bytes() == before
+
+
+def test_a_prompt_too_long_to_draw_or_judge_is_refused_where_it_is_not_polished(tmp_path: Path, run: Run) -> None:
+    long = "x" * (LONGEST_PROMPT + 1)
+    write_lines(tmp_path / "in.jsonl", [{"prompt": "x" * LONGEST_PROMPT}, {"prompt": long}])
+    reason = "the prompt has 10001 characters; the most is 10000, and vpctl polish drops what is longer"
+    reader = read_prompts(str(tmp_path / "in.jsonl"), too_long)
+    assert len(next(reader)["prompt"]) == LONGEST_PROMPT
+    assert complaint(lambda: next(reader)) == f"{tmp_path}/in.jsonl:2: {reason}"
+    image = {"prompt": long, "prompt_id": "p", "image_id": "i", "file_name": "i.png", "model": "m", "seed": 1}
+    source = write_lines(tmp_path / "images.jsonl", [image])
+    assert complaint(lambda: [*read(str(source), Image)]) == f"{source}:1: {reason}"
+    ended = run("generate", "in.jsonl", "-m", "shapes", "--out", "out/metadata.jsonl")
+    assert (ended.code, ended.err) == (2, f"vpctl generate: error: in.jsonl:2: {reason}\n")

@@ -21,6 +21,11 @@ from ..errors import UserError
 from ..plugins import LORA_FILE
 from .sources import first_line
 
+# Whatever is worth saying is said by vpctl, in a line of its own.
+for _logging in (transformers.utils.logging, diffusers.utils.logging):
+    _logging.set_verbosity(_logging.CRITICAL)
+    _logging.disable_progress_bar()
+
 
 def config(folder: Path, *, where: str) -> Any:
     """The configuration of a transformers model. `where` names the option and the source in an error."""
@@ -108,10 +113,7 @@ def add_lora(pipe: Any, folder: str, *, where: str) -> None:
 
 @contextmanager
 def _opening(where: str) -> Iterator[None]:
-    """While a library opens something: it says nothing itself, and what it raises becomes a `UserError`."""
-    for logging in (transformers.utils.logging, diffusers.utils.logging):
-        logging.set_verbosity(logging.CRITICAL)
-        logging.disable_progress_bar()
+    """While a library opens something: it warns of nothing, and what it raises becomes a `UserError`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
