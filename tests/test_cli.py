@@ -172,7 +172,7 @@ def test_what_a_plug_in_prints_or_asks_does_not_touch_the_data(run: Run, tmp_pat
         ("train-rm x.jsonl", "vpctl train-rm: error: Missing option '--out' / '-o'; see --help"),
         (
             "score x --batch 0",
-            "vpctl score: error: --batch 0: must be at least 1",
+            "vpctl score: error: --batch 0: must be from 1 to 4096",
         ),
         ("score x --out", "vpctl score: error: Option '--out' requires an argument; see --help"),
         ("--verbose", "vpctl: error: No such option: --verbose"),
@@ -182,7 +182,10 @@ def test_what_a_plug_in_prints_or_asks_does_not_touch_the_data(run: Run, tmp_pat
         ),
         ("merge x --weight a=-1", "vpctl merge: error: --weight a=-1: '-1' is not a number from 0 up"),
         ("merge x --split train:most", "vpctl merge: error: --split train:most: 'most' is not a number from 0 up"),
-        ("merge x --split train", "vpctl merge: error: --split train: '' is not a number from 0 up"),
+        (
+            "merge x --split train",
+            "vpctl merge: error: --split train: names and shares of the parts, as train:0.9,test:0.1",
+        ),
         ("merge x --scale 1-5", "vpctl merge: error: --scale 1-5: lowest and highest score, as 1:10, or human=1:10"),
         ("merge x --scale 5:1", "vpctl merge: error: --scale 5:1: goes from a smaller number to a larger one"),
         ("generate x --guidance wide", "vpctl generate: error: --guidance wide: a number, as 7.5, or a range, as 3:12"),

@@ -131,7 +131,7 @@ def test_the_first_reason_to_stop_counts_and_whoever_sleeps_is_woken() -> None:
         with pytest.raises(Stopped):
             brake.check()
 
-    with pytest.raises(LimitReached, match=r"^stopped: one; the same command goes on from there$"):
+    with pytest.raises(LimitReached, match=r"^stopped: one; run the same command again to continue$"):
         flow.run(work)
 
 

@@ -295,8 +295,7 @@ def test_a_picture_that_cannot_be_saved_is_told_in_one_line(tmp_path: Path) -> N
     )
     ended = bash("printf 'a red circle' | vpctl generate - -m ./plain.py --folder /dev/full/images", tmp_path)
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err.startswith("vpctl generate: error: /dev/full/images/")
-    assert ended.err.count("\n") == 1
+    assert ended.err == "vpctl generate: error: /dev/full/images: not a directory\n"
 
 
 def test_what_a_killed_run_left_beside_a_picture_goes_when_it_is_saved_and_that_of_a_living_one_stays(

@@ -51,8 +51,8 @@ def about(name: str) -> str:
 def common(name: str) -> Callable[..., None]:
     """The command of a name with the options that all share; it announces itself before it runs.
 
-    Records are read and written by descriptor. What a library or a plug-in prints goes to stderr, and who asks a
-    question gets no answer: neither may touch the data.
+    Records are read and written by descriptor. What a library or a plug-in prints goes to stderr, and a question of
+    theirs gets no answer: neither touches the data.
     """
     command = load(name)
     signature = inspect.signature(command, eval_str=True)
@@ -83,12 +83,11 @@ def common(name: str) -> Callable[..., None]:
 @contextlib.contextmanager
 def _no_answers() -> Iterator[None]:
     asked = sys.stdin
-    with open(os.devnull, encoding="utf-8") as nothing:
-        sys.stdin = nothing
-        try:
-            yield
-        finally:
-            sys.stdin = asked
+    sys.stdin = io.StringIO()  # no file: it could take the place of a closed standard input
+    try:
+        yield
+    finally:
+        sys.stdin = asked
 
 
 def _show_version(wanted: bool) -> None:

@@ -72,7 +72,7 @@ class Brake:
         if self._interrupted:
             raise KeyboardInterrupt
         if self.pulled:
-            raise LimitReached(f"stopped: {self.why}; the same command goes on from there")
+            raise LimitReached(f"stopped: {self.why}; run the same command again to continue")
 
 
 class Room:

@@ -40,7 +40,7 @@ _MAGIC = {
     b"\xff\xfe": "UTF-16 text; convert it first: iconv -f UTF-16 -t UTF-8 {name}",
     b"\xfe\xff": "UTF-16 text; convert it first: iconv -f UTF-16 -t UTF-8 {name}",
 }
-_ONE_A_LINE = "JSON Lines have one record on each line; convert the file first: jq -c {} {{name}}"
+_ONE_A_LINE = "JSON Lines have one record on each line; convert JSON with jq -c {} {{name}}"
 _ARRAY = _ONE_A_LINE.format("'.[]'")
 _SPREAD = _ONE_A_LINE.format(".")
 _PROMPT_COLUMNS = frozenset(["prompt", "prompts", "text", "caption"])
@@ -73,8 +73,8 @@ def _what_is_wrong(line: bytes, error: orjson.JSONDecodeError) -> str:
     if not line.endswith(b"\n"):
         return f"{reason}; the line does not end, so the file may have been cut off here"
     if text.lstrip().startswith("["):
-        return _ARRAY.format(name="FILE")
-    return _SPREAD.format(name="FILE") if text.rstrip().endswith(("{", "[", ",")) else reason
+        return f"{reason}; {_ARRAY.format(name='FILE')}"
+    return f"{reason}; {_SPREAD.format(name='FILE')}" if text.rstrip().endswith(("{", "[", ",")) else reason
 
 
 def _depth(value: object) -> int:

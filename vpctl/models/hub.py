@@ -15,12 +15,22 @@ import diffusers
 import torch
 import transformers
 from diffusers import DiffusionPipeline, ModelMixin
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedModel,
+    dynamic_module_utils,
+)
 
 from ..errors import UserError
 from ..plugins import LORA_FILE
 from .sources import first_line
 
+# transformers drops `trust_remote_code=False` where AutoProcessor falls back to another class, and would ask the user
+# there. Without time for an answer it refuses.
+dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
 # Whatever is worth saying is said by vpctl, in a line of its own.
 for _logging in (transformers.utils.logging, diffusers.utils.logging):
     _logging.set_verbosity(_logging.CRITICAL)
