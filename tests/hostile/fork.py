@@ -6,7 +6,9 @@ costs twenty milliseconds beside its own work.
 """
 
 import atexit
+import contextlib
 import gc
+import io
 import os
 import resource
 import signal
@@ -24,7 +26,12 @@ from tests.conftest import ENVIRONMENT, HOME, as_anyone
 
 MEMORY = 8 << 30
 """Bytes of address space: torch and its libraries map three gigabytes before anything is done."""
-WITHOUT_MODELS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "0"}
+WITHOUT_MODELS = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "0",
+}
 """A process that forks must have no threads but one."""
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9", "OPENAI_BASE_URL": "http://127.0.0.1:9"}
 """Nobody listens there, so a run that asks the network is refused at once."""
@@ -58,7 +65,7 @@ class Forks:
     ) -> Ended:
         """Run ``vpctl ARGUMENTS`` in `cwd`.
 
-        What takes longer than `seconds` is killed by SIGALRM (code -14), after `cpu_seconds` of a core by SIGXCPU (-24).
+        What takes longer than `seconds` is killed by SIGALRM (code -14), after `cpu_seconds` by SIGXCPU (-24).
 
         `err` may name a terminal that is to be its standard error.
         """
@@ -123,9 +130,6 @@ def serve() -> None:
 
 
 def _import_everything() -> None:
-    import contextlib
-    import io
-
     with contextlib.redirect_stderr(io.StringIO()):  # what transformers says of torchvision as it is imported
         import diffusers
         import openai
@@ -155,7 +159,11 @@ def _run(asked: Mapping[str, Any]) -> None:
     code = 1
     try:
         os.chdir(asked["cwd"])
-        flags = (os.O_RDONLY, os.O_WRONLY | os.O_CREAT | os.O_APPEND, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY)
+        flags = (
+            os.O_RDONLY,
+            os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+            os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY,
+        )
         for number, (path, how) in enumerate(zip(asked["files"], flags, strict=True)):
             opened = os.open(path, how, 0o666)
             os.dup2(opened, number)
@@ -166,9 +174,11 @@ def _run(asked: Mapping[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (asked["cpu_seconds"], asked["cpu_seconds"] + 5))
         signal.alarm(asked["seconds"])
-        sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
-        sys.stdout = open(1, "w", encoding="utf-8", errors="strict", closefd=False)
-        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+        sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8", "surrogateescape")
+        sys.stdout, sys.stderr = (
+            io.TextIOWrapper(io.BufferedWriter(io.FileIO(number, "w", closefd=False)), "utf-8", errors)
+            for number, errors in ((1, "strict"), (2, "backslashreplace"))
+        )
         sys.argv = ["vpctl", *asked["arguments"]]
         from vpctl.cli import main
 

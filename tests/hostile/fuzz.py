@@ -14,7 +14,6 @@ import json
 import math
 import re
 import shlex
-import shutil
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import orjson
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -150,12 +149,19 @@ def samples(place: Path) -> list[tuple[str, str, dict[str, bytes]]]:
         found.append((SCORE, "x.img", {"in.jsonl": record % b"x.img", "x.img": target.getvalue()}))
     for kind, commands in READERS.items():
         content = b"{" + RECORDS[kind].encode() + b"}\n"
-        found += [(command.replace("{}", "in.jsonl"), "in.jsonl", {"in.jsonl": content}) for command in commands if "<" not in command]
+        found += [
+            (command.replace("{}", "in.jsonl"), "in.jsonl", {"in.jsonl": content})
+            for command in commands
+            if "<" not in command
+        ]
     found.append((f"{DRY} --prices p.toml", "p.toml", {"p.toml": PRICES}))
     found.append(("annotate images.jsonl --annotator ./fair.py --aspect ./mine.md", "mine.md", {"mine.md": ASPECT}))
     page = "eval compare scored.jsonl better.jsonl --html page.html --run run"
     found.append((page, "run/metrics.jsonl", {"run/metrics.jsonl": METRICS}))
-    for folder, maker, command in (("rm", "backbone", "score images.jsonl -r vp:rm"), ("pipe", "pipeline", "generate prompts.txt -m diffusion:pipe -n 1 --steps 1")):
+    for folder, maker, command in (
+        ("rm", "backbone", "score images.jsonl -r vp:rm"),
+        ("pipe", "pipeline", "generate prompts.txt -m diffusion:pipe -n 1 --steps 1"),
+    ):
         if not (place / folder).exists():
             MAKERS[maker](place / folder)
         files = _files(place / folder, folder)
@@ -164,7 +170,9 @@ def samples(place: Path) -> list[tuple[str, str, dict[str, bytes]]]:
 
 
 def _files(folder: Path, name: str) -> dict[str, bytes]:
-    return {f"{name}/{path.relative_to(folder)}": path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        f"{name}/{path.relative_to(folder)}": path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 @st.composite
@@ -223,16 +231,80 @@ BASES = {
 }
 """What is right by itself; what trains has nothing to train on, since its options are looked at before its files."""
 PLACES = st.sampled_from(
-    ["", ".", "-", "x.jsonl", "a.png", "images.jsonl", "no/such/x", "a.png/x", "/dev/full", "/dev/null", "/dev/stdout", "\x1b[2J", "x" * 300]
+    [
+        "",
+        ".",
+        "-",
+        "x.jsonl",
+        "a.png",
+        "images.jsonl",
+        "no/such/x",
+        "a.png/x",
+        "/dev/full",
+        "/dev/null",
+        "/dev/stdout",
+        "\x1b[2J",
+        "x" * 300,
+    ]
 )
 WORDS = st.one_of(
     st.sampled_from(
-        ["", "0", "-1", "1", "2", "3.5", "nan", "inf", "-inf", "1e400", "1e-400", "9" * 19, "9" * 30, "0x10", "١", "1_0", " 1 ", "true", "x"]
+        [
+            "",
+            "0",
+            "-1",
+            "1",
+            "2",
+            "3.5",
+            "nan",
+            "inf",
+            "-inf",
+            "1e400",
+            "1e-400",
+            "9" * 19,
+            "9" * 30,
+            "0x10",
+            "١",
+            "1_0",
+            " 1 ",
+            "true",
+            "x",
+        ]
     ),
     st.sampled_from(
-        ["1:2", "2:1", "a=1", "a=nan", "=1", "fidelity=1", "fidelity", "me=1:5", "train:1", "train:0.5,test:0.5", "8x8", "0x8", "cpu", "cuda"]
+        [
+            "1:2",
+            "2:1",
+            "a=1",
+            "a=nan",
+            "=1",
+            "fidelity=1",
+            "fidelity",
+            "me=1:5",
+            "train:1",
+            "train:0.5,test:0.5",
+            "8x8",
+            "0x8",
+            "cpu",
+            "cuda",
+        ]
     ),
-    st.sampled_from(["shapes", "shapes:aesthetic", "vp:", "clip:", "./red.py", "./none.py", "a.png", "{}", "[]", "{", "1h30m", "1h1h"]),
+    st.sampled_from(
+        [
+            "shapes",
+            "shapes:aesthetic",
+            "vp:",
+            "clip:",
+            "./red.py",
+            "./none.py",
+            "a.png",
+            "{}",
+            "[]",
+            "{",
+            "1h30m",
+            "1h1h",
+        ]
+    ),
     st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12),
 )
 
@@ -241,11 +313,11 @@ def options_of(command: str) -> list[tuple[str, bool]]:
     """The options of a command, and whether each is a flag without a value."""
     found = []
     for name, parameter in inspect.signature(cli.common(command)).parameters.items():
-        kind, *marks = getattr(parameter.annotation, "__metadata__", ()) and (parameter.annotation.__origin__, *parameter.annotation.__metadata__) or (None,)
+        kind, *marks = get_args(parameter.annotation)
         for info in marks:
             if isinstance(info, OptionInfo):
-                names = [one for one in info.param_decls or [] if one.startswith("-")] or [f"--{name.replace('_', '-')}"]
-                found += [(one, kind is bool) for one in names]
+                own = [one for one in info.param_decls or [] if one.startswith("-")]
+                found += [(one, kind is bool) for one in own or [f"--{name.replace('_', '-')}"]]
     return found
 
 
@@ -260,7 +332,17 @@ def commands(draw: st.DrawFn, known: dict[str, list[tuple[str, bool]]]) -> Input
             name = draw(st.sampled_from([name[:-1], name + "x", name.upper(), "--", "--nothing", "-Z"]))
         words.append(name)
         if not flag:
-            places = name in ("--out", "-o", "--html", "--folder", "--batch-file", "--root", "--run", "--report", "--prices")
+            places = name in (
+                "--out",
+                "-o",
+                "--html",
+                "--folder",
+                "--batch-file",
+                "--root",
+                "--run",
+                "--report",
+                "--prices",
+            )
             words.append(draw(PLACES if places else WORDS))
     return Input("options", tuple(word.replace("\0", "") for word in words), {})
 
@@ -310,7 +392,12 @@ class Hunt:
         stdin = self.place / "stdin"
         stdin.write_bytes(example.stdin)
         ended = self._forks(
-            [*example.words], home, stdin=stdin, env={"OPENAI_API_KEY": "none"}, seconds=20 * CPU_SECONDS, cpu_seconds=CPU_SECONDS
+            [*example.words],
+            home,
+            stdin=stdin,
+            env={"OPENAI_API_KEY": "none"},
+            seconds=20 * CPU_SECONDS,
+            cpu_seconds=CPU_SECONDS,
         )
         err = ended.err.decode("utf-8", "backslashreplace")
         wrong = [*broken_rules(ended.code, ended.out, err)]
@@ -335,7 +422,7 @@ class Hunt:
 
 
 def _cause(example: Input, wrong: list[str], err: str) -> str:
-    """One text for all inputs that break the same thing: the last of our functions that a traceback names, or the rule."""
+    """One text for all inputs that break one thing: the last of our functions that a traceback names, or the rule."""
     frames = re.findall(r'File "[^"]*/vpctl/([\w/]+\.py)", line \d+, in (\w+)', err)
     raised = next((rule for rule in wrong if rule.startswith("a traceback")), "")
     if raised and frames:

@@ -8,9 +8,6 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
 import vpctl
 
 WEIGHTS = Path(vpctl.__file__).parent / "shapes" / "weights"
@@ -28,10 +25,14 @@ def _pickle(path: Path) -> None:
 
 
 def _torch_pickle(path: Path) -> None:
+    import torch  # five seconds, and most who run a case or two need none
+
     torch.save({"step": 1, "state": Touch()}, path)
 
 
 def _torch_tensors(path: Path) -> None:
+    import torch
+
     torch.save({"step": 1, "weights": torch.zeros(3)}, path)
 
 
@@ -44,8 +45,13 @@ def _pipeline(path: Path) -> None:
 
 
 def _lora(path: Path, *, of: str = "unet.nothing", rank: int = 2, value: float = 0.0) -> None:
+    import torch
+    from safetensors.torch import save_file
+
     path.mkdir()
-    weights = {f"{of}.lora_{part}.weight": torch.full(size, value) for part, size in (("A", (rank, 8)), ("B", (8, rank)))}
+    weights = {
+        f"{of}.lora_{part}.weight": torch.full(size, value) for part, size in (("A", (rank, 8)), ("B", (8, rank)))
+    }
     save_file(weights, path / "pytorch_lora_weights.safetensors")
 
 

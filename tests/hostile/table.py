@@ -14,8 +14,8 @@ text     true where standard output is for people, such as help, and not JSON Li
 left     files that have to be there afterwards
 gone     files that must not be
 
-Content is text, in which <JUDGEMENT> stands for the keys of a good record, <JUDGEMENT -aspect> for those without one, and
-<5000*x> for so many x; or a table: {text, encoding}, {hex}, {picture, …}, {cut, bytes}, {link}, {make}.
+Content is text, in which <JUDGEMENT> stands for the keys of a good record, <JUDGEMENT -aspect> for those without one,
+and <5000*x> for so many x; or a table: {text, encoding}, {hex}, {picture, …}, {cut, bytes}, {link}, {make}.
 
 `python -m tests.hostile.table WORDS` runs the cases with these words in their names and shows what is not as it is
 to be; with ``--write`` it writes `code` and `line` anew: read the difference before you believe it.
@@ -45,7 +45,6 @@ from tests.conftest import ENVIRONMENT, as_anyone, draw
 from tests.hostile.fork import NO_HUB, Ended, Forks
 from tests.hostile.makers import MAKERS
 
-
 HERE = Path(__file__).parent
 PLUGINS = HERE.parent / "cases" / "plugins"
 RAN = "RAN"
@@ -68,8 +67,8 @@ RECORDS = {
 RUNS = {
     "train-rm": "train-rm pairs.jsonl --backbone new:clip --epochs 1 --out run",
     "tune-dpo": "tune-dpo pairs.jsonl -m shapes:small --steps 1 --batch 1 --accumulate 1 --preview-every 0 --out run",
-    "tune-ppo": "tune-ppo prompts.txt -m shapes:small -r shapes --epochs 1 --prompts-per-epoch 1 --images 2 --updates 1 "
-    "--steps 2 --preview-every 0 --out run",
+    "tune-ppo": "tune-ppo prompts.txt -m shapes:small -r shapes --epochs 1 --prompts-per-epoch 1 --images 2 "
+    "--updates 1 --steps 2 --preview-every 0 --out run",
 }
 """What makes the folders of ended runs, in as little time as can be."""
 _KNOWN = {"name", "run", "shell", "in", "files", "stdin", "env", "tty", "code", "line", "text", "left", "gone"}
@@ -186,7 +185,11 @@ class Bench:
 
     def __call__(self, case: Case) -> tuple[Ended, Path]:
         """How the case ends, and the folder it leaves, which is the next one's."""
-        runs = [content["of"] for content in case.files.values() if isinstance(content, dict) and "of" in content and content.get("make") == "run"]
+        runs = [
+            content["of"]
+            for content in case.files.values()
+            if isinstance(content, dict) and "of" in content and content.get("make") == "run"
+        ]
         for of in runs:
             self._train(of)
         home = self.fresh()
@@ -269,10 +272,15 @@ class Bench:
 
 
 def the_line(err: str) -> str:
-    """The line that says how it ended: the error, or else the first warning, or else the last line."""
-    said = err.splitlines()
+    """The line of vpctl's that says how it ended: the error, or else the first warning, or else the last."""
+    said = _said(err)
     marked = [line for mark in (": error: ", ": warning: ") for line in said if mark in line]
     return (marked or said[-1:] or [""])[0]
+
+
+def _said(err: str) -> list[str]:
+    """The lines that are vpctl's own, and not of a table, a page of help or a library."""
+    return [line for line in err.splitlines() if line.startswith("vpctl")]
 
 
 def found(case: Case, ended: Ended, home: Path) -> tuple[int, str]:
@@ -303,9 +311,12 @@ def broken_rules(code: int, out: bytes, err: str, *, text: bool = False) -> Iter
         yield "a traceback: " + err.strip().splitlines()[-1]
     if ran := CONTROL.search(err):
         yield f"control character {ran[0]!r} on stderr"
-    errors = sum(": error: " in line for line in err.splitlines())
-    if errors != (code == 2) and errors + (code == 2) > 0:
+    errors = sum(bool(re.match(r"vpctl[\w -]*: error: ", line)) for line in err.splitlines())
+    if errors != (code == 2):
         yield f"exit {code} with {errors} lines of error"
+    others = [line for line in err.splitlines() if line not in _said(err)]
+    if code == 2 and others:
+        yield f"{len(others)} lines beside vpctl's own: {others[0][:80]}"
     if not text:
         yield from _no_records(out)
 
@@ -356,6 +367,9 @@ def written(text: str, outcomes: Mapping[str, tuple[int, str]]) -> str:
         name = tomllib.loads(block)["case"][0]["name"]
         if name in outcomes:
             code, line = outcomes[name]
+            there = tomllib.loads(block)["case"][0]
+            if there.get("code") == code and matches(line, there.get("line", "")):
+                line = there["line"]  # with its …
             kept = "\n".join(one for one in block.rstrip("\n").split("\n") if not re.match(r"(code|line) = ", one))
             block = f"{kept}\ncode = {code}\nline = {_quoted(line)}\n\n"
         done.append(block)

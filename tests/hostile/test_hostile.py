@@ -55,6 +55,7 @@ def test_the_fuzzer_finds_nothing_in_its_first_inputs(tmp_path: Path, forks: For
         (0, b"", "vpctl: \x1b[31mred\n", "control character"),
         (0, b"", "vpctl: \u202enohtyp\n", "control character"),
         (2, b"", "Traceback (most recent call last):\nE: error: x\n", "a traceback"),
+        (2, b"", "You are using a model of type x.\nvpctl: error: x\n", "1 lines beside vpctl's own"),
     ],
 )
 def test_a_broken_rule_is_seen(code: int, out: bytes, err: str, rule: str) -> None:
@@ -67,9 +68,9 @@ def test_what_keeps_the_rules_breaks_none() -> None:
 
 
 def test_the_line_is_the_error_or_else_the_first_warning_or_else_the_last() -> None:
-    assert the_line("a: note\na: warning: x\na: error: y\n") == "a: error: y"
-    assert the_line("a: note\na: warning: x\na: warning: z\na: end\n") == "a: warning: x"
-    assert the_line("a: note\na: end\n") == "a: end"
+    assert the_line("vpctl: note\nvpctl: warning: x\nvpctl a: error: y\n") == "vpctl a: error: y"
+    assert the_line("vpctl: note\nvpctl: warning: x\nvpctl: warning: z\nvpctl: end\n") == "vpctl: warning: x"
+    assert the_line("vpctl: note\nvpctl: end\n│ a table │\n") == "vpctl: end"
     assert the_line("") == ""
 
 
