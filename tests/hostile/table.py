@@ -26,6 +26,7 @@ import pty
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -231,16 +232,22 @@ class Bench:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         wanted = {**ENVIRONMENT, **NO_HUB, "PATH": path, **env}
         with open(stdin or os.devnull, "rb") as source:
-            done = subprocess.run(
+            process = subprocess.Popen(
                 ["bash", "-c", expanded(case.shell)],
                 stdin=source,
-                capture_output=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 cwd=home,
                 env={name: value for name, value in wanted.items() if value is not None},
-                timeout=SECONDS,
+                start_new_session=True,
                 preexec_fn=as_anyone,
             )
-        return Ended(done.returncode, done.stdout, done.stderr)
+        try:
+            out, err = process.communicate(timeout=2 * SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+        return Ended(process.returncode, out, err)
 
     def _at_a_terminal(self, case: Case, home: Path, stdin: Path | None, env: Mapping[str, str | None]) -> Ended:
         ours, theirs = pty.openpty()
@@ -286,7 +293,8 @@ def _said(err: str) -> list[str]:
 def found(case: Case, ended: Ended, home: Path) -> tuple[int, str]:
     """Exit and line, as the table has them."""
     err = ended.err.decode("utf-8", "backslashreplace")
-    return ended.code, the_line(err).replace(str(home), "FOLDER")
+    line = the_line(err).replace(str(home), "FOLDER").replace(str(home.parent), "FOLDER/..")
+    return ended.code, line
 
 
 OWN_SEQUENCES = re.compile(r"\x1b\[[0-9;]*[mAK]|\r")
@@ -367,6 +375,7 @@ def written(text: str, outcomes: Mapping[str, tuple[int, str]]) -> str:
         name = tomllib.loads(block)["case"][0]["name"]
         if name in outcomes:
             code, line = outcomes[name]
+            line = re.sub(r"(.)\1{50,}", "…", line)
             there = tomllib.loads(block)["case"][0]
             if there.get("code") == code and matches(line, there.get("line", "")):
                 line = there["line"]  # with its …
