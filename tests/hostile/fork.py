@@ -1,8 +1,9 @@
-"""vpctl many times over without starting Python each time: every run is a fork of one process that has imported all.
+"""vpctl many times over without starting Python each time: every run is a fork of a process that has imported all.
 
-A run has its own process, so it can change or break nothing for the next one. `python -m tests.hostile.fork` is the
-process that is forked; `Forks` starts it and asks it. The libraries are imported once, in about ten seconds, and a run
-costs twenty milliseconds beside its own work.
+A run has its own process, so it can change or break nothing for the next one. There are two processes to fork. The
+small one has all but torch and what stands on it, and a fork of it costs five milliseconds. A run that asks for torch
+ends there, and is done again in a fork of the large one, which costs ten times that. `python -m tests.hostile.fork` is
+either; `Forks` starts them when they are first needed and asks them.
 """
 
 import atexit
@@ -15,7 +16,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -26,13 +27,16 @@ from tests.conftest import ENVIRONMENT, HOME, as_anyone
 
 MEMORY = 8 << 30
 """Bytes of address space: torch and its libraries map three gigabytes before anything is done."""
-WITHOUT_MODELS = {
+ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "0",
 }
 """A process that forks must have no threads but one."""
+NEEDS_MODELS = 99
+"""The exit of a run that asks for torch where there is none."""
+MODELS = frozenset(["torch", "transformers", "diffusers", "peft"])
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9", "OPENAI_BASE_URL": "http://127.0.0.1:9"}
 """Nobody listens there, so a run that asks the network is refused at once."""
 
@@ -46,10 +50,10 @@ class Ended(NamedTuple):
 
 
 class Forks:
-    """Runs vpctl in forks of a process that is started when it is first needed."""
+    """Runs vpctl in forks of two processes that are started when they are first needed."""
 
     def __init__(self) -> None:
-        self._server: subprocess.Popen[bytes] | None = None
+        self._servers: dict[str, subprocess.Popen[bytes]] = {}
 
     def __call__(
         self,
@@ -62,16 +66,14 @@ class Forks:
         cpu_seconds: int = 60,
         err: str | None = None,
         memory: int = MEMORY,
+        afresh: Callable[[], object] = lambda: None,
     ) -> Ended:
         """Run ``vpctl ARGUMENTS`` in `cwd`.
 
-        What takes longer than `seconds` is killed by SIGALRM (code -14), after `cpu_seconds` by SIGXCPU (-24).
-
-        `err` may name a terminal that is to be its standard error.
+        What takes longer than `seconds` is killed by SIGALRM (code -14), after `cpu_seconds` by SIGXCPU (-24). `err`
+        may name a terminal that is to be its standard error. `afresh` makes `cwd` anew before a run is done again.
         """
         outputs = [cwd.with_name(f"{cwd.name}.{name}") for name in ("out", "err")]
-        for one in outputs:
-            one.unlink(missing_ok=True)
         wanted = {**ENVIRONMENT, **NO_HUB, **(env or {})}
         asked = {
             "arguments": arguments,
@@ -82,25 +84,31 @@ class Forks:
             "cpu_seconds": cpu_seconds,
             "memory": memory,
         }
-        code = self._ask(asked)
+        code = self._ask("small", asked, outputs)
+        if code == NEEDS_MODELS:
+            afresh()
+            code = self._ask("large", asked, outputs)
         return Ended(code, *(one.read_bytes() if one.exists() else b"" for one in outputs))
 
-    def _ask(self, asked: Mapping[str, Any]) -> int:
-        if self._server is None:
-            self._server = subprocess.Popen(
-                [sys.executable, "-m", "tests.hostile.fork"],
+    def _ask(self, size: str, asked: Mapping[str, Any], outputs: list[Path]) -> int:
+        if size not in self._servers:
+            self._servers[size] = subprocess.Popen(
+                [sys.executable, "-m", "tests.hostile.fork", size],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 cwd=HOME,
-                env={**ENVIRONMENT, **NO_HUB, **WITHOUT_MODELS, "PYTHONPATH": str(HOME)},
+                env={**ENVIRONMENT, **NO_HUB, **ONE_THREAD, "PYTHONPATH": str(HOME)},
                 preexec_fn=as_anyone,
             )
-        assert self._server.stdin
-        assert self._server.stdout
-        self._server.stdin.write(orjson.dumps(asked, option=orjson.OPT_APPEND_NEWLINE))
-        self._server.stdin.flush()
-        answer = self._server.stdout.readline()
-        assert answer, "the process that is forked has ended"
+        for one in outputs:
+            one.unlink(missing_ok=True)
+        server = self._servers[size]
+        assert server.stdin
+        assert server.stdout
+        server.stdin.write(orjson.dumps(asked, option=orjson.OPT_APPEND_NEWLINE))
+        server.stdin.flush()
+        answer = server.stdout.readline()
+        assert answer, f"the {size} process that is forked has ended"
         return int(answer)
 
     def __enter__(self) -> Self:
@@ -109,15 +117,19 @@ class Forks:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._server:
-            assert self._server.stdin
-            self._server.stdin.close()
-            self._server.wait(10)
+        for server in self._servers.values():
+            assert server.stdin
+            server.stdin.close()
+            server.wait(60)
 
 
-def serve() -> None:
+def serve(size: str) -> None:
     """Read what is asked, a line each, and answer with the exit of a fork that did it."""
-    _import_everything()
+    _import_small()
+    if size == "large":
+        _import_models()
+    else:
+        sys.meta_path.insert(0, _NoModels())
     gc.freeze()  # or every fork copies what its first collection touches
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     for line in sys.stdin.buffer:
@@ -129,29 +141,42 @@ def serve() -> None:
         answers.write(b"%d\n" % os.waitstatus_to_exitcode(status))
 
 
-def _import_everything() -> None:
-    with contextlib.redirect_stderr(io.StringIO()):  # what transformers says of torchvision as it is imported
-        import diffusers
-        import openai
-        import peft
-        import rich.console
-        import scipy.stats
-        import torch.utils.tensorboard
-        import tqdm
-        import transformers
-        from diffusers import StableDiffusionPipeline
-        from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval, CLIPModel
+class _NoModels:
+    """Ends the process where it imports what only the large one has."""
 
-        import vpctl.cli
-        import vpctl.rewards.vp
-        import vpctl.tuning.dpo
-        import vpctl.tuning.ppo
-        import vpctl.tuning.run
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Of a module that is not there yet: nothing, or the end."""
+        if name in MODELS:
+            os._exit(NEEDS_MODELS)
+
+
+def _import_small() -> None:
+    import numpy
+    import openai
+    import rich.table
+    import tqdm
+
+    import vpctl.api.chat
+    import vpctl.cli
+    import vpctl.clip_tokens
+    import vpctl.intervals
+    import vpctl.judging
+    import vpctl.pages
+    import vpctl.polishers.rules
 
     for name in vpctl.cli.COMMANDS:
         vpctl.cli.load(f"{name} accuracy" if name == "eval" else name)
-    _ = (diffusers, openai, peft, rich.console, scipy.stats, torch, tqdm, transformers, StableDiffusionPipeline)
-    _ = (AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval, CLIPModel)
+    _ = (numpy, openai, rich.table, tqdm)
+
+
+def _import_models() -> None:
+    with contextlib.redirect_stderr(io.StringIO()):  # what transformers says of torchvision as it is imported
+        import peft
+        import torch.utils.tensorboard
+        from diffusers import StableDiffusionPipeline
+        from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval, CLIPModel
+
+    _ = (peft, torch, StableDiffusionPipeline, AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval, CLIPModel)
 
 
 def _run(asked: Mapping[str, Any]) -> None:
@@ -198,4 +223,4 @@ def _run(asked: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(sys.argv[1])

@@ -384,13 +384,18 @@ class Hunt:
     def run(self, example: Input) -> list[str]:
         """What rules the input breaks."""
         self.inputs[example.family] += 1
-        home = self._bench.fresh()
-        for name, content in example.files.items():
-            path = home / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
         stdin = self.place / "stdin"
         stdin.write_bytes(example.stdin)
+
+        def furnished() -> Path:
+            home = self._bench.fresh()
+            for name, content in example.files.items():
+                path = home / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            return home
+
+        home = furnished()
         ended = self._forks(
             [*example.words],
             home,
@@ -398,6 +403,7 @@ class Hunt:
             env={"OPENAI_API_KEY": "none"},
             seconds=20 * CPU_SECONDS,
             cpu_seconds=CPU_SECONDS,
+            afresh=furnished,
         )
         err = ended.err.decode("utf-8", "backslashreplace")
         wrong = [*broken_rules(ended.code, ended.out, err)]

@@ -34,6 +34,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -186,31 +187,33 @@ class Bench:
 
     def __call__(self, case: Case) -> tuple[Ended, Path]:
         """How the case ends, and the folder it leaves, which is the next one's."""
-        runs = [
-            content["of"]
-            for content in case.files.values()
-            if isinstance(content, dict) and "of" in content and content.get("make") == "run"
-        ]
-        for of in runs:
-            self._train(of)
-        home = self.fresh()
-        for name, content in case.files.items():
+        for content in case.files.values():
             if isinstance(content, dict) and content.get("make") == "run":
-                shutil.copytree(self._place / content["of"], home / name)
-            else:
-                make(home / name, content)
-        stdin = None
-        if case.stdin is not None:
-            stdin = home.with_name("stdin")
-            make(stdin, case.stdin)
+                self._train(content["of"])
+        stdin = self._place / "stdin" if case.stdin is not None else None
+
+        def furnished() -> Path:
+            home = self.fresh()
+            for name, content in case.files.items():
+                if isinstance(content, dict) and content.get("make") == "run":
+                    shutil.copytree(self._place / content["of"], home / name)
+                else:
+                    make(home / name, content)
+            if stdin:
+                make(stdin, case.stdin)
+            return home
+
+        home = furnished()
         env = {name: value or None for name, value in case.env.items()}
         if case.shell:
-            ended = self._by_shell(case, home, stdin, env)
-        elif case.tty:
-            ended = self._at_a_terminal(case, home, stdin, env)
-        else:
-            ended = self._forks(shlex.split(expanded(case.run)), home, stdin=stdin, env=env, seconds=SECONDS)
-        return ended, home
+            return self._by_shell(case, home, stdin, env), home
+        words = shlex.split(expanded(case.run))
+        if case.tty:
+            with _terminal() as (name, said):
+                terminal = {"TERM": "xterm-256color", "NO_COLOR": None, **env}
+                ended = self._forks(words, home, stdin=stdin, env=terminal, err=name, seconds=SECONDS, afresh=furnished)
+            return ended._replace(err=bytes(said).replace(b"\r\n", b"\n")), home
+        return self._forks(words, home, stdin=stdin, env=env, seconds=SECONDS, afresh=furnished), home
 
     def fresh(self) -> Path:
         """The folder of the next run, furnished."""
@@ -249,33 +252,26 @@ class Bench:
             out, err = process.communicate()
         return Ended(process.returncode, out, err)
 
-    def _at_a_terminal(self, case: Case, home: Path, stdin: Path | None, env: Mapping[str, str | None]) -> Ended:
-        ours, theirs = pty.openpty()
-        said = bytearray()
 
-        def listen() -> None:
-            try:
-                while some := os.read(ours, 1 << 16):
-                    said.extend(some)
-            except OSError:  # EIO: the other end is closed
-                pass
+@contextmanager
+def _terminal() -> Iterator[tuple[str, bytearray]]:
+    """The name of a terminal, and all that is written to it, whole once the context ends."""
+    ours, theirs = pty.openpty()
+    said = bytearray()
 
-        listener = threading.Thread(target=listen)
-        listener.start()
-        try:
-            ended = self._forks(
-                shlex.split(expanded(case.run)),
-                home,
-                stdin=stdin,
-                env={"TERM": "xterm-256color", "NO_COLOR": None, **env},
-                seconds=SECONDS,
-                err=os.ttyname(theirs),
-            )
-        finally:
-            os.close(theirs)
-            listener.join()
-            os.close(ours)
-        return ended._replace(err=bytes(said).replace(b"\r\n", b"\n"))
+    def listen() -> None:
+        with suppress(OSError):  # EIO: the other end is closed
+            while some := os.read(ours, 1 << 16):
+                said.extend(some)
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    try:
+        yield os.ttyname(theirs), said
+    finally:
+        os.close(theirs)
+        listener.join()
+        os.close(ours)
 
 
 def the_line(err: str) -> str:
@@ -299,6 +295,8 @@ def found(case: Case, ended: Ended, home: Path) -> tuple[int, str]:
 
 OWN_SEQUENCES = re.compile(r"\x1b\[[0-9;]*[mAK]|\r")
 """What tqdm and rich write to a terminal: colours, one line up, the rest of a line cleared, back to its beginning."""
+TABLE = re.compile(r"^.*\n┏[^┘]*┘\n", re.MULTILINE)
+"""A table with its title, as eval and merge draw them."""
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069]")
 """Characters that move a cursor, colour, break or turn round a line."""
 
@@ -323,7 +321,7 @@ def broken_rules(code: int, out: bytes, err: str, *, text: bool = False) -> Iter
     errors = sum(bool(re.match(r"vpctl[\w -]*: error: ", line)) for line in err.splitlines())
     if errors != (code == 2) and not text:
         yield f"exit {code} with {errors} lines of error"
-    others = [line for line in err.splitlines() if line not in _said(err)]
+    others = [line for line in TABLE.sub("", err).splitlines() if line not in _said(err)]
     if code == 2 and others and not text:
         yield f"{len(others)} lines beside vpctl's own: {others[0][:80]}"
     if not text:
