@@ -1,5 +1,6 @@
 """Files and folders of the table that no text can say: ``{make = "backbone"}``."""
 
+import fcntl
 import os
 import pickle
 import shutil
@@ -69,6 +70,21 @@ def _nested(path: Path, *, depth: int, before: str = "", after: str = "") -> Non
     path.write_text(before + "[" * depth + "]" * depth + after)
 
 
+_held: list[int] = []
+
+
+def _locked(path: Path) -> None:
+    """A file that another process holds, until `release`."""
+    _held.append(os.open(path, os.O_CREAT | os.O_RDWR))
+    fcntl.flock(_held[-1], fcntl.LOCK_EX)
+
+
+def release() -> None:
+    """Let go of the files that are locked."""
+    while _held:
+        os.close(_held.pop())
+
+
 def _nothing(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -78,6 +94,7 @@ MAKERS: dict[str, Callable[..., None]] = {
     "claims": _claims,
     "fifo": lambda path: os.mkfifo(path),
     "folder": lambda path: path.mkdir(),
+    "locked": _locked,
     "lora": _lora,
     "nested": _nested,
     "nothing": _nothing,

@@ -33,7 +33,7 @@ import tempfile
 import threading
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -43,16 +43,16 @@ from typing import Any
 import orjson
 from PIL import Image
 
-from tests.conftest import ENVIRONMENT, as_anyone, draw
+from tests.conftest import ENVIRONMENT, HOME, as_anyone, draw
 from tests.hostile.fork import NO_HUB, Ended, Forks
-from tests.hostile.makers import MAKERS
+from tests.hostile.makers import MAKERS, release
 
 HERE = Path(__file__).parent
 PLUGINS = HERE.parent / "cases" / "plugins"
 RAN = "RAN"
 """The file that hostile code makes where it runs."""
 CODES = {0, 2, 3, 4, 5, 75, 130}
-SECONDS = 60
+SECONDS = 30
 
 _IMAGE = '"prompt":"a red circle","prompt_id":"p1","image_id":"i1","file_name":"a.png","model":"m","seed":1'
 RECORDS = {
@@ -147,7 +147,7 @@ def furnish(folder: Path) -> None:
         shutil.copy(plugin, folder)
 
 
-def make(path: Path, content: Any) -> None:
+def make(path: Path, content: str | dict[str, Any]) -> None:
     """A file of the table; see the top of this module for what `content` may be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     match content:
@@ -170,10 +170,10 @@ def make(path: Path, content: Any) -> None:
             raise ValueError(f"{path.name}: no content: {content}")
 
 
-def picture(form: str, mode: str = "RGB", size: tuple[int, int] = (8, 8), **more: Any) -> bytes:
+def picture(form: str, mode: str = "RGB", size: Sequence[int] = (8, 8), **more: Any) -> bytes:
     """The bytes of a plain picture in a format of Pillow's."""
     target = BytesIO()
-    Image.new(mode, tuple(size)).save(target, form, **more)
+    Image.new(mode, (size[0], size[1])).save(target, form, **more)
     return target.getvalue()
 
 
@@ -217,6 +217,7 @@ class Bench:
 
     def fresh(self) -> Path:
         """The folder of the next run, furnished."""
+        release()
         home = self._place / "case"
         if home.exists():
             shutil.rmtree(home)
@@ -233,7 +234,7 @@ class Bench:
 
     def _by_shell(self, case: Case, home: Path, stdin: Path | None, env: Mapping[str, str | None]) -> Ended:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        wanted = {**ENVIRONMENT, **NO_HUB, "PATH": path, **env}
+        wanted = {**ENVIRONMENT, **NO_HUB, "PATH": path, "PYTHONPATH": str(HOME), **env}
         with open(stdin or os.devnull, "rb") as source:
             process = subprocess.Popen(
                 ["bash", "-c", expanded(case.shell)],
@@ -307,7 +308,7 @@ def wrongs(case: Case, ended: Ended, home: Path) -> list[str]:
     if case.tty or "FORCE_COLOR" in case.env:
         err = OWN_SEQUENCES.sub("", err)
     unheard = case.text or "2>" in case.shell  # a page of help has no line, and what is said elsewhere none either
-    return [*broken_rules(ended.code, ended.out, err, text=unheard), *left_behind(home)]
+    return [*broken_rules(ended.code, ended.out, err, text=unheard), *left_behind(home, case.files)]
 
 
 def broken_rules(code: int, out: bytes, err: str, *, text: bool = False) -> Iterator[str]:
@@ -339,12 +340,12 @@ def _no_records(out: bytes) -> Iterator[str]:
             return
 
 
-def left_behind(home: Path) -> Iterator[str]:
-    """What a run may never leave: the mark of code that ran, and parts of files."""
+def left_behind(home: Path, there: Container[str] = ()) -> Iterator[str]:
+    """What a run may never leave: the mark of code that ran, and parts of files that were not `there` before."""
     for path in home.rglob("*"):
         if path.name == RAN:
             yield f"foreign code ran: {path}"
-        elif path.name.endswith(".part") or ".part." in path.name:
+        elif path.name.endswith(".part") and str(path.relative_to(home)) not in there:
             yield f"left {path.relative_to(home)}"
 
 
