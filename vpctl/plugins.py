@@ -252,8 +252,14 @@ def blamed(kind: str, spec: str, contract: str = "") -> Iterator[None]:
         own = os.path.realpath(file)
         frames = [one for one in traceback.extract_tb(error.__traceback__) if os.path.realpath(one.filename) == own]
         where = f"{file}:{frames[-1].lineno}, in {frames[-1].name}" if frames else file
-        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise UserError(f"{where}: {said}; {expected}; --traceback shows more") from error
+        raise UserError(f"{where}: {_said(error)}; {expected}; --traceback shows more") from error
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}".removesuffix(": ")
+    except Exception:  # an error of the user's own, which cannot even be printed
+        return type(error).__name__
 
 
 def misfit(kind: str, spec: str, returned: object, function: str = "") -> UserError:
@@ -277,7 +283,7 @@ def _from_file(path: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise UserError(f"{path}: cannot be loaded: {type(error).__name__}: {error}; --traceback shows more") from error
+        raise UserError(f"{path}: cannot be loaded: {_said(error)}; --traceback shows more") from error
     return module
 
 

@@ -302,13 +302,13 @@ def test_a_scale_may_be_of_anyone(names: list[str], low: int) -> None:
 def test_a_score_outside_its_scale_is_told_with_its_place(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", [judgement({"a": 1, "b": 5}), judgement({"a": 1, "b": 7.5})])
     out = tmp_path / "pairs.jsonl"
-    out.write_text("old\n")
+    out.write_text("{}\n")
     with pytest.raises(UserError) as raised:
         merge([str(source)], str(out))
     assert str(raised.value) == (
         f"{source}:2: human gave 7.5, which is outside 1 to 5; say what its scores mean with --scale human=LOW:HIGH"
     )
-    assert out.read_text() == "old\n"
+    assert out.read_text() == "{}\n"
     merge([str(source)], str(out), scale=["human=1:7.5"])
     assert len(lines(out.read_text())) == 1, "two judgements of one pair of pictures are one pair"
 

@@ -147,7 +147,7 @@ def furnish(folder: Path) -> None:
         shutil.copy(plugin, folder)
 
 
-def make(path: Path, content: str | dict[str, Any]) -> None:
+def make(path: Path, content: Any) -> None:
     """A file of the table; see the top of this module for what `content` may be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     match content:
@@ -158,14 +158,14 @@ def make(path: Path, content: str | dict[str, Any]) -> None:
         case {"hex": text}:
             path.write_bytes(bytes.fromhex(text))
         case {"picture": form, **more}:
-            path.write_bytes(picture(form, **more))
+            path.write_bytes(picture(form, **more))  # type: ignore[arg-type]
         case {"cut": name, "bytes": count}:
             path.write_bytes((path.parent / name).read_bytes()[:count])
         case {"link": target}:
             path.unlink(missing_ok=True)
             path.symlink_to(target)
         case {"make": what, **more}:
-            MAKERS[what](path, **more)
+            MAKERS[what](path, **more)  # type: ignore[arg-type]
         case _:
             raise ValueError(f"{path.name}: no content: {content}")
 

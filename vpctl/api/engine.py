@@ -389,6 +389,7 @@ def _server(url: str) -> str:
     try:
         parts = urlsplit(url)
         right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        right = right and url.isprintable() and " " not in url
     except ValueError:
         right = False
     if not right:

@@ -15,7 +15,7 @@ from ..errors import LimitReached, RecordFailed, UserError
 from ..joins import Joined
 from ..options import STDIO, Device, Input, MaxPictures, Output, Roots, Seed, option, options, plugin
 from ..preferences import tied
-from ..records import Image, Judgement, judgement_key
+from ..records import MODES, Image, Judgement, judgement_key
 from ..streams import Out, count, folder_of, hidden_beside, is_stream, located, read
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ..judging import Desk, Group, Plan, Tally
 
 SOME_FAILED = 3
-MODES = ("list", "point", "pair")
 AGAIN = ("failed", "refused")
 
 

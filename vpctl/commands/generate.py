@@ -163,7 +163,7 @@ def _pictures(model: Model, prompts: list[str], seeds: list[int], settings: Sett
 
     with plugins.blamed("generator", model.name):
         drawn = model.draw(prompts, seeds, settings)
-        if not isinstance(drawn, list) or not all(isinstance(one, PIL.Image) for one in drawn):
+        if not isinstance(drawn, list) or not all(isinstance(one, PIL.Image) and all(one.size) for one in drawn):
             raise plugins.misfit("generator", model.name, drawn)
     if len(drawn) != len(prompts):
         raise UserError(f"--model {model.name}: drew {len(drawn)} pictures for {len(prompts)} prompts")
