@@ -60,7 +60,11 @@ def complaint(record: object, kind: Any) -> str:
 @pytest.mark.parametrize(
     ("record", "kind", "message"),
     [
-        ([], Prompt, "a record is a JSON object, one a line; this is a list"),
+        (
+            [],
+            Prompt,
+            "a record is a JSON object, one a line; this is a list; write one on each line, e.g. with jq -c '.[]'",
+        ),
         (None, Prompt, "a record is a JSON object, one a line; this is null"),
         ("a red circle", Prompt, 'a record is a JSON object, one a line; this is "a red circle"'),
         ({}, Prompt, "a prompt needs 'prompt'; this one has no keys"),

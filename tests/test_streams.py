@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from tests.conftest import ENVIRONMENT, FAIR, ONE, Ended, Plugin, Run, as_anyone, bash, draw, lines, vpctl, write_lines
 from vpctl import jsonlines
 from vpctl.errors import UserError
-from vpctl.records import LONGEST_PROMPT, Image, Pair, Prompt, prompt_key, too_long
+from vpctl.records import LONGEST_PROMPT, Image, Pair, Prompt, oversized, prompt_key
 from vpctl.streams import Out, Replacement, beside, count, read, read_prompts
 
 JSON = st.recursive(
@@ -157,16 +157,19 @@ def test_blank_lines_and_a_byte_order_mark_are_no_records_and_lines_are_counted_
         ('{"prompt": NaN}\n', "NaN is not JSON; write null, or leave the key out"),
         ('{"prompt": "a", "score": Infinity}\n', "Infinity is not JSON; write null, or leave the key out"),
         ('{"prompt": "a", "score": [-Infinity]}\n', "Infinity is not JSON; write null, or leave the key out"),
-        ('{"prompt": "a",\n', "not JSON: .*; JSON Lines have one record on each line; convert JSON with jq -c . FILE"),
-        ('[{"prompt": "a"},\n', r"not JSON: .* jq -c '\.\[\]' FILE"),
+        (
+            '{"prompt": "a",\n',
+            "not JSON: .*; JSON Lines have one record on each line; convert JSON with jq -c . .*in.jsonl",
+        ),
+        ('[{"prompt": "a"},\n', r"not JSON: .* jq -c '\.\[\]' .*in.jsonl"),
         ('{"prompt": "a", "b": ' + "[" * 300 + "]" * 300 + "}\n", "is nested more than 200 levels deep"),
         ('{"prompt": "a", "b": ' + "[" * 2000 + "]" * 2000 + "}\n", "not JSON: depth limit exceeded, column [0-9]+"),
-        ('{"prompt": "a", "n": ' + "1" * 5000 + "}\n", "not JSON: number is infinity .*, column 22"),
-        ('{"prompt": "a", "score": 1e999}\n', "not JSON: .*, column [0-9]+"),
+        ('{"prompt": "a", "n": ' + "1" * 5000 + "}\n", "a number is too large, column 22"),
+        ('{"prompt": "a", "score": 1e999}\n', "a number is too large, column [0-9]+"),
         ("{'prompt': 'a'}\n", "not JSON: .*, column 2"),
         ("a red circle\n", "not JSON: .*, column 1"),
         ('{"prompt": "a"}{"prompt": "b"}\n', "not JSON: .*, column 16"),
-        ("[1]\n", "a record is a JSON object, one a line; this is a list"),
+        ("[1]\n", r"a record is a JSON object, .*; this is a list; write one on each line, .* jq -c '\.\[\]'"),
     ],
 )
 def test_a_line_that_is_no_record_is_named_and_those_before_it_count(tmp_path: Path, line: str, message: str) -> None:
@@ -228,6 +231,8 @@ def test_the_first_line_of_standard_input_tells_records_from_plain_text(text: by
         ('"id","Prompt"\n1,a\n', "FILE:1: is the header of CSV; "),
         ("prompt\na red circle\n", "FILE:1: is the header of CSV; "),
         ("seed\tprompt\n1\ta\n", "FILE:1: is the header of TSV; "),
+        ("id,caption\n1,a\n", "FILE:1: is the header of CSV; "),
+        ("a red circle\na blue one\t1\n", "FILE:2: has a tab in it, as TSV has; "),
         ("a red circle\t1\n", "FILE:1: has a tab in it, as TSV has; "),
     ],
 )
@@ -243,7 +248,20 @@ def test_what_is_neither_json_lines_nor_plain_text_does_not_become_prompts(
 
 
 @pytest.mark.parametrize(
-    "text", ["[portrait] of a cat\n", "a cat, a dog\n", "((prompt)), best\n", '"a cat"\n', "{a|b}\n"]
+    "text",
+    [
+        "[portrait] of a cat",
+        "a cat, a dog",
+        "((prompt)), best",
+        '"a cat"',
+        "{a|b}",
+        "1girl, solo, text, smile",
+        "text,cat,smile",
+        "text, a prompt",
+        "x" * 300_000,
+        "a,b" * 100_000,
+    ],
+    ids=lambda text: text[:20],
 )
 def test_prompts_that_only_look_a_little_like_data_are_prompts(tmp_path: Path, text: str) -> None:
     (tmp_path / "in.txt").write_text(text)
@@ -274,8 +292,9 @@ def test_a_file_of_another_format_is_told_what_to_do(tmp_path: Path, name: str, 
     assert reason in complaint(lambda: [*read_prompts(str(source))])
 
 
-def test_what_the_message_says_turns_csv_into_prompts(here: Path) -> None:
-    (here / "in.csv").write_text('prompt,seed\n"a red circle, large",1\n')
+@pytest.mark.parametrize("column", ["prompt", "Prompt", "caption"])
+def test_what_the_message_says_turns_csv_into_prompts(here: Path, column: str) -> None:
+    (here / "in.csv").write_text(f'{column},id\n"a red circle, large",1\n')
     said = complaint(lambda: [*read_prompts("in.csv")])
     convert = said.partition("first: ")[2]
     ended = bash(f"{convert} | vpctl polish -", here)
@@ -788,11 +807,11 @@ def test_prompts_are_not_added_to_a_file_of_something_else(tmp_path: Path, recor
     assert target.read_bytes() == before
 
 
-def test_a_prompt_too_long_to_draw_or_judge_is_refused_where_it_is_not_polished(tmp_path: Path, run: Run) -> None:
+def test_a_prompt_oversized_to_draw_or_judge_is_refused_where_it_is_not_polished(tmp_path: Path, run: Run) -> None:
     long = "x" * (LONGEST_PROMPT + 1)
     write_lines(tmp_path / "in.jsonl", [{"prompt": "x" * LONGEST_PROMPT}, {"prompt": long}])
-    reason = "the prompt has 10001 characters; the most is 10000, and vpctl polish drops what is longer"
-    reader = read_prompts(str(tmp_path / "in.jsonl"), too_long)
+    reason = "the prompt has 10001 characters; the most is 10000: shorten it, or leave the record out"
+    reader = read_prompts(str(tmp_path / "in.jsonl"), oversized)
     assert len(next(reader)["prompt"]) == LONGEST_PROMPT
     assert complaint(lambda: next(reader)) == f"{tmp_path}/in.jsonl:2: {reason}"
     image = {"prompt": long, "prompt_id": "p", "image_id": "i", "file_name": "i.png", "model": "m", "seed": 1}

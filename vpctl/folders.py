@@ -80,7 +80,7 @@ class Folders:
 
 
 def is_for_pictures(folder: str) -> bool:
-    """Whether `--root` may sensibly name this folder: it is no system's, no hidden one, and not a whole home folder."""
+    """Whether `--root` may name this folder: not one of the system's, not a hidden one, not a whole home folder."""
     _, *parts = Path(folder).parts
     if not parts or parts[0] in _SYSTEM or any(part.startswith(".") for part in parts):
         return False
@@ -97,9 +97,16 @@ def _is_drawn(real: str) -> bool:
 
 
 def mark(folder: str) -> None:
-    """Have pictures that generate writes to `folder` read from there by any command. The folder is made."""
+    """Have pictures that generate writes to `folder` read from there by any command. The folder is made.
+
+    A marker that is there already stays: it may be a link to a file of the user's.
+    """
     try:
         os.makedirs(folder, exist_ok=True)
-        Path(folder, MARKER).write_text(_SAYS, "utf-8")
+        with Path(folder, MARKER).open("x", encoding="utf-8") as marker:
+            marker.write(_SAYS)
+    except FileExistsError:
+        if not os.path.isdir(folder):
+            raise UserError(f"{folder}: is a file, not a folder; name another one") from None
     except OSError as error:
         raise UserError(f"{folder}: {(error.strerror or str(error)).lower()}") from None

@@ -155,7 +155,7 @@ def _folders(typed: str) -> list[str]:
 
 
 def check(kind: str, spec: str, **settings: Any) -> str:
-    """`spec` itself if it can be loaded as far as is known in a second. Raises `UserError` if not.
+    """`spec` itself if nothing is wrong with it that can be seen in a second. Raises `UserError` if something is.
 
     Names are held against those that there are. A packaged plug-in that has a function ``check(argument)`` is asked,
     and given those of `settings` that are among its parameters; of others, and of files of one's own, nothing is
@@ -172,7 +172,7 @@ def check(kind: str, spec: str, **settings: Any) -> str:
 
 
 def _known(kind: str, spec: str) -> str:
-    """`spec` itself if it names a file, or a plug-in that there is."""
+    """`spec` itself if it names a plug-in of the package or an existing file."""
     name, _ = split(spec)
     if name.endswith(".py"):
         if not Path(name).is_file():

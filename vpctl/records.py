@@ -216,13 +216,14 @@ def schema(kind: Any) -> dict[str, tuple[bool, Any, str]]:
 def check(record: object, kind: Any, where: str) -> dict[str, Any]:
     """`record` itself if it is a record of this kind; keys the kind does not know are ignored.
 
-    An optional key that is null is absent, and so is a null within its object: `datasets` writes both where another
-    record has the key. They are removed. Raises `UserError`, beginning with `where`, for anything that is no object,
-    lacks a key or holds one of another type, and for a judgement without one score and one place in the order for each
-    picture.
+    An optional key that is null, or a list of nothing but null, is absent, and so is a null within its object:
+    `datasets` writes these where another record has the key. They are removed. Raises `UserError`, beginning with
+    `where`, for anything that is no object, lacks a key or holds one of another type, for a prompt that is too long to
+    be judged, and for a judgement without one score and one place in the order for each picture.
     """
     if not isinstance(record, dict):
-        raise UserError(f"{where}: a record is a JSON object, one a line; this is {_found(record)}")
+        way_out = "; write one on each line, e.g. with jq -c '.[]'" if isinstance(record, list) else ""
+        raise UserError(f"{where}: a record is a JSON object, one a line; this is {_found(record)}{way_out}")
     name = _with_article(kind.__name__.lower())
     for key, (required, expected, _) in schema(kind).items():
         if not required and key in record:
@@ -233,24 +234,24 @@ def check(record: object, kind: Any, where: str) -> dict[str, Any]:
                 raise UserError(f"{where}: {name} needs {key!r}; this one has {has}")
         elif not _conforms(record[key], expected):
             raise UserError(f"{where}: {key!r} of {name} is {in_words(expected)}, not {_found(record[key], expected)}")
-    if kind is not Prompt and (reason := too_long(record)):
+    if kind is not Prompt and "prompt" in schema(kind) and (reason := oversized(record)):
         raise UserError(f"{where}: {reason}")
     if kind is Judgement:
         _check_pictures(record, where)
     return record
 
 
-def too_long(record: Mapping[str, Any]) -> str:
+def oversized(record: Mapping[str, Any]) -> str:
     """Why a record's prompt is too long to draw or to judge; empty if it is not. polish drops such prompts."""
-    length = len(record.get("prompt", ""))
+    length = len(record["prompt"])
     if length <= LONGEST_PROMPT:
         return ""
-    return f"the prompt has {length} characters; the most is {LONGEST_PROMPT}, and vpctl polish drops what is longer"
+    return f"the prompt has {length} characters; the most is {LONGEST_PROMPT}: shorten it, or leave the record out"
 
 
 def _drop_null(record: dict[str, Any], key: str) -> None:
     value = record[key]
-    if value is None:
+    if value is None or (isinstance(value, list) and value and all(one is None for one in value)):
         del record[key]
     elif isinstance(value, dict) and None in value.values():
         record[key] = {name: one for name, one in value.items() if one is not None}

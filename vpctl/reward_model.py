@@ -97,6 +97,8 @@ def open_model(source: str, *, option: str) -> RewardModel:
     kind = ARCHITECTURES[hub.config(folder, where=where).model_type]
     backbone = hub.model(kind, folder, dtype=torch.float32, where=where)
     tokenizer = hub.tokenizer(folder, where=where)
+    if tokenizer.pad_token is None:
+        raise UserError(f"{where}: its tokenizer has no padding token, which prompts of different lengths need")
     known = backbone.config.text_config.vocab_size
     if len(tokenizer) > known:
         raise UserError(

@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..folders import mark
 from ..options import STDIO, BatchSize, Device, Input, Output, Seed, option, plugin
 from ..plugins import Settings
-from ..records import Image, Prompt, digest, fingerprint, image_key, prompt_key, too_long
+from ..records import Image, Prompt, digest, fingerprint, image_key, oversized, prompt_key
 from ..streams import Out, count, folder_of, is_stream, read_prompts
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def generate(
             mark(target)  # or the next command would refuse pictures that lie beside neither it nor the records
         from .. import images as files
 
-        source = read_prompts(prompts, too_long)
+        source = read_prompts(prompts, oversized)
         plan = Plan(
             models=[loaded(spec, adapter, device) for spec in dict.fromkeys(specs)],
             images=images,

@@ -10,7 +10,7 @@ from .. import plugins, progress
 from ..configs import PPOConfig
 from ..errors import UserError
 from ..options import Device, Folder, Input, Seed, options, plugin
-from ..records import digest, too_long
+from ..records import digest, oversized
 from ..streams import place_of, read_prompts
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def tune_ppo(
     for name, given in (("--model", model), ("--reward", reward)):
         if not given:
             progress.note(f"no {name} is named: taking the built-in one of the shapes world")
-    trained_on = (one for one in read_prompts(prompts, too_long) if one.get("split", "train") == "train")
+    trained_on = (one for one in read_prompts(prompts, oversized) if one.get("split", "train") == "train")
     texts = list(dict.fromkeys(one["prompt"] for one in trained_on))
     if not texts:
         raise UserError(f"{prompts}: there are no prompts to train on")

@@ -1,0 +1,226 @@
+"""vpctl many times over without starting Python each time: every run is a fork of a process that has imported all.
+
+A run has its own process, so it can change or break nothing for the next one. There are two processes to fork. The
+small one has all but torch and what stands on it, and a fork of it costs five milliseconds. A run that asks for torch
+ends there, and is done again in a fork of the large one, which costs ten times that. `python -m tests.hostile.fork` is
+either; `Forks` starts them when they are first needed and asks them.
+"""
+
+import atexit
+import contextlib
+import gc
+import io
+import os
+import resource
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import orjson
+
+from tests.conftest import ENVIRONMENT, HOME, as_anyone
+
+MEMORY = 8 << 30
+"""Bytes of address space: torch and its libraries map three gigabytes before anything is done."""
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "0",
+}
+"""A process that forks must have no threads but one."""
+NEEDS_MODELS = 99
+"""The exit of a run that asks for torch where there is none."""
+MODELS = frozenset(["torch", "transformers", "diffusers", "peft"])
+NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9", "OPENAI_BASE_URL": "http://127.0.0.1:9"}
+"""Nobody listens there, so a run that asks the network is refused at once."""
+
+
+class Ended(NamedTuple):
+    """How a run ended: its exit, negative for a signal, and every byte it wrote."""
+
+    code: int
+    out: bytes
+    err: bytes
+
+
+class Forks:
+    """Runs vpctl in forks of two processes that are started when they are first needed."""
+
+    def __init__(self) -> None:
+        self._servers: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __call__(
+        self,
+        arguments: list[str],
+        cwd: Path,
+        *,
+        stdin: Path | None = None,
+        env: Mapping[str, str | None] | None = None,
+        seconds: int = 60,
+        cpu_seconds: int = 60,
+        err: str | None = None,
+        memory: int = MEMORY,
+        afresh: Callable[[], object] = lambda: None,
+    ) -> Ended:
+        """Run ``vpctl ARGUMENTS`` in `cwd`.
+
+        What takes longer than `seconds` is killed by SIGALRM (code -14), after `cpu_seconds` by SIGXCPU (-24). `err`
+        may name a terminal that is to be its standard error. `afresh` makes `cwd` anew before a run is done again.
+        """
+        outputs = [cwd.with_name(f"{cwd.name}.{name}") for name in ("out", "err")]
+        wanted = {**ENVIRONMENT, **NO_HUB, **(env or {})}
+        asked = {
+            "arguments": arguments,
+            "cwd": str(cwd),
+            "env": {name: value for name, value in wanted.items() if value is not None},
+            "files": [str(stdin or os.devnull), str(outputs[0]), err or str(outputs[1])],
+            "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
+            "memory": memory,
+        }
+        code = self._ask("small", asked, outputs)
+        if code == NEEDS_MODELS:
+            afresh()
+            code = self._ask("large", asked, outputs)
+        return Ended(code, *(one.read_bytes() if one.exists() else b"" for one in outputs))
+
+    def _ask(self, size: str, asked: Mapping[str, Any], outputs: list[Path]) -> int:
+        if size not in self._servers:
+            self._servers[size] = subprocess.Popen(
+                [sys.executable, "-m", "tests.hostile.fork", size],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                cwd=HOME,
+                env={**ENVIRONMENT, **NO_HUB, **ONE_THREAD, "PYTHONPATH": str(HOME)},
+                preexec_fn=as_anyone,
+            )
+        for one in outputs:
+            one.unlink(missing_ok=True)
+        server = self._servers[size]
+        assert server.stdin
+        assert server.stdout
+        server.stdin.write(orjson.dumps(asked, option=orjson.OPT_APPEND_NEWLINE))
+        server.stdin.flush()
+        answer = server.stdout.readline()
+        assert answer, f"the {size} process that is forked has ended"
+        return int(answer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for server in self._servers.values():
+            assert server.stdin
+            server.stdin.close()
+            server.wait(60)
+
+
+def serve(size: str) -> None:
+    """Read what is asked, a line each, and answer with the exit of a fork that did it."""
+    _import_small()
+    if size == "large":
+        _import_models()
+    else:
+        sys.meta_path.insert(0, _NoModels())
+    gc.freeze()  # or every fork copies what its first collection touches
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    for line in sys.stdin.buffer:
+        asked = orjson.loads(line)
+        child = os.fork()
+        if child == 0:
+            _run(asked)
+        _, status = os.waitpid(child, 0)
+        answers.write(b"%d\n" % os.waitstatus_to_exitcode(status))
+
+
+class _NoModels:
+    """Ends the process where it imports what only the large one has."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Of a module that is not there yet: nothing, or the end."""
+        if name in MODELS:
+            os._exit(NEEDS_MODELS)
+
+
+def _import_small() -> None:
+    import numpy
+    import openai
+    import rich.table
+    import tqdm
+
+    import vpctl.api.chat
+    import vpctl.cli
+    import vpctl.clip_tokens
+    import vpctl.intervals
+    import vpctl.judging
+    import vpctl.pages
+    import vpctl.polishers.rules
+
+    for name in vpctl.cli.COMMANDS:
+        vpctl.cli.load(f"{name} accuracy" if name == "eval" else name)
+    _ = (numpy, openai, rich.table, tqdm)
+
+
+def _import_models() -> None:
+    with contextlib.redirect_stderr(io.StringIO()):  # what transformers says of torchvision as it is imported
+        import peft
+        import torch.utils.tensorboard
+        from diffusers import StableDiffusionPipeline
+        from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval, CLIPModel
+
+    _ = (peft, torch, StableDiffusionPipeline, AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval, CLIPModel)
+
+
+def _run(asked: Mapping[str, Any]) -> None:
+    """In the fork: become the run that is asked for, and never return."""
+    code = 1
+    try:
+        os.chdir(asked["cwd"])
+        flags = (
+            os.O_RDONLY,
+            os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+            os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY,
+        )
+        for number, (path, how) in enumerate(zip(asked["files"], flags, strict=True)):
+            opened = os.open(path, how, 0o666)
+            os.dup2(opened, number)
+            os.close(opened)
+        os.environ.clear()
+        os.environ.update(asked["env"])
+        resource.setrlimit(resource.RLIMIT_AS, (asked["memory"], asked["memory"]))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (asked["cpu_seconds"], asked["cpu_seconds"] + 5))
+        signal.alarm(asked["seconds"])
+        sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8", "surrogateescape")
+        sys.stdout, sys.stderr = (
+            io.TextIOWrapper(io.BufferedWriter(io.FileIO(number, "w", closefd=False)), "utf-8", errors)
+            for number, errors in ((1, "strict"), (2, "backslashreplace"))
+        )
+        sys.argv = ["vpctl", *asked["arguments"]]
+        from vpctl.cli import main
+
+        code = main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+    try:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        traceback.print_exc()
+        code = 120  # as Python itself ends
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
