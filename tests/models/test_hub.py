@@ -208,6 +208,9 @@ def test_a_pipeline_does_not_make_up_the_weights_of_a_module_of_diffusers(tmp_pa
     save_file({"other": torch.ones(4, 4)}, part / "diffusion_pytorch_model.safetensors")
     with pytest.raises(UserError, match=r"^x: image_encoder: .*project.weight is missing"):
         hub.pipeline(folder, dtype=torch.float32, where="x")
+    save_file({"project.weight": torch.ones(4, 4)}, part / "diffusion_pytorch_model.safetensors")
+    pipe = hub.pipeline(folder, dtype=torch.float32, where="x")
+    assert pipe.image_encoder.project.weight.sum() == 16
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
