@@ -198,6 +198,12 @@ def test_a_pipeline_does_not_make_weights_up(tmp_path: Path) -> None:
     assert isinstance(pipe.unet, UNet2DConditionModel)
 
 
+def test_a_component_that_needs_another_library_names_it(tmp_path: Path) -> None:
+    folder = sound("pipeline", tmp_path / "onnx")
+    change(folder / "model_index.json", unet=["diffusers", "OnnxRuntimeModel"])
+    assert "OnnxRuntimeModel requires the onnxruntime library" in said_by(OPEN["pipeline"][0], folder)
+
+
 def test_a_pipeline_does_not_make_up_the_weights_of_a_module_of_diffusers(tmp_path: Path) -> None:
     """The class of this component is in a module of diffusers' pipelines, as those of Kolors are."""
     folder = sound("pipeline", tmp_path / "own")

@@ -16,6 +16,7 @@ import torch
 import transformers
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin, pipelines
 from diffusers.pipelines.pipeline_loading_utils import ALL_IMPORTABLE_CLASSES, get_class_obj_and_candidates
+from diffusers.utils import DummyObject, requires_backends
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -128,7 +129,10 @@ def _component_class(library: str, name: str) -> Any:
     own = hasattr(pipelines, library)  # as kolors, the module of a pipeline
     if library not in ("diffusers", "transformers") and not own:
         return None
-    return get_class_obj_and_candidates(library, name, ALL_IMPORTABLE_CLASSES, pipelines, own)[0]
+    kind = get_class_obj_and_candidates(library, name, ALL_IMPORTABLE_CLASSES, pipelines, own)[0]
+    if isinstance(kind, DummyObject):
+        requires_backends(kind, kind._backends)  # raises an error that names the library to install
+    return kind
 
 
 def _is_a(kind: Any, base: Any) -> bool:

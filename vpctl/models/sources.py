@@ -80,9 +80,7 @@ def fetch(use: str, source: str, *, option: str) -> Path:
         return folder.path
     if not all((folder.path / name).is_file() for name in weights):
         progress.note(f"fetching {source} from the hub")
-    for _ in range(2):  # an index of weights first, and then the files that it names
-        _download(source, folder.path.name, weights, f"{option}{source}")
-        weights = _inspect(use, folder, f"{option}{source}")
+    _download(source, folder.path.name, weights, f"{option}{source}")
     local = Folder(folder.path)
     _inspect(use, local, f"{option}{source}")
     return local.path
