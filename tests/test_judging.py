@@ -561,6 +561,24 @@ def test_ties_are_broken_by_comparing_what_has_the_same_score_also_after_a_resum
     assert sorted(one["key"] for one in broken.done) == sorted(one["key"] for one in whole.done)
 
 
+def test_pictures_take_room_until_the_last_comparison_of_their_ties_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for one prompt's pictures, no prompt is asked about while another's pictures are compared."""
+    monkeypatch.setattr(judging, "PIXELS", 1)
+
+    class Slow(Together):
+        async def ask(self, question: Question) -> list[Verdicts]:
+            if question.mode == "pair":
+                await asyncio.sleep(0.01)
+            return await super().ask(question)
+
+    desk, slow = Desk(), Slow()
+    source = [one for prompt in "abc" for one in images(prompt, 2, 3, 4, 5)]
+    desk.judge(iter(source), slow, Plan(ASPECTS[:1], break_ties=True), at_once=8)
+    asked = [question.prompt for question in slow.asked]
+    assert len(asked) == 3 * (1 + 2 * 2)
+    assert asked == sorted(asked)
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_after_the_time_is_over_nothing_new_is_begun_and_what_is_under_way_is_kept(asynchronous: bool) -> None:
     began: list[str] = []

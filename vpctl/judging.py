@@ -317,14 +317,15 @@ async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int
                 return
             pictures = dict(zip(places, made, strict=True))
             async with room.of(sum(map(pixels, made))):
-                begun = []
+                begun: list[asyncio.Task[None]] = []
                 for call in wanted:
                     await slots.acquire()
-                    begun.append(work.create_task(one(call, group, pictures)))
+                    begun.append(work.create_task(one(call, group, pictures, begun)))
                 await turn.aclose()
-                await asyncio.wait(begun)
+                for task in begun:  # each may append comparisons, which hold the pictures too
+                    await asyncio.wait([task])
 
-    async def one(call: Call, group: Group, pictures: dict[int, Any]) -> None:
+    async def one(call: Call, group: Group, pictures: dict[int, Any], begun: list[asyncio.Task[None]]) -> None:
         try:
             brake.check()
             shown = [pictures[place] for place in call.shown]
@@ -339,13 +340,13 @@ async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int
         else:
             desk.emit(*done)
             for further in _fresh(_closer(done, group, call, plan, desk), desk, tally):
-                work.create_task(compared(further, group, pictures))
+                begun.append(work.create_task(compared(further, group, pictures, begun)))
         finally:
             slots.release()
 
-    async def compared(call: Call, group: Group, pictures: dict[int, Any]) -> None:
+    async def compared(call: Call, group: Group, pictures: dict[int, Any], begun: list[asyncio.Task[None]]) -> None:
         await slots.acquire()
-        await one(call, group, pictures)
+        await one(call, group, pictures, begun)
 
     async def answered(call: Call, question: Question) -> list[Judgement]:
         try:

@@ -215,6 +215,11 @@ def finished(done: str, target: str, *, resumed: int = 0, failed: int = 0, more:
     note(f"{done} {written(target)}{there}{lost}{f'; {more}' if more else ''}")
 
 
+def plural(number: int, noun: str) -> str:
+    """A count with its noun, as in ``1 picture`` and ``2 pictures``; only the last word changes."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def written(target: str) -> str:
     """That something was written, and to which file or folder; ``-`` is standard output."""
     return "written" if target == "-" else f"written to {target}"

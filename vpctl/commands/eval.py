@@ -146,7 +146,8 @@ def compare(
     """How often a tuned model's pictures beat another's on the same prompts.
 
     Reads what score wrote. Of every prompt the pictures of one seed meet, and where the two have no seed in common,
-    the first meets the first, the second the second, and so on. A win counts 1, a tie 0.5; the interval is a bootstrap
+    the first meets the first, the second the second, and so on. Prompts are matched by their prompt_id, which polish
+    keeps: pictures of raw prompts meet those of polished ones. A win counts 1, a tie 0.5; the interval is a bootstrap
     over prompts.
 
     Examples:
@@ -162,8 +163,7 @@ def compare(
             raise UserError(f"{name} {shown[0]}: is shown on the page; say with --html where that goes")
     check_page(html, [base, *tuned, *(report or []), out], runs=run or [])
     once(tuned)
-    joined = Joined(parts=False, files=False)
-    sides = {source: by_prompt(joined.images(located(source, Image))) for source in (base, *tuned)}
+    sides = {source: by_prompt(Joined(parts=False).images(located(source, Image))) for source in (base, *tuned)}
     for source, images in sides.items():
         if not images:
             raise UserError(f"{source}: there are no pictures")
