@@ -36,7 +36,7 @@ def error(work: Callable[[], object]) -> str:
 def test_a_prompt_id_has_one_prompt() -> None:
     said = error(lambda: joined(judged(), judged(prompt="a dog")))
     assert said.startswith("f:2: prompt_id 'p' has the prompt 'a dog' here and another one at f:1; ")
-    assert "keep the records of one of the prompts, or give the other prompt another prompt_id" in said
+    assert "keep the records of one prompt, or give the other prompt another prompt_id" in said
     assert len(joined(judged(), judged(prompt_id="q", prompt="a dog"))) == 2
 
 

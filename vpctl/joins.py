@@ -48,7 +48,8 @@ class Joined:
     def images(self, located: Located[Image]) -> Iterator[Image]:
         """The records, checked as they pass; no picture comes twice within neighbours of one prompt.
 
-        Of neighbours that have passed, a hash of their prompt is kept and not their pictures, which may be millions.
+        Once neighbours have passed, only a hash of their prompt and its part are kept: pictures may be millions. So
+        whether an image_id is one file is checked of judgements and pairs alone.
         """
         neighbours: dict[str, str] = {}
         before = ""
@@ -93,9 +94,9 @@ class Joined:
         known = self._prompts.setdefault(prompt_id, _Prompt(hash(text), where))
         if known.hash != hash(text):
             raise UserError(
-                f"{where}: prompt_id {prompt_id!r} has the prompt {_short(text)} here and another one at {known.where}; "
-                "pictures of different prompts cannot be compared: keep the records of one of the prompts, or give the "
-                "other prompt another prompt_id"
+                f"{where}: prompt_id {prompt_id!r} has the prompt {_short(text)} here and another one at "
+                f"{known.where}; pictures of different prompts cannot be compared: keep the records of one prompt, "
+                "or give the other prompt another prompt_id"
             )
         split = record.get("split") or self._unsaid
         if not self._parts or not split:

@@ -201,12 +201,6 @@ def test_pictures_of_raw_prompts_meet_those_of_the_polished_ones(sides: Path) ->
     write_lines(sides / "tuned.jsonl", [{**one, "prompt": f"polished {one['prompt']}"} for one in TUNED])
     compare("base.jsonl", ["tuned.jsonl"], "out.jsonl")
     assert [report["n"] for report in reports(sides / "out.jsonl")] == [4, 4]
-    write_lines(sides / "tuned.jsonl", [TUNED[1], {**TUNED[2], "prompt": "another"}])
-    with pytest.raises(UserError) as raised:
-        compare("base.jsonl", ["tuned.jsonl"], "out.jsonl")
-    assert str(raised.value).startswith(
-        "tuned.jsonl:2: prompt_id 'b' has the prompt 'another' here and another one at "
-    )
 
 
 def test_pictures_of_one_seed_meet_wherever_they_stand_and_what_meets_none_is_told(
