@@ -91,7 +91,7 @@ class Desk:
         words = getattr(annotate, "template", judging.rubrics)
         usual = {"name": "mine", "identity": "", "words": words, "open_picture": opened}
         usual |= {"claim": self.claim, "emit": self.emit}
-        desk = judging.Desk(asking(annotate), **{**usual, **self.how, **how})
+        desk = judging.Desk(asking(annotate, "mine"), **{**usual, **self.how, **how})
 
         def work(brake: Brake) -> Coroutine[Any, Any, None]:
             groups = grouped(records, content)
@@ -107,7 +107,7 @@ def planned(records: list[Image], plan: Plan = PLAN, **how: Any) -> list[judging
     words = getattr(annotate, "template", judging.rubrics)
     usual = {"name": "mine", "identity": "", "words": words, "open_picture": opened, "claim": bool, "emit": print}
     contents = how.pop("contents", None) or [image["file_name"] for image in records]
-    desk = judging.Desk(asking(annotate), **{**usual, **how})
+    desk = judging.Desk(asking(annotate, "mine"), **{**usual, **how})
     return list(judging.planned(Group(records, contents), plan, desk))
 
 

@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from tests.conftest import Plugin, Run, lines
-from vpctl.commands.polish import Distinct, Polisher, original, polish, polished, scored
+from vpctl.commands.polish import Distinct, original, polish, polished, polisher_of, scored
 from vpctl.errors import RecordFailed
 from vpctl.plugins import Polished
 from vpctl.records import LONGEST_PROMPT, Prompt, digest
@@ -22,10 +23,11 @@ def upper(prompts: list[str]) -> list[Polished | RecordFailed]:
 
 
 def polish_all(
-    prompts: list[Prompt], *, keep_unsafe: bool = False, polish: Polisher = upper
+    prompts: list[Prompt], *, keep_unsafe: bool = False, polish: Any = upper
 ) -> tuple[list[Prompt], Counter[str]]:
     counts: Counter[str] = Counter()
-    return list(polished(prompts, polish, spec="rules", keep_unsafe=keep_unsafe, threshold=0.5, counts=counts)), counts
+    work = polisher_of(polish, "rules")
+    return list(polished(prompts, work, keep_unsafe=keep_unsafe, threshold=0.5, counts=counts)), counts
 
 
 def reasons(prompts: Iterable[Prompt]) -> list[str]:
