@@ -192,7 +192,7 @@ def infinite(prompt: str, pictures: list[PIL.Image], aspect: Aspect) -> Verdicts
     ("annotate", "reason"),
     [
         (failing, "the server is tired"),
-        (unequal, "the annotator gave 1 scores for 2 pictures"),
+        (unequal, "the annotator gave 1 score for 2 pictures"),
         (wordless, "the annotator gave 0 rationales for 2 pictures"),
         (infinite, "the annotator gave nan, which is no score"),
     ],

@@ -245,9 +245,10 @@ def filled(judgement: Judgement, verdicts: Verdicts) -> Judgement:
 
 def _check(verdicts: Verdicts, pictures: int) -> None:
     """What is not a number cannot be compared, and JSON cannot say it."""
-    for name, values in (("scores", verdicts.scores), ("rationales", verdicts.rationales)):
+    for name, values in (("score", verdicts.scores), ("rationale", verdicts.rationales)):
         if len(values) != pictures:
-            raise RecordFailed(f"the annotator gave {len(values)} {name} for {pictures} pictures")
+            gave, asked = progress.plural(len(values), name), progress.plural(pictures, "picture")
+            raise RecordFailed(f"the annotator gave {gave} for {asked}")
     for score in verdicts.scores:
         if not math.isfinite(score):
             raise RecordFailed(f"the annotator gave {score}, which is no score")
@@ -398,7 +399,7 @@ def _checked(one: object, pictures: int, spec: str) -> Verdicts:
     plugins.check_texts("annotator", spec, *one.rationales, *one.usage)
     ranking = [*one.ranking]
     if ranking and not (all(isinstance(place, int) for place in ranking) and sorted(ranking) == [*range(pictures)]):
-        contract = f"a ranking has every index into its {pictures} pictures once"
+        contract = f"a ranking has every index into its {progress.plural(pictures, 'picture')} once"
         raise plugins.misfit("annotator", spec, ranking, "ask", contract)
     usage = {name: _plain(value) for name, value in one.usage.items()}
     return Verdicts([*map(_plain, one.scores)], one.rationales, usage, ranking)

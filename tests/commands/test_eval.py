@@ -212,7 +212,7 @@ def test_pictures_of_one_seed_meet_wherever_they_stand_and_what_meets_none_is_to
     compare("base.jsonl", ["tuned.jsonl"], "out.jsonl", reward=["clip"])
     [report] = reports(sides / "out.jsonl")
     assert (report["wins"], report["ties"], report["losses"]) == (0, 3, 0)
-    assert "1 pictures, of these or of base.jsonl, have no counterpart" in capsys.readouterr().err
+    assert "1 picture, of these or of base.jsonl, left out: no counterpart" in capsys.readouterr().err
     write_lines(sides / "tuned.jsonl", [{**one, "seed": one["seed"] + 100} for one in four])
     compare("base.jsonl", ["tuned.jsonl"], "out.jsonl", reward=["clip"])
     assert reports(sides / "out.jsonl")[0]["ties"] == 4, "seeds that are all others say nothing; places do"

@@ -59,7 +59,11 @@ def judge(
         spent = annotator.model.engine.budget.spent
         more = "; ".join(text for text in (told, f"{spent:.4f} USD" if spent else "") if text)
         progress.finished(
-            f"{reader.judgements} judgements", out.target, resumed=out.resumed, failed=tally.lost, more=more
+            progress.plural(reader.judgements, "judgement"),
+            out.target,
+            resumed=out.resumed,
+            failed=tally.lost,
+            more=more,
         )
 
 

@@ -164,7 +164,8 @@ def annotate(
                 from .. import batches
 
                 if under_way := batches.leave_out(out, sink.claim):
-                    progress.note(f"{under_way} requests are under way in batches and left out; --batch collects them")
+                    asked = progress.plural(under_way, "request")
+                    progress.note(f"{asked} under way in batches and left out; --batch collects the answers")
             if (batch or batch_file) and not dry_run:
                 from .. import batches
 
@@ -260,7 +261,11 @@ def _judge(
             told = ", ".join(f"{number} of them {kind}" for kind, number in kinds.items() if number)
             more = "; ".join(text for text in (told, desk.annotator.summary()) if text)
             progress.finished(
-                f"{counter.total} judgements", out.target, resumed=out.resumed, failed=tally.lost, more=more
+                progress.plural(counter.total, "judgement"),
+                out.target,
+                resumed=out.resumed,
+                failed=tally.lost,
+                more=more,
             )
 
         try:
@@ -300,5 +305,7 @@ def _estimate(
             usage.update(desk.annotator.expected(call.kind, group.images[0]["prompt"], shown))
     tokens = f"about {usage['prompt_tokens']:.0f} tokens of prompts and {usage['completion_tokens']:.0f} of answers"
     cost = f", {usage['cost'] * share:.2f} USD" if "cost" in usage else ""
-    broken = f"; {tally.lost} prompts have pictures that cannot be judged" if tally.lost else ""
-    progress.note(f"dry run: {calls_in_all} calls to be made{f', {tokens}{cost}' if usage else ''}{broken}")
+    broken = f"; {progress.plural(tally.lost, 'prompt')} with pictures that cannot be judged" if tally.lost else ""
+    progress.note(
+        f"dry run: {progress.plural(calls_in_all, 'call')} to be made{f', {tokens}{cost}' if usage else ''}{broken}"
+    )

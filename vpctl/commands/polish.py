@@ -341,7 +341,7 @@ class Outputs:
         """Say how the run went."""
         failed = self.counts["failed"]
         progress.finished(
-            f"{self.counts['written']} prompts",
+            progress.plural(self.counts["written"], "prompt"),
             self._kept.target,
             resumed=self._kept.resumed,
             failed=failed,
@@ -356,18 +356,19 @@ class Outputs:
             listed = f"; see {self._apart.target}" if self._apart else ""
             yield f"dropped: {', '.join(f'{number} {why}' for why, number in self.reasons.most_common())}{listed}"
         if number := self.reasons["too long"]:
-            yield f"{number} have more than {LONGEST_PROMPT} characters, the most polish takes; shorten or split them"
+            prompts = progress.plural(number, "prompt")
+            yield f"{prompts} of more than {LONGEST_PROMPT} characters, the most polish takes; shorten or split them"
         if self._apart and self._apart.resumed:
-            yield f"{self._apart.resumed} were dropped by a run before this; see {self._apart.target}"
+            prompts = progress.plural(self._apart.resumed, "prompt")
+            yield f"{prompts} dropped by a run before this; see {self._apart.target}"
         if counts["rejected"]:
-            yield (
-                f"{counts['rejected']} rewrites were not true to their prompts; the rules' took their place, "
-                "see rejected"
-            )
+            rewrites = progress.plural(counts["rejected"], "rewrite")
+            yield f"{rewrites} not true to the prompt and replaced by what the rules make of it; see rejected"
         if counts["repeated"]:
-            yield f"{counts['repeated']} more are the same prompts again, word for word"
+            yield f"{progress.plural(counts['repeated'], 'more prompt')} left out: word for word the same as one before"
         if long := counts["long"]:
-            yield f"{long} have more than the {CLIP_READS} tokens that Stable Diffusion reads; see clip_tokens"
+            prompts = progress.plural(long, "prompt")
+            yield f"{prompts} of more than the {CLIP_READS} tokens that Stable Diffusion reads; see clip_tokens"
 
 
 @options(ServerConfig, "server")
