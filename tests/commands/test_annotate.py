@@ -355,7 +355,7 @@ def test_a_dry_run_leaves_out_prompts_of_which_a_picture_is_none(server: Server,
     assert ended.code == 0
     assert f"{images[0]['prompt']!r}: {tmp_path / images[0]['file_name']}: not a picture" in ended.err
     assert "dry run: 4 calls to be made, about" in ended.err
-    assert ended.err.endswith("; 2 prompts have pictures that cannot be judged\n")
+    assert ended.err.endswith("; 2 prompts with pictures that cannot be judged\n")
     assert server.log == []
 
 

@@ -272,12 +272,13 @@ def summarise(counts: Counter[str], prompts: int, out: str) -> None:
             ],
         )
     left_out = {
-        "refusals left out": counts["refusals"],
-        "failures left out": counts["failures"],
-        "replaced by later ones": counts["replaced"],
+        "refusal": counts["refusals"],
+        "failure": counts["failures"],
     }
-    more = "".join(f"; {number} {what}" for what, number in left_out.items() if number)
+    plural = progress.plural
+    more = "".join(f"; {plural(number, what)} left out" for what, number in left_out.items() if number)
+    more += f"; {counts['replaced']} replaced by later ones" if counts["replaced"] else ""
     progress.note(
-        f"{counts['pairs']} pairs {progress.written(out)}, "
-        f"from {counts['judgements']} judgements of {prompts} prompts; {counts['ties']} ties dropped{more}"
+        f"{plural(counts['pairs'], 'pair')} {progress.written(out)}, from {plural(counts['judgements'], 'judgement')} "
+        f"of {plural(prompts, 'prompt')}; {plural(counts['ties'], 'tie')} dropped{more}"
     )

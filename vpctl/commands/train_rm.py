@@ -175,7 +175,8 @@ def train_rm(
             (folder / "README.md").write_text(said, encoding="utf-8")
     if accuracy:
         progress.note(
-            f"accuracy on {accuracy.n} held-out pairs: {accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]"
+            f"accuracy on {progress.plural(accuracy.n, 'held-out pair')}: {accuracy.value:.3f} "
+            f"[{accuracy.low:.3f}, {accuracy.high:.3f}]"
         )
     progress.note(f"the reward model is in {out}; use it as --reward vp:{out}")
 
@@ -213,7 +214,7 @@ def card(asked: dict[str, Any], split: dict[str, list[Pair]], accuracy: "Estimat
     measured = "No pairs were held out, so its accuracy is not known."
     if accuracy:
         measured = (
-            f"Accuracy on {accuracy.n} held-out pairs: **{accuracy.value:.3f}** "
+            f"Accuracy on {progress.plural(accuracy.n, 'held-out pair')}: **{accuracy.value:.3f}** "
             f"(95 % interval {accuracy.low:.3f} to {accuracy.high:.3f}, bootstrap over prompts)."
         )
     parameters = "\n".join(f"| {name} | {value} |" for name, value in asked.items())

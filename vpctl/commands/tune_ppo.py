@@ -102,7 +102,8 @@ def tune_ppo(
         policy = Policy(generator.pipeline, rank=config.rank, source=spec, seed=seed, exact=True)
         shown = texts[:PREVIEWS]
         count = min(config.prompts_per_epoch, len(texts)) * config.images
-        progress.note(f"{config.epochs} rounds of {count} pictures, {config.updates} updates each")
+        rounds, updates = progress.plural(config.epochs, "round"), progress.plural(config.updates, "update")
+        progress.note(f"{rounds} of {progress.plural(count, 'picture')}, {updates} each")
         ppo.train(
             policy,
             texts,
