@@ -6,6 +6,9 @@
 #
 # What a run says goes to FOLDER/annotate.log. Cron writes a mail when something is left to do for a person: a key that
 # is not right, an input that is broken, judgements that failed. A limit that is reached is none of that.
+#
+# Cron's PATH is short. So vpctl is also looked for in the .venv of this checkout and in ~/.local/bin; VPCTL names
+# another one, in the crontab or in FOLDER/key.env.
 set -u
 job=${1:?name the folder of the job} judge=${JUDGE:-openai:gpt-4o}
 if [ ! -d "$job" ]; then
@@ -14,17 +17,25 @@ if [ ! -d "$job" ]; then
 fi
 if [ -f "$job/key.env" ]; then
     set -a
+    # shellcheck source=/dev/null
     . "$job/key.env"
     set +a
 fi
 
-vpctl annotate "$job/images/metadata.jsonl" --annotator "$judge" --out "$job/judgements.jsonl" \
+PATH=$PATH:$(dirname "$0")/../.venv/bin:${HOME:-}/.local/bin
+vpctl=${VPCTL:-vpctl}
+if ! command -v "$vpctl" >/dev/null; then
+    echo "$0: $vpctl: not found; set VPCTL to its full path, as VPCTL=/opt/vpctl/bin/vpctl in $job/key.env"
+    exit 2
+fi
+
+"$vpctl" annotate "$job/images/metadata.jsonl" --annotator "$judge" --out "$job/judgements.jsonl" \
     --max-cost "${MAX_COST:-5}" --max-time "${MAX_TIME:-9m}" 2>>"$job/annotate.log"
 code=$?
 
 case $code in
-    0) ;;           # done, or nothing to do
-    5) ;;       # a limit was reached: the next run goes on
+    0) ;;         # done, or nothing to do
+    5) ;;         # a limit was reached: the next run resumes
     75) exit 0 ;; # another run is at work
     3) echo "vpctl annotate: some judgements failed; $job/annotate.log says which will be tried again" ;;
     *)
@@ -33,4 +44,4 @@ case $code in
         ;;
 esac
 
-vpctl merge "$job/judgements.jsonl" --split train:0.9,test:0.1 --out "$job/pairs.jsonl" --quiet
+"$vpctl" merge "$job/judgements.jsonl" --split train:0.9,test:0.1 --out "$job/pairs.jsonl" --quiet

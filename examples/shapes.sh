@@ -1,8 +1,9 @@
 #!/bin/sh
 # The whole method in the shapes world: raw prompts in, two aligned models and a report out.
-# Usage: [SEED=1] examples/shapes.sh [FOLDER]    Interrupted, it goes on from where it was.
+# Usage: [SEED=1] examples/shapes.sh [FOLDER]    If it is interrupted, the same command resumes.
 set -eu
 here=$(dirname "$0") run=${1:-runs/demo} seed=${SEED:-0}
+PATH=$PATH:$here/../.venv/bin # where make puts vpctl
 export OMP_NUM_THREADS=1 # Models this small gain nothing from a second thread; a second process gains all.
 trap 'kill 0' INT # What runs in the background would not hear of Ctrl-C.
 

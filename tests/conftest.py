@@ -16,6 +16,7 @@ import orjson
 import pytest
 from hypothesis import settings
 
+from vpctl import progress
 from vpctl.records import Image
 from vpctl.shapes.grammar import describe, sample
 from vpctl.shapes.render import render
@@ -62,6 +63,12 @@ def as_anyone() -> None:
 def vpctl(*arguments: str | Path) -> list[str]:
     """The words of a command line."""
     return [sys.executable, "-m", "vpctl", *map(str, arguments)]
+
+
+@pytest.fixture(autouse=True)
+def spoken() -> None:
+    """Messages are as they are without options, whatever a command that ran in this process before was told."""
+    progress.begin("vpctl", quiet=False)
 
 
 @pytest.fixture

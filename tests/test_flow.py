@@ -13,7 +13,7 @@ from tests.conftest import ENVIRONMENT, draw, lines, vpctl
 from tests.servers import Server
 from vpctl import flow
 from vpctl.errors import LimitReached, Stopped, UserError
-from vpctl.flow import Brake
+from vpctl.flow import Brake, Room
 
 
 class Annotating:
@@ -131,7 +131,7 @@ def test_the_first_reason_to_stop_counts_and_whoever_sleeps_is_woken() -> None:
         with pytest.raises(Stopped):
             brake.check()
 
-    with pytest.raises(LimitReached, match=r"^stopped: one; the same command goes on from there$"):
+    with pytest.raises(LimitReached, match=r"^stopped: one; run the same command again to continue$"):
         flow.run(work)
 
 
@@ -202,3 +202,24 @@ def test_an_error_in_the_input_comes_after_all_that_was_before_it() -> None:
     with pytest.raises(UserError, match="line 4"):
         flow.run(all_of_them)
     assert found == [0, 1, 2]
+
+
+def test_who_finds_no_room_waits_and_one_alone_always_fits() -> None:
+    room = Room(10)
+    inside: list[float] = []
+    most: list[float] = []
+
+    async def take(size: float) -> None:
+        async with room.of(size):
+            inside.append(size)
+            most.append(sum(inside))
+            await asyncio.sleep(0)
+            inside.remove(size)
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(take(size) for size in (4, 4, 4, 30, 1, 10, 0)))
+
+    asyncio.run(asyncio.wait_for(all_of_them(), 20))
+    assert len(most) == 7
+    assert {total for total in most if total > 10} == {30}
+    assert 8 in most, "what fits together is let in together"

@@ -219,9 +219,9 @@ def test_no_way_leads_out_of_the_folders_that_are_allowed(tmp_path: Path, outsid
     (own / "folder").symlink_to(outside)
     for way in ("../own-too/a.png", str(outside / "a.png"), "link.png", "folder/a.png", "folder/../own-too/a.png"):
         said = reason(own, way)
-        assert said == f"lies outside the folders allowed; add --root {outside}", way
+        assert said == "lies outside the folders allowed", way
         Pictures([str(own), str(outside)]).open(str(own / way))
-    assert reason(own, "/etc/passwd") == "lies outside the folders allowed; add --root /etc"
+    assert reason(own, "/etc/passwd") == "lies outside the folders allowed"
 
 
 def test_links_within_the_folders_and_links_to_them_are_followed(tmp_path: Path, outside: Path) -> None:
@@ -249,7 +249,8 @@ def test_root_allows_a_folder_on_the_command_line(tmp_path: Path, outside: Path,
     write_lines(own / "in.jsonl", [record])
     refused = run("annotate", "in.jsonl", "--annotator", "../fair.py", "--aspect", "fidelity", cwd=own)
     assert (refused.code, refused.out) == (3, "")
-    assert f"{outside}/a.png: lies outside the folders allowed; add --root {outside}\n" in refused.err
+    assert f"{outside}/a.png: lies outside the folders allowed\n" in refused.err
+    assert f"1 picture lies outside the folders allowed; add --root {outside}\n" in refused.err
     allowed = run(
         "annotate", "in.jsonl", "--annotator", "../fair.py", "--aspect", "fidelity", "--root", outside, cwd=own
     )
@@ -294,8 +295,7 @@ def test_a_picture_that_cannot_be_saved_is_told_in_one_line(tmp_path: Path) -> N
     )
     ended = bash("printf 'a red circle' | vpctl generate - -m ./plain.py --folder /dev/full/images", tmp_path)
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err.startswith("vpctl generate: error: /dev/full/images/")
-    assert ended.err.count("\n") == 1
+    assert ended.err == "vpctl generate: error: /dev/full/images: not a directory\n"
 
 
 def test_what_a_killed_run_left_beside_a_picture_goes_when_it_is_saved_and_that_of_a_living_one_stays(

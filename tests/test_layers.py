@@ -11,9 +11,9 @@ import pytest
 from tests.conftest import HOME
 
 LEVELS = {
-    0: "__init__ errors records streams",
-    1: "api batches batching clip_tokens configs duplicates flow images intervals judging options pages plugins "
-    "preferences progress quality questions reward_model safety scoring tensors",
+    0: "__init__ errors jsonlines records streams",
+    1: "api batches batching clip_tokens configs duplicates flow folders images intervals joins judging models options "
+    "pages plugins preferences progress quality questions reward_model safety scoring tensors",
     2: "annotators generators polishers rewards shapes tuning",
     3: "commands",
     4: "__main__ cli manual",

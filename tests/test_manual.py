@@ -1,10 +1,14 @@
+import inspect
 import re
+import shlex
 import subprocess
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from tests.conftest import ENVIRONMENT, HOME, bash
 from vpctl import cli, manual, plugins
@@ -110,6 +114,34 @@ def test_the_program_s_page_names_every_command_and_every_page() -> None:
     assert named | {"vpctl.1"} == {path.name for path in PAGES}
 
 
+def shown(text: str) -> list[str]:
+    """The examples in a help, each as it can be copied out of it."""
+    body = text.partition("Examples:\n\n")[2].partition("\nArguments:")[0]
+    return [dedent(block) for block in body.strip("\n").split("\n\n")]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_an_example_can_be_copied_out_of_the_help(name: str, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    text = CliRunner().invoke(cli.build({*name.split()}), [*name.split(), "--help"]).output
+    assert max(map(len, text.splitlines())) <= 80
+    written = inspect.cleandoc((inspect.getdoc(cli.load(name)) or "").partition("Examples:\n")[2]).split("\n\n")
+    examples = shown(text)
+    assert [shlex.split(example.replace("\\\n", "")) for example in examples] == [*map(shlex.split, written)]
+    for example in examples:
+        assert subprocess.run(["sh", "-n", "-c", example], capture_output=True).returncode == 0
+        assert all(line.endswith(" \\") for line in example.split("\n")[:-1])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_text_of_every_option_has_room_at_80_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = CliRunner().invoke(cli.build({*name.split()}), [*name.split(), "--help"]).output
+    further = [line for line in text.partition("Options:\n")[2].splitlines() if not line.startswith("  -")]
+    assert min((78 - (len(line) - len(line.lstrip())) for line in further), default=78) >= 44
+
+
 def faults(page: str) -> list[str]:
     """What man(1) would stumble over, as ``line: why``."""
     found, open_blocks = [], []
@@ -176,35 +208,47 @@ def test_text_is_written_so_that_roff_reads_it_as_text(text: str, roff: str) -> 
     assert manual._escaped(text) == roff
 
 
-def completed(*words: str) -> list[str]:
-    """What bash offers behind the words of a command line, the last of which is being typed."""
-    line = " ".join(f"'{word}'" for word in words)
+def completed(typed: str, cwd: Path) -> list[str]:
+    """What bash offers for a command line that ends in `typed`, broken into words as bash breaks it."""
+    last = re.split(r"[\s:=]", typed)[-1]
     script = (
-        f"source {HOME}/completions/vpctl.bash; complete -p vpctl >/dev/null || exit 9; COMP_WORDS=({line}); "
-        f"COMP_CWORD={len(words) - 1}; _vpctl_completion vpctl; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        f"source {HOME}/completions/vpctl.bash; complete -p vpctl >/dev/null || exit 9; compopt() {{ :; }}; "
+        f"COMP_LINE={shlex.quote(typed)}; COMP_POINT=${{#COMP_LINE}}; _vpctl_completion vpctl {shlex.quote(last)}; "
+        "printf '%s\\n' \"${COMPREPLY[@]}\""
     )
-    ended = bash(script, HOME)
+    ended = bash(script, cwd)
     assert (ended.code, ended.err) == (0, "")
     return ended.out.splitlines()
 
 
 @pytest.mark.parametrize(
-    ("words", "offered"),
+    ("typed", "offered"),
     [
-        (("vpctl", "sc"), ["score"]),
-        (("vpctl", "tu"), ["tune-ppo", "tune-dpo"]),
-        (("vpctl", "score", "--rew"), ["--reward"]),
-        (("vpctl", "score", "--reward", ""), [*plugins.catalog("reward")]),
-        (("vpctl", "score", "in.jsonl", "-r", "sh"), ["shapes"]),
-        (("vpctl", "annotate", "--aspect", "f"), ["fidelity"]),
-        (("vpctl", "generate", "-m", "d"), ["diffusion"]),
-        (("vpctl", "eval", "a"), ["accuracy", "agreement"]),
-        (("vpctl", "eval", "compare", "--fail"), ["--fail-under"]),
-        (("vpctl", "tune-dpo", "--learn"), ["--learning-rate"]),
+        ("vpctl sc", ["score"]),
+        ("vpctl tu", ["tune-ppo", "tune-dpo"]),
+        ("vpctl score --rew", ["--reward"]),
+        ("vpctl score --reward ", [*plugins.catalog("reward")]),
+        ("vpctl score in.jsonl -r shapes:a", ["aesthetic"]),
+        ("vpctl score -r vp:r", ["runner/", "runs/"]),
+        ("vpctl score --reward=vp:runs/", ["runs/demo/"]),
+        ("vpctl score -r vp:m", [r"my\ folder/"]),
+        ("vpctl annotate --aspect f", ["fidelity"]),
+        ("vpctl annotate --mode ", ["list", "point", "pair"]),
+        ("vpctl annotate --mode=p", ["point", "pair"]),
+        ("vpctl annotate --retry r", ["refused"]),
+        ("vpctl annotate --detail l", ["low"]),
+        ("vpctl annotate --device c", ["cpu", "cuda"]),
+        ("vpctl annotate --annotator reward:shapes:f", ["fidelity"]),
+        ("vpctl generate -m shapes:", ["base", "small"]),
+        ("vpctl generate -m d", ["diffusion", *(f"diffusion:{one}/" for one in (r"my\ folder", "runner", "runs"))]),
+        ("vpctl eval a", ["accuracy", "agreement"]),
+        ("vpctl eval compare --fail", ["--fail-under"]),
     ],
 )
-def test_bash_completes(words: tuple[str, ...], offered: list[str]) -> None:
-    assert completed(*words) == offered
+def test_bash_completes(tmp_path: Path, typed: str, offered: list[str]) -> None:
+    for folder in ("runs/demo", "runner", "my folder", ".hidden"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert completed(typed, tmp_path) == offered
 
 
 def test_bash_reads_the_script_without_a_word() -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from tests.conftest import HOME, write_lines
 from vpctl import cli, configs
+from vpctl.errors import UserError
 from vpctl.options import option, options
 
 TUNING = {"train-rm": configs.RewardModelConfig, "tune-ppo": configs.PPOConfig, "tune-dpo": configs.DPOConfig}
@@ -65,7 +66,64 @@ def test_every_field_is_an_option_and_the_command_gets_the_whole(words: str, exp
 
 def test_an_option_that_was_declared_with_other_names_has_no_other() -> None:
     assert CliRunner().invoke(application([]), ["mine", "--batch", "2"]).exit_code == 2
-    assert CliRunner().invoke(application([]), ["mine", "--steps", "0"]).exit_code == 2
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """Options that take some values only."""
+
+    mode: Annotated[str, option("--mode", "-m", choices=("list", "point", "pair"), help="How.")] = ""
+    again: Annotated[list[str] | None, option("--again", choices=("failed", "refused"), help="What.")] = None
+    share: Annotated[float, option(metavar="P", min=0, max=1, help="Share.")] = 0.5
+    steps: Annotated[int, option(metavar="N", min=2, help="Steps.")] = 20
+    images: Annotated[int, option(metavar="N", min=1, help="Pictures.")] = 1
+    most: Annotated[int, option(metavar="N", max=9, help="Most.")] = 9
+
+
+def bounded() -> typer.Typer:
+    """A program with these options."""
+
+    @options(Bounded)
+    def tune(*, config: Bounded) -> None:
+        """Tune."""
+
+    app = typer.Typer(rich_markup_mode=None)
+    app.command()(tune)
+    return app
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--mode lst", "--mode lst: is one of list, point, pair; did you mean 'list'?"),
+        ("-m q", "--mode q: is one of list, point, pair"),
+        ("--again failed --again refusd", "--again refusd: is one of failed, refused; did you mean 'refused'?"),
+        ("--share 1.5", "--share 1.5: must be from 0 to 1"),
+        ("--share nan", "--share nan: is no number"),
+        ("--share -inf", "--share -inf: is no number"),
+        ("--steps 1", "--steps 1: must be at least 2"),
+        ("--most 10", "--most 10: must be at most 9"),
+    ],
+)
+def test_a_value_that_an_option_does_not_take_is_refused_with_its_name(words: str, said: str) -> None:
+    error = CliRunner().invoke(bounded(), words.split()).exception
+    assert isinstance(error, UserError)
+    assert str(error) == said
+
+
+@pytest.mark.parametrize("words", ["", "-m pair --again failed --again refused", "--share 1 --steps 2 --most -3"])
+def test_a_value_that_an_option_takes_passes(words: str) -> None:
+    assert CliRunner().invoke(bounded(), words.split()).exit_code == 0
+
+
+def test_the_help_has_the_choices_and_the_ranges_that_nobody_would_guess() -> None:
+    text = CliRunner().invoke(bounded(), ["--help"]).output
+    said = [re.sub(r" {2,}", "  ", line.strip()) for line in text.splitlines()]
+    assert "-m, --mode list|point|pair  How." in said
+    assert "--share P  Share. From 0 to 1.  [default: 0.5]" in said
+    assert "--steps N  Steps. At least 2.  [default: 20]" in said
+    assert "--images N  Pictures.  [default: 1]" in said
+    assert "--most N  Most. At most 9.  [default: 9]" in said
 
 
 def test_a_command_can_be_called_with_some_fields_or_none() -> None:
@@ -157,5 +215,5 @@ def test_plug_ins_are_offered_with_their_help() -> None:
     command = typer.main.get_command(cli.build({"score"})).commands["score"]  # type: ignore[attr-defined]
     (reward,) = (parameter for parameter in command.params if parameter.name == "reward")
     offered = reward.shell_complete(typer.Context(command), "sh")
-    assert [item.value for item in offered] == ["shapes"]
+    assert [item.value for item in offered][:2] == ["shapes", "shapes:prompt-following"]
     assert re.match("The pixel judge", offered[0].help)

@@ -12,6 +12,7 @@ from tests.conftest import ENVIRONMENT, HOME, Ended, Plugin, Run, lines, vpctl
 from vpctl import plugins
 from vpctl.errors import UserError
 from vpctl.plugins import KINDS, Aspect
+from vpctl.shapes.judge import ASPECTS
 
 FILES = [
     pytest.param(kind, path, id=f"{kind}-{path.stem}")
@@ -72,6 +73,61 @@ def test_a_misspelling_is_told_with_what_there_is(kind: str, spec: str, said: st
     assert complaint(kind, spec).endswith("or a path of your own") or "there is no file" in said
 
 
+@pytest.mark.parametrize(("kind", "path"), FILES)
+def test_what_a_plug_in_says_of_its_argument_can_be_read_without_importing_it(kind: str, path: Path) -> None:
+    """A few words, a folder, or a spec of another kind; a file that has the constant is read to the same value."""
+    expected = plugins._expected(path)
+    assert expected in ("DIR", *KINDS) or isinstance(expected, tuple), expected
+    assert bool(expected) == ("\nARGUMENTS = " in path.read_text())
+
+
+def test_the_words_that_the_pixel_judge_is_offered_with_are_its_aspects() -> None:
+    offered = [spec for spec, _ in plugins.completions("reward", "shapes:")]
+    assert offered == [f"shapes:{aspect}" for aspect in ASPECTS]
+
+
+def test_arguments_are_offered_once_a_single_plug_in_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/a", "runs/b", ".hidden"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "runs" / "file").touch()
+
+    def offered(kind: str, typed: str) -> list[str]:
+        return [spec for spec, _ in plugins.completions(kind, typed)]
+
+    assert offered("reward", "") == [*plugins.catalog("reward")]
+    assert offered("reward", "v") == ["vp", "vp:runs/"]
+    assert offered("reward", "vp:") == ["vp:runs/"]
+    assert offered("reward", "vp:.") == ["vp:.hidden/"]
+    assert offered("reward", "vp:runs/") == ["vp:runs/a/", "vp:runs/b/"]
+    assert offered("reward", "vp:none/") == []
+    assert offered("reward", "none:") == []
+    assert offered("generator", "shapes:s") == ["shapes:small"]
+    assert offered("annotator", "reward:") == [f"reward:{name}" for name in plugins.catalog("reward")]
+    assert offered("annotator", "reward:vp:r") == ["reward:vp:runs/"]
+    assert offered("aspect", "fid") == ["fidelity"]
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ('ARGUMENTS = ("one", "two")', ["one", "two"]),
+        ('ARGUMENTS = ["one", 2]', ["one", "2"]),
+        ("ARGUMENTS = sorted(os.environ)", []),
+        ("ARGUMENTS = 3", []),
+        ("ARGUMENTS = (", []),
+        ("", []),
+    ],
+)
+def test_the_arguments_of_a_file_of_one_s_own_are_offered_and_it_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, offered: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(f'"""Mine."""\n\nopen("ran", "w")\n{line}\n')
+    assert plugins.completions("reward", "./mine.py:") == [(f"./mine.py:{one}", "") for one in offered]
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_misspelt_aspect_is_told_with_what_there_is() -> None:
     with pytest.raises(UserError) as raised:
         plugins.aspect("estetic")
@@ -81,9 +137,9 @@ def test_a_misspelt_aspect_is_told_with_what_there_is() -> None:
 
 
 def test_an_own_file_is_loaded_with_its_argument_and_the_device(plugin: Plugin) -> None:
-    path = plugin("mine", "return [argument, device]")
-    assert plugins.load("reward", f"{path}") == ["", "auto"]
-    assert plugins.load("reward", f"{path}:a:b", device="cuda:1") == ["a:b", "cuda:1"]
+    path = plugin("mine", "return lambda: [argument, device]")
+    assert plugins.load("reward", f"{path}")() == ["", "auto"]
+    assert plugins.load("reward", f"{path}:a:b", device="cuda:1")() == ["a:b", "cuda:1"]
 
 
 def test_an_own_file_may_be_what_a_module_is(tmp_path: Path) -> None:
@@ -91,16 +147,17 @@ def test_an_own_file_may_be_what_a_module_is(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
         "from __future__ import annotations\nfrom dataclasses import dataclass\n\n\n"
-        "@dataclass\nclass Mine:\n    size: int = 3\n\n\ndef load(argument, *, device):\n    return Mine().size\n"
+        "@dataclass\nclass Mine:\n    size: int = 3\n\n    def __call__(self):\n        return self.size\n\n\n"
+        "def load(argument, *, device):\n    return Mine()\n"
     )
-    assert plugins.load("reward", str(path)) == 3
+    assert plugins.load("reward", str(path))() == 3
 
 
 def test_two_own_files_of_one_name_are_two(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "mine.py").write_text(f"def load(argument, *, device):\n    return {folder!r}\n")
-    assert [plugins.load("reward", f"{tmp_path}/{folder}/mine.py") for folder in "ab"] == ["a", "b"]
+        (tmp_path / folder / "mine.py").write_text(f"def load(argument, *, device):\n    return lambda: {folder!r}\n")
+    assert [plugins.load("reward", f"{tmp_path}/{folder}/mine.py")() for folder in "ab"] == ["a", "b"]
 
 
 def test_a_file_without_load_is_told(tmp_path: Path) -> None:

@@ -60,7 +60,11 @@ def complaint(record: object, kind: Any) -> str:
 @pytest.mark.parametrize(
     ("record", "kind", "message"),
     [
-        ([], Prompt, "a record is a JSON object, one a line; this is a list"),
+        (
+            [],
+            Prompt,
+            "a record is a JSON object, one a line; this is a list; write one on each line, e.g. with jq -c '.[]'",
+        ),
         (None, Prompt, "a record is a JSON object, one a line; this is null"),
         ("a red circle", Prompt, 'a record is a JSON object, one a line; this is "a red circle"'),
         ({}, Prompt, "a prompt needs 'prompt'; this one has no keys"),
@@ -74,16 +78,20 @@ def complaint(record: object, kind: Any) -> str:
         ({"prompt": None}, Prompt, "'prompt' of a prompt is text, not null"),
         ({"prompt": {"text": "x"}}, Prompt, "'prompt' of a prompt is text, not an object"),
         ({"prompt": "x", "split": False}, Prompt, "'split' of a prompt is text, not false"),
-        ({"prompt": "x", "split": None}, Prompt, "'split' of a prompt is text, not null"),
         ({**IMAGE, "seed": 7.5}, Image, "'seed' of an image is a whole number, not 7.5"),
         ({**IMAGE, "seed": True}, Image, "'seed' of an image is a whole number, not true"),
         ({**IMAGE, "guidance_scale": "7"}, Image, "'guidance_scale' of an image is a number, not \"7\""),
         ({**IMAGE, "guidance_scale": True}, Image, "'guidance_scale' of an image is a number, not true"),
         ({**IMAGE, "scores": [1]}, Image, "'scores' of an image is an object of numbers, not a list"),
         (
-            {**IMAGE, "scores": {"clip": None}},
+            {**IMAGE, "seed": 2**64},
             Image,
-            "'scores' of an image is an object of numbers, not an object with null in it",
+            "'seed' of an image is a whole number, not 18446744073709551616 (more than 64 bits)",
+        ),
+        (
+            {**JUDGEMENT, "scores": [1, None]},
+            Judgement,
+            "'scores' of a judgement is a list of numbers, not a list with null in it",
         ),
         ({**JUDGEMENT, "scores": 3}, Judgement, "'scores' of a judgement is a list of numbers, not 3"),
         (
@@ -158,6 +166,11 @@ def test_a_record_that_is_none_is_told_why(record: object, kind: Any, message: s
 )
 def test_a_record_is_itself_and_whole_numbers_are_numbers(record: dict[str, Any], kind: Any) -> None:
     assert check(record, kind, "here") is record
+
+
+def test_a_null_within_an_optional_object_is_absence() -> None:
+    record = check({**IMAGE, "scores": {"clip": None, "vp": 1.5}, "width": None}, Image, "in.jsonl:7")
+    assert record == {**IMAGE, "scores": {"vp": 1.5}}
 
 
 @given(st.dictionaries(st.text(), JSON))

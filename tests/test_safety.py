@@ -75,13 +75,6 @@ def test_what_is_no_classifier_of_the_unsafe_is_told_so(tmp_path: Path) -> None:
     bare = str(tmp_path / "bare")
     BertModel(config(DETOXIFY)).save_pretrained(bare)
     AutoTokenizer.from_pretrained(SHAPES_BACKBONE).save_pretrained(bare)
-    assert complaint(bare) == f"--unsafe-model {bare}: is no classifier: it lacks classifier.bias"
-    pickled = Path(saved(tmp_path / "pickled", DETOXIFY))
-    (pickled / "model.safetensors").unlink()
-    torch.save({"classifier.bias": Path()}, pickled / "pytorch_model.bin")
-    assert complaint(str(pickled)) == (
-        f"--unsafe-model {pickled}: its weights are a pickle of more than tensors, which is not opened; "
-        "name a copy in safetensors"
-    )
+    assert complaint(bare) == f"--unsafe-model {bare}: a BertModel, which is no classifier"
     (tmp_path / "empty").mkdir()
-    assert complaint(str(tmp_path / "empty")).startswith(f"--unsafe-model {tmp_path / 'empty'}: cannot be loaded: ")
+    assert complaint(str(tmp_path / "empty")) == f"--unsafe-model {tmp_path / 'empty'}: there is no config.json in it"

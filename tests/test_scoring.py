@@ -168,11 +168,11 @@ def test_a_picture_that_fails_is_left_out_and_tried_again(run: Run, tmp_path: Pa
     assert ended.code == 3
     assert ended.err == (
         f"vpctl score: warning: {hidden}: there is no such picture\n"
-        "vpctl score: 3 pictures written; 1 failed, and the same command tries them again\n"
+        "vpctl score: 3 pictures written to scored.jsonl; 1 failed, and the same command tries them again\n"
     )
     hidden.write_bytes(picture)
     ended = run(*command)
-    assert ended == (0, "", "vpctl score: 1 pictures written; 3 were there already\n")
+    assert ended == (0, "", "vpctl score: 1 pictures written to scored.jsonl; 3 were there already\n")
     done = [record["image_id"] for record in lines((tmp_path / "scored.jsonl").read_text())]
     assert sorted(done) == sorted(record["image_id"] for record in records)
 
@@ -210,5 +210,5 @@ def test_a_silent_pipe_does_not_hold_up_an_interrupt(tmp_path: Path, plugin: Plu
         assert stage.stderr
         said = stage.stderr.read().decode()
         assert stage.wait(20) == 130
-    way_on = "interrupted; what is finished is kept, and the same command goes on from there"
+    way_on = "interrupted; the records written so far are whole"
     assert said == f"vpctl score: {way_on}\n"

@@ -1,4 +1,6 @@
 import fcntl
+import gzip
+import json
 import os
 import pty
 import re
@@ -18,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import ENVIRONMENT, FAIR, ONE, Ended, Plugin, Run, as_anyone, bash, draw, lines, vpctl, write_lines
+from vpctl import jsonlines
 from vpctl.errors import UserError
-from vpctl.records import Image, Pair, Prompt, prompt_key
+from vpctl.records import LONGEST_PROMPT, Image, Pair, Prompt, oversized, prompt_key
 from vpctl.streams import Out, Replacement, beside, count, read, read_prompts
 
 JSON = st.recursive(
@@ -151,13 +154,22 @@ def test_blank_lines_and_a_byte_order_mark_are_no_records_and_lines_are_counted_
     ("line", "message"),
     [
         ('{"prompt": "a"', "not JSON: .*, column 15; the line does not end, so the file may have been cut off here"),
-        ('{"prompt": NaN}\n', "not JSON: .*, column 12"),
-        ('{"prompt": "a", "score": Infinity}\n', "not JSON: .*, column 26"),
-        ('{"prompt": "a", "score": 1e999}\n', "not JSON: .*, column [0-9]+"),
+        ('{"prompt": NaN}\n', "NaN is not JSON; write null, or leave the key out"),
+        ('{"prompt": "a", "score": Infinity}\n', "Infinity is not JSON; write null, or leave the key out"),
+        ('{"prompt": "a", "score": [-Infinity]}\n', "Infinity is not JSON; write null, or leave the key out"),
+        (
+            '{"prompt": "a",\n',
+            "not JSON: .*; JSON Lines have one record on each line; convert JSON with jq -c . .*in.jsonl",
+        ),
+        ('[{"prompt": "a"},\n', r"not JSON: .* jq -c '\.\[\]' .*in.jsonl"),
+        ('{"prompt": "a", "b": ' + "[" * 300 + "]" * 300 + "}\n", "is nested more than 200 levels deep"),
+        ('{"prompt": "a", "b": ' + "[" * 2000 + "]" * 2000 + "}\n", "not JSON: depth limit exceeded, column [0-9]+"),
+        ('{"prompt": "a", "n": ' + "1" * 5000 + "}\n", "a number is too large, column 22"),
+        ('{"prompt": "a", "score": 1e999}\n', "a number is too large, column [0-9]+"),
         ("{'prompt': 'a'}\n", "not JSON: .*, column 2"),
         ("a red circle\n", "not JSON: .*, column 1"),
         ('{"prompt": "a"}{"prompt": "b"}\n', "not JSON: .*, column 16"),
-        ("[1]\n", "a record is a JSON object, one a line; this is a list"),
+        ("[1]\n", r"a record is a JSON object, .*; this is a list; write one on each line, .* jq -c '\.\[\]'"),
     ],
 )
 def test_a_line_that_is_no_record_is_named_and_those_before_it_count(tmp_path: Path, line: str, message: str) -> None:
@@ -184,8 +196,8 @@ def test_a_file_is_opened_before_anything_heavy_is_loaded_for_it(tmp_path: Path)
 
 def test_prompts_are_read_from_plain_text_too(tmp_path: Path) -> None:
     plain = tmp_path / "in.txt"
-    plain.write_bytes('\ufeff a red circle \r\n\n{"prompt": "a brace"}\n«blue»\n'.encode())
-    texts = ["a red circle", '{"prompt": "a brace"}', "«blue»"]
+    plain.write_bytes("\ufeff a red circle \r\n\n{a red|a blue} brace}\n«blue»\n".encode())
+    texts = ["a red circle", "{a red|a blue} brace}", "«blue»"]
     assert [one["prompt"] for one in read_prompts(str(plain))] == texts
     plain.write_bytes(b"fine\n\xff\xfe\n")
     reader = read_prompts(str(plain))
@@ -204,6 +216,162 @@ def test_the_first_line_of_standard_input_tells_records_from_plain_text(text: by
     with standard(0, given_back):
         assert [one["prompt"] for one in read_prompts("-")] == expected
     os.close(given_back)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            'a red circle\n{"prompt": "a"}\n',
+            "FILE:2: is a JSON record among lines of plain text; name the file .jsonl, ",
+        ),
+        ('[{"prompt": "a"}]\n', "FILE:1: is the beginning of a JSON array; "),
+        ('[\n{"prompt": "a"}\n]\n', "FILE:1: is the beginning of a JSON array; "),
+        ("prompt,seed\na red circle,1\n", "FILE:1: is the header of CSV; "),
+        ('"id","Prompt"\n1,a\n', "FILE:1: is the header of CSV; "),
+        ("prompt\na red circle\n", "FILE:1: is the header of CSV; "),
+        ("seed\tprompt\n1\ta\n", "FILE:1: is the header of TSV; "),
+        ("id,caption\n1,a\n", "FILE:1: is the header of CSV; "),
+        ("a red circle\na blue one\t1\n", "FILE:2: has a tab in it, as TSV has; "),
+        ("a red circle\t1\n", "FILE:1: has a tab in it, as TSV has; "),
+    ],
+)
+@pytest.mark.parametrize("kind", ["file", "pipe"])
+def test_what_is_neither_json_lines_nor_plain_text_does_not_become_prompts(
+    here: Path, text: str, reason: str, kind: str
+) -> None:
+    (here / "in.txt").write_text(text)
+    with (here / "in.txt").open() as opened:
+        source = "in.txt" if kind == "file" else f"/dev/fd/{opened.fileno()}"
+        said = complaint(lambda: [*read_prompts(source)])
+    assert said.startswith(reason.replace("FILE", source))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[portrait] of a cat",
+        "a cat, a dog",
+        "((prompt)), best",
+        '"a cat"',
+        "{a|b}",
+        "1girl, solo, text, smile",
+        "text,cat,smile",
+        "text, a prompt",
+        "x" * 300_000,
+        "a,b" * 100_000,
+    ],
+    ids=lambda text: text[:20],
+)
+def test_prompts_that_only_look_a_little_like_data_are_prompts(tmp_path: Path, text: str) -> None:
+    (tmp_path / "in.txt").write_text(text)
+    assert [one["prompt"] for one in read_prompts(str(tmp_path / "in.txt"))] == [text.strip()]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("in.csv", b"prompt\na\n", "is CSV; convert it to JSON Lines first: python3 -c 'import csv, json, sys; "),
+        ("in.tsv", b"prompt\na\n", "is TSV; convert it to JSON Lines first: python3 -c 'import csv, json, sys; "),
+        ("in.jsonl.gz", gzip.compress(b"{}\n"), "is compressed by gzip; unpack it first: gunzip -c "),
+        ("in.jsonl", gzip.compress(b"{}\n"), "is compressed by gzip; unpack it first: gunzip -c "),
+        ("in.parquet", b"PAR1\0\0", "is Parquet; convert it to JSON Lines first"),
+        (
+            "in.jsonl",
+            '{"prompt": "a"}\n'.encode("utf-16"),
+            "is UTF-16 text; convert it first: iconv -f UTF-16 -t UTF-8 ",
+        ),
+        ("in.json", b'[\n {"prompt": "a"}\n]\n', "JSON Lines have one record on each line; convert JSON with jq"),
+        ("in.json", b'{\n "prompt": "a"\n}\n', "JSON Lines have one record on each line; convert JSON with jq"),
+        ("prompts", b"a red circle\n", "plain text is read from a .txt file or from a pipe"),
+    ],
+)
+def test_a_file_of_another_format_is_told_what_to_do(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    source = tmp_path / name
+    source.write_bytes(content)
+    assert reason in complaint(lambda: [*read_prompts(str(source))])
+
+
+@pytest.mark.parametrize("column", ["prompt", "Prompt", "caption"])
+def test_what_the_message_says_turns_csv_into_prompts(here: Path, column: str) -> None:
+    (here / "in.csv").write_text(f'{column},id\n"a red circle, large",1\n')
+    said = complaint(lambda: [*read_prompts("in.csv")])
+    convert = said.partition("first: ")[2]
+    ended = bash(f"{convert} | vpctl polish -", here)
+    assert [one["prompt"] for one in lines(ended.out)] == ["a red circle, large"]
+
+
+def test_a_line_without_an_end_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonlines, "LONGEST_LINE", 1 << 20)
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(b'{"prompt": "a"}\n' + b"x" * (1 << 21))
+    reader = read(str(source), Prompt)
+    next(reader)
+    assert complaint(lambda: next(reader)) == f"{source}:2: is longer than 1 MiB; is this a file of lines?"
+
+
+def test_integers_of_any_size_pass_through_and_are_refused_where_they_count(tmp_path: Path) -> None:
+    numbers = [2**64, -(2**63) - 1, 10**40, 2**64 - 1, 0.1, 12345678901234567890.5]
+    (tmp_path / "in.jsonl").write_text(json.dumps({"prompt": "a", "own": numbers, "long": "1" * 40}) + "\n")
+    with out(tmp_path / "out.jsonl") as sink:
+        for record in read(str(tmp_path / "in.jsonl"), Prompt):
+            sink.write(record)
+    assert json.loads((tmp_path / "out.jsonl").read_text())["own"] == numbers
+    (tmp_path / "in.jsonl").write_text(f'{{"prompt": "a", "clip_tokens": {2**64}}}\n')
+    said = complaint(lambda: [*read(str(tmp_path / "in.jsonl"), Prompt)])
+    assert said.endswith(
+        ":1: 'clip_tokens' of a prompt is a whole number, not 18446744073709551616 (more than 64 bits)"
+    )
+
+
+def test_null_in_an_optional_key_is_absence(tmp_path: Path) -> None:
+    record = {"prompt": "a", "split": None, "prompt_id": None, "own": None}
+    assert [*read(str(write_lines(tmp_path / "in.jsonl", [record])), Prompt)] == [{"prompt": "a", "own": None}]
+
+
+@pytest.mark.parametrize(
+    ("target", "end"),
+    [
+        ("-", "> told.jsonl"),
+        ("/dev/stdout", "| cat"),
+        ("/dev/stdout", "> told.jsonl"),
+        ("/dev/fd/1", "| cat"),
+        (">(cat)", ""),
+    ],
+)
+def test_a_stream_is_a_stream_by_whatever_name(here: Path, plugin: Plugin, target: str, end: str) -> None:
+    """Also where the shell has redirected it to a file: names are relative to the working folder."""
+    draw(here / "deep", prompts=1)
+    plugin("fair", FAIR)
+    ended = bash(f"vpctl annotate deep/metadata.jsonl --annotator ./fair.py --out {target} {end}", here)
+    found = lines((here / "told.jsonl").read_text() if "told" in end else ended.out)
+    assert {name.split("/")[0] for one in found for name in one["file_names"]} == {"deep"}
+
+
+@pytest.mark.parametrize(("source", "from_file"), [("/dev/stdin", True), ("/dev/stdin", False), ("/dev/fd/0", True)])
+def test_standard_input_is_read_by_whatever_name(here: Path, plugin: Plugin, source: str, from_file: bool) -> None:
+    """Names are relative to the working folder, not to /dev."""
+    draw(here / "deep", prompts=1)
+    plugin("fair", FAIR)
+    records = lines((here / "deep" / "metadata.jsonl").read_text())
+    write_lines(here / "in.jsonl", [{**one, "file_name": f"deep/{one['file_name']}"} for one in records])
+    command = f"vpctl annotate {source} --annotator ./fair.py"
+    ended = bash(f"{command} < in.jsonl" if from_file else f"cat in.jsonl | {command}", here)
+    assert (ended.code, len(lines(ended.out))) == (0, 4), ended.err
+
+
+def test_pictures_do_not_go_below_dev(here: Path, plugin: Plugin) -> None:
+    plugin("grey", "from PIL import Image\nreturn lambda prompts, *_: [Image.new('L', (8, 8)) for _ in prompts]")
+    ended = bash("vpctl generate <(echo a red circle) -m ./grey.py -n 1 --out /dev/stdout | cat", here)
+    (record,) = lines(ended.out)
+    assert record["file_name"].startswith("images/")
+    assert (here / record["file_name"]).is_file()
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.tsv"])
+def test_an_output_of_another_format_is_refused(here: Path, name: str) -> None:
+    for opened in (lambda: out(Path(name)), lambda: Replacement(name)):
+        assert complaint(opened) == f"{name}: vpctl writes JSON Lines; name a .jsonl file"
 
 
 def test_lines_are_counted_where_they_can_be_read_twice(tmp_path: Path) -> None:
@@ -498,7 +666,7 @@ def test_what_fits_on_a_full_disk_is_kept_and_the_same_command_goes_on(tmp_path:
     assert 2 <= len(whole) < 12
     ended = judge(None, target)
     assert ended.returncode == 0
-    assert f"{12 - len(whole)} judgements written; {len(whole)} were there already" in ended.stderr
+    assert f"{12 - len(whole)} judgements written to {target}; {len(whole)} were there already" in ended.stderr
     assert judge(None, tmp_path / "uninterrupted.jsonl").returncode == 0
     everything = (tmp_path / "uninterrupted.jsonl").read_bytes()
     assert sorted(target.read_bytes().splitlines()) == sorted(everything.splitlines())
@@ -637,3 +805,17 @@ def test_prompts_are_not_added_to_a_file_of_something_else(tmp_path: Path, recor
         f"{target}:1: this is {what}, and prompts were to be added; name another file with --out"
     )
     assert target.read_bytes() == before
+
+
+def test_a_prompt_oversized_to_draw_or_judge_is_refused_where_it_is_not_polished(tmp_path: Path, run: Run) -> None:
+    long = "x" * (LONGEST_PROMPT + 1)
+    write_lines(tmp_path / "in.jsonl", [{"prompt": "x" * LONGEST_PROMPT}, {"prompt": long}])
+    reason = "the prompt has 10001 characters; the most is 10000: shorten it, or leave the record out"
+    reader = read_prompts(str(tmp_path / "in.jsonl"), oversized)
+    assert len(next(reader)["prompt"]) == LONGEST_PROMPT
+    assert complaint(lambda: next(reader)) == f"{tmp_path}/in.jsonl:2: {reason}"
+    image = {"prompt": long, "prompt_id": "p", "image_id": "i", "file_name": "i.png", "model": "m", "seed": 1}
+    source = write_lines(tmp_path / "images.jsonl", [image])
+    assert complaint(lambda: [*read(str(source), Image)]) == f"{source}:1: {reason}"
+    ended = run("generate", "in.jsonl", "-m", "shapes", "--out", "out/metadata.jsonl")
+    assert (ended.code, ended.err) == (2, f"vpctl generate: error: in.jsonl:2: {reason}\n")

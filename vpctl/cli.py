@@ -1,30 +1,36 @@
 """The vpctl program: its nine commands in the order of the pipeline, and the one place where errors become exits."""
 
+import contextlib
 import functools
 import importlib
 import inspect
+import io
+import locale
 import os
 import re
 import signal
 import stat
 import sys
 import traceback
-from collections.abc import Callable, Collection, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
+from typer.completion import completion_init  # type: ignore[attr-defined]
 
 from . import __version__, plugins, progress
 from .errors import LimitReached, OutputClosed, OutputLocked, UserError
-from .options import Quiet, option
+from .options import Quiet, Traceback, option
 
 COMMANDS = ("polish", "generate", "annotate", "merge", "train-rm", "score", "tune-ppo", "tune-dpo", "eval")
 """In the order of the pipeline; each is the file of its name in `commands/`."""
 EVALUATIONS = ("accuracy", "compare", "agreement")
 """Of eval, which has commands of its own."""
 INTERRUPTED = 130
+_NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 
 
 def load(name: str) -> Callable[..., None]:
@@ -38,25 +44,50 @@ def load(name: str) -> Callable[..., None]:
 def about(name: str) -> str:
     """What a command does, in one line: the first of its file, which is not imported for it."""
     file = Path(__file__).parent / "commands" / f"{name.replace('-', '_')}.py"
-    with file.open() as lines:
+    with file.open(encoding="utf-8") as lines:
         return lines.readline().strip().strip('"')
 
 
 def common(name: str) -> Callable[..., None]:
-    """The command of a name with the option that all share; it announces itself before it runs."""
+    """The command of a name with the options that all share; it announces itself before it runs.
+
+    Records are read and written by descriptor. What a library or a plug-in prints goes to stderr, and a question of
+    theirs gets no answer: neither touches the data.
+    """
     command = load(name)
     signature = inspect.signature(command, eval_str=True)
-    quiet = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
+    shared = [
+        inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for option, kind in (("quiet", Quiet), ("traceback", Traceback))
+    ]
 
     @functools.wraps(command)
-    def wrapped(*args: Any, quiet: bool, **kwargs: Any) -> None:
-        progress.begin(f"vpctl {name}", quiet=quiet)
-        command(*args, **kwargs)
+    def wrapped(*args: Any, quiet: bool, traceback: bool, **kwargs: Any) -> None:
+        progress.begin(f"vpctl {name}", quiet=quiet, with_traceback=traceback)
+        with contextlib.redirect_stdout(sys.stderr), _no_answers():
+            try:
+                command(*args, **kwargs)
+            except KeyboardInterrupt as interrupt:  # Typer leaves only the exit code of it
+                progress.settle()
+                progress.note(str(interrupt) or "interrupted")
+                raise
+            finally:
+                progress.settle()
 
-    parameters = [*signature.parameters.values(), quiet]
+    parameters = [*signature.parameters.values(), *shared]
     wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapped
+
+
+@contextlib.contextmanager
+def _no_answers() -> Iterator[None]:
+    asked = sys.stdin
+    sys.stdin = io.StringIO()  # no file: it could take the place of a closed standard input
+    try:
+        yield
+    finally:
+        sys.stdin = asked
 
 
 def _show_version(wanted: bool) -> None:
@@ -74,7 +105,15 @@ def _show_plugins(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _help_if_alone(context: typer.Context) -> None:
+    """Print the help where a command is named without one of its own."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(UserError.exit_code)
+
+
 def _vpctl(
+    context: typer.Context,
     version: Annotated[
         bool, option("--version", is_eager=True, callback=_show_version, help="Print the version and exit.")
     ] = False,
@@ -88,12 +127,14 @@ def _vpctl(
     Every command reads and writes JSON Lines, so they connect with pipes and resume from files. Without a model,
     annotator or reward of yours they use the built-in shapes world, in which everything runs on a laptop.
     """
+    del version, plugins  # Their callbacks have printed what was asked for.
+    _help_if_alone(context)
 
 
 def described(command: Callable[..., None]) -> str:
-    """The command's docstring with its paragraphs on one line each, so that a terminal of any width can break them."""
+    """The command's docstring for Typer, which fills paragraphs but leaves a block behind a backspace as it is."""
     blocks = (inspect.getdoc(command) or "").split("\n\n")
-    return "\n\n".join(as_typed(block) if block.startswith(" ") else " ".join(block.split()) for block in blocks)
+    return "\n\n".join(f"\b\n{as_typed(block)}" if block.startswith(" ") else block for block in blocks)
 
 
 def as_typed(example: str) -> str:
@@ -108,12 +149,23 @@ def build(words: Collection[str]) -> typer.Typer:
     Only commands that are among the words are imported and have their options; the others have a name and a line of
     help, which is all that is asked of them.
     """
-    app = typer.Typer(callback=_vpctl, no_args_is_help=True, pretty_exceptions_enable=False)
+    completion_init()
+    # Rich would put boxes around the help and wrap the examples, which then cannot be copied into a shell.
+    # The scripts of Typer's --install-completion do not complete behind a colon; those in completions/ do.
+    app = typer.Typer(
+        callback=_vpctl,
+        invoke_without_command=True,
+        rich_markup_mode=None,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
     for name in COMMANDS:
         if name not in words:
             app.command(name, help=about(name))(lambda: None)
         elif name == "eval":
-            evaluations = typer.Typer(help=about(name), no_args_is_help=True)
+            evaluations = typer.Typer(
+                help=about(name), callback=_help_if_alone, invoke_without_command=True, rich_markup_mode=None
+            )
             for one in EVALUATIONS:
                 command = common(f"eval {one}")
                 evaluations.command(one, help=described(command))(command)
@@ -126,15 +178,20 @@ def build(words: Collection[str]) -> typer.Typer:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run vpctl and return its exit code; see EXIT STATUS in vpctl(1)."""
+    if argv is None:
+        _in_utf_8()
     arguments = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, _as_interrupt)
     _share_the_machine()
+    _speak_any_locale()
     progress.begin(" ".join(["vpctl", *(word for word in arguments[:1] if word in COMMANDS)]), quiet=False)
     try:
+        _check_names(arguments)
         code = build(_words(arguments))(args=arguments, prog_name="vpctl", standalone_mode=False)
     except OutputClosed:
         code = 0
     except KeyboardInterrupt:
+        progress.note("interrupted")
         code = INTERRUPTED
     except SystemExit as end:
         if not isinstance(end.__context__, BrokenPipeError):
@@ -144,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         progress.note(str(end))
         code = end.exit_code
     except UserError as error:
-        progress.error(str(error))
+        progress.error(str(error), error)
         code = error.exit_code
     except OSError as error:
         if not _while_printing(error):
@@ -154,14 +211,50 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = UserError.exit_code
     except Exception as error:
         usage = getattr(error, "format_message", None)
-        if usage is None:
+        if _is_out_of_memory(error):
+            progress.error("out of memory; lower --batch, take smaller pictures, or take a smaller model", error)
+        elif usage is None:
             raise
-        if text := usage().rstrip("."):
+        elif text := usage().rstrip("."):
             progress.error(f"{text} see --help" if text.endswith("?") else f"{text}; see --help")
         code = UserError.exit_code
-    if code == INTERRUPTED:
-        progress.note("interrupted; what is finished is kept, and the same command goes on from there")
     return code or 0
+
+
+def _in_utf_8() -> None:
+    """Start over in Python's UTF-8 mode where the locale has another encoding; the terminal keeps its own.
+
+    Records name files in UTF-8, and a name has to mean the same file in every locale.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or sys.flags.utf8_mode:
+        return
+    os.environ.setdefault("PYTHONIOENCODING", f"{locale.getpreferredencoding(False)}:backslashreplace")
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def _check_names(arguments: Sequence[str]) -> None:
+    """Raise `UserError` for a name in bytes that are no UTF-8: a record could not hold it."""
+    try:
+        here = os.getcwd()
+    except OSError:
+        raise UserError("the working directory is gone; cd to one that exists") from None
+    for name, what in ((here, "the working directory's name"), *((argument, "an argument") for argument in arguments)):
+        if not name.isascii() and re.search("[\ud800-\udfff]", name):
+            shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+            raise UserError(f"{shown}: {what} is not UTF-8; rename the file or folder, e.g. with convmv")
+
+
+def _speak_any_locale() -> None:
+    """Have help and messages come out in any locale, as far as its characters go, and warnings on one line each."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = lambda message, *_, **__: progress.warn(str(message))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, CUDA or torch on a CPU, whose error is a mere RuntimeError, found no memory."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _NO_MEMORY in str(error)
 
 
 def _while_printing(error: OSError) -> bool:

@@ -8,25 +8,31 @@ from typing import Annotated
 
 from .options import duration, option
 
-LearningRate = Annotated[float, option(metavar="LR", min=0, help="Peak learning rate of AdamW.")]
-Rank = Annotated[int, option(metavar="R", min=1, help="Rank of the LoRA; its alpha is the same, so its scale is 1.")]
-Checkpoint = Annotated[int, option("--save-every", metavar="N", min=1, help="Steps between checkpoints.")]
-PreviewEvery = Annotated[int, option(metavar="N", min=0, help="Steps between preview grids; 0 draws none.")]
+LearningRate = Annotated[float, option(metavar="LR", min=0, max=1, help="Peak learning rate of AdamW.")]
+Rank = Annotated[
+    int, option(metavar="R", min=1, max=1024, help="Rank of the LoRA; its alpha is the same, so its scale is 1.")
+]
+Checkpoint = Annotated[
+    int, option("--save-every", metavar="N", min=1, max=1_000_000, help="Steps between checkpoints.")
+]
+PreviewEvery = Annotated[
+    int, option(metavar="N", min=0, max=1_000_000, help="Steps between preview grids; 0 draws none.")
+]
 
 
 @dataclass(frozen=True)
 class RewardModelConfig:
     """Options of train-rm."""
 
-    epochs: Annotated[int, option(metavar="N", min=1, help="Passes over the training pairs.")] = 4
+    epochs: Annotated[int, option(metavar="N", min=1, max=10_000, help="Passes over the training pairs.")] = 4
     """ImageReward's code says 10; a user with 20,000 pairs of his own saw it converge at 4."""
-    batch: Annotated[int, option("--batch", metavar="N", min=1, help="Prompts in a step, each with all its pairs.")] = (
-        16
-    )
+    batch: Annotated[
+        int, option("--batch", metavar="N", min=1, max=4096, help="Prompts in a step, each with all its pairs.")
+    ] = 16
     """ImageReward trains on 64 pairs at once; four pictures a prompt make six."""
     learning_rate: LearningRate = 1e-5
     """ImageReward, section 4.1."""
-    weight_decay: Annotated[float, option(metavar="W", min=0, help="Weight decay of AdamW.")] = 0.0
+    weight_decay: Annotated[float, option(metavar="W", min=0, max=10, help="Weight decay of AdamW.")] = 0.0
     """ImageReward's code."""
     freeze: Annotated[
         float, option(metavar="F", min=0, max=1, help="Share of the layers kept as they are, from below.")
@@ -39,15 +45,19 @@ class RewardModelConfig:
 class DPOConfig:
     """Options of tune-dpo."""
 
-    steps: Annotated[int, option(metavar="N", min=1, help="Optimizer steps.")] = 2000
+    steps: Annotated[int, option(metavar="N", min=1, max=1_000_000, help="Optimizer steps.")] = 2000
     """Diffusion-DPO's SD 1.5 run."""
-    batch: Annotated[int, option("--batch", metavar="N", min=1, help="Pairs in a forward pass.")] = 8
-    accumulate: Annotated[int, option(metavar="N", min=1, help="Forward passes in a step.")] = 4
-    beta: Annotated[float, option(metavar="B", min=0, help="How strongly the model is held to its reference.")] = 5000.0
+    batch: Annotated[int, option("--batch", metavar="N", min=1, max=4096, help="Pairs in a forward pass.")] = 8
+    accumulate: Annotated[int, option(metavar="N", min=1, max=4096, help="Forward passes in a step.")] = 4
+    beta: Annotated[
+        float, option(metavar="B", min=0, max=1_000_000, help="How strongly the model is held to its reference.")
+    ] = 5000.0
     """Diffusion-DPO, for a squared error that is a mean over the latent's elements."""
     learning_rate: LearningRate = 1e-4
     """Between the 1e-5 and 5e-4 that diffusers' example script uses for LoRA."""
-    warmup: Annotated[int, option(metavar="N", min=0, help="Steps over which the learning rate rises.")] = 50
+    warmup: Annotated[
+        int, option(metavar="N", min=0, max=1_000_000, help="Steps over which the learning rate rises.")
+    ] = 50
     rank: Rank = 8
     prompt_dropout: Annotated[
         float, option(metavar="P", min=0, max=1, help="Share of pairs trained without their prompt.")
@@ -61,27 +71,40 @@ class DPOConfig:
 class PPOConfig:
     """Options of tune-ppo."""
 
-    epochs: Annotated[int, option(metavar="N", min=1, help="Rounds of drawing, scoring and training.")] = 100
-    """DDPO's compressibility run."""
-    prompts_per_epoch: Annotated[int, option("--prompts-per-epoch", metavar="N", min=1, help="Prompts in a round.")] = (
-        32
+    epochs: Annotated[int, option(metavar="N", min=1, max=100_000, help="Rounds of drawing, scoring and training.")] = (
+        100
     )
+    """DDPO's compressibility run."""
+    prompts_per_epoch: Annotated[
+        int, option("--prompts-per-epoch", metavar="N", min=1, max=65_536, help="Prompts in a round.")
+    ] = 32
     images: Annotated[
         int,
         option(
-            "--images", "-n", metavar="N", min=2, help="Pictures a prompt; their rewards are compared with one another."
+            "--images",
+            "-n",
+            metavar="N",
+            min=2,
+            max=1024,
+            help="Pictures a prompt; their rewards are compared with one another.",
         ),
     ] = 8
     """32 × 8 is DDPO's 256 pictures a round."""
-    updates: Annotated[int, option(metavar="N", min=1, help="Optimizer steps in a round.")] = 2
+    updates: Annotated[int, option(metavar="N", min=1, max=10_000, help="Optimizer steps in a round.")] = 2
     """DDPO's aesthetic run."""
-    batch: Annotated[int, option("--batch", metavar="N", min=1, help="Pictures in a forward pass.")] = 8
+    batch: Annotated[int, option("--batch", metavar="N", min=1, max=4096, help="Pictures in a forward pass.")] = 8
     steps: Annotated[
-        int | None, option(metavar="N", min=2, help="Denoising steps.", show_default="the model's own")
+        int | None, option(metavar="N", min=2, max=1000, help="Denoising steps.", show_default="the model's own")
     ] = None
     guidance: Annotated[
         float | None,
-        option(metavar="W", min=0, help="Guidance, in drawing and training alike.", show_default="the model's own"),
+        option(
+            metavar="W",
+            min=0,
+            max=1000,
+            help="Guidance, in drawing and training alike.",
+            show_default="the model's own",
+        ),
     ] = None
     eta: Annotated[
         float, option(metavar="E", min=0.01, max=1, help="Noise in a denoising step; 1 is as much as DDPM.")
@@ -89,22 +112,31 @@ class PPOConfig:
     timestep_fraction: Annotated[
         float, option(metavar="F", min=0.01, max=1, help="Share of the denoising steps trained on, drawn by lot.")
     ] = 0.5
-    skip_last: Annotated[int, option(metavar="N", min=0, help="Last denoising steps left out of training.")] = 1
+    skip_last: Annotated[
+        int, option(metavar="N", min=0, max=1000, help="Last denoising steps left out of training.")
+    ] = 1
     """Their noise is so small that they dominate the gradient and mean nothing for the picture; DanceGRPO drops one."""
-    clip: Annotated[float, option(metavar="E", min=0, help="How far the probability ratio may move in a round.")] = 1e-4
+    clip: Annotated[
+        float, option(metavar="E", min=0, max=100, help="How far the probability ratio may move in a round.")
+    ] = 1e-4
     """DDPO, for log-probabilities that are a mean over the latent's elements."""
-    advantage_clip: Annotated[float, option(metavar="A", min=0, help="Largest advantage, in standard deviations.")] = (
-        5.0
-    )
+    advantage_clip: Annotated[
+        float, option(metavar="A", min=0, max=1_000_000, help="Largest advantage, in standard deviations.")
+    ] = 5.0
     """DDPO."""
     kl: Annotated[
-        float, option("--kl", metavar="W", min=0, help="Weight of the divergence from the untuned model.")
+        float,
+        option("--kl", metavar="W", min=0, max=1_000_000, help="Weight of the divergence from the untuned model."),
     ] = 0.0
     learning_rate: LearningRate = 3e-4
     """DDPO, for LoRA."""
     rank: Rank = 8
-    preview_every: Annotated[int, option(metavar="N", min=0, help="Rounds between preview grids; 0 draws none.")] = 10
-    save_every: Annotated[int, option("--save-every", metavar="N", min=1, help="Rounds between checkpoints.")] = 5
+    preview_every: Annotated[
+        int, option(metavar="N", min=0, max=100_000, help="Rounds between preview grids; 0 draws none.")
+    ] = 10
+    save_every: Annotated[
+        int, option("--save-every", metavar="N", min=1, max=1_000_000, help="Rounds between checkpoints.")
+    ] = 5
 
 
 @dataclass(frozen=True)
@@ -116,27 +148,36 @@ class ServerConfig:
         option("--base-url", metavar="URL", help="The server, OpenAI-compatible.", show_default="OPENAI_BASE_URL"),
     ] = ""
     concurrency: Annotated[
-        int, option(metavar="N", min=1, help="Most calls under way at once; how many there really are adapts.")
+        int,
+        option(metavar="N", min=1, max=4096, help="Most calls under way at once; how many there really are adapts."),
     ] = 64
-    rpm: Annotated[float | None, option(metavar="N", min=1, help="Requests a minute, at most.", show_default="any")] = (
-        None
-    )
-    tpm: Annotated[float | None, option(metavar="N", min=1, help="Tokens a minute, at most.", show_default="any")] = (
-        None
-    )
+    rpm: Annotated[
+        float | None, option(metavar="N", min=1, max=1e9, help="Requests a minute, at most.", show_default="any")
+    ] = None
+    tpm: Annotated[
+        float | None, option(metavar="N", min=1, max=1e12, help="Tokens a minute, at most.", show_default="any")
+    ] = None
     max_cost: Annotated[
         float | None,
         option(
             "--max-cost",
             metavar="USD",
             min=0,
+            max=1e9,
             help="Stop before a run spends this much; a call under way counts as the most it may cost.",
             show_default="none",
         ),
     ] = None
     max_requests: Annotated[
         int | None,
-        option("--max-requests", metavar="N", min=0, help="Stop after so many requests.", show_default="any"),
+        option(
+            "--max-requests",
+            metavar="N",
+            min=0,
+            max=1_000_000_000,
+            help="Stop after so many requests.",
+            show_default="any",
+        ),
     ] = None
     max_time: Annotated[
         float | None,
@@ -148,14 +189,20 @@ class ServerConfig:
             show_default="any",
         ),
     ] = None
-    timeout: Annotated[float, option(metavar="S", min=0.1, help="Seconds to wait for an answer.")] = 120.0
+    timeout: Annotated[float, option(metavar="S", min=0.1, max=86_400, help="Seconds to wait for an answer.")] = 120.0
     temperature: Annotated[
         float, option(metavar="T", min=0, max=2, help="Sampling temperature; left out where a model refuses one.")
     ] = 0.0
     """The paper, section 5: accuracy and self-consistency both fall as it rises."""
     max_tokens: Annotated[
         int,
-        option("--max-tokens", metavar="N", min=1, help="Longest answer, with the reasoning of models that reason."),
+        option(
+            "--max-tokens",
+            metavar="N",
+            min=1,
+            max=1_000_000,
+            help="Longest answer, with the reasoning of models that reason.",
+        ),
     ] = 4096
     extra: Annotated[
         str, option(metavar="JSON", help='More keys of every request, as \'{"reasoning_effort": "low"}\'.')
@@ -172,10 +219,17 @@ class PictureConfig:
 
     max_side: Annotated[
         int,
-        option("--max-side", metavar="PX", min=0, help="Make larger pictures this large; 0 sends them as they are."),
+        option(
+            "--max-side",
+            metavar="PX",
+            min=0,
+            max=16_384,
+            help="Make larger pictures this large; 0 sends them as they are.",
+        ),
     ] = 1024
     detail: Annotated[
-        str, option(metavar="LEVEL", help="How closely the model is to look: low, high or auto, where it knows that.")
+        str,
+        option("--detail", choices=("low", "high", "auto"), help="How closely the model looks, where it knows levels."),
     ] = ""
     image_url: Annotated[
         str,

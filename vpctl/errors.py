@@ -25,6 +25,10 @@ class Stopped(Exception):
     """Nothing new is begun any more: the run is being interrupted, or a limit has been reached."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """The user ended the run; the text says what is kept and how to continue."""
+
+
 class OutputClosed(Exception):
     """Whoever read our standard output has closed it: nothing more is wanted, and nothing is wrong."""
 

@@ -72,7 +72,28 @@ class Brake:
         if self._interrupted:
             raise KeyboardInterrupt
         if self.pulled:
-            raise LimitReached(f"stopped: {self.why}; the same command goes on from there")
+            raise LimitReached(f"stopped: {self.why}; run the same command again to continue")
+
+
+class Room:
+    """Room for `most` of something in all, such as pixels; whoever finds none waits. One alone always fits."""
+
+    def __init__(self, most: float) -> None:
+        self._most, self._taken = most, 0.0
+        self._given_back = asyncio.Condition()
+
+    @contextlib.asynccontextmanager
+    async def of(self, size: float) -> AsyncIterator[None]:
+        """Room for this much, while the block lasts."""
+        async with self._given_back:
+            await self._given_back.wait_for(lambda: not self._taken or self._taken + size <= self._most)
+            self._taken += size
+        try:
+            yield
+        finally:
+            self._taken -= size
+            async with self._given_back:
+                self._given_back.notify_all()
 
 
 def run(work: Callable[[Brake], Coroutine[Any, Any, R]], *, max_time: float | None = None) -> R:

@@ -10,32 +10,23 @@ from collections.abc import Iterable
 from PIL import Image, UnidentifiedImageError
 
 from .errors import RecordFailed, UserError
+from .folders import Folders
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """What is opened; Pillow would hand a PostScript file to Ghostscript."""
 LARGEST = 1 << 26
 """Pixels; a picture of more is refused before it is decoded, and before Pillow warns of it in its own words."""
+STRIP = 1 << 22
+"""Pixels that are converted at once."""
 Image.MAX_IMAGE_PIXELS = None
 
 
 class Pictures:
-    """Opens pictures below the folders that are allowed, and no others.
-
-    A record is data from elsewhere: its file name may not lead to any file of this machine. Allowed are the folders
-    of the records' own files, the working directory, and what the user adds.
-    """
+    """Opens pictures below the folders that are allowed, and no others; see `folders`."""
 
     def __init__(self, folders: Iterable[str]) -> None:
-        self._folders = tuple({os.path.join(os.path.realpath(folder), "") for folder in (*folders, os.getcwd())})
-
-    def find(self, path: str) -> str:
-        """Where a picture really lies. Raises `RecordFailed` if that is not allowed, or nothing is there."""
-        real = os.path.realpath(path) if "\0" not in path else ""
-        if real and not real.startswith(self._folders):
-            raise RecordFailed(f"{path}: lies outside the folders allowed; add --root {os.path.dirname(real)}")
-        if not os.path.isfile(real):
-            raise RecordFailed(f"{path}: there is no such picture")
-        return real
+        self.find = Folders(folders).find
+        """Where a picture really lies. Raises `RecordFailed`."""
 
     def size(self, path: str) -> tuple[int, int]:
         """Width and height in pixels, as the file says them. Raises `RecordFailed` with the reason."""
@@ -66,18 +57,32 @@ class Pictures:
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:
+    """The picture as RGB, upright, on white. At most two full copies exist at once: it is converted in strips."""
     turned = picture
     if picture.getexif().get(0x0112, 1) != 1:
         from PIL import ImageOps
 
         turned = ImageOps.exif_transpose(picture)
-    if turned.mode.startswith("I"):  # 16 bits; Pillow's own conversion makes white of all but the darkest 256 shades
-        turned = turned.convert("I").point(lambda shade: shade * (1 / 256)).convert("L")
-    if turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info:
-        layer = turned.convert("RGBA")
+    if turned.mode == "RGB" and "transparency" not in turned.info:
+        return turned
+    rows = max(1, STRIP // turned.width)
+    if turned.height <= rows:
+        return _flat(turned)
+    whole = Image.new("RGB", turned.size)
+    for top in range(0, turned.height, rows):
+        whole.paste(_flat(turned.crop((0, top, turned.width, min(top + rows, turned.height)))), (0, top))
+    return whole
+
+
+def _flat(picture: Image.Image) -> Image.Image:
+    """A picture, or a strip of one, as RGB; every pixel depends on itself alone."""
+    if picture.mode.startswith("I"):  # 16 bits; Pillow's own conversion makes white of all but the darkest 256 shades
+        picture = picture.convert("I").point(lambda shade: shade * (1 / 256)).convert("L")
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    return turned.convert("RGB")
+    return picture.convert("RGB")
 
 
 def save(picture: Image.Image, path: str) -> None:

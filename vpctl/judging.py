@@ -18,7 +18,7 @@ from PIL import Image as PIL
 
 from . import plugins, progress
 from .errors import RecordFailed, Refused, Stopped, Unusable, UserError
-from .flow import Brake, in_background
+from .flow import Brake, Room, in_background
 from .plugins import Aspect, Verdicts
 from .preferences import tied
 from .questions import Kind, Mode, Question, compared
@@ -26,6 +26,10 @@ from .records import Image, Judgement, digest
 
 PREPARING = 4
 """Prompts whose pictures are being made ready, or wait for their calls' turn."""
+PIXELS = 1 << 27
+"""Of pictures that wait for their calls to end, as long as an annotator keeps them decoded: half a gigabyte."""
+LOST, FAILED = "calls could not be made", "answers could not be used"
+"""Kinds of warnings, as their count says them."""
 
 
 class Annotator(Protocol):
@@ -267,7 +271,9 @@ async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int
     """
     annotator = desk.annotator
     slots, preparing = asyncio.Semaphore(at_once), asyncio.Semaphore(getattr(annotator, "preparing", PREPARING))
+    room = Room(PIXELS)
     prepare = getattr(annotator, "prepare", lambda picture, _: picture)
+    pixels = getattr(annotator, "pixels", _pixels)
     claims = ((group, list(claimed(group, plan, desk, tally))) for group in groups)
     to_do = ((group, wanted) for group, wanted in claims if wanted)
     fatal: list[Exception] = []
@@ -294,17 +300,29 @@ async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int
     async def about(group: Group, wanted: list[Call]) -> None:
         places = sorted({place for call in wanted for place in call.shown})
         names = [group.images[place]["file_name"] for place in places]
-        try:
-            made = await asyncio.to_thread(lambda: [prepare(desk.open_picture(name), name) for name in names])
-        except RecordFailed as failure:
-            lose(failure, wanted, tally)
-        else:
+
+        def make_ready() -> list[Any]:
+            with plugins.blamed("annotator", desk.name, "prepare takes (image, path)"):
+                return [prepare(desk.open_picture(name), name) for name in names]
+
+        async with AsyncExitStack() as turn:
+            turn.callback(preparing.release)
+            try:
+                made = await asyncio.to_thread(make_ready)
+            except RecordFailed as failure:
+                lose(failure, wanted, tally)
+                return
+            except UserError as error:
+                give_up(error)
+                return
             pictures = dict(zip(places, made, strict=True))
-            for call in wanted:
-                await slots.acquire()
-                work.create_task(one(call, group, pictures))
-        finally:
-            preparing.release()
+            async with room.of(sum(map(pixels, made))):
+                begun = []
+                for call in wanted:
+                    await slots.acquire()
+                    begun.append(work.create_task(one(call, group, pictures)))
+                await turn.aclose()
+                await asyncio.wait(begun)
 
     async def one(call: Call, group: Group, pictures: dict[int, Any]) -> None:
         try:
@@ -331,16 +349,35 @@ async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int
 
     async def answered(call: Call, question: Question) -> list[Judgement]:
         try:
-            verdicts = await annotator.ask(question)
+            with plugins.blamed("annotator", desk.name):
+                answer: list[Verdicts] | Exception = checked(await annotator.ask(question), call, desk.name)
         except (Refused, Unusable) as error:
-            verdicts = error
-        return recorded(call, verdicts, tally)
+            answer = error
+        return recorded(call, answer, tally)
 
     async with AsyncExitStack() as running, asyncio.TaskGroup() as work:
         reader = work.create_task(read())
         brake.when_pulled(reader.cancel)
     if fatal:
         raise fatal[0]
+
+
+def _pixels(prepared: object) -> int:
+    return prepared.width * prepared.height if isinstance(prepared, PIL.Image) else 0
+
+
+def checked(verdicts: object, call: Call, spec: str) -> list[Verdicts]:
+    """The answer to a call, if it is one that can be recorded. Raises `UserError` if the plug-in broke its contract."""
+    if not isinstance(verdicts, list) or len(verdicts) != len(call.judgements):
+        raise plugins.misfit("annotator", spec, verdicts, "ask")
+    for one in verdicts:
+        if not isinstance(one, Verdicts):
+            raise plugins.misfit("annotator", spec, one)
+        numbers = isinstance(one.scores, list) and all(isinstance(score, int | float) for score in one.scores)
+        texts = isinstance(one.rationales, list) and all(isinstance(text, str) for text in one.rationales)
+        if not (numbers and texts and isinstance(one.usage, dict)):
+            raise plugins.misfit("annotator", spec, one)
+    return verdicts
 
 
 def recorded(call: Call, answer: list[Verdicts] | Exception, tally: Tally) -> list[Judgement]:
@@ -350,7 +387,7 @@ def recorded(call: Call, answer: list[Verdicts] | Exception, tally: Tally) -> li
     failed = [judgement for judgement in done if "failed" in judgement]
     if failed:
         tally.failed += len(failed)
-        _warn(failed[0]["failed"], [call])
+        _warn(FAILED, failed[0]["failed"], [call])
     return done
 
 
@@ -363,12 +400,12 @@ def _or_raise(verdicts: list[Verdicts] | Exception) -> list[Verdicts]:
 def lose(failure: RecordFailed, calls: list[Call], tally: Tally) -> None:
     """Count and report calls of which nothing is recorded, so that the next run tries them again."""
     tally.lost += sum(len(call.fresh) for call in calls)
-    _warn(str(failure), calls)
+    _warn(LOST, str(failure), calls)
 
 
-def _warn(reason: str, calls: list[Call]) -> None:
+def _warn(kind: str, reason: str, calls: list[Call]) -> None:
     aspects = ", ".join(dict.fromkeys(aspect.name for call in calls for aspect in call.kind.aspects))
-    progress.warn(f"{calls[0].judgements[0]['prompt'][:60]!r}, {aspects}: {reason}")
+    progress.warn_each(kind, f"{calls[0].judgements[0]['prompt'][:60]!r}, {aspects}: {reason}")
 
 
 def claimed(group: Group, plan: Plan, desk: Desk, tally: Tally) -> Iterator[Call]:
@@ -378,7 +415,7 @@ def claimed(group: Group, plan: Plan, desk: Desk, tally: Tally) -> Iterator[Call
         everything = list(planned(group, plan, desk))
     except RecordFailed as failure:
         tally.lost += 1
-        progress.warn(f"{group.images[0]['prompt'][:60]!r}: {failure}")
+        progress.warn_each(LOST, f"{group.images[0]['prompt'][:60]!r}: {failure}")
         return
     for call in list(everything):
         for judgement in call.judgements:
@@ -461,7 +498,7 @@ class _Callable:
             else:
                 verdicts = await self._in_its_turn(*arguments)
                 verdicts = await verdicts if inspect.isawaitable(verdicts) else verdicts
-            if question.mode == "pair":
+            if question.mode == "pair" and isinstance(verdicts, Verdicts):
                 _check(verdicts, 2)
                 verdicts = verdicts._replace(scores=compared(verdicts.scores))
             found.append(verdicts)

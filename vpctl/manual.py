@@ -27,15 +27,17 @@ in it."""
 
 PIPELINE = """vpctl polish prompts.txt --out prompts.jsonl
 
-vpctl generate prompts.jsonl --model diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5 --out images/metadata.jsonl
+vpctl generate prompts.jsonl -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
+    --out images/metadata.jsonl
 
 vpctl annotate images/metadata.jsonl --annotator openai:gpt-4o --out judgements.jsonl
 
-vpctl merge judgements.jsonl human.jsonl --split train:0.9,test:0.1 --out pairs.jsonl
+vpctl merge judgements.jsonl --split train:0.9,test:0.1 --out pairs.jsonl
 
 vpctl train-rm pairs.jsonl --backbone Salesforce/blip-itm-large-coco --out vp-score/
 
-vpctl tune-dpo pairs.jsonl --model diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5 --out dpo-lora/"""
+vpctl tune-dpo pairs.jsonl -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
+    --out dpo-lora/"""
 
 FILES = """A FILE to read is JSON Lines: one record a line. The name - is standard input. File names in records are
 relative to the folder of the file they stand in, on a pipe to the working directory, and pictures are opened below
@@ -266,16 +268,43 @@ def _escaped(text: str) -> str:
 COMPLETIONS = {
     "bash": """# Completion of vpctl for bash; it asks vpctl itself, so that plug-ins of your own are known.
 _vpctl_completion() {
-    local IFS=$'\\n'
-    COMPREPLY=($(env COMP_WORDS="${COMP_WORDS[*]}" COMP_CWORD=$COMP_CWORD _VPCTL_COMPLETE=complete_bash "$1"))
+    local line="${COMP_LINE:0:COMP_POINT}" reply
+    # Bash breaks words at : and =, and replaces $2, what is behind the last one. The values from vpctl are whole words.
+    local before="${line%"$2"}"
+    before="${before##*[[:space:]]}"
+    [[ $before == --*=* ]] && before="${before#*=}"
+    COMPREPLY=()
+    while IFS=$'\\t' read -r reply _; do
+        reply="${reply#"$before"}"
+        [[ $2$before != *[\\"\\']* && $reply == *[^[:alnum:]_./:,=+@%-]* ]] && printf -v reply %q "$reply"
+        [[ $reply ]] && COMPREPLY+=("$reply")
+    done < <(env COLUMNS=999 _TYPER_COMPLETE_ARGS="$line" _TYPER_COMPLETE_FISH_ACTION=get-args \\
+        _VPCTL_COMPLETE=complete_fish "$1")
+    if [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *[:/] ]]; then
+        compopt -o nospace
+    fi
 }
-complete -o default -o bashdefault -F _vpctl_completion vpctl
+complete -o default -o bashdefault -o nosort -F _vpctl_completion vpctl
 """,
     "zsh": """#compdef vpctl
 # Completion of vpctl for zsh; it asks vpctl itself, so that plug-ins of your own are known.
 _vpctl_completion() {
-    eval $(env _TYPER_COMPLETE_ARGS="${words[1,$CURRENT]}" _VPCTL_COMPLETE=complete_zsh vpctl)
-    _files
+    local line value about
+    local -a whole open
+    for line in "${(@f)$(env COLUMNS=999 _TYPER_COMPLETE_ARGS="${words[1,CURRENT-1]} $PREFIX" \\
+            _TYPER_COMPLETE_FISH_ACTION=get-args _VPCTL_COMPLETE=complete_fish $words[1])}"; do
+        value="${line%%$'\\t'*}" about="${line#$value}"
+        [[ -n $value ]] || continue
+        value="${value//:/\\\\:}${about:+:${about#$'\\t'}}"
+        if [[ ${line%%$'\\t'*} == *[:/] ]]; then open+=("$value"); else whole+=("$value"); fi
+    done
+    if (( $#whole + $#open == 0 )); then
+        _files
+        return
+    fi
+    [[ $PREFIX == --*=* ]] && compset -P '*='
+    (( $#whole )) && _describe -V value whole
+    (( $#open )) && _describe -V value open -S ''
 }
 if [ "$funcstack[1]" = "_vpctl" ]; then
     _vpctl_completion "$@"
@@ -284,10 +313,17 @@ else
 fi
 """,
     "fish": """# Completion of vpctl for fish; it asks vpctl itself, so that plug-ins of your own are known.
-function __vpctl_ask
-    env _VPCTL_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=$argv[1] _TYPER_COMPLETE_ARGS=(commandline -cp) vpctl
+function __vpctl_values
+    set -l option (string match --regex -- '^--[^=]*=' (commandline -ct)); or set option ''
+    set -l values (env COLUMNS=999 _VPCTL_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args \\
+        _TYPER_COMPLETE_ARGS=(commandline -cp | string collect) vpctl | string match --regex '.+')
+    if test (count $values) -gt 0
+        printf '%s\\n' $option$values
+    else
+        __fish_complete_path (commandline -ct)
+    end
 end
-complete --command vpctl --arguments "(__vpctl_ask get-args)" --condition "__vpctl_ask is-args"
+complete --command vpctl --no-files --keep-order --arguments "(__vpctl_values)"
 """,
 }
 
@@ -296,7 +332,7 @@ def main() -> None:
     """Write every generated file."""
     for path, text in pages().items():
         (HOME / path).parent.mkdir(exist_ok=True)
-        (HOME / path).write_text(text)
+        (HOME / path).write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

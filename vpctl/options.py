@@ -7,30 +7,100 @@ hyper-parameters (`configs.py`) becomes one option a field through `@options(Con
 import functools
 import inspect
 import math
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from . import plugins
+from .errors import UserError
+from .models import devices
 
 C = TypeVar("C")
 
 STDIO = "-"
+LONGEST = 365 * 86400.0
+"""Seconds; the longest time that an option takes."""
+NO_LIMIT = 2**31
+"""A range that ends here or later has no end that people need to know of."""
 
 
-def option(*names: str, help: str, **more: Any) -> Any:
-    """A command's option. `names` begin with dashes; without any, the parameter's name is used."""
-    return typer.Option(*names, help=help, **{"callback": _finite, **more})
+def option(
+    *names: str,
+    help: str,
+    choices: Sequence[str] = (),
+    offered: Sequence[str] = (),
+    min: float | None = None,
+    max: float | None = None,
+    **more: Any,
+) -> Any:
+    """A command's option. `names` begin with dashes; without any, the parameter's name is used.
+
+    `choices` are all values it can have. They are checked, completed, and shown in place of a metavar. `offered` are
+    values to complete where others are possible too. `min` and `max` are the smallest and the largest number allowed.
+    """
+    settings: dict[str, Any] = {"callback": _checked(choices, min, max)}
+    if choices:
+        settings["metavar"] = "|".join(choices)
+    if choices or offered:
+        settings["autocompletion"] = _starting_with(choices or offered)
+    return typer.Option(*names, help=f"{help}{_range(min, max)}", **settings | more)
 
 
-def _finite(value: Any) -> Any:
-    """Refuse NaN, which is within every range, and infinity, which nothing here means."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise typer.BadParameter(f"{value:g} is no number")
-    return value
+def _checked(
+    choices: Sequence[str], low: float | None, high: float | None
+) -> Callable[[typer.CallbackParam, Any], Any]:
+    """A callback that refuses what is not a choice or not in the range, with the name of the option."""
+
+    def check(parameter: typer.CallbackParam, value: Any) -> Any:
+        for one in value if isinstance(value, list) else [value]:
+            if one not in (None, "") and (wrong := _wrong(one, choices, low, high)):
+                raise UserError(f"{max(parameter.opts, key=len)} {one}: {wrong}")
+        return value
+
+    return check
+
+
+def _wrong(value: Any, choices: Sequence[str], low: float | None, high: float | None) -> str:
+    """Why an option cannot have this value; empty if it can."""
+    if choices and value not in choices:
+        from difflib import get_close_matches
+
+        near = get_close_matches(value, choices, n=1)
+        return f"is one of {', '.join(choices)}{f'; did you mean {near[0]!r}?' if near else ''}"
+    if isinstance(value, float) and not math.isfinite(value):  # NaN is within every range.
+        return "is no number"
+    if low is not None and high is not None and not low <= value <= high:
+        return f"must be from {low} to {high}"
+    if low is not None and value < low:
+        return f"must be at least {low}"
+    if high is not None and value > high:
+        return f"must be at most {high}"
+    return ""
+
+
+def _range(low: float | None, high: float | None) -> str:
+    """The range of a number as a sentence, with a space in front; empty where it is what anyone expects."""
+    if high is not None and high < NO_LIMIT:
+        return f" At most {high}." if low is None else f" From {low} to {high}."
+    return "" if low in (None, 0, 1) else f" At least {low}."
+
+
+def _starting_with(values: Sequence[str]) -> Callable[[str], list[str]]:
+    """Completion of some values."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return complete
+
+
+def _device(name: str) -> str:
+    """The name of a device, before anything heavy is loaded for it."""
+    return devices.check(name)
 
 
 def duration(text: str) -> float:
@@ -38,7 +108,11 @@ def duration(text: str) -> float:
     found = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", text.strip())
     try:
         if found and text.strip():
-            return sum(float(part or 0) * unit for part, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True))
+            units = (86400, 3600, 60, 1)
+            seconds = sum(float(part or 0) * unit for part, unit in zip(found.groups(), units, strict=True))
+            if seconds <= LONGEST:
+                return seconds
+            raise typer.BadParameter(f"{text!r} is longer than a year")
     except ValueError:
         pass
     raise typer.BadParameter(f"{text!r} is no length of time; write it as 90s, 45m, 6h or 1h30m")
@@ -75,19 +149,25 @@ def options(config: type[C], name: str = "config") -> Callable[[Callable[..., No
     return decorate
 
 
-def _names(kind: str) -> Callable[[str], list[tuple[str, str]]]:
-    """Completion of a plug-in's name, with the first line of its docstring; nothing is imported for it."""
+def _specs(kind: str) -> Callable[[str], list[tuple[str, str]]]:
+    """Completion of a plug-in's name and argument, with its help; nothing is imported for it."""
 
     def complete(incomplete: str) -> list[tuple[str, str]]:
-        known = plugins.aspects() if kind == "aspect" else plugins.catalog(kind)
-        return [(name, about) for name, about in known.items() if name.startswith(incomplete)]
+        return plugins.completions(kind, incomplete)
 
     return complete
 
 
 def plugin(kind: str, *names: str, help: str, **more: Any) -> Any:
     """An option that names plug-ins of a kind: their names, or a path; ``--kind`` if no other `names` are given."""
-    return option(*(names or (f"--{kind}",)), metavar="SPEC", autocompletion=_names(kind), help=help, **more)
+    return option(*(names or (f"--{kind}",)), metavar="SPEC", autocompletion=_specs(kind), help=help, **more)
+
+
+def _folders(value: list[str] | None) -> list[str] | None:
+    for folder in value or []:
+        if not os.path.isdir(folder):
+            raise typer.BadParameter(f"{folder}: there is no such folder")
+    return value
 
 
 Input = Annotated[str, argument(metavar="FILE", help="Records to read, JSON Lines; - is standard input.")]
@@ -97,8 +177,8 @@ Output = Annotated[
         "--out",
         "-o",
         metavar="FILE",
-        help="Where the records go. A file that is there already is gone on with: what it holds is not done again. "
-        "- is standard output.",
+        help="Where the records go; - is standard output. If the file exists, the run resumes: records that are in it "
+        "are not done again.",
     ),
 ]
 Whole = Annotated[
@@ -110,15 +190,39 @@ Roots = Annotated[
     option(
         "--root",
         metavar="DIR",
-        help="Allow pictures below this folder too, beside the records' own and the working one; their names stay "
-        "relative to the records; repeatable.",
+        callback=_folders,
+        help="Also read pictures below this folder. Otherwise only those below the folder of the records and the "
+        "working directory are read, and those of generate. Links that lead out of these need a --root too. File names "
+        "stay relative to the records; repeatable.",
+    ),
+]
+MaxPictures = Annotated[
+    int,
+    option(
+        "--max-pictures",
+        metavar="N",
+        min=1,
+        max=10_000,
+        help="Most pictures of one prompt. More are an error, since it most often means that many prompts share a "
+        "prompt_id, and the number of pairs grows with the square.",
     ),
 ]
 Seed = Annotated[int, option(metavar="N", min=0, max=2**63 - 1, help="Seed of all that is random.")]
 Device = Annotated[
-    str, option(metavar="NAME", help="Where models run: auto, cpu, cuda, cuda:1, mps. Auto takes the fastest there is.")
+    str,
+    option(
+        metavar="NAME",
+        callback=_device,
+        offered=("auto", "cpu", "cuda", "mps"),
+        help="Where models run: auto, cpu, cuda, cuda:1, mps. Auto takes the fastest there is.",
+    ),
 ]
-BatchSize = Annotated[int, option("--batch", metavar="N", min=1, help="How many pictures go through a model at once.")]
+BatchSize = Annotated[
+    int, option("--batch", metavar="N", min=1, max=4096, help="How many pictures go through a model at once.")
+]
+Traceback = Annotated[
+    bool, option("--traceback", help="Show the traceback of an error too, such as one in a plug-in of your own.")
+]
 Quiet = Annotated[bool, option("--quiet", "-q", help="Say nothing on stderr but warnings and errors.")]
 Folder = Annotated[
     str,
@@ -126,6 +230,6 @@ Folder = Annotated[
         "--out",
         "-o",
         metavar="DIR",
-        help="The run's folder. A run that was interrupted there goes on, if the options are the same.",
+        help="The run's folder. An interrupted run in it resumes if the options are the same.",
     ),
 ]

@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -181,8 +180,8 @@ def write(
     rows: Iterable[Row] = (),
     runs: Sequence[str] = (),
     pictures: Pictures | None = None,
-) -> None:
-    """Write the page, whole or not at all; folders on the way are made.
+) -> int:
+    """Write the page, whole or not at all; folders on the way are made. Returns how many pictures are missing from it.
 
     `rows` holds for each prompt the first picture of every source, the base's before the others'; `runs` are folders
     of training runs. A picture that cannot be opened leaves a cell that says why.
@@ -217,6 +216,10 @@ def write(
     )
     _write_whole(path, page.encode("utf-8", "replace"))
     progress.note(f"the page is {path}")
+    if missing := gallery.missing:
+        name, reason = next(iter(missing.items()))
+        progress.warn(f"{path}: {len(missing)} of {gallery.total} pictures are missing; {name}: {reason}")
+    return len(gallery.missing)
 
 
 def contest(report: Facts) -> Contest | None:
@@ -335,7 +338,23 @@ class Gallery:
             scores.setdefault(reward, []).append(score)
         self.rewards = list(dict.fromkeys(reward for _, reward in self._decided)) or list(scores)
         self._decimals = {reward: decimals(values) for reward, values in scores.items()}
-        self._show = cache(lambda path: shown(pictures, path))
+        self._pictures = pictures
+        self._shown: dict[str, Shown] = {}
+
+    @property
+    def total(self) -> int:
+        """How many different pictures the cards asked for."""
+        return len(self._shown)
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Of these, the files of those that cannot be opened, and why."""
+        return {path: one.failure for path, one in self._shown.items() if one.failure}
+
+    def _show(self, path: str) -> Shown:
+        if path not in self._shown:
+            self._shown[path] = shown(self._pictures, path)
+        return self._shown[path]
 
     def spread(self) -> list[Card]:
         """Prompts at even distances in their order: which ones are shown does not depend on how they came out."""

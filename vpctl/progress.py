@@ -13,6 +13,8 @@ from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
+SHOWN = 10
+"""How many warnings of one kind are printed."""
 QUIET_SECONDS = 30.0
 """How often a long stage reports where no bar can be drawn."""
 REDRAW_SECONDS = 0.5
@@ -22,12 +24,22 @@ _bar: Any = None
 """The bar that is on the terminal; a message goes in front of it."""
 _command = "vpctl"
 _quiet = False
+_with_traceback = False
+_warned: dict[str, int] = {}
+"""How many warnings of each kind there were."""
+_last_words: list[Callable[[], str]] = []
+"""What is asked for one more warning when the command ends."""
 
 
-def begin(command: str, *, quiet: bool) -> None:
-    """Name the command all messages come from; `quiet` silences everything but warnings and errors."""
-    global _command, _quiet
-    _command, _quiet = command, quiet
+def begin(command: str, *, quiet: bool, with_traceback: bool = False) -> None:
+    """Name the command all messages come from; `quiet` silences everything but warnings and errors.
+
+    `with_traceback` shows where an error comes from, too.
+    """
+    global _command, _quiet, _with_traceback
+    _command, _quiet, _with_traceback = command, quiet, with_traceback
+    _warned.clear()
+    _last_words.clear()
 
 
 def note(text: str) -> None:
@@ -41,15 +53,50 @@ def warn(text: str) -> None:
     _say(f"warning: {text}")
 
 
-def error(text: str) -> None:
-    """Why the command ends here."""
+def warn_each(kind: str, text: str) -> None:
+    """A warning that thousands of records may cause: the first `SHOWN` of a kind are printed, the others counted.
+
+    `kind` names the records in the plural, such as ``pictures cannot be opened``; `settle` prints the count.
+    """
+    _warned[kind] = _warned.get(kind, 0) + 1
+    if _warned[kind] <= SHOWN:
+        warn(text)
+
+
+def at_end(say: Callable[[], str]) -> None:
+    """Have `settle` print what `say` returns as one more warning; an empty text prints none."""
+    _last_words.append(say)
+
+
+def settle() -> None:
+    """Print how many warnings of each kind were not shown, and the last words; once, however the command ends."""
+    for kind, number in _warned.items():
+        if number > SHOWN:
+            warn(f"… and {number - SHOWN} more {kind}")
+    for say in _last_words:
+        if text := say():
+            warn(text)
+    _warned.clear()
+    _last_words.clear()
+
+
+def error(text: str, cause: BaseException | None = None) -> None:
+    """Why the command ends here; with the traceback of `cause` in front if the user asked for it."""
+    if cause and _with_traceback:
+        import traceback
+
+        lines = "".join(traceback.format_exception(cause)).splitlines()
+        _print("".join(f"{harmless(line)}\n" for line in lines))
     _say(f"error: {text}")
 
 
+def harmless(text: str) -> str:
+    """The text on one line: what a record says may hold anything, but not break lines or move a terminal's cursor."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def _say(text: str) -> None:
-    """One line: what a record says may hold anything, but not break lines or move a terminal's cursor."""
-    harmless = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-    _print(f"{_command}: {harmless}\n")
+    _print(f"{_command}: {harmless(text)}\n")
 
 
 def _print(text: str) -> None:
@@ -79,10 +126,18 @@ class Counter:
     """Counts what has been done and shows it: call it for each. `total` is the count.
 
     `expected`, how many there will be, may be set as it becomes known; `status` says more, given the share done so far.
+    The count begins at `done`, what an earlier run did; rate and time left are of this run's own work.
     """
 
-    def __init__(self, unit: str, expected: int | None, status: Callable[[float | None], str] = lambda _: "") -> None:
-        self.total = 0
+    def __init__(
+        self,
+        unit: str,
+        expected: int | None,
+        status: Callable[[float | None], str] = lambda _: "",
+        *,
+        done: int = 0,
+    ) -> None:
+        self.total = self._done = done
         self.expected = expected
         self._unit, self._status = unit, status
         self._began = self._said = time.monotonic()
@@ -91,7 +146,9 @@ class Counter:
             from tqdm import tqdm
 
             global _bar
-            self._bar = _bar = tqdm(desc=_command, unit=f" {unit}", total=expected, dynamic_ncols=True, leave=False)
+            self._bar = _bar = tqdm(
+                desc=_command, unit=f" {unit}", total=expected, initial=done, dynamic_ncols=True, leave=False
+            )
 
     def __call__(self, more: int = 1) -> None:
         """So many more are done."""
@@ -101,7 +158,7 @@ class Counter:
             self._bar.total = self.expected
             if now - self._said >= REDRAW_SECONDS:
                 self._said = now
-                self._bar.set_postfix_str(self._status(self._share()), refresh=False)
+                self._bar.set_postfix_str(harmless(self._status(self._share())), refresh=False)
             self._bar.update(more)
         elif now - self._said >= QUIET_SECONDS:
             self._said = now
@@ -113,7 +170,8 @@ class Counter:
     def _line(self, seconds: float) -> str:
         share = self._share()
         of_all = f" of {self.expected}" if self.expected else ""
-        left = f", {_span(seconds / share - seconds)} left" if share else ""
+        own = self.total - self._done
+        left = f", {_span(seconds / own * (self.expected - self.total))} left" if self.expected and own else ""
         parts = [f"{self.total}{of_all} {self._unit} in {_span(seconds)}{left}", self._status(share)]
         return "; ".join(part for part in parts if part)
 
@@ -146,11 +204,20 @@ def track(items: Iterable[T], unit: str, *, total: int | None = None) -> Iterato
             count()
 
 
-def finished(done: str, *, resumed: int = 0, failed: int = 0, more: str = "") -> None:
-    """The last line of a stage: what it did, what was there before, what could not be done, and `more`."""
+def finished(done: str, target: str, *, resumed: int = 0, failed: int = 0, more: str = "") -> None:
+    """The last line of a stage: what it did and where, what was there before, what could not be done, and `more`.
+
+    `target` is the file or folder as the user named it; ``-`` is standard output.
+    """
+    settle()
     there = f"; {resumed} were there already" if resumed else ""
     lost = f"; {failed} failed, and the same command tries them again" if failed else ""
-    note(f"{done} written{there}{lost}{f'; {more}' if more else ''}")
+    note(f"{done} {written(target)}{there}{lost}{f'; {more}' if more else ''}")
+
+
+def written(target: str) -> str:
+    """That something was written, and to which file or folder; ``-`` is standard output."""
+    return "written" if target == "-" else f"written to {target}"
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -160,11 +227,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table(title=title, title_justify="left", title_style="bold")
+    drawn = Table(title=harmless(title), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        drawn.add_column(column, justify="right" if index else "left", overflow="fold")
+        drawn.add_column(harmless(column), justify="right" if index else "left", overflow="fold")
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(harmless, row))
     console = Console(stderr=True, markup=False, emoji=False)
     with console.capture() as text:
         console.print(drawn)

@@ -1,6 +1,7 @@
 """The five records of vpctl: their keys, what each key means, and what makes two of them the same."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -131,6 +132,9 @@ class Report(TypedDict):
     confidence: NotRequired[Annotated[float, "Coverage of the interval, such as 0.95."]]
 
 
+LONGEST_PROMPT = 10_000
+"""Characters of a prompt that polish takes. CLIP reads 77 tokens, and other text encoders some hundreds."""
+
 _SAMPLE = 1 << 20
 
 RECORDS: tuple[Any, ...] = (Prompt, Image, Judgement, Pair, Report)
@@ -150,7 +154,8 @@ def fingerprint(path: str) -> str:
     found = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
-        found.update(f"{file.relative_to(path) if file != Path(path) else ''}\0{size}\0".encode())
+        name = os.fsencode(file.relative_to(path)) if file != Path(path) else b""
+        found.update(b"%s\0%d\0" % (name, size))
         with file.open("rb") as content:
             found.update(content.read(_SAMPLE))
             content.seek(max(_SAMPLE, size - _SAMPLE))
@@ -209,24 +214,47 @@ def schema(kind: Any) -> dict[str, tuple[bool, Any, str]]:
 
 
 def check(record: object, kind: Any, where: str) -> dict[str, Any]:
-    """`record` itself if it is a record of this kind; keys the kind does not know are no matter.
+    """`record` itself if it is a record of this kind; keys the kind does not know are ignored.
 
-    Raises `UserError`, beginning with `where`, for anything that is no object, lacks a key or holds one of another
-    type, and for a judgement that has not one score and one place in the order for each picture.
+    An optional key that is null, or a list of nothing but null, is absent, and so is a null within its object:
+    `datasets` writes these where another record has the key. They are removed. Raises `UserError`, beginning with
+    `where`, for anything that is no object, lacks a key or holds one of another type, for a prompt that is too long to
+    be judged, and for a judgement without one score and one place in the order for each picture.
     """
     if not isinstance(record, dict):
-        raise UserError(f"{where}: a record is a JSON object, one a line; this is {_found(record)}")
+        way_out = "; write one on each line, e.g. with jq -c '.[]'" if isinstance(record, list) else ""
+        raise UserError(f"{where}: a record is a JSON object, one a line; this is {_found(record)}{way_out}")
     name = _with_article(kind.__name__.lower())
     for key, (required, expected, _) in schema(kind).items():
+        if not required and key in record:
+            _drop_null(record, key)
         if key not in record:
             if required:
                 has = ", ".join(record) or "no keys"
                 raise UserError(f"{where}: {name} needs {key!r}; this one has {has}")
         elif not _conforms(record[key], expected):
             raise UserError(f"{where}: {key!r} of {name} is {in_words(expected)}, not {_found(record[key], expected)}")
+    if kind is not Prompt and "prompt" in schema(kind) and (reason := oversized(record)):
+        raise UserError(f"{where}: {reason}")
     if kind is Judgement:
         _check_pictures(record, where)
     return record
+
+
+def oversized(record: Mapping[str, Any]) -> str:
+    """Why a record's prompt is too long to draw or to judge; empty if it is not. polish drops such prompts."""
+    length = len(record["prompt"])
+    if length <= LONGEST_PROMPT:
+        return ""
+    return f"the prompt has {length} characters; the most is {LONGEST_PROMPT}: shorten it, or leave the record out"
+
+
+def _drop_null(record: dict[str, Any], key: str) -> None:
+    value = record[key]
+    if value is None or (isinstance(value, list) and value and all(one is None for one in value)):
+        del record[key]
+    elif isinstance(value, dict) and None in value.values():
+        record[key] = {name: one for name, one in value.items() if one is not None}
 
 
 def _check_pictures(judgement: dict[str, Any], where: str) -> None:
@@ -272,11 +300,17 @@ _TYPES: dict[type, set[type]] = {str: {str}, int: {int}, float: {int, float}, bo
 
 def _conforms(value: object, expected: Any) -> bool:
     if expected in _TYPES:
-        return type(value) in _TYPES[expected]
+        return type(value) in _TYPES[expected] and not _too_large(value)
     origin, within = _parts(expected)
-    if origin is list:
-        return isinstance(value, list) and within.issuperset(map(type, value))
-    return isinstance(value, dict) and within.issuperset(map(type, value.values()))
+    if not isinstance(value, origin):
+        return False
+    values = value if origin is list else value.values()
+    return within.issuperset(map(type, values)) and not (int in within and any(map(_too_large, values)))
+
+
+def _too_large(value: object) -> bool:
+    """Whether it is an integer of more than 64 bits. Keys that vpctl does not know may hold one."""
+    return type(value) is int and not -(1 << 63) <= value < 1 << 64
 
 
 @cache
@@ -294,7 +328,7 @@ def _found(value: object, expected: Any = None) -> str:
         wrong = [one for one in within if own and not _conforms(one, get_args(expected)[-1])]
         holding = f" with {_found(wrong[0])} in it" if wrong else ""
         return f"{'a list' if isinstance(value, list) else 'an object'}{holding}"
-    return f"{orjson.dumps(value).decode()[:40]}"
+    return f"{value}"[:40] + " (more than 64 bits)" if _too_large(value) else orjson.dumps(value).decode()[:40]
 
 
 def _with_article(noun: str) -> str:

@@ -11,21 +11,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import transformers
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoTokenizer,
-    BlipConfig,
-    BlipForImageTextRetrieval,
-    CLIPConfig,
-    CLIPModel,
-)
+from transformers import BlipConfig, BlipForImageTextRetrieval, CLIPConfig, CLIPModel
 
 from .errors import UserError
+from .models import hub, sources
 
 SHAPES_BACKBONE = Path(__file__).parent / "shapes" / "weights" / "backbone"
 LONGEST_TEXT = 77
@@ -101,38 +92,29 @@ def open_model(source: str, *, option: str) -> RewardModel:
 
     `option` is what stands before the source on the command line, such as ``--reward vp:``.
     """
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    if not Path(source).is_dir() and (source.startswith((".", "/", "~")) or source.strip("/").count("/") != 1):
-        raise UserError(f"{option}{source}: there is no such folder")
-    try:
-        config = AutoConfig.from_pretrained(source)
-        kind = ARCHITECTURES.get(config.model_type)
-        if kind is None:
-            raise UserError(
-                f"{option}{source}: a {config.model_type} model; reward models begin as {' or '.join(ARCHITECTURES)}"
-            )
-        backbone, loading = kind.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
-        model = RewardModel(
-            backbone, AutoTokenizer.from_pretrained(source), AutoImageProcessor.from_pretrained(source, use_fast=False)
+    where = f"{option}{source}"
+    folder = sources.fetch("reward", source, option=option)
+    kind = ARCHITECTURES[hub.config(folder, where=where).model_type]
+    backbone = hub.model(kind, folder, dtype=torch.float32, where=where)
+    tokenizer = hub.tokenizer(folder, where=where)
+    if tokenizer.pad_token is None:
+        raise UserError(f"{where}: its tokenizer has no padding token, which prompts of different lengths need")
+    known = backbone.config.text_config.vocab_size
+    if len(tokenizer) > known:
+        raise UserError(
+            f"{where}: its tokenizer has {len(tokenizer)} tokens and the model {known}: it belongs to another model"
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{option}{source}: cannot be loaded: {str(error).splitlines()[0]}") from None
-    if loading["missing_keys"]:
-        missing = sorted(loading["missing_keys"])[0]
-        raise UserError(f"{option}{source}: its weights are not all there: {missing} is missing")
-    return model
+    return RewardModel(backbone, tokenizer, hub.image_processor(folder, where=where))
 
 
 def open_backbone(source: str, *, seed: int) -> RewardModel:
     """What train-rm starts from: a folder, a hub id, the packaged backbone if empty, or ``new:blip``, ``new:clip``."""
     if not source.startswith("new:"):
         return open_model(source or str(SHAPES_BACKBONE), option="--backbone ")
+    sources.check_backbone(source)
     kind = source.removeprefix("new:")
-    if kind not in ARCHITECTURES:
-        raise UserError(f"--backbone {source}: known: {', '.join(f'new:{name}' for name in ARCHITECTURES)}")
     packaged = open_model(str(SHAPES_BACKBONE), option="--backbone ")
-    like = BlipConfig.from_pretrained(SHAPES_BACKBONE)
+    like: Any = packaged.backbone.config
     torch.manual_seed(seed)
     fresh = ARCHITECTURES[kind](like if kind == "blip" else _small_clip(like))
     return RewardModel(fresh, packaged.tokenizer, packaged.processor)

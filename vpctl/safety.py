@@ -5,23 +5,18 @@ come from a folder or the hub by way of transformers, which reads tensors only; 
 weights as a pickle and lets it run whatever it holds. `unitary/unbiased-toxic-roberta` is Detoxify's for English.
 """
 
-import pickle
-from pathlib import Path
-
 import torch
-import transformers
-from safetensors import SafetensorError
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
 from . import tensors
-from .errors import UserError
+from .models import hub, sources
+from .models.folder import LABELS
 
+OPTION = "--unsafe-model "
 BATCH = 32
 """Prompts that are scored together."""
 LONGEST_TEXT = 512
 """Tokens, as in Detoxify; some tokenizers name no limit of their model's."""
-LABELS = frozenset(["toxicity", "toxic", "sexual_explicit", "nsfw", "unsafe"])
-"""Detoxify's two that DiffusionDB used, by their new and their old names, and what other classifiers say."""
 DETOXIFY = frozenset(["toxicity", "sexual_explicit"])
 """Labels of a model whose probabilities are each for itself, whatever its configuration says."""
 
@@ -31,31 +26,13 @@ class UnsafeModel:
 
     def __init__(self, source: str, *, device: str) -> None:
         self._device = tensors.pick(device)
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
-        if not Path(source).is_dir() and (source.startswith((".", "/", "~")) or source.strip("/").count("/") != 1):
-            raise UserError(f"--unsafe-model {source}: there is no such folder")
-        try:
-            model, loading = AutoModelForSequenceClassification.from_pretrained(
-                source, dtype=tensors.half_on_gpu(self._device), output_loading_info=True
-            )
-            self._tokenizer = AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-            raise UserError(f"--unsafe-model {source}: cannot be loaded: {str(error).splitlines()[0]}") from None
-        except pickle.UnpicklingError:
-            raise UserError(
-                f"--unsafe-model {source}: its weights are a pickle of more than tensors, which is not opened; "
-                "name a copy in safetensors"
-            ) from None
+        where = f"{OPTION}{source}"
+        folder = sources.fetch("unsafe", source, option=OPTION)
+        dtype = tensors.half_on_gpu(self._device)
+        model = hub.model(AutoModelForSequenceClassification, folder, dtype=dtype, where=where)
+        self._tokenizer = hub.tokenizer(folder, where=where)
         labels = {number: label.lower() for number, label in model.config.id2label.items()}
         self._wanted = [number for number, label in labels.items() if label in LABELS]
-        if loading["missing_keys"]:
-            raise UserError(f"--unsafe-model {source}: is no classifier: it lacks {sorted(loading['missing_keys'])[0]}")
-        if not self._wanted:
-            raise UserError(
-                f"--unsafe-model {source}: its labels are {', '.join(labels.values())}; one of them has to be "
-                f"{', '.join(sorted(LABELS))}"
-            )
         several = model.config.problem_type == "multi_label_classification" or not DETOXIFY.isdisjoint(labels.values())
         self._each_for_itself = several or len(labels) == 1
         self._model = model.to(self._device).eval()
@@ -70,4 +47,4 @@ class UnsafeModel:
         return found
 
     def _limit(self) -> int:
-        return min(self._tokenizer.model_max_length, LONGEST_TEXT)
+        return min(int(self._tokenizer.model_max_length), LONGEST_TEXT)

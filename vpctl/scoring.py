@@ -3,15 +3,17 @@
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
 from queue import Queue
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, SupportsFloat, TypeVar
 
 from PIL import Image
 
+from . import plugins
 from .errors import RecordFailed, UserError
 
 Reward = Callable[[list[Image.Image], list[str]], Any]
+PIXELS = 1 << 25
+"""A batch is full with so many pixels, which are 128 MiB when decoded: 32 pictures of 1024 × 1024."""
 R = TypeVar("R", bound=Mapping[str, Any])
 T = TypeVar("T")
 
@@ -29,8 +31,7 @@ def scored(
 ) -> Iterator[Scored]:
     """The records, which have a `prompt` and a `file_name`, in their order, with the scores of every reward."""
     for loaded in ahead(_decoded(iter(records), batch, open_picture)):
-        good = [(record, picture) for record, picture in loaded if isinstance(picture, Image.Image)]
-        rows = iter(_rows(good, rewards))
+        rows = iter(_rows([(record, one) for record, one in loaded if isinstance(one, Image.Image)], rewards))
         for record, picture in loaded:
             yield Scored(record, {}, picture) if isinstance(picture, RecordFailed) else _checked(record, next(rows))
 
@@ -38,13 +39,21 @@ def scored(
 def _decoded(
     records: Iterator[R], batch: int, open_picture: Callable[[str], Image.Image]
 ) -> Iterator[list[tuple[R, Image.Image | RecordFailed]]]:
-    while chunk := list(islice(records, batch)):
-        loaded: list[tuple[R, Image.Image | RecordFailed]] = []
-        for record in chunk:
-            try:
-                loaded.append((record, open_picture(record["file_name"])))
-            except RecordFailed as failure:
-                loaded.append((record, failure))
+    """At most `batch` records at once with their pictures, and fewer where the pictures are large."""
+    loaded: list[tuple[R, Image.Image | RecordFailed]] = []
+    pixels = 0
+    for record in records:
+        try:
+            picture = open_picture(record["file_name"])
+            pixels += picture.width * picture.height
+            loaded.append((record, picture))
+            del picture  # or it would stay alive while the next ones are decoded
+        except RecordFailed as failure:
+            loaded.append((record, failure))
+        if len(loaded) == batch or pixels >= PIXELS:
+            yield loaded
+            loaded, pixels = [], 0
+    if loaded:
         yield loaded
 
 
@@ -78,11 +87,20 @@ def _rows(loaded: list[tuple[R, Image.Image]], rewards: Mapping[str, Reward]) ->
         return []
     pictures = [picture for _, picture in loaded]
     prompts = [record["prompt"] for record, _ in loaded]
-    columns = {name: [*map(float, reward(pictures, prompts))] for name, reward in rewards.items()}
-    for name, column in columns.items():
-        if len(column) != len(loaded):
-            raise UserError(f"--reward {name}: gave {len(column)} rewards for {len(loaded)} pictures")
+    columns = {name: rewarded(name, reward, pictures, prompts) for name, reward in rewards.items()}
     return [{name: column[index] for name, column in columns.items()} for index in range(len(loaded))]
+
+
+def rewarded(spec: str, reward: Reward, pictures: list[Image.Image], prompts: list[str]) -> list[float]:
+    """What a reward gives the pictures. Raises `UserError` if that is not one number for each."""
+    with plugins.blamed("reward", spec):
+        given = reward(pictures, prompts)
+        values = given.tolist() if hasattr(given, "tolist") else given
+        if not isinstance(values, list | tuple) or not all(isinstance(one, SupportsFloat) for one in values):
+            raise plugins.misfit("reward", spec, given)
+    if len(values) != len(pictures):
+        raise UserError(f"--reward {spec}: gave {len(values)} rewards for {len(pictures)} pictures")
+    return [*map(float, values)]
 
 
 def _checked(record: R, scores: dict[str, float]) -> Scored:

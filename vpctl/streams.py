@@ -20,16 +20,18 @@ from typing import Any, BinaryIO, Self, TypeVar, cast
 
 import orjson
 
-from .errors import OutputClosed, OutputLocked, UserError
+from . import jsonlines
+from .errors import Interrupted, OutputClosed, OutputLocked, UserError
 from .records import Prompt, check, of_another_kind
 
 R = TypeVar("R", bound=Mapping[str, object])
 Lines = Generator[tuple[str, bytes], None, None]
 
 _STDIN, _STDOUT = 0, 1
+_STANDARD = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 _FILE, _FILES = re.compile(r"(.*_)?file_name"), re.compile(r"(.*_)?file_names")
 """Keys whose values are files, as Hugging Face's imagefolder knows them; any other key's value passes through."""
-_NOT_UTF_8 = "not UTF-8 text; convert the file first, e.g. with iconv"
+_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 _SYNC_SECONDS = 0.5
 """Records are in the system's hands at once, and on the disk at most this much later while more are written."""
 
@@ -40,52 +42,79 @@ def read(source: str, kind: type[R], misfit: Callable[[R], str] = lambda _: "") 
     Raises `UserError` with file and line at the first line that is no such record, or of which `misfit` says why it
     will not do; whatever came before it has been yielded by then.
     """
+    return (record for _, record in located(source, kind, misfit))
+
+
+def located(source: str, kind: type[R], misfit: Callable[[R], str] = lambda _: "") -> Iterator[tuple[str, R]]:
+    """Like `read`, every record with its place: ``FILE:LINE``."""
     return _records(_lines(source), kind, folder_of(source), misfit)
 
 
-def _records(lines: Lines, kind: type[R], base: str, misfit: Callable[[R], str]) -> Iterator[R]:
+def _records(lines: Lines, kind: type[R], base: str, misfit: Callable[[R], str]) -> Iterator[tuple[str, R]]:
     with closing(lines):
         for where, line in lines:
             record = _parse(line, kind, where, base)
             if reason := misfit(record):
                 raise UserError(f"{where}: {reason}")
-            yield record
+            yield where, record
 
 
-def read_prompts(source: str) -> Iterator[Prompt]:
+def read_prompts(source: str, misfit: Callable[[Prompt], str] = lambda _: "") -> Iterator[Prompt]:
     """Prompts from JSON Lines or from plain text, one prompt a line.
 
-    A file whose name ends in ``.txt`` is plain text; standard input is, unless its first line begins with a brace.
+    A file whose name ends in ``.txt`` is plain text; a pipe is, unless its first line begins with a brace. Raises
+    `UserError` for JSON, CSV and TSV in the place of plain text: no line of these is a prompt. It does so, too, for the
+    first prompt that `misfit` gives a reason against.
     """
-    return _prompts(_lines(source), source)
+    return _prompts(_lines(source), source, misfit)
 
 
-def _prompts(lines: Lines, source: str) -> Iterator[Prompt]:
+def _prompts(lines: Lines, source: str, misfit: Callable[[Prompt], str]) -> Iterator[Prompt]:
     plain = source.endswith(".txt")
     with closing(lines):
         for number, (where, line) in enumerate(lines):
-            if source == "-" and number == 0:
+            if number == 0 and is_stream(source):
                 plain = not line.lstrip().startswith(b"{")
-            if plain:
-                try:
-                    yield {"prompt": line.decode().strip()}
-                except UnicodeDecodeError:
-                    raise UserError(f"{where}: {_NOT_UTF_8}") from None
-            else:
-                yield _parse(line, Prompt, where, folder_of(source))
+            prompt = _plain(line, where, source, first=number == 0) if plain else _record_of(line, where, source)
+            if reason := misfit(prompt):
+                raise UserError(f"{where}: {reason}")
+            yield prompt
+
+
+def _plain(line: bytes, where: str, source: str, *, first: bool) -> Prompt:
+    if reason := jsonlines.not_prompts(line, "FILE" if is_stream(source) else source, first=first):
+        raise UserError(f"{where}: {reason}")
+    try:
+        return {"prompt": line.decode().strip()}
+    except UnicodeDecodeError:
+        raise UserError(f"{where}: {jsonlines.NOT_UTF_8}") from None
+
+
+def _record_of(line: bytes, where: str, source: str) -> Prompt:
+    try:
+        return _parse(line, Prompt, where, folder_of(source))
+    except UserError as error:
+        if line.lstrip().startswith((b"{", b"[")) or source.endswith((".jsonl", ".json")):
+            raise
+        raise UserError(f"{error}; plain text is read from a .txt file or from a pipe") from None
 
 
 def count(source: str) -> int | None:
     """How many lines a file has, for a progress bar; None for standard input and what else cannot be read twice."""
-    if not os.path.isfile(source):
+    if is_stream(source) or not os.path.isfile(source):
         return None
     with open(source, "rb") as file:
         return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
 
 
 def folder_of(target: str) -> str:
-    """The folder that file names in `target` are relative to: its own, or the working directory for ``-``."""
-    return os.getcwd() if target == "-" else os.path.dirname(os.path.abspath(target))
+    """The folder that file names in `target` are relative to: its own, or the working directory for a stream."""
+    return os.getcwd() if is_stream(target) else os.path.dirname(os.path.abspath(target))
+
+
+def place_of(source: str) -> str:
+    """Where a file lies, however it was named; ``-`` for a stream, whose name in the shell may be another each time."""
+    return "-" if is_stream(source) else os.path.abspath(source)
 
 
 def beside(target: str, label: str) -> str:
@@ -94,13 +123,13 @@ def beside(target: str, label: str) -> str:
     Empty where `target` is standard output or another stream, which has nothing beside it.
     """
     stem, suffix = os.path.splitext(target)
-    return "" if _is_stream(target) else f"{stem}.{label}{suffix}"
+    return "" if is_stream(target) else f"{stem}.{label}{suffix}"
 
 
 def hidden_beside(target: str, label: str) -> str:
     """The hidden file beside `target` for what only vpctl has a use for: .judgements.jsonl.contents; empty likewise."""
     folder, file = os.path.split(os.path.abspath(target))
-    return "" if _is_stream(target) else os.path.join(folder, f".{file}.{label}")
+    return "" if is_stream(target) else os.path.join(folder, f".{file}.{label}")
 
 
 def short_labels(folders: Mapping[str, str]) -> dict[str, str]:
@@ -124,8 +153,13 @@ def _lines(source: str) -> Lines:
 def _numbered(opened: BinaryIO, name: str) -> Lines:
     with opened as file:
         try:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(lambda: file.readline(jsonlines.LONGEST_LINE), b""), 1):
                 text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                if number == 1 and (reason := jsonlines.foreign(name, line)):
+                    raise UserError(f"{name}: {reason}")
+                if len(line) == jsonlines.LONGEST_LINE:
+                    most = jsonlines.LONGEST_LINE >> 20
+                    raise UserError(f"{name}:{number}: is longer than {most} MiB; is this a file of lines?")
                 if text and not text.isspace():
                     yield f"{name}:{number}", text
         except OSError as error:
@@ -133,10 +167,11 @@ def _numbered(opened: BinaryIO, name: str) -> Lines:
 
 
 def _opened(source: str) -> BinaryIO:
-    if source == "-" and os.isatty(_STDIN):
+    number = _descriptor(source, _STDIN)
+    if number == _STDIN and os.isatty(_STDIN):
         raise UserError("no input: name a FILE, or pipe records into this command; see --help")
     try:
-        return os.fdopen(os.dup(_STDIN), "rb") if source == "-" else Path(source).open("rb")
+        return Path(source).open("rb") if number is None else os.fdopen(os.dup(number), "rb")
     except OSError as error:
         raise UserError(f"{_name(source)}: {_reason(error)}") from None
 
@@ -146,14 +181,7 @@ def _name(source: str) -> str:
 
 
 def _parse(line: bytes, kind: type[R], where: str, base: str) -> R:
-    try:
-        record = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        if "UTF-8" in error.msg:
-            raise UserError(f"{where}: {_NOT_UTF_8}") from None
-        cut_off = "" if line.endswith(b"\n") else "; the line does not end, so the file may have been cut off here"
-        raise UserError(f"{where}: not JSON: {error.msg.split(': line')[0]}, column {error.colno}{cut_off}") from None
-    known = check(record, kind, where)
+    known = check(jsonlines.parse(line, where), kind, where)
     _rename(known, lambda name: os.path.normpath(os.path.join(base, name)))
     return cast(R, known)
 
@@ -192,7 +220,7 @@ def absolute(record: Mapping[str, object], base: str) -> dict[str, object]:
 
 
 def _to_line(record: Mapping[str, object], base: str) -> bytes:
-    return orjson.dumps(relative(record, base), option=orjson.OPT_APPEND_NEWLINE)
+    return jsonlines.dump(relative(record, base))
 
 
 class Out:
@@ -211,14 +239,15 @@ class Out:
         self._base = folder_of(target)
         self._synced = time.monotonic()
         self.resumed = 0
-        self._regular = not _is_stream(target)
+        self._regular = not is_stream(target)
+        _check_suffix(target)
         if not self._regular:
             self._file = _stream(target)
             return
         self._new = not os.path.exists(target)
         self._file = _locked(target, os.O_RDWR | os.O_CREAT | os.O_APPEND, target)
         whole = ((where, line) for where, line in _lines(target) if line.endswith(b"\n"))
-        self._claimed = {key(record) for record in _records(whole, kind, self._base, partial(of_another_kind, kind))}
+        self._claimed = {key(record) for _, record in _records(whole, kind, self._base, partial(of_another_kind, kind))}
         if last := _mended(self._file, kind, target):
             self._claimed.add(key(last))
         self._claimed.discard("")
@@ -254,6 +283,9 @@ class Out:
                 os.unlink(self.target)
             _sync(self._file, self.target)
         os.close(self._file)
+        if type(error) is KeyboardInterrupt and not self._optional:
+            kept = f"{self.target} holds what is finished; run the same command again to continue"
+            raise Interrupted(f"interrupted; {kept if self._regular else 'the records written so far are whole'}")
 
 
 class Replacement:
@@ -267,7 +299,8 @@ class Replacement:
         self.target = target
         self._base = folder_of(target)
         self._part = ""
-        if _is_stream(target):
+        _check_suffix(target)
+        if is_stream(target):
             self._file = _stream(target)
             return
         self._place = os.path.realpath(target)
@@ -289,26 +322,54 @@ class Replacement:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._part and kind is None:
-            _sync(self._file, self.target)
-            os.replace(self._part, self._place)
-        elif self._part:
-            os.unlink(self._part)
-        os.close(self._file)
+        left = self._part
+        try:
+            if self._part and kind is None:
+                _sync(self._file, self.target)
+                os.replace(self._part, self._place)
+                left = ""
+        finally:
+            if left:
+                os.unlink(left)
+            os.close(self._file)
+        if self._part and type(error) is KeyboardInterrupt:
+            raise Interrupted(f"interrupted; {self.target} is written at the end only, so nothing was written")
 
 
-def _is_stream(target: str) -> bool:
-    """Whether it is no file that could be read again, replaced or locked: standard output, a device, a pipe."""
+def _check_suffix(target: str) -> None:
+    if jsonlines.foreign(target, b""):
+        raise UserError(f"{target}: vpctl writes JSON Lines; name a .jsonl file")
+
+
+def is_stream(target: str) -> bool:
+    """Whether it is no file that could be read again, replaced or locked.
+
+    These are ``-``, a pipe, a device, and whatever the shell has opened: ``/dev/stdout``, also where that is redirected
+    to a file, and ``<(…)`` and ``>(…)``, which the shell writes as ``/dev/fd/63``.
+    """
+    if _descriptor(target, _STDIN) is not None:
+        return True
     try:
         mode = os.stat(target).st_mode
-    except OSError:
-        return target == "-"
-    return target == "-" or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _descriptor(target: str, standard: int) -> int | None:
+    """The open descriptor that a name stands for; `standard` is that of ``-``. None for the name of a file."""
+    if target == "-":
+        return standard
+    if target in _STANDARD:
+        return _STANDARD[target]
+    found = _DESCRIPTOR.fullmatch(target)
+    return int(found[1]) if found else None
 
 
 def _stream(target: str) -> int:
+    number = _descriptor(target, _STDOUT)
     try:
-        return os.dup(_STDOUT) if target == "-" else os.open(target, os.O_WRONLY)
+        return os.open(target, os.O_WRONLY) if number is None else os.dup(number)
     except OSError as error:
         raise UserError(f"{_output_name(target)}: {_reason(error)}") from None
 

@@ -21,7 +21,7 @@ from pytest_httpserver import HTTPServer
 from tests.annotators import vlm
 from tests.conftest import ENVIRONMENT, HOME, Ended, Run, lines
 from vpctl import plugins
-from vpctl.annotators.transformers import Asked
+from vpctl.annotators._vision_language import Asked
 
 pytestmark = pytest.mark.skipif(
     not (find_spec("uvicorn") and find_spec("fastapi")), reason="needs a server: pip install 'transformers[serving]'"

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,13 +13,14 @@ import orjson
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, LlamaConfig
 
 from tests.annotators import vlm
 from tests.annotators.vlm import FIDELITY, colour, question
 from vpctl import plugins, questions
-from vpctl.annotators import transformers as local
-from vpctl.annotators.transformers import REPAIR, Judge
+from vpctl.annotators import _vision_language as local
+from vpctl.annotators._vision_language import REPAIR, Judge
 from vpctl.errors import RecordFailed, Unusable, UserError
 from vpctl.plugins import Aspect, Verdicts
 from vpctl.questions import Question
@@ -297,15 +299,18 @@ def test_the_identity_is_that_of_the_weights(random: Path, tmp_path: Path) -> No
 
 def test_what_is_no_model_to_talk_to_is_said_in_one_line(random: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    BertConfig().save_pretrained(tmp_path / "bert")
-    LlamaConfig().save_pretrained(tmp_path / "llama")
+    for name, config in (("bert", BertConfig()), ("llama", LlamaConfig())):
+        shutil.copytree(random, tmp_path / name)
+        for file in ("preprocessor_config.json", "processor_config.json"):
+            (tmp_path / name / file).unlink(missing_ok=True)
+        config.save_pretrained(tmp_path / name)
     vlm.make(tmp_path / "wordless", template=NONE)
     vlm.make(tmp_path / "base")
     (tmp_path / "base" / "chat_template.jinja").unlink()
     for name, said in {
         "": "name a model, as in transformers:Qwen/Qwen2.5-VL-7B-Instruct",
         "./nowhere": "there is no such folder",
-        str(tmp_path / "empty"): "cannot be loaded",
+        str(tmp_path / "empty"): "there is no config.json in it",
         str(tmp_path / "bert"): "a bert model, which does not read pictures and answer in text",
         str(tmp_path / "llama"): "a llama model, which does not read pictures and answer in text",
         str(tmp_path / "wordless"): "takes no pictures",
@@ -320,11 +325,17 @@ def test_what_is_no_model_to_talk_to_is_said_in_one_line(random: Path, tmp_path:
 
 def test_weights_that_are_not_there_end_the_run_in_one_line(random: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(random, tmp_path / "broken")
-    (broken / "model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ")
-    gone = shutil.copytree(random, tmp_path / "gone")
-    (gone / "model.safetensors").unlink()
-    for folder, said in ((broken, "its weights are not all there"), (gone, "cannot be loaded")):
-        found = ask(judge_in(folder), [GREEN, RED_BLUE])
-        assert [type(one) for one in found] == [UserError, UserError]
-        assert str(found[0]).startswith(f"--annotator transformers:{folder}: {said}")
-        assert "\n" not in str(found[0])
+    weights = load_file(broken / "model.safetensors")
+    lost = min(weights)
+    save_file(
+        {name: one for name, one in weights.items() if name != lost}, broken / "model.safetensors", {"format": "pt"}
+    )
+    found = ask(judge_in(broken), [GREEN, RED_BLUE])
+    assert [type(one) for one in found] == [UserError, UserError]
+    where = f"--annotator transformers:{broken}"
+    said = re.fullmatch(rf"{re.escape(where)}: its weights are not all there: (\S+) is missing", str(found[0]))
+    assert said, found[0]
+    assert lost.endswith(said[1]), "the file's name of it may have a prefix that the model's has not"
+    (broken / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="there are no weights in it"):
+        judge_in(broken)

@@ -14,7 +14,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from vpctl import plugins, questions
-from vpctl.annotators.transformers import Asked, Judge
+from vpctl.annotators._vision_language import Asked, Judge
 from vpctl.questions import Question
 
 IN_PLACE = """{% for message in messages %}<|{{ message.role }}|>{% for part in message.content %}

@@ -83,7 +83,7 @@ def test_a_run_is_asked_for_once_and_a_second_asks_nothing(server: Server, pictu
     before = len(server.log)
     again = annotate(server, pictures, out)
     assert (again.code, again.out) == (0, "")
-    assert again.err == "vpctl annotate: 0 judgements written; 160 were there already\n"
+    assert again.err == f"vpctl annotate: 0 judgements written to {out}; 160 were there already\n"
     assert len(server.log) == before
 
 
@@ -186,7 +186,7 @@ def test_an_interrupt_waits_for_what_was_paid_for(pictures: Path, tmp_path: Path
         ended = interrupted(server, pictures, out, sent)
         assert ended.code == 130, ended.err
         assert "waiting for what is under way" in ended.err
-        assert "the same command goes on from there" in ended.err
+        assert "run the same command again to continue" in ended.err
         assert "Traceback" not in ended.err
         assert 0 < len(server.log) < 160
         assert len(records(out)) == len(server.log), "what the server was asked was waited for and written"
@@ -249,7 +249,7 @@ def test_a_limit_ends_a_run_that_the_next_goes_on_with(
         ended = annotate(server, pictures, out, *limit)
         assert ended.code == 5, ended.err
         assert says in ended.err
-        assert "the same command goes on from there" in ended.err
+        assert "run the same command again to continue" in ended.err
         assert 0 < len(records(out)) < 160
         assert len(records(out)) == len(server.log)
         server.latency = 0.0

@@ -1,3 +1,5 @@
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,8 @@ def test_accuracy_is_how_often_the_chosen_picture_scores_higher(tmp_path: Path, 
         pair(tmp_path, 7, 7, "r"),
         pair(tmp_path, 8, 4, "s", split="test"),
     ]
+    alike = shutil.copy(tmp_path / rows[3]["rejected_file_name"], tmp_path / "alike.png")
+    rows[3]["rejected_file_name"] = os.path.basename(alike)
     source, out = write_lines(tmp_path / "pairs.jsonl", rows), tmp_path / "reports.jsonl"
     accuracy(str(source), str(out), reward=[red, f"{red}:-1", red])
     by_prompt = [1.0, 1.0, 0.0, 0.5, 1.0], ["p", "p", "q", "r", "s"]
@@ -95,7 +99,7 @@ def test_accuracy_is_how_often_the_chosen_picture_scores_higher(tmp_path: Path, 
     assert second["name"] == f"{red}:-1"
     assert second["value"] == pytest.approx(0.3)
     seen = [int(line) for line in (tmp_path / "opened").read_text().split()]
-    assert sorted(seen[: len(seen) // 2]) == [4, 4, 4, 5, 7, 8, 9, 9], "a picture is scored once for each prompt"
+    assert sorted(seen[: len(seen) // 2]) == [4, 4, 4, 5, 7, 7, 8, 9, 9], "a picture is scored once for each prompt"
 
 
 def test_accuracy_of_a_part_of_the_data(tmp_path: Path, red: str) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import orjson
 
 from tests.conftest import Plugin, Run, lines
-from vpctl.commands.polish import Distinct, Polisher, original, polished, scored
+from vpctl.commands.polish import Distinct, Polisher, original, polish, polished, scored
 from vpctl.errors import RecordFailed
 from vpctl.plugins import Polished
-from vpctl.records import Prompt, digest
+from vpctl.records import LONGEST_PROMPT, Prompt, digest
 
 
 def upper(prompts: list[str]) -> list[Polished | RecordFailed]:
@@ -25,7 +25,7 @@ def polish_all(
     prompts: list[Prompt], *, keep_unsafe: bool = False, polish: Polisher = upper
 ) -> tuple[list[Prompt], Counter[str]]:
     counts: Counter[str] = Counter()
-    return list(polished(prompts, polish, keep_unsafe=keep_unsafe, threshold=0.5, counts=counts)), counts
+    return list(polished(prompts, polish, spec="rules", keep_unsafe=keep_unsafe, threshold=0.5, counts=counts)), counts
 
 
 def reasons(prompts: Iterable[Prompt]) -> list[str]:
@@ -286,3 +286,51 @@ def test_a_model_that_is_not_there_is_told_before_anything_is_polished(run: Run,
     assert done.code == 2
     assert "--unsafe-model ./nowhere: there is no such folder" in done.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_too_long_is_neither_polished_nor_scored() -> None:
+    asked: list[str] = []
+
+    def polish(prompts: list[str]) -> list[Polished | RecordFailed]:
+        asked.extend(prompts)
+        return upper(prompts)
+
+    most = "x" * LONGEST_PROMPT
+    prompts: list[Prompt] = [
+        {"prompt": most},
+        {"prompt": most + "x"},
+        {"prompt": "a cat", "source_prompt": most + "xy"},
+        {"prompt": most + "x", "prompt_nsfw": 0.9},
+    ]
+    reason = "too long: 10001 characters; the most is 10000"
+    scorer = Lengths()
+    assert ["prompt_nsfw" in one for one in scored(prompts, scorer, 4)] == [True, False, False, True]
+    assert scorer.batches == [1]
+    for one in prompts[:3]:
+        one["prompt_nsfw"] = 0
+    records, _ = polish_all(prompts, polish=polish)
+    assert reasons(records) == ["", reason, "too long: 10002 characters; the most is 10000", reason]
+    assert asked == [most]
+
+
+def test_a_text_that_polishing_makes_too_long_is_dropped() -> None:
+    records, _ = polish_all([{"prompt": "a,b"}], polish=lambda _: [Polished("x" * (LONGEST_PROMPT + 1))])
+    assert reasons(records) == ["too long: 10001 characters; the most is 10000"]
+
+
+def test_a_line_of_ten_megabytes_is_dropped_with_a_message(run: Run, tmp_path: Path) -> None:
+    line = "a very detailed cat, " * 500_000
+    (tmp_path / "raw.txt").write_text(f"a dog\n{line}\n")
+    done = run("polish", "raw.txt", "--keep-original", "--out", "clean.jsonl")
+    assert done.code == 0
+    assert prompts_in(tmp_path / "clean.jsonl") == ["a dog"]
+    [dropped] = lines((tmp_path / "clean.dropped.jsonl").read_text())
+    assert dropped["prompt"] == line.strip()
+    assert dropped["dropped"].startswith("too long: ")
+    assert "dropped: 1 too long; see clean.dropped.jsonl" in done.err
+    assert "1 have more than 10000 characters, the most polish takes; shorten or split them" in done.err
+    assert "1 were there already" in run("polish", "raw.txt", "--out", "clean.jsonl").err
+
+
+def test_the_help_says_how_long_a_prompt_may_be() -> None:
+    assert f"more than {LONGEST_PROMPT} characters" in " ".join((polish.__doc__ or "").split())

@@ -318,6 +318,7 @@ def options_of(command: str) -> list[tuple[str, bool]]:
             if isinstance(info, OptionInfo):
                 own = [one for one in info.param_decls or [] if one.startswith("-")]
                 found += [(one, kind is bool) for one in own or [f"--{name.replace('_', '-')}"]]
+    found.remove(("--traceback", True))  # whoever asks for a traceback gets one
     return found
 
 

@@ -136,8 +136,8 @@ def test_the_packaged_backbone_knows_what_it_sees() -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("model.safetensors", b"cut off", "cannot be loaded"),
-        ("config.json", b"[]", "cannot be loaded"),
+        ("model.safetensors", b"cut off", "is not a whole safetensors file"),
+        ("config.json", b"[]", "is not a JSON object"),
         ("reward.json", b'{"mean": 1}', "not an object with the numbers mean and std"),
         ("reward.json", b'{"mean": 1', "not an object with the numbers mean and std"),
     ],

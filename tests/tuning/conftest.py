@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -13,6 +14,7 @@ from vpctl.shapes.grammar import describe, sample
 from vpctl.shapes.render import render
 from vpctl.tensors import from_pictures
 from vpctl.tuning.policy import Policy
+from vpctl.tuning.run import Run
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +39,23 @@ def disturb(policy: Policy, amount: float = 0.05) -> None:
     with torch.no_grad():
         for weight in policy.trainable:
             weight += amount * torch.randn(weight.shape, generator=chance)
+
+
+class Killed(Exception):
+    """What ends a `Mortal`."""
+
+
+class Mortal(Run):
+    """A run that is killed when it has finished `last` steps; 0 is never."""
+
+    def __init__(self, folder: Path, config: dict[str, object], *, last: int) -> None:
+        super().__init__(str(folder), config)
+        self.last = last
+
+    def finished(self, step: int) -> None:
+        super().finished(step)
+        if step == self.last:
+            raise Killed
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from tests.tuning.conftest import disturb, new_policy
+from tests.tuning.conftest import Killed, Mortal, disturb, new_policy
 from vpctl.configs import DPOConfig
 from vpctl.tuning.dpo import Latents, Preference, dpo_loss, draw, four_errors, train
 from vpctl.tuning.policy import Policy
@@ -41,7 +41,6 @@ def run_dpo(
             run,
             seed=0,
             preview=lambda _: None,
-            advance=lambda: None,
         )
 
 
@@ -129,25 +128,15 @@ def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(
     whole, first = new_policy(packaged), new_policy(packaged)
     run_dpo(whole, rendered, tmp_path / "whole", steps=6, save_every=2)
 
-    class Killed(Exception):
-        pass
-
     config = DPOConfig(steps=6, batch=4, accumulate=2, warmup=0, preview_every=0, save_every=2)
-    steps: list[int] = []
-
-    def stop_after_five() -> None:
-        steps.append(1)
-        if len(steps) == 5:
-            raise Killed
-
     arguments = latents_of(first, rendered), true_pairs(rendered), config
-    with pytest.raises(Killed), Run(str(tmp_path / "cut"), {"steps": 6}) as run:
-        train(first, *arguments, run, seed=0, preview=lambda _: None, advance=stop_after_five)
+    with pytest.raises(Killed), Mortal(tmp_path / "cut", {"steps": 6}, last=5) as run:
+        train(first, *arguments, run, seed=0, preview=lambda _: None)
     again = new_policy(packaged, seed=5)
     with Run(str(tmp_path / "cut"), {"steps": 6}) as run:
-        assert run.state
-        assert run.state["step"] == 4
-        train(again, *arguments, run, seed=0, preview=lambda _: None, advance=lambda: None)
+        assert run.resumes
+        assert run.saved == 4
+        train(again, *arguments, run, seed=0, preview=lambda _: None)
     for ours, theirs in zip(again.trainable, whole.trainable, strict=True):
         assert torch.equal(ours, theirs)
     metrics = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "cut")]

@@ -166,3 +166,13 @@ def test_the_seed_decides_where_the_lora_starts(packaged: StableDiffusionPipelin
     one, same, other = (new_policy(packaged, seed=seed).lora() for seed in (1, 1, 2))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_weights_of_another_lora_are_refused_and_change_nothing(packaged: StableDiffusionPipeline) -> None:
+    policy, other = new_policy(packaged, rank=4), new_policy(packaged, rank=2)
+    before = [weight.clone() for weight in policy.trainable]
+    missing = dict(list(policy.lora().items())[1:])
+    for weights in (other.lora(), missing, {**policy.lora(), "another": torch.zeros(1)}):
+        with pytest.raises(ValueError, match="another LoRA"):
+            policy.set_lora(weights)
+    assert all(torch.equal(weight, was) for weight, was in zip(policy.trainable, before, strict=True))

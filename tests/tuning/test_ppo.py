@@ -11,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
-from tests.tuning.conftest import disturb, new_policy
+from tests.tuning.conftest import Killed, Mortal, disturb, new_policy
 from vpctl.configs import PPOConfig
 from vpctl.errors import UserError
 from vpctl.tuning.policy import Policy, coefficients, log_probability, step_mean
 from vpctl.tuning.ppo import Rollout, advantages_within, ppo_loss, roll_out, spans, train, trained_steps, update
-from vpctl.tuning.run import Run
 
 PROMPTS = ["a red circle", "two blue stars", "a green cross left of a red star", "three orange squares"]
 CPU = torch.device("cpu")
@@ -175,7 +174,7 @@ def test_the_divergence_from_the_untuned_model_is_that_of_two_normals(packaged: 
     assert numbers["kl"] == pytest.approx(float(torch.stack(expected).mean()), rel=1e-3)
 
 
-def run_ppo(policy: Policy, folder: Path, advance_after: int = 99, **config: object) -> list[float]:
+def run_ppo(policy: Policy, folder: Path, last: int = 0, **config: object) -> None:
     settings = PPOConfig(
         **{  # type: ignore[arg-type]
             "epochs": 4,
@@ -188,17 +187,7 @@ def run_ppo(policy: Policy, folder: Path, advance_after: int = 99, **config: obj
             **config,
         }
     )
-    seen: list[float] = []
-
-    class Killed(Exception):
-        pass
-
-    def advance() -> None:
-        seen.append(0)
-        if len(seen) == advance_after:
-            raise Killed
-
-    with Run(str(folder), {"seed": 0}) as run, contextlib.suppress(Killed):
+    with Mortal(folder, {"seed": 0}, last=last) as run, contextlib.suppress(Killed):
         train(
             policy,
             PROMPTS,
@@ -209,9 +198,7 @@ def run_ppo(policy: Policy, folder: Path, advance_after: int = 99, **config: obj
             guidance=1.0,
             seed=0,
             preview=lambda _: None,
-            advance=advance,
         )
-    return seen
 
 
 def test_it_raises_the_reward(packaged: StableDiffusionPipeline, tmp_path: Path) -> None:
@@ -244,7 +231,7 @@ def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(
 ) -> None:
     whole, cut, again = new_policy(packaged), new_policy(packaged), new_policy(packaged, seed=4)
     run_ppo(whole, tmp_path / "whole", save_every=2)
-    run_ppo(cut, tmp_path / "cut", advance_after=3, save_every=2)
+    run_ppo(cut, tmp_path / "cut", last=3, save_every=2)
     run_ppo(again, tmp_path / "cut", save_every=2)
     for ours, theirs in zip(again.trainable, whole.trainable, strict=True):
         assert torch.equal(ours, theirs)

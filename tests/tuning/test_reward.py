@@ -9,13 +9,13 @@ from random import Random
 import pytest
 import torch
 
+from tests.tuning.conftest import Killed, Mortal
 from vpctl.configs import RewardModelConfig
 from vpctl.reward_model import RewardModel, open_backbone
 from vpctl.shapes.grammar import describe, near_misses, read, sample
 from vpctl.shapes.render import render
 from vpctl.tensors import from_pictures
 from vpctl.tuning.reward import Group, bradley_terry_loss, correct, freeze, measure, preferences, rewards_of, train
-from vpctl.tuning.run import Run
 
 CPU = torch.device("cpu")
 
@@ -57,17 +57,7 @@ def run_training(
     settings = RewardModelConfig(
         **{"epochs": 2, "batch": 8, "learning_rate": 1e-3, "freeze": 0.0, "save_every": 2, **config}  # type: ignore[arg-type]
     )
-    seen: list[int] = []
-
-    class Killed(Exception):
-        pass
-
-    def advance() -> None:
-        seen.append(1)
-        if len(seen) == stop:
-            raise Killed
-
-    with Run(str(folder), {}) as run, contextlib.suppress(Killed):
+    with Mortal(folder, {}, last=stop) as run, contextlib.suppress(Killed):
         train(
             model,
             groups[:20],
@@ -77,7 +67,6 @@ def run_training(
             run,
             seed=0,
             device=CPU,
-            advance=advance,
         )
 
 

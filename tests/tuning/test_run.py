@@ -1,8 +1,14 @@
 """The folder of a training run."""
 
+import io
+import pickle
+import re
+import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import orjson
 import pytest
@@ -21,7 +27,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 def test_a_run_that_was_killed_goes_on_from_its_checkpoint_and_forgets_what_came_after(tmp_path: Path) -> None:
     with Run(str(tmp_path), {"beta": 2.0}) as run:
-        assert run.state is None
+        assert not run.resumes
         for step in range(1, 6):
             run.log(step, loss=step / 10)
             if step == 3:
@@ -29,9 +35,9 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint_and_forgets_what_came
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b'{"step":6,"lo')
     with Run(str(tmp_path), {"beta": 2.0}) as run:
-        assert run.state
-        assert run.step == run.state["step"] == 3
-        assert run.state["weights"].tolist() == [0, 1, 2]
+        assert run.step == run.saved == 3
+        with run.restoring() as state:
+            assert state["weights"].tolist() == [0, 1, 2]
         run.log(4, loss=0.5)
     assert metrics(tmp_path) == [{"step": step, "loss": step / 10} for step in (1, 2, 3)] + [{"step": 4, "loss": 0.5}]
 
@@ -39,17 +45,19 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint_and_forgets_what_came
 def test_an_ended_run_has_nothing_left_to_do_and_no_checkpoint(tmp_path: Path) -> None:
     with Run(str(tmp_path), {}) as run:
         run.save(1, {})
-        run.end()
+        with run.results() as folder:
+            (folder / "weights").write_text("all of them")
+    assert (tmp_path / "weights").read_text() == "all of them"
+    assert not (tmp_path / "results.part").exists()
     assert not (tmp_path / "checkpoint.pt").exists()
     with Run(str(tmp_path), {}) as run:
         assert run.ended
 
 
 def test_whoever_may_read_the_run_may_read_its_weights(tmp_path: Path) -> None:
-    with Run(str(tmp_path), {}) as run:
-        save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
-        (tmp_path / "model.safetensors").chmod(0o600)
-        run.end()
+    with Run(str(tmp_path), {}) as run, run.results() as folder:
+        save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
+        (folder / "model.safetensors").chmod(0o600)
     modes = {(tmp_path / name).stat().st_mode & 0o777 for name in ("run.json", "model.safetensors")}
     assert len(modes) == 1
     assert modes != {0o600}
@@ -71,7 +79,7 @@ def test_a_run_that_failed_at_once_binds_nobody(tmp_path: Path) -> None:
     with Run(str(tmp_path), {"beta": 2.0}) as run:
         run.log(1, loss=1.0)
     with Run(str(tmp_path), {"beta": 3.0}) as run:
-        assert run.state is None
+        assert not run.resumes
         assert not run.ended
     assert metrics(tmp_path) == []
     assert orjson.loads((tmp_path / "run.json").read_bytes())["options"] == {"beta": 3.0}
@@ -132,8 +140,8 @@ def test_a_folder_that_cannot_be_made_is_a_users_error(tmp_path: Path) -> None:
 
 
 def test_the_checkpoint_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(state: object, file: Path) -> None:
-        file.write_bytes(b"half a checkpo")
+    def half(state: object, file: BinaryIO) -> None:
+        file.write(b"half a checkpo")
         raise KeyboardInterrupt
 
     with Run(str(tmp_path), {}) as run:
@@ -142,8 +150,10 @@ def test_the_checkpoint_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(KeyboardInterrupt):
             run.save(2, {"value": 2})
     with Run(str(tmp_path), {}) as run:
-        assert run.state
-        assert run.state["value"] == 1
+        assert run.saved == 1
+        with run.restoring() as state:
+            assert state["value"] == 1
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_tensorboard_has_the_same_numbers_and_the_previews(tmp_path: Path) -> None:
@@ -165,3 +175,184 @@ def test_random_state_put_back_gives_the_same_numbers_again() -> None:
     restore_random_state(state, own)
     second = torch.rand(3), torch.rand(3, generator=own)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def begun(folder: Path, *, steps: int = 2) -> None:
+    """A run that was cut short after its checkpoint."""
+    with Run(str(folder), {"beta": 2.0}) as run:
+        for step in range(1, steps + 1):
+            run.log(step, loss=0.5)
+        run.save(steps, {"weights": torch.zeros(1000)})
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (Path("evil"),)
+
+
+def flipped(content: bytes) -> bytes:
+    """One bit of the weights is another."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def saved(value: object) -> bytes:
+    torch.save(value, buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"",
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: b"\0" * len(whole),
+        lambda whole: b"hello\n",
+        flipped,
+        lambda whole: pickle.dumps(Evil()),
+        lambda whole: saved({"step": Evil()}),
+        lambda whole: saved(torch.zeros(3)),
+        lambda whole: saved({"lora": {}}),
+        lambda whole: saved({**torch.load(io.BytesIO(whole)), "run": "another"}),
+        lambda whole: saved({**torch.load(io.BytesIO(whole)), "step": "2"}),
+        lambda whole: saved({**torch.load(io.BytesIO(whole)), "step": -1}),
+    ],
+    ids="empty cut zeros text flipped pickle code tensor foreign another text-step negative".split(),
+)
+def test_a_damaged_checkpoint_is_named_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    begun(tmp_path / "run")
+    file = tmp_path / "run/checkpoint.pt"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(UserError, match=r"run/checkpoint\.pt: is damaged, .*: restore it, or remove it to start over"):
+        Run(str(tmp_path / "run"), {"beta": 2.0})
+    assert not Path("evil").exists()
+    file.unlink()
+    with Run(str(tmp_path / "run"), {"beta": 2.0}) as run:
+        assert not run.resumes
+    assert metrics(tmp_path / "run") == []
+
+
+def test_what_fits_nowhere_or_lies_beyond_the_end_is_damage_too(tmp_path: Path) -> None:
+    begun(tmp_path)
+    with (
+        Run(str(tmp_path), {"beta": 2.0}) as run,
+        pytest.raises(UserError, match="is damaged"),
+        run.restoring() as state,
+    ):
+        state["optimizer"]
+    with (
+        Run(str(tmp_path), {"beta": 2.0}) as run,
+        pytest.raises(UserError, match=r"checkpoint\.pt: is damaged"),
+        run.training(1),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"options": []}', b'{"options": 3}', b"\xff"])
+def test_damaged_options_are_named_and_stay(tmp_path: Path, content: bytes) -> None:
+    begun(tmp_path)
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"run\.json: is damaged, .*: restore it, or name another folder"):
+        Run(str(tmp_path), {"beta": 2.0})
+    assert (tmp_path / "run.json").read_bytes() == content
+    assert (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "bad", [b"{\n", b"\xff\n", b"[]\n", b'{"loss":1}\n', b'{"step":"2"}\n', b'{"step":%d}\n' % 10**30]
+)
+def test_broken_metrics_are_put_aside_and_cost_no_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], bad: bytes
+) -> None:
+    begun(tmp_path)
+    file = tmp_path / "metrics.jsonl"
+    good = file.read_bytes()
+    first, second = good.splitlines(keepends=True)
+    file.write_bytes(first + bad + second)
+    with Run(str(tmp_path), {"beta": 2.0}) as run:
+        assert run.step == 2
+    assert file.read_bytes() == good
+    assert (tmp_path / "metrics.damaged-1.jsonl").read_bytes() == first + bad + second
+    assert "metrics.jsonl:2: is damaged; its good lines are kept, and a copy of it is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tail", [b'{"step":3,"lo', b"\0\0\0\0", b'{"step":3,"loss":0.1}\n'])
+def test_metrics_after_the_checkpoint_are_cut_off_without_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tail: bytes
+) -> None:
+    begun(tmp_path)
+    good = (tmp_path / "metrics.jsonl").read_bytes()
+    (tmp_path / "metrics.jsonl").write_bytes(good + tail)
+    with Run(str(tmp_path), {"beta": 2.0}):
+        pass
+    assert (tmp_path / "metrics.jsonl").read_bytes() == good
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty"])
+def test_a_run_that_has_ended_and_lost_its_results_is_no_success(tmp_path: Path, damage: str) -> None:
+    with Run(str(tmp_path), {}) as run, run.results() as folder:
+        (folder / "weights").write_text("all of them")
+    if damage == "gone":
+        (tmp_path / "weights").unlink()
+    else:
+        (tmp_path / ".ended").write_bytes(b"")
+    with pytest.raises(UserError, match=r"is damaged or gone, .* remove \S*\.ended to train again"):
+        Run(str(tmp_path), {})
+    (tmp_path / ".ended").unlink()
+    with Run(str(tmp_path), {}) as run:
+        assert not run.ended
+
+
+def test_a_folder_that_is_a_file_or_whose_lock_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file: is a file, not a folder"):
+        Run(str(tmp_path / "file"), {})
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(UserError, match=r"\.lock: is a directory"):
+        Run(str(tmp_path), {})
+
+
+def write_to_full_disk(run: Run, name: str) -> None:
+    if name == "metrics.jsonl":
+        (run.folder / name).unlink()
+        (run.folder / name).symlink_to("/dev/full")
+        run.log(3, loss=0.5)
+    elif name == "checkpoint.pt":
+        (run.folder / "checkpoint.pt.part").symlink_to("/dev/full")
+        run.save(3, {"weights": torch.zeros(1000)})
+    else:
+        with run.results() as folder:
+            (folder / "weights").symlink_to("/dev/full")
+            (folder / "weights").write_text("all of them")
+
+
+@pytest.mark.parametrize("write", ["metrics.jsonl", "checkpoint.pt", "results"])
+def test_a_full_disk_names_the_file_and_what_is_kept(tmp_path: Path, write: str) -> None:
+    begun(tmp_path)
+    kept = (tmp_path / "checkpoint.pt").read_bytes()
+    said = "no space left on device; the checkpoint of step 2 is whole: make room and run the same command again$"
+    with Run(str(tmp_path), {"beta": 2.0}) as run:
+        name = tmp_path.name if write == "results" else write
+        with pytest.raises(UserError, match=rf"{re.escape(name)}: {said}"):
+            write_to_full_disk(run, write)
+    assert not list(tmp_path.glob("*.part"))
+    assert not (tmp_path / "weights").exists()
+    assert (tmp_path / "checkpoint.pt").read_bytes() == kept
+
+
+def test_a_training_does_not_need_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Run(str(tmp_path), {"beta": 2.0}) as run:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+        try:
+            for step in range(1, 41):
+                run.log(step, loss=0.5, accuracy=0.5, margin=0.5)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(metrics(tmp_path)) == 40
+    [said] = capsys.readouterr().err.splitlines()
+    assert re.search(r"warning: .*tfevents.*: file too large; the run continues without TensorBoard", said)

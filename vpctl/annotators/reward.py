@@ -8,20 +8,23 @@ Rewards are not on the scale from 1 to 5 that judges of language answer on: give
 """
 
 import math
-from collections.abc import Callable
-from itertools import islice
-from typing import Any
-
-from PIL import Image
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from .. import plugins
 from ..batching import Batches
 from ..errors import RecordFailed, UserError
 from ..plugins import Verdicts
 from ..questions import Question, compared
+from ..scoring import PIXELS, rewarded
 
-Reward = Callable[[list[Image.Image], list[str]], Any]
+if TYPE_CHECKING:
+    from PIL import Image
 
+Reward = Callable[["list[Image.Image]", list[str]], Any]
+
+ARGUMENTS = "reward"
 QUESTIONS = 8
 """Answered together."""
 PICTURES = 16
@@ -31,7 +34,7 @@ PICTURES = 16
 class Picture:
     """A picture with the rewards it has been given, by prompt: every aspect and every pass asks for the same ones."""
 
-    def __init__(self, image: Image.Image) -> None:
+    def __init__(self, image: "Image.Image") -> None:
         self.image = image
         self.rewards: dict[str, float] = {}
 
@@ -45,9 +48,13 @@ class RewardJudge:
         self._reward = reward
         self._batches = Batches(self._rewards, most=QUESTIONS, size=lambda question: len(question.pictures))
 
-    def prepare(self, image: Image.Image, path: str) -> Picture:
+    def prepare(self, image: "Image.Image", path: str) -> Picture:
         """The picture, with a place for its rewards."""
         return Picture(image)
+
+    def pixels(self, picture: Picture) -> int:
+        """What of a prepared picture stays in memory until its calls have ended."""
+        return picture.image.width * picture.image.height
 
     async def ask(self, question: Question) -> list[Verdicts]:
         """The same scores for every aspect."""
@@ -63,25 +70,48 @@ class RewardJudge:
         """The rewards of every question's pictures; what is not known yet is put through the reward."""
         shown = [(question.prompt, picture) for question in questions for picture in question.pictures]
         new = {(prompt, id(picture)): picture for prompt, picture in shown if prompt not in picture.rewards}
-        left = iter([(prompt, picture) for (prompt, _), picture in new.items()])
-        while batch := list(islice(left, PICTURES)):
-            rewards = [*map(float, self._reward([picture.image for _, picture in batch], [text for text, _ in batch]))]
-            if len(rewards) != len(batch):
-                raise UserError(
-                    f"--annotator reward:{self._spec}: gave {len(rewards)} rewards for {len(batch)} pictures"
-                )
+        for batch in _batches([(prompt, picture) for (prompt, _), picture in new.items()]):
+            pictures, prompts = [picture.image for _, picture in batch], [text for text, _ in batch]
+            rewards = rewarded(self._spec, self._reward, pictures, prompts)
             for (prompt, picture), reward in zip(batch, rewards, strict=True):
                 picture.rewards[prompt] = reward
         return [[picture.rewards[question.prompt] for picture in question.pictures] for question in questions]
 
 
-def load(argument: str, *, device: str = "auto") -> RewardJudge:
-    """The judge of the reward that `argument` names as ``--reward`` would."""
+def _batches(shown: list[tuple[str, Picture]]) -> Iterator[list[tuple[str, Picture]]]:
+    """At most `PICTURES` at once, and fewer where they are large: a reward makes copies of all that it gets."""
+    batch: list[tuple[str, Picture]] = []
+    pixels = 0
+    for prompt, picture in shown:
+        batch.append((prompt, picture))
+        pixels += picture.image.width * picture.image.height
+        if len(batch) == PICTURES or pixels >= PIXELS:
+            yield batch
+            batch, pixels = [], 0
+    if batch:
+        yield batch
+
+
+def check(argument: str) -> None:
+    """Raise `UserError` if `argument` names no reward, or one that cannot be used."""
     if not argument:
         known = ", ".join(f"reward:{name}" for name in plugins.catalog("reward"))
         raise UserError(f"--annotator reward: name a reward model: {known}, or reward:PATH.py of your own")
+    with _named(argument):
+        plugins.check("reward", argument)
+
+
+def load(argument: str, *, device: str = "auto") -> RewardJudge:
+    """The judge of the reward that `argument` names as ``--reward`` would."""
+    check(argument)
+    with _named(argument):
+        return RewardJudge(argument, plugins.load("reward", argument, device=device))
+
+
+@contextmanager
+def _named(argument: str) -> Iterator[None]:
+    """What is wrong with a reward is said of the option that names it here."""
     try:
-        reward = plugins.load("reward", argument, device=device)
+        yield
     except UserError as error:
         raise UserError(f"--annotator reward:{argument}: {error}") from None
-    return RewardJudge(argument, reward)

@@ -59,7 +59,9 @@ def judge(
         told = ", ".join(f"{number} of them {kind}" for kind, number in kinds.items() if number)
         spent = annotator.model.engine.budget.spent
         more = "; ".join(text for text in (told, f"{spent:.4f} USD" if spent else "") if text)
-        progress.finished(f"{reader.judgements} judgements", resumed=out.resumed, failed=tally.lost, more=more)
+        progress.finished(
+            f"{reader.judgements} judgements", out.target, resumed=out.resumed, failed=tally.lost, more=more
+        )
 
 
 def leave_out(out: str, claim: Callable[[str], bool]) -> int:

@@ -12,10 +12,11 @@ import typer
 from .. import plugins, progress
 from ..configs import PictureConfig, ServerConfig
 from ..errors import LimitReached, RecordFailed, UserError
-from ..options import STDIO, Device, Input, Output, Roots, Seed, option, options, plugin
+from ..joins import Joined
+from ..options import STDIO, Device, Input, MaxPictures, Output, Roots, Seed, option, options, plugin
 from ..preferences import tied
 from ..records import Image, Judgement, judgement_key
-from ..streams import Out, count, folder_of, hidden_beside, read
+from ..streams import Out, count, folder_of, hidden_beside, is_stream, located, read
 
 if TYPE_CHECKING:
     from ..flow import Brake
@@ -43,12 +44,15 @@ def annotate(
     mode: Annotated[
         str,
         option(
-            metavar="MODE",
+            "--mode",
+            choices=MODES,
             help="How pictures are shown: list, all of a prompt in one call; point, one a call; pair, two a call, in "
             "both orders, of which the better is to be told.",
         ),
     ] = "list",
-    passes: Annotated[int, option(metavar="K", min=1, help="Ask so many times, each time in another order.")] = 1,
+    passes: Annotated[
+        int, option(metavar="K", min=1, max=1000, help="Ask so many times, each time in another order.")
+    ] = 1,
     all_aspects: Annotated[
         bool, option("--all-aspects", help="Ask for all aspects in one call: cheaper, and less apart.")
     ] = False,
@@ -58,14 +62,19 @@ def annotate(
     refresh: Annotated[bool, option("--refresh", help="Ask again for all of the input, whatever is there.")] = False,
     retry: Annotated[
         list[str] | None,
-        option(metavar="WHAT", help="Ask again for judgements that are there and failed, or refused; repeatable."),
+        option("--retry", choices=AGAIN, help="Ask again for judgements that failed or were refused; repeatable."),
     ] = None,
     dry_run: Annotated[
         bool, option("--dry-run", help="Say how many calls, tokens and dollars it would take, and ask nothing.")
     ] = False,
     sample: Annotated[
         int,
-        option(metavar="N", min=0, help="In a dry run, ask so many calls all the same and estimate the rest by them."),
+        option(
+            metavar="N",
+            min=0,
+            max=1_000_000,
+            help="In a dry run, ask so many calls all the same and estimate the rest by them.",
+        ),
     ] = 0,
     batch: Annotated[
         bool,
@@ -90,6 +99,7 @@ def annotate(
     ] = False,
     server: ServerConfig,
     pictures: PictureConfig,
+    max_pictures: MaxPictures = 100,
     root: Roots = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -112,20 +122,19 @@ def annotate(
 
     Examples:
 
-        vpctl annotate images/metadata.jsonl --annotator openai:gpt-4o --max-cost 20 --out judgements.jsonl
+        vpctl annotate images/metadata.jsonl --annotator openai:gpt-4o
+            --max-cost 20 --out judgements.jsonl
 
-        vpctl generate prompts.jsonl | vpctl annotate - | vpctl merge - > pairs.jsonl
+        vpctl generate prompts.jsonl | vpctl annotate -
+            | vpctl merge - > pairs.jsonl
     """
     spec = plugins.check("annotator", annotator or "shapes")
     aspects = tuple(plugins.aspect(name) for name in aspect or plugins.aspects())
-    _one_of("--mode", mode, MODES)
-    for one in retry or []:
-        _one_of("--retry", one, AGAIN)
     if twice := [name for name, times in Counter(one.name for one in aspects).items() if times > 1]:
         raise UserError(f"--aspect {twice[0]}: is named twice")
     if break_ties and mode != "list":
         raise UserError(f"--break-ties: with --mode {mode} there are no ties of levels; leave one of them out")
-    if sample and (not dry_run or images == STDIO):
+    if sample and (not dry_run or is_stream(images)):
         raise UserError(f"--sample {sample}: goes with --dry-run and a FILE, which is read twice")
     _check_output(out, report=report, batch=batch, batch_file=batch_file)
     if not annotator:
@@ -144,7 +153,11 @@ def annotate(
         desk = judging.desk(loaded, spec, open_picture=opener.open, claim=sink.claim, emit=sink.write, ties=known.ties)
         with closing(Contents(opener, hidden_beside(out, "contents"))) as contents:
             tally = judging.Tally()
-            groups = judging.grouped(read(images, Image), contents)
+
+            def grouped() -> "Iterator[Group]":
+                return judging.grouped(Joined(max_pictures=max_pictures).images(located(images, Image)), contents)
+
+            groups = grouped()
             if sample:
                 groups = takewhile(lambda _: tally.begun < sample, groups)
             if (dry_run or not batch) and os.path.exists(hidden_beside(out, "batches")):
@@ -159,11 +172,9 @@ def annotate(
                 retries = "failed" in known.again
                 batches.judge(iter(groups), plan, desk, tally, server, sink, file=batch_file, retry=retries)
             elif sample or not dry_run:
-                _judge(groups, plan, desk, tally, server, pictures=count(images), resumed=sink.resumed)
+                _judge(groups, plan, desk, tally, server, pictures=count(images), out=sink)
             if dry_run:
-                _estimate(
-                    judging.grouped(read(images, Image), contents), plan, desk, opener, batch=batch or bool(batch_file)
-                )
+                _estimate(grouped(), plan, desk, opener, batch=batch or bool(batch_file))
     if tally.lost or tally.failed:
         raise typer.Exit(SOME_FAILED)
 
@@ -227,7 +238,7 @@ def _judge(
     server: ServerConfig,
     *,
     pictures: int | None,
-    resumed: int,
+    out: Out,
 ) -> None:
     from .. import flow, judging
 
@@ -250,7 +261,9 @@ def _judge(
             kinds = {"refused": tally.refused, "failed (--retry failed asks again)": tally.failed}
             told = ", ".join(f"{number} of them {kind}" for kind, number in kinds.items() if number)
             more = "; ".join(text for text in (told, summary()) if text)
-            progress.finished(f"{counter.total} judgements", resumed=resumed, failed=tally.lost, more=more)
+            progress.finished(
+                f"{counter.total} judgements", out.target, resumed=out.resumed, failed=tally.lost, more=more
+            )
 
         try:
             flow.run(work, max_time=server.max_time)
@@ -276,7 +289,7 @@ def _estimate(
             sizes = {place: opener.size(group.images[place]["file_name"]) for call in calls for place in call.shown}
         except RecordFailed as failure:
             tally.lost += 1
-            progress.warn(f"{group.images[0]['prompt'][:60]!r}: {failure}")
+            progress.warn_each(judging.LOST, f"{group.images[0]['prompt'][:60]!r}: {failure}")
             continue
         calls_in_all += len(calls)
         for call in calls:
@@ -287,8 +300,3 @@ def _estimate(
     cost = f", {dollars:.2f} USD" if "cost" in usage else ""
     broken = f"; {tally.lost} prompts have pictures that cannot be judged" if tally.lost else ""
     progress.note(f"dry run: {calls_in_all} calls to be made{f', {tokens}{cost}' if usage else ''}{broken}")
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UserError(f"{name} {value}: is one of {', '.join(known)}")

@@ -12,11 +12,14 @@ import typer
 
 from .. import plugins, progress
 from ..errors import OutputClosed, UserError
-from ..options import STDIO, BatchSize, Device, Input, Roots, Whole, argument, option, plugin
+from ..folders import Folders
+from ..joins import Joined, once
+from ..options import STDIO, BatchSize, Device, Input, MaxPictures, Roots, Whole, argument, option, plugin
 from ..preferences import Said, Scale, latest
 from ..records import Image, Judgement, Pair, Report, prompt_key
-from ..streams import Replacement, folder_of, read, short_labels
+from ..streams import Replacement, folder_of, located, read, short_labels
 
+SOME_FAILED = 3
 GATE_NOT_MET = 4
 NAMES = ("name", "baseline", "reward", "aspect")
 """Keys of a report that say what it is of."""
@@ -58,7 +61,12 @@ def accuracy(
         list[str] | None,
         plugin("reward", "--reward", "-r", help="What to measure; repeatable.", show_default="shapes, the pixel judge"),
     ] = None,
-    split: Annotated[str, option(metavar="NAME", help="Only the pairs of this part of the data, such as test.")] = "",
+    split: Annotated[
+        str,
+        option(
+            metavar="NAME", offered=("train", "test"), help="Only the pairs of this part of the data, such as test."
+        ),
+    ] = "",
     fail_under: FailUnder = None,
     html: Html = "",
     root: Roots = None,
@@ -72,20 +80,23 @@ def accuracy(
 
     Examples:
 
-        vpctl eval accuracy pairs.jsonl --reward vp:vp-score/ --split test --fail-under 0.65
+        vpctl eval accuracy pairs.jsonl --reward vp:vp-score/ --split test
+            --fail-under 0.65
     """
     specs = [plugins.check("reward", spec) for spec in reward or ["shapes"]]
     check_page(html, [pairs, out])
-    wanted = [pair for pair in read(pairs, Pair) if not split or pair.get("split") == split]
+    joined = Joined().pairs(located(pairs, Pair))
+    wanted = [pair for pair in joined if not split or pair.get("split") == split]
     if not wanted:
         raise UserError(f"{pairs}: there are no pairs" + (f" of split {split!r}" if split else ""))
+    sides = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in wanted)
+    prompts = chain.from_iterable((pair["prompt"],) * 2 for pair in wanted)
+    asked = dict.fromkeys(zip(prompts, sides, strict=True))
+    Folders([folder_of(pairs), *(root or [])]).check(path for _, path in asked)
     with Replacement(out, [pairs]) as sink:
         from ..images import Pictures
         from ..scoring import scored
 
-        sides = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in wanted)
-        prompts = chain.from_iterable((pair["prompt"],) * 2 for pair in wanted)
-        asked = dict.fromkeys(zip(prompts, sides, strict=True))
         records = [{"prompt": prompt, "file_name": path} for prompt, path in asked]
         rewards = {spec: plugins.load("reward", spec, device=device) for spec in dict.fromkeys(specs)}
         pictures = Pictures([folder_of(pairs), *(root or [])])
@@ -140,15 +151,19 @@ def compare(
 
     Examples:
 
-        vpctl eval compare base/scored.jsonl ppo/scored.jsonl dpo/scored.jsonl --fail-under 0.5
+        vpctl eval compare base/scored.jsonl ppo/scored.jsonl dpo/scored.jsonl
+            --fail-under 0.5
 
-        vpctl eval compare base/scored.jsonl dpo/scored.jsonl --run dpo-lora/ --html report.html
+        vpctl eval compare base/scored.jsonl dpo/scored.jsonl --run dpo-lora/
+            --html report.html
     """
     for name, shown in (("--run", run), ("--report", report)):
         if shown and not html:
             raise UserError(f"{name} {shown[0]}: is shown on the page; say with --html where that goes")
     check_page(html, [base, *tuned, *(report or []), out], runs=run or [])
-    sides = {source: by_prompt(read(source, Image)) for source in (base, *tuned)}
+    once(tuned)
+    joined = Joined(parts=False, files=False)
+    sides = {source: by_prompt(joined.images(located(source, Image))) for source in (base, *tuned)}
     for source, images in sides.items():
         if not images:
             raise UserError(f"{source}: there are no pictures")
@@ -157,13 +172,14 @@ def compare(
     for source in tuned:
         if not sides[base].keys() & sides[source].keys():
             raise UserError(f"{source}: none of its prompts is in {base}")
+        warn_of_the_rest(sides[base], sides[source], source, base)
         for name in rewards:
             reports.append(compared(sides[base], sides[source], name, source, base))
     earlier = [one for source in report or [] for one in read(source, Report)]
     with Replacement(out, [base, *tuned, *(report or [])]) as sink:
         labels = short_labels({source: os.path.dirname(source) for source in sides})
         publish(reports, sink, title=f"Against {labels[base]}", labels=labels)
-    write_page(
+    missing = write_page(
         html,
         title="Tuned models compared",
         reports=[*reports, *earlier],
@@ -172,6 +188,8 @@ def compare(
         folders=[*map(folder_of, sides), *(root or [])],
     )
     gate(reports, fail_under)
+    if missing:
+        raise typer.Exit(SOME_FAILED)
 
 
 def by_prompt(images: Iterable[Image]) -> dict[str, list[Image]]:
@@ -205,14 +223,21 @@ def compared(
             totals.update({"mean": new, "baseline_mean": old})
     if not values:
         raise UserError(f"{source}: none of its pictures has a counterpart in {against}")
-    alone = sum(map(len, base.values())) + sum(map(len, tuned.values())) - 2 * len(values)
-    if alone:
-        progress.warn(f"{source}: {alone} pictures, of these or of {against}, have no counterpart and are left out")
     outcomes = {"wins": values.count(1.0), "ties": values.count(0.5), "losses": values.count(0.0)}
     means = {name: total / len(values) for name, total in totals.items()}
     return reported(
         values, clusters, name=source, baseline=against, metric="win_rate", reward=reward, **outcomes, **means
     )
+
+
+def warn_of_the_rest(base: dict[str, list[Image]], tuned: dict[str, list[Image]], source: str, against: str) -> None:
+    """Warn of prompts that only one side has, and of pictures without a counterpart; they are left out."""
+    shared = base.keys() & tuned.keys()
+    if rest := len(base.keys() ^ tuned.keys()):
+        progress.warn(f"{source}: {len(shared)} prompts are in {against} too; {rest} are in one alone and left out")
+    pairs = sum(1 for prompt in shared for _ in matched(tuned[prompt], base[prompt]))
+    if alone := sum(len(base[prompt]) + len(tuned[prompt]) for prompt in shared) - 2 * pairs:
+        progress.warn(f"{source}: {alone} pictures, of these or of {against}, have no counterpart and are left out")
 
 
 def matched(ones: list[Image], others: list[Image]) -> Iterator[tuple[Image, Image]]:
@@ -247,6 +272,7 @@ def agreement(
     ],
     out: Whole = STDIO,
     *,
+    max_pictures: MaxPictures = 100,
     fail_under: FailUnder = None,
     html: Html = "",
 ) -> None:
@@ -261,8 +287,11 @@ def agreement(
         vpctl eval agreement judgements.jsonl human.jsonl
     """
     check_page(html, [*judgements, out])
+    once(judgements)
+    joined = Joined(max_pictures=max_pictures, parts=False)
+    records = joined.judgements(chain.from_iterable(located(source, Judgement) for source in judgements))
     said: dict[str, dict[tuple[str, str], Said]] = defaultdict(lambda: defaultdict(Said))
-    for judgement in latest(chain.from_iterable(read(source, Judgement) for source in judgements), Counter()):
+    for judgement in latest(records, Counter()):
         if "refused" not in judgement and "failed" not in judgement:
             place = said[judgement["annotator"]][judgement["prompt_id"], judgement["aspect"]]
             place.add(judgement, Scale(0, 1))
@@ -352,13 +381,14 @@ def write_page(
     rows: Iterable[list[tuple[str, Image]]] = (),
     runs: Sequence[str] = (),
     folders: Sequence[str] = (),
-) -> None:
-    """Write the page if there is to be one; its pictures lie in `folders`."""
-    if html:
-        from .. import pages
-        from ..images import Pictures
+) -> int:
+    """Write the page if there is to be one; its pictures lie in `folders`. Returns how many of them are missing."""
+    if not html:
+        return 0
+    from .. import pages
+    from ..images import Pictures
 
-        pages.write(html, title=title, reports=reports, rows=rows, runs=runs, pictures=Pictures(folders))
+    return pages.write(html, title=title, reports=reports, rows=rows, runs=runs, pictures=Pictures(folders))
 
 
 def gate(reports: list[Report], fail_under: float | None) -> None:

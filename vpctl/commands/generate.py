@@ -1,6 +1,5 @@
 """Draw pictures for prompts."""
 
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -11,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 from .. import plugins, progress
 from ..errors import UserError
+from ..folders import mark
 from ..options import STDIO, BatchSize, Device, Input, Output, Seed, option, plugin
 from ..plugins import Settings
-from ..records import Image, Prompt, digest, fingerprint, image_key, prompt_key
-from ..streams import Out, count, folder_of, read_prompts
+from ..records import Image, Prompt, digest, fingerprint, image_key, oversized, prompt_key
+from ..streams import Out, count, folder_of, is_stream, read_prompts
 
 if TYPE_CHECKING:
     from PIL import Image as PIL
@@ -23,6 +23,9 @@ Draw = Callable[[list[str], list[int], Settings], "list[PIL.Image]"]
 
 GUIDANCE_STEP = 0.5
 """A guidance range is drawn from in these steps, so that pictures of one guidance come together in a batch."""
+LARGEST_GUIDANCE = 1000
+LARGEST_SIZE = 1 << 26
+"""Pixels; a larger picture is not opened by any command (`images.LARGEST`)."""
 LARGEST_WINDOW = 16
 """How many batches are planned ahead at the most, to fill them where several models or guidances are mixed."""
 
@@ -145,13 +148,26 @@ def _drawn_window(
             missing = [one for one in records if not os.path.exists(os.path.join(folder, one["file_name"]))]
             if missing:
                 prompts, seeds = [one["prompt"] for one in missing], [one["seed"] for one in missing]
-                for one, picture in zip(missing, jobs[0].model.draw(prompts, seeds, settings), strict=True):
+                for one, picture in zip(missing, _pictures(jobs[0].model, prompts, seeds, settings), strict=True):
                     saved[one["image_id"]] = writer.submit(save, picture, os.path.join(folder, one["file_name"]))
     for job in window:
         record = job.record
         if record["image_id"] in saved:
             saved[record["image_id"]].result()
         yield {**record, "file_name": os.path.join(folder, record["file_name"])}
+
+
+def _pictures(model: Model, prompts: list[str], seeds: list[int], settings: Settings) -> "list[PIL.Image]":
+    """One picture a prompt. Raises `UserError` for a plug-in of the user's that draws anything else."""
+    from PIL import Image as PIL
+
+    with plugins.blamed("generator", model.name):
+        drawn = model.draw(prompts, seeds, settings)
+        if not isinstance(drawn, list) or not all(isinstance(one, PIL.Image) for one in drawn):
+            raise plugins.misfit("generator", model.name, drawn)
+    if len(drawn) != len(prompts):
+        raise UserError(f"--model {model.name}: drew {len(drawn)} pictures for {len(prompts)} prompts")
+    return drawn
 
 
 def generate(
@@ -165,7 +181,9 @@ def generate(
     adapter: Annotated[
         str, option(metavar="DIR", help="Draw with the LoRA that tune-ppo or tune-dpo wrote there.")
     ] = "",
-    images: Annotated[int, option("--images", "-n", metavar="N", min=1, help="Pictures for each prompt.")] = 4,
+    images: Annotated[
+        int, option("--images", "-n", metavar="N", min=1, max=10_000, help="Pictures for each prompt.")
+    ] = 4,
     guidance: Annotated[
         str,
         option(
@@ -174,7 +192,7 @@ def generate(
         ),
     ] = "",
     steps: Annotated[
-        int | None, option(metavar="N", min=1, help="Denoising steps.", show_default="the model's own")
+        int | None, option(metavar="N", min=1, max=1000, help="Denoising steps.", show_default="the model's own")
     ] = None,
     size: Annotated[str, option(metavar="WxH", help="Pixels.", show_default="the model's own")] = "",
     negative: Annotated[str | None, option(metavar="TEXT", help="What the pictures should keep away from.")] = None,
@@ -191,29 +209,36 @@ def generate(
     prompt stand side by side, so that annotate can judge them together while the next are drawn. A picture depends on
     its own record alone: order, batch size and resuming do not change it.
 
-    The folder of --out opens with Hugging Face's imagefolder loader.
+    The folder of --out opens with Hugging Face's imagefolder loader. Any other folder of pictures gets the file .vpctl,
+    which lets the next commands read the pictures that generate wrote there, wherever it is.
 
     Examples:
 
         vpctl generate prompts.txt --out images/metadata.jsonl
 
-        vpctl generate prompts.jsonl -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
-            -m diffusion:stabilityai/stable-diffusion-2-1 --guidance 3:12 --out images/metadata.jsonl
+        vpctl generate prompts.jsonl --guidance 3:12
+            -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
+            -m diffusion:stabilityai/stable-diffusion-2-1
+            --out images/metadata.jsonl
 
-        vpctl generate held-out.jsonl --adapter dpo-lora/ -n 1 --out tuned/metadata.jsonl
+        vpctl generate held-out.jsonl --adapter dpo-lora/ -n 1
+            --out tuned/metadata.jsonl
     """
-    specs = [plugins.check("generator", spec) for spec in model or ["shapes"]]
     span = guidance_range(guidance)
     width, height = pixels(size)
-    if adapter and len(specs) > 1:
+    if adapter and len(model or []) > 1:
         raise UserError("--adapter: a LoRA belongs to one model; name a single --model with it")
+    asked = {"adapter": adapter, "width": width, "height": height}
+    specs = [plugins.check("generator", spec, **asked) for spec in model or ["shapes"]]
     if not model:
         progress.note("no --model is named: drawing with the built-in shapes world")
-    target = folder or ("images" if out == STDIO else folder_of(out))
+    target = folder or ("images" if is_stream(out) else os.path.dirname(out) or "./")
     with Out(out, Image, image_key) as sink:
+        if os.path.realpath(target) != os.path.realpath(folder_of(out)):
+            mark(target)  # or the next command would refuse pictures that lie beside neither it nor the records
         from .. import images as files
 
-        source = read_prompts(prompts)
+        source = read_prompts(prompts, oversized)
         plan = Plan(
             models=[loaded(spec, adapter, device) for spec in dict.fromkeys(specs)],
             images=images,
@@ -224,12 +249,12 @@ def generate(
             seed=seed,
         )
         total = count(prompts)
-        records = drawn(source, plan, os.path.abspath(target), batch=batch, claim=sink.claim, save=files.save)
+        records = drawn(source, plan, target, batch=batch, claim=sink.claim, save=files.save)
         made = 0
         for record in progress.track(records, "pictures", total=total and total * images - sink.resumed):
             sink.write(record)
             made += 1
-    progress.finished(f"{made} pictures", resumed=sink.resumed)
+    progress.finished(f"{made} pictures", target, resumed=sink.resumed)
 
 
 def loaded(spec: str, adapter: str, device: str) -> Model:
@@ -238,8 +263,11 @@ def loaded(spec: str, adapter: str, device: str) -> Model:
     if adapter:
         if not hasattr(generator, "adapt"):
             raise UserError(f"--adapter: the generator {spec} takes none")
-        generator.adapt(adapter)
+        with plugins.blamed("generator", spec, "adapt takes the folder of a LoRA"):
+            generator.adapt(adapter)
     own = getattr(generator, "settings", Settings())
+    if not isinstance(own, Settings):
+        raise UserError(f"--model {spec}: its settings are {own!r}; they are a vpctl.plugins.Settings")
     return Model(spec, generator, getattr(generator, "fingerprint", plugins.fingerprints(spec)[spec]), own)
 
 
@@ -258,8 +286,8 @@ def guidance_range(text: str) -> tuple[float, float] | None:
         span = float(low), float(high if colon else low)
     except ValueError:
         raise UserError(f"--guidance {text}: a number, as 7.5, or a range, as 3:12") from None
-    if not 0 <= span[0] <= span[1] < math.inf:
-        raise UserError(f"--guidance {text}: finite numbers from 0 up, the smaller first")
+    if not 0 <= span[0] <= span[1] <= LARGEST_GUIDANCE:
+        raise UserError(f"--guidance {text}: numbers from 0 to {LARGEST_GUIDANCE}, the smaller first")
     return span
 
 
@@ -267,7 +295,9 @@ def pixels(text: str) -> tuple[int | None, int | None]:
     """Width and height of ``WxH``."""
     if not text:
         return None, None
-    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    found = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)
     if not found:
         raise UserError(f"--size {text}: width and height in pixels, as 768x512")
+    if int(found[1]) * int(found[2]) > LARGEST_SIZE:
+        raise UserError(f"--size {text}: is too large; {LARGEST_SIZE} pixels in all is the most")
     return int(found[1]), int(found[2])

@@ -10,10 +10,11 @@ from typing import Annotated, Any, cast
 
 from .. import progress
 from ..errors import UserError
-from ..options import STDIO, Whole, argument, option
+from ..joins import Joined, once
+from ..options import STDIO, MaxPictures, Whole, argument, option
 from ..preferences import ROUNDING, Said, Scale, latest
 from ..records import Judgement, Pair, part_of
-from ..streams import Replacement, read
+from ..streams import Replacement, located
 
 ANYONE = "*"
 """In a scale, every annotator that has none of its own."""
@@ -52,9 +53,11 @@ def collected(judgements: Iterable[Judgement], scales: Mapping[str, Scale], coun
         if "refused" in judgement or "failed" in judgement:
             counts["refusals" if "refused" in judgement else "failures"] += 1
             continue
-        inherited = ("prompt_id", "prompt", "source_prompt", "split")
-        kept: dict[str, Any] = {key: judgement[key] for key in inherited if key in judgement}  # type: ignore[literal-required]
-        prompts.setdefault(judgement["prompt_id"], Pictures(kept)).add(judgement, _scale(judgement, scales))
+        pictures = prompts.setdefault(judgement["prompt_id"], Pictures({}))
+        for key in ("prompt_id", "prompt", "source_prompt", "split"):
+            if key in judgement:
+                pictures.prompt.setdefault(key, judgement[key])
+        pictures.add(judgement, _scale(judgement, scales))
     return list(prompts.values())
 
 
@@ -147,10 +150,12 @@ def merge(
         str,
         option(
             metavar="NAME:SHARE,...",
+            offered=("train:0.9,test:0.1",),
             help="Put every prompt into one part of the data, as train:0.9,test:0.1.",
             show_default="as the judgements say",
         ),
     ] = "",
+    max_pictures: MaxPictures = 100,
 ) -> None:
     """Turn judgements into preference pairs.
 
@@ -161,30 +166,39 @@ def merge(
     that annotate made of the same pictures in the same order, the last counts. Which part of the data a prompt falls
     into depends on its id alone.
 
+    Judgements that are joined must agree: a prompt_id has one prompt and, unless --split divides anew, one part of the
+    data, and an image_id has one picture. A file that was moved or copied is the same picture.
+
     Examples:
 
-        vpctl merge judgements.jsonl --split train:0.9,test:0.1 --out pairs.jsonl
+        vpctl merge judgements.jsonl --split train:0.9,test:0.1
+            --out pairs.jsonl
 
-        vpctl merge gpt.jsonl human.jsonl --scale human=1:10 --weight aesthetic=0.5 > pairs.jsonl
+        vpctl merge gpt.jsonl human.jsonl --scale human=1:10
+            --weight aesthetic=0.5 > pairs.jsonl
     """
-    weights = {name: _number("--weight", text, value) for text, name, value in map(_assignment, weight or [])}
-    shares = {
-        name: _number("--split", split, value) for name, _, value in (p.partition(":") for p in split.split(",") if p)
-    }
+    once(judgements)
+    weights = _numbers("--weight", [(text, *_assignment(text)) for text in weight or []])
+    shares = _numbers("--split", [(split, *_share(split, part)) for part in split.split(",") if part])
     if shares and not sum(shares.values()):
         raise UserError(f"--split {split}: no part has a share")
     scales = parse_scales(scale or [])
     counts: Counter[str] = Counter()
+    joined = Joined(max_pictures=max_pictures, parts=not shares)
     with Replacement(out, judgements) as sink:
-        records = chain.from_iterable(read(source, Judgement, partial(misfit, scales=scales)) for source in judgements)
+        sources = (located(source, Judgement, partial(misfit, scales=scales)) for source in judgements)
+        records = joined.judgements(chain.from_iterable(sources))
         prompts = collected(progress.track(records, "judgements"), scales, counts)
+        for pictures in prompts:
+            own = pictures.prompt["prompt_id"]
+            pictures.files = {image_id: joined.file(own, image_id) for image_id in pictures.files}
         if prompts:
             said = {one for pictures in prompts for one in pictures.said}
             known("--weight", weights, {aspect for aspect, _ in said})
             known("--scale", scales.keys() - {ANYONE}, {annotator for _, annotator in said})
         for pair in merged(prompts, weights=weights, min_margin=min_margin, split=shares, counts=counts):
             sink.write(pair)
-    summarise(counts, len(prompts))
+    summarise(counts, len(prompts), out)
 
 
 def known(name: str, asked: Iterable[str], there: set[str]) -> None:
@@ -193,11 +207,28 @@ def known(name: str, asked: Iterable[str], there: set[str]) -> None:
         raise UserError(f"{name} {one}: the judgements have none of that name, they have {', '.join(sorted(there))}")
 
 
-def _assignment(text: str) -> tuple[str, str, str]:
+def _assignment(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"--weight {text}: an aspect and its weight, as aesthetic=0.5")
-    return text, name, value
+    return name, value
+
+
+def _share(split: str, part: str) -> tuple[str, str]:
+    name, colon, value = part.partition(":")
+    if not (name and colon):
+        raise UserError(f"--split {split}: names and shares of the parts, as train:0.9,test:0.1")
+    return name, value
+
+
+def _numbers(option: str, given: list[tuple[str, str, str]]) -> dict[str, float]:
+    """The numbers of an option by name, of triples: its text, a name, and a number as text. No name comes twice."""
+    numbers: dict[str, float] = {}
+    for text, name, value in given:
+        if name in numbers:
+            raise UserError(f"{option} {text}: {name!r} is named twice; name it once")
+        numbers[name] = _number(option, text, value)
+    return numbers
 
 
 def _number(name: str, text: str, value: str) -> float:
@@ -212,21 +243,24 @@ def _number(name: str, text: str, value: str) -> float:
 
 def parse_scales(texts: list[str]) -> dict[str, Scale]:
     """Scales of ``LOW:HIGH`` and ``WHO=LOW:HIGH``; an annotator's name may hold colons and equals signs."""
-    scales = {ANYONE: Scale(1, 5)}
+    scales: dict[str, Scale] = {}
     for text in texts:
         who, equals, span = text.rpartition("=")
         low, _, high = span.partition(":")
+        whose = who if equals else ANYONE
+        if whose in scales:
+            raise UserError(f"--scale {text}: {who or 'the scale of all'} is named twice; name it once")
         try:
-            scales[who if equals else ANYONE] = Scale(float(low), float(high))
+            scales[whose] = Scale(float(low), float(high))
         except ValueError:
             raise UserError(f"--scale {text}: lowest and highest score, as 1:10, or human=1:10") from None
         if not -math.inf < float(low) < float(high) < math.inf:
             raise UserError(f"--scale {text}: goes from a smaller number to a larger one")
-    return scales
+    return {ANYONE: Scale(1, 5), **scales}
 
 
-def summarise(counts: Counter[str], prompts: int) -> None:
-    """Say what became of the judgements, aspect by aspect."""
+def summarise(counts: Counter[str], prompts: int, out: str) -> None:
+    """Say what became of the judgements, aspect by aspect; the pairs were written to `out`."""
     aspects = sorted(key.removesuffix(" seen") for key in counts if key.endswith(" seen"))
     if aspects:
         progress.table(
@@ -244,6 +278,6 @@ def summarise(counts: Counter[str], prompts: int) -> None:
     }
     more = "".join(f"; {number} {what}" for what, number in left_out.items() if number)
     progress.note(
-        f"{counts['pairs']} pairs written, from {counts['judgements']} judgements of {prompts} prompts; "
-        f"{counts['ties']} ties dropped{more}"
+        f"{counts['pairs']} pairs {progress.written(out)}, "
+        f"from {counts['judgements']} judgements of {prompts} prompts; {counts['ties']} ties dropped{more}"
     )

@@ -13,9 +13,10 @@ import typer
 from .. import plugins, progress
 from ..configs import ServerConfig
 from ..errors import LimitReached, RecordFailed, Unusable, UserError
+from ..models import sources
 from ..options import STDIO, Device, Input, Output, option, options, plugin
 from ..plugins import Polished
-from ..records import ORIGINAL, Prompt, prompt_key
+from ..records import LONGEST_PROMPT, ORIGINAL, Prompt, prompt_key
 from ..streams import Out, beside, count, read_prompts
 
 Polisher = Callable[[list[str]], Sequence[Polished | RecordFailed]]
@@ -67,11 +68,17 @@ def fresh(prompts: Iterable[Prompt], outs: Sequence[Out], counts: Counter[str]) 
         seen.add(key)
 
 
+def too_long(prompt: Prompt) -> str:
+    """Why a prompt is dropped for its length, or nothing. `source_prompt` counts too: --keep-original writes it."""
+    length = max(len(prompt["prompt"]), len(prompt.get("source_prompt", "")))
+    return f"too long: {length} characters; the most is {LONGEST_PROMPT}" if length > LONGEST_PROMPT else ""
+
+
 def scored(prompts: Iterable[Prompt], scorer: Scorer, batch: int) -> Iterator[Prompt]:
-    """The prompts with `prompt_nsfw`, which those that have it already keep."""
+    """The prompts with `prompt_nsfw`, which those that have it already keep. Prompts that are too long get none."""
     source = iter(prompts)
     while chunk := list(islice(source, batch)):
-        unknown = [one for one in chunk if "prompt_nsfw" not in one]
+        unknown = [one for one in chunk if "prompt_nsfw" not in one and not too_long(one)]
         texts = [one.get("source_prompt", one["prompt"]) for one in unknown]
         for one, score in zip(unknown, scorer.scores(texts) if texts else [], strict=True):
             one["prompt_nsfw"] = round(score, 6)
@@ -79,17 +86,34 @@ def scored(prompts: Iterable[Prompt], scorer: Scorer, batch: int) -> Iterator[Pr
 
 
 def polished(
-    prompts: Iterable[Prompt], polish: Polisher, *, keep_unsafe: bool, threshold: float, counts: Counter[str]
+    prompts: Iterable[Prompt],
+    polish: Polisher,
+    *,
+    spec: str,
+    keep_unsafe: bool,
+    threshold: float,
+    counts: Counter[str],
 ) -> Iterator[Prompt]:
     """The prompts made clean: `prompt` is the new text, `source_prompt` the old one, `prompt_id` that of the old one.
 
-    What is not to be kept has the reason in `dropped`: what is empty afterwards, and what is unsafe unless that is
-    kept, with its reason in `unsafe`. A prompt of which that is known before is not polished. What could not be done is
-    left out, counted and warned of.
+    What is not to be kept has the reason in `dropped`: what is too long, before or afterwards, what is empty
+    afterwards, and what is unsafe unless that is kept, with its reason in `unsafe`. A prompt of which that is known
+    before is not polished. What could not be done is left out, counted and warned of.
     """
     for chunk in chunks(prompts, getattr(polish, "at_once", 1), threshold):
         wanted = wanted_of(chunk, keep_unsafe)
-        yield from outcomes(chunk, polish(wanted) if wanted else [], keep_unsafe=keep_unsafe, counts=counts)
+        with plugins.blamed("polisher", spec):
+            answers = checked(polish(wanted), wanted, spec) if wanted else []
+        yield from outcomes(chunk, answers, keep_unsafe=keep_unsafe, counts=counts)
+
+
+def checked(answers: object, prompts: list[str], spec: str) -> list[Polished | RecordFailed]:
+    """What a polisher made of the prompts. Raises `UserError` if it is not one `Polished` for each."""
+    if not isinstance(answers, list) or not all(isinstance(one, Polished | RecordFailed) for one in answers):
+        raise plugins.misfit("polisher", spec, answers)
+    if len(answers) != len(prompts):
+        raise UserError(f"--polisher {spec}: gave {len(answers)} results for {len(prompts)} prompts")
+    return answers
 
 
 async def polished_on_a_server(
@@ -97,6 +121,7 @@ async def polished_on_a_server(
     polish: AsyncPolisher,
     keep: Callable[[Iterable[Prompt]], None],
     *,
+    spec: str,
     keep_unsafe: bool,
     threshold: float,
     counts: Counter[str],
@@ -108,7 +133,8 @@ async def polished_on_a_server(
 
     async def work(chunk: list[Prompt]) -> list[Prompt]:
         wanted = wanted_of(chunk, keep_unsafe, polish.template)
-        answers = await polish(wanted) if wanted else []
+        with plugins.blamed("polisher", spec):
+            answers = checked(await polish(wanted), wanted, spec) if wanted else []
         return [*outcomes(chunk, answers, keep_unsafe=keep_unsafe, counts=counts, words=polish.template)]
 
     async with polish.running(brake):
@@ -118,7 +144,7 @@ async def polished_on_a_server(
 
 
 def chunks(prompts: Iterable[Prompt], size: int, threshold: float) -> Iterator[list[Prompt]]:
-    """The prompts, so many together, with their ids and what is known of their safety."""
+    """The prompts, so many together, with their ids, what is known of their safety, and `dropped` if too long."""
     source = iter(prompts)
     while chunk := [_begun(one, threshold) for one in islice(source, size)]:
         yield chunk
@@ -134,7 +160,7 @@ def wanted_of(chunk: list[Prompt], keep_unsafe: bool, words: str = "") -> list[s
 
 def _is_wanted(record: Prompt, keep_unsafe: bool, words: str) -> bool:
     done = bool(words) and record.get("template") == words
-    return not done and (keep_unsafe or "unsafe" not in record)
+    return not done and "dropped" not in record and (keep_unsafe or "unsafe" not in record)
 
 
 def outcomes(
@@ -149,11 +175,12 @@ def outcomes(
     left = iter(answers)
     for record in chunk:
         if not _is_wanted(record, keep_unsafe, words):
-            yield _unsafe(record) if "unsafe" in record and not keep_unsafe else record
+            drop = "unsafe" in record and "dropped" not in record and not keep_unsafe
+            yield _unsafe(record) if drop else record
             continue
         clean = next(left)
         if isinstance(clean, RecordFailed):
-            progress.warn(str(clean))
+            progress.warn_each("prompts could not be polished", str(clean))
             if isinstance(clean, Unusable):
                 yield {**record, "dropped": f"failed: {clean}"}
             else:
@@ -174,6 +201,8 @@ def outcomes(
             done["unsafe"] = clean.unsafe
         if not clean.prompt:
             yield {**done, "dropped": "empty"}
+        elif reason := too_long(done):
+            yield {**done, "dropped": reason}
         elif clean.unsafe and not keep_unsafe:
             yield _unsafe(done)
         else:
@@ -181,9 +210,11 @@ def outcomes(
 
 
 def _begun(record: Prompt, threshold: float) -> Prompt:
-    """A record with its id and what is known of its safety, without what was said of it when it was dropped before."""
+    """A record with its id and what is known of its safety, `dropped` if it is too long and for no earlier reason."""
     begun: Prompt = {**record, "prompt_id": prompt_key(record)}
     begun.pop("dropped", None)
+    if reason := too_long(begun):
+        begun["dropped"] = reason
     if begun.get("prompt_nsfw", 0.0) > threshold:
         begun.setdefault("unsafe", f"prompt_nsfw: {begun['prompt_nsfw']:.2f}")
     return begun
@@ -288,7 +319,13 @@ class Outputs:
     def tell(self, spent: str) -> None:
         """Say how the run went."""
         failed = self.counts["failed"]
-        progress.finished(f"{self.counts['written']} prompts", resumed=self._kept.resumed, failed=failed, more=spent)
+        progress.finished(
+            f"{self.counts['written']} prompts",
+            self._kept.target,
+            resumed=self._kept.resumed,
+            failed=failed,
+            more=spent,
+        )
         for text in self._notes():
             progress.note(text)
 
@@ -297,6 +334,8 @@ class Outputs:
         if self.reasons:
             listed = f"; see {self._apart.target}" if self._apart else ""
             yield f"dropped: {', '.join(f'{number} {why}' for why, number in self.reasons.most_common())}{listed}"
+        if number := self.reasons["too long"]:
+            yield f"{number} have more than {LONGEST_PROMPT} characters, the most polish takes; shorten or split them"
         if self._apart and self._apart.resumed:
             yield f"{self._apart.resumed} were dropped by a run before this; see {self._apart.target}"
         if counts["rejected"]:
@@ -358,7 +397,8 @@ def polish(
     People's prompts are full of what is no content: quality and resolution words, lists of artists, names of platforms
     and renderers, styles that contradict each other. Polishing takes it away, so that what is judged is whether a
     picture shows what was asked for, and not whose style it apes. Unsafe prompts, exact and near duplicates, and what
-    is empty afterwards are dropped.
+    is empty afterwards are dropped. So are prompts of more than 10000 characters, as `too long`: no text encoder reads
+    that much.
 
     Reads JSON Lines, or plain text with one prompt a line, from a .txt file or standard input. The old text is kept as
     `source_prompt`, and `prompt_id` is its hash. With --keep-original the old text is a prompt of its own as well, with
@@ -383,7 +423,8 @@ def polish(
 
         head -100 prompts.txt | vpctl polish - --polisher openai:gpt-4o-mini
 
-        vpctl polish diffusiondb.jsonl --keep-original --nsfw-threshold 0.2 --out prompts.jsonl
+        vpctl polish diffusiondb.jsonl --keep-original --nsfw-threshold 0.2
+            --out prompts.jsonl
     """
     spec = plugins.check("polisher", polisher)
     if out.endswith(".txt"):
@@ -391,6 +432,8 @@ def polish(
     drops = beside(out, "dropped")
     if drops and os.path.realpath(prompts) in map(os.path.realpath, (out, drops)):
         raise UserError(f"{prompts}: is read by this command, and written too; name another file with --out")
+    if unsafe_model:
+        sources.check("unsafe", unsafe_model, option="--unsafe-model ")
     with ExitStack() as files:
         kept = files.enter_context(Out(out, Prompt, prompt_key))
         apart = files.enter_context(Out(drops, Prompt, prompt_key, optional=True)) if drops else None
@@ -409,7 +452,12 @@ def polish(
             new = map(distinct, some)
             outputs.write(with_originals(new, kept.claim) if keep_original else new)
 
-        how: dict[str, Any] = {"keep_unsafe": keep_unsafe, "threshold": nsfw_threshold, "counts": outputs.counts}
+        how: dict[str, Any] = {
+            "spec": spec,
+            "keep_unsafe": keep_unsafe,
+            "threshold": nsfw_threshold,
+            "counts": outputs.counts,
+        }
         if keep_original and kept.resumed:
             outputs.write(originals([*_polished_in(out)], kept.claim))
         try:
@@ -437,5 +485,6 @@ def _spent(polisher: object) -> str:
 
 
 def _polished_in(out: str) -> Iterator[Prompt]:
-    """The prompts of an output without those that `original` made, which have not been polished."""
-    return (one for one in read_prompts(out) if "source_prompt" in one or not prompt_key(one).endswith(ORIGINAL))
+    """The prompts of an output that could be polished: not those that `original` made, and none that is too long."""
+    found = (one for one in read_prompts(out) if "source_prompt" in one or not prompt_key(one).endswith(ORIGINAL))
+    return (one for one in found if not too_long(one))

@@ -36,9 +36,11 @@ def score(
 
     Examples:
 
-        vpctl score tuned/metadata.jsonl --reward vp:vp-score/ --reward pickscore --out tuned/scored.jsonl
+        vpctl score tuned/metadata.jsonl --reward vp:vp-score/
+            --reward pickscore --out tuned/scored.jsonl
 
-        vpctl score images/metadata.jsonl -r clip:openai/clip-vit-large-patch14 | jq .scores
+        vpctl score images/metadata.jsonl
+            -r clip:openai/clip-vit-large-patch14 | jq .scores
     """
     specs = [plugins.check("reward", spec) for spec in reward or ["shapes"]]
     if not reward:
@@ -67,10 +69,10 @@ def score(
         for record, scores, failure in progress.track(results, "pictures", total=total and total - sink.resumed):
             if failure:
                 failed += 1
-                progress.warn(str(failure))
+                progress.warn_each("pictures could not be scored", str(failure))
             else:
                 sink.write(cast(Image, {**record, "scores": {**record.get("scores", {}), **scores}}))
                 done += 1
-    progress.finished(f"{done} pictures", resumed=sink.resumed, failed=failed)
+    progress.finished(f"{done} pictures", out, resumed=sink.resumed, failed=failed)
     if failed:
         raise typer.Exit(SOME_FAILED)

@@ -12,9 +12,12 @@ import orjson
 from .. import progress
 from ..configs import RewardModelConfig
 from ..errors import RecordFailed, UserError
+from ..folders import Folders
+from ..joins import Joined
+from ..models import sources
 from ..options import Device, Folder, Input, Roots, Seed, option, options
 from ..records import Pair, digest, fingerprint, part_of, prompt_key
-from ..streams import folder_of, read
+from ..streams import folder_of, located, place_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,12 +56,12 @@ class Store:
 
         missing = [number for number in dict.fromkeys(numbers) if number not in self._known]
         fresh = {}
-        if missing:
+        for number in missing:  # one at a time: decoded whole, a few of them fill the memory
             try:
-                opened = [self._pictures.open(self._paths[number]) for number in missing]
+                picture = self._pictures.open(self._paths[number])
             except RecordFailed as failure:
                 raise UserError(str(failure)) from None
-            fresh = dict(zip(missing, self._model.pixels(opened), strict=True))
+            fresh[number] = self._model.pixels([picture])[0]
         pixels = torch.stack([fresh[number] if number in fresh else self._known[number] for number in numbers])
         for number, one in fresh.items():
             size = one.numel() * one.element_size()
@@ -94,6 +97,7 @@ def train_rm(
         str,
         option(
             metavar="MODEL",
+            offered=("new:blip", "new:clip"),
             help="What to start from: the folder or hub id of a BLIP (image-text retrieval) or CLIP, or new:blip, "
             "new:clip for a small one from nothing.",
             show_default="the shapes world's",
@@ -118,16 +122,17 @@ def train_rm(
 
         vpctl train-rm pairs.jsonl --out vp-score/
 
-        vpctl train-rm pairs.jsonl --backbone Salesforce/blip-itm-large-coco --out vp-score/
+        vpctl train-rm pairs.jsonl --backbone Salesforce/blip-itm-large-coco
+            --out vp-score/
     """
+    sources.check_backbone(backbone)
     if not backbone:
         progress.note("no --backbone is named: starting from the built-in one of the shapes world")
-    everything = list(progress.track(read(pairs, Pair, _no_such_part), "pairs"))
+    joined = Joined(unsaid=PARTS[0]).pairs(located(pairs, Pair, _no_such_part))
+    everything = list(progress.track(joined, "pairs"))
     split = divided(everything, pairs)
     pictures = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in everything)
-    for path in dict.fromkeys(pictures):
-        if not os.path.isfile(path):
-            raise UserError(f"{path}: there is no such picture")
+    Folders([folder_of(pairs), *(root or [])]).check(pictures)
     from ..images import Pictures
     from ..intervals import bootstrap
     from ..reward_model import open_backbone
@@ -136,7 +141,7 @@ def train_rm(
     from ..tuning.run import Run
 
     place = pick(device)
-    asked = {"pairs": os.path.abspath(pairs), "backbone": backbone, "seed": seed, **dataclasses.asdict(config)}
+    asked = {"pairs": place_of(pairs), "backbone": backbone, "seed": seed, **dataclasses.asdict(config)}
     data = {
         "data": digest([[*map(_pair_id, part)] for part in split.values()]),
         "backbone_fingerprint": fingerprint(backbone) if os.path.exists(backbone) else "",
@@ -150,26 +155,24 @@ def train_rm(
         groups = {name: grouped(part, store) for name, part in split.items()}
         training.freeze(model.backbone, config.freeze)
         model.to(place)
-        steps = config.epochs * training.steps_per_epoch(len(groups["train"]), config)
-        with progress.Counter("steps", steps - run.step) as advance:
-            training.train(
-                model,
-                groups["train"],
-                groups["validation"],
-                store.load,
-                config,
-                run,
-                seed=seed,
-                device=place,
-                advance=advance,
-            )
+        training.train(
+            model,
+            groups["train"],
+            groups["validation"],
+            store.load,
+            config,
+            run,
+            seed=seed,
+            device=place,
+        )
         trained = training.measure(model, groups["train"][:2000], store.load, config.batch, place)
         right = training.correct(model, groups["test"], store.load, config.batch, place)
         accuracy = bootstrap(*zip(*right, strict=True)) if right else None
-        model.save(out)
-        write_scale(Path(out), trained.mean, trained.deviation)
-        (Path(out) / "README.md").write_text(card(asked, split, accuracy, model.backbone.config.model_type))
-        run.end()
+        with run.results() as folder:
+            model.save(folder)
+            write_scale(folder, trained.mean, trained.deviation)
+            said = card(asked, split, accuracy, model.backbone.config.model_type)
+            (folder / "README.md").write_text(said, encoding="utf-8")
     if accuracy:
         progress.note(
             f"accuracy on {accuracy.n} held-out pairs: {accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]"

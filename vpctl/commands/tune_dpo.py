@@ -1,16 +1,17 @@
 """Tune a model on preference pairs."""
 
 import dataclasses
-import os
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Annotated
 
 from .. import plugins, progress
 from ..configs import DPOConfig
 from ..errors import RecordFailed, UserError
+from ..folders import Folders
+from ..joins import Joined
 from ..options import Device, Folder, Input, Roots, Seed, options, plugin
 from ..records import Pair, digest
-from ..streams import folder_of, read
+from ..streams import folder_of, located, place_of
 
 if TYPE_CHECKING:
     from ..images import Pictures
@@ -47,24 +48,27 @@ def tune_dpo(
 
         vpctl tune-dpo pairs.jsonl --out dpo-lora/
 
-        vpctl tune-dpo pairs.jsonl -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5 --out dpo-lora/
+        vpctl tune-dpo pairs.jsonl
+            -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
+            --out dpo-lora/
     """
     spec = plugins.check("generator", model or "shapes")
     if not model:
         progress.note("no --model is named: tuning the built-in one of the shapes world")
-    wanted = [pair for pair in progress.track(read(pairs, Pair), "pairs") if pair.get("split", "train") == "train"]
+    joined = Joined(unsaid="train").pairs(located(pairs, Pair))
+    wanted = [pair for pair in progress.track(joined, "pairs") if pair.get("split", "train") == "train"]
     if not wanted:
         raise UserError(f"{pairs}: there are no pairs to train on")
-    generator = plugins.load("generator", spec, device=device)
-    if not hasattr(generator, "pipeline"):
-        raise UserError(f"--model {spec}: this generator cannot be tuned")
+    files = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in wanted)
+    Folders([folder_of(pairs), *(root or [])]).check(files)
+    generator = plugins.tunable(spec, device=device)
     from ..images import Pictures
     from ..tuning import dpo
     from ..tuning.policy import Policy
     from ..tuning.run import Run
 
     asked = {
-        "pairs": os.path.abspath(pairs),
+        "pairs": place_of(pairs),
         "model": spec,
         "seed": seed,
         **dataclasses.asdict(config),
@@ -82,19 +86,17 @@ def tune_dpo(
             f"{len(preferences)} pairs, {config.steps} steps of {config.batch} × {config.accumulate} = "
             f"{config.batch * config.accumulate} pairs"
         )
-        with progress.Counter("steps", config.steps - run.step) as advance:
-            dpo.train(
-                policy,
-                latents,
-                preferences,
-                config,
-                run,
-                seed=seed,
-                preview=lambda step: run.preview(step, policy.preview(shown, generator.settings, seed=seed)),
-                advance=advance,
-            )
-        policy.save_lora(run.folder)
-        run.end()
+        dpo.train(
+            policy,
+            latents,
+            preferences,
+            config,
+            run,
+            seed=seed,
+            preview=lambda step: run.preview(step, policy.preview(shown, generator.settings, seed=seed)),
+        )
+        with run.results() as folder:
+            policy.save_lora(folder)
     progress.note(f"the LoRA is in {out}; draw with it as generate --adapter {out}")
 
 
@@ -117,7 +119,7 @@ def encoded(pairs: list[Pair], policy: "Policy", pictures: "Pictures") -> "tuple
     paths = iter(progress.track(numbers, "pictures encoded", total=len(numbers)))
     while chunk := list(islice(paths, 16)):
         try:
-            pixels = policy.fitted([pictures.open(path) for path in chunk])
+            pixels = torch.cat([policy.fitted([pictures.open(path)]) for path in chunk])
         except RecordFailed as failure:
             raise UserError(str(failure)) from None
         mean, deviation = policy.encode(pixels)

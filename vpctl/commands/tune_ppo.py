@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-import os
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +10,8 @@ from .. import plugins, progress
 from ..configs import PPOConfig
 from ..errors import UserError
 from ..options import Device, Folder, Input, Seed, options, plugin
-from ..records import digest
-from ..streams import read_prompts
+from ..records import digest, oversized
+from ..streams import place_of, read_prompts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,22 +57,26 @@ def tune_ppo(
 
         vpctl tune-ppo prompts.jsonl --reward vp:vp-score/ --out ppo-lora/
 
-        vpctl tune-ppo prompts.txt -r vp:vp-score/=0.8 -r pickscore=0.1 --guidance 5 --steps 20
-            -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5 --out ppo-lora/
+        vpctl tune-ppo prompts.txt -r vp:vp-score/=0.8 -r pickscore=0.1
+            --guidance 5 --steps 20
+            -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
+            --out ppo-lora/
     """
     spec = plugins.check("generator", model or "shapes")
-    weights = dict(map(weighted, reward or ["shapes"]))
+    weighed = [weighted(one) for one in reward or ["shapes"]]
+    if twice := [name for name, times in Counter(name for name, _ in weighed).items() if times > 1]:
+        raise UserError(f"--reward {twice[0]}: is named twice; name it once, with one weight")
+    weights = dict(weighed)
     for name in weights:
         plugins.check("reward", name)
     for name, given in (("--model", model), ("--reward", reward)):
         if not given:
             progress.note(f"no {name} is named: taking the built-in one of the shapes world")
-    texts = list(dict.fromkeys(one["prompt"] for one in read_prompts(prompts) if one.get("split", "train") == "train"))
+    trained_on = (one for one in read_prompts(prompts, oversized) if one.get("split", "train") == "train")
+    texts = list(dict.fromkeys(one["prompt"] for one in trained_on))
     if not texts:
         raise UserError(f"{prompts}: there are no prompts to train on")
-    generator = plugins.load("generator", spec, device=device)
-    if not hasattr(generator, "pipeline"):
-        raise UserError(f"--model {spec}: this generator cannot be tuned")
+    generator = plugins.tunable(spec, device=device)
     from ..tuning import ppo
     from ..tuning.policy import Policy
     from ..tuning.run import Run
@@ -81,7 +85,7 @@ def tune_ppo(
     steps = config.steps or own.num_inference_steps
     guidance = own.guidance_scale if config.guidance is None else config.guidance
     asked = {
-        "prompts": os.path.abspath(prompts),
+        "prompts": place_of(prompts),
         "model": spec,
         "reward": weights,
         "seed": seed,
@@ -99,21 +103,19 @@ def tune_ppo(
         shown = texts[:PREVIEWS]
         count = min(config.prompts_per_epoch, len(texts)) * config.images
         progress.note(f"{config.epochs} rounds of {count} pictures, {config.updates} updates each")
-        with progress.Counter("rounds", config.epochs - run.step) as advance:
-            ppo.train(
-                policy,
-                texts,
-                summed,
-                config,
-                run,
-                steps=steps,
-                guidance=guidance,
-                seed=seed,
-                preview=lambda epoch: run.preview(epoch, policy.preview(shown, own, seed=seed)),
-                advance=advance,
-            )
-        policy.save_lora(run.folder)
-        run.end()
+        ppo.train(
+            policy,
+            texts,
+            summed,
+            config,
+            run,
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            preview=lambda epoch: run.preview(epoch, policy.preview(shown, own, seed=seed)),
+        )
+        with run.results() as folder:
+            policy.save_lora(folder)
     progress.note(f"the LoRA is in {out}; draw with it as generate --adapter {out}")
 
 
@@ -133,11 +135,15 @@ def weighted(text: str) -> tuple[str, float]:
 
 def summed_reward(rewards: Mapping[str, Any], weights: Mapping[str, float]) -> "Reward":
     """The weighted sum of rewards, of pictures rounded to 8 bits, as score would see them."""
+    import torch
+
+    from ..scoring import rewarded
     from ..tensors import to_pictures
 
     def reward(pixels: "Tensor", prompts: list[str]) -> "Tensor":
         pictures = to_pictures(pixels)
-        total: Tensor = sum(weights[name] * one(pictures, prompts).float().cpu() for name, one in rewards.items())
+        given = {name: torch.tensor(rewarded(name, one, pictures, prompts)) for name, one in rewards.items()}
+        total: Tensor = sum(weights[name] * values for name, values in given.items())  # type: ignore[assignment]
         return total
 
     return reward

@@ -1,19 +1,31 @@
 """The shapes world's own models: shapes:base, or shapes:small, which is worse."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
+from ..models import sources
 from ..plugins import Settings
-from . import diffusion
+
+if TYPE_CHECKING:
+    from ._pipeline import Diffusion
 
 WEIGHTS = Path(__file__).parent.parent / "shapes" / "weights"
-MODELS = ("base", "small")
+ARGUMENTS = ("base", "small")
 DEFAULTS = Settings(guidance_scale=1.0, num_inference_steps=10)
+OPTION = "--model "
 
 
-def load(argument: str, *, device: str = "auto") -> diffusion.Diffusion:
+def check(argument: str, *, adapter: str = "", width: int | None = None, height: int | None = None) -> None:
+    """Raise `UserError` for another model than these, and as `diffusion.check` does."""
+    if argument and argument not in ARGUMENTS:
+        raise UserError(f"--model shapes:{argument}: known: {', '.join(f'shapes:{model}' for model in ARGUMENTS)}")
+    sources.check_pipeline(str(WEIGHTS / (argument or "base")), option=OPTION, adapter=adapter, size=(width, height))
+
+
+def load(argument: str, *, device: str = "auto") -> "Diffusion":
     """One of the packaged pipelines; base if `argument` is empty."""
-    name = argument or "base"
-    if name not in MODELS:
-        raise UserError(f"--model shapes:{name}: known: {', '.join(f'shapes:{model}' for model in MODELS)}")
-    return diffusion.Diffusion(str(WEIGHTS / name), device, defaults=DEFAULTS)
+    check(argument)
+    from ._pipeline import Diffusion
+
+    return Diffusion(str(WEIGHTS / (argument or "base")), device, option=OPTION, defaults=DEFAULTS)

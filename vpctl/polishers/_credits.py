@@ -1,6 +1,7 @@
 """Whom a clause credits: names behind "by", in "the style of …" and "… style", and in the lists they come in."""
 
 import re
+from bisect import bisect_left
 from functools import lru_cache
 
 from . import _words as words
@@ -47,6 +48,7 @@ _SUBJECTS = _Names(words.SUBJECTS)
 _GIVEN = frozenset(words.GIVEN_NAMES)
 _MANNERS = frozenset(words.MANNERS)
 _AND = frozenset(["and", "&", "or", "x", "aka", "feat", "featuring", "with", "meets", "+", "/"])
+_JOINTS = MARKS | _AND | {"by"}
 _NO_NAMES = MARKS | _AND | frozenset(words.NO_NAMES)
 _PARTICLES = frozenset("da de del della der di du la le van von den el al".split())
 _WORD = re.compile(r"[^\W\d_](?:[^\W_]|['.-](?=[^\W_]))*\.?")
@@ -59,6 +61,10 @@ class Clause:
     def __init__(self, text: str) -> None:
         self.words = text.split(" ")
         self.keys = [_key(word) for word in self.words]
+        self._ends: dict[tuple[_Names, int, int, bool], int] = {}
+        """Where a list of names ends, by the state in which `names` meets a place: each is worked out once."""
+        self._unjoined: list[int] = []
+        self._manners = [place for place, key in enumerate(self.keys) if key in _MANNERS]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -89,21 +95,37 @@ class Clause:
         """Where a list of names that begins at `start` ends: at `start` if there is none."""
         end = at = start
         joined = False
+        passed = []
         while at < len(self):
+            state = (known, at, guess, joined)
+            if state in self._ends:
+                end = max(end, self._ends[state])
+                break
+            passed.append(state)
             length = self.name(at, known, guess)
             if not length and joined and guess == LIKELY:
                 length = self._stranger(at)
             if not length:
                 break
             end = at = at + length
-            while at < len(self) and (self.keys[at] in _AND or self.keys[at] == "by" or self.keys[at] in MARKS):
-                at += 1
+            at = self._behind_joints(at)
             joined = at > end and self.keys[at - 1] in ("and", "&")
             if at == end:
                 guess = KNOWN
             elif not joined and self.keys[at - 1] != "by":
                 guess = min(guess, LIKELY)
+        self._ends.update(dict.fromkeys(passed, end))
         return end
+
+    def _behind_joints(self, start: int) -> int:
+        """The first place from `start` on that does not join names."""
+        if not self._unjoined:
+            self._unjoined = [place for place, key in enumerate(self.keys) if key not in _JOINTS] + [len(self)]
+        return self._unjoined[bisect_left(self._unjoined, start)]
+
+    def has_manner(self, start: int) -> bool:
+        """Whether one of the words from `start` on makes a manner and no name."""
+        return bool(self._manners) and self._manners[-1] >= start
 
     def _stranger(self, start: int) -> int:
         """Two or three words that may be a name and stand between "and" and the end, or another "and"; 0 if none do."""
@@ -157,6 +179,8 @@ _BEFORE_SUBJECTS = frozenset(
 )
 """Whoever stands behind one of these is shown, and is no artist."""
 
+_BEFORE_NO_ARTIST = _BEFORE_SUBJECTS | _GIVEN
+
 _BEHIND_NAMES = frozenset("and at by from in on with wearing & but for as".split())
 
 
@@ -192,7 +216,7 @@ def without_credits(text: str, sides: int) -> tuple[str, bool]:
             end = _credit(clause, at, kept)
         elif clause.key(at) in ("style", "styles", "artstyle", "manner"):
             end = _style(clause, at, kept)
-        elif at == 0 or clause.key(at - 1) not in _BEFORE_SUBJECTS | _GIVEN:
+        elif at == 0 or clause.key(at - 1) not in _BEFORE_NO_ARTIST:
             end = _bare(clause, at)
         if end > at:
             kept.append(CUT if end == len(clause) else GONE)
@@ -311,7 +335,7 @@ def _style_of(clause: Clause, at: int, kept: list[str]) -> int:
     if title := _TITLES.length(clause.keys, begin):
         return _behind_title(clause, at, begin + title, kept)
     end = clause.names(begin, _STYLED, LIKELY)
-    if end == begin and _MANNERS.isdisjoint(clause.keys[begin:]) and clause.name(begin, _STYLED, ANY) >= 2:
+    if end == begin and not clause.has_manner(begin) and clause.name(begin, _STYLED, ANY) >= 2:
         end = clause.names(begin, _STYLED, ANY)
         if end < len(clause) and clause.key(end) not in MARKS | _BEHIND_NAMES:
             return at

@@ -11,9 +11,10 @@ rejected: nobody here could tell whether it is right.
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from ..plugins import Polished
+from ..records import LONGEST_PROMPT
 from . import _words as words
 from .rules import polish
 
@@ -34,6 +35,10 @@ MOST_RIGHTED = 3
 
 SAME = 3
 """So many first letters the forms of a word have in common, if they are not the same."""
+
+MOST_COMPARED = 100
+"""A word is compared with so many that begin as it does. In prompts of people they are fewer; without a limit, a long
+text of such words would take time by the square of its length."""
 
 _FUNCTION = frozenset(
     """
@@ -157,6 +162,8 @@ def checked(original: str, rewrite: str, unsafe: str = "") -> Polished:
 
     Noise that a model left is taken away by the rules first, so that to polish it once more changes nothing.
     """
+    if len(rewrite) > LONGEST_PROMPT:
+        return Polished("", unsafe, f"too long: {len(rewrite)} characters; the most is {LONGEST_PROMPT}")
     text = polish([rewrite])[0].prompt
     return Polished(text, unsafe, _too_much(original, text) or added(original, text) or lost(original, text))
 
@@ -280,7 +287,7 @@ class _Words:
         if word in self.known or word in self.joined or not self.known.isdisjoint(_IMPLIED.get(word, ())):
             return True
         near = (other for letters in _beginnings(word) for other in self._beginning.get(letters, ()))
-        return any(_related(word, other) for other in near)
+        return any(_related(word, other) for other in islice(near, MOST_COMPARED))
 
     def has_parts(self, found: list[str], place: int) -> bool:
         """Whether the word at `place`, with some of its neighbours, is one of them."""

@@ -8,8 +8,8 @@ DEGREES = """
 absolutely amazing amazingly astonishingly beautifully best clear crazy crisp deeply excellent exceptional
 exceptionally exquisite exquisitely extra extreme extremely fine finely foto fully good great hi high highest highly
 hyper immensely incredible incredibly insane insanely intricate intricately masterfully max maximum mega meticulously
-micro perfectly photo really remarkably richly sharp stunningly super superb superior top ultimate ultra ultrafine
-unbelievably very
+micro perfectly photo really remarkably richly sharp stunningly super superb superior top ultimate ultra unbelievably
+very
 """.split()
 
 DEGREED = r"""
@@ -33,7 +33,7 @@ prize winning
 # Noise is taken out wherever it stands: no picture could show that it is gone. "Detailed", "sharp" or "elegant" alone
 # may describe a thing; they are among the worn words below.
 NOISE = r"""
-(?:(?:in|very|perfect|hyper|ultra|super) )*(?:sharp|crisp|hard|deep|clear|tack) ?foc+us+(?:ed)?(?! (?:on|of)\b)
+(?:(?:in|very|perfect|hyper|ultra|super) ){,6}(?:sharp|crisp|hard|deep|clear|tack) ?foc+us+(?:ed)?(?! (?:on|of)\b)
 (?:razor|ultra|hyper|super|extremely) ?sharp(?! (?:teeth|claw|edge|kni|blade|spike|nail|feature|fang|horn))
 (?:full ?|ultra ?|true ?)?u?hdr?i?
 ultra high definition
@@ -264,8 +264,8 @@ symmetry
 STOCK = r"""
 (?:\w+ )?concept art(?:work|ist)?
 character (?:art|concept)
-(?:(?:digital|fantasy|official|epic|modern|fine|2d|cg|hd|cinematic|sci ?fi) )*art ?(?:works?|style)?
-(?:(?:award|comic|book|cover|fan|furry|game|key|poster|splash) ?)+art(?: ?works?)?
+(?:(?:digital|fantasy|official|epic|modern|fine|2d|cg|hd|cinematic|sci ?fi) ){,6}art ?(?:works?|style)?
+(?:(?:award|comic|book|cover|fan|furry|game|key|poster|splash) ?){1,6}art(?: ?works?)?
 digital (?:2d|illustration|painting|drawing|anime art|media)
 (?:semi realistic |realistic |fantasy )?ill?ustrations?
 (?:matte|organic|studio|smooth) (?:painting|print)

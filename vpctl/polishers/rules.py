@@ -12,6 +12,7 @@ in front, and a clause goes whole if nothing in it is content. Nothing is put in
 import html
 import re
 import unicodedata
+from bisect import bisect
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import NamedTuple
@@ -23,7 +24,8 @@ from ._credits import CACHED, CUT, GONE, KNOWN, LIKELY, is_list, without_credits
 
 ROUNDS = 12
 """What one round lays bare the next takes away, until nothing changes any more. Of ten thousand prompts of DiffusionDB
-twenty took a second round, and none a third."""
+twenty took a second round, and none a third. A text that still changes after so many, such as "by a by a by a …", has
+no content."""
 
 Table = list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]]
 
@@ -58,20 +60,20 @@ _STRAIGHT = str.maketrans(
 _EMOJI = "\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\u2190-\u21ff\ufe0f\u200d\u20e3\U000e0000-\U000e007f"
 _SYNTAX = _table(
     # What is no text: markup, addresses, emoji, control characters.
-    (r"</?[a-z][^<>]*>|(?:https?://|www\.) ?\S+|\b[\w-]+\.(?:com|org|net)\b\S*", " "),
+    (r"</?[a-z][^<>]*+>|(?:https?://|www\.) ?\S+|(?<![\w-])(-*+)[\w-]++\.(?:com|org|net)\b\S*", r"\1 "),
     (rf"[{_EMOJI}]+|[\x00-\x1f\x7f\u200b-\u200f\ufeff]+", " "),
     # Options of programs: --ar 16:9, -n 4, - h 7 0 4, aspect ratio 16:9.
     (r"\[?\s?-\s?-\s?[a-z]+(?:[\s=]?[\d.:]+)*\]?", " "),
-    (r"(?:(?<=[\s,.])|(?<=[a-z]))-\s?[nwhsci]\s?\d[\d ]*(?:\s?-\s?[a-z]\b)*(?=\s*(?:$|,))", " "),
-    (r"\b(?:aspect ratio|cfg(?: scale)?|seed|steps)\s?[:=]?\s?\d[\d:./ ]*|\d+\s?:\s?\d+ aspect rati?on?", " "),
+    (r"(?:(?<=[\s,.])|(?<=[a-z]))-\s?[nwhsci]\s?\d[\d ]*+(?:\s?-\s?[a-z]\b)*+(?=\s*+(?:$|,))", " "),
+    (r"\b(?:aspect ratio|cfg(?: scale)?|seed|steps)\s?[:=]?\s?\d[\d:./ ]*|(?<!\d)\d++\s?:\s?\d++ aspect rati?on?", " "),
     # Weights: x:-1, x::2, (x:1.3), ((x)), [x], x!!.
-    (r":\s?\d+(?:\.\s?\d+)?\s?(?=[)\]])", ""),
-    (r"(?:^|(?<=[,;:]))[^,;:]*:\s?-\s?\d+(?:\.\s?\d+)?", " "),
-    (r"\s*:\s?:(?:\s?-?\d+(?:\.\d+)?(?=[\s,]|$))?", ", "),
-    (r"(?<![\d\s])\s*:\s?(?:\d+\.\d+(?=[\s,)]|$)|\d(?=\s*(?:[,)]|$|by\b)))", ", "),
-    (r"[\])}][\s\])}]*[\[({]", ", "),
+    (r":\s?\d++(?:\.\s?\d++)?\s?(?=[)\]])", ""),
+    (r"(?:^|(?<=[,;:]))[^,;:]*+:\s?-\s?\d+(?:\.\s?\d+)?", " "),
+    (r"(?<!\s)\s*+:\s?:(?:\s?-?\d+(?:\.\d+)?(?=[\s,]|$))?", ", "),
+    (r"(?<![\d\s])\s*+:\s?(?:\d++\.\d++(?=[\s,)]|$)|\d(?=\s*+(?:[,)]|$|by\b)))", ", "),
+    (r"[\])}][\s\])}]*+([\[({])?", lambda found: ", " if found[1] else found[0]),
     (r"[\[\](){}<>*#~^=\\_¥•·]+", " "),
-    (r"(?:\s*!){2,}|\.{2,}", ", "),
+    (r"(?<!\s)(?:\s*+!){2,}+|\.{2,}", ", "),
     # What a tokenizer parted, where it is certain: 1 6 k, 3 d, 1 9 5 0 s, it ' s, ghost - in - the - shell, sci - fi.
     (r"\b(?:1 6|3 2|1 2|2 4|6 4|(?<!\d )[24568]) k\b", _closed_up),
     (r"(?<!\d )\b[1234] (?:- )?d\b", lambda found: f"{found[0][0]}d"),
@@ -91,11 +93,16 @@ _WORDS = re.compile(r"[a-zA-Z]++(?:(?:, |\. |[ -])[a-zA-Z]++)*+")
 """Text that is plain already, as most is in the second round."""
 
 
+_NO_CHARACTER = re.compile("&#[0-9]{20,}")
+"""A character reference so long that `html.unescape` would raise `ValueError` for some."""
+
+
 def _plain(prompt: str) -> str:
     """The prompt as one line of text without syntax."""
     if _WORDS.fullmatch(prompt):
         return prompt
-    text = unicodedata.normalize("NFC", html.unescape(prompt)).translate(_STRAIGHT)
+    text = html.unescape(_NO_CHARACTER.sub("", prompt))
+    text = unicodedata.normalize("NFC", text).translate(_STRAIGHT)
     for pattern, instead in _SYNTAX:
         text = pattern.sub(instead, text)
     quotes = text.count('"')
@@ -104,7 +111,10 @@ def _plain(prompt: str) -> str:
     return re.sub(r'" ?([^"]*?) ?"', r'"\1"', text)
 
 
-_DEGREES = f"(?:(?:{'|'.join(words.DEGREES)})[ -]?)+"
+RUN = "{1,8}"
+"""How many modifiers in a row are one phrase. Without a limit, a long run is scanned again from each of its words."""
+
+_DEGREES = f"(?:(?:{'|'.join(words.DEGREES)})[ -]?+){RUN}"
 _QUALITY = re.compile(rf"\b(?:{_DEGREES}(?:detailed|realistic)|{_any(words.QUALITY)})\b")
 _SPOKEN_OF = (" is ", " are ", " was ", " be ", " more ", " less ", " not ", " looks ", " very ", " too ")
 """Behind these a word of quality is what is said: "the machine is highly detailed" would be left without an end."""
@@ -114,11 +124,11 @@ _NOISE = re.compile(
     rf"|(?:{_any([*words.NOISE, *words.PLATFORMS, *words.RENDERERS, *words.CAMERA])})(?!\w))"
 )
 _TRENDING = re.compile(
-    r"\b(?:(?:currently|now|top|most|best|highly) )*(?:trend(?:ing|s)?|tranding|featured|popular|viral|posted|best)"
+    r"\b(?:(?:currently|now|top|most|best|highly) ){,6}(?:trend(?:ing|s)?|tranding|featured|popular|viral|posted|best)"
     rf"(?: (?:on|in|at|of|by)(?: the)?)? (?:{CUT}|(?:{_any(words.SOCIAL)}|\w+station)\b)"
 )
 _CUT_WITH = re.compile(
-    r"(?:\b(?:rendered|made|created|modell?ed|shot|taken|photographed|captured|filmed|done|drawn|powered) )*"
+    r"(?:\b(?:rendered|made|created|modell?ed|shot|taken|photographed|captured|filmed|done|drawn|powered) ){,6}"
     rf"\b(?:in|with(?! {CUT} (?:and|&) \w)|on|using|from|at|of|by|via|for) (?:(?:an?|the|its) )?{CUT}"
     rf"|(?:\b(?:in|with) )?(?:\b(?:an?|the) )?\b(?:art )?style (?:of |from )?{CUT}|\bin (?:an? )?{GONE} style\b"
     rf"|{CUT}(?: (?:trending|trends?|winner|quality|style|render(?:ed|ing|er|s)?|graphics|contest|wallpaper)\b"
@@ -157,7 +167,7 @@ class _Clause(NamedTuple):
 
 _END = _Clause("", "", tied=False)
 _GAP = re.compile(
-    r"[,;][\s,;.]*| [-/+] |[!?:]+(?: |$)"
+    r"[,;][\s,;.]*| [-/+] |(?<![!?:])[!?:]++(?: |$)"
     # A full stop is none behind an initial or a title.
     r"|\.(?<![ .][^\W\d]\.)(?<!^[^\W\d]\.)(?<!\bdr\.)(?<!\bmr\.)(?<!\bst\.)(?<!\bvs\.)(?<!\bmrs\.)(?: |$)",
     re.IGNORECASE,
@@ -185,7 +195,7 @@ on plus quality really so stunningly style super the very with y &
 
 
 def _worn(before: Iterable[str], patterns: Iterable[str]) -> str:
-    return rf"(?:(?:{'|'.join(before)}|{_M}|and|&)[ -])+(?:{_any(patterns)})"
+    return rf"(?:(?:{'|'.join(before)}|{_M}|and|&)[ -]){RUN}(?:{_any(patterns)})"
 
 
 _UNIT = re.compile(
@@ -215,15 +225,17 @@ def _kind(clause: str) -> str:
 
 def _without_tail(clause: str) -> str:
     """A clause without the run of modifiers that a mark behind its content begins, and worn words in front of that."""
-    for found in re.finditer(_M, clause):
-        if _kind(clause[found.start() :]):
-            before = clause[: found.start()].rstrip()
-            for unit in reversed(list(_UNIT.finditer(_small(before)))):
-                if unit.end() != len(before) or unit.lastgroup not in ("worn", "glue"):
-                    break
-                before = before[: unit.start()].rstrip()
-            return f"{before} {CUT}"
-    return clause
+    marks = [found.start() for found in re.finditer(_M, clause)]
+    # Behind a mark that begins the run, every mark begins the rest of it.
+    first = bisect(marks, False, key=lambda start: bool(_kind(clause[start:])))
+    if first == len(marks):
+        return clause
+    before = clause[: marks[first]].rstrip()
+    for unit in reversed(list(_UNIT.finditer(_small(before)))):
+        if unit.end() != len(before) or unit.lastgroup not in ("worn", "glue"):
+            break
+        before = before[: unit.start()].rstrip()
+    return f"{before} {CUT}"
 
 
 def _without_and(found: re.Match[str]) -> str:
@@ -238,13 +250,15 @@ _SEAMS = _table(
     (rf"\b(?:and|with|in|of|on|at) (?:{_M} )+(?=(?:and|with|in|of|on|at|by|from|wearing)\b)", ""),
     (rf"\b(a)n? (?:{_M} )+(?=(?!eu|one|uni[^mn]|us)[aeiou])", r"\1n "),
     (rf"\b(a)n? (?:{_M} )+", r"\1 "),
-    (rf"(?:(?<=\W)(?:and|or|with|in|of|on|by|at|the|an?|as|from|for|featuring|very|&) )+(?:{_M} ?)+$", ""),
+    (
+        rf"(?:(?<=\W)(?:and|or|with|in|of|on|by|at|the|an?|as|from|for|featuring|very|&) )++((?:{_M} ?)++$)?",
+        lambda found: "" if found[1] else found[0],
+    ),
     (_M, ""),
     (r" +", " "),
 )
-_HANGING = re.compile(
-    r"(?:^|(?<=\s))(?:[\s,.;:&/+-]|\b(?:and|or|with|of|by|the|an?|&)(?=[\s,.;:&/+-]*$))+$", re.IGNORECASE
-)
+_HANGING = frozenset("a an and by of or the with".split())
+_SIGNS = " ,.;:&/+-"
 
 
 @lru_cache(CACHED)
@@ -253,7 +267,10 @@ def _tidy(clause: str) -> str:
     if GONE in clause or CUT in clause:
         for pattern, instead in _SEAMS:
             clause = pattern.sub(instead, clause)
-    return _HANGING.sub("", clause).strip(_EDGES)
+    clause = clause.strip(_EDGES)
+    while (word := clause.rpartition(" ")[2].lstrip(_SIGNS)).casefold() in _HANGING:
+        clause = clause[: -len(word)].strip(_EDGES)
+    return clause
 
 
 _LEFT_OVER = frozenset(
@@ -300,7 +317,7 @@ def _edited(text: str) -> str:
             rest = rest if rest.startswith(("a ", "an ", "the ")) else _tidy(f"{article} {GONE} {rest}")
             article = ""
         if not edited or len(gaps) > 1:
-            rest = re.sub("^(?:and|or) ", "", rest)
+            rest = re.sub("^(?:(?:and|or) )+", "", rest)
         if not rest or rest.casefold() in seen:
             continue
         edited += _joint(gaps) + rest if edited else rest
@@ -339,8 +356,8 @@ def _polished(prompt: str) -> Polished:
     for _ in range(ROUNDS):
         before, text = text, _edited(_plain(text))
         if text == before:
-            break
-    return Polished(text, _reason(plain))
+            return Polished(text, _reason(plain))
+    return Polished("", _reason(plain))
 
 
 def polish(prompts: list[str]) -> list[Polished]:

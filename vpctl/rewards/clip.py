@@ -3,19 +3,35 @@
 Published CLIP scores are this times 1, 2.5, 100 or the model's own logit scale; here it is the bare cosine, in [-1, 1].
 """
 
-from transformers import CLIPModel
+from typing import TYPE_CHECKING, Any
 
-from .. import tensors
 from ..errors import UserError
-from ..reward_model import open_model
-from .vp import Score
+from ..models import sources
+
+if TYPE_CHECKING:
+    from ._score import Score
+
+OPTION = "--reward clip:"
+
+ARGUMENTS = "DIR"
 
 
-def load(argument: str, *, device: str = "auto") -> Score:
-    """The CLIP of a folder or hub id, its logit scale divided out."""
+def check(argument: str) -> None:
+    """Raise `UserError` if `argument` is no folder or hub id of a CLIP."""
     if not argument:
-        raise UserError("--reward clip: name a model, as in clip:openai/clip-vit-large-patch14")
-    model = open_model(argument, option="--reward clip:")
-    if not isinstance(model.backbone, CLIPModel):
-        raise UserError(f"--reward clip:{argument}: not a CLIP model")
-    return Score(model, tensors.pick(device), 0.0, model.backbone.logit_scale.exp().item())
+        raise UserError(f"{OPTION} name a model, as in clip:openai/clip-vit-large-patch14")
+    folder = sources.check("reward", argument, option=OPTION)
+    if folder.read("config.json")["model_type"] != "clip":
+        raise UserError(f"{OPTION}{argument}: not a CLIP model")
+
+
+def load(argument: str, *, device: str = "auto") -> "Score":
+    """The CLIP of a folder or hub id, its logit scale divided out."""
+    check(argument)
+    from .. import tensors
+    from ..reward_model import open_model
+    from ._score import Score
+
+    model = open_model(argument, option=OPTION)
+    backbone: Any = model.backbone
+    return Score(model, tensors.pick(device), 0.0, backbone.logit_scale.exp().item())

@@ -3,13 +3,28 @@
 The score is the scaled cosine, about 17 to 24; the softmax over the pictures of one prompt is the preference.
 """
 
-from .. import tensors
-from ..reward_model import open_model
-from .vp import Score
+from typing import TYPE_CHECKING
 
+from ..models import sources
+
+if TYPE_CHECKING:
+    from ._score import Score
+
+ARGUMENTS = "DIR"
 HUB_ID = "yuvalkirstain/PickScore_v1"
+OPTION = "--reward pickscore:"
 
 
-def load(argument: str, *, device: str = "auto") -> Score:
+def check(argument: str) -> None:
+    """Raise `UserError` if the model is not in the folder `argument`, nor to be fetched from the hub."""
+    sources.check("reward", argument or HUB_ID, option=OPTION)
+
+
+def load(argument: str, *, device: str = "auto") -> "Score":
     """PickScore as it was released, with no scale of ours put on it."""
-    return Score(open_model(argument or HUB_ID, option="--reward pickscore:"), tensors.pick(device), 0.0, 1.0)
+    check(argument)
+    from .. import tensors
+    from ..reward_model import open_model
+    from ._score import Score
+
+    return Score(open_model(argument or HUB_ID, option=OPTION), tensors.pick(device), 0.0, 1.0)

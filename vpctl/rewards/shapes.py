@@ -5,13 +5,15 @@ The contract of a reward: ``load(argument, *, device)`` returns a callable ``(im
 the rest of the batch. Its attribute ``differentiable`` says whether gradients flow back to a tensor of images.
 """
 
-import torch
-from PIL import Image
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..shapes.judge import ASPECTS, judge
-from ..tensors import to_pictures
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+ARGUMENTS = ("prompt-following", "aesthetic", "fidelity", "harmlessness")
 
 
 class PixelJudge:
@@ -19,12 +21,17 @@ class PixelJudge:
 
     differentiable = False
 
-    def __init__(self, aspects: list[str]) -> None:
-        self.aspects = aspects
+    def __init__(self, names: list[str]) -> None:
+        self.aspects = names
 
-    def __call__(self, images: list[Image.Image] | Tensor, prompts: list[str]) -> Tensor:
+    def __call__(self, images: "list[Image.Image] | Tensor", prompts: list[str]) -> "Tensor":
         """The scores (B,)."""
-        pictures = to_pictures(images) if isinstance(images, Tensor) else images
+        import torch
+
+        from ..shapes.judge import judge
+        from ..tensors import to_pictures
+
+        pictures = to_pictures(images) if isinstance(images, torch.Tensor) else images
         scores = [
             [judge(prompt, picture, aspect).score for aspect in self.aspects]
             for prompt, picture in zip(prompts, pictures, strict=True)
@@ -32,8 +39,13 @@ class PixelJudge:
         return torch.tensor(scores, dtype=torch.float64).mean(1)
 
 
+def check(argument: str) -> None:
+    """Raise `UserError` if `argument` is not empty and names no aspect."""
+    if argument and argument not in ARGUMENTS:
+        raise UserError(f"--reward shapes:{argument}: known: {', '.join(f'shapes:{aspect}' for aspect in ARGUMENTS)}")
+
+
 def load(argument: str, *, device: str = "auto") -> PixelJudge:
     """The judge of one aspect, or of all four; it runs on the CPU."""
-    if argument and argument not in ASPECTS:
-        raise UserError(f"--reward shapes:{argument}: known: {', '.join(f'shapes:{aspect}' for aspect in ASPECTS)}")
-    return PixelJudge([argument] if argument else list(ASPECTS))
+    check(argument)
+    return PixelJudge([argument] if argument else list(ARGUMENTS))

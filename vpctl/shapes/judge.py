@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 
 from .grammar import OPPOSITES, Scene, Thing, read
 from .render import PALETTE, SIZE
-from .vision import Found, View, look
+from .vision import Found, View, at_its_size, look
 
 LOWEST, HIGHEST = 1.0, 5.0
 ALMOST = 4.0
@@ -31,13 +31,13 @@ class Verdict(NamedTuple):
 
 def judge(prompt: str, picture: Image.Image, aspect: str) -> Verdict:
     """The verdict on one picture; `aspect` is a key of `ASPECTS`."""
-    view = _seen(picture.size, picture.convert("RGB").tobytes())
-    return ASPECTS[aspect](read(prompt), view)
+    return ASPECTS[aspect](read(prompt), _seen(at_its_size(picture).tobytes()))
 
 
 @lru_cache(maxsize=64)
-def _seen(size: tuple[int, int], pixels: bytes) -> View:
-    return look(Image.frombytes("RGB", size, pixels))
+def _seen(pixels: bytes) -> View:
+    """The view of a picture of the world's own size; the cache must not hold large ones."""
+    return look(Image.frombytes("RGB", (SIZE, SIZE), pixels))
 
 
 def prompt_following(scene: Scene, view: View) -> Verdict:

@@ -71,4 +71,4 @@ if __name__ == "__main__":
     folder = Path(__file__).parents[2] / "examples"
     folder.mkdir(exist_ok=True)
     for name, text in example_files().items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, "utf-8")

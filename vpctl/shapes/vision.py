@@ -66,12 +66,15 @@ class View:
     noise: float
 
 
+def at_its_size(picture: Image.Image) -> Image.Image:
+    """`picture` as RGB, scaled to the world's 32 × 32 pixels."""
+    image = picture if picture.mode == "RGB" else picture.convert("RGB")
+    return image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.BOX)
+
+
 def look(picture: Image.Image) -> View:
     """What `picture` shows; a picture of another size is scaled to the world's 32 × 32 first."""
-    image = picture.convert("RGB")
-    if image.size != (SIZE, SIZE):
-        image = image.resize((SIZE, SIZE), Image.Resampling.BOX)
-    pixels = np.asarray(image, np.float32)
+    pixels = np.asarray(at_its_size(picture), np.float32)
     border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
     ground = np.median(border, axis=0).astype(np.float32)
     background = _nearest(ground)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..configs import DPOConfig
 from .policy import Policy
-from .run import Run, descend, random_state, restore_random_state
+from .run import Run, descend, random_state, restore_optimizer, restore_random_state
 
 
 class Preference(NamedTuple):
@@ -67,59 +67,61 @@ def train(
     *,
     seed: int,
     preview: Callable[[int], None],
-    advance: Callable[[], None],
 ) -> None:
     """Tune the policy's LoRA on the pairs, from where `run` left off, and log every step.
 
     The order of the pairs, the noise and the timesteps come from one generator, whose state is in the checkpoint: on a
-    CPU a resumed run ends with the very weights of an uninterrupted one.
+    CPU a resumed run ends with the very weights of an uninterrupted one. An interrupt ends it after the step under way.
     """
     chance = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(policy.trainable, lr=config.learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, config.warmup)))
     order: list[int] = []
-    if run.state:
-        order = run.state["order"]
-        policy.set_lora(run.state["lora"])
-        optimizer.load_state_dict(run.state["optimizer"])
-        schedule.load_state_dict(run.state["schedule"])
-        restore_random_state(run.state["random"], chance)
-        run.state = None
+    if run.resumes:
+        with run.restoring() as state:
+            order = state["order"]
+            if not all(0 <= index < len(preferences) for index in order):
+                raise ValueError("an order of other pairs")
+            policy.set_lora(state["lora"])
+            restore_optimizer(optimizer, state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+            restore_random_state(state["random"], chance)
     else:
         preview(0)
     together = config.batch * config.accumulate
-    for step in range(run.step + 1, config.steps + 1):
-        while len(order) < together:
-            order += torch.randperm(len(preferences), generator=chance).tolist()
-        chosen, order = [preferences[index] for index in order[:together]], order[together:]
-        questions = draw(policy, latents, chosen, config.prompt_dropout, chance)
-        sums = torch.zeros(5)
-        for start in range(0, together, config.batch):
-            part = questions.part(start, config.batch)
-            errors = four_errors(policy, part)
-            loss, logits = dpo_loss(*errors, config.beta)
-            (loss / config.accumulate).backward()
-            right = (logits > 0).float().mean() + 0.5 * (logits == 0).float().mean()
-            seen = [loss, right, logits.mean(), errors[0].mean(), errors[2].mean()]
-            sums += torch.stack(seen).detach().cpu()
-        descend(optimizer, policy.trainable, where=f"step {step}")
-        schedule.step()
-        names = ("loss", "implicit_accuracy", "margin", "chosen_error", "chosen_error_reference")
-        run.log(step, **dict(zip(names, (sums / config.accumulate).tolist(), strict=True)))
-        if config.preview_every and step % config.preview_every == 0:
-            preview(step)
-        if step % config.save_every == 0 and step < config.steps:
-            run.save(
-                step,
-                {
-                    "lora": policy.lora(),
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "order": order,
-                    "random": random_state(chance),
-                },
-            )
-        advance()
+    with run.training(config.steps):
+        for step in range(run.step + 1, config.steps + 1):
+            while len(order) < together:
+                order += torch.randperm(len(preferences), generator=chance).tolist()
+            chosen, order = [preferences[index] for index in order[:together]], order[together:]
+            questions = draw(policy, latents, chosen, config.prompt_dropout, chance)
+            sums = torch.zeros(5)
+            for start in range(0, together, config.batch):
+                part = questions.part(start, config.batch)
+                errors = four_errors(policy, part)
+                loss, logits = dpo_loss(*errors, config.beta)
+                (loss / config.accumulate).backward()
+                right = (logits > 0).float().mean() + 0.5 * (logits == 0).float().mean()
+                seen = [loss, right, logits.mean(), errors[0].mean(), errors[2].mean()]
+                sums += torch.stack(seen).detach().cpu()
+            descend(optimizer, policy.trainable, where=f"step {step}")
+            schedule.step()
+            names = ("loss", "implicit_accuracy", "margin", "chosen_error", "chosen_error_reference")
+            run.log(step, **dict(zip(names, (sums / config.accumulate).tolist(), strict=True)))
+            if config.preview_every and step % config.preview_every == 0:
+                preview(step)
+            run.finished(step)
+            if run.due(config.save_every):
+                run.save(
+                    step,
+                    {
+                        "lora": policy.lora(),
+                        "optimizer": optimizer.state_dict(),
+                        "schedule": schedule.state_dict(),
+                        "order": order,
+                        "random": random_state(chance),
+                    },
+                )
 
 
 class Questions(NamedTuple):

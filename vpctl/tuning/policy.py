@@ -20,6 +20,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..plugins import Settings
 from ..tensors import from_pictures, to_pictures
+from .run import fits
 
 ADAPTER = "default"
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -120,13 +121,17 @@ class Policy:
         return (pixels / 2 + 0.5).clamp(0, 1)
 
     def lora(self) -> dict[str, Tensor]:
-        """The LoRA's weights, by peft's names."""
+        """The LoRA's weights, by peft's names; on a CPU they are the very tensors that train."""
         return {name: weight.cpu() for name, weight in get_peft_model_state_dict(self.pipe.unet).items()}
 
     def set_lora(self, weights: dict[str, Tensor]) -> None:
-        """Put weights from `lora` back into the LoRA that is there; a second one would train and save nothing."""
-        result = set_peft_model_state_dict(self.pipe.unet, weights, ADAPTER)
-        assert not result.unexpected_keys, result.unexpected_keys
+        """Put weights from `lora` back into the LoRA that is there; a second one would train and save nothing.
+
+        Raises `ValueError` where they do not fit it.
+        """
+        if not fits(weights, self.lora()):
+            raise ValueError("weights of another LoRA")
+        set_peft_model_state_dict(self.pipe.unet, weights, ADAPTER)
 
     def save_lora(self, folder: Path) -> None:
         """Write the file that `pipe.load_lora_weights(folder)` takes."""

@@ -5,9 +5,10 @@ the ratio is exactly 1 before the first update; rewards are compared within the 
 together, instead of with those of earlier rounds; the last steps, whose noise is next to none, are left out.
 """
 
+import copy
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..configs import PPOConfig
 from ..errors import UserError
 from .policy import Coefficients, Policy, coefficients, log_probability, step_mean
-from .run import Run, descend, random_state, restore_random_state
+from .run import Run, descend, random_state, restore_optimizer, restore_random_state
 
 Reward = Callable[[Tensor, list[str]], Tensor]
 """Rewards (B,) of pixels (B, 3, H, W) in [0, 1] and their prompts."""
@@ -163,6 +164,48 @@ def update(
     return dict(zip(("loss", "clipped", "approximate_kl", "kl"), sums.tolist(), strict=True))
 
 
+def one_round(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    prompts: list[str],
+    reward: Reward,
+    table: Coefficients,
+    config: PPOConfig,
+    *,
+    guidance: float,
+    chance: torch.Generator,
+    where: str,
+) -> dict[str, float]:
+    """Draw, score and train on the pictures of some of the prompts; returns what is to be logged."""
+    chosen = torch.randperm(len(prompts), generator=chance)[: config.prompts_per_epoch].tolist()
+    repeated = [prompts[index] for index in chosen for _ in range(config.images)]
+    parts = spans(len(repeated), config.updates, config.batch)
+    batches = [batch for part in parts for batch in part]
+    rollout = roll_out(policy, repeated, reward, table, batches, guidance=guidance, chance=chance)
+    if not rollout.rewards.isfinite().all():
+        raise UserError(f"--reward: gave {rollout.rewards[~rollout.rewards.isfinite()][0]:g}, which is no reward")
+    advantages = advantages_within(rollout.rewards, config.images, config.advantage_clip)
+    trained = trained_steps(table, config, chance)
+    watched: list[dict[str, float]] = []
+    for part in parts:
+        numbers = update(
+            policy,
+            rollout,
+            advantages,
+            table,
+            part,
+            trained,
+            guidance=guidance,
+            clip=config.clip,
+            kl=config.kl,
+        )
+        descend(optimizer, policy.trainable, where=where)
+        watched.append(numbers)
+    means = {name: sum(one[name] for one in watched) / len(watched) for name in watched[0]}
+    deviation = rollout.rewards.view(-1, config.images).std(1).mean()
+    return {"reward": float(rollout.rewards.mean()), "reward_deviation": float(deviation), **means}
+
+
 def train(
     policy: Policy,
     prompts: list[str],
@@ -174,57 +217,51 @@ def train(
     guidance: float,
     seed: int,
     preview: Callable[[int], None],
-    advance: Callable[[], None],
 ) -> None:
     """Tune the policy's LoRA towards the reward, from where `run` left off, and log every round.
 
-    Prompts, noise and what is trained on come from one generator, whose state is in the checkpoint.
+    Prompts, noise and what is trained on come from one generator, whose state is in the checkpoint. A round is long: an
+    interrupt does not wait for its end, and saves the state of its beginning.
     """
     chance = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(policy.trainable, lr=config.learning_rate, weight_decay=1e-4)
     table = coefficients(policy.scheduler, steps, config.eta, policy.device)
     if config.skip_last >= steps:
         raise UserError(f"--skip-last {config.skip_last}: leaves none of {steps} denoising steps to train on")
-    if run.state:
-        policy.set_lora(run.state["lora"])
-        optimizer.load_state_dict(run.state["optimizer"])
-        restore_random_state(run.state["random"], chance)
-        run.state = None
+    if run.resumes:
+        with run.restoring() as state:
+            policy.set_lora(state["lora"])
+            restore_optimizer(optimizer, state["optimizer"])
+            restore_random_state(state["random"], chance)
     else:
         preview(0)
-    for epoch in range(run.step + 1, config.epochs + 1):
-        chosen = torch.randperm(len(prompts), generator=chance)[: config.prompts_per_epoch].tolist()
-        repeated = [prompts[index] for index in chosen for _ in range(config.images)]
-        parts = spans(len(repeated), config.updates, config.batch)
-        batches = [batch for part in parts for batch in part]
-        rollout = roll_out(policy, repeated, reward, table, batches, guidance=guidance, chance=chance)
-        if not rollout.rewards.isfinite().all():
-            raise UserError(f"--reward: gave {rollout.rewards[~rollout.rewards.isfinite()][0]:g}, which is no reward")
-        advantages = advantages_within(rollout.rewards, config.images, config.advantage_clip)
-        trained = trained_steps(table, config, chance)
-        watched: list[dict[str, float]] = []
-        for part in parts:
-            numbers = update(
-                policy,
-                rollout,
-                advantages,
-                table,
-                part,
-                trained,
-                guidance=guidance,
-                clip=config.clip,
-                kl=config.kl,
-            )
-            descend(optimizer, policy.trainable, where=f"round {epoch}")
-            watched.append(numbers)
-        means = {name: sum(one[name] for one in watched) / len(watched) for name in watched[0]}
-        deviation = rollout.rewards.view(-1, config.images).std(1).mean()
-        run.log(epoch, reward=float(rollout.rewards.mean()), reward_deviation=float(deviation), **means)
-        if config.preview_every and epoch % config.preview_every == 0:
-            preview(epoch)
-        if epoch % config.save_every == 0 and epoch < config.epochs:
-            run.save(
-                epoch,
-                {"lora": policy.lora(), "optimizer": optimizer.state_dict(), "random": random_state(chance)},
-            )
-        advance()
+
+    def now() -> dict[str, Any]:
+        return {"lora": policy.lora(), "optimizer": optimizer.state_dict(), "random": random_state(chance)}
+
+    with run.training(config.epochs, "round"):
+        for epoch in range(run.step + 1, config.epochs + 1):
+            before = copy.deepcopy(now())
+            try:
+                with run.interruptible():
+                    numbers = one_round(
+                        policy,
+                        optimizer,
+                        prompts,
+                        reward,
+                        table,
+                        config,
+                        guidance=guidance,
+                        chance=chance,
+                        where=f"round {epoch}",
+                    )
+            except KeyboardInterrupt:
+                if run.step > run.saved:
+                    run.save(run.step, before)
+                raise
+            run.log(epoch, **numbers)
+            if config.preview_every and epoch % config.preview_every == 0:
+                preview(epoch)
+            run.finished(epoch)
+            if run.due(config.save_every):
+                run.save(epoch, now())

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..configs import RewardModelConfig
 from ..reward_model import RewardModel
-from .run import Run, descend, random_state, restore_random_state
+from .run import Run, descend, fits, random_state, restore_optimizer, restore_random_state
 
 
 class Group(NamedTuple):
@@ -149,12 +149,11 @@ def train(
     *,
     seed: int,
     device: torch.device,
-    advance: Callable[[], None],
 ) -> None:
     """Train in place, from where `run` left off; with validation pairs the best epoch's weights are left in the model.
 
     A step takes `batch` prompts with all their pairs: every picture goes through the model once, however many pairs it
-    stands in.
+    stands in. An interrupt ends it after the step under way.
     """
     chance = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
@@ -166,50 +165,55 @@ def train(
     )
     best: dict[str, Any] = {"loss": math.inf, "weights": {}}
     order = torch.empty(0, dtype=torch.long)
-    if run.state:
-        order, best = run.state["order"], run.state["best"]
-        model.load_state_dict(run.state["model"])
-        optimizer.load_state_dict(run.state["optimizer"])
-        schedule.load_state_dict(run.state["schedule"])
-        restore_random_state(run.state["random"], chance)
-        run.state = None
+    if run.resumes:
+        with run.restoring() as state:
+            order, best = state["order"], state["best"]
+            if order.sort().values.tolist() != list(range(len(groups))):
+                raise ValueError("an order of other prompts")
+            if not best["loss"] <= math.inf or (best["weights"] and not fits(best["weights"], state["model"])):
+                raise ValueError("weights of another model")
+            model.load_state_dict(state["model"])
+            restore_optimizer(optimizer, state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+            restore_random_state(state["random"], chance)
     model.train()
     per_epoch = steps_per_epoch(len(groups), config)
     step = run.step
-    while step < total:
-        if step % per_epoch == 0:
-            order = torch.randperm(len(groups), generator=chance)
-        left = [groups[index] for index in order[step % per_epoch * config.batch :].tolist()]
-        for part, pixels in batches(left, config.batch, load):
-            rewards = rewards_of(model, part, pixels, device)
-            chosen, rejected = preferences(part)
-            loss = bradley_terry_loss(rewards[chosen], rewards[rejected])
-            loss.backward()
-            step += 1
-            descend(optimizer, trainable, where=f"step {step}")
-            schedule.step()
-            accuracy = float((rewards[chosen] > rewards[rejected]).float().mean())
-            run.log(step, loss=loss.item(), accuracy=accuracy)
-            if step % per_epoch == 0 and validation:
-                model.eval()
-                measured = measure(model, validation, load, config.batch, device)
-                model.train()
-                run.log(step, validation_loss=measured.loss, validation_accuracy=measured.accuracy)
-                if measured.loss < best["loss"]:
-                    best = {"loss": measured.loss, "weights": copy.deepcopy(model.state_dict())}
-            if step % config.save_every == 0 and step < total:
-                run.save(
-                    step,
-                    {
-                        "model": model.state_dict(),
-                        "best": best,
-                        "order": order,
-                        "optimizer": optimizer.state_dict(),
-                        "schedule": schedule.state_dict(),
-                        "random": random_state(chance),
-                    },
-                )
-            advance()
+    with run.training(total):
+        while step < total:
+            if step % per_epoch == 0:
+                order = torch.randperm(len(groups), generator=chance)
+            left = [groups[index] for index in order[step % per_epoch * config.batch :].tolist()]
+            for part, pixels in batches(left, config.batch, load):
+                rewards = rewards_of(model, part, pixels, device)
+                chosen, rejected = preferences(part)
+                loss = bradley_terry_loss(rewards[chosen], rewards[rejected])
+                loss.backward()
+                step += 1
+                descend(optimizer, trainable, where=f"step {step}")
+                schedule.step()
+                accuracy = float((rewards[chosen] > rewards[rejected]).float().mean())
+                run.log(step, loss=loss.item(), accuracy=accuracy)
+                if step % per_epoch == 0 and validation:
+                    model.eval()
+                    measured = measure(model, validation, load, config.batch, device)
+                    model.train()
+                    run.log(step, validation_loss=measured.loss, validation_accuracy=measured.accuracy)
+                    if measured.loss < best["loss"]:
+                        best = {"loss": measured.loss, "weights": copy.deepcopy(model.state_dict())}
+                run.finished(step)
+                if run.due(config.save_every):
+                    run.save(
+                        step,
+                        {
+                            "model": model.state_dict(),
+                            "best": best,
+                            "order": order,
+                            "optimizer": optimizer.state_dict(),
+                            "schedule": schedule.state_dict(),
+                            "random": random_state(chance),
+                        },
+                    )
     if validation:
         model.load_state_dict(best["weights"])
     model.eval()

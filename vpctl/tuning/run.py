@@ -1,19 +1,25 @@
-"""A training run's folder: what was asked for, what was measured, and where to go on.
+"""A training run's folder: its options, its metrics, its checkpoint and, at the end, its results.
 
 run.json        the options, the command line and the versions
 metrics.jsonl   one object a logged step
 tensorboard/    the same, and preview grids, for TensorBoard
 previews/       the same grids as PNG
-checkpoint.pt   weights, optimizer and random state of the last saved step; gone when the run has ended
+checkpoint.pt   weights, optimizer and random state of the last saved step; removed when the run has ended
 """
 
+import contextlib
+import errno
 import fcntl
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import sys
-from collections.abc import Mapping
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,13 +27,19 @@ from typing import Any, Self
 import orjson
 import torch
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
-from .. import __version__
-from ..errors import OutputLocked, UserError
+from .. import __version__, progress
+from ..errors import Interrupted, OutputLocked, UserError
 from ..images import save as save_picture
+from ..records import digest
+from .board import Board
+from .interrupts import deferred
 
-RUN_FILE, CHECKPOINT, LOCK, ENDED = "run.json", "checkpoint.pt", ".lock", ".ended"
+RUN_FILE, METRICS, CHECKPOINT, LOCK, ENDED = "run.json", "metrics.jsonl", "checkpoint.pt", ".lock", ".ended"
+RESULTS = "results.part"
+"""Where results are written before they move into the run's folder."""
+_PARTS = {f"{name}.part" for name in (RUN_FILE, METRICS, CHECKPOINT, ENDED)} | {RESULTS}
+"""What a killed run may leave half written."""
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
 
@@ -43,103 +55,319 @@ def descend(optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Paramete
 class Run:
     """A run folder, locked while it is open.
 
-    A new run may have been killed at any moment: entered again with the same configuration it goes on from its last
-    checkpoint, with the metrics behind that cut off, and comes to the same end. `step` is the one it goes on from, 0 at
-    the beginning; `state` is what the checkpoint holds, None at the beginning, and a loop that has put it back sets it
-    to None, to free its memory; `ended` is whether there is nothing left to do.
+    A run may be killed at any moment. Opened again with the same configuration it resumes from its last checkpoint,
+    with the metrics of later steps cut off, and its end is the same. `step` is the last finished one, 0 at the
+    beginning; `saved` is that of the checkpoint, 0 without one; `ended` is whether there is nothing left to do.
+
+    A file that cannot be written raises `UserError` with the file, the reason and what is kept. An interrupt leaves
+    the block as `Interrupted`, which says the same.
     """
 
     def __init__(self, folder: str, config: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
+        self.stopping = False
+        """Whether an interrupt asked the run to end at the next `save`."""
+        self._at_once = self._saving = False
+        self._total, self._unit = 0, "step"
+        self._counter: progress.Counter | None = None
+        self._board: Board | None = None
+        self.step = self.saved = 0
+        self._lock = self._locked()
+        try:
+            self._open(orjson.loads(orjson.dumps(config)))
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _locked(self) -> int:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.folder / LOCK, os.O_CREAT | os.O_WRONLY, 0o666)
+            lock = os.open(self.folder / LOCK, os.O_CREAT | os.O_WRONLY, 0o666)
+        except FileExistsError:
+            raise UserError(f"--out {self.folder}: is a file, not a folder; name another one") from None
         except OSError as error:
-            raise UserError(f"--out {folder}: {(error.strerror or str(error)).lower()}") from None
+            raise UserError(f"--out {error.filename or self.folder}: {_reason(error)}") from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise OutputLocked(f"--out {folder}: another run is writing it") from None
-        begun = self._same_config(config)
-        checkpoint = self.folder / CHECKPOINT
-        self.state: dict[str, Any] | None = (
-            torch.load(checkpoint, "cpu", weights_only=True) if checkpoint.exists() else None
-        )
-        self.step: int = self.state["step"] if self.state else 0
-        self.ended = begun and (self.folder / ENDED).exists()
-        if not self.ended:
-            self._cut_metrics(self.step)
-            self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(lock)
+            if isinstance(error, BlockingIOError):
+                raise OutputLocked(f"--out {self.folder}: another run is writing it") from None
+            raise UserError(f"{self.folder / LOCK}: cannot be locked: {_reason(error)}") from None
+        return lock
 
-    def _same_config(self, config: Mapping[str, Any]) -> bool:
+    def _open(self, config: dict[str, Any]) -> None:
+        self._digest = digest(config)
+        begun = self._same_config(config)
+        for part in _PARTS & set(os.listdir(self.folder)):  # they hold space
+            _remove(self.folder / part)
+        self.ended = begun and self._has_ended()
+        self._state = None if self.ended else self._checkpoint()
+        if self._state:
+            self.step = self.saved = self._state["step"]
+        if not self.ended:
+            self._cut_metrics()
+            self._board = Board(self.folder / "tensorboard", first=self.step + 1)
+
+    def _same_config(self, config: dict[str, Any]) -> bool:
         """Whether this run has been begun before. Raises `UserError` if it was one with other options.
 
         Other options with nothing to show for them, such as those of a run that failed at once, bind nobody.
         """
         file = self.folder / RUN_FILE
-        wanted = orjson.loads(orjson.dumps(config))
         if file.exists():
             try:
                 there = orjson.loads(file.read_bytes())["options"]
-            except (ValueError, KeyError, TypeError):
-                raise UserError(f"{file}: is no run's options; name another folder with --out") from None
-            changed = [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]
+                changed = [key for key in {**there, **config} if there.get(key) != config.get(key)]
+            except OSError as error:
+                raise UserError(f"{file}: {_reason(error)}") from None
+            except (ValueError, LookupError, TypeError, AttributeError):
+                raise UserError(
+                    f"{file}: is damaged, it holds no run's options: restore it, or name another folder with --out"
+                ) from None
             if not changed:
                 return True
             key = changed[0]
             if (self.folder / CHECKPOINT).exists() or (self.folder / ENDED).exists():
                 raise UserError(
-                    f"--out {self.folder}: holds a run with {key} {there.get(key)!r}, not {wanted.get(key)!r}; "
+                    f"--out {self.folder}: holds a run with {key} {there.get(key)!r}, not {config.get(key)!r}; "
                     "name another folder, or remove this one"
                 )
-        elif foreign := sorted(name for name in os.listdir(self.folder) if name != LOCK and not name.endswith(".part")):
+        elif foreign := sorted(set(os.listdir(self.folder)) - _PARTS - {LOCK}):
             raise UserError(f"--out {self.folder}: is no run's folder, it holds {foreign[0]}; name a new one")
         versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
         written = {
-            "options": wanted,
+            "options": config,
             "argv": sys.argv,
             "versions": {"vpctl": __version__, "python": platform.python_version(), **versions},
         }
-        _write_whole(file, orjson.dumps(written, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        with self._writing(file):
+            _write_whole(file, orjson.dumps(written, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         return False
 
-    def _cut_metrics(self, step: int) -> None:
-        file = self.folder / "metrics.jsonl"
-        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-        kept = [line for line in lines if line.endswith(b"\n") and orjson.loads(line)["step"] <= step]
-        _write_whole(file, b"".join(kept))
+    def _has_ended(self) -> bool:
+        """Whether the results are there. Raises `UserError` if they were, and are not any more."""
+        file = self.folder / ENDED
+        if not file.exists():
+            return False
+        try:
+            gone = [name for name in orjson.loads(file.read_bytes()) if not (self.folder / name).is_file()]
+        except (OSError, ValueError, TypeError):
+            gone = [ENDED]
+        if gone:
+            raise UserError(
+                f"{self.folder / gone[0]}: is damaged or gone, and the run has ended: restore it, "
+                f"or remove {file} to train again from the beginning"
+            )
+        return True
+
+    def _checkpoint(self) -> dict[str, Any] | None:
+        """What the checkpoint holds, checked to be whole and of this very run; None without one."""
+        file = self.folder / CHECKPOINT
+        if not file.exists():
+            return None
+        try:
+            with zipfile.ZipFile(file) as archive:
+                whole = archive.testzip() is None  # torch writes checksums and does not compare them
+            with warnings.catch_warnings(action="ignore"):  # torch's, of files that are not its own
+                state: dict[str, Any] = torch.load(file, "cpu", weights_only=True) if whole else {}
+            ours = isinstance(state, dict) and state["run"] == self._digest
+            if ours and type(state["step"]) is int and state["step"] > 0:
+                return state
+        except OSError as error:
+            raise UserError(f"{file}: {_reason(error)}; remove it to start over from the beginning") from None
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception:  # zipfile, pickle and torch raise anything on bytes that are not theirs
+            pass
+        raise self._damaged()
+
+    def _damaged(self) -> UserError:
+        return UserError(
+            f"{self.folder / CHECKPOINT}: is damaged, or of another run: restore it, "
+            "or remove it to start over from the beginning"
+        )
+
+    @contextlib.contextmanager
+    def restoring(self) -> Iterator[dict[str, Any]]:
+        """What the checkpoint holds, to be put back within; what does not fit there raises `UserError`.
+
+        Its memory is free after that.
+        """
+        assert self._state
+        state, self._state = self._state, None
+        try:
+            yield state
+        except (MemoryError, torch.OutOfMemoryError):  # for which the checkpoint is not to blame
+            raise
+        except Exception:  # of values that fit nowhere: KeyError, TypeError, RuntimeError, what torch and peft raise
+            raise self._damaged() from None
+
+    @property
+    def resumes(self) -> bool:
+        """Whether there is a checkpoint to be put back."""
+        return self._state is not None
+
+    def _cut_metrics(self) -> None:
+        """Cut off the metrics of steps after the checkpoint, and a line that a killed run left unfinished.
+
+        Any other line that is broken is not ours to lose: the file is moved aside, and its good lines are kept.
+        """
+        file = self.folder / METRICS
+        with self._writing(file):
+            with file.open("ab"):
+                pass
+            if not file.is_file():  # a device, which has nothing to be cut
+                return
+            content = file.read_bytes().rstrip(b"\0")  # a system that went down may leave zeros at the end
+            lines = [line for line in content.splitlines(keepends=True) if line.endswith(b"\n")] if self.saved else []
+            steps = [_step_of(line) for line in lines]
+            kept = b"".join(line for line, step in zip(lines, steps, strict=True) if step and step <= self.saved)
+            if None not in steps and content.startswith(kept):
+                os.truncate(file, len(kept))
+                return
+            names = (file.with_name(f"metrics.damaged-{number}.jsonl") for number in count(1))
+            aside = next(name for name in names if not name.exists())
+            shutil.copyfile(file, aside)
+            _write_whole(file, kept)
+            where = f":{steps.index(None) + 1}" if None in steps else ""
+            progress.warn(f"{file}{where}: is damaged; its good lines are kept, and a copy of it is {aside}")
+
+    @contextlib.contextmanager
+    def training(self, total: int, unit: str = "step") -> Iterator[None]:
+        """Within, `finished` counts to `total`. The first interrupt waits for the next `save`, the second does not."""
+        self._total, self._unit = total, unit
+        if self.step > total:
+            raise self._damaged()
+        if self.step:
+            left = f"resuming at {unit} {self.step + 1} of {total}"
+            progress.note(left if self.step < total else f"all {total} {unit}s are done; resuming after them")
+        with progress.Counter(f"{unit}s", total, done=self.step) as self._counter, deferred(self._is_over):
+            yield
+            if self.stopping:  # since the last step was saved
+                raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Within, also the first interrupt does not wait: what is computed here is thrown away and done again."""
+        if self.stopping:
+            raise KeyboardInterrupt
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    def _is_over(self, number: int) -> bool:
+        """Whether the interrupt of this number ends the run at once; it never breaks off a checkpoint."""
+        self.stopping = True
+        if self._at_once or (number > 1 and not self._saving):
+            return True
+        if number == 1 and not self._saving:
+            with contextlib.suppress(RuntimeError):  # the signal came in the middle of a write to stderr
+                progress.note(f"interrupted: finishing {self._unit} {self.step + 1}; interrupt again to stop at once")
+        return False
 
     def log(self, step: int, **metrics: float) -> None:
-        """Write one step's numbers down, in the metrics file and for TensorBoard."""
-        with (self.folder / "metrics.jsonl").open("ab") as file:
-            file.write(orjson.dumps({"step": step, **metrics}, option=orjson.OPT_APPEND_NEWLINE))
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
+        """Write one step's numbers to the metrics file and for TensorBoard."""
+        file = self.folder / METRICS
+        with self._writing(file), file.open("ab") as lines:
+            lines.write(orjson.dumps({"step": step, **metrics}, option=orjson.OPT_APPEND_NEWLINE))
+        if self._board:
+            for name, value in metrics.items():
+                self._board.scalar(name, value, step)
 
     def preview(self, step: int, grid: Image.Image) -> None:
         """Keep a grid of pictures drawn from fixed seeds at this step."""
-        save_picture(grid, str(self.folder / "previews" / f"{step:06d}.png"))
+        file = self.folder / "previews" / f"{step:06d}.png"
+        with self._writing(file):
+            save_picture(grid, str(file))
         pixels = torch.frombuffer(bytearray(grid.tobytes()), dtype=torch.uint8).view(grid.height, grid.width, 3)
-        self._board.add_image("preview", pixels, step, dataformats="HWC")
+        if self._board:
+            self._board.picture("preview", pixels, step)
+
+    def finished(self, step: int) -> None:
+        """Count a step whose weights and metrics are complete."""
+        self.step = step
+        if self._counter:
+            self._counter()
+
+    def due(self, every: int) -> bool:
+        """Whether to save now: after `every` steps, after the last one, and when an interrupt waits."""
+        return self.stopping or self.step % every == 0 or self.step == self._total
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Replace the checkpoint; from here the run would go on."""
-        part = self.folder / f"{CHECKPOINT}.part"
-        torch.save({"step": step, **state}, part)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(self.folder / CHECKPOINT)
+        """Replace the checkpoint once the new one is whole. Ends the run if an interrupt waits for it."""
+        file = self.folder / CHECKPOINT
+        part = file.with_name(f"{CHECKPOINT}.part")
+        self._saving = True
+        try:
+            with self._writing(file):
+                _sync(self.folder / METRICS)  # a checkpoint has all metrics before it
+                with part.open("wb") as opened:  # of a file of ours torch tells why it could not be written
+                    torch.save({"run": self._digest, "step": step, **state}, opened)
+                _sync(part)
+                part.replace(file)
+                _sync(self.folder)
+        finally:
+            part.unlink(missing_ok=True)
+            self._saving = False
+        self.saved = step
+        if self.stopping:
+            raise KeyboardInterrupt
 
-    def end(self) -> None:
-        """Mark the run as ended; its results are written.
+    @contextlib.contextmanager
+    def results(self) -> Iterator[Path]:
+        """An empty folder for the results. At the end they move into the run's own, weights last; the run has ended.
 
         They become as readable as the run's other files: safetensors lets only their owner read what it writes.
         """
-        for weights in self.folder.glob("*.safetensors"):
-            shutil.copymode(self.folder / RUN_FILE, weights)
-        (self.folder / ENDED).touch()
-        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+        part = self.folder / RESULTS
+        try:
+            with self._writing(self.folder):
+                part.mkdir()
+                yield part
+                files = sorted(part.iterdir(), key=lambda file: (file.suffix == ".safetensors", file.name))
+                for file in files:
+                    shutil.copymode(self.folder / RUN_FILE, file)
+                    _sync(file)
+                for file in files:
+                    file.replace(self.folder / file.name)
+                _sync(self.folder)
+                _write_whole(self.folder / ENDED, orjson.dumps([file.name for file in files]))
+                self.ended = True
+                (self.folder / CHECKPOINT).unlink(missing_ok=True)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _writing(self, file: Path) -> Iterator[None]:
+        """Turn what comes of a failed write within, whichever library raises it, into a `UserError`."""
+        try:
+            yield
+        except Exception as error:
+            cause = _of_the_system(error)
+            if cause is None:
+                raise
+            name = self.folder / Path(cause.filename).name if file == self.folder and cause.filename else file
+            kept = (
+                f"the checkpoint of {self._unit} {self.saved} is whole" if self.saved else "there is no checkpoint yet"
+            )
+            remedy = "make room" if cause.errno in (errno.ENOSPC, errno.EDQUOT) else "mend this"
+            raise UserError(f"{name}: {_reason(cause)}; {kept}: {remedy} and run the same command again") from None
+
+    def _interrupted(self) -> str:
+        if self.ended:
+            return f"interrupted after the end; the results are in {self.folder}/"
+        if not self.step:
+            if self._total:
+                return f"interrupted in {self._unit} 1 of {self._total}; run the same command again to start over"
+            return "interrupted before the first step; nothing is lost, run the same command again"
+        where = f"interrupted at {self._unit} {self.step}" + (f" of {self._total}" if self._total else "")
+        if not self.saved:
+            return f"{where}; there is no checkpoint yet, run the same command again to start over"
+        which = "the checkpoint" if self.saved == self.step else f"the checkpoint of {self._unit} {self.saved}"
+        return f"{where}; {which} is in {self.folder}/; run the same command again to resume"
 
     def __enter__(self) -> Self:
         return self
@@ -147,15 +375,84 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.ended:
+        if self._board:
             self._board.close()
         os.close(self._lock)
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(self._interrupted()) from None
+
+
+def _of_the_system(error: BaseException) -> OSError | None:
+    """The error of the system behind a failed write; None if there is none. Raises an interrupt that is behind it.
+
+    torch raises its own error over it; what is written in Rust, tokenizers and safetensors, has it as text.
+    """
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, KeyboardInterrupt):
+            raise behind
+        if isinstance(behind, OSError):
+            return behind
+        if found := re.search(r"\(os error (\d+)\)", str(behind)):
+            return OSError(int(found[1]), os.strerror(int(found[1])))
+        behind = behind.__context__
+    return None
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a line of metrics; None if the line is broken."""
+    try:
+        step = orjson.loads(line)["step"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return step if type(step) is int and step > 0 else None
 
 
 def _write_whole(file: Path, content: bytes) -> None:
     part = file.with_name(f"{file.name}.part")
-    part.write_bytes(content)
-    part.replace(file)
+    try:
+        part.write_bytes(content)
+        _sync(part)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk; some network file systems sync no folder."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError:
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(opened)
+
+
+def fits(weights: Mapping[str, torch.Tensor], like: Mapping[str, torch.Tensor]) -> bool:
+    """Whether weights have the names, shapes and types of others."""
+    shapes, others = ({name: (one.shape, one.dtype) for name, one in some.items()} for some in (weights, like))
+    return shapes == others
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Put the state of an AdamW back. Raises `ValueError` where its moments do not fit the parameters."""
+    optimizer.load_state_dict(dict(state))
+    for parameter, moments in optimizer.state.items():
+        if any(moments[name].shape != parameter.shape for name in ("exp_avg", "exp_avg_sq")):
+            raise ValueError("moments of another shape")
 
 
 def random_state(*generators: torch.Generator) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
+from ...models import hub
 from ..grammar import BACKGROUNDS, SHAPES, Scene, canonical, describe, held_out, near_misses, plural
 from ..prompts import decorated, training_scene
 from ..render import PALETTE, SIZE, SYMBOL, Placed, arrange, coverage, draw
@@ -293,10 +294,10 @@ def train(
     """Train from nothing, or on from the folder `start`, and write model, tokenizer and image processor to `out`."""
     torch.manual_seed(seed)
     rng = Random(seed)
-    vae = AutoencoderKL.from_pretrained(vae_folder).eval().requires_grad_(False)
+    vae = hub.model(AutoencoderKL, vae_folder, dtype=torch.float32, where=str(vae_folder)).eval().requires_grad_(False)
     if start:
-        tokenizer = CLIPTokenizer.from_pretrained(start)
-        model = BlipForImageTextRetrieval.from_pretrained(start, dtype=torch.float32)
+        tokenizer = hub.tokenizer(start, where=str(start))
+        model = hub.model(BlipForImageTextRetrieval, start, dtype=torch.float32, where=str(start))
     else:
         tokenizer = new_tokenizer()
         model = new_backbone(tokenizer)

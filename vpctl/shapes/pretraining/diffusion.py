@@ -22,6 +22,7 @@ from diffusers.training_utils import EMAModel, compute_snr
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from ...models import hub
 from ..grammar import describe, held_out, sample
 from ..judge import judge
 from ..prompts import decorated, training_scene
@@ -198,7 +199,7 @@ def train(vae_folder: Path, out: Path, *, size: str, clean_steps: int, noisy_ste
     """Both stages; `out` gets the finished pipeline in half precision, `out`-clean the one before the finish."""
     torch.manual_seed(SEED)
     rng = Random(SEED)
-    vae = AutoencoderKL.from_pretrained(vae_folder).eval().requires_grad_(False)
+    vae = hub.model(AutoencoderKL, vae_folder, dtype=torch.float32, where=str(vae_folder)).eval().requires_grad_(False)
     pipe = new_pipeline(vae, size)
     began = time.monotonic()
 

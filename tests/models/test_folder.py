@@ -1,0 +1,382 @@
+"""What is wrong with a folder is said in one line, before a library is loaded; no code of a folder is run."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ENVIRONMENT, draw, write_lines
+from tests.hostile import folders
+from tests.hostile.folders import SENTINEL, WEIGHTS, change, sound, tensors
+from vpctl import cli
+from vpctl.errors import UserError
+from vpctl.models import devices, sources
+from vpctl.models.folder import USES
+
+OPTIONS: dict[str, list[str]] = {
+    "reward": [
+        "score metadata.jsonl --reward vp:FOLDER",
+        "score metadata.jsonl --reward pickscore:FOLDER",
+        "eval accuracy pairs.jsonl --reward vp:FOLDER",
+        "annotate metadata.jsonl --annotator reward:vp:FOLDER",
+        "train-rm pairs.jsonl --out run --backbone FOLDER",
+        "tune-ppo prompts.txt --out run --reward vp:FOLDER=0.5",
+    ],
+    "clip": ["score metadata.jsonl --reward clip:FOLDER", "annotate metadata.jsonl --annotator reward:clip:FOLDER"],
+    "judge": ["annotate metadata.jsonl --annotator transformers:FOLDER"],
+    "unsafe": ["polish prompts.txt --unsafe-model FOLDER"],
+    "pipeline": [
+        "generate prompts.txt --model diffusion:FOLDER",
+        "tune-dpo pairs.jsonl --out run --model diffusion:FOLDER",
+        "tune-ppo prompts.txt --out run --model diffusion:FOLDER",
+    ],
+    "adapter": ["generate prompts.txt --adapter FOLDER"],
+}
+"""By use, every option that takes a folder."""
+HOSTILE = [
+    pytest.param(use, line, spoil, id=f"{line.partition(' ')[0]} {line.rpartition('--')[2]} {spoil.__name__}")
+    for use, lines in OPTIONS.items()
+    for line in lines
+    for spoil in folders.CODE[use]
+]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with records of every kind, and a person on standard input who says yes to all."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 20))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    records = draw(tmp_path, prompts=1)
+    files = {"chosen_file_name": records[0]["file_name"], "rejected_file_name": records[1]["file_name"]}
+    pair = {"prompt_id": "p0", "prompt": records[0]["prompt"], **files, "margin": 1.0}
+    write_lines(tmp_path / "pairs.jsonl", [pair])
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    return tmp_path
+
+
+def error_of(line: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    """The one line in which a command line ends; it exits with 2 and writes nothing else."""
+    code = cli.main([*(word.replace("FOLDER", str(folder)) for word in line.split()), "-q"])
+    said = capfd.readouterr()
+    assert (code, said.out) == (2, "")
+    assert said.err.count("\n") == 1, said.err
+    assert said.err[:-1].isprintable()
+    return said.err
+
+
+@pytest.mark.parametrize(("use", "line", "spoil"), HOSTILE)
+def test_a_folder_that_carries_code_is_refused(
+    use: str, line: str, spoil: Callable[[Path], None], place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = sound(use, place / "hostile")
+    spoil(folder)
+    before = {*sys.modules}
+    said = error_of(line, folder, capfd)
+    assert str(folder) in said
+    assert any(why in said for why in ("code", "pickle", "adapter", "safetensors", "outside the folder")), said
+    assert not (place / SENTINEL).exists()
+    assert not {name for name in {*sys.modules} - before if "evil" in name or "transformers_modules" in name}
+    assert sys.stdin.read() == "y\n" * 20, "nothing was asked"
+
+
+@pytest.mark.parametrize("use", [*USES, "clip"])
+def test_a_sound_folder_passes_with_a_module_beside_it(use: str, place: Path) -> None:
+    folder = sound(use, place / "sound")
+    for name in ("evil", "config", "pipeline", "modeling_blip"):
+        (folder / f"{name}.py").write_text(folders.EVIL)
+    sources.check({"clip": "reward"}.get(use, use), str(folder), option="--x ")
+    assert not (place / SENTINEL).exists()
+
+
+def config_with(**values: Any) -> Callable[[Path], None]:
+    return lambda folder: change(folder / "config.json", **values)
+
+
+def part_with(part: str, **values: Any) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        change(folder / "config.json", **{part: {**config[part], **values}})
+
+    return spoil
+
+
+def text_of(name: str, text: str | bytes) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+
+    return spoil
+
+
+def without(*names: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return spoil
+
+
+def cut(folder: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    text_of("model.safetensors", content[:-100])(folder)
+
+
+def sharded(names: dict[str, Any], *parts: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        change(folder / "model.safetensors.index.json", weight_map=names)
+        for part in parts:
+            tensors(folder / part, {"itm_head.weight": (2, 2)})
+
+    return spoil
+
+
+BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no config": (without("config.json"), "there is no config.json in it"),
+    "half a config": (text_of("config.json", "{"), "config.json: is not valid JSON"),
+    "a list": (text_of("config.json", "[]"), "config.json: is not a JSON object"),
+    "no UTF-8": (text_of("config.json", b"\xff\xfe{}"), "config.json: is not valid JSON"),
+    "deep": (text_of("config.json", "[" * 100_000), "config.json: is nested too deeply"),
+    "deep keys": (
+        text_of("config.json", '{"model_type": "blip", "hidden_size": ' + "[" * 900 + "]" * 900 + "}"),
+        "nested too deeply",
+    ),
+    "NaN": (text_of("config.json", '{"model_type": "blip", "x": NaN}'), "NaN is not a number"),
+    "no type": (config_with(model_type=None), "config.json: has no model_type"),
+    "a type of number": (config_with(model_type=3), "config.json: model_type is 3; it has to be a text"),
+    "another type": (config_with(model_type="bert"), "a bert model; reward models begin as blip or clip"),
+    "text for a number": (
+        part_with("text_config", hidden_size="128"),
+        'config.json: hidden_size is "128"; it has to be an integer from 1 to 16777216',
+    ),
+    "negative": (part_with("text_config", vocab_size=-3), "config.json: vocab_size is -3"),
+    "true": (part_with("vision_config", patch_size=True), "config.json: patch_size is true"),
+    "no end of layers": (part_with("text_config", num_hidden_layers=10**9), "from 1 to 4096"),
+    "a rate of text": (part_with("text_config", layer_norm_eps="x"), 'layer_norm_eps is "x"; it has to be a number'),
+    "uneven heads": (
+        part_with("text_config", num_attention_heads=3),
+        "hidden_size 128 is not a multiple of num_attention_heads 3",
+    ),
+    "a part of text": (config_with(text_config="x"), 'text_config is "x"; it has to be an object'),
+    "no tokenizer": (without("tokenizer.json", "tokenizer_config.json"), "it has no tokenizer (tokenizer.json)"),
+    "a tokenizer's config alone": (without("tokenizer.json"), "it has no tokenizer (tokenizer.json)"),
+    "a tokenizer of nothing": (text_of("tokenizer.json", "{}"), "tokenizer.json: is no tokenizer"),
+    "no preprocessor": (without("preprocessor_config.json"), "there is no image processor in it"),
+    "a preprocessor of sound": (
+        text_of("preprocessor_config.json", '{"feature_extractor_type": "Wav2Vec2FeatureExtractor"}'),
+        "is of a Wav2Vec2FeatureExtractor, which prepares no pictures",
+    ),
+    "other pictures": (
+        lambda folder: change(folder / "preprocessor_config.json", size={"height": 384, "width": 384}),
+        "makes pictures of 384 × 384 pixels, and the model takes 32",
+    ),
+    "two colours": (
+        lambda folder: change(folder / "preprocessor_config.json", image_mean=[0.5, 0.5]),
+        "image_mean is [0.5, 0.5]; it has to be three numbers",
+    ),
+    "no deviation": (
+        lambda folder: change(folder / "preprocessor_config.json", image_std=[0.5, 0, 0.5]),
+        "image_std has a 0",
+    ),
+    "no weights": (without("model.safetensors"), "there are no weights in it (model.safetensors)"),
+    "cut weights": (cut, "model.safetensors: is cut off"),
+    "empty weights": (text_of("model.safetensors", b""), "model.safetensors: is not a whole safetensors file"),
+    "garbage": (text_of("model.safetensors", b"\x08" + bytes(7) + b"garbage!"), "is not a safetensors file"),
+    "a pointer": (
+        text_of("model.safetensors", "version https://git-lfs.github.com/spec/v1\n"),
+        "is a pointer of Git LFS",
+    ),
+    "weights of nothing": (text_of("model.safetensors", b"\x02" + bytes(7) + b"{}"), "holds no weights"),
+    "weights for captions": (
+        lambda folder: tensors(_without_weights(folder), {"text_decoder.weight": (2, 2)}),
+        "itm_head.weight is not in its weights",
+    ),
+    "a missing part": (sharded({"a": "one.safetensors"}), "names one.safetensors, which is not there"),
+    "a part elsewhere": (sharded({"a": "../one.safetensors"}), "names a file outside the folder"),
+    "an absolute part": (sharded({"a": "/etc/passwd"}), "names a file outside the folder"),
+    "no map": (sharded({}), "has no weight_map"),
+    "a map of numbers": (sharded({"a": 1}), "has no weight_map"),
+}
+
+
+def _without_weights(folder: Path) -> Path:
+    (folder / "model.safetensors").unlink()
+    return folder / "model.safetensors"
+
+
+@pytest.mark.parametrize(("spoil", "why"), BROKEN.values(), ids=BROKEN)
+def test_what_is_wrong_with_a_reward_model_is_said(
+    spoil: Callable[[Path], Any], why: str, place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = sound("reward", place / "broken")
+    spoil(folder)
+    said = error_of("score metadata.jsonl --reward vp:FOLDER", folder, capfd)
+    assert said.startswith(f"vpctl score: error: --reward vp:{folder}: ")
+    assert why in said
+
+
+def test_an_index_of_parts_that_are_there_passes(place: Path) -> None:
+    folder = sound("reward", place / "sharded")
+    sharded({"itm_head.weight": "one.safetensors"}, "one.safetensors")(folder)
+    sources.check("reward", str(folder), option="--x ")
+
+
+PIPELINES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no index": (without("model_index.json"), "not a diffusers pipeline: there is no model_index.json"),
+    "no class": (text_of("model_index.json", "{}"), "model_index.json has no _class_name"),
+    "no components": (text_of("model_index.json", '{"_class_name": "StableDiffusionPipeline"}'), "names no components"),
+    "another class": (
+        lambda folder: change(folder / "model_index.json", _class_name="NoSuchPipeline"),
+        "NoSuchPipeline is not a text-to-image pipeline of diffusers",
+    ),
+    "a component of three": (
+        lambda folder: change(folder / "model_index.json", unet=["a", "b", "c"]),
+        'unet is ["a", "b", "c"]; it has to be a library and a class',
+    ),
+    "an unknown component": (
+        lambda folder: change(folder / "model_index.json", unet=["diffusers", "NoSuchModel"]),
+        "unet is a NoSuchModel, which diffusers does not have",
+    ),
+    "no component": (without("unet/config.json"), "there is no unet/config.json in it"),
+    "no vocabulary": (without("tokenizer/tokenizer.json"), "tokenizer has no tokenizer (tokenizer.json)"),
+    "a wrong size": (
+        lambda folder: change(folder / "unet" / "config.json", sample_size="8"),
+        'unet/config.json: sample_size is "8"',
+    ),
+    "no weights": (
+        without("vae/diffusion_pytorch_model.safetensors"),
+        "there are no weights in it (vae/diffusion_pytorch_model.safetensors)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "why"), PIPELINES.values(), ids=PIPELINES)
+def test_what_is_wrong_with_a_pipeline_is_said(
+    spoil: Callable[[Path], Any], why: str, place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = sound("pipeline", place / "broken")
+    spoil(folder)
+    said = error_of("generate prompts.txt --model diffusion:FOLDER", folder, capfd)
+    assert said.startswith(f"vpctl generate: error: --model diffusion:{folder}: ")
+    assert why in said
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("generate prompts.txt --size 33x32", "--size 33x32: each side is a multiple of 8 pixels, as 32 or 40"),
+        ("generate prompts.txt --size 32x4", "--size 32x4: each side is a multiple of 8 pixels, as 8"),
+        ("generate prompts.txt --size 8000x32", "8000 pixels are more than 8 times the 32 that the model draws"),
+        ("generate prompts.txt --adapter nowhere", "--adapter nowhere: there is no such folder"),
+        ("generate prompts.txt --adapter prompts.txt", "--adapter prompts.txt: is not a folder"),
+        ("generate prompts.txt --adapter .", "--adapter .: there is no pytorch_lora_weights.safetensors in it"),
+        ("generate prompts.txt --device gpu", "--device gpu: is not a device; known: auto, cpu, cuda, cuda:1, mps"),
+        ("train-rm pairs.jsonl --out run --backbone new:vit", "--backbone new:vit: known: new:blip, new:clip"),
+        ("train-rm pairs.jsonl --out run --backbone ./nowhere", "--backbone ./nowhere: there is no such folder"),
+        ("train-rm pairs.jsonl --out run --backbone nowhere/it/is/", "there is no such folder"),
+        ("score metadata.jsonl -r vp:metadata.jsonl", "--reward vp:metadata.jsonl: is not a folder"),
+        ("score metadata.jsonl -r shapes:beauty", "--reward shapes:beauty: known: shapes:prompt-following"),
+        ("annotate metadata.jsonl --annotator shapes:x", "the pixel judge takes no argument"),
+        ("annotate metadata.jsonl --annotator reward:pikscore", "did you mean 'pickscore'?"),
+        ("generate prompts.txt -m shapes:huge", "--model shapes:huge: known: shapes:base, shapes:small"),
+        ("polish prompts.txt --unsafe-model ./nowhere", "--unsafe-model ./nowhere: there is no such folder"),
+    ],
+)
+def test_a_wrong_option_is_said(line: str, why: str, place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert why in error_of(line, place, capfd)
+
+
+def test_a_lora_of_another_model_is_refused_before_anything_is_loaded(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = sound("adapter", place / "lora")
+    line = f"generate prompts.txt --size 32x32 --model shapes:small --adapter {folder}"
+    assert "belongs to another model: down_blocks.0" in error_of(line, folder, capfd)
+    (folder / "pytorch_lora_weights.safetensors").unlink()
+    tensors(folder / "pytorch_lora_weights.safetensors", {"unet.middle.lora_A.weight": (2, 64)})
+    assert "there is no middle in this one" in error_of("generate prompts.txt --adapter FOLDER", folder, capfd)
+    tensors(folder / "pytorch_lora_weights.safetensors", {"unet.middle.weight": (2, 64)})
+    assert "holds no LoRA" in error_of("generate prompts.txt --adapter FOLDER", folder, capfd)
+
+
+def test_the_scale_of_a_reward_is_two_numbers(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = sound("reward", place / "rm")
+    for text in ('{"mean": NaN, "std": 1}', '{"mean": 0, "std": 0}', '{"mean": 0, "std": -1}', "[]", "[" * 100_000):
+        (folder / "reward.json").write_text(text)
+        assert "not an object with the numbers mean and std" in error_of(
+            "score metadata.jsonl --reward vp:FOLDER", folder, capfd
+        )
+
+
+def test_an_unsafe_classifier_has_a_label_for_it(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = sound("unsafe", place / "moods")
+    change(folder / "config.json", id2label={"0": "glad", "1": "sad"})
+    said = error_of("polish prompts.txt --unsafe-model FOLDER", folder, capfd)
+    assert "its labels are glad, sad; one of them has to be nsfw, sexual_explicit" in said
+    change(folder / "config.json", architectures=["BertModel"])
+    assert "a BertModel, which is no classifier" in error_of("polish prompts.txt --unsafe-model FOLDER", folder, capfd)
+
+
+def test_a_device_is_checked_as_far_as_is_certain(tmp_path: Path) -> None:
+    for name in ("gpu", "cuda:", "cuda:-1", "cuda:x", "CPU", "", "cuda:1234", "mps:0"):
+        with pytest.raises(UserError, match="is not a device"):
+            devices.check(name, nodes=tmp_path)
+    for name in ("cuda", "cuda:3"):
+        with pytest.raises(UserError, match="no GPU for CUDA"):
+            devices.check(name, nodes=tmp_path, system="linux")
+        with pytest.raises(UserError, match="no GPU for CUDA"):
+            devices.check(name, nodes=Path("/dev"), system="darwin")
+    with pytest.raises(UserError, match="this is not macOS"):
+        devices.check("mps", system="linux")
+    assert devices.check("mps", system="darwin") == "mps"
+    for node in ("nvidia0", "kfd", "dxg"):
+        (tmp_path / node).touch()
+        assert devices.check("cuda:1", nodes=tmp_path, system="linux") == "cuda:1"
+        (tmp_path / node).unlink()
+
+
+LISTING = """
+import sys
+from vpctl.cli import main
+code = main(sys.argv[1:])
+heavy = {"torch", "transformers", "diffusers", "numpy", "PIL", "safetensors"} & set(sys.modules)
+print(*sorted(heavy))
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "score metadata.jsonl --reward vp:hostile",
+        "annotate metadata.jsonl --annotator transformers:hostile",
+        "generate prompts.txt --model diffusion:hostile",
+        "generate prompts.txt --size 33x32",
+        "train-rm pairs.jsonl --out run --backbone hostile",
+        "polish - --unsafe-model hostile",
+        "score - --reward pickscore --device cpu",
+    ],
+)
+def test_nothing_heavy_is_loaded_for_a_wrong_option(line: str, place: Path) -> None:
+    folder = sound("reward", place / "hostile")
+    folders.auto_map_in_the_config(folder)
+    shutil.copyfile(WEIGHTS / "base" / "model_index.json", folder / "model_index.json")
+    change(folder / "model_index.json", _class_name=["evil", "Evil"])
+    ended = subprocess.run(
+        [sys.executable, "-c", LISTING, *line.split()],
+        input=b"y\n" * 9,
+        capture_output=True,
+        env={**ENVIRONMENT, "HF_HOME": str(place / "cache")},
+        timeout=60,
+        cwd=place,
+    )
+    assert (ended.returncode, ended.stdout) == (2, b"\n"), ended
+    assert ended.stderr.count(b"\n") == 1
+    assert not (place / SENTINEL).exists()

@@ -1,0 +1,127 @@
+"""What a newcomer pastes first: the blocks of the README, and the scripts in `examples/`."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from tests.conftest import ENVIRONMENT, HOME, Ended, lines
+from vpctl import cli
+
+BLOCKS = re.findall(r"^```sh\n(.*?)^```$", (HOME / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+TARGETS = ("--out", "--html", ">")
+FILES = re.compile(r"(?:vp:)?([\w./-]+(?:\.jsonl|\.txt|-lora|-score))")
+
+
+def test_the_first_block_of_the_readme_runs_in_an_empty_folder(tmp_path: Path) -> None:
+    """As it stands, but for an end at the first command that fails."""
+    environment = {**ENVIRONMENT, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-e", "-o", "pipefail", "-c", BLOCKS[0]], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (report,) = lines((tmp_path / "compared.jsonl").read_text())
+    assert (report["metric"], report["reward"]) == ("win_rate", "shapes")
+    assert report["n"] == 24 * 4, "every picture of every held-out prompt"
+    assert 0 < report["value"] < 1, "the tuned model draws other pictures, better ones and worse ones"
+    assert "win rate" in done.stderr
+    assert "data:image/" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("block", BLOCKS[:2], ids=["shapes", "stable-diffusion"])
+def test_every_file_that_a_block_of_the_readme_reads_was_made_before(block: str) -> None:
+    made: set[str] = set()
+    for line in block.splitlines():
+        words = shlex.split(line, comments=True)
+        targets = {word for before, word in pairwise(words) if before in TARGETS}
+        read = {found[1] for word in words if word not in targets and (found := FILES.fullmatch(word))}
+        assert read <= made, line
+        made |= targets
+
+
+@pytest.mark.parametrize("block", BLOCKS[:2], ids=["shapes", "stable-diffusion"])
+def test_the_parser_takes_every_command_of_a_block_of_the_readme(block: str) -> None:
+    commands = [part.strip() for line in block.splitlines() for part in line.split("|") if "vpctl " in part]
+    assert len(commands) >= 8
+    for command in commands:
+        _, name, *words = shlex.split(command)
+        parser: Any = typer.main.get_command(cli.build({name})).commands[name]  # type: ignore[attr-defined]
+        if name == "eval":
+            parser = parser.commands[words.pop(0)]
+        parser.make_context(name, words)
+
+
+def cron(folder: Path, **environment: str) -> Ended:
+    """`examples/cron.sh` on a job in `folder` as cron starts it: elsewhere, and with a short PATH."""
+    (folder / "job" / "images").mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        ["sh", HOME / "examples" / "cron.sh", folder / "job"],
+        cwd="/",
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), **environment},
+        capture_output=True,
+        text=True,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def stand_in(path: Path, code: int = 0) -> Path:
+    """A program that says how it was called and ends with `code`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'#!/bin/sh\necho "$1 $2" >>{shlex.quote(str(path.parent / "called"))}\nexit {code}\n')
+    path.chmod(0o755)
+    return path
+
+
+def test_cron_finds_vpctl_in_the_home_folder(tmp_path: Path) -> None:
+    program = stand_in(tmp_path / ".local" / "bin" / "vpctl")
+    if (HOME / ".venv" / "bin" / "vpctl").exists():
+        pytest.skip("this checkout has a vpctl of its own, which goes before")
+    assert cron(tmp_path) == Ended(0, "", "")
+    job = tmp_path / "job"
+    called = (program.parent / "called").read_text().splitlines()
+    assert called == [f"annotate {job}/images/metadata.jsonl", f"merge {job}/judgements.jsonl"]
+
+
+@pytest.mark.parametrize("where", ["crontab", "key.env"])
+def test_cron_takes_the_vpctl_that_is_named(tmp_path: Path, where: str) -> None:
+    program = stand_in(tmp_path / "my programs" / "vpctl")
+    if where == "crontab":
+        assert cron(tmp_path, VPCTL=str(program)) == Ended(0, "", "")
+    else:
+        (tmp_path / "job").mkdir()
+        (tmp_path / "job" / "key.env").write_text(f"VPCTL='{program}'\n")
+        assert cron(tmp_path) == Ended(0, "", "")
+    assert len((program.parent / "called").read_text().splitlines()) == 2
+
+
+def test_cron_says_how_to_name_vpctl_where_there_is_none(tmp_path: Path) -> None:
+    ended = cron(tmp_path, VPCTL=str(tmp_path / "none"))
+    assert ended.code == 2
+    assert f"{tmp_path}/none: not found; set VPCTL to its full path" in ended.out
+    assert ended.out.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "end", "mail"), [(3, 0, "some judgements failed"), (5, 0, ""), (75, 0, ""), (2, 2, "")]
+)
+def test_cron_tells_a_person_of_what_is_left_to_them_and_of_nothing_else(
+    tmp_path: Path, code: int, end: int, mail: str
+) -> None:
+    program = stand_in(tmp_path / "vpctl", code)
+    ended = cron(tmp_path, VPCTL=str(program))
+    called = (tmp_path / "called").read_text().splitlines()
+    if code in (3, 5):
+        assert called[-1].startswith("merge")
+        assert ended.code == code, "what merge ended with"
+    else:
+        assert len(called) == 1
+        assert ended.code == end
+    assert mail in ended.out
+    assert mail or not ended.out

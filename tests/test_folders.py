@@ -1,0 +1,77 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from vpctl import progress
+from vpctl.errors import RecordFailed, UserError
+from vpctl.folders import Folders, is_for_pictures, mark
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "own").mkdir()
+    monkeypatch.chdir(tmp_path / "own")
+    progress.begin("vpctl test", quiet=False)
+    return tmp_path / "own"
+
+
+def test_the_hint_comes_once_and_helps_all(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = Folders([str(own)])
+    for name in ("a/b/1.png", "a/c/2.png"):
+        with pytest.raises(RecordFailed, match="lies outside the folders allowed"):
+            folders.find(str(own.parent / name))
+    progress.settle()
+    progress.settle()
+    assert capsys.readouterr().err == (
+        f"vpctl test: warning: 2 pictures lie outside the folders allowed; add --root {own.parent}/a\n"
+    )
+
+
+def test_all_faults_are_known_before_anything_is_loaded(own: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        Folders([str(own)]).check([str(own / "none.png"), "/etc/passwd", "/etc/passwd", "/etc/group"])
+    assert str(raised.value).startswith(f"{own}/none.png: there is no such picture, and 2 more cannot be read; move ")
+
+
+@pytest.mark.parametrize("folder", ["/", "/etc", "/etc/ssl", "/root", "/home", "/home/u", "/tmp", "/usr/share", "/var"])
+def test_no_hint_opens_the_system_or_a_home(folder: str) -> None:
+    assert not is_for_pictures(folder)
+    assert not is_for_pictures(os.path.join(folder, ".ssh"))
+
+
+@pytest.mark.parametrize("folder", ["/data", "/home/u/pictures", "/tmp/run", "/mnt/disk/images"])
+def test_a_hint_may_name_a_folder_of_a_user(folder: str) -> None:
+    assert is_for_pictures(folder)
+
+
+def test_pictures_of_generate_are_read_wherever_they_lie_and_nothing_else_there(own: Path) -> None:
+    drawn = own.parent / "drawn"
+    picture = drawn / "ab" / f"ab{'0' * 14}.png"
+    picture.parent.mkdir(parents=True)
+    picture.write_text("")
+    (drawn / "ab" / "mine.png").write_text("")
+    (own / "images").symlink_to(drawn)
+    folders = Folders([str(own)])
+    linked = own / "images" / "ab" / picture.name
+    with pytest.raises(RecordFailed):
+        folders.find(str(linked))
+    mark(str(drawn))
+    assert folders.find(str(linked)) == folders.find(str(picture)) == str(picture)
+    with pytest.raises(RecordFailed):
+        folders.find(str(drawn / "ab" / "mine.png"))
+    picture.unlink()
+    picture.symlink_to("/etc/passwd")
+    with pytest.raises(RecordFailed):
+        folders.find(str(linked))
+
+
+def test_ten_warnings_of_a_kind_then_a_count(capsys: pytest.CaptureFixture[str]) -> None:
+    progress.begin("vpctl test", quiet=True)
+    for number in range(12):
+        progress.warn_each("pictures", f"{number}")
+    progress.warn_each("others", "one")
+    progress.settle()
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 12
+    assert said[-1] == "vpctl test: warning: … and 2 more pictures"

@@ -1,0 +1,224 @@
+"""Trainings that are interrupted, or whose disk is full, and started again: they end as if nothing had happened.
+
+VPCTL_KILLS=10 interrupts each of them ten times instead of twice, as it is done before a release.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+import orjson
+import pytest
+from safetensors.torch import load_file
+
+from tests.tuning.forks import Forks
+from vpctl.shapes.grammar import describe, near_misses, sample
+from vpctl.shapes.render import render
+
+INTERRUPTS = max(2, int(os.environ.get("VPCTL_KILLS", "1")))
+CHANCE = Random(INTERRUPTS)
+COUNTED = '''"""The shapes reward, which counts its calls and interrupts its own process where it is told to."""
+
+import os
+import signal
+
+from vpctl.rewards.shapes import load as shapes
+
+
+def load(argument, *, device):
+    reward = shapes("", device=device)
+    if argument == "loading":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def counted(images, prompts):
+        with open("calls", "a") as file:
+            file.write("x")
+        if argument == "interrupted":
+            os.kill(os.getpid(), signal.SIGINT)
+        return reward(images, prompts)
+
+    return counted
+'''
+CALLS = 2
+"""Of the reward in a round of tune-ppo."""
+
+
+class Training(NamedTuple):
+    """A command line, short of --out, and the files that are its results."""
+
+    arguments: list[str]
+    results: list[str]
+
+
+# No checkpoint is ever due before the end: what is kept is what an interrupt saved.
+TRAININGS = {
+    "train-rm": Training(
+        f"train-rm pairs.jsonl --epochs {INTERRUPTS + 1} --batch 2 --save-every 1000".split(),
+        ["model.safetensors", "reward.json", "README.md", "tokenizer.json"],
+    ),
+    "tune-dpo": Training(
+        f"tune-dpo pairs.jsonl -m shapes:small --steps {6 * INTERRUPTS} --batch 2 --accumulate 2 --save-every 1000 "
+        "--preview-every 0".split(),
+        ["pytorch_lora_weights.safetensors"],
+    ),
+    "tune-ppo": Training(
+        f"tune-ppo prompts.txt -m shapes:small --reward ./counted.py --epochs {4 * INTERRUPTS} --steps 5 "
+        "--prompts-per-epoch 4 -n 2 --batch 4 --save-every 1000 --preview-every 0".split(),
+        ["pytorch_lora_weights.safetensors"],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as forks:
+        yield forks
+
+
+@pytest.fixture(scope="module")
+def workplace(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prompts, pairs and a reward, and of every training a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("interrupts")
+    (folder / "counted.py").write_text(COUNTED)
+    rng, pairs = Random(2), []
+    for number in range(12):
+        scene = sample(rng)
+        names = [f"{number}-{which}.png" for which in ("true", "wrong")]
+        for name, shown in zip(names, (scene, rng.choice(list(near_misses(scene)))), strict=True):
+            render(shown, rng).save(folder / name)
+        pair = {"prompt_id": str(number), "prompt": describe(scene), "margin": 1.0}
+        split = ("train", "train", "train", "validation", "test", "train")[number % 6]
+        pairs.append({**pair, "chosen_file_name": names[0], "rejected_file_name": names[1], "split": split})
+    (folder / "pairs.jsonl").write_bytes(b"".join(orjson.dumps(pair) + b"\n" for pair in pairs))
+    (folder / "prompts.txt").write_text("".join(f"{pair['prompt']}\n" for pair in pairs))
+    for name, training in TRAININGS.items():
+        ended = forks([*training.arguments, "--out", f"{name}-whole"], folder)
+        assert ended.code == 0, ended.err
+    return folder
+
+
+def steps_in(metrics: Path) -> list[int]:
+    """The steps that are logged, each once."""
+    lines = metrics.read_bytes().splitlines(keepends=True) if metrics.exists() else []
+    return list(dict.fromkeys(orjson.loads(line)["step"] for line in lines if line.endswith(b"\n")))
+
+
+def steps_of(workplace: Path, name: str) -> int:
+    """How many steps the training has."""
+    return len(steps_in(workplace / f"{name}-whole" / "metrics.jsonl"))
+
+
+def signalled(metrics: Path, steps: int, *numbers: int) -> Callable[[int], None]:
+    """Sends the signals once the metrics have so many steps, a little later by chance."""
+
+    def watch(process: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            while len(steps_in(metrics)) < steps:
+                os.kill(process, 0)
+                time.sleep(0.002)
+            time.sleep(CHANCE.uniform(0, 0.05))
+            for number in numbers:
+                os.kill(process, number)
+
+    return watch
+
+
+def assert_same(workplace: Path, name: str, out: str) -> None:
+    whole, other = workplace / f"{name}-whole", workplace / out
+    for result in ["metrics.jsonl", *TRAININGS[name].results]:
+        if result.endswith(".safetensors"):
+            ours, theirs = load_file(whole / result), load_file(other / result)
+            assert ours.keys() == theirs.keys()
+            assert all(bool((ours[key] == theirs[key]).all()) for key in ours), result
+        else:
+            assert (whole / result).read_bytes() == (other / result).read_bytes(), result
+    assert not list(other.glob("*.part"))
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_interrupted_again_and_again_it_ends_as_if_it_had_not_been(name: str, workplace: Path, forks: Forks) -> None:
+    training, out = TRAININGS[name], f"{name}-cut"
+    arguments, metrics = [*training.arguments, "--out", out], workplace / out / "metrics.jsonl"
+    (workplace / "calls").unlink(missing_ok=True)
+    steps = steps_of(workplace, name)
+    interrupted, reached = 0, 0
+    for turn in range(INTERRUPTS):
+        impatient = turn % 3 == 1 and name != "tune-ppo"  # whose first interrupt does not wait either
+        numbers = (signal.SIGINT if turn % 2 else signal.SIGTERM, *[signal.SIGINT] * impatient)
+        then = reached + CHANCE.randint(2, 3)
+        if then >= steps:
+            break
+        ended = forks(arguments, workplace, watch=signalled(metrics, then, *numbers))
+        if ended.code == 0:
+            break
+        assert ended.code == 130, ended.err
+        assert bool(re.search(rf"resuming at (step|round) {reached + 1} of {steps}\n", ended.err)) == bool(reached)
+        *_, last = ended.err.splitlines()
+        said = re.fullmatch(
+            rf"vpctl {name}: interrupted at (?:step|round) (\d+) of {steps}; "
+            rf"the checkpoint(?: of (?:step|round) (\d+))? is in {out}/; run the same command again to resume",
+            last,
+        )
+        assert said, ended.err
+        reached = int(said[2] or said[1])
+        logged = steps_in(metrics)
+        assert logged == [*range(1, len(logged) + 1)]
+        again = len(logged) - reached
+        if not impatient:
+            assert 0 <= again <= (name == "tune-ppo"), "a step is finished, and no more than one round is done again"
+            assert ("interrupted: finishing step " in ended.err) == (name != "tune-ppo")
+        interrupted += 1
+    assert interrupted
+    ended = forks(arguments, workplace)
+    assert ended.code == 0, ended.err
+    assert_same(workplace, name, out)
+    if name == "tune-ppo":
+        assert (workplace / "calls").stat().st_size <= CALLS * (steps + interrupted)
+
+
+@pytest.mark.parametrize(
+    ("moment", "said"),
+    [
+        ("loading", "interrupted before the first step; nothing is lost, run the same command again"),
+        ("interrupted", r"interrupted in round 1 of \d+; run the same command again to start over"),
+    ],
+)
+def test_an_interrupt_before_the_first_step_promises_nothing(
+    moment: str, said: str, workplace: Path, forks: Forks
+) -> None:
+    arguments = [
+        f"./counted.py:{moment}" if word == "./counted.py" else word for word in TRAININGS["tune-ppo"].arguments
+    ]
+    ended = forks([*arguments, "--out", moment], workplace)
+    assert ended.code == 130
+    assert re.fullmatch(f"vpctl tune-ppo: {said}", ended.err.splitlines()[-1])
+    assert not (workplace / moment / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_file_that_cannot_grow_ends_in_one_line_and_is_resumed_when_it_can(
+    name: str, workplace: Path, forks: Forks
+) -> None:
+    """The limit stops the first file that reaches it: a preview, or the checkpoint."""
+    out = f"{name}-full"
+    arguments = [*TRAININGS[name].arguments, "--out", out]
+    ended = forks(arguments, workplace, limit=2000)
+    assert ended.code == 2, ended.err
+    *_, last = ended.err.splitlines()
+    assert re.fullmatch(
+        rf"vpctl {name}: error: {out}/\S+: file too large; there is no checkpoint yet: "
+        "mend this and run the same command again",
+        last,
+    )
+    assert ended.err.count("error") == 1
+    assert "Traceback" not in ended.err
+    assert not list((workplace / out).glob("*.part")), "it would hold the space"
+    ended = forks(arguments, workplace)
+    assert ended.code == 0, ended.err
+    assert_same(workplace, name, out)

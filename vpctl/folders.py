@@ -1,0 +1,112 @@
+"""Which folders pictures may be read from, and which `--root` helps where one lies elsewhere.
+
+A record is data from elsewhere: its file name may not lead to any file of this machine. Allowed are the folders of the
+records' own files, the working directory, and every `--root`. These may be symbolic links. A link within them, to a
+folder outside, is not followed: it may have come with the data.
+
+Pictures that generate drew are read wherever they lie, so that the next command of a pipe finds those of `--folder`.
+generate puts the file `MARKER` into that folder, which a record cannot do, and below it only files that have a name of
+generate's are read.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+from . import progress
+from .errors import RecordFailed, UserError
+
+MARKER = ".vpctl"
+"""Says that generate wrote the pictures of a folder."""
+_SAYS = "The pictures here are drawn by vpctl generate; every vpctl command reads them.\n"
+_DRAWN = re.compile(r"(.*)/([0-9a-f]{2})/\2[0-9a-f]{14}\.png", re.DOTALL)
+"""A picture of generate's, and the folder it was told to write to."""
+_SYSTEM = ("bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "proc", "run", "sbin", "sys", "usr", "var")
+"""Top-level folders that hold no pictures of a user."""
+_SHARED = ("home", "media", "mnt", "opt", "private", "root", "srv", "tmp", "Users", "Volumes")
+"""Top-level folders that hold what belongs to many users or projects."""
+
+
+class Folders:
+    """The folders that pictures may be read from: those `named`, and the working directory."""
+
+    def __init__(self, named: Iterable[str]) -> None:
+        self._allowed = tuple({os.path.join(os.path.realpath(folder), "") for folder in (*named, os.getcwd())})
+        self._refused = 0
+        self._parent = ""
+        self._lock = threading.Lock()
+
+    def find(self, path: str) -> str:
+        """Where a picture really lies. Raises `RecordFailed` if it may not be read, or if nothing is there.
+
+        When the command ends, one warning names the `--root` that allows all pictures that were refused. Thread-safe.
+        """
+        with self._lock:
+            before = self._refused
+            reason = self._why_not(path)
+            if self._refused > before == 0:
+                progress.at_end(self._way_out_for_all)
+        if reason:
+            raise RecordFailed(f"{path}: {reason}")
+        return os.path.realpath(path)
+
+    def check(self, paths: Iterable[str]) -> None:
+        """Raise `UserError` if any of the pictures may not be read or is not there: the first, and how many."""
+        faults = [(path, reason) for path in dict.fromkeys(paths) if (reason := self._why_not(path))]
+        if faults:
+            path, reason = faults[0]
+            others = f", and {len(faults) - 1} more cannot be read" if len(faults) > 1 else ""
+            raise UserError(f"{path}: {reason}{others}{f'; {self._way_out()}' if self._refused else ''}")
+
+    def _why_not(self, path: str) -> str:
+        real = os.path.realpath(path) if "\0" not in path else ""
+        if real and not real.startswith(self._allowed) and not _is_drawn(real):
+            folder = os.path.dirname(real)
+            self._parent = os.path.commonpath([self._parent, folder]) if self._refused else folder
+            self._refused += 1
+            return "lies outside the folders allowed"
+        return "" if os.path.isfile(real) else "there is no such picture"
+
+    def _way_out_for_all(self) -> str:
+        are = "picture lies" if self._refused == 1 else "pictures lie"
+        return f"{self._refused} {are} outside the folders allowed; {self._way_out()}"
+
+    def _way_out(self) -> str:
+        if is_for_pictures(self._parent):
+            return f"add --root {self._parent}"
+        return "move the pictures below the folder of the records, or name the folder they lie in with --root"
+
+
+def is_for_pictures(folder: str) -> bool:
+    """Whether `--root` may name this folder: not one of the system's, not a hidden one, not a whole home folder."""
+    _, *parts = Path(folder).parts
+    if not parts or parts[0] in _SYSTEM or any(part.startswith(".") for part in parts):
+        return False
+    if folder == os.path.realpath(os.path.expanduser("~")):
+        return False
+    whole = 2 if parts[0] in ("home", "Users") else 1 if parts[0] in _SHARED else 0
+    return len(parts) > whole
+
+
+def _is_drawn(real: str) -> bool:
+    """Whether a file, by its path without links, is a picture that generate drew."""
+    found = _DRAWN.fullmatch(real)
+    return found is not None and os.path.isfile(os.path.join(found[1], MARKER))
+
+
+def mark(folder: str) -> None:
+    """Have pictures that generate writes to `folder` read from there by any command. The folder is made.
+
+    A marker that is there already stays: it may be a link to a file of the user's.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with Path(folder, MARKER).open("x", encoding="utf-8") as marker:
+            marker.write(_SAYS)
+    except FileExistsError:
+        if not os.path.isdir(folder):
+            raise UserError(f"{folder}: is a file, not a folder; name another one") from None
+    except OSError as error:
+        raise UserError(f"{folder}: {(error.strerror or str(error)).lower()}") from None

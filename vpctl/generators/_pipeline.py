@@ -1,0 +1,79 @@
+"""A diffusers pipeline that draws, for the generators `diffusion` and `shapes`."""
+
+import inspect
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from PIL import Image
+
+from .. import progress, tensors
+from ..errors import UserError
+from ..models import hub, sources
+from ..plugins import Settings
+from ..records import fingerprint
+
+MODELS_OWN = Settings()
+
+
+class Diffusion:
+    """A text-to-image pipeline. Its weights are loaded when the first picture is drawn."""
+
+    def __init__(self, source: str, device: str, *, option: str, defaults: Settings = MODELS_OWN) -> None:
+        """`option` is what stands before the source on the command line, such as ``--model diffusion:``."""
+        self.source = source
+        self._option = option
+        index = sources.check("pipeline", source, option=option).read("model_index.json")
+        self._device = tensors.pick(device)
+        self._adapter = ""
+        self._cut: set[str] = set()
+        pipeline = getattr(diffusers, index["_class_name"], None)
+        if pipeline is None or "prompt" not in inspect.signature(pipeline.__call__).parameters:
+            raise UserError(f"{option}{source}: {index['_class_name']} is not a text-to-image pipeline of diffusers")
+        given = inspect.signature(pipeline.__call__).parameters
+        own = {name: given[name].default for name in ("guidance_scale", "num_inference_steps") if name in given}
+        self.settings = Settings(**{**own, **{k: v for k, v in defaults._asdict().items() if v is not None}})
+        local = Path(source).is_dir()
+        self.fingerprint = fingerprint(source) if local else source
+
+    def adapt(self, folder: str) -> None:
+        """Draw with the LoRA in `folder` from now on. Raises `UserError` if there is none, or one of another model."""
+        sources.check_adapter(folder, sources.check("pipeline", self.source, option=self._option))
+        self._adapter = folder
+
+    @cached_property
+    def pipeline(self) -> Any:
+        """The pipeline on its device, its progress bar off, its safety checker left out: annotate judges harm."""
+        folder = sources.fetch("pipeline", self.source, option=self._option)
+        pipe = hub.pipeline(folder, dtype=tensors.half_on_gpu(self._device), where=f"{self._option}{self.source}")
+        if self._adapter:
+            hub.add_lora(pipe, self._adapter, where=f"--adapter {self._adapter}")
+        pipe.set_progress_bar_config(disable=True)
+        return pipe.to(self._device)
+
+    def __call__(self, prompts: list[str], seeds: list[int], settings: Settings) -> list[Image.Image]:
+        """One picture a prompt, each from a generator of its own: the batch it is in does not change it."""
+        self._report_cut(prompts)
+        wanted = {key: value for key, value in settings._asdict().items() if value is not None}
+        if settings.negative_prompt is not None:
+            wanted["negative_prompt"] = [settings.negative_prompt] * len(prompts)
+        noise = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        pipeline = self.pipeline
+        try:
+            with torch.inference_mode():
+                pictures: list[Image.Image] = pipeline(prompt=prompts, generator=noise, **wanted).images
+        except ValueError as error:  # a size or a number of steps that this pipeline does not do
+            raise UserError(f"{self._option}{self.source}: {sources.first_line(error)}") from None
+        return pictures
+
+    def _report_cut(self, prompts: list[str]) -> None:
+        """Warn once of prompts longer than the text encoder reads; diffusers itself warns at every batch."""
+        tokenizer = getattr(self.pipeline, "tokenizer", None)
+        if tokenizer is None or self._cut:
+            return
+        limit = tokenizer.model_max_length
+        self._cut.update(prompt for prompt in prompts if len(tokenizer(prompt).input_ids) > limit)
+        if self._cut:
+            progress.warn(f"prompts of more than {limit} tokens are cut off there, as {next(iter(self._cut))[:60]!r}")

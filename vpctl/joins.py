@@ -1,0 +1,170 @@
+"""What must agree between records that are joined: prompts, parts of the data, pictures.
+
+Every disagreement is a `UserError` that names both places.
+"""
+
+import filecmp
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+from .errors import UserError
+from .records import ORIGINAL, Image, Judgement, Pair, prompt_key
+
+Record = TypeVar("Record", Image, Judgement, Pair)
+Located = Iterable[tuple[str, Record]]
+"""Records with their places, as `streams.located` reads them."""
+
+
+@dataclass(slots=True)
+class _Prompt:
+    """A prompt, where it was read first, and how many pictures it has."""
+
+    text: str
+    where: str
+    pictures: int = 0
+
+
+class _Picture(NamedTuple):
+    path: str
+    where: str
+
+
+class Joined:
+    """What is known of the records that were read so far, of one input or of several that are joined.
+
+    `max_pictures` bounds the pictures of one prompt, since their pairs grow with the square; 0 is no bound. `parts`
+    says whether all records of a prompt must be in one part of the data; `unsaid` is the part of a record without a
+    `split`, which agrees with any part if it is empty. `files` says whether an image_id of a prompt must be
+    one picture.
+    """
+
+    def __init__(self, *, max_pictures: int = 0, parts: bool = True, unsaid: str = "", files: bool = True) -> None:
+        self._max_pictures, self._parts, self._unsaid, self._files = max_pictures, parts, unsaid, files
+        self._prompts: dict[str, _Prompt] = {}
+        self._splits: dict[str, tuple[str, str]] = {}
+        self._pictures: dict[tuple[str, str], _Picture] = {}
+
+    def images(self, located: Located[Image]) -> Iterator[Image]:
+        """The records, checked as they pass; no picture comes twice within neighbours of one prompt."""
+        neighbours: dict[str, str] = {}
+        before = ""
+        for where, image in located:
+            prompt_id, image_id = prompt_key(image), image["image_id"]  # type: ignore[arg-type]
+            self._prompt(where, prompt_id, image)
+            if prompt_id != before:
+                neighbours, before = {}, prompt_id
+            if image_id in neighbours:
+                raise UserError(
+                    f"{where}: image_id {image_id!r} is here and at {neighbours[image_id]}; "
+                    "a prompt's pictures need an image_id each"
+                )
+            neighbours[image_id] = where
+            self._picture(where, prompt_id, image_id, image["file_name"])
+            yield image
+
+    def judgements(self, located: Located[Judgement]) -> Iterator[Judgement]:
+        """The records, checked as they pass."""
+        for where, judgement in located:
+            self._prompt(where, judgement["prompt_id"], judgement)
+            if reason := malformed(judgement):
+                raise UserError(f"{where}: {reason}")
+            for image_id, path in zip(judgement["image_ids"], judgement["file_names"], strict=False):
+                self._picture(where, judgement["prompt_id"], image_id, path)
+            yield judgement
+
+    def pairs(self, located: Located[Pair]) -> Iterator[Pair]:
+        """The records, checked as they pass."""
+        for where, pair in located:
+            prompt_id = prompt_key(pair)  # type: ignore[arg-type]
+            self._prompt(where, prompt_id, pair)
+            if pair["chosen_file_name"] == pair["rejected_file_name"]:
+                raise UserError(f"{where}: the chosen and the rejected picture are the same file")
+            for side in ("chosen", "rejected"):
+                if image_id := pair.get(f"{side}_image_id"):
+                    self._picture(where, prompt_id, str(image_id), str(pair[f"{side}_file_name"]))  # type: ignore[literal-required]
+            yield pair
+
+    def _prompt(self, where: str, prompt_id: str, record: Image | Judgement | Pair) -> None:
+        text = record["prompt"]
+        known = self._prompts.setdefault(prompt_id, _Prompt(text, where))
+        if known.text != text:
+            raise UserError(
+                f"{where}: prompt_id {prompt_id!r} has the prompt {_short(text)} here and {_short(known.text)} at "
+                f"{known.where}; different prompts need different prompt_ids"
+            )
+        split = record.get("split") or self._unsaid
+        if not self._parts or not split:
+            return
+        part, there = self._splits.setdefault(prompt_id.removesuffix(ORIGINAL), (split, where))
+        if part != split:
+            raise UserError(
+                f"{where}: prompt_id {prompt_id!r} is in split {split!r} here and in {part!r} at {there}; a prompt in "
+                "two parts leaks from one to the other: put it in one, or divide anew with merge --split"
+            )
+
+    def _picture(self, where: str, prompt_id: str, image_id: str, path: str) -> None:
+        known = self._pictures.get((prompt_id, image_id))
+        if known is None:
+            self._pictures[prompt_id, image_id] = _Picture(path, where)
+            self._count(where, prompt_id)
+        elif self._files and known.path != path:
+            if _differ(known.path, path):
+                raise UserError(
+                    f"{where}: image_id {image_id!r} is the file {path} here and {known.path} at {known.where}, and "
+                    "these are different pictures; different pictures need different image_ids"
+                )
+            if os.path.isfile(path) or not os.path.isfile(known.path):  # the other one may have been moved here
+                self._pictures[prompt_id, image_id] = _Picture(path, where)
+
+    def _count(self, where: str, prompt_id: str) -> None:
+        prompt = self._prompts.get(prompt_id)
+        if prompt is None:
+            return
+        prompt.pictures += 1
+        if 0 < self._max_pictures < prompt.pictures:
+            raise UserError(
+                f"{where}: prompt_id {prompt_id!r} has more than {self._max_pictures} pictures, the first at "
+                f"{prompt.where}; give different prompts different prompt_ids, or allow more with --max-pictures"
+            )
+
+    def file(self, prompt_id: str, image_id: str) -> str:
+        """The file of a prompt's picture: of several paths the last one that exists, or the last if none does."""
+        return self._pictures[prompt_id, image_id].path
+
+
+def malformed(judgement: Judgement) -> str:
+    """Why the pictures of one judgement do not fit together; empty if they do."""
+    seen: set[str] = set()
+    for image_id in judgement["image_ids"]:
+        if image_id in seen:
+            return f"image_id {image_id!r} is twice in one judgement"
+        seen.add(image_id)
+    ranking = judgement.get("ranking")
+    if ranking is not None and sorted(ranking) != [*range(len(judgement["image_ids"]))]:
+        return f"'ranking' of a judgement has every index into its {len(judgement['image_ids'])} image_ids once"
+    return ""
+
+
+def once(sources: Sequence[str]) -> None:
+    """Raise `UserError` if two of the files on the command line are the same file: it would count double."""
+    seen: dict[str, str] = {}
+    for source in sources:
+        place = source if source == "-" else os.path.realpath(source)
+        if place in seen:
+            also = f", also as {seen[place]}" if seen[place] != source else ""
+            raise UserError(f"{source}: is named twice{also}, and all it holds would count double; name it once")
+        seen[place] = source
+
+
+def _differ(one: str, other: str) -> bool:
+    """Whether both are files and their contents differ; a picture that was copied or moved is the same picture."""
+    try:
+        return os.path.isfile(one) and os.path.isfile(other) and not filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return False
+
+
+def _short(prompt: str) -> str:
+    return repr(prompt if len(prompt) <= 60 else f"{prompt[:57]}…")

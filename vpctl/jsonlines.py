@@ -1,0 +1,156 @@
+"""JSON Lines as bytes: one line parsed or written, and what a file holds that is not JSON Lines.
+
+Lines come from strangers. Whatever is wrong with one is a `UserError` of one line that says how to mend it.
+"""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from .errors import UserError
+
+LONGEST_LINE = 1 << 26
+"""Bytes of a line; a file without newlines would otherwise fill the memory."""
+DEEPEST = 200
+"""Levels of lists and objects; orjson reads 1024 of them but writes 254."""
+NOT_UTF_8 = "not UTF-8 text; convert the file first, e.g. with iconv"
+
+_LONG_NUMBER = re.compile(rb"\d{19}")
+"""What orjson may read as a float: an integer of more than 64 bits has at least 19 digits."""
+_NO_NUMBER = re.compile(r"-?(?:NaN|nan|Infinity|inf)\b")
+_FROM_CSV = (
+    "python3 -c 'import csv, json, sys; [print(json.dumps({row})) for row in csv.DictReader(sys.stdin{delimiter})]'"
+)
+_SUFFIXES = {".csv": "CSV", ".tsv": "TSV", ".parquet": "Parquet"}
+_FROM_PARQUET = "pandas.read_parquet(…).to_json(…, orient='records', lines=True)"
+_MAGIC = {
+    b"\x1f\x8b": "compressed by gzip; unpack it first: gunzip -c {name} | vpctl …",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it first: zstd -dc {name} | vpctl …",
+    b"BZh": "compressed by bzip2; unpack it first: bunzip2 -c {name} | vpctl …",
+    b"\xfd7zXZ": "compressed by xz; unpack it first: xz -dc {name} | vpctl …",
+    b"PK\x03\x04": "a zip archive; unpack it first",
+    b"\xff\xfe": "UTF-16 text; convert it first: iconv -f UTF-16 -t UTF-8 {name}",
+    b"\xfe\xff": "UTF-16 text; convert it first: iconv -f UTF-16 -t UTF-8 {name}",
+}
+_ARRAY = "JSON Lines have one record on each line; convert JSON with jq -c '.[]' {name}"
+_SPREAD = "JSON Lines have one record on each line; convert JSON with jq -c . {name}"
+_PROMPTS = ("prompt", "prompts", "text", "caption")
+"""What a column of prompts is called, the likeliest name first."""
+_OTHERS = frozenset(
+    "category file_name height id image image_id label model path prompt_id seed split url width".split()
+)
+"""What other columns are called; without one of them, "text" and "caption" may as well be words of a prompt."""
+_HEADER = 4096
+"""Bytes of a line in which names of columns are looked for."""
+
+
+def parse(line: bytes, where: str) -> Any:
+    """The value of a line of JSON; integers of any size are exact.
+
+    Raises `UserError`, beginning with `where`, for what is not JSON, NaN and Infinity included, and for nesting deeper
+    than `DEEPEST`.
+    """
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        name = where.rpartition(":")[0]
+        raise UserError(f"{where}: {_what_is_wrong(line, error, 'FILE' if name == 'stdin' else name)}") from None
+    if _LONG_NUMBER.search(line):
+        value = json.loads(line)
+    if line.count(b"[") + line.count(b"{") > DEEPEST and _depth(value) > DEEPEST:
+        raise UserError(f"{where}: is nested more than {DEEPEST} levels deep")
+    return value
+
+
+def _what_is_wrong(line: bytes, error: orjson.JSONDecodeError, name: str) -> str:
+    if "UTF-8" in error.msg:
+        return NOT_UTF_8
+    text = line.decode()
+    if found := _NO_NUMBER.match(text, error.pos):
+        return f"{found[0]} is not JSON; write null, or leave the key out"
+    if "infinity" in error.msg:
+        return f"a number is too large, column {error.colno}"
+    reason = f"not JSON: {error.msg.split(': line')[0]}, column {error.colno}"
+    if not line.endswith(b"\n"):
+        return f"{reason}; the line does not end, so the file may have been cut off here"
+    if text.lstrip().startswith("["):
+        return f"{reason}; {_ARRAY.format(name=name)}"
+    return f"{reason}; {_SPREAD.format(name=name)}" if text.rstrip().endswith(("{", "[", ",")) else reason
+
+
+def _depth(value: object) -> int:
+    """How many levels of lists and objects there are; counted level by level, since a recursion has limits too."""
+    depth, level = 0, [value]
+    while level := [one for one in level if isinstance(one, list | dict)]:
+        depth += 1
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return depth
+
+
+def dump(record: Mapping[str, object]) -> bytes:
+    """The record as a line of JSON. Integers of more than 64 bits, which orjson refuses, are written as they are."""
+    try:
+        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+def foreign(name: str, beginning: bytes) -> str:
+    """What a file is that is neither JSON Lines nor plain text, by its name and its first line, and how to convert it.
+
+    Empty if neither gives it away.
+    """
+    shown = "FILE" if name == "stdin" else name
+    for magic, what in _MAGIC.items():
+        if beginning.startswith(magic):
+            return f"is {what.format(name=shown)}"
+    kind = "Parquet" if beginning.startswith(b"PAR1") else _SUFFIXES.get(os.path.splitext(name)[1].lower(), "")
+    if kind == "Parquet":
+        return f"is Parquet; convert it to JSON Lines first, e.g. with {_FROM_PARQUET}"
+    return f"is {kind}; {_conversion(beginning, kind, shown)}" if kind else ""
+
+
+def not_prompts(line: bytes, name: str, *, first: bool) -> str:
+    """Why a line is no plain text with one prompt: it is JSON, CSV or TSV. Empty if it may be a prompt."""
+    text = line.strip()
+    if text.startswith(b"{") and text.endswith(b"}"):
+        try:
+            orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return ""
+        return "is a JSON record among lines of plain text; name the file .jsonl, and put a record on every line"
+    if first and re.match(rb'\[\s*(?:[{"]|$)', text):
+        return f"is the beginning of a JSON array; {_ARRAY.format(name=name)}"
+    kind = "TSV" if b"\t" in text else "CSV"
+    if first and _prompt_column(text, kind):
+        return f"is the header of {kind}; {_conversion(text, kind, name)}"
+    if kind == "TSV":
+        return "has a tab in it, as TSV has; keep the column of prompts with cut -f, or replace tabs: tr '\\t' ' '"
+    return ""
+
+
+def _prompt_column(line: bytes, kind: str) -> str:
+    """The column of the prompts, if the line is a header that has one: a prompt may be a list of words as well."""
+    cells = next(csv.reader([line[:_HEADER].decode(errors="replace").strip()], delimiter=_delimiter(kind)))
+    columns = {cell.lower(): cell for cell in cells}
+    name = next((name for name in _PROMPTS if name in columns), "")
+    if any(cell != cell.strip() for cell in cells):
+        return ""
+    certain = name.startswith("prompt") if len(cells) > 1 else name == "prompt"
+    return columns[name] if certain or (name and not _OTHERS.isdisjoint(columns)) else ""
+
+
+def _delimiter(kind: str) -> str:
+    return "\t" if kind == "TSV" else ","
+
+
+def _conversion(header: bytes, kind: str, name: str) -> str:
+    column = _prompt_column(header, kind)
+    row = "row" if column in ("", "prompt") else f"dict(row, prompt=row[{json.dumps(column)}])"
+    command = _FROM_CSV.format(row=row, delimiter=", delimiter=chr(9)" if kind == "TSV" else "")
+    return f"convert it to JSON Lines first: {command} < {name}"

@@ -1,0 +1,1 @@
+"""Models with weights: what a folder holds, where a hub id's files lie, and the one place that opens them."""

@@ -1,0 +1,549 @@
+"""Inspects a model folder before a library opens it: its JSON files and the headers of its weights.
+
+Nothing here imports what is in a folder, and nothing heavy is loaded: a check takes milliseconds. Each function of
+`USES` takes a `Folder`, raises `Unfit` with the first thing that is wrong, and returns the names of the weight files
+that the model consists of. All of them refuse a folder that brings its own code, and weights that are pickles: a pickle
+runs code when it is opened.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..plugins import LORA_FILE
+
+REWARD_KINDS = ("blip", "clip")
+"""Values of `model_type` that a reward model may have."""
+LABELS = frozenset(["toxicity", "toxic", "sexual_explicit", "nsfw", "unsafe"])
+"""Labels of a classifier that count as unsafe: Detoxify's two that DiffusionDB used, and what others call theirs."""
+
+MODEL, COMPONENT = "model", "diffusion_pytorch_model"
+"""Names of weight files, without suffix: of transformers and of diffusers."""
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
+_NO_CODE = "vpctl never runs a model folder's code; name a model that {} has itself"
+_AS_SAFETENSORS = "name a copy in safetensors"
+
+_DEEPEST = 32
+"""Objects and lists inside one another; a tokenizer has the most, and less than ten."""
+_LARGEST_JSON = 64 << 20
+_LARGEST_HEADER = 100 << 20
+"""Bytes; the limit of the safetensors library."""
+_LARGEST_SIZE, _MOST_LAYERS = 1 << 24, 4096
+_SIZES = frozenset(
+    "attention_head_dim block_out_channels cross_attention_dim d_model embed_dim hidden_size image_size in_channels "
+    "intermediate_size latent_channels layers_per_block max_position_embeddings model_max_length num_attention_heads "
+    "num_channels num_hidden_layers num_key_value_heads num_layers num_train_timesteps out_channels patch_size "
+    "projection_dim sample_size transformer_layers_per_block vocab_size".split()
+)
+"""Keys of a config that hold a positive integer, or several."""
+_COUNTS = re.compile(r"num_(hidden_)?layers$|layers_per_block$")
+_NUMBERS = re.compile(r".*_(eps|dropout|dropout_prob|factor)$|initializer_range$|logit_scale_init_value$")
+"""Keys of a config that hold a number."""
+_BYTES = {"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+_BYTES |= {"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
+
+Shapes = dict[str, tuple[int, ...]]
+"""Shape of every tensor of a weight file, by its name."""
+
+
+class Unfit(Exception):
+    """Why a folder cannot be used. The text continues the line that names the option and the source."""
+
+
+class Folder:
+    """A folder on this machine, or one of the hub of which only the small files are here.
+
+    `listed` has the names of all files of one on the hub; of a local folder it is None.
+    """
+
+    def __init__(self, path: Path, listed: frozenset[str] | None = None) -> None:
+        self.path, self.listed = path, listed
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name, as ``config.json`` or ``vae/config.json``."""
+        return (self.path / name).is_file() if self.listed is None else name in self.listed
+
+    def names(self, inside: str = "") -> list[str]:
+        """Names of the files directly in the folder, or in a folder inside it, sorted."""
+        if self.listed is not None:
+            names = [name for name in self.listed if os.path.dirname(name) == inside]
+        else:
+            try:
+                names = [os.path.join(inside, one.name) for one in (self.path / inside).iterdir() if one.is_file()]
+            except OSError as error:
+                raise Unfit(f"{inside or 'the folder'} cannot be read: {_reason(error)}") from None
+        return sorted(names)
+
+    def read(self, name: str) -> dict[str, Any]:
+        """The object in a JSON file."""
+        if not self.has(name):
+            raise Unfit(f"there is no {name} in it")
+        try:
+            if (self.path / name).stat().st_size > _LARGEST_JSON:
+                raise Unfit(f"{name}: more than {_LARGEST_JSON >> 20} MB")
+            value = json.loads((self.path / name).read_text("utf-8"), parse_constant=_constant)
+        except OSError as error:
+            raise Unfit(f"{name}: cannot be read: {_reason(error)}") from None
+        except RecursionError:
+            raise Unfit(f"{name}: is nested too deeply") from None
+        except ValueError as error:
+            raise Unfit(f"{name}: is not valid JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise Unfit(f"{name}: is not a JSON object")
+        if _depth(value) > _DEEPEST:
+            raise Unfit(f"{name}: is nested too deeply")
+        return value
+
+    def config(self, name: str) -> dict[str, Any]:
+        """The object in a JSON file that describes a part of a model, with every known key checked."""
+        config = self.read(name)
+        for config_part in _objects(config):
+            for key, value in config_part.items():
+                if why := _wrong(key, value):
+                    raise Unfit(f"{name}: {key} is {_short(value)}; {why}")
+            width, heads = config_part.get("hidden_size"), config_part.get("num_attention_heads")
+            if isinstance(width, int) and isinstance(heads, int) and width % heads and "head_dim" not in config_part:
+                raise Unfit(f"{name}: hidden_size {width} is not a multiple of num_attention_heads {heads}")
+        return config
+
+
+def reward_model(folder: Folder) -> list[str]:
+    """A BLIP for image-text matching, or a CLIP, with its tokenizer and image processor."""
+    config = _transformers_config(folder)
+    kind = config["model_type"]
+    if kind not in REWARD_KINDS:
+        raise Unfit(f"a {kind} model; reward models begin as {' or '.join(REWARD_KINDS)}")
+    _check_tokenizer(folder)
+    _check_pixels(_image_processor(folder), config)
+    weights = _weights(folder, MODEL)
+    needed = {"blip": "itm_head.weight", "clip": "visual_projection.weight"}[kind]
+    shapes = _shapes(folder, weights)
+    if shapes and not any(name.endswith(needed) for name in shapes):
+        raise Unfit(f"a {kind} model that does not compare pictures with text: {needed} is not in its weights")
+    return weights
+
+
+def vision_language_model(folder: Folder) -> list[str]:
+    """A model that reads pictures and text and answers in text."""
+    config = _transformers_config(folder)
+    _check_tokenizer(folder)
+    processors = ("preprocessor_config.json", "processor_config.json")
+    if not any(map(folder.has, processors)):
+        raise Unfit(
+            f"a {config['model_type']} model, which does not read pictures and answer in text: there is no image "
+            "processor beside its tokenizer; name a vision-language model"
+        )
+    for name in filter(folder.has, processors):
+        folder.config(name)
+    if not (
+        folder.has("chat_template.jinja")
+        or folder.has("chat_template.json")
+        or any("chat_template" in folder.read(name) for name in _there(folder, "tokenizer_config.json", *processors))
+    ):
+        raise Unfit("has no chat template; name a model that was trained to follow instructions")
+    return _checked_weights(folder, MODEL)
+
+
+def unsafe_classifier(folder: Folder) -> list[str]:
+    """A text classifier, one of whose labels says that a text is unsafe."""
+    config = _transformers_config(folder)
+    made_for = config.get("architectures") or []
+    if made_for and not any(str(name).endswith("ForSequenceClassification") for name in made_for):
+        raise Unfit(f"a {made_for[0]}, which is no classifier")
+    labels = config.get("id2label")
+    if not isinstance(labels, dict) or not all(isinstance(label, str) for label in labels.values()):
+        raise Unfit("config.json: has no id2label, the names of the classes")
+    if LABELS.isdisjoint(label.lower() for label in labels.values()):
+        raise Unfit(f"its labels are {', '.join(labels.values())}; one of them has to be {', '.join(sorted(LABELS))}")
+    _check_tokenizer(folder)
+    return _checked_weights(folder, MODEL)
+
+
+def pipeline(folder: Folder) -> list[str]:
+    """A text-to-image pipeline of diffusers. Its safety checker is not loaded, and not looked at."""
+    if not folder.has("model_index.json"):
+        raise Unfit("not a diffusers pipeline: there is no model_index.json in it")
+    index = folder.read("model_index.json")
+    name = index.get("_class_name")
+    if isinstance(name, list) or "auto_map" in index:
+        raise Unfit(f"model_index.json: asks to run its own code (_class_name); {_NO_CODE.format('diffusers')}")
+    if not isinstance(name, str):
+        raise Unfit("not a diffusers pipeline: model_index.json has no _class_name")
+    if not name.endswith("Pipeline") or not _diffusers_has(name):
+        raise Unfit(f"{name} is not a text-to-image pipeline of diffusers")
+    parts = [*_parts(index)]
+    if not any(class_name for _, _, class_name in parts):
+        raise Unfit("not a diffusers pipeline: model_index.json names no components")
+    weights: list[str] = []
+    for part, library, class_name in parts:
+        _check_origin(folder, part, library, class_name)
+        if library and part != "safety_checker":
+            weights += _part(folder, part, library, class_name or "")
+    return weights
+
+
+USES: dict[str, Callable[[Folder], list[str]]] = {
+    "reward": reward_model,
+    "judge": vision_language_model,
+    "unsafe": unsafe_classifier,
+    "pipeline": pipeline,
+}
+
+
+def side(folder: Folder) -> tuple[int, int]:
+    """What a pipeline's pictures are a multiple of, and their own side; each in pixels, 0 where it is not known."""
+    parts = {part for part, library, _ in _parts(folder.read("model_index.json")) if library}
+    blocks = folder.config("vae/config.json").get("block_out_channels") if "vae" in parts else None
+    if not isinstance(blocks, list) or not blocks:
+        return 0, 0
+    factor: int = 2 ** (len(blocks) - 1)
+    sample = folder.config("unet/config.json").get("sample_size") if "unet" in parts else None
+    return math.lcm(8, factor), factor * sample if isinstance(sample, int) else 0
+
+
+def check_lora(path: str) -> Shapes:
+    """The shapes of the LoRA in a folder. Raises `Unfit` if there is none."""
+    folder = Folder(Path(path))
+    if not folder.path.is_dir():
+        raise Unfit("there is no such folder" if not folder.path.exists() else "is not a folder")
+    if not folder.has(LORA_FILE):
+        pickled = [name for name in folder.names() if name.endswith(PICKLES)]
+        if pickled:
+            raise Unfit(f"its weights are a pickle ({pickled[0]}), which is not opened; {_AS_SAFETENSORS}")
+        raise Unfit(f"there is no {LORA_FILE} in it; name the folder a tune command wrote")
+    shapes = _header(folder.path / LORA_FILE, LORA_FILE)
+    if not any("lora" in name for name in shapes):
+        raise Unfit(f"{LORA_FILE}: holds no LoRA: its first tensor is {min(shapes)}")
+    return shapes
+
+
+def check_fit(lora: Shapes, folder: Folder) -> None:
+    """Raise `Unfit` if a LoRA, by the shapes of its weights, belongs to another model than the pipeline `folder`.
+
+    Looks at weights under the names that diffusers writes; other names are left to the library.
+    """
+    known: dict[str, Shapes] = {}
+    for name, shape in lora.items():
+        found = re.fullmatch(r"(\w+)\.(.+)\.(?:lora_([AB])|lora\.(down|up))\.weight", name)
+        if not found or len(shape) < 2:
+            continue
+        part, layer = found[1], found[2]
+        if part not in known:
+            known[part] = _shapes(folder, _weights(folder, COMPONENT, part)) if part in ("unet", "transformer") else {}
+        if not known[part]:
+            continue
+        place, size = (1, shape[1]) if found[3] == "A" or found[4] == "down" else (0, shape[0])
+        own = known[part].get(f"{layer}.weight", ())
+        if len(own) < 2:
+            raise Unfit(f"belongs to another model: there is no {layer} in this one")
+        if own[place] != size:
+            raise Unfit(f"belongs to another model: {layer} has {own[place]} channels here, and {size} there")
+
+
+def _transformers_config(folder: Folder) -> dict[str, Any]:
+    """``config.json``, after the folder has been searched for code."""
+    _check_no_code(folder)
+    config = folder.config("config.json")
+    if not isinstance(config.get("model_type"), str):
+        raise Unfit("config.json: has no model_type")
+    return config
+
+
+def _check_no_code(folder: Folder, inside: str = "") -> None:
+    """Raise `Unfit` if a config asks for code: of the folder, of the hub, or of another folder."""
+    configs = [name for name in folder.names(inside) if name.endswith("config.json")]
+    for name in configs:
+        for config in _objects(folder.read(name)):
+            if "auto_map" in config:
+                raise Unfit(f"{name}: asks to run its own code (auto_map); {_NO_CODE.format('transformers')}")
+            for key, value in config.items():
+                # transformers takes an implementation that is named as USER/NAME from the hub, and runs it.
+                if key.endswith("_implementation") and any("/" in text for text in _texts(value)):
+                    raise Unfit(f"{name}: asks to run code of the hub ({key}); {_NO_CODE.format('transformers')}")
+            if "transformers_weights" in config:
+                raise Unfit(f"{name}: names a weight file of its own (transformers_weights); {_AS_SAFETENSORS}")
+    if folder.has(os.path.join(inside, "custom_generate", "generate.py")):
+        raise Unfit(f"asks to run its own code (custom_generate); {_NO_CODE.format('transformers')}")
+    if folder.has(os.path.join(inside, "adapter_config.json")):
+        raise Unfit("is an adapter to another model, which it names itself (adapter_config.json); merge the two first")
+
+
+def _check_tokenizer(folder: Folder, inside: str = "") -> None:
+    """Raise `Unfit` unless there is a vocabulary: without one transformers makes up a tokenizer that knows no word."""
+
+    def has(name: str) -> bool:
+        return folder.has(os.path.join(inside, name))
+
+    if has("tokenizer_config.json"):
+        folder.config(os.path.join(inside, "tokenizer_config.json"))
+    if has("tokenizer.json"):
+        name = os.path.join(inside, "tokenizer.json")
+        if not isinstance(folder.read(name).get("model"), dict):
+            raise Unfit(f"{name}: is no tokenizer: it has no model")
+        return
+    known = ("vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "tekken.json")
+    if not any(map(has, known)) and not (has("vocab.json") and has("merges.txt")):
+        raise Unfit(f"{inside or 'it'} has no tokenizer (tokenizer.json); copy the whole model folder")
+
+
+def _image_processor(folder: Folder) -> dict[str, Any]:
+    """The settings of the image processor, which stand in a file of their own or among a processor's."""
+    if folder.has("preprocessor_config.json"):
+        return folder.config("preprocessor_config.json")
+    if folder.has("processor_config.json"):
+        own = folder.config("processor_config.json").get("image_processor")
+        if isinstance(own, dict):
+            return own
+    raise Unfit("there is no image processor in it (preprocessor_config.json); copy the whole model folder")
+
+
+def _check_pixels(processor: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise `Unfit` if the image processor makes no pictures, or other ones than the model takes."""
+    name = "preprocessor_config.json"
+    if "image_processor_type" not in processor and "feature_extractor_type" in processor and "size" not in processor:
+        raise Unfit(f"{name}: is of a {processor['feature_extractor_type']}, which prepares no pictures")
+    for key in ("image_mean", "image_std"):
+        values = processor.get(key)
+        if values is not None and not (
+            isinstance(values, list) and len(values) == 3 and all(_is_number(value) for value in values)
+        ):
+            raise Unfit(f"{name}: {key} is {_short(values)}; it has to be three numbers")
+    if 0 in (processor.get("image_std") or ()):
+        raise Unfit(f"{name}: image_std has a 0, and pixels are divided by it")
+    size = processor.get("crop_size") if processor.get("do_center_crop") else None
+    size = size or processor.get("size")
+    sides = [*size.values()] if isinstance(size, dict) else [size]
+    if size is not None and not (sides and all(_is_size(one) for one in sides)):
+        raise Unfit(f"{name}: size is {_short(size)}; it has to be sides in pixels")
+    vision = config.get("vision_config")
+    taken = vision.get("image_size") if isinstance(vision, dict) else None
+    exact = not isinstance(size, dict) or {*size} == {"height", "width"}
+    if size is not None and taken is not None and exact and {*sides} != {taken}:
+        raise Unfit(f"{name}: makes pictures of {' × '.join(map(str, sides))} pixels, and the model takes {taken}")
+
+
+def _parts(index: Mapping[str, Any]) -> Iterator[tuple[str, str | None, str | None]]:
+    """Name, library and class of every component that ``model_index.json`` names; None where one is left out."""
+    for name, value in index.items():
+        if isinstance(value, list) and not name.startswith("_"):
+            if len(value) != 2 or not all(one is None or isinstance(one, str) for one in value):
+                raise Unfit(f"model_index.json: {name} is {_short(value)}; it has to be a library and a class")
+            yield name, value[0], value[1]
+
+
+def _check_origin(folder: Folder, part: str, library: str | None, class_name: str | None) -> None:
+    """Raise `Unfit` if a component's class is not of diffusers or transformers."""
+    if library is None and class_name is None:
+        return
+    pipelines = Path(_diffusers()).parent / "pipelines"
+    own = library in ("diffusers", "transformers") or (
+        (library or "").isidentifier() and (pipelines / str(library)).is_dir()
+    )
+    if not own or folder.has(os.path.join(part, f"{library}.py")) or not part.isidentifier():
+        raise Unfit(
+            f"model_index.json: asks to run code of its own ({part}: {library}); "
+            f"{_NO_CODE.format('diffusers or transformers')}"
+        )
+    if not (class_name or "").isidentifier() or (library == "diffusers" and not _diffusers_has(str(class_name))):
+        raise Unfit(f"model_index.json: {part} is a {class_name}, which {library} does not have")
+
+
+def _part(folder: Folder, part: str, library: str, class_name: str) -> list[str]:
+    """The weights of a pipeline's component, after a look at its configuration."""
+    _check_no_code(folder, part)
+    if class_name.endswith("Scheduler"):
+        folder.config(f"{part}/scheduler_config.json")
+        return []
+    if "Tokenizer" in class_name:
+        _check_tokenizer(folder, part)
+        return []
+    if class_name.endswith(("Processor", "ProcessorFast", "FeatureExtractor")):
+        folder.config(f"{part}/preprocessor_config.json")
+        return []
+    folder.config(f"{part}/config.json")
+    return _checked_weights(folder, COMPONENT if library == "diffusers" else MODEL, part)
+
+
+def _checked_weights(folder: Folder, stem: str, inside: str = "") -> list[str]:
+    weights = _weights(folder, stem, inside)
+    _shapes(folder, weights)
+    return weights
+
+
+def _weights(folder: Folder, stem: str, inside: str = "") -> list[str]:
+    """Names of the weight files of a model: the index, if there is one, and its parts."""
+    single = os.path.join(inside, f"{stem}.safetensors")
+    if folder.has(single):
+        return [single]
+    index = f"{single}.index.json"
+    if not folder.has(index):
+        pickled = [name for name in folder.names(inside) if name.endswith((*PICKLES, ".bin.index.json"))]
+        if pickled:
+            raise Unfit(f"its weights are a pickle ({pickled[0]}), which is not opened; {_AS_SAFETENSORS}")
+        raise Unfit(f"there are no weights in it ({single})")
+    if folder.listed is not None and not (folder.path / index).is_file():
+        return [index]
+    parts = folder.read(index).get("weight_map")
+    if not isinstance(parts, dict) or not parts or not all(isinstance(part, str) for part in parts.values()):
+        raise Unfit(f"{index}: has no weight_map from names of weights to files")
+    for part in dict.fromkeys(parts.values()):
+        if part != os.path.basename(part) or part in ("", ".", ".."):
+            raise Unfit(f"{index}: names a file outside the folder: {_short(part)}")
+        if not part.endswith(".safetensors"):
+            raise Unfit(f"{index}: its weights are a pickle ({part}), which is not opened; {_AS_SAFETENSORS}")
+        if not folder.has(os.path.join(inside, part)):
+            raise Unfit(f"{index}: names {part}, which is not there; copy the whole model folder")
+    return [index, *(os.path.join(inside, part) for part in dict.fromkeys(parts.values()))]
+
+
+def _shapes(folder: Folder, weights: Sequence[str]) -> Shapes:
+    """The shapes of all tensors of some weight files; none of a folder whose weights are still on the hub."""
+    shapes: Shapes = {}
+    if folder.listed is None:
+        for name in weights:
+            if name.endswith(".safetensors"):
+                shapes |= _header(folder.path / name, name)
+    return shapes
+
+
+def _header(path: Path, name: str) -> Shapes:
+    """The shapes that a safetensors file says it holds. Raises `Unfit` if that is not what is there."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            if start == b"version ":
+                raise Unfit(f"{name}: is a pointer of Git LFS in place of the weights; run git lfs pull")
+            if len(start) < 8 or not 2 <= length <= min(_LARGEST_HEADER, size - 8):
+                raise Unfit(f"{name}: is not a whole safetensors file; copy it again")
+            header = json.loads(file.read(length).decode())
+    except OSError as error:
+        raise Unfit(f"{name}: cannot be read: {_reason(error)}") from None
+    except (ValueError, RecursionError):
+        raise Unfit(f"{name}: is not a safetensors file: its header is no JSON") from None
+    if not isinstance(header, dict):
+        raise Unfit(f"{name}: is not a safetensors file: its header is no JSON object")
+    shapes: Shapes = {}
+    end = 0
+    for tensor, about in header.items():
+        if tensor == "__metadata__":
+            continue
+        match about:
+            case {"dtype": str(kind), "shape": [*shape], "data_offsets": [int(first), int(last)]} if all(
+                isinstance(one, int) and one >= 0 for one in shape
+            ):
+                pass
+            case _:
+                raise Unfit(f"{name}: is not a safetensors file: {_short(tensor)} has no shape and place")
+        if not 0 <= first <= last or (kind in _BYTES and last - first != math.prod(shape) * _BYTES[kind]):
+            raise Unfit(f"{name}: {_short(tensor)} does not have the size that its shape says; copy it again")
+        shapes[tensor] = (*shape,)
+        end = max(end, last)
+    if not shapes:
+        raise Unfit(f"{name}: holds no weights")
+    if 8 + length + end > size:
+        raise Unfit(f"{name}: is cut off: {size} of {8 + length + end} bytes are there; copy it again")
+    return shapes
+
+
+def _objects(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The object and all that are inside it."""
+    rest: list[Any] = [config]
+    while rest:
+        one = rest.pop()
+        if isinstance(one, dict):
+            yield one
+            rest += one.values()
+        elif isinstance(one, list):
+            rest += one
+
+
+def _depth(value: Any) -> int:
+    """How many objects and lists are inside one another, found without recursion."""
+    depth, level = 0, [value]
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        depth += 1
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return depth
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a value of a config."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (text for one in value.values() for text in _texts(one))
+
+
+def _wrong(key: str, value: Any) -> str:
+    """What a value of a config has to be, if it is not that."""
+    if value is None:
+        return ""
+    if key in _SIZES and not isinstance(value, dict):
+        most = _MOST_LAYERS if _COUNTS.match(key) else _LARGEST_SIZE
+        if key == "model_max_length":  # transformers writes 1e30 for no limit
+            return "" if _is_number(value) and value > 0 else "it has to be a positive number"
+        if not all(_is_size(one, most) for one in _flat(value)):
+            return f"it has to be an integer from 1 to {most}"
+    if _NUMBERS.match(key) and not all(map(_is_number, _flat(value))):
+        return "it has to be a number"
+    if key.endswith("_config") and not isinstance(value, dict):
+        return "it has to be an object"
+    if key == "model_type" and not isinstance(value, str):
+        return "it has to be a text"
+    return ""
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, list):
+        for one in value:
+            yield from _flat(one)
+    elif value is not None:
+        yield value
+
+
+def _is_size(value: Any, most: int = _LARGEST_SIZE) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def _constant(text: str) -> float:
+    if text == "NaN":
+        raise ValueError("NaN is not a number")
+    return float(text)
+
+
+def _there(folder: Folder, *names: str) -> list[str]:
+    return [name for name in names if folder.has(name)]
+
+
+def _diffusers() -> str:
+    """The file of the package diffusers, which is not imported: that would take seconds."""
+    spec = find_spec("diffusers")
+    assert spec, "diffusers is a dependency"
+    assert spec.origin, "diffusers is a package"
+    return spec.origin
+
+
+def _diffusers_has(name: str) -> bool:
+    """Whether diffusers lists a class of this name."""
+    return f'"{name}"' in Path(_diffusers()).read_text("utf-8")
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def _short(value: Any) -> str:
+    """A value as it stands in JSON, cut to fit into a line, with every character printable."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -1,0 +1,163 @@
+"""Where the files of a model lie: in a folder, or on the hub, whose files are fetched into its cache.
+
+A hub id becomes a folder before a library opens it. Its small files are fetched and inspected first, its weights only
+then, and only those in safetensors. So what holds of folders holds of hub ids too.
+"""
+
+import os
+import re
+from functools import cache
+from pathlib import Path
+
+from .. import progress
+from ..errors import UserError
+from .folder import REWARD_KINDS, USES, Folder, Unfit, check_fit, check_lora, side
+
+_PATIENCE = 5.0
+"""Seconds to wait for the hub to answer."""
+LARGEST = 8
+"""How many times longer a picture's side may be than the side that the model was made for."""
+TOO_MANY_REQUESTS = 429
+_SMALL = (".json", ".jinja", ".txt", ".model")
+"""Suffixes of configurations and vocabularies."""
+
+
+def check(use: str, source: str, *, option: str) -> Folder:
+    """The inspected folder of `source`, of a hub id without its weights. Raises `UserError` if it cannot be used.
+
+    `use` is a key of `USES`; `option` is what stands before the source on the command line, as ``--reward vp:``.
+    """
+    folder = _look(source, option)
+    _inspect(use, folder, f"{option}{source}")
+    return folder
+
+
+def check_pipeline(source: str, *, option: str, adapter: str, size: tuple[int | None, int | None]) -> None:
+    """Raise `UserError` if a pipeline cannot be used, nor draw pictures of width and height `size` with a LoRA."""
+    folder = check("pipeline", source, option=option)
+    step, own = side(folder)
+    width, height = size
+    for pixels in filter(None, size):
+        if step and pixels % step:
+            near = " or ".join(str(one) for one in (pixels // step * step, -(-pixels // step) * step) if one)
+            raise UserError(f"--size {width}x{height}: each side is a multiple of {step} pixels, as {near}")
+        if own and pixels > LARGEST * own:
+            raise UserError(
+                f"--size {width}x{height}: {pixels} pixels are more than {LARGEST} times the {own} that the model "
+                f"draws; name at most {LARGEST * own}"
+            )
+    if adapter:
+        check_adapter(adapter, folder)
+
+
+def check_adapter(adapter: str, pipeline: Folder) -> None:
+    """Raise `UserError` if a folder has no LoRA for the pipeline."""
+    try:
+        check_fit(check_lora(adapter), pipeline)
+    except Unfit as error:
+        raise UserError(f"--adapter {adapter}: {error}") from None
+
+
+def check_backbone(source: str) -> None:
+    """Raise `UserError` if ``train-rm`` cannot start from `source`; empty stands for the packaged one."""
+    new = [f"new:{kind}" for kind in REWARD_KINDS]
+    if source.startswith("new:") and source not in new:
+        raise UserError(f"--backbone {source}: known: {', '.join(new)}")
+    if source and source not in new:
+        check("reward", source, option="--backbone ")
+
+
+def fetch(use: str, source: str, *, option: str) -> Path:
+    """The inspected folder of `source`, with the weights of a hub id fetched into the cache of the hub."""
+    folder = _look(source, option)
+    weights = _inspect(use, folder, f"{option}{source}")
+    if folder.listed is None:
+        return folder.path
+    if not all((folder.path / name).is_file() for name in weights):
+        progress.note(f"fetching {source} from the hub")
+    for _ in range(2):  # an index of weights first, and then the files that it names
+        _download(source, folder.path.name, weights, f"{option}{source}")
+        weights = _inspect(use, folder, f"{option}{source}")
+    local = Folder(folder.path)
+    _inspect(use, local, f"{option}{source}")
+    return local.path
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a source is not a folder here and can be the name of a model on the hub."""
+    return not os.path.exists(source) and bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source, re.ASCII))
+
+
+def _inspect(use: str, folder: Folder, where: str) -> list[str]:
+    try:
+        return USES[use](folder)
+    except Unfit as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _look(source: str, option: str) -> Folder:
+    if is_hub_id(source):
+        return _on_the_hub(source, f"{option}{source}")
+    if not os.path.isdir(source):
+        raise UserError(
+            f"{option}{source}: {'is not a folder' if os.path.exists(source) else 'there is no such folder'}"
+        )
+    return Folder(Path(source))
+
+
+@cache
+def _on_the_hub(name: str, where: str) -> Folder:
+    """The folder in the hub's cache with the small files of a model; if the hub is away, what the cache has.
+
+    It is found once in a run, so that all files are of one revision.
+    """
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.utils import disable_progress_bars, logging  # type: ignore[attr-defined]
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    disable_progress_bars()
+    try:
+        about = HfApi().model_info(name, timeout=_PATIENCE)
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"{where}: there is no such folder, and {constants.ENDPOINT} has no model of this name that you may read; "
+            "if it is private, set HF_TOKEN"
+        ) from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status < 500 and status != TOO_MANY_REQUESTS:
+            raise UserError(f"{where}: {constants.ENDPOINT} refuses: {first_line(error)}") from None
+        unreachable: Exception = error
+    except Exception as error:  # the HTTP client, the proxy and the offline mode have errors of their own
+        unreachable = error
+    else:
+        listed = frozenset(one.rfilename for one in about.siblings or [])
+        small = [one for one in listed if one.endswith(_SMALL) and one.count("/") <= 1]
+        # By the branch's name, so that the cache notes which commit it is and finds it when the hub is away.
+        return Folder(_download(name, "main", small, where), listed)
+    for file in ("model_index.json", "config.json"):
+        if isinstance(cached := try_to_load_from_cache(name, file), str):
+            return Folder(Path(cached).parent)
+    raise UserError(
+        f"{where}: there is no such folder, and the hub cannot be reached ({first_line(unreachable)}); "
+        "name a local folder, or run again when online"
+    )
+
+
+def _download(name: str, revision: str, files: list[str], where: str) -> Path:
+    """Fetch some files of a model on the hub that are not in the cache yet, and return the folder there."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        # The names are patterns to the library; a bracket in a name would be one too.
+        patterns = [re.sub(r"([*?[])", r"[\1]", file) for file in files]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, etag_timeout=_PATIENCE))
+    except Exception as error:
+        raise UserError(f"{where}: cannot be fetched from the hub: {first_line(error)}; run again to resume") from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line that is never empty."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next(filter(None, lines), type(error).__name__)
