@@ -157,17 +157,21 @@ def make(path: Path, content: Any) -> None:
             path.write_bytes(expanded(text).encode(encoding, "surrogatepass" if encoding == "utf-8" else "strict"))
         case {"hex": text}:
             path.write_bytes(bytes.fromhex(text))
-        case {"picture": form, **more}:
-            path.write_bytes(picture(form, **more))  # type: ignore[arg-type]
+        case {"picture": form}:
+            path.write_bytes(picture(form, **_but("picture", content)))
         case {"cut": name, "bytes": count}:
             path.write_bytes((path.parent / name).read_bytes()[:count])
         case {"link": target}:
             path.unlink(missing_ok=True)
             path.symlink_to(target)
-        case {"make": what, **more}:
-            MAKERS[what](path, **more)  # type: ignore[arg-type]
+        case {"make": what}:
+            MAKERS[what](path, **_but("make", content))
         case _:
             raise ValueError(f"{path.name}: no content: {content}")
+
+
+def _but(key: str, content: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if name != key}
 
 
 def picture(form: str, mode: str = "RGB", size: Sequence[int] = (8, 8), **more: Any) -> bytes:
