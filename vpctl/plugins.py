@@ -35,6 +35,8 @@ CONTRACTS = {
 }
 """What a plug-in of each kind is called with and returns, in a line."""
 
+_TUNABLE = "a generator to be tuned has a pipeline, settings and a fingerprint"
+
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """In the folder of a LoRA, as diffusers names it: what the tune commands write and a generator's ``adapt`` takes."""
 
@@ -221,13 +223,23 @@ def load(kind: str, spec: str, *, device: str = "auto", **settings: Any) -> Any:
 
 
 def tunable(spec: str, *, device: str) -> Any:
-    """A generator with the ``pipeline``, ``settings`` and ``fingerprint`` that tuning needs."""
+    """A generator with the ``pipeline``, ``settings`` and ``fingerprint`` that tuning needs; see `pipeline`."""
+    import inspect
+
     made = load("generator", spec, device=device)
-    with blamed("generator", spec, "a generator to be tuned has a pipeline, settings and a fingerprint"):
-        lacks = [name for name in ("settings", "fingerprint", "pipeline") if not hasattr(made, name)]
+    with blamed("generator", spec, _TUNABLE):
+        lacks = [name for name in ("settings", "fingerprint") if not hasattr(made, name)]
+    if inspect.getattr_static(made, "pipeline", None) is None:  # to get it may load the weights
+        lacks.append("pipeline")
     if lacks:
         raise UserError(f"--model {spec}: this generator cannot be tuned: it has no {lacks[0]}")
     return made
+
+
+def pipeline(made: Any, spec: str) -> Any:
+    """The diffusers pipeline of a generator that is `tunable`; this loads its weights."""
+    with blamed("generator", spec, _TUNABLE):
+        return made.pipeline
 
 
 def _is_own(spec: str) -> bool:
