@@ -359,13 +359,13 @@ class Run:
 def _of_the_system(error: Exception) -> OSError | None:
     """The error of the system that made a write fail; None if `error` says of no such one.
 
-    Of a failed write torch raises its own RuntimeError. What is written in Rust, tokenizers and safetensors, raises a
-    plain Exception or a SafetensorError, which has the system's error as text. Raises an interrupt that torch hides.
+    Of a failed write torch raises its own RuntimeError, and `images.save` a UserError. What is written in Rust,
+    tokenizers and safetensors, raises a plain Exception or a SafetensorError, which has the system's error as text.
+    Raises an interrupt that torch hides.
     """
-    behind = error.__context__
-    if isinstance(error, RuntimeError) and isinstance(behind, KeyboardInterrupt):
-        raise behind
-    cause = behind if isinstance(error, RuntimeError) else error
+    cause = error.__context__ if isinstance(error, (RuntimeError, UserError)) else error
+    if isinstance(cause, KeyboardInterrupt):
+        raise cause
     if isinstance(cause, OSError):
         return cause if cause.errno else None
     if type(error) in (Exception, SafetensorError) and (found := re.search(r"\(os error (\d+)\)", str(error))):
