@@ -38,6 +38,7 @@ CONTRACTS = {
 
 SETTINGS = "settings is a vpctl.plugins.Settings of numbers and text"
 FINGERPRINT = "fingerprint is text"
+_TUNABLE = "a generator to be tuned has a pipeline, settings and a fingerprint"
 """What a generator's members are, in a line."""
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -238,18 +239,26 @@ def load(kind: str, spec: str, *, device: str = "auto", **settings: Any) -> Any:
 
 
 def tunable(spec: str, *, device: str) -> Any:
-    """A generator with the ``pipeline``, ``settings`` and ``fingerprint`` that tuning needs."""
+    """A generator with the ``pipeline``, ``settings`` and ``fingerprint`` that tuning needs; see `pipeline`."""
+    import inspect
+
     made = load("generator", spec, device=device)
     members = Members("generator", spec, made)
     needed = {
         "settings": members.value("settings", None, are_settings, SETTINGS),
         "fingerprint": members.value("fingerprint", None, is_text, FINGERPRINT),
-        "pipeline": members.value("pipeline", None, lambda _: True, "pipeline is a diffusers pipeline"),
+        "pipeline": inspect.getattr_static(made, "pipeline", None),  # to get its value may load the weights
     }
     for name, value in needed.items():
         if value is None:
             raise UserError(f"--model {spec}: this generator cannot be tuned: it has no {name}")
     return made
+
+
+def pipeline(made: Any, spec: str) -> Any:
+    """The diffusers pipeline of a generator that is `tunable`; this loads its weights."""
+    with blamed("generator", spec, _TUNABLE):
+        return made.pipeline
 
 
 def _is_own(spec: str) -> bool:
