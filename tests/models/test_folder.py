@@ -289,9 +289,14 @@ def test_a_malformed_file_that_no_check_expects_is_one_line(place: Path, monkeyp
 
 
 def test_a_folder_is_inspected_again_only_if_it_has_changed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    seen: list[Path] = []
     inspect = USES["pipeline"]
-    monkeypatch.setitem(USES, "pipeline", lambda folder: seen.append(folder.path) or inspect(folder))
+
+    def seeing(folder: Folder) -> list[str]:
+        seen.append(folder.path)
+        return inspect(folder)
+
+    monkeypatch.setitem(USES, "pipeline", seeing)
     folder = sound("pipeline", place / "own")
     for _ in range(2):
         sources.check("pipeline", str(folder), option="--x ")
