@@ -151,11 +151,11 @@ def test_interrupted_again_and_again_it_ends_as_if_it_had_not_been(name: str, wo
         ended = forks(arguments, workplace, signals=signals, moment=moment, call=call)
         assert ended.code == 130, (moment, call, signals, ended.err)
         assert bool(re.search(rf"resuming at (step|round) {reached + 1} of {steps}\n", ended.err)) == bool(reached)
-        *_, last = ended.err.splitlines()
-        said = re.fullmatch(
-            rf"vpctl {name}: interrupted at (?:step|round) (\d+) of {steps}; "
-            rf"the checkpoint(?: of (?:step|round) (\d+))? is in {out}/; run the same command again to resume",
-            last,
+        said = re.search(
+            rf"^vpctl {name}: interrupted at (?:step|round) (\d+) of {steps}; "
+            rf"the checkpoint(?: of (?:step|round) (\d+))? is in {out}/; run the same command again to resume$",
+            ended.err,
+            re.MULTILINE,
         )
         assert said, (moment, call, signals, ended.err)
         reached = int(said[2] or said[1])
