@@ -181,7 +181,7 @@ def merge(
     weights = _numbers("--weight", [(text, *_assignment(text)) for text in weight or []])
     shares = _numbers("--split", [(split, *_share(split, part)) for part in split.split(",") if part])
     if split and not 0 < sum(shares.values()) < math.inf:
-        raise UserError(f"--split {split}: no part has a share of it; name parts and shares, as train:0.9,test:0.1")
+        raise UserError(f"--split {split}: no part has a share; write parts and shares as train:0.9,test:0.1")
     scales = parse_scales(scale or [])
     counts: Counter[str] = Counter()
     joined = Joined(max_pictures=max_pictures, parts=not shares)
