@@ -11,6 +11,7 @@ import re
 import signal
 import stat
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -68,6 +69,7 @@ def common(name: str) -> Callable[..., None]:
             try:
                 command(*args, **kwargs)
             except KeyboardInterrupt as interrupt:  # Typer leaves only the exit code of it
+                _end_quietly()
                 progress.settle()
                 progress.note(str(interrupt) or "interrupted")
                 raise
@@ -78,6 +80,13 @@ def common(name: str) -> Callable[..., None]:
     wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapped
+
+
+def _end_quietly() -> None:
+    """Let no further interrupt disturb the last words: a launcher and the terminal may both send one."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

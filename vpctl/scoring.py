@@ -32,10 +32,17 @@ def scored(
 ) -> Iterator[Scored]:
     """The records, which have a `prompt` and a `file_name`, in their order, with the scores of every reward."""
     decoded = ((record, _decoded(record["file_name"], open_picture)) for record in records)
-    for loaded in ahead(batches(decoded, batch, lambda one: _pixels(one[1]))):
+    for loaded in ahead(batches(decoded, batch, lambda one: _pixels(one[1])), _is_full):
         rows = iter(_rows([(record, one) for record, one in loaded if isinstance(one, Image.Image)], rewards))
-        for record, picture in loaded:
-            yield Scored(record, {}, picture) if isinstance(picture, RecordFailed) else _checked(record, next(rows))
+        told = [(record, one if isinstance(one, RecordFailed) else None) for record, one in loaded]
+        loaded.clear()  # the pictures are no longer needed
+        for record, failure in told:
+            yield Scored(record, {}, failure) if failure else _checked(record, next(rows))
+
+
+def _is_full(loaded: list[tuple[R, Image.Image | RecordFailed]]) -> bool:
+    """Whether the pictures of a batch take all the memory that pictures may take."""
+    return sum(_pixels(one) for _, one in loaded) >= PIXELS
 
 
 def batches(items: Iterable[T], most: int, pixels: Callable[[T], int]) -> Iterator[list[T]]:
@@ -64,18 +71,19 @@ def _pixels(picture: Image.Image | RecordFailed) -> int:
     return 0 if isinstance(picture, RecordFailed) else picture.width * picture.height
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
-    """The items, the next one made by a thread while this one is used.
+def ahead(items: Iterator[T], is_large: Callable[[T], bool] = lambda _: False) -> Iterator[T]:
+    """The items, the next one made by a thread while this one is used, or after it if this one is large.
 
     The thread dies with the process: a read from a silent pipe cannot hold up an interrupt.
     """
-    made: Queue[tuple[T] | BaseException | None] = Queue()
+    made: Queue[list[T] | BaseException | None] = Queue()
 
     def make() -> None:
         end: BaseException | None = None
         try:
             for item in items:
-                made.put((item,))
+                made.put([item])
+                del item  # it would stay in memory while the next one is made
                 made.join()
         except BaseException as error:
             end = error
@@ -85,8 +93,12 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
     while (item := made.get()) is not None:
         if isinstance(item, BaseException):
             raise item
-        made.task_done()
-        yield item[0]
+        large = is_large(item[0])
+        if not large:
+            made.task_done()
+        yield item.pop()
+        if large:
+            made.task_done()
 
 
 def _rows(loaded: list[tuple[R, Image.Image]], rewards: Mapping[str, Reward]) -> list[dict[str, float]]:
