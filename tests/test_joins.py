@@ -1,3 +1,5 @@
+import tracemalloc
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,8 @@ def error(work: Callable[[], object]) -> str:
 
 def test_a_prompt_id_has_one_prompt() -> None:
     said = error(lambda: joined(judged(), judged(prompt="a dog")))
-    assert said.startswith("f:2: prompt_id 'p' has the prompt 'a dog' here and 'a cat' at f:1; ")
+    assert said.startswith("f:2: prompt_id 'p' has the prompt 'a dog' here and another one at f:1; ")
+    assert "keep the records of one prompt, or give the other prompt another prompt_id" in said
     assert len(joined(judged(), judged(prompt_id="q", prompt="a dog"))) == 2
 
 
@@ -91,6 +94,44 @@ def test_a_picture_comes_once_among_the_neighbours_of_a_prompt() -> None:
 
     assert len(images("a1", "a2", "b1", "a1")) == 4
     assert error(lambda: images("a1", "a2", "a1")).startswith("f:3: image_id 'a1' is here and at f:1; ")
+
+
+def test_what_is_kept_of_images_does_not_grow_with_their_pictures_and_texts() -> None:
+    def kept(pictures: int, words: int) -> int:
+        """Bytes kept of 2,000 prompts."""
+        located: Any = (
+            (
+                f"f:{prompt}",
+                {
+                    "prompt_id": f"{prompt:016}",
+                    "prompt": f"{prompt} cats " * words,
+                    "image_id": f"{prompt:08}{picture:08}",
+                    "file_name": f"images/{prompt:032}/{picture:032}.png",
+                    "split": "train",
+                },
+            )
+            for prompt in range(2000)
+            for picture in range(pictures)
+        )
+        known = Joined(max_pictures=100)
+        tracemalloc.start()
+        deque(known.images(located), maxlen=0)
+        now, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return now
+
+    few = kept(1, 1)
+    assert few < 2000 * 1000
+    assert kept(8, 100) < 1.2 * few
+
+
+def test_neighbours_of_one_prompt_are_bounded_also_where_their_pictures_are_not_kept() -> None:
+    located: Any = [
+        (f"f:{n}", {"prompt_id": "p", "prompt": "a cat", "image_id": f"{n}", "file_name": "/1"}) for n in (1, 2, 3)
+    ]
+    assert "f:3: prompt_id 'p' has more than 2 pictures, the first at f:1" in error(
+        lambda: [*Joined(max_pictures=2).images(located)]
+    )
 
 
 def test_a_file_is_named_once(tmp_path: Path) -> None:

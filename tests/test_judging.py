@@ -91,7 +91,7 @@ class Desk:
         words = getattr(annotate, "template", judging.rubrics)
         usual = {"name": "mine", "identity": "", "words": words, "open_picture": opened}
         usual |= {"claim": self.claim, "emit": self.emit}
-        desk = judging.Desk(asking(annotate), **{**usual, **self.how, **how})
+        desk = judging.Desk(asking(annotate, "mine"), **{**usual, **self.how, **how})
 
         def work(brake: Brake) -> Coroutine[Any, Any, None]:
             groups = grouped(records, content)
@@ -107,7 +107,7 @@ def planned(records: list[Image], plan: Plan = PLAN, **how: Any) -> list[judging
     words = getattr(annotate, "template", judging.rubrics)
     usual = {"name": "mine", "identity": "", "words": words, "open_picture": opened, "claim": bool, "emit": print}
     contents = how.pop("contents", None) or [image["file_name"] for image in records]
-    desk = judging.Desk(asking(annotate), **{**usual, **how})
+    desk = judging.Desk(asking(annotate, "mine"), **{**usual, **how})
     return list(judging.planned(Group(records, contents), plan, desk))
 
 
@@ -192,7 +192,7 @@ def infinite(prompt: str, pictures: list[PIL.Image], aspect: Aspect) -> Verdicts
     ("annotate", "reason"),
     [
         (failing, "the server is tired"),
-        (unequal, "the annotator gave 1 scores for 2 pictures"),
+        (unequal, "the annotator gave 1 score for 2 pictures"),
         (wordless, "the annotator gave 0 rationales for 2 pictures"),
         (infinite, "the annotator gave nan, which is no score"),
     ],
@@ -559,6 +559,24 @@ def test_ties_are_broken_by_comparing_what_has_the_same_score_also_after_a_resum
     reordered = iter(source[::-1])
     broken.judge(reordered, Together(), plan, ties=lambda key: tied(first) if key == first["key"] else [])
     assert sorted(one["key"] for one in broken.done) == sorted(one["key"] for one in whole.done)
+
+
+def test_pictures_take_room_until_the_last_comparison_of_their_ties_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for one prompt's pictures, no prompt is asked about while another's pictures are compared."""
+    monkeypatch.setattr(judging, "PIXELS", 1)
+
+    class Slow(Together):
+        async def ask(self, question: Question) -> list[Verdicts]:
+            if question.mode == "pair":
+                await asyncio.sleep(0.01)
+            return await super().ask(question)
+
+    desk, slow = Desk(), Slow()
+    source = [one for prompt in "abc" for one in images(prompt, 2, 3, 4, 5)]
+    desk.judge(iter(source), slow, Plan(ASPECTS[:1], break_ties=True), at_once=8)
+    asked = [question.prompt for question in slow.asked]
+    assert len(asked) == 3 * (1 + 2 * 2)
+    assert asked == sorted(asked)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

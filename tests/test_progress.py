@@ -19,3 +19,17 @@ def test_a_resumed_count_begins_where_it_was_and_its_time_left_is_of_its_own_wor
         "vpctl: 91 of 100 steps in 60 s, 9 min left",
         "vpctl: 92 of 100 steps in 2 min, 8 min left",
     ]
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 held-out pairs"), (1, "1 held-out pair"), (2, "2 held-out pairs")])
+def test_a_count_has_its_noun_in_the_right_number(number: int, said: str) -> None:
+    assert progress.plural(number, "held-out pair") == said
+
+
+def test_what_was_there_is_counted_in_the_right_number(capsys: pytest.CaptureFixture[str]) -> None:
+    for resumed in (1, 2):
+        progress.finished(progress.plural(resumed, "picture"), "out.jsonl", resumed=resumed)
+    assert capsys.readouterr().err.splitlines() == [
+        "vpctl: 1 picture written to out.jsonl; 1 was there already",
+        "vpctl: 2 pictures written to out.jsonl; 2 were there already",
+    ]

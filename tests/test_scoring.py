@@ -172,7 +172,7 @@ def test_a_picture_that_fails_is_left_out_and_tried_again(run: Run, tmp_path: Pa
     )
     hidden.write_bytes(picture)
     ended = run(*command)
-    assert ended == (0, "", "vpctl score: 1 pictures written to scored.jsonl; 3 were there already\n")
+    assert ended == (0, "", "vpctl score: 1 picture written to scored.jsonl; 3 were there already\n")
     done = [record["image_id"] for record in lines((tmp_path / "scored.jsonl").read_text())]
     assert sorted(done) == sorted(record["image_id"] for record in records)
 

@@ -520,28 +520,41 @@ def test_a_killed_run_holds_nothing_and_a_live_one_lets_nobody_in(run: Run, tmp_
 
 def test_a_replacement_comes_whole_at_the_end(tmp_path: Path) -> None:
     target = tmp_path / "out.jsonl"
-    target.write_text("old\n")
+    target.write_text('{"prompt":"old"}\n')
     with Replacement(str(target)) as sink:
         sink.write({"prompt": "new"})
-        assert target.read_text() == "old\n"
+        assert prompts(target) == ["old"]
     assert prompts(target) == ["new"]
     assert os.listdir(tmp_path) == ["out.jsonl"]
 
 
 def test_the_old_file_survives_an_error_and_a_kill_and_what_they_leave_does_not_disturb(tmp_path: Path) -> None:
     target = tmp_path / "out.jsonl"
-    target.write_text("old\n")
+    target.write_text('{"prompt":"old"}\n')
     with pytest.raises(TypeError), Replacement(str(target)) as sink:
         sink.write({"prompt": "new", "not for JSON": object()})
     assert os.listdir(tmp_path) == ["out.jsonl"]
     with held("Replacement", target):
         pass
-    assert target.read_text() == "old\n"
+    assert prompts(target) == ["old"]
     assert sorted(os.listdir(tmp_path)) == [".out.jsonl.part", "out.jsonl"]
     with Replacement(str(target)) as sink:
         sink.write({"prompt": "x"})
     assert target.read_text() == '{"prompt":"x"}\n'
     assert os.listdir(tmp_path) == ["out.jsonl"]
+
+
+def test_a_replacement_takes_the_place_of_records_only(tmp_path: Path) -> None:
+    for name, content in {"a.png": b"\x89PNG\r\n", "notes.jsonl": b"notes\n", "list.json": b"[1]\n"}.items():
+        (tmp_path / name).write_bytes(content)
+        reason = "holds something else than records; name another file with --out"
+        assert complaint(lambda name=name: Replacement(str(tmp_path / name))) == f"{tmp_path / name}: {reason}"  # type: ignore[misc]
+        assert (tmp_path / name).read_bytes() == content
+    for content in (b"", b" \n", b'{"a": 1}\n'):
+        (tmp_path / "out.jsonl").write_bytes(content)
+        with Replacement(str(tmp_path / "out.jsonl")) as sink:
+            sink.write({"prompt": "new"})
+        assert prompts(tmp_path / "out.jsonl") == ["new"]
 
 
 def test_a_replacement_goes_where_a_link_points(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ Every disagreement is a `UserError` that names both places.
 
 import filecmp
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from sys import intern
 from typing import NamedTuple, TypeVar
 
 from .errors import UserError
+from .progress import plural
 from .records import ORIGINAL, Image, Judgement, Pair, prompt_key
 
 Record = TypeVar("Record", Image, Judgement, Pair)
@@ -17,13 +19,11 @@ Located = Iterable[tuple[str, Record]]
 """Records with their places, as `streams.located` reads them."""
 
 
-@dataclass(slots=True)
-class _Prompt:
-    """A prompt, where it was read first, and how many pictures it has."""
+class _Prompt(NamedTuple):
+    """A hash of a prompt, and where it was read first."""
 
-    text: str
+    hash: int
     where: str
-    pictures: int = 0
 
 
 class _Picture(NamedTuple):
@@ -36,18 +36,22 @@ class Joined:
 
     `max_pictures` bounds the pictures of one prompt, since their pairs grow with the square; 0 is no bound. `parts`
     says whether all records of a prompt must be in one part of the data; `unsaid` is the part of a record without a
-    `split`, which agrees with any part if it is empty. `files` says whether an image_id of a prompt must be
-    one picture.
+    `split`, which agrees with any part if it is empty.
     """
 
-    def __init__(self, *, max_pictures: int = 0, parts: bool = True, unsaid: str = "", files: bool = True) -> None:
-        self._max_pictures, self._parts, self._unsaid, self._files = max_pictures, parts, unsaid, files
+    def __init__(self, *, max_pictures: int = 0, parts: bool = True, unsaid: str = "") -> None:
+        self._max_pictures, self._parts, self._unsaid = max_pictures, parts, unsaid
         self._prompts: dict[str, _Prompt] = {}
         self._splits: dict[str, tuple[str, str]] = {}
         self._pictures: dict[tuple[str, str], _Picture] = {}
+        self._counts: Counter[str] = Counter()
 
     def images(self, located: Located[Image]) -> Iterator[Image]:
-        """The records, checked as they pass; no picture comes twice within neighbours of one prompt."""
+        """The records, checked as they pass; no picture comes twice within neighbours of one prompt.
+
+        Once neighbours have passed, only a hash of their prompt and its part are kept: pictures may be millions. So
+        whether an image_id is one file is checked of judgements and pairs alone.
+        """
         neighbours: dict[str, str] = {}
         before = ""
         for where, image in located:
@@ -61,7 +65,7 @@ class Joined:
                     "a prompt's pictures need an image_id each"
                 )
             neighbours[image_id] = where
-            self._picture(where, prompt_id, image_id, image["file_name"])
+            self._bound(where, prompt_id, len(neighbours))
             yield image
 
     def judgements(self, located: Located[Judgement]) -> Iterator[Judgement]:
@@ -88,16 +92,17 @@ class Joined:
 
     def _prompt(self, where: str, prompt_id: str, record: Image | Judgement | Pair) -> None:
         text = record["prompt"]
-        known = self._prompts.setdefault(prompt_id, _Prompt(text, where))
-        if known.text != text:
+        known = self._prompts.setdefault(prompt_id, _Prompt(hash(text), where))
+        if known.hash != hash(text):
             raise UserError(
-                f"{where}: prompt_id {prompt_id!r} has the prompt {_short(text)} here and {_short(known.text)} at "
-                f"{known.where}; different prompts need different prompt_ids"
+                f"{where}: prompt_id {prompt_id!r} has the prompt {_short(text)} here and another one at "
+                f"{known.where}; pictures of different prompts cannot be compared: keep the records of one prompt, "
+                "or give the other prompt another prompt_id"
             )
         split = record.get("split") or self._unsaid
         if not self._parts or not split:
             return
-        part, there = self._splits.setdefault(prompt_id.removesuffix(ORIGINAL), (split, where))
+        part, there = self._splits.setdefault(prompt_id.removesuffix(ORIGINAL), (intern(split), where))
         if part != split:
             raise UserError(
                 f"{where}: prompt_id {prompt_id!r} is in split {split!r} here and in {part!r} at {there}; a prompt in "
@@ -108,8 +113,9 @@ class Joined:
         known = self._pictures.get((prompt_id, image_id))
         if known is None:
             self._pictures[prompt_id, image_id] = _Picture(path, where)
-            self._count(where, prompt_id)
-        elif self._files and known.path != path:
+            self._counts[prompt_id] += 1
+            self._bound(where, prompt_id, self._counts[prompt_id])
+        elif known.path != path:
             if _differ(known.path, path):
                 raise UserError(
                     f"{where}: image_id {image_id!r} is the file {path} here and {known.path} at {known.where}, and "
@@ -118,15 +124,12 @@ class Joined:
             if os.path.isfile(path) or not os.path.isfile(known.path):  # the other one may have been moved here
                 self._pictures[prompt_id, image_id] = _Picture(path, where)
 
-    def _count(self, where: str, prompt_id: str) -> None:
-        prompt = self._prompts.get(prompt_id)
-        if prompt is None:
-            return
-        prompt.pictures += 1
-        if 0 < self._max_pictures < prompt.pictures:
+    def _bound(self, where: str, prompt_id: str, pictures: int) -> None:
+        if 0 < self._max_pictures < pictures:
             raise UserError(
-                f"{where}: prompt_id {prompt_id!r} has more than {self._max_pictures} pictures, the first at "
-                f"{prompt.where}; give different prompts different prompt_ids, or allow more with --max-pictures"
+                f"{where}: prompt_id {prompt_id!r} has more than {plural(self._max_pictures, 'picture')}, the "
+                f"first at {self._prompts[prompt_id].where}; give different prompts different prompt_ids, or allow "
+                "more with --max-pictures"
             )
 
     def file(self, prompt_id: str, image_id: str) -> str:

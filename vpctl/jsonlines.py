@@ -62,7 +62,7 @@ def parse(line: bytes, where: str) -> Any:
         raise UserError(f"{where}: {_what_is_wrong(line, error, 'FILE' if name == 'stdin' else name)}") from None
     if _LONG_NUMBER.search(line):
         value = json.loads(line)
-    if line.count(b"[") + line.count(b"{") > DEEPEST and _depth(value) > DEEPEST:
+    if line.count(b"[") + line.count(b"{") > DEEPEST and depth(value) > DEEPEST:
         raise UserError(f"{where}: is nested more than {DEEPEST} levels deep")
     return value
 
@@ -83,13 +83,13 @@ def _what_is_wrong(line: bytes, error: orjson.JSONDecodeError, name: str) -> str
     return f"{reason}; {_SPREAD.format(name=name)}" if text.rstrip().endswith(("{", "[", ",")) else reason
 
 
-def _depth(value: object) -> int:
-    """How many levels of lists and objects there are; counted level by level, since a recursion has limits too."""
-    depth, level = 0, [value]
+def depth(value: object) -> int:
+    """The number of levels of lists and objects in a value. It counts level by level: a recursion has limits too."""
+    levels, level = 0, [value]
     while level := [one for one in level if isinstance(one, list | dict)]:
-        depth += 1
+        levels += 1
         level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
-    return depth
+    return levels
 
 
 def dump(record: Mapping[str, object]) -> bytes:

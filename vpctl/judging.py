@@ -7,12 +7,12 @@ import asyncio
 import inspect
 import math
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import combinations, groupby
 from random import Random
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 from PIL import Image as PIL
 
@@ -32,11 +32,25 @@ LOST, FAILED = "calls could not be made", "answers could not be used"
 """Kinds of warnings, as their count says them."""
 
 
-class Annotator(Protocol):
-    """What judges; `asking` makes one of a callable."""
+@dataclass(frozen=True)
+class Annotator:
+    """The members of an annotator, read once by `asking`, with a default for each that it does not have.
 
-    async def ask(self, question: Question) -> list[Verdicts]:
-        """One verdict for each of the question's aspects. Raises `Refused`, `Unusable`, `RecordFailed`."""
+    `ask` is awaited for one verdict on each aspect of a question. The others are those of `annotators/shapes.py`.
+    """
+
+    plugin: Any
+    ask: Callable[[Question], Awaitable[object]]
+    identity: Any
+    template: Callable[[Kind], str]
+    check: Callable[[], object]
+    prepare: Callable[[PIL.Image, str], Any]
+    pixels: Callable[[Any], float]
+    running: Callable[[Brake], AbstractAsyncContextManager[Any]] | None
+    preparing: int
+    status: Callable[[float | None], str]
+    summary: Callable[[], str]
+    expected: Callable[[Kind, str, Sequence[tuple[int, int]]], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -105,7 +119,7 @@ class Desk(NamedTuple):
     score.
     """
 
-    annotator: Any
+    annotator: Annotator
     name: str
     identity: Any
     words: Callable[[Kind], str]
@@ -117,8 +131,8 @@ class Desk(NamedTuple):
 
 def desk(annotate: Any, spec: str, **how: Any) -> Desk:
     """A desk for the annotator that `spec` named, which may be a mere callable."""
-    identity = getattr(annotate, "identity", None) or plugins.fingerprints(spec)
-    return Desk(asking(annotate), spec, identity, getattr(annotate, "template", rubrics), **how)
+    annotator = asking(annotate, spec)
+    return Desk(annotator, spec, annotator.identity, annotator.template, **how)
 
 
 def rubrics(kind: Kind) -> str:
@@ -231,9 +245,10 @@ def filled(judgement: Judgement, verdicts: Verdicts) -> Judgement:
 
 def _check(verdicts: Verdicts, pictures: int) -> None:
     """What is not a number cannot be compared, and JSON cannot say it."""
-    for name, values in (("scores", verdicts.scores), ("rationales", verdicts.rationales)):
+    for name, values in (("score", verdicts.scores), ("rationale", verdicts.rationales)):
         if len(values) != pictures:
-            raise RecordFailed(f"the annotator gave {len(values)} {name} for {pictures} pictures")
+            gave, asked = progress.plural(len(values), name), progress.plural(pictures, "picture")
+            raise RecordFailed(f"the annotator gave {gave} for {asked}")
     for score in verdicts.scores:
         if not math.isfinite(score):
             raise RecordFailed(f"the annotator gave {score}, which is no score")
@@ -270,10 +285,8 @@ async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int
     end. Then it is raised.
     """
     annotator = desk.annotator
-    slots, preparing = asyncio.Semaphore(at_once), asyncio.Semaphore(getattr(annotator, "preparing", PREPARING))
+    slots, preparing = asyncio.Semaphore(at_once), asyncio.Semaphore(annotator.preparing)
     room = Room(PIXELS)
-    prepare = getattr(annotator, "prepare", lambda picture, _: picture)
-    pixels = getattr(annotator, "pixels", _pixels)
     claims = ((group, list(claimed(group, plan, desk, tally))) for group in groups)
     to_do = ((group, wanted) for group, wanted in claims if wanted)
     fatal: list[Exception] = []
@@ -283,7 +296,7 @@ async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int
         brake.pull(str(error))
 
     async def read() -> None:
-        begin = getattr(annotator, "running", None)
+        begin = annotator.running
         try:
             async for group, wanted in in_background(to_do):
                 brake.check()
@@ -302,13 +315,13 @@ async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int
         names = [group.images[place]["file_name"] for place in places]
 
         def make_ready() -> list[Any]:
-            with plugins.blamed("annotator", desk.name, "prepare takes (image, path)"):
-                return [prepare(desk.open_picture(name), name) for name in names]
+            return [annotator.prepare(desk.open_picture(name), name) for name in names]
 
         async with AsyncExitStack() as turn:
             turn.callback(preparing.release)
             try:
                 made = await asyncio.to_thread(make_ready)
+                size = sum(map(annotator.pixels, made))
             except RecordFailed as failure:
                 lose(failure, wanted, tally)
                 return
@@ -316,15 +329,16 @@ async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int
                 give_up(error)
                 return
             pictures = dict(zip(places, made, strict=True))
-            async with room.of(sum(map(pixels, made))):
-                begun = []
+            async with room.of(size):
+                begun: list[asyncio.Task[None]] = []
                 for call in wanted:
                     await slots.acquire()
-                    begun.append(work.create_task(one(call, group, pictures)))
+                    begun.append(work.create_task(one(call, group, pictures, begun)))
                 await turn.aclose()
-                await asyncio.wait(begun)
+                for task in begun:  # each may append comparisons, which hold the pictures too
+                    await asyncio.wait([task])
 
-    async def one(call: Call, group: Group, pictures: dict[int, Any]) -> None:
+    async def one(call: Call, group: Group, pictures: dict[int, Any], begun: list[asyncio.Task[None]]) -> None:
         try:
             brake.check()
             shown = [pictures[place] for place in call.shown]
@@ -339,19 +353,20 @@ async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int
         else:
             desk.emit(*done)
             for further in _fresh(_closer(done, group, call, plan, desk), desk, tally):
-                work.create_task(compared(further, group, pictures))
+                begun.append(work.create_task(compared(further, group, pictures, begun)))
         finally:
             slots.release()
 
-    async def compared(call: Call, group: Group, pictures: dict[int, Any]) -> None:
+    async def compared(call: Call, group: Group, pictures: dict[int, Any], begun: list[asyncio.Task[None]]) -> None:
         await slots.acquire()
-        await one(call, group, pictures)
+        await one(call, group, pictures, begun)
 
     async def answered(call: Call, question: Question) -> list[Judgement]:
         try:
             with plugins.blamed("annotator", desk.name):
                 answer: list[Verdicts] | Exception = checked(await annotator.ask(question), call, desk.name)
         except (Refused, Unusable) as error:
+            _check_error(error, desk.name)
             answer = error
         return recorded(call, answer, tally)
 
@@ -370,14 +385,48 @@ def checked(verdicts: object, call: Call, spec: str) -> list[Verdicts]:
     """The answer to a call, if it is one that can be recorded. Raises `UserError` if the plug-in broke its contract."""
     if not isinstance(verdicts, list) or len(verdicts) != len(call.judgements):
         raise plugins.misfit("annotator", spec, verdicts, "ask")
-    for one in verdicts:
-        if not isinstance(one, Verdicts):
-            raise plugins.misfit("annotator", spec, one)
-        numbers = isinstance(one.scores, list) and all(isinstance(score, int | float) for score in one.scores)
-        texts = isinstance(one.rationales, list) and all(isinstance(text, str) for text in one.rationales)
-        if not (numbers and texts and isinstance(one.usage, dict)):
-            raise plugins.misfit("annotator", spec, one)
-    return verdicts
+    return [_checked(one, len(call.shown), spec) for one in verdicts]
+
+
+def _checked(one: object, pictures: int, spec: str) -> Verdicts:
+    """The verdicts with plain numbers: NumPy's float64 is a float, and JSON cannot hold it."""
+    if not isinstance(one, Verdicts):
+        raise plugins.misfit("annotator", spec, one)
+    numbers = isinstance(one.scores, list) and all(_is_score(score) for score in one.scores)
+    texts = isinstance(one.rationales, list) and all(isinstance(text, str) for text in one.rationales)
+    if not (numbers and texts and _is_usage(one.usage)):
+        raise plugins.misfit("annotator", spec, one)
+    plugins.check_texts("annotator", spec, *one.rationales, *one.usage)
+    ranking = [*one.ranking]
+    if ranking and not (all(isinstance(place, int) for place in ranking) and sorted(ranking) == [*range(pictures)]):
+        contract = f"a ranking has every index into its {progress.plural(pictures, 'picture')} once"
+        raise plugins.misfit("annotator", spec, ranking, "ask", contract)
+    usage = {name: _plain(value) for name, value in one.usage.items()}
+    return Verdicts([*map(_plain, one.scores)], one.rationales, usage, ranking)
+
+
+def _is_score(value: object) -> bool:
+    """Whether it is a number; one that is not finite fails its call alone."""
+    return plugins.is_number(value) or isinstance(value, float)
+
+
+def _is_usage(usage: object) -> bool:
+    return isinstance(usage, dict) and all(isinstance(name, str) for name in usage) and _are_numbers(usage.values())
+
+
+def _are_numbers(values: Iterable[object]) -> bool:
+    return all(map(plugins.is_number, values))
+
+
+def _plain(number: float) -> float:
+    return float(number) if isinstance(number, float) else int(number)
+
+
+def _check_error(error: Refused | Unusable, spec: str) -> None:
+    """Raise `UserError` if an annotator raised what a record cannot hold."""
+    if not _is_usage(error.usage):
+        raise plugins.misfit("annotator", spec, error.usage, "ask", "the usage of an error has numbers by name")
+    plugins.check_texts("annotator", spec, str(error), getattr(error, "raw", ""), *error.usage)
 
 
 def recorded(call: Call, answer: list[Verdicts] | Exception, tally: Tally) -> list[Judgement]:
@@ -461,9 +510,50 @@ def grouped(images: Iterator[Image], content: Callable[[str], str]) -> Iterator[
             yield Group(together, failure)
 
 
-def asking(annotate: Any) -> Annotator:
-    """An annotator as `judge` wants it, of one that may be a mere callable."""
-    return cast(Annotator, annotate) if hasattr(annotate, "ask") else _Callable(annotate)
+def asking(annotate: Any, spec: str) -> Annotator:
+    """The members of an annotator that `spec` named, which may be a mere callable.
+
+    Raises `UserError` if a plug-in of the user's breaks the contract, now or as a member is called.
+    """
+    with plugins.blamed("annotator", spec):
+        judge = None if hasattr(annotate, "ask") else _Callable(annotate)
+        ask = judge.ask if judge else annotate.ask
+    read = plugins.Members("annotator", spec, annotate)
+    running = read.context("running", "running takes a Brake and returns an async context manager")
+    preparing = read.value("preparing", PREPARING, _is_count, "preparing is a whole number from 1 up")
+    return Annotator(
+        plugin=annotate,
+        ask=ask,
+        identity=read.value("identity", None, _is_json, "identity is a value that JSON can hold")
+        or plugins.fingerprints(spec),
+        template=read.function("template", rubrics, plugins.is_text, "template takes a Kind and returns text"),
+        check=read.function("check", lambda: None, _is_any, "check takes nothing"),
+        prepare=read.function("prepare", lambda picture, _: picture, _is_any, "prepare takes (image, path)"),
+        pixels=read.function("pixels", _pixels, _is_size, "pixels takes what prepare returned and returns a number"),
+        running=judge.running if judge else running,
+        preparing=judge.preparing if judge else preparing,
+        status=read.function("status", lambda _: "", plugins.is_text, "status takes the share done and returns text"),
+        summary=read.function("summary", lambda: "", plugins.is_text, "summary takes nothing and returns text"),
+        expected=read.function(
+            "expected", lambda *_: {}, _is_usage, "expected takes (kind, prompt, sizes) and returns numbers by name"
+        ),
+    )
+
+
+def _is_any(_: object) -> bool:
+    return True
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_size(value: object) -> bool:
+    return plugins.is_number(value) and cast(float, value) >= 0
+
+
+def _is_json(value: object) -> bool:
+    return bool(digest([value]))
 
 
 class _Callable:

@@ -158,6 +158,8 @@ class Frame(NamedTuple):
 
 
 FRAME = Frame()
+DOCTYPE = b"<!doctype html>"
+STREAMS = ("-", "/dev/stdout", "/dev/stderr")
 
 
 def check(path: str, runs: Sequence[str] = (), others: Iterable[str] = ()) -> None:
@@ -167,9 +169,22 @@ def check(path: str, runs: Sequence[str] = (), others: Iterable[str] = ()) -> No
     """
     if os.path.realpath(path) in map(os.path.realpath, others):
         raise UserError(f"--html {path}: this command reads or writes that file; name another")
+    if path in STREAMS or path.startswith("/dev/fd/"):
+        raise UserError(f"--html {path}: the page is a file; name one, such as page.html")
+    if os.path.isfile(path) and not _is_page(path):
+        raise UserError(f"--html {path}: holds something else than a page; name another file")
     for run in runs:
         read_metrics(run)
     _write_whole(path, None)
+
+
+def _is_page(path: str) -> bool:
+    """Whether a file is empty or begins as our pages do: nobody wants anything else replaced by one."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(DOCTYPE)).lower() in (b"", DOCTYPE)
+    except OSError:
+        return True  # what is wrong is said where it is written
 
 
 def write(

@@ -10,13 +10,14 @@ A module may say what its argument can be, for completion, in a constant that is
 """
 
 import importlib
+import math
 import os
 import re
 import reprlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -35,6 +36,11 @@ CONTRACTS = {
 }
 """What a plug-in of each kind is called with and returns, in a line."""
 
+SETTINGS = "settings is a vpctl.plugins.Settings of numbers and text"
+FINGERPRINT = "fingerprint is text"
+_TUNABLE = "a generator to be tuned has a pipeline, settings and a fingerprint"
+"""What a generator's members are, in a line."""
+
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """In the folder of a LoRA, as diffusers names it: what the tune commands write and a generator's ``adapt`` takes."""
 
@@ -47,6 +53,18 @@ class Settings(NamedTuple):
     width: int | None = None
     height: int | None = None
     negative_prompt: str | None = None
+
+
+def are_settings(value: object) -> bool:
+    """Whether it is a `Settings` whose fields have their types."""
+    if not isinstance(value, Settings):
+        return False
+    whole = (value.num_inference_steps, value.width, value.height)
+    return (
+        (value.guidance_scale is None or is_number(value.guidance_scale))
+        and all(one is None or (type(one) is int and one > 0) for one in whole)
+        and (value.negative_prompt is None or is_text(value.negative_prompt))
+    )
 
 
 class Polished(NamedTuple):
@@ -215,19 +233,32 @@ def load(kind: str, spec: str, *, device: str = "auto", **settings: Any) -> Any:
     with blamed(kind, spec, "load takes (argument, *, device) and returns the plug-in"):
         known = inspect.signature(loader).parameters
         made = loader(argument, device=device, **{name: value for name, value in settings.items() if name in known})
-    if not callable(made) and not (kind == "annotator" and hasattr(made, "ask")):
-        raise misfit(kind, spec, made, "load")
+        if not callable(made) and not (kind == "annotator" and hasattr(made, "ask")):
+            raise misfit(kind, spec, made, "load")
     return made
 
 
 def tunable(spec: str, *, device: str) -> Any:
-    """A generator with the ``pipeline``, ``settings`` and ``fingerprint`` that tuning needs."""
+    """A generator with the ``pipeline``, ``settings`` and ``fingerprint`` that tuning needs; see `pipeline`."""
+    import inspect
+
     made = load("generator", spec, device=device)
-    with blamed("generator", spec, "a generator to be tuned has a pipeline, settings and a fingerprint"):
-        lacks = [name for name in ("settings", "fingerprint", "pipeline") if not hasattr(made, name)]
-    if lacks:
-        raise UserError(f"--model {spec}: this generator cannot be tuned: it has no {lacks[0]}")
+    members = Members("generator", spec, made)
+    needed = {
+        "settings": members.value("settings", None, are_settings, SETTINGS),
+        "fingerprint": members.value("fingerprint", None, is_text, FINGERPRINT),
+        "pipeline": inspect.getattr_static(made, "pipeline", None),  # to get its value may load the weights
+    }
+    for name, value in needed.items():
+        if value is None:
+            raise UserError(f"--model {spec}: this generator cannot be tuned: it has no {name}")
     return made
+
+
+def pipeline(made: Any, spec: str) -> Any:
+    """The diffusers pipeline of a generator that is `tunable`; this loads its weights."""
+    with blamed("generator", spec, _TUNABLE):
+        return made.pipeline
 
 
 def _is_own(spec: str) -> bool:
@@ -252,15 +283,101 @@ def blamed(kind: str, spec: str, contract: str = "") -> Iterator[None]:
         own = os.path.realpath(file)
         frames = [one for one in traceback.extract_tb(error.__traceback__) if os.path.realpath(one.filename) == own]
         where = f"{file}:{frames[-1].lineno}, in {frames[-1].name}" if frames else file
-        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise UserError(f"{where}: {said}; {expected}; --traceback shows more") from error
+        raise UserError(f"{where}: {_said(error)}; {expected}; --traceback shows more") from error
 
 
-def misfit(kind: str, spec: str, returned: object, function: str = "") -> UserError:
+def _said(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}".removesuffix(": ")
+    except Exception:  # an error of the user's own, which cannot even be printed
+        return type(error).__name__
+
+
+def misfit(kind: str, spec: str, returned: object, function: str = "it", contract: str = "") -> UserError:
     """The error of a plug-in that returned what its contract does not say."""
-    found = "None" if returned is None else f"{_article(type(returned).__name__)}, {reprlib.repr(returned)}"
-    by = f"{function} returned" if function else "it returned"
-    return UserError(f"{_option(kind)} {spec}: {by} {found}; {CONTRACTS[kind]}")
+    return UserError(f"{_option(kind)} {spec}: {function} returned {_found(returned)}; {contract or CONTRACTS[kind]}")
+
+
+def _found(value: object) -> str:
+    return "None" if value is None else f"{_article(type(value).__name__)}, {reprlib.repr(value)}"
+
+
+def is_text(value: object) -> bool:
+    """Whether it is text that a record can hold: UTF-8 cannot encode lone surrogates."""
+    try:
+        return isinstance(value, str) and bool(value.encode() or True)
+    except UnicodeEncodeError:
+        return False
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite number that a record can hold."""
+    if isinstance(value, int):
+        return -(1 << 63) <= value < 1 << 63
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def check_texts(kind: str, spec: str, *texts: str) -> None:
+    """Raise `UserError` if one of the texts of a plug-in is none that a record can hold."""
+    for text in texts:
+        if not is_text(text):
+            raise UserError(
+                f"{_option(kind)} {spec}: it returned the text {reprlib.repr(text)}, which UTF-8 cannot encode; "
+                "a text has no lone surrogates"
+            )
+
+
+class Members:
+    """Reads what a plug-in may have beside its call. A member that is missing or None is the default.
+
+    A member that raises, or does not fit, becomes a `UserError`, as in `blamed`. `contract` says what fits.
+    """
+
+    def __init__(self, kind: str, spec: str, plugin: object) -> None:
+        self._kind, self._spec, self._plugin = kind, spec, plugin
+
+    def value(self, name: str, default: Any, fits: Callable[[Any], bool], contract: str) -> Any:
+        """A member that is a value."""
+        with blamed(self._kind, self._spec, contract):
+            found = getattr(self._plugin, name, None)
+            if found is None:
+                return default
+            if not fits(found):
+                raise UserError(f"{_option(self._kind)} {self._spec}: its {name} is {_found(found)}; {contract}")
+            return found
+
+    def function(self, name: str, default: Any, fits: Callable[[Any], bool], contract: str) -> Any:
+        """A member that is a function whose results fit."""
+        call = self.value(name, None, callable, contract)
+
+        def guarded(*arguments: Any) -> Any:
+            with blamed(self._kind, self._spec, contract):
+                result = call(*arguments)
+                if not fits(result):
+                    raise misfit(self._kind, self._spec, result, name, contract)
+                return result
+
+        return guarded if call else default
+
+    def context(self, name: str, contract: str) -> Callable[..., AbstractAsyncContextManager[Any]] | None:
+        """A member that is a function that returns an async context manager; None without it."""
+        make = self.function(name, None, lambda made: isinstance(made, AbstractAsyncContextManager), contract)
+        return make and (lambda *arguments: _Context(make(*arguments), self._kind, self._spec, contract))
+
+
+class _Context(AbstractAsyncContextManager[Any]):
+    """A plug-in's async context manager. What it raises is blamed on it, and what its block raises is not."""
+
+    def __init__(self, made: AbstractAsyncContextManager[Any], *blame: str) -> None:
+        self._made, self._blame = made, blame
+
+    async def __aenter__(self) -> Any:
+        with blamed(*self._blame):
+            return await self._made.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> bool | None:
+        with blamed(*self._blame):
+            return await self._made.__aexit__(*error)
 
 
 def _article(noun: str) -> str:
@@ -277,7 +394,7 @@ def _from_file(path: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise UserError(f"{path}: cannot be loaded: {type(error).__name__}: {error}; --traceback shows more") from error
+        raise UserError(f"{path}: cannot be loaded: {_said(error)}; --traceback shows more") from error
     return module
 
 

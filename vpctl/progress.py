@@ -210,9 +210,14 @@ def finished(done: str, target: str, *, resumed: int = 0, failed: int = 0, more:
     `target` is the file or folder as the user named it; ``-`` is standard output.
     """
     settle()
-    there = f"; {resumed} were there already" if resumed else ""
+    there = f"; {resumed} {'was' if resumed == 1 else 'were'} there already" if resumed else ""
     lost = f"; {failed} failed, and the same command tries them again" if failed else ""
     note(f"{done} {written(target)}{there}{lost}{f'; {more}' if more else ''}")
+
+
+def plural(number: int, noun: str) -> str:
+    """A count with its noun, as in ``1 picture`` and ``2 pictures``; the noun's plural ends in an s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def written(target: str) -> str:

@@ -135,6 +135,8 @@ class Report(TypedDict):
 LONGEST_PROMPT = 10_000
 """Characters of a prompt that polish takes. CLIP reads 77 tokens, and other text encoders some hundreds."""
 
+MODES = ("list", "point", "pair")
+"""How an annotator is shown pictures: all of a prompt, one a call, two a call."""
 _SAMPLE = 1 << 20
 
 RECORDS: tuple[Any, ...] = (Prompt, Image, Judgement, Pair, Report)
@@ -238,6 +240,8 @@ def check(record: object, kind: Any, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: {reason}")
     if kind is Judgement:
         _check_pictures(record, where)
+    if kind is Pair and not 0 < record["margin"] <= 1:
+        raise UserError(f"{where}: 'margin' of a pair is above 0 and at most 1, not {_found(record['margin'])}")
     return record
 
 
@@ -265,6 +269,8 @@ def _check_pictures(judgement: dict[str, Any], where: str) -> None:
         if len(set(lengths.values())) > 1:
             numbers = ", ".join(f"{number} {key}" for key, number in lengths.items())
             raise UserError(f"{where}: a judgement has as many image_ids as file_names and scores, not {numbers}")
+    if mode is not None and mode not in MODES:
+        raise UserError(f"{where}: 'mode' of a judgement is one of {', '.join(MODES)}, not {_found(mode)}")
     if mode == "pair" and pictures != 2:
         raise UserError(f"{where}: a judgement of mode 'pair' is of two pictures, not {pictures}")
     if order is not None and sorted(order) != [*range(pictures)]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from . import plugins
 from .errors import RecordFailed, UserError
+from .progress import plural
 
 Reward = Callable[[list[Image.Image], list[str]], Any]
 PIXELS = 1 << 25
@@ -30,31 +31,37 @@ def scored(
     records: Iterable[R], rewards: Mapping[str, Reward], *, batch: int, open_picture: Callable[[str], Image.Image]
 ) -> Iterator[Scored]:
     """The records, which have a `prompt` and a `file_name`, in their order, with the scores of every reward."""
-    for loaded in ahead(_decoded(iter(records), batch, open_picture)):
+    decoded = ((record, _decoded(record["file_name"], open_picture)) for record in records)
+    for loaded in ahead(batches(decoded, batch, lambda one: _pixels(one[1]))):
         rows = iter(_rows([(record, one) for record, one in loaded if isinstance(one, Image.Image)], rewards))
         for record, picture in loaded:
             yield Scored(record, {}, picture) if isinstance(picture, RecordFailed) else _checked(record, next(rows))
 
 
-def _decoded(
-    records: Iterator[R], batch: int, open_picture: Callable[[str], Image.Image]
-) -> Iterator[list[tuple[R, Image.Image | RecordFailed]]]:
-    """At most `batch` records at once with their pictures, and fewer where the pictures are large."""
-    loaded: list[tuple[R, Image.Image | RecordFailed]] = []
-    pixels = 0
-    for record in records:
-        try:
-            picture = open_picture(record["file_name"])
-            pixels += picture.width * picture.height
-            loaded.append((record, picture))
-            del picture  # or it would stay alive while the next ones are decoded
-        except RecordFailed as failure:
-            loaded.append((record, failure))
-        if len(loaded) == batch or pixels >= PIXELS:
-            yield loaded
-            loaded, pixels = [], 0
-    if loaded:
-        yield loaded
+def batches(items: Iterable[T], most: int, pixels: Callable[[T], int]) -> Iterator[list[T]]:
+    """The items, at most `most` in a batch, and fewer where their pictures, of so many `pixels`, are large."""
+    batch: list[T] = []
+    taken = 0
+    for item in items:
+        batch.append(item)
+        taken += pixels(item)
+        del item  # its picture would stay in memory while the next ones are decoded
+        if len(batch) == most or taken >= PIXELS:
+            yield batch
+            batch, taken = [], 0
+    if batch:
+        yield batch
+
+
+def _decoded(path: str, open_picture: Callable[[str], Image.Image]) -> Image.Image | RecordFailed:
+    try:
+        return open_picture(path)
+    except RecordFailed as failure:
+        return failure
+
+
+def _pixels(picture: Image.Image | RecordFailed) -> int:
+    return 0 if isinstance(picture, RecordFailed) else picture.width * picture.height
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
@@ -98,9 +105,11 @@ def rewarded(spec: str, reward: Reward, pictures: list[Image.Image], prompts: li
         values = given.tolist() if hasattr(given, "tolist") else given
         if not isinstance(values, list | tuple) or not all(isinstance(one, SupportsFloat) for one in values):
             raise plugins.misfit("reward", spec, given)
-    if len(values) != len(pictures):
-        raise UserError(f"--reward {spec}: gave {len(values)} rewards for {len(pictures)} pictures")
-    return [*map(float, values)]
+        if len(values) != len(pictures):
+            raise UserError(
+                f"--reward {spec}: gave {plural(len(values), 'reward')} for {plural(len(pictures), 'picture')}"
+            )
+        return [*map(float, values)]
 
 
 def _checked(record: R, scores: dict[str, float]) -> Scored:

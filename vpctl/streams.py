@@ -308,6 +308,8 @@ class Replacement:
             raise UserError(f"{target}: is read by this command; name another file with --out")
         if os.path.isdir(self._place):
             raise UserError(_is_a_folder(target))
+        if _is_precious(self._place):
+            raise UserError(f"{target}: holds something else than records; name another file with --out")
         self._part = os.path.join(os.path.dirname(self._place), f".{os.path.basename(self._place)}.part")
         self._file = _locked(self._part, os.O_WRONLY | os.O_CREAT, target)
         os.ftruncate(self._file, 0)
@@ -334,6 +336,16 @@ class Replacement:
             os.close(self._file)
         if self._part and type(error) is KeyboardInterrupt:
             raise Interrupted(f"interrupted; {self.target} is written at the end only, so nothing was written")
+
+
+def _is_precious(path: str) -> bool:
+    """Whether a file is there that does not begin as JSON Lines do: nobody wants it replaced by records."""
+    try:
+        with open(path, "rb") as file:
+            beginning = file.read(1 << 10).lstrip()
+    except OSError:
+        return False
+    return bool(beginning) and not beginning.startswith(b"{")
 
 
 def _check_suffix(target: str) -> None:

@@ -108,7 +108,7 @@ def test_a_reward_that_gives_too_few_ends_the_run(plugin: Plugin) -> None:
     judge = load(path)
     (found,) = ask(judge, Question("", pictures(judge, 3, 4), (FIDELITY,)))
     assert isinstance(found, UserError)
-    assert str(found) == f"--annotator reward:{path}: gave 1 rewards for 2 pictures"
+    assert str(found) == f"--annotator reward:{path}: --reward {path}: gave 1 reward for 2 pictures"
 
 
 def test_a_reward_of_the_package_gives_as_a_judge_what_it_gives_as_a_reward() -> None:

@@ -243,7 +243,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(taught: Path, monkeypatch: p
     (failure,) = ask(judge, [RED_BLUE])
     assert isinstance(failure, RecordFailed)
     assert not isinstance(failure, Unusable), "the next run tries again"
-    assert "2 pictures are too much for the memory of cpu; judge with --mode point" in str(failure)
+    assert "2 pictures: too much for the memory of cpu; judge with --mode point" in str(failure)
 
 
 def test_a_question_that_cannot_be_read_takes_none_of_its_batch_with_it(tmp_path: Path, short: None) -> None:
@@ -253,7 +253,7 @@ def test_a_question_that_cannot_be_read_takes_none_of_its_batch_with_it(tmp_path
     good, bad, also_good = ask(judge, [GREEN, long, GREEN])
     assert told(good) == told(also_good)
     assert type(bad) is RecordFailed
-    assert str(bad).startswith("1 pictures make ")
+    assert " tokens for 1 picture and up to " in str(bad)
     assert str(bad).endswith(f"more than the 700 that {tmp_path} reads; judge with --mode point")
 
 

@@ -196,6 +196,13 @@ def test_compare_meets_the_first_with_the_first_and_the_second_with_the_second(s
         }
 
 
+def test_pictures_of_raw_prompts_meet_those_of_the_polished_ones(sides: Path) -> None:
+    """polish keeps the prompt_id, so that both are of one prompt."""
+    write_lines(sides / "tuned.jsonl", [{**one, "prompt": f"polished {one['prompt']}"} for one in TUNED])
+    compare("base.jsonl", ["tuned.jsonl"], "out.jsonl")
+    assert [report["n"] for report in reports(sides / "out.jsonl")] == [4, 4]
+
+
 def test_pictures_of_one_seed_meet_wherever_they_stand_and_what_meets_none_is_told(
     sides: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,7 +212,7 @@ def test_pictures_of_one_seed_meet_wherever_they_stand_and_what_meets_none_is_to
     compare("base.jsonl", ["tuned.jsonl"], "out.jsonl", reward=["clip"])
     [report] = reports(sides / "out.jsonl")
     assert (report["wins"], report["ties"], report["losses"]) == (0, 3, 0)
-    assert "1 pictures, of these or of base.jsonl, have no counterpart" in capsys.readouterr().err
+    assert "1 picture, of these or of base.jsonl, left out: no counterpart" in capsys.readouterr().err
     write_lines(sides / "tuned.jsonl", [{**one, "seed": one["seed"] + 100} for one in four])
     compare("base.jsonl", ["tuned.jsonl"], "out.jsonl", reward=["clip"])
     assert reports(sides / "out.jsonl")[0]["ties"] == 4, "seeds that are all others say nothing; places do"

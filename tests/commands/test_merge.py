@@ -148,7 +148,7 @@ def test_a_refusal_says_nothing_of_the_pictures(pairs: Any, capsys: pytest.Captu
     )
     assert [told(pair) for pair in made] == [("a", "b", 1.0, {"fidelity": 1.0})]
     said = capsys.readouterr().err
-    assert ", from 3 judgements of 1 prompts; 0 ties dropped; 2 refusals left out\n" in said
+    assert ", from 3 judgements of 1 prompt; 0 ties dropped; 2 refusals left out\n" in said
 
 
 def test_pictures_of_different_prompts_do_not_meet(pairs: Any) -> None:
@@ -170,7 +170,7 @@ def test_what_was_tied_is_told_by_aspect(pairs: Any, capsys: pytest.CaptureFixtu
     said = capsys.readouterr().err.splitlines()
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in said if line.startswith("│")]
     assert rows == [["aesthetic", "3", "33%"], ["fidelity", "3", "100%"]]
-    assert said[-1].endswith(", from 2 judgements of 1 prompts; 1 ties dropped")
+    assert said[-1].endswith(", from 2 judgements of 1 prompt; 1 tie dropped")
 
 
 SCORES = st.dictionaries(st.sampled_from("abcde"), st.integers(1, 5), min_size=2)
@@ -302,13 +302,13 @@ def test_a_scale_may_be_of_anyone(names: list[str], low: int) -> None:
 def test_a_score_outside_its_scale_is_told_with_its_place(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", [judgement({"a": 1, "b": 5}), judgement({"a": 1, "b": 7.5})])
     out = tmp_path / "pairs.jsonl"
-    out.write_text("old\n")
+    out.write_text("{}\n")
     with pytest.raises(UserError) as raised:
         merge([str(source)], str(out))
     assert str(raised.value) == (
         f"{source}:2: human gave 7.5, which is outside 1 to 5; say what its scores mean with --scale human=LOW:HIGH"
     )
-    assert out.read_text() == "old\n"
+    assert out.read_text() == "{}\n"
     merge([str(source)], str(out), scale=["human=1:7.5"])
     assert len(lines(out.read_text())) == 1, "two judgements of one pair of pictures are one pair"
 

@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from tests.conftest import Plugin, Run, lines
-from vpctl.commands.polish import Distinct, Polisher, original, polish, polished, scored
+from vpctl.commands.polish import Distinct, original, polish, polished, polisher_of, scored
 from vpctl.errors import RecordFailed
 from vpctl.plugins import Polished
 from vpctl.records import LONGEST_PROMPT, Prompt, digest
@@ -22,10 +23,11 @@ def upper(prompts: list[str]) -> list[Polished | RecordFailed]:
 
 
 def polish_all(
-    prompts: list[Prompt], *, keep_unsafe: bool = False, polish: Polisher = upper
+    prompts: list[Prompt], *, keep_unsafe: bool = False, polish: Any = upper
 ) -> tuple[list[Prompt], Counter[str]]:
     counts: Counter[str] = Counter()
-    return list(polished(prompts, polish, spec="rules", keep_unsafe=keep_unsafe, threshold=0.5, counts=counts)), counts
+    work = polisher_of(polish, "rules")
+    return list(polished(prompts, work, keep_unsafe=keep_unsafe, threshold=0.5, counts=counts)), counts
 
 
 def reasons(prompts: Iterable[Prompt]) -> list[str]:
@@ -197,12 +199,12 @@ def test_what_is_dropped_is_kept_apart_with_its_reason_and_not_done_again(
         ("a red circle left of a blue star on a white background, large", f"near duplicate of {shapes}"),
     ]
     assert "dropped: 1 empty, 1 unsafe, 1 duplicate, 1 near duplicate; see clean.dropped.jsonl" in done.err
-    assert "1 more are the same prompts again" in done.err
+    assert "1 more prompt left out: word for word" in done.err
     left = {file: file.read_bytes() for file in tmp_path.glob("clean*")}
     again = run("polish", "raw.txt", "--polisher", rules, "--out", "clean.jsonl")
     assert {file: file.read_bytes() for file in tmp_path.glob("clean*")} == left
     assert (tmp_path / "asked.txt").read_text().splitlines() == RAW.splitlines()[:7]
-    assert "4 were dropped by a run before this" in again.err
+    assert "4 prompts dropped by a run before this" in again.err
 
 
 def test_what_failed_is_in_neither_file_and_tried_again(run: Run, tmp_path: Path, plugin: Plugin) -> None:
@@ -278,7 +280,7 @@ def test_both_forms_are_written_side_by_side_and_a_run_that_goes_on_adds_what_la
 def test_prompts_that_are_longer_than_is_read_are_counted(run: Run) -> None:
     done = run("polish", "-", stdin="a cat\n" + " ".join(f"{number} cats" for number in range(10, 60)) + "\n")
     assert [one["clip_tokens"] for one in lines(done.out)] == [2, 150]
-    assert "1 have more than the 75 tokens that Stable Diffusion reads" in done.err
+    assert "1 prompt of more than the 75 tokens that Stable Diffusion reads" in done.err
 
 
 def test_a_model_that_is_not_there_is_told_before_anything_is_polished(run: Run, tmp_path: Path) -> None:
@@ -328,8 +330,8 @@ def test_a_line_of_ten_megabytes_is_dropped_with_a_message(run: Run, tmp_path: P
     assert dropped["prompt"] == line.strip()
     assert dropped["dropped"].startswith("too long: ")
     assert "dropped: 1 too long; see clean.dropped.jsonl" in done.err
-    assert "1 have more than 10000 characters, the most polish takes; shorten or split them" in done.err
-    assert "1 were there already" in run("polish", "raw.txt", "--out", "clean.jsonl").err
+    assert "1 prompt of more than 10000 characters, the most polish takes; shorten or split them" in done.err
+    assert "1 was there already" in run("polish", "raw.txt", "--out", "clean.jsonl").err
 
 
 def test_the_help_says_how_long_a_prompt_may_be() -> None:

@@ -1,14 +1,18 @@
 """The diffusers generator, on the packaged pipeline and on folders that are none."""
 
+import importlib.util
 import shutil
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
+from diffusers.utils.dummy_torch_and_transformers_and_sentencepiece_objects import KolorsPipeline
 from PIL import Image
 
+from tests.hostile.folders import change, sound
 from vpctl.errors import UserError
-from vpctl.generators import diffusion, shapes
+from vpctl.generators import _pipeline, diffusion, shapes
 from vpctl.generators._pipeline import Diffusion
 from vpctl.plugins import Settings
 
@@ -107,3 +111,14 @@ def test_a_lora_that_cannot_be_read_is_named_in_one_line(small: Diffusion, tmp_p
 def test_other_models_of_the_shapes_world_are_refused_by_name() -> None:
     with pytest.raises(UserError, match="known: shapes:base, shapes:small"):
         shapes.load("huge", device="cpu")
+
+
+def test_a_pipeline_that_needs_another_library_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = sound("pipeline", tmp_path / "pipe")
+    change(folder / "model_index.json", _class_name="KolorsPipeline")
+    monkeypatch.setattr(diffusers, "KolorsPipeline", KolorsPipeline)
+    monkeypatch.setattr(
+        _pipeline, "find_spec", lambda name: None if name == "sentencepiece" else importlib.util.find_spec(name)
+    )
+    with pytest.raises(UserError, match=r"pipe: a KolorsPipeline needs sentencepiece; install it first$"):
+        diffusion.load(str(folder), device="cpu")

@@ -255,6 +255,64 @@ def an_index_of_pickles_in_the_unet(folder: Path) -> None:
     change(index, weight_map={"weight": "part.bin"}, metadata={})
 
 
+def an_index_of_pickles_beside_the_weights(folder: Path) -> None:
+    """diffusers opens the index and not the single file."""
+    pickled(folder / "unet" / "part.bin")
+    index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    change(index, weight_map={"conv_in.weight": "part.bin"}, metadata={})
+
+
+def an_index_beside_the_weights_that_leaves_the_folder(folder: Path) -> None:
+    """It names a file elsewhere."""
+    index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    outside = os.path.join("..", "vae", "diffusion_pytorch_model.safetensors")
+    change(index, weight_map={"conv_in.weight": outside}, metadata={})
+
+
+def an_index_of_pickles_beside_a_single_file(folder: Path) -> None:
+    """Of transformers."""
+    pickled(folder / "part.bin")
+    change(folder / "model.safetensors.index.json", weight_map={"weight": "part.bin"}, metadata={})
+
+
+def _nested(folder: Path, class_name: str) -> Path:
+    """A component that is a pipeline, with a configuration and weights like those of a model."""
+    inner = folder / "feature_extractor"
+    copy(folder / "vae", inner)
+    change(folder / "model_index.json", feature_extractor=["diffusers", class_name])
+    _module(inner)
+    change(inner / "model_index.json", _class_name=["evil", "Evil"])
+    return inner
+
+
+def pipeline_in_the_pipeline(folder: Path) -> None:
+    """Of a class of its own."""
+    _nested(folder, "DiffusionPipeline")
+
+
+def component_in_the_inner_pipeline(folder: Path) -> None:
+    """A module of the inner pipeline."""
+    inner = _nested(folder, "StableDiffusionPipeline")
+    change(inner / "model_index.json", _class_name="StableDiffusionPipeline", vae=["evil", "Evil"])
+    (inner / "vae").mkdir()
+    _module(inner / "vae")
+
+
+def pickle_in_the_inner_pipeline(folder: Path) -> None:
+    """A model of the inner pipeline that has no safetensors."""
+    inner = _nested(folder, "StableDiffusionPipeline")
+    change(inner / "model_index.json", _class_name="StableDiffusionPipeline", vae=["diffusers", "AutoencoderKL"])
+    (inner / "vae").mkdir()
+    shutil.copyfile(folder / "vae" / "config.json", inner / "vae" / "config.json")
+    pickled(inner / "vae" / "diffusion_pytorch_model.bin")
+
+
+def second_pipeline_in_the_readme(folder: Path) -> None:
+    """A class of diffusers that opens what README.md names."""
+    change(folder / "model_index.json", _class_name="KandinskyCombinedPipeline")
+    (folder / "README.md").write_text("---\nprior:\n- someone/evil\n---\n")
+
+
 def weights_outside_the_folder(folder: Path) -> None:
     """An index that names a file elsewhere."""
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
@@ -287,6 +345,7 @@ _OF_TRANSFORMERS: list[Callable[[Path], None]] = [
     pickle_named_safetensors,
     pickles_in_an_index,
     an_index_of_pickles,
+    an_index_of_pickles_beside_a_single_file,
     a_weight_file_of_its_own_choice,
 ]
 _OF_DIFFUSERS: list[Callable[[Path], None]] = [
@@ -302,6 +361,12 @@ _OF_DIFFUSERS: list[Callable[[Path], None]] = [
     pickled_unet,
     pickled_text_encoder,
     an_index_of_pickles_in_the_unet,
+    an_index_of_pickles_beside_the_weights,
+    an_index_beside_the_weights_that_leaves_the_folder,
+    pipeline_in_the_pipeline,
+    component_in_the_inner_pipeline,
+    pickle_in_the_inner_pipeline,
+    second_pipeline_in_the_readme,
     weights_outside_the_folder,
 ]
 CODE: dict[str, list[Callable[[Path], None]]] = {

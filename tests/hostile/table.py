@@ -148,7 +148,7 @@ def furnish(folder: Path) -> None:
         shutil.copy(plugin, folder)
 
 
-def make(path: Path, content: str | dict[str, Any]) -> None:
+def make(path: Path, content: Any) -> None:
     """A file of the table; see the top of this module for what `content` may be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     match content:

@@ -5,6 +5,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,17 @@ OPEN: dict[str, list[Callable[[Path], Any]]] = {
         )
     ],
 }
-ELSEWHERE = {"module_beside_the_index", "component_of_the_standard_library", "adapter_to_another_model"}
-"""What only the inspection refuses: the libraries import any module that is installed."""
+ELSEWHERE = {"adapter_to_another_model"}
+"""What only the inspection refuses."""
+NEVER = {
+    "module_beside_the_index",
+    "component_of_the_standard_library",
+    "pipeline_in_the_pipeline",
+    "component_in_the_inner_pipeline",
+    "pickle_in_the_inner_pipeline",
+    "second_pipeline_in_the_readme",
+}
+"""What diffusers would open, or import and then reject; `hub.pipeline` refuses it before."""
 
 
 @pytest.mark.parametrize(
@@ -134,6 +144,7 @@ def test_no_code_runs_even_if_nobody_inspects_the_folder(
     for opens in OPEN[use]:
         said = said_by(opens, folder)
         assert not said or (said.startswith("x: ") and "\n" not in said)
+        assert spoil.__name__ not in NEVER or "which vpctl does not open" in said or "in one folder" in said, said
     assert not (tmp_path / SENTINEL).exists()
     assert sys.stdin.read() == "y\n" * 20, "nothing was asked"
     assert capfd.readouterr() == ("", "")
@@ -186,6 +197,28 @@ def test_a_pipeline_does_not_make_weights_up(tmp_path: Path) -> None:
     save_file({**weights, "conv_out.bias": lost}, file, {"format": "pt"})
     pipe = hub.pipeline(folder, dtype=torch.float32, where="--model x")
     assert isinstance(pipe.unet, UNet2DConditionModel)
+
+
+@pytest.mark.skipif(bool(find_spec("onnxruntime")), reason="onnxruntime is installed")
+def test_a_component_that_needs_another_library_names_it(tmp_path: Path) -> None:
+    folder = sound("pipeline", tmp_path / "onnx")
+    change(folder / "model_index.json", unet=["diffusers", "OnnxRuntimeModel"])
+    assert "OnnxRuntimeModel requires the onnxruntime library" in said_by(OPEN["pipeline"][0], folder)
+
+
+def test_a_pipeline_does_not_make_up_the_weights_of_a_module_of_diffusers(tmp_path: Path) -> None:
+    """The class of this component is in a module of diffusers' pipelines, as those of Kolors are."""
+    folder = sound("pipeline", tmp_path / "own")
+    change(folder / "model_index.json", image_encoder=["stable_diffusion", "CLIPImageProjection"])
+    part = folder / "image_encoder"
+    part.mkdir()
+    change(part / "config.json", _class_name="CLIPImageProjection", hidden_size=4)
+    save_file({"other": torch.ones(4, 4)}, part / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(UserError, match=r"^x: image_encoder: .*project.weight is missing"):
+        hub.pipeline(folder, dtype=torch.float32, where="x")
+    save_file({"project.weight": torch.ones(4, 4)}, part / "diffusion_pytorch_model.safetensors")
+    pipe = hub.pipeline(folder, dtype=torch.float32, where="x")
+    assert pipe.image_encoder.project.weight.sum() == 16
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -278,6 +311,9 @@ def test_a_hub_model_is_inspected_before_its_weights_are_fetched(tmp_path: Path,
 
 def test_a_hub_model_is_fetched_and_found_again_when_the_hub_is_away(tmp_path: Path, httpserver: HTTPServer) -> None:
     folder = sound("reward", tmp_path / "remote")
+    change(folder / "reward.json", mean=2.0, std=3.0)
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    change(folder / "model.safetensors.index.json", weight_map={"itm_head.weight": "part.safetensors"})
     address = serve(httpserver, folder)
     for env in ({"HF_ENDPOINT": address}, {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "1"}):
         ended = subprocess.run(
@@ -295,6 +331,8 @@ import sys
 from pathlib import Path
 from vpctl.models import sources
 remote, local = sources.fetch("reward", "some/model", option="--reward vp:"), Path(sys.argv[1])
-for name in ("config.json", "tokenizer.json", "preprocessor_config.json", "model.safetensors"):
+for name in ("config.json", "tokenizer.json", "preprocessor_config.json", "part.safetensors"):
     assert (remote / name).read_bytes() == (local / name).read_bytes(), name
+from vpctl.rewards import vp
+assert vp.scale("some/model") == (2, 3), "the scale is that of the model on the hub"
 """

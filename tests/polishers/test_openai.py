@@ -321,7 +321,7 @@ def test_status_and_summary_are_those_of_the_engine() -> None:
         before, status, after = asyncio.run(all_of_it())
     assert before == ""
     assert "in flight" in status
-    assert after.startswith("1 requests")
+    assert after.startswith("1 request,")
 
 
 def test_a_wrong_key_ends_it() -> None:

@@ -3,12 +3,9 @@
 VPCTL_KILLS=10 interrupts each of them ten times instead of twice, as it is done before a release.
 """
 
-import contextlib
 import os
 import re
-import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -45,6 +42,13 @@ def load(argument, *, device):
 
     return counted
 '''
+SENT = (
+    "kill -INT $PPID; kill -TERM $PPID",
+    "kill -TERM $PPID; sleep 0.003; kill -INT $PPID; kill -INT $PPID",
+    "kill -TERM $PPID",
+    "kill -INT $PPID",
+)
+"""What is one interrupt: launchers forward a SIGTERM while the terminal sends a SIGINT."""
 CALLS = 2
 """Of the reward in a round of tune-ppo."""
 
@@ -114,19 +118,12 @@ def steps_of(workplace: Path, name: str) -> int:
     return len(steps_in(workplace / f"{name}-whole" / "metrics.jsonl"))
 
 
-def signalled(metrics: Path, steps: int, *numbers: int) -> Callable[[int], None]:
-    """Sends the signals once the metrics have so many steps, a little later by chance."""
-
-    def watch(process: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            while len(steps_in(metrics)) < steps:
-                os.kill(process, 0)
-                time.sleep(0.002)
-            time.sleep(CHANCE.uniform(0, 0.05))
-            for number in numbers:
-                os.kill(process, number)
-
-    return watch
+MOMENTS = {
+    "train-rm": ["reward:descend", "run:Run.log", "run:Run.finished", "run:Run.due"],
+    "tune-dpo": ["dpo:descend", "dpo:draw", "run:Run.log", "run:Run.finished", "run:Run.due"],
+    "tune-ppo": ["ppo:roll_out", "ppo:update", "ppo:descend", "run:Run.log", "run:Run.finished", "run:Run.due"],
+}
+"""Functions of a training that are called once a step, or a few times, where it is interrupted."""
 
 
 def assert_same(workplace: Path, name: str, out: str) -> None:
@@ -147,45 +144,38 @@ def test_interrupted_again_and_again_it_ends_as_if_it_had_not_been(name: str, wo
     arguments, metrics = [*training.arguments, "--out", out], workplace / out / "metrics.jsonl"
     (workplace / "calls").unlink(missing_ok=True)
     steps = steps_of(workplace, name)
-    interrupted, reached = 0, 0
+    reached = 0
     for turn in range(INTERRUPTS):
-        impatient = turn % 3 == 1 and name != "tune-ppo"  # whose first interrupt does not wait either
-        numbers = (signal.SIGINT if turn % 2 else signal.SIGTERM, *[signal.SIGINT] * impatient)
-        then = reached + CHANCE.randint(2, 3)
-        if then >= steps:
-            break
-        ended = forks(arguments, workplace, watch=signalled(metrics, then, *numbers))
-        if ended.code == 0:
-            break
-        assert ended.code == 130, ended.err
+        moment, call = f"vpctl.tuning.{CHANCE.choice(MOMENTS[name])}", CHANCE.randint(2, 3)
+        signals = SENT[turn % len(SENT)]
+        ended = forks(arguments, workplace, signals=signals, moment=moment, call=call)
+        assert ended.code == 130, (moment, call, signals, ended.err)
         assert bool(re.search(rf"resuming at (step|round) {reached + 1} of {steps}\n", ended.err)) == bool(reached)
-        *_, last = ended.err.splitlines()
-        said = re.fullmatch(
-            rf"vpctl {name}: interrupted at (?:step|round) (\d+) of {steps}; "
-            rf"the checkpoint(?: of (?:step|round) (\d+))? is in {out}/; run the same command again to resume",
-            last,
+        said = re.search(
+            rf"^vpctl {name}: interrupted at (?:step|round) (\d+) of {steps}; "
+            rf"the checkpoint(?: of (?:step|round) (\d+))? is in {out}/; run the same command again to resume$",
+            ended.err,
+            re.MULTILINE,
         )
-        assert said, ended.err
+        assert said, (moment, call, signals, ended.err)
         reached = int(said[2] or said[1])
         logged = steps_in(metrics)
         assert logged == [*range(1, len(logged) + 1)]
-        again = len(logged) - reached
-        if not impatient:
-            assert 0 <= again <= (name == "tune-ppo"), "a step is finished, and no more than one round is done again"
-            assert ("interrupted: finishing step " in ended.err) == (name != "tune-ppo")
-        interrupted += 1
-    assert interrupted
+        assert 0 <= len(logged) - reached <= (name == "tune-ppo"), (
+            "a step is finished, and no more than one round is done again"
+        )
+    assert 0 < reached < steps
     ended = forks(arguments, workplace)
     assert ended.code == 0, ended.err
     assert_same(workplace, name, out)
     if name == "tune-ppo":
-        assert (workplace / "calls").stat().st_size <= CALLS * (steps + interrupted)
+        assert (workplace / "calls").stat().st_size <= CALLS * (steps + INTERRUPTS)
 
 
 @pytest.mark.parametrize(
     ("moment", "said"),
     [
-        ("loading", "interrupted before the first step; nothing is lost, run the same command again"),
+        ("loading", "interrupted before the first step; nothing was saved yet, run the same command again"),
         ("interrupted", r"interrupted in round 1 of \d+; run the same command again to start over"),
     ],
 )
@@ -213,7 +203,7 @@ def test_a_file_that_cannot_grow_ends_in_one_line_and_is_resumed_when_it_can(
     *_, last = ended.err.splitlines()
     assert re.fullmatch(
         rf"vpctl {name}: error: {out}/\S+: file too large; there is no checkpoint yet: "
-        "mend this and run the same command again",
+        "fix this and run the same command again",
         last,
     )
     assert ended.err.count("error") == 1

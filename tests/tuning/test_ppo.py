@@ -221,11 +221,6 @@ def test_a_reward_that_is_no_number_ends_the_run_before_it_spoils_the_weights(
     assert all(torch.equal(weight, other) for weight, other in zip(policy.trainable, before, strict=True))
 
 
-def test_there_is_a_step_to_train_on_or_it_is_told(packaged: StableDiffusionPipeline, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--skip-last 50: leaves none"):
-        run_ppo(new_policy(packaged), tmp_path, skip_last=50)
-
-
 def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(
     packaged: StableDiffusionPipeline, tmp_path: Path
 ) -> None:

@@ -1,9 +1,11 @@
 """The folder of a training run."""
 
 import io
+import os
 import pickle
 import re
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +19,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vpctl.errors import OutputLocked, UserError
+from vpctl.errors import Interrupted, OutputLocked, UserError
+from vpctl.tuning.folder import check
 from vpctl.tuning.run import Run, descend, random_state, restore_random_state
 
 
@@ -314,6 +317,123 @@ def test_a_folder_that_is_a_file_or_whose_lock_is_none_is_named(tmp_path: Path) 
     (tmp_path / ".lock").mkdir()
     with pytest.raises(UserError, match=r"\.lock: is a directory"):
         Run(str(tmp_path), {})
+
+
+def test_folders_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    """Their checkpoints did not say of which run they are, and the file that marks the end was empty."""
+    begun(tmp_path)
+    file = tmp_path / "checkpoint.pt"
+    state = torch.load(file)
+    del state["run"]
+    torch.save(state, file)
+    with Run(str(tmp_path), {"beta": 2.0}) as run:
+        assert run.step == 2
+        with run.restoring() as there:
+            assert torch.equal(there["weights"], torch.zeros(1000))
+    (tmp_path / ".ended").touch()
+    save_file({"weight": torch.zeros(1)}, tmp_path / "pytorch_lora_weights.safetensors")
+    with Run(str(tmp_path), {"beta": 2.0}) as run:
+        assert run.ended
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("-", "is not a folder; --out names the folder of the run"),
+        ("/dev/stdout", "is not a folder; --out names the folder of the run"),
+        ("file", "is a file, not a folder"),
+        ("file/run", "is not a directory"),
+        ("foreign", "is no run's folder, it holds README.md"),
+        ("begun", "holds a run with beta 2.0, not 3.0"),
+        ("held", "another run is writing it"),
+        ("x" * 300, "file name too long"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_found_without_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("foreign").mkdir()
+    Path("foreign/README.md").touch()
+    begun(Path("begun"))
+    with Run("held", {}):
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(UserError, match=said):
+            check(out, {"beta": 3.0})
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_can_be_used_passes_unchanged(tmp_path: Path) -> None:
+    begun(tmp_path / "begun")
+    before = sorted(tmp_path.rglob("*"))
+    check(str(tmp_path / "begun"), {"beta": 2.0})
+    check(str(tmp_path / "new" / "run"), {"beta": 2.0})
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def send(*numbers: int) -> None:
+    for number in numbers:
+        os.kill(os.getpid(), number)
+
+
+def round_that_is_interrupted(folder: Path) -> None:
+    with Run(str(folder), {}) as run, run.training(10, "round"):
+        run.finished(1)
+        try:
+            with run.interruptible():
+                send(signal.SIGINT)
+                pytest.fail("the interrupt came")
+        except KeyboardInterrupt:
+            send(signal.SIGTERM, signal.SIGINT)
+            run.save(1, {})
+
+
+@pytest.mark.parametrize("seconds", [1000.0, 0.0])
+def test_after_the_signal_that_ends_a_round_no_other_breaks_off_the_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """Neither one of the same interrupt nor one that counts as another."""
+    monkeypatch.setattr("vpctl.tuning.interrupts.ONE_INTERRUPT", seconds)
+    with pytest.raises(Interrupted, match="the checkpoint is in"):
+        round_that_is_interrupted(tmp_path)
+    assert (tmp_path / "checkpoint.pt").exists()
+
+
+def step_that_is_interrupted(folder: Path) -> None:
+    with Run(str(folder), {}) as run, run.training(10):
+        run.finished(2)
+        send(signal.SIGINT)
+        send(signal.SIGTERM)
+        run.finished(3)
+        assert run.due(100)
+        run.save(3, {})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(1000.0, "at step 3 of 10; the checkpoint is in"), (0.0, "at step 2 of 10; there is no")]
+)
+def test_an_interrupt_waits_for_the_step_and_a_later_one_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, said: str
+) -> None:
+    monkeypatch.setattr("vpctl.tuning.interrupts.ONE_INTERRUPT", seconds)
+    with pytest.raises(Interrupted, match=said):
+        step_that_is_interrupted(tmp_path)
+
+
+def results_that_fail(folder: Path) -> None:
+    with Run(str(folder), {}) as run, run.results():
+        try:
+            Path("nowhere").read_text()
+        except OSError:
+            raise KeyError("a bug (os error 28)") from None
+
+
+def test_a_bug_is_not_taken_for_a_failed_write(tmp_path: Path) -> None:
+    """Though an error of the system came before it, and its text looks like one."""
+    with pytest.raises(KeyError):
+        results_that_fail(tmp_path)
+    assert not (tmp_path / "results.part").exists()
 
 
 def write_to_full_disk(run: Run, name: str) -> None:

@@ -21,6 +21,7 @@ from ..errors import RecordFailed, Unusable, UserError
 from ..models import hub, sources
 from ..models.sources import first_line
 from ..plugins import Verdicts
+from ..progress import plural
 from ..questions import Kind, Question
 from ..records import fingerprint
 
@@ -163,7 +164,7 @@ class Judge:
         except torch.OutOfMemoryError:
             self.batches.most = max(1, len(asked) // 2)
             failure = RecordFailed(
-                f"{len(asked[0].pictures)} pictures are too much for the memory of {self._device}; "
+                f"{plural(len(asked[0].pictures), 'picture')}: too much for the memory of {self._device}; "
                 "judge with --mode point, or name a smaller model"
             )
         except RecordFailed as error:
@@ -212,8 +213,8 @@ class Judge:
         context = getattr(self._config.get_text_config(), "max_position_embeddings", None)
         if context and length + asked.limit > context:
             raise RecordFailed(
-                f"{len(asked.pictures)} pictures make {length} tokens, and an answer may have {asked.limit}: more than "
-                f"the {context} that {self._source} reads; judge with --mode point"
+                f"{length} tokens for {plural(len(asked.pictures), 'picture')} and up to {asked.limit} for an answer "
+                f"are more than the {context} that {self._source} reads; judge with --mode point"
             )
 
     def _turn_of(self, tokens: list[int], read: int, asked: Asked) -> Said:

@@ -17,7 +17,7 @@ from ..batching import Batches
 from ..errors import RecordFailed, UserError
 from ..plugins import Verdicts
 from ..questions import Question, compared
-from ..scoring import PIXELS, rewarded
+from ..scoring import batches, rewarded
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -70,26 +70,14 @@ class RewardJudge:
         """The rewards of every question's pictures; what is not known yet is put through the reward."""
         shown = [(question.prompt, picture) for question in questions for picture in question.pictures]
         new = {(prompt, id(picture)): picture for prompt, picture in shown if prompt not in picture.rewards}
-        for batch in _batches([(prompt, picture) for (prompt, _), picture in new.items()]):
+        pairs = [(prompt, picture) for (prompt, _), picture in new.items()]
+        for batch in batches(pairs, PICTURES, lambda pair: self.pixels(pair[1])):  # a reward copies all that it gets
             pictures, prompts = [picture.image for _, picture in batch], [text for text, _ in batch]
-            rewards = rewarded(self._spec, self._reward, pictures, prompts)
+            with _named(self._spec):
+                rewards = rewarded(self._spec, self._reward, pictures, prompts)
             for (prompt, picture), reward in zip(batch, rewards, strict=True):
                 picture.rewards[prompt] = reward
         return [[picture.rewards[question.prompt] for picture in question.pictures] for question in questions]
-
-
-def _batches(shown: list[tuple[str, Picture]]) -> Iterator[list[tuple[str, Picture]]]:
-    """At most `PICTURES` at once, and fewer where they are large: a reward makes copies of all that it gets."""
-    batch: list[tuple[str, Picture]] = []
-    pixels = 0
-    for prompt, picture in shown:
-        batch.append((prompt, picture))
-        pixels += picture.image.width * picture.image.height
-        if len(batch) == PICTURES or pixels >= PIXELS:
-            yield batch
-            batch, pixels = [], 0
-    if batch:
-        yield batch
 
 
 def check(argument: str) -> None:
@@ -114,4 +102,4 @@ def _named(argument: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"--annotator reward:{argument}: {error}") from None
+        raise UserError(f"--annotator reward:{argument}: {error}") from error

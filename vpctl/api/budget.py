@@ -52,6 +52,8 @@ def table(path: str = "") -> dict[str, Any]:
         own = tomllib.loads(Path(path).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"--prices {path}: {_reason(error)}") from None
+    except RecursionError:
+        raise UserError(f"--prices {path}: is nested too deeply to be a table of prices") from None
     for model, entry in own.items():
         _check(entry, f"--prices {path}: [{model}]")
     return {**_own_table(), **own}

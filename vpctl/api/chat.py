@@ -11,10 +11,11 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import orjson
 
+from .. import jsonlines
 from ..configs import ServerConfig
 from ..errors import Refused, Unusable, UserError
 from . import budget
-from .answers import loads, parse
+from .answers import parse
 from .budget import Estimate
 from .engine import Engine, Rejected, Reply
 
@@ -89,8 +90,8 @@ class Model:
         self._config = config
         self._dialect = Dialect()
         try:
-            self._extra = loads(config.extra) if config.extra else {}
-        except ValueError:
+            self._extra = jsonlines.parse(config.extra.encode(), "--extra") if config.extra else {}
+        except UserError:
             self._extra = None
         if not isinstance(self._extra, dict):
             raise UserError(f'--extra {config.extra}: a JSON object, as \'{{"reasoning_effort": "low"}}\'')

@@ -140,7 +140,7 @@ class Engine:
             return ""
         dollars = f", {self.budget.spent:.4f} USD" if self.price else ""
         tokens = sum(self.budget.usage[name] for name in ("prompt_tokens", "completion_tokens"))
-        return f"{self.budget.requests} requests, {tokens:.0f} tokens{dollars}"
+        return f"{progress.plural(self.budget.requests, 'request')}, {tokens:.0f} tokens{dollars}"
 
     def redacted(self, text: str) -> str:
         """Text from a server, in which neither the key nor a password in the URL is to be, on one line."""
@@ -389,6 +389,7 @@ def _server(url: str) -> str:
     try:
         parts = urlsplit(url)
         right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        right = right and url.isprintable() and " " not in url
     except ValueError:
         right = False
     if not right:

@@ -8,7 +8,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import cast
 
-from .. import flow, progress
+from .. import flow, plugins, progress
+from ..api.chat import Model
 from ..configs import ServerConfig
 from ..errors import UserError
 from ..flow import Brake
@@ -36,9 +37,7 @@ def judge(
 
     Batches that a server would not begin twice are tried again if it is to `retry`.
     """
-    if not hasattr(desk.annotator, "request"):
-        raise UserError(f"--annotator {desk.name}: takes no batches; openai:MODEL does")
-    annotator = cast(Judge, desk.annotator)
+    annotator = asked_by_batch(desk)
     reader = Reader(desk, annotator, tally, mending=not file, at_once=config.concurrency)
 
     async def work(brake: Brake) -> None:
@@ -60,8 +59,20 @@ def judge(
         spent = annotator.model.engine.budget.spent
         more = "; ".join(text for text in (told, f"{spent:.4f} USD" if spent else "") if text)
         progress.finished(
-            f"{reader.judgements} judgements", out.target, resumed=out.resumed, failed=tally.lost, more=more
+            progress.plural(reader.judgements, "judgement"),
+            out.target,
+            resumed=out.resumed,
+            failed=tally.lost,
+            more=more,
         )
+
+
+def asked_by_batch(desk: Desk) -> Judge:
+    """The annotator, as one that can be asked by batch. Raises `UserError` if it cannot."""
+    with plugins.blamed("annotator", desk.name):
+        if not isinstance(getattr(desk.annotator.plugin, "model", None), Model):
+            raise UserError(f"--annotator {desk.name}: takes no batches; openai:MODEL does")
+    return cast(Judge, desk.annotator.plugin)
 
 
 def leave_out(out: str, claim: Callable[[str], bool]) -> int:

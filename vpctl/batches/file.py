@@ -92,7 +92,7 @@ class Exchange:
             raise
         if len(left) + new:
             progress.note(
-                f"{len(left) + new:,} requests in {self._requests}, {new:,} of them new: "
+                f"{progress.plural(len(left) + new, 'request')} in {self._requests}, {new:,} of them new: "
                 f"vllm run-batch -i {self._requests} -o {self._results} --model {self._judge.model.model}, "
                 "or upload it and put what comes back there; then the same command reads it"
             )
@@ -128,4 +128,4 @@ class Exchange:
             "of requests that are not asked here, or not any more": reader.unknown,
         }
         rest = "".join(f"; {number:,} {text}" for text, number in told.items() if number)
-        progress.note(f"{self._results}: {reader.judgements:,} judgements{rest}")
+        progress.note(f"{self._results}: {progress.plural(reader.judgements, 'judgement')}{rest}")

@@ -164,9 +164,9 @@ class Run:
     def _check(self) -> None:
         """Raise `UserError` if requests have failed twice."""
         if stuck := [job for job in self._jobs("failed") if job.again]:
-            requests = sum(job.requests for job in stuck)
+            requests = progress.plural(sum(job.requests for job in stuck), "request")
             raise UserError(
-                f"{self._engine.name}: {requests} requests failed twice, in whole batches: {stuck[0].why}; "
+                f"{self._engine.name}: {requests} failed twice, in whole batches: {stuck[0].why}; "
                 "once that is mended, --retry failed asks them again"
             )
 
@@ -243,10 +243,10 @@ class Run:
         waiting = [job for job in self._jobs("") if job.id and job.tag not in begun]
         asked, new = (sum(job.requests for job in jobs) for jobs in (waiting, self._begun))
         told = {
-            f"collected ({self._reader.judgements:,} judgements)": len(self._collected),
+            f"collected ({progress.plural(self._reader.judgements, 'judgement')})": len(self._collected),
             "not taken by the server": len(self._failed) + len(self._full),
-            f"under way ({self._answered:,} of {asked:,} requests done)": len(waiting),
-            f"new ({new:,} requests)": len(begun),
+            f"under way ({self._answered:,} of {progress.plural(asked, 'request')} done)": len(waiting),
+            f"new ({progress.plural(new, 'request')})": len(begun),
             "packed, and to be uploaded": len(packed),
         }
         number = sum(told.values())

@@ -15,7 +15,7 @@ from ..errors import LimitReached, RecordFailed, UserError
 from ..joins import Joined
 from ..options import STDIO, Device, Input, MaxPictures, Output, Roots, Seed, option, options, plugin
 from ..preferences import tied
-from ..records import Image, Judgement, judgement_key
+from ..records import MODES, Image, Judgement, judgement_key
 from ..streams import Out, count, folder_of, hidden_beside, is_stream, located, read
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ..judging import Desk, Group, Plan, Tally
 
 SOME_FAILED = 3
-MODES = ("list", "point", "pair")
 AGAIN = ("failed", "refused")
 
 
@@ -147,10 +146,10 @@ def annotate(
         folder = folder_of(images)
         opener = Pictures([folder, *(root or [])])
         loaded = plugins.load("annotator", spec, device=device, server=server, pictures=pictures, folder=folder)
-        if not (dry_run and not sample) and not batch_file:
-            getattr(loaded, "check", lambda: None)()
         plan = judging.Plan(aspects, cast(Any, mode), passes, all_aspects, break_ties, seed)
         desk = judging.desk(loaded, spec, open_picture=opener.open, claim=sink.claim, emit=sink.write, ties=known.ties)
+        if not (dry_run and not sample) and not batch_file:
+            desk.annotator.check()
         with closing(Contents(opener, hidden_beside(out, "contents"))) as contents:
             tally = judging.Tally()
 
@@ -164,7 +163,8 @@ def annotate(
                 from .. import batches
 
                 if under_way := batches.leave_out(out, sink.claim):
-                    progress.note(f"{under_way} requests are under way in batches and left out; --batch collects them")
+                    asked = progress.plural(under_way, "request")
+                    progress.note(f"{asked} under way in batches and left out; --batch collects the answers")
             if (batch or batch_file) and not dry_run:
                 from .. import batches
 
@@ -242,9 +242,7 @@ def _judge(
 ) -> None:
     from .. import flow, judging
 
-    status = getattr(desk.annotator, "status", lambda _: "")
-    summary = getattr(desk.annotator, "summary", lambda: "")
-    with progress.Counter("judgements", None, status) as counter:
+    with progress.Counter("judgements", None, desk.annotator.status) as counter:
 
         def emit(*done: Judgement) -> None:
             desk.emit(*done)
@@ -260,9 +258,13 @@ def _judge(
             counter.close()
             kinds = {"refused": tally.refused, "failed (--retry failed asks again)": tally.failed}
             told = ", ".join(f"{number} of them {kind}" for kind, number in kinds.items() if number)
-            more = "; ".join(text for text in (told, summary()) if text)
+            more = "; ".join(text for text in (told, desk.annotator.summary()) if text)
             progress.finished(
-                f"{counter.total} judgements", out.target, resumed=out.resumed, failed=tally.lost, more=more
+                progress.plural(counter.total, "judgement"),
+                out.target,
+                resumed=out.resumed,
+                failed=tally.lost,
+                more=more,
             )
 
         try:
@@ -280,7 +282,12 @@ def _estimate(
     from .. import judging
 
     tally = judging.Tally()
-    expected: Callable[..., dict[str, float]] = getattr(desk.annotator, "expected", lambda *_: {})
+    if batch:
+        from .. import batches
+
+        share = batches.asked_by_batch(desk).model.engine.batch_share
+    else:
+        share = 1.0
     usage: Counter[str] = Counter()
     calls_in_all = 0
     for group in progress.track(groups, "prompts"):
@@ -294,9 +301,10 @@ def _estimate(
         calls_in_all += len(calls)
         for call in calls:
             shown = [sizes[place] for place in call.shown]
-            usage.update(expected(call.kind, group.images[0]["prompt"], shown))
+            usage.update(desk.annotator.expected(call.kind, group.images[0]["prompt"], shown))
     tokens = f"about {usage['prompt_tokens']:.0f} tokens of prompts and {usage['completion_tokens']:.0f} of answers"
-    dollars = usage["cost"] * (desk.annotator.model.engine.batch_share if batch else 1.0) if "cost" in usage else 0.0
-    cost = f", {dollars:.2f} USD" if "cost" in usage else ""
-    broken = f"; {tally.lost} prompts have pictures that cannot be judged" if tally.lost else ""
-    progress.note(f"dry run: {calls_in_all} calls to be made{f', {tokens}{cost}' if usage else ''}{broken}")
+    cost = f", {usage['cost'] * share:.2f} USD" if "cost" in usage else ""
+    broken = f"; {progress.plural(tally.lost, 'prompt')} with pictures that cannot be judged" if tally.lost else ""
+    progress.note(
+        f"dry run: {progress.plural(calls_in_all, 'call')} to be made{f', {tokens}{cost}' if usage else ''}{broken}"
+    )

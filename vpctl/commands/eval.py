@@ -116,7 +116,7 @@ def accuracy(
                 for pair in wanted
             ]
             reports.append(reported(values, [*map(prompt_key, wanted)], name=name, metric="accuracy"))  # type: ignore[arg-type]
-        publish(reports, sink, title=f"Accuracy on {len(wanted)} pairs")
+        publish(reports, sink, title=f"Accuracy on {progress.plural(len(wanted), 'pair')}")
     write_page(html, title="Accuracy of rewards", reports=reports)
     gate(reports, fail_under)
 
@@ -146,7 +146,8 @@ def compare(
     """How often a tuned model's pictures beat another's on the same prompts.
 
     Reads what score wrote. Of every prompt the pictures of one seed meet, and where the two have no seed in common,
-    the first meets the first, the second the second, and so on. A win counts 1, a tie 0.5; the interval is a bootstrap
+    the first meets the first, the second the second, and so on. Prompts are matched by their prompt_id, which polish
+    keeps: pictures of raw prompts meet those of polished ones. A win counts 1, a tie 0.5; the interval is a bootstrap
     over prompts.
 
     Examples:
@@ -162,8 +163,7 @@ def compare(
             raise UserError(f"{name} {shown[0]}: is shown on the page; say with --html where that goes")
     check_page(html, [base, *tuned, *(report or []), out], runs=run or [])
     once(tuned)
-    joined = Joined(parts=False, files=False)
-    sides = {source: by_prompt(joined.images(located(source, Image))) for source in (base, *tuned)}
+    sides = {source: by_prompt(Joined(parts=False).images(located(source, Image))) for source in (base, *tuned)}
     for source, images in sides.items():
         if not images:
             raise UserError(f"{source}: there are no pictures")
@@ -234,10 +234,12 @@ def warn_of_the_rest(base: dict[str, list[Image]], tuned: dict[str, list[Image]]
     """Warn of prompts that only one side has, and of pictures without a counterpart; they are left out."""
     shared = base.keys() & tuned.keys()
     if rest := len(base.keys() ^ tuned.keys()):
-        progress.warn(f"{source}: {len(shared)} prompts are in {against} too; {rest} are in one alone and left out")
+        both = progress.plural(len(shared), "prompt")
+        progress.warn(f"{source}: {both} also in {against}; {rest} in one of the two files alone and left out")
     pairs = sum(1 for prompt in shared for _ in matched(tuned[prompt], base[prompt]))
     if alone := sum(len(base[prompt]) + len(tuned[prompt]) for prompt in shared) - 2 * pairs:
-        progress.warn(f"{source}: {alone} pictures, of these or of {against}, have no counterpart and are left out")
+        pictures = progress.plural(alone, "picture")
+        progress.warn(f"{source}: {pictures}, of these or of {against}, left out: no counterpart in the other file")
 
 
 def matched(ones: list[Image], others: list[Image]) -> Iterator[tuple[Image, Image]]:

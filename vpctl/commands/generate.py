@@ -163,10 +163,11 @@ def _pictures(model: Model, prompts: list[str], seeds: list[int], settings: Sett
 
     with plugins.blamed("generator", model.name):
         drawn = model.draw(prompts, seeds, settings)
-        if not isinstance(drawn, list) or not all(isinstance(one, PIL.Image) for one in drawn):
+        if not isinstance(drawn, list) or not all(isinstance(one, PIL.Image) and all(one.size) for one in drawn):
             raise plugins.misfit("generator", model.name, drawn)
     if len(drawn) != len(prompts):
-        raise UserError(f"--model {model.name}: drew {len(drawn)} pictures for {len(prompts)} prompts")
+        pictures = progress.plural(len(drawn), "picture")
+        raise UserError(f"--model {model.name}: drew {pictures} for {progress.plural(len(prompts), 'prompt')}")
     return drawn
 
 
@@ -254,21 +255,21 @@ def generate(
         for record in progress.track(records, "pictures", total=total and total * images - sink.resumed):
             sink.write(record)
             made += 1
-    progress.finished(f"{made} pictures", target, resumed=sink.resumed)
+    progress.finished(progress.plural(made, "picture"), target, resumed=sink.resumed)
 
 
 def loaded(spec: str, adapter: str, device: str) -> Model:
     """A generator by its spec, with the LoRA on it if there is one."""
     generator = plugins.load("generator", spec, device=device)
+    read = plugins.Members("generator", spec, generator)
     if adapter:
-        if not hasattr(generator, "adapt"):
+        adapt = read.function("adapt", None, lambda _: True, "adapt takes the folder of a LoRA")
+        if not adapt:
             raise UserError(f"--adapter: the generator {spec} takes none")
-        with plugins.blamed("generator", spec, "adapt takes the folder of a LoRA"):
-            generator.adapt(adapter)
-    own = getattr(generator, "settings", Settings())
-    if not isinstance(own, Settings):
-        raise UserError(f"--model {spec}: its settings are {own!r}; they are a vpctl.plugins.Settings")
-    return Model(spec, generator, getattr(generator, "fingerprint", plugins.fingerprints(spec)[spec]), own)
+        adapt(adapter)
+    own = read.value("settings", Settings(), plugins.are_settings, plugins.SETTINGS)
+    identity = read.value("fingerprint", plugins.fingerprints(spec)[spec], plugins.is_text, plugins.FINGERPRINT)
+    return Model(spec, generator, identity, own)
 
 
 def adapter_fingerprint(folder: str) -> str:

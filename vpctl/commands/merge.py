@@ -180,8 +180,8 @@ def merge(
     once(judgements)
     weights = _numbers("--weight", [(text, *_assignment(text)) for text in weight or []])
     shares = _numbers("--split", [(split, *_share(split, part)) for part in split.split(",") if part])
-    if shares and not sum(shares.values()):
-        raise UserError(f"--split {split}: no part has a share")
+    if split and not 0 < sum(shares.values()) < math.inf:
+        raise UserError(f"--split {split}: no part has a share; write parts and shares as train:0.9,test:0.1")
     scales = parse_scales(scale or [])
     counts: Counter[str] = Counter()
     joined = Joined(max_pictures=max_pictures, parts=not shares)
@@ -272,12 +272,13 @@ def summarise(counts: Counter[str], prompts: int, out: str) -> None:
             ],
         )
     left_out = {
-        "refusals left out": counts["refusals"],
-        "failures left out": counts["failures"],
-        "replaced by later ones": counts["replaced"],
+        "refusal": counts["refusals"],
+        "failure": counts["failures"],
     }
-    more = "".join(f"; {number} {what}" for what, number in left_out.items() if number)
+    plural = progress.plural
+    more = "".join(f"; {plural(number, what)} left out" for what, number in left_out.items() if number)
+    more += f"; {counts['replaced']} replaced by later ones" if counts["replaced"] else ""
     progress.note(
-        f"{counts['pairs']} pairs {progress.written(out)}, "
-        f"from {counts['judgements']} judgements of {prompts} prompts; {counts['ties']} ties dropped{more}"
+        f"{plural(counts['pairs'], 'pair')} {progress.written(out)}, from {plural(counts['judgements'], 'judgement')} "
+        f"of {plural(prompts, 'prompt')}; {plural(counts['ties'], 'tie')} dropped{more}"
     )

@@ -3,8 +3,9 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 
@@ -19,8 +20,6 @@ from ..plugins import Polished
 from ..records import LONGEST_PROMPT, ORIGINAL, Prompt, prompt_key
 from ..streams import Out, beside, count, read_prompts
 
-Polisher = Callable[[list[str]], Sequence[Polished | RecordFailed]]
-
 if TYPE_CHECKING:
     from ..flow import Brake
 
@@ -33,19 +32,36 @@ NSFW_THRESHOLD = 0.5
 """Detoxify learns the share of people who call a text toxic: above a half, most do."""
 
 
-class AsyncPolisher(Protocol):
-    """What polishes by asking a server: `at_once` prompts a call, in words of which `template` is the identity."""
+@dataclass(frozen=True)
+class Polisher:
+    """The members of a polisher that `spec` named, read once by `polisher_of`, with a default for each it lacks.
 
+    `polish` takes at most `at_once` prompts. If there is a context `running`, it asks a server: it is awaited within
+    the context, and `template` is the identity of the words that it asks in.
+    """
+
+    spec: str
+    polish: Callable[[list[str]], Any]
     at_once: int
     template: str
+    check: Callable[[], object]
+    running: "Callable[[Brake], AbstractAsyncContextManager[Any]] | None"
+    summary: Callable[[], str]
 
-    def running(self, brake: "Brake") -> AbstractAsyncContextManager[None]:
-        """While this lasts, it may be called."""
-        ...
 
-    def __call__(self, prompts: list[str]) -> Awaitable[list[Polished | RecordFailed]]:
-        """What became of each prompt, in their order."""
-        ...
+def polisher_of(work: Any, spec: str) -> Polisher:
+    """The members of what a plug-in loaded. Raises `UserError` if one breaks the contract, now or as it is called."""
+    read = plugins.Members("polisher", spec, work)
+    running = read.context("running", "running takes a Brake and returns an async context manager")
+    return Polisher(
+        spec=spec,
+        polish=work,
+        at_once=read.value("at_once", 1, lambda one: type(one) is int and one > 0, "at_once is a number from 1 up"),
+        template=read.value("template", "", plugins.is_text, "template is text") if running else "",
+        check=read.function("check", lambda: None, lambda _: True, "check takes nothing"),
+        running=running,
+        summary=read.function("summary", lambda: "", plugins.is_text, "summary takes nothing and returns text"),
+    )
 
 
 class Scorer(Protocol):
@@ -87,9 +103,8 @@ def scored(prompts: Iterable[Prompt], scorer: Scorer, batch: int) -> Iterator[Pr
 
 def polished(
     prompts: Iterable[Prompt],
-    polish: Polisher,
+    polisher: Polisher,
     *,
-    spec: str,
     keep_unsafe: bool,
     threshold: float,
     counts: Counter[str],
@@ -100,10 +115,10 @@ def polished(
     afterwards, and what is unsafe unless that is kept, with its reason in `unsafe`. A prompt of which that is known
     before is not polished. What could not be done is left out, counted and warned of.
     """
-    for chunk in chunks(prompts, getattr(polish, "at_once", 1), threshold):
+    for chunk in chunks(prompts, polisher.at_once, threshold):
         wanted = wanted_of(chunk, keep_unsafe)
-        with plugins.blamed("polisher", spec):
-            answers = checked(polish(wanted), wanted, spec) if wanted else []
+        with plugins.blamed("polisher", polisher.spec):
+            answers = checked(polisher.polish(wanted), wanted, polisher.spec) if wanted else []
         yield from outcomes(chunk, answers, keep_unsafe=keep_unsafe, counts=counts)
 
 
@@ -112,16 +127,21 @@ def checked(answers: object, prompts: list[str], spec: str) -> list[Polished | R
     if not isinstance(answers, list) or not all(isinstance(one, Polished | RecordFailed) for one in answers):
         raise plugins.misfit("polisher", spec, answers)
     if len(answers) != len(prompts):
-        raise UserError(f"--polisher {spec}: gave {len(answers)} results for {len(prompts)} prompts")
+        results, asked = progress.plural(len(answers), "result"), progress.plural(len(prompts), "prompt")
+        raise UserError(f"--polisher {spec}: gave {results} for {asked}")
+    for one in answers:
+        texts = [*one] if isinstance(one, Polished) else [str(one)]
+        if not all(isinstance(text, str) for text in texts):
+            raise plugins.misfit("polisher", spec, one, contract="the fields of a Polished are texts")
+        plugins.check_texts("polisher", spec, *texts)
     return answers
 
 
 async def polished_on_a_server(
     prompts: Iterator[Prompt],
-    polish: AsyncPolisher,
+    polisher: Polisher,
     keep: Callable[[Iterable[Prompt]], None],
     *,
-    spec: str,
     keep_unsafe: bool,
     threshold: float,
     counts: Counter[str],
@@ -132,13 +152,14 @@ async def polished_on_a_server(
     from .. import flow
 
     async def work(chunk: list[Prompt]) -> list[Prompt]:
-        wanted = wanted_of(chunk, keep_unsafe, polish.template)
-        with plugins.blamed("polisher", spec):
-            answers = checked(await polish(wanted), wanted, spec) if wanted else []
-        return [*outcomes(chunk, answers, keep_unsafe=keep_unsafe, counts=counts, words=polish.template)]
+        wanted = wanted_of(chunk, keep_unsafe, polisher.template)
+        with plugins.blamed("polisher", polisher.spec):
+            answers = checked(await polisher.polish(wanted), wanted, polisher.spec) if wanted else []
+        return [*outcomes(chunk, answers, keep_unsafe=keep_unsafe, counts=counts, words=polisher.template)]
 
-    async with polish.running(brake):
-        source = flow.in_background(chunks(prompts, polish.at_once, threshold))
+    assert polisher.running
+    async with polisher.running(brake):
+        source = flow.in_background(chunks(prompts, polisher.at_once, threshold))
         async for done in flow.in_order(source, work, at_once=at_once, brake=brake):
             keep(done)
 
@@ -320,7 +341,7 @@ class Outputs:
         """Say how the run went."""
         failed = self.counts["failed"]
         progress.finished(
-            f"{self.counts['written']} prompts",
+            progress.plural(self.counts["written"], "prompt"),
             self._kept.target,
             resumed=self._kept.resumed,
             failed=failed,
@@ -335,18 +356,19 @@ class Outputs:
             listed = f"; see {self._apart.target}" if self._apart else ""
             yield f"dropped: {', '.join(f'{number} {why}' for why, number in self.reasons.most_common())}{listed}"
         if number := self.reasons["too long"]:
-            yield f"{number} have more than {LONGEST_PROMPT} characters, the most polish takes; shorten or split them"
+            prompts = progress.plural(number, "prompt")
+            yield f"{prompts} of more than {LONGEST_PROMPT} characters, the most polish takes; shorten or split them"
         if self._apart and self._apart.resumed:
-            yield f"{self._apart.resumed} were dropped by a run before this; see {self._apart.target}"
+            prompts = progress.plural(self._apart.resumed, "prompt")
+            yield f"{prompts} dropped by a run before this; see {self._apart.target}"
         if counts["rejected"]:
-            yield (
-                f"{counts['rejected']} rewrites were not true to their prompts; the rules' took their place, "
-                "see rejected"
-            )
+            rewrites = progress.plural(counts["rejected"], "rewrite")
+            yield f"{rewrites} not true to the prompt and replaced by what the rules make of it; see rejected"
         if counts["repeated"]:
-            yield f"{counts['repeated']} more are the same prompts again, word for word"
+            yield f"{progress.plural(counts['repeated'], 'more prompt')} left out: word for word the same as one before"
         if long := counts["long"]:
-            yield f"{long} have more than the {CLIP_READS} tokens that Stable Diffusion reads; see clip_tokens"
+            prompts = progress.plural(long, "prompt")
+            yield f"{prompts} of more than the {CLIP_READS} tokens that Stable Diffusion reads; see clip_tokens"
 
 
 @options(ServerConfig, "server")
@@ -438,8 +460,8 @@ def polish(
         kept = files.enter_context(Out(out, Prompt, prompt_key))
         apart = files.enter_context(Out(drops, Prompt, prompt_key, optional=True)) if drops else None
         outputs = Outputs(kept, apart)
-        work = plugins.load("polisher", spec, device=device, server=server)
-        getattr(work, "check", lambda: None)()
+        work = polisher_of(plugins.load("polisher", spec, device=device, server=server), spec)
+        work.check()
         raw = progress.track(read_prompts(prompts), "prompts", total=count(prompts))
         records = fresh(raw, [kept, apart] if apart else [kept], outputs.counts)
         if unsafe_model:
@@ -453,7 +475,6 @@ def polish(
             outputs.write(with_originals(new, kept.claim) if keep_original else new)
 
         how: dict[str, Any] = {
-            "spec": spec,
             "keep_unsafe": keep_unsafe,
             "threshold": nsfw_threshold,
             "counts": outputs.counts,
@@ -461,7 +482,7 @@ def polish(
         if keep_original and kept.resumed:
             outputs.write(originals([*_polished_in(out)], kept.claim))
         try:
-            if not hasattr(work, "running"):
+            if not work.running:
                 keep(polished(records, work, **how))
             else:
                 from .. import flow
@@ -472,16 +493,11 @@ def polish(
                     max_time=server.max_time,
                 )
         except (KeyboardInterrupt, LimitReached):
-            outputs.tell(_spent(work))
+            outputs.tell(work.summary())
             raise
-        outputs.tell(_spent(work))
+        outputs.tell(work.summary())
     if outputs.counts["failed"] or outputs.reasons["failed"]:
         raise typer.Exit(SOME_FAILED)
-
-
-def _spent(polisher: object) -> str:
-    """What asking a server took, in a few words."""
-    return str(getattr(polisher, "summary", lambda: "")())
 
 
 def _polished_in(out: str) -> Iterator[Prompt]:

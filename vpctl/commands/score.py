@@ -73,6 +73,6 @@ def score(
             else:
                 sink.write(cast(Image, {**record, "scores": {**record.get("scores", {}), **scores}}))
                 done += 1
-    progress.finished(f"{done} pictures", out, resumed=sink.resumed, failed=failed)
+    progress.finished(progress.plural(done, "picture"), out, resumed=sink.resumed, failed=failed)
     if failed:
         raise typer.Exit(SOME_FAILED)

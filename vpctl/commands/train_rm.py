@@ -18,6 +18,7 @@ from ..models import sources
 from ..options import Device, Folder, Input, Roots, Seed, option, options
 from ..records import Pair, digest, fingerprint, part_of, prompt_key
 from ..streams import folder_of, located, place_of
+from ..tuning.folder import check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,6 +134,12 @@ def train_rm(
     split = divided(everything, pairs)
     pictures = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in everything)
     Folders([folder_of(pairs), *(root or [])]).check(pictures)
+    asked = {"pairs": place_of(pairs), "backbone": backbone, "seed": seed, **dataclasses.asdict(config)}
+    data = {
+        "data": digest([[*map(_pair_id, part)] for part in split.values()]),
+        "backbone_fingerprint": fingerprint(backbone) if os.path.exists(backbone) else "",
+    }
+    check(out, {**asked, **data})
     from ..images import Pictures
     from ..intervals import bootstrap
     from ..reward_model import open_backbone
@@ -141,11 +148,6 @@ def train_rm(
     from ..tuning.run import Run
 
     place = pick(device)
-    asked = {"pairs": place_of(pairs), "backbone": backbone, "seed": seed, **dataclasses.asdict(config)}
-    data = {
-        "data": digest([[*map(_pair_id, part)] for part in split.values()]),
-        "backbone_fingerprint": fingerprint(backbone) if os.path.exists(backbone) else "",
-    }
     with Run(out, {**asked, **data}) as run:
         if run.ended:
             progress.note(f"{out} holds this very run, ended; nothing to do")
@@ -168,14 +170,15 @@ def train_rm(
         trained = training.measure(model, groups["train"][:2000], store.load, config.batch, place)
         right = training.correct(model, groups["test"], store.load, config.batch, place)
         accuracy = bootstrap(*zip(*right, strict=True)) if right else None
+        said = card(asked, split, accuracy, model.backbone.config.model_type)
         with run.results() as folder:
             model.save(folder)
             write_scale(folder, trained.mean, trained.deviation)
-            said = card(asked, split, accuracy, model.backbone.config.model_type)
             (folder / "README.md").write_text(said, encoding="utf-8")
     if accuracy:
         progress.note(
-            f"accuracy on {accuracy.n} held-out pairs: {accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]"
+            f"accuracy on {progress.plural(accuracy.n, 'held-out pair')}: {accuracy.value:.3f} "
+            f"[{accuracy.low:.3f}, {accuracy.high:.3f}]"
         )
     progress.note(f"the reward model is in {out}; use it as --reward vp:{out}")
 
@@ -213,7 +216,7 @@ def card(asked: dict[str, Any], split: dict[str, list[Pair]], accuracy: "Estimat
     measured = "No pairs were held out, so its accuracy is not known."
     if accuracy:
         measured = (
-            f"Accuracy on {accuracy.n} held-out pairs: **{accuracy.value:.3f}** "
+            f"Accuracy on {progress.plural(accuracy.n, 'held-out pair')}: **{accuracy.value:.3f}** "
             f"(95 % interval {accuracy.low:.3f} to {accuracy.high:.3f}, bootstrap over prompts)."
         )
     parameters = "\n".join(f"| {name} | {value} |" for name, value in asked.items())

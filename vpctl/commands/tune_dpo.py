@@ -12,6 +12,7 @@ from ..joins import Joined
 from ..options import Device, Folder, Input, Roots, Seed, options, plugin
 from ..records import Pair, digest
 from ..streams import folder_of, located, place_of
+from ..tuning.folder import check
 
 if TYPE_CHECKING:
     from ..images import Pictures
@@ -52,7 +53,7 @@ def tune_dpo(
             -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
             --out dpo-lora/
     """
-    spec = plugins.check("generator", model or "shapes")
+    spec = plugins.check("generator", model or "shapes", tuned=True)
     if not model:
         progress.note("no --model is named: tuning the built-in one of the shapes world")
     joined = Joined(unsaid="train").pairs(located(pairs, Pair))
@@ -61,30 +62,30 @@ def tune_dpo(
         raise UserError(f"{pairs}: there are no pairs to train on")
     files = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in wanted)
     Folders([folder_of(pairs), *(root or [])]).check(files)
-    generator = plugins.tunable(spec, device=device)
-    from ..images import Pictures
-    from ..tuning import dpo
-    from ..tuning.policy import Policy
-    from ..tuning.run import Run
-
     asked = {
         "pairs": place_of(pairs),
         "model": spec,
         "seed": seed,
         **dataclasses.asdict(config),
         "data": digest([[pair["prompt"], pair["chosen_file_name"], pair["rejected_file_name"]] for pair in wanted]),
-        "model_fingerprint": generator.fingerprint,
     }
-    with Run(out, asked) as run:
+    check(out, asked)
+    generator = plugins.tunable(spec, device=device)
+    from ..images import Pictures
+    from ..tuning import dpo
+    from ..tuning.policy import Policy
+    from ..tuning.run import Run
+
+    with Run(out, {**asked, "model_fingerprint": generator.fingerprint}) as run:
         if run.ended:
             progress.note(f"{out} holds this very run, ended; nothing to do")
             return
-        policy = Policy(generator.pipeline, rank=config.rank, source=spec, seed=seed)
+        policy = Policy(plugins.pipeline(generator, spec), rank=config.rank, source=spec, seed=seed)
         latents, preferences = encoded(wanted, policy, Pictures([folder_of(pairs), *(root or [])]))
         shown = list(islice(dict.fromkeys(pair["prompt"] for pair in wanted), PREVIEWS))
         progress.note(
-            f"{len(preferences)} pairs, {config.steps} steps of {config.batch} × {config.accumulate} = "
-            f"{config.batch * config.accumulate} pairs"
+            f"{progress.plural(len(preferences), 'pair')}, {progress.plural(config.steps, 'step')} of {config.batch} × "
+            f"{config.accumulate} = {progress.plural(config.batch * config.accumulate, 'pair')}"
         )
         dpo.train(
             policy,

@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..options import Device, Folder, Input, Seed, options, plugin
 from ..records import digest, oversized
 from ..streams import place_of, read_prompts
+from ..tuning.folder import check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,13 +63,15 @@ def tune_ppo(
             -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
             --out ppo-lora/
     """
-    spec = plugins.check("generator", model or "shapes")
+    spec = plugins.check("generator", model or "shapes", tuned=True)
     weighed = [weighted(one) for one in reward or ["shapes"]]
     if twice := [name for name, times in Counter(name for name, _ in weighed).items() if times > 1]:
         raise UserError(f"--reward {twice[0]}: is named twice; name it once, with one weight")
     weights = dict(weighed)
     for name in weights:
         plugins.check("reward", name)
+    if config.steps:
+        check_steps(config, config.steps)
     for name, given in (("--model", model), ("--reward", reward)):
         if not given:
             progress.note(f"no {name} is named: taking the built-in one of the shapes world")
@@ -76,14 +79,6 @@ def tune_ppo(
     texts = list(dict.fromkeys(one["prompt"] for one in trained_on))
     if not texts:
         raise UserError(f"{prompts}: there are no prompts to train on")
-    generator = plugins.tunable(spec, device=device)
-    from ..tuning import ppo
-    from ..tuning.policy import Policy
-    from ..tuning.run import Run
-
-    own = generator.settings
-    steps = config.steps or own.num_inference_steps
-    guidance = own.guidance_scale if config.guidance is None else config.guidance
     asked = {
         "prompts": place_of(prompts),
         "model": spec,
@@ -91,18 +86,28 @@ def tune_ppo(
         "seed": seed,
         **dataclasses.asdict(config),
         "data": digest(texts),
-        "model_fingerprint": generator.fingerprint,
         "reward_fingerprints": plugins.fingerprints(*weights),
     }
-    with Run(out, asked) as run:
+    check(out, asked)
+    generator = plugins.tunable(spec, device=device)
+    own = generator.settings
+    steps = config.steps or own.num_inference_steps
+    check_steps(config, steps)
+    guidance = own.guidance_scale if config.guidance is None else config.guidance
+    from ..tuning import ppo
+    from ..tuning.policy import Policy
+    from ..tuning.run import Run
+
+    with Run(out, {**asked, "model_fingerprint": generator.fingerprint}) as run:
         if run.ended:
             progress.note(f"{out} holds this very run, ended; nothing to do")
             return
         summed = summed_reward({name: plugins.load("reward", name, device=device) for name in weights}, weights)
-        policy = Policy(generator.pipeline, rank=config.rank, source=spec, seed=seed, exact=True)
+        policy = Policy(plugins.pipeline(generator, spec), rank=config.rank, source=spec, seed=seed, exact=True)
         shown = texts[:PREVIEWS]
         count = min(config.prompts_per_epoch, len(texts)) * config.images
-        progress.note(f"{config.epochs} rounds of {count} pictures, {config.updates} updates each")
+        rounds, updates = progress.plural(config.epochs, "round"), progress.plural(config.updates, "update")
+        progress.note(f"{rounds} of {progress.plural(count, 'picture')}, {updates} each")
         ppo.train(
             policy,
             texts,
@@ -117,6 +122,12 @@ def tune_ppo(
         with run.results() as folder:
             policy.save_lora(folder)
     progress.note(f"the LoRA is in {out}; draw with it as generate --adapter {out}")
+
+
+def check_steps(config: PPOConfig, steps: int) -> None:
+    """Raise `UserError` if `skip_last` leaves none of so many denoising steps to train on."""
+    if config.skip_last >= steps:
+        raise UserError(f"--skip-last {config.skip_last}: leaves none of {steps} denoising steps to train on")
 
 
 def weighted(text: str) -> tuple[str, float]:

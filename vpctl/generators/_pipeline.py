@@ -2,11 +2,13 @@
 
 import inspect
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+from diffusers.utils import DummyObject
 from PIL import Image
 
 from .. import progress, tensors
@@ -30,6 +32,11 @@ class Diffusion:
         self._adapter = ""
         self._cut: set[str] = set()
         pipeline = getattr(diffusers, index["_class_name"], None)
+        if isinstance(pipeline, DummyObject):  # stands for a pipeline whose libraries are not installed
+            missing = [name for name in pipeline._backends if find_spec(name) is None] or pipeline._backends
+            raise UserError(
+                f"{option}{source}: a {index['_class_name']} needs {' and '.join(missing)}; install it first"
+            )
         if pipeline is None or "prompt" not in inspect.signature(pipeline.__call__).parameters:
             raise UserError(f"{option}{source}: {index['_class_name']} is not a text-to-image pipeline of diffusers")
         given = inspect.signature(pipeline.__call__).parameters

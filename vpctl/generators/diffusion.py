@@ -7,7 +7,7 @@ The contract of a generator: ``load(argument, *, device)`` returns a callable
 
 A packaged plug-in may also have ``check(argument)``, which raises `UserError` if the argument cannot be used. It is
 called first, in a second at most: so nothing heavy is imported at the top of this file. A generator's is given the
-command's ``adapter``, ``width`` and ``height`` if they are among its parameters.
+command's ``adapter``, ``width``, ``height``, and ``tuned`` where it is to be tuned, if they are among its parameters.
 """
 
 from typing import TYPE_CHECKING
@@ -20,13 +20,24 @@ if TYPE_CHECKING:
 
 ARGUMENTS = "DIR"
 OPTION = "--model diffusion:"
+TUNED = "StableDiffusionPipeline"
+"""The class of the pipelines that can be tuned."""
 
 
-def check(argument: str, *, adapter: str = "", width: int | None = None, height: int | None = None) -> None:
-    """Raise `UserError` if `argument` is no pipeline, does not draw pictures of this size, or does not fit the LoRA."""
+def check(
+    argument: str, *, adapter: str = "", width: int | None = None, height: int | None = None, tuned: bool = False
+) -> None:
+    """Raise `UserError` if `argument` is no pipeline, does not draw pictures of this size, or does not fit the LoRA.
+
+    With `tuned`, also if it is a pipeline that the tune commands do not know.
+    """
     if not argument:
         raise UserError(f"{OPTION} name a model, as in diffusion:FOLDER or diffusion:HUB-ID")
     sources.check_pipeline(argument, option=OPTION, adapter=adapter, size=(width, height))
+    if tuned:
+        kind = sources.check("pipeline", argument, option=OPTION).read("model_index.json")["_class_name"]
+        if kind != TUNED:
+            raise UserError(f"{OPTION}{argument}: a {kind}; tuning is for Stable Diffusion 1 and 2 and their kin")
 
 
 def load(argument: str, *, device: str = "auto") -> "Diffusion":

@@ -1,9 +1,8 @@
 """Inspects a model folder before a library opens it: its JSON files and the headers of its weights.
 
-Nothing here imports what is in a folder, and nothing heavy is loaded: a check takes milliseconds. Each function of
-`USES` takes a `Folder`, raises `Unfit` with the first thing that is wrong, and returns the names of the weight files
-that the model consists of. All of them refuse a folder that brings its own code, and weights that are pickles: a pickle
-runs code when it is opened.
+Nothing here imports code of a folder or a heavy library: a check takes milliseconds. Each function of `USES` takes a
+`Folder` and returns the names of the model's weight files. It raises `Unfit` with the first thing that is wrong. All of
+them refuse a folder that brings its own code. They also refuse pickled weights: a pickle runs code when it is opened.
 """
 
 import json
@@ -15,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..jsonlines import depth
 from ..plugins import LORA_FILE
 
 REWARD_KINDS = ("blip", "clip")
@@ -25,7 +25,8 @@ LABELS = frozenset(["toxicity", "toxic", "sexual_explicit", "nsfw", "unsafe"])
 MODEL, COMPONENT = "model", "diffusion_pytorch_model"
 """Names of weight files, without suffix: of transformers and of diffusers."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
-_NO_CODE = "vpctl never runs a model folder's code; name a model that {} has itself"
+_NO_CODE = "vpctl never runs a model folder's code; "
+_HAS_ITSELF = _NO_CODE + "name a model that {} has itself"
 _AS_SAFETENSORS = "name a copy in safetensors"
 
 _DEEPEST = 32
@@ -33,7 +34,9 @@ _DEEPEST = 32
 _LARGEST_JSON = 64 << 20
 _LARGEST_HEADER = 100 << 20
 """Bytes; the limit of the safetensors library."""
-_LARGEST_SIZE, _MOST_LAYERS = 1 << 24, 4096
+_LARGEST_SIZE, _MOST_LAYERS, _MOST_BLOCKS = 1 << 24, 4096, 16
+_LARGEST_DIMENSION, _MOST_DIMENSIONS = 1 << 48, 16
+"""Of a tensor."""
 _SIZES = frozenset(
     "attention_head_dim block_out_channels cross_attention_dim d_model embed_dim hidden_size image_size in_channels "
     "intermediate_size latent_channels layers_per_block max_position_embeddings model_max_length num_attention_heads "
@@ -44,6 +47,19 @@ _SIZES = frozenset(
 _COUNTS = re.compile(r"num_(hidden_)?layers$|layers_per_block$")
 _NUMBERS = re.compile(r".*_(eps|dropout|dropout_prob|factor)$|initializer_range$|logit_scale_init_value$")
 """Keys of a config that hold a number."""
+_VOCABULARIES = (
+    "vocab.txt",
+    "spiece.model",
+    "spm.model",
+    "spm_char.model",
+    "tokenizer.model",
+    "sentencepiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+)
+"""Files that hold the whole vocabulary of a tokenizer, besides ``tokenizer.json``."""
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+"""Either file has the settings of an image processor; transformers 5 writes the second for a whole processor."""
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 _BYTES |= {"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 
@@ -56,9 +72,10 @@ class Unfit(Exception):
 
 
 class Folder:
-    """A folder on this machine, or one of the hub of which only the small files are here.
+    """A model folder.
 
-    `listed` has the names of all files of one on the hub; of a local folder it is None.
+    `path` is the folder on this machine. A model on the hub also has `listed`, the names of all its files: `path` then
+    has its small files, and its weights may still be missing. `listed` is None for a local folder.
     """
 
     def __init__(self, path: Path, listed: frozenset[str] | None = None) -> None:
@@ -79,6 +96,20 @@ class Folder:
                 raise Unfit(f"{inside or 'the folder'} cannot be read: {_reason(error)}") from None
         return sorted(names)
 
+    def stamp(self) -> frozenset[tuple[str, int, int]]:
+        """Path, size in bytes and time of change in ns of all that an inspection can read here.
+
+        Two equal stamps mean that an inspection has the same result.
+        """
+        found = set()
+        for path in (self.path, *self.path.glob("*"), *self.path.glob("*/*")):
+            try:
+                about = path.stat()
+            except OSError:  # a link to nowhere
+                about = path.lstat()
+            found.add((str(path), about.st_size, about.st_mtime_ns))
+        return frozenset(found)
+
     def read(self, name: str) -> dict[str, Any]:
         """The object in a JSON file."""
         if not self.has(name):
@@ -95,7 +126,7 @@ class Folder:
             raise Unfit(f"{name}: is not valid JSON: {error}") from None
         if not isinstance(value, dict):
             raise Unfit(f"{name}: is not a JSON object")
-        if _depth(value) > _DEEPEST:
+        if depth(value) > _DEEPEST:
             raise Unfit(f"{name}: is nested too deeply")
         return value
 
@@ -132,18 +163,17 @@ def vision_language_model(folder: Folder) -> list[str]:
     """A model that reads pictures and text and answers in text."""
     config = _transformers_config(folder)
     _check_tokenizer(folder)
-    processors = ("preprocessor_config.json", "processor_config.json")
-    if not any(map(folder.has, processors)):
+    if not any(map(folder.has, _PROCESSORS)):
         raise Unfit(
             f"a {config['model_type']} model, which does not read pictures and answer in text: there is no image "
             "processor beside its tokenizer; name a vision-language model"
         )
-    for name in filter(folder.has, processors):
+    for name in filter(folder.has, _PROCESSORS):
         folder.config(name)
     if not (
         folder.has("chat_template.jinja")
         or folder.has("chat_template.json")
-        or any("chat_template" in folder.read(name) for name in _there(folder, "tokenizer_config.json", *processors))
+        or any("chat_template" in folder.read(name) for name in _there(folder, "tokenizer_config.json", *_PROCESSORS))
     ):
         raise Unfit("has no chat template; name a model that was trained to follow instructions")
     return _checked_weights(folder, MODEL)
@@ -152,8 +182,8 @@ def vision_language_model(folder: Folder) -> list[str]:
 def unsafe_classifier(folder: Folder) -> list[str]:
     """A text classifier, one of whose labels says that a text is unsafe."""
     config = _transformers_config(folder)
-    made_for = config.get("architectures") or []
-    if made_for and not any(str(name).endswith("ForSequenceClassification") for name in made_for):
+    made_for: list[str] = config.get("architectures") or []
+    if made_for and not any(name.endswith("ForSequenceClassification") for name in made_for):
         raise Unfit(f"a {made_for[0]}, which is no classifier")
     labels = config.get("id2label")
     if not isinstance(labels, dict) or not all(isinstance(label, str) for label in labels.values()):
@@ -165,17 +195,19 @@ def unsafe_classifier(folder: Folder) -> list[str]:
 
 
 def pipeline(folder: Folder) -> list[str]:
-    """A text-to-image pipeline of diffusers. Its safety checker is not loaded, and not looked at."""
+    """A text-to-image pipeline of diffusers. Its safety checker is never loaded, so it is not inspected."""
     if not folder.has("model_index.json"):
         raise Unfit("not a diffusers pipeline: there is no model_index.json in it")
     index = folder.read("model_index.json")
     name = index.get("_class_name")
     if isinstance(name, list) or "auto_map" in index:
-        raise Unfit(f"model_index.json: asks to run its own code (_class_name); {_NO_CODE.format('diffusers')}")
+        raise Unfit(f"model_index.json: asks to run its own code (_class_name); {_HAS_ITSELF.format('diffusers')}")
     if not isinstance(name, str):
         raise Unfit("not a diffusers pipeline: model_index.json has no _class_name")
     if not name.endswith("Pipeline") or not _diffusers_has(name):
         raise Unfit(f"{name} is not a text-to-image pipeline of diffusers")
+    if name.endswith("CombinedPipeline"):
+        raise Unfit(f"a {name}, which opens a second model that its README.md names; name a pipeline of one folder")
     parts = [*_parts(index)]
     if not any(class_name for _, _, class_name in parts):
         raise Unfit("not a diffusers pipeline: model_index.json names no components")
@@ -196,7 +228,10 @@ USES: dict[str, Callable[[Folder], list[str]]] = {
 
 
 def side(folder: Folder) -> tuple[int, int]:
-    """What a pipeline's pictures are a multiple of, and their own side; each in pixels, 0 where it is not known."""
+    """Two sizes in pixels: the sides of every picture are multiples of the first, the model was made for the second.
+
+    A size is 0 if the configs do not say it.
+    """
     parts = {part for part, library, _ in _parts(folder.read("model_index.json")) if library}
     blocks = folder.config("vae/config.json").get("block_out_channels") if "vae" in parts else None
     if not isinstance(blocks, list) or not blocks:
@@ -260,15 +295,18 @@ def _check_no_code(folder: Folder, inside: str = "") -> None:
     for name in configs:
         for config in _objects(folder.read(name)):
             if "auto_map" in config:
-                raise Unfit(f"{name}: asks to run its own code (auto_map); {_NO_CODE.format('transformers')}")
+                raise Unfit(
+                    f"{name}: asks to run its own code (auto_map); {_NO_CODE}"
+                    f"if transformers has this model itself, remove auto_map from a copy of {name}"
+                )
             for key, value in config.items():
                 # transformers takes an implementation that is named as USER/NAME from the hub, and runs it.
                 if key.endswith("_implementation") and any("/" in text for text in _texts(value)):
-                    raise Unfit(f"{name}: asks to run code of the hub ({key}); {_NO_CODE.format('transformers')}")
+                    raise Unfit(f"{name}: asks to run code of the hub ({key}); {_HAS_ITSELF.format('transformers')}")
             if "transformers_weights" in config:
                 raise Unfit(f"{name}: names a weight file of its own (transformers_weights); {_AS_SAFETENSORS}")
     if folder.has(os.path.join(inside, "custom_generate", "generate.py")):
-        raise Unfit(f"asks to run its own code (custom_generate); {_NO_CODE.format('transformers')}")
+        raise Unfit(f"asks to run its own code (custom_generate); {_HAS_ITSELF.format('transformers')}")
     if folder.has(os.path.join(inside, "adapter_config.json")):
         raise Unfit("is an adapter to another model, which it names itself (adapter_config.json); merge the two first")
 
@@ -286,13 +324,12 @@ def _check_tokenizer(folder: Folder, inside: str = "") -> None:
         if not isinstance(folder.read(name).get("model"), dict):
             raise Unfit(f"{name}: is no tokenizer: it has no model")
         return
-    known = ("vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "tekken.json")
-    if not any(map(has, known)) and not (has("vocab.json") and has("merges.txt")):
+    if not any(map(has, _VOCABULARIES)) and not (has("vocab.json") and has("merges.txt")):
         raise Unfit(f"{inside or 'it'} has no tokenizer (tokenizer.json); copy the whole model folder")
 
 
 def _image_processor(folder: Folder) -> dict[str, Any]:
-    """The settings of the image processor, which stand in a file of their own or among a processor's."""
+    """The settings of the image processor: those in a file of its own, or those within a processor's file."""
     if folder.has("preprocessor_config.json"):
         return folder.config("preprocessor_config.json")
     if folder.has("processor_config.json"):
@@ -303,10 +340,11 @@ def _image_processor(folder: Folder) -> dict[str, Any]:
 
 
 def _check_pixels(processor: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Raise `Unfit` if the image processor makes no pictures, or other ones than the model takes."""
+    """Raise `Unfit` if the image processor makes no pictures, or pictures of a size that the model does not take."""
     name = "preprocessor_config.json"
     if "image_processor_type" not in processor and "feature_extractor_type" in processor and "size" not in processor:
-        raise Unfit(f"{name}: is of a {processor['feature_extractor_type']}, which prepares no pictures")
+        kind = _short(processor["feature_extractor_type"])
+        raise Unfit(f"{name}: feature_extractor_type is {kind}, which prepares no pictures")
     for key in ("image_mean", "image_std"):
         values = processor.get(key)
         if values is not None and not (
@@ -317,14 +355,22 @@ def _check_pixels(processor: Mapping[str, Any], config: Mapping[str, Any]) -> No
         raise Unfit(f"{name}: image_std has a 0, and pixels are divided by it")
     size = processor.get("crop_size") if processor.get("do_center_crop") else None
     size = size or processor.get("size")
-    sides = [*size.values()] if isinstance(size, dict) else [size]
-    if size is not None and not (sides and all(_is_size(one) for one in sides)):
+    sides = _sides(size)
+    if size is not None and not (sides and all(map(_is_size, sides))):
         raise Unfit(f"{name}: size is {_short(size)}; it has to be sides in pixels")
     vision = config.get("vision_config")
-    taken = vision.get("image_size") if isinstance(vision, dict) else None
+    taken = _sides(vision.get("image_size")) if isinstance(vision, dict) else []
+    if not all(map(_is_size, taken)):
+        raise Unfit(f"config.json: image_size is {_short(taken)}; it has to be sides in pixels")
     exact = not isinstance(size, dict) or {*size} == {"height", "width"}
-    if size is not None and taken is not None and exact and {*sides} != {taken}:
-        raise Unfit(f"{name}: makes pictures of {' × '.join(map(str, sides))} pixels, and the model takes {taken}")
+    if sides and taken and exact and {*sides} != {*taken}:
+        made, wanted = (" × ".join(map(str, each)) for each in (sides, taken))
+        raise Unfit(f"{name}: makes pictures of {made} pixels, and the model takes {wanted}")
+
+
+def _sides(size: Any) -> list[Any]:
+    """The sides in a size of a picture, which is an integer, a list, or an object such as ``{"height": …}``."""
+    return [*_flat([*size.values()] if isinstance(size, dict) else size)]
 
 
 def _parts(index: Mapping[str, Any]) -> Iterator[tuple[str, str | None, str | None]]:
@@ -341,16 +387,21 @@ def _check_origin(folder: Folder, part: str, library: str | None, class_name: st
     if library is None and class_name is None:
         return
     pipelines = Path(_diffusers()).parent / "pipelines"
-    own = library in ("diffusers", "transformers") or (
-        (library or "").isidentifier() and (pipelines / str(library)).is_dir()
-    )
-    if not own or folder.has(os.path.join(part, f"{library}.py")) or not part.isidentifier():
+    name, of = class_name or "", library or ""
+    if of.isidentifier() and (pipelines / "deprecated" / of / "__init__.py").is_file():
+        raise Unfit(
+            f"model_index.json: {part} is a {name} of {of}, which diffusers no longer opens; name another model"
+        )
+    own = of in ("diffusers", "transformers") or (of.isidentifier() and (pipelines / of / "__init__.py").is_file())
+    if not own or folder.has(os.path.join(part, f"{of}.py")) or not part.isidentifier():
         raise Unfit(
             f"model_index.json: asks to run code of its own ({part}: {library}); "
-            f"{_NO_CODE.format('diffusers or transformers')}"
+            f"{_HAS_ITSELF.format('diffusers or transformers')}"
         )
-    if not (class_name or "").isidentifier() or (library == "diffusers" and not _diffusers_has(str(class_name))):
+    if not name.isidentifier() or (of == "diffusers" and not _diffusers_has(name)):
         raise Unfit(f"model_index.json: {part} is a {class_name}, which {library} does not have")
+    if "Pipeline" in name:  # diffusers would open it as a folder of its own, which nobody has inspected
+        raise Unfit(f"model_index.json: {part} is a pipeline itself ({name}), which is not opened; name another model")
 
 
 def _part(folder: Folder, part: str, library: str, class_name: str) -> list[str]:
@@ -363,7 +414,9 @@ def _part(folder: Folder, part: str, library: str, class_name: str) -> list[str]
         _check_tokenizer(folder, part)
         return []
     if class_name.endswith(("Processor", "ProcessorFast", "FeatureExtractor")):
-        folder.config(f"{part}/preprocessor_config.json")
+        names = [f"{part}/{name}" for name in _PROCESSORS]
+        for name in _there(folder, *names) or names[:1]:
+            folder.config(name)
         return []
     folder.config(f"{part}/config.json")
     return _checked_weights(folder, COMPONENT if library == "diffusers" else MODEL, part)
@@ -376,29 +429,51 @@ def _checked_weights(folder: Folder, stem: str, inside: str = "") -> list[str]:
 
 
 def _weights(folder: Folder, stem: str, inside: str = "") -> list[str]:
-    """Names of the weight files of a model: the index, if there is one, and its parts."""
+    """Names of the weight files of a model: a single file, or an index and its parts.
+
+    Where there are both, diffusers opens the index and transformers the single file. An index is checked in any case.
+    """
     single = os.path.join(inside, f"{stem}.safetensors")
-    if folder.has(single):
-        return [single]
     index = f"{single}.index.json"
-    if not folder.has(index):
-        pickled = [name for name in folder.names(inside) if name.endswith((*PICKLES, ".bin.index.json"))]
-        if pickled:
-            raise Unfit(f"its weights are a pickle ({pickled[0]}), which is not opened; {_AS_SAFETENSORS}")
-        raise Unfit(f"there are no weights in it ({single})")
-    if folder.listed is not None and not (folder.path / index).is_file():
-        return [index]
+    parts = _indexed(folder, index) if folder.has(index) else []
+    if folder.has(single) and (stem == MODEL or not parts):
+        return [single]
+    if not parts:
+        raise Unfit(_no_weights(folder, single, inside))
+    parts = [os.path.join(inside, part) for part in parts]
+    for part in parts:
+        if not folder.has(part):
+            raise Unfit(f"{index}: names {os.path.basename(part)}, which is not there; copy the whole model folder")
+    return [index, *parts]
+
+
+def _no_weights(folder: Folder, single: str, inside: str) -> str:
+    """What a folder has in place of the weights `single`."""
+    stem = f"{os.path.basename(single).partition('.')[0]}."
+    names = folder.names(inside)
+    variants = [name for name in names if name.endswith(".safetensors") and os.path.basename(name).startswith(stem)]
+    if variants:
+        return (
+            f"only a variant of its weights is there ({variants[0]}); rename it to {os.path.basename(single)} in a copy"
+        )
+    pickled = [name for name in names if name.endswith((*PICKLES, ".bin.index.json"))]
+    if pickled:
+        return f"its weights are a pickle ({pickled[0]}), which is not opened; {_AS_SAFETENSORS}"
+    return f"there are no weights in it ({single})"
+
+
+def _indexed(folder: Folder, index: str) -> list[str]:
+    """The files that an index of weights names, all of which are safetensors directly in its folder."""
     parts = folder.read(index).get("weight_map")
     if not isinstance(parts, dict) or not parts or not all(isinstance(part, str) for part in parts.values()):
         raise Unfit(f"{index}: has no weight_map from names of weights to files")
-    for part in dict.fromkeys(parts.values()):
+    names = [*dict.fromkeys(parts.values())]
+    for part in names:
         if part != os.path.basename(part) or part in ("", ".", ".."):
             raise Unfit(f"{index}: names a file outside the folder: {_short(part)}")
         if not part.endswith(".safetensors"):
             raise Unfit(f"{index}: its weights are a pickle ({part}), which is not opened; {_AS_SAFETENSORS}")
-        if not folder.has(os.path.join(inside, part)):
-            raise Unfit(f"{index}: names {part}, which is not there; copy the whole model folder")
-    return [index, *(os.path.join(inside, part) for part in dict.fromkeys(parts.values()))]
+    return names
 
 
 def _shapes(folder: Folder, weights: Sequence[str]) -> Shapes:
@@ -435,8 +510,9 @@ def _header(path: Path, name: str) -> Shapes:
         if tensor == "__metadata__":
             continue
         match about:
-            case {"dtype": str(kind), "shape": [*shape], "data_offsets": [int(first), int(last)]} if all(
-                isinstance(one, int) and one >= 0 for one in shape
+            case {"dtype": str(kind), "shape": [*shape], "data_offsets": [int(first), int(last)]} if (
+                all(isinstance(one, int) and 0 <= one < _LARGEST_DIMENSION for one in shape)
+                and len(shape) <= _MOST_DIMENSIONS
             ):
                 pass
             case _:
@@ -464,15 +540,6 @@ def _objects(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
             rest += one
 
 
-def _depth(value: Any) -> int:
-    """How many objects and lists are inside one another, found without recursion."""
-    depth, level = 0, [value]
-    while level := [one for one in level if isinstance(one, dict | list)]:
-        depth += 1
-        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
-    return depth
-
-
 def _texts(value: Any) -> Iterator[str]:
     """The texts in a value of a config."""
     if isinstance(value, str):
@@ -491,10 +558,16 @@ def _wrong(key: str, value: Any) -> str:
             return "" if _is_number(value) and value > 0 else "it has to be a positive number"
         if not all(_is_size(one, most) for one in _flat(value)):
             return f"it has to be an integer from 1 to {most}"
-    if _NUMBERS.match(key) and not all(map(_is_number, _flat(value))):
+        longest = _MOST_BLOCKS if key == "block_out_channels" else _MOST_LAYERS
+        if isinstance(value, list) and len(value) > longest:
+            return f"it has to have at most {longest} values"
+    # Some configs write false for a rate of 0, and Python reads it as 0.
+    if _NUMBERS.match(key) and value is not False and not all(map(_is_number, _flat(value))):
         return "it has to be a number"
     if key.endswith("_config") and not isinstance(value, dict):
         return "it has to be an object"
+    if key == "architectures" and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+        return "it has to be a list of texts"
     if key == "model_type" and not isinstance(value, str):
         return "it has to be a text"
     return ""

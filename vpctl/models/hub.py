@@ -1,8 +1,8 @@
 """The one place where transformers and diffusers open a folder: `sources.fetch` has inspected it before.
 
-Whatever a folder says, no code of it is run and no pickle is opened, nothing is asked on standard output or read from
-standard input, nothing is fetched, and what goes wrong becomes one line. The libraries raise errors of any kind for
-folders that are wrong, so that all are caught here.
+Whatever a folder says, hub runs no code of it and opens no pickle. It asks nothing on standard output and reads no
+answer from standard input. It fetches nothing. The libraries raise errors of any kind for a broken folder, so all of
+them are caught here and become one line.
 """
 
 import warnings
@@ -14,13 +14,19 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import DiffusionPipeline, ModelMixin
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin, pipelines
+from diffusers.pipelines.pipeline_loading_utils import ALL_IMPORTABLE_CLASSES, get_class_obj_and_candidates
+from diffusers.utils import DummyObject, requires_backends
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoProcessor,
     AutoTokenizer,
+    FeatureExtractionMixin,
+    ImageProcessingMixin,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
     dynamic_module_utils,
 )
 
@@ -35,6 +41,11 @@ dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
 for _logging in (transformers.utils.logging, diffusers.utils.logging):
     _logging.set_verbosity(_logging.CRITICAL)
     _logging.disable_progress_bar()
+
+WITHOUT_WEIGHTS = (
+    SchedulerMixin | PreTrainedTokenizerBase | ImageProcessingMixin | FeatureExtractionMixin | ProcessorMixin
+)
+"""Kinds of a pipeline's components that consist of configuration and vocabulary."""
 
 
 def config(folder: Path, *, where: str) -> Any:
@@ -85,30 +96,47 @@ def model(kind: Any, folder: Path, *, dtype: torch.dtype, where: str) -> Any:
 def pipeline(folder: Path, *, dtype: torch.dtype, where: str) -> Any:
     """A text-to-image pipeline in one precision throughout, without its safety checker.
 
-    The precision has to be said: a folder saved in halves would load in two at once. Each model is opened by itself,
-    as a pipeline does not say which weights were missing and are random now.
+    The precision has to be said: a folder saved in halves would load in two at once. `model` opens every component
+    that has weights, since a pipeline does not say which weights were missing and are random now. diffusers opens the
+    other components. It refuses nothing, so a component of any other kind, such as a pipeline, is refused here.
     """
     with _opening(where):
         index = DiffusionPipeline.load_config(folder, local_files_only=True)
+        kind: Any = getattr(diffusers, str(index["_class_name"]), None)
+        if not _is_a(kind, DiffusionPipeline) or kind._load_connected_pipes:
+            raise UserError(
+                f"{where}: {index['_class_name']} is not a pipeline in one folder that diffusers has itself"
+            )
         parts: dict[str, Any] = {}
         if "safety_checker" in index:
             parts = {"safety_checker": None, "requires_safety_checker": False}
         for name, origin in index.items():
-            kind = _model_class(origin)
-            if kind and name not in parts:
+            if name in parts or name.startswith("_") or not isinstance(origin, list | tuple) or origin[0] is None:
+                continue
+            library, class_name = origin
+            kind = _component_class(library, class_name)
+            if _is_a(kind, ModelMixin | PreTrainedModel):
                 parts[name] = model(kind, folder / name, dtype=dtype, where=f"{where}: {name}")
+            elif not _is_a(kind, WITHOUT_WEIGHTS):
+                raise UserError(f"{where}: {name} is a {class_name} of {library}, which vpctl does not open")
         return DiffusionPipeline.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True, **parts
         )
 
 
-def _model_class(origin: Any) -> Any:
-    """The class of a pipeline's component that has weights; None for every other entry of ``model_index.json``."""
-    if not isinstance(origin, list | tuple):
+def _component_class(library: str, name: str) -> Any:
+    """The class that diffusers opens as a component; None if it is not of diffusers or transformers."""
+    own = hasattr(pipelines, library)  # as kolors, the module of a pipeline
+    if library not in ("diffusers", "transformers") and not own:
         return None
-    library = {"diffusers": diffusers, "transformers": transformers}.get(origin[0])
-    kind = getattr(library, origin[1], None) if library else None
-    return kind if isinstance(kind, type) and issubclass(kind, ModelMixin | PreTrainedModel) else None
+    kind = get_class_obj_and_candidates(library, name, ALL_IMPORTABLE_CLASSES, pipelines, own)[0]
+    if isinstance(kind, DummyObject):
+        requires_backends(kind, kind._backends)  # raises an error that names the library to install
+    return kind
+
+
+def _is_a(kind: Any, base: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, base)
 
 
 def add_lora(pipe: Any, folder: str, *, where: str) -> None:

@@ -1,13 +1,16 @@
-"""Where the files of a model lie: in a folder, or on the hub, whose files are fetched into its cache.
+"""Finds the files of a model: in a folder, or on the hub.
 
-A hub id becomes a folder before a library opens it. Its small files are fetched and inspected first, its weights only
-then, and only those in safetensors. So what holds of folders holds of hub ids too.
+A hub id becomes a folder in the hub's cache before a library opens it. Its small files are fetched and inspected first.
+Its weights are fetched after that, and only those in safetensors. So a hub id passes the same checks as a folder.
 """
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from .. import progress
 from ..errors import UserError
@@ -23,9 +26,9 @@ _SMALL = (".json", ".jinja", ".txt", ".model")
 
 
 def check(use: str, source: str, *, option: str) -> Folder:
-    """The inspected folder of `source`, of a hub id without its weights. Raises `UserError` if it cannot be used.
+    """The inspected folder of `source`. Raises `UserError` if it cannot be used. Weights of a hub id are not fetched.
 
-    `use` is a key of `USES`; `option` is what stands before the source on the command line, as ``--reward vp:``.
+    `use` is a key of `USES`; `option` is the text before the source on the command line, such as ``--reward vp:``.
     """
     folder = _look(source, option)
     _inspect(use, folder, f"{option}{source}")
@@ -33,9 +36,13 @@ def check(use: str, source: str, *, option: str) -> Folder:
 
 
 def check_pipeline(source: str, *, option: str, adapter: str, size: tuple[int | None, int | None]) -> None:
-    """Raise `UserError` if a pipeline cannot be used, nor draw pictures of width and height `size` with a LoRA."""
+    """Raise `UserError` if a pipeline cannot be used, cannot draw pictures of `size`, or does not fit a LoRA.
+
+    `size` is the width and height in pixels; None stands for the model's own. `adapter` may be empty.
+    """
     folder = check("pipeline", source, option=option)
-    step, own = side(folder)
+    with _inspecting(f"{option}{source}"):
+        step, own = side(folder)
     width, height = size
     for pixels in filter(None, size):
         if step and pixels % step:
@@ -51,11 +58,9 @@ def check_pipeline(source: str, *, option: str, adapter: str, size: tuple[int | 
 
 
 def check_adapter(adapter: str, pipeline: Folder) -> None:
-    """Raise `UserError` if a folder has no LoRA for the pipeline."""
-    try:
+    """Raise `UserError` if the folder `adapter` has no LoRA that fits the pipeline."""
+    with _inspecting(f"--adapter {adapter}"):
         check_fit(check_lora(adapter), pipeline)
-    except Unfit as error:
-        raise UserError(f"--adapter {adapter}: {error}") from None
 
 
 def check_backbone(source: str) -> None:
@@ -75,9 +80,7 @@ def fetch(use: str, source: str, *, option: str) -> Path:
         return folder.path
     if not all((folder.path / name).is_file() for name in weights):
         progress.note(f"fetching {source} from the hub")
-    for _ in range(2):  # an index of weights first, and then the files that it names
-        _download(source, folder.path.name, weights, f"{option}{source}")
-        weights = _inspect(use, folder, f"{option}{source}")
+    _download(source, folder.path.name, weights, f"{option}{source}")
     local = Folder(folder.path)
     _inspect(use, local, f"{option}{source}")
     return local.path
@@ -89,10 +92,28 @@ def is_hub_id(source: str) -> bool:
 
 
 def _inspect(use: str, folder: Folder, where: str) -> list[str]:
+    with _inspecting(where):
+        return _inspected(use, folder.path.absolute(), folder.listed, folder.stamp())
+
+
+@cache
+def _inspected(use: str, path: Path, listed: frozenset[str] | None, stamp: frozenset[Any]) -> list[str]:  # noqa: ARG001
+    """The result of an inspection. A command asks for it several times; a folder that changed has another `stamp`."""
+    return USES[use](Folder(path, listed))
+
+
+@contextmanager
+def _inspecting(where: str) -> Iterator[None]:
+    """While files of a folder are read: what is wrong with them becomes a `UserError` that begins with `where`."""
     try:
-        return USES[use](folder)
+        yield
     except Unfit as error:
         raise UserError(f"{where}: {error}") from None
+    except OSError as error:
+        raise UserError(f"{where}: cannot be read: {first_line(error)}") from None
+    except (TypeError, ValueError, LookupError, AttributeError, RecursionError, ArithmeticError) as error:
+        # A value of a type or size that no check expects: the folder is wrong, and not vpctl.
+        raise UserError(f"{where}: a file in it is malformed ({type(error).__name__}: {first_line(error)})") from None
 
 
 def _look(source: str, option: str) -> Folder:

@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
@@ -20,13 +19,12 @@ def check(argument: str) -> None:
     """Raise `UserError` if `argument` is no folder or hub id of a reward model."""
     if not argument:
         raise UserError(f"{OPTION} name the folder that train-rm wrote, as in vp:vp-score/")
-    sources.check("reward", argument, option=OPTION)
     scale(argument)
 
 
-def scale(folder: str) -> tuple[float, float]:
-    """Mean and deviation of the usual rewards, which train-rm puts down; 0 and 1 if it has not."""
-    file = Path(folder) / SCALE_FILE
+def scale(argument: str) -> tuple[float, float]:
+    """Mean and standard deviation of the model's usual rewards, which train-rm writes down; 0 and 1 without them."""
+    file = sources.check("reward", argument, option=OPTION).path / SCALE_FILE
     if not file.is_file():
         return 0.0, 1.0
     try:

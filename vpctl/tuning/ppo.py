@@ -226,8 +226,6 @@ def train(
     chance = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(policy.trainable, lr=config.learning_rate, weight_decay=1e-4)
     table = coefficients(policy.scheduler, steps, config.eta, policy.device)
-    if config.skip_last >= steps:
-        raise UserError(f"--skip-last {config.skip_last}: leaves none of {steps} denoising steps to train on")
     if run.resumes:
         with run.restoring() as state:
             policy.set_lora(state["lora"])

@@ -9,7 +9,6 @@ checkpoint.pt   weights, optimizer and random state of the last saved step; remo
 
 import contextlib
 import errno
-import fcntl
 import importlib.metadata
 import os
 import platform
@@ -27,19 +26,17 @@ from typing import Any, Self
 import orjson
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 from .. import __version__, progress
-from ..errors import Interrupted, OutputLocked, UserError
+from ..errors import Interrupted, UserError
 from ..images import save as save_picture
 from ..records import digest
+from . import folder as contents
 from .board import Board
+from .folder import CHECKPOINT, ENDED, METRICS, PARTS, RESULTS, RUN_FILE, reason
 from .interrupts import deferred
 
-RUN_FILE, METRICS, CHECKPOINT, LOCK, ENDED = "run.json", "metrics.jsonl", "checkpoint.pt", ".lock", ".ended"
-RESULTS = "results.part"
-"""Where results are written before they move into the run's folder."""
-_PARTS = {f"{name}.part" for name in (RUN_FILE, METRICS, CHECKPOINT, ENDED)} | {RESULTS}
-"""What a killed run may leave half written."""
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
 
@@ -67,7 +64,8 @@ class Run:
         self.folder = Path(folder)
         self.stopping = False
         """Whether an interrupt asked the run to end at the next `save`."""
-        self._at_once = self._saving = False
+        self._signals = deferred(self._is_over)
+        self._waits = self._at_once = self._ending = False
         self._total, self._unit = 0, "step"
         self._counter: progress.Counter | None = None
         self._board: Board | None = None
@@ -82,26 +80,18 @@ class Run:
     def _locked(self) -> int:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.folder / LOCK, os.O_CREAT | os.O_WRONLY, 0o666)
+            return contents.locked(self.folder, os.O_CREAT | os.O_WRONLY)
         except FileExistsError:
-            raise UserError(f"--out {self.folder}: is a file, not a folder; name another one") from None
+            raise contents.is_a_file(self.folder) from None
         except OSError as error:
-            raise UserError(f"--out {error.filename or self.folder}: {_reason(error)}") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(lock)
-            if isinstance(error, BlockingIOError):
-                raise OutputLocked(f"--out {self.folder}: another run is writing it") from None
-            raise UserError(f"{self.folder / LOCK}: cannot be locked: {_reason(error)}") from None
-        return lock
+            raise UserError(f"--out {error.filename or self.folder}: {reason(error)}") from None
 
     def _open(self, config: dict[str, Any]) -> None:
         self._digest = digest(config)
         begun = self._same_config(config)
-        for part in _PARTS & set(os.listdir(self.folder)):  # they hold space
+        for part in PARTS & set(os.listdir(self.folder)):  # they hold space
             _remove(self.folder / part)
-        self.ended = begun and self._has_ended()
+        self.ended = begun and contents.has_ended(self.folder)
         self._state = None if self.ended else self._checkpoint()
         if self._state:
             self.step = self.saved = self._state["step"]
@@ -110,31 +100,11 @@ class Run:
             self._board = Board(self.folder / "tensorboard", first=self.step + 1)
 
     def _same_config(self, config: dict[str, Any]) -> bool:
-        """Whether this run has been begun before. Raises `UserError` if it was one with other options.
-
-        Other options with nothing to show for them, such as those of a run that failed at once, bind nobody.
-        """
+        """Whether this run has been begun before. Raises `UserError` if it was one with other options."""
+        there = contents.begun(self.folder)
+        if there is not None and contents.refuse_others(self.folder, there, config):
+            return True
         file = self.folder / RUN_FILE
-        if file.exists():
-            try:
-                there = orjson.loads(file.read_bytes())["options"]
-                changed = [key for key in {**there, **config} if there.get(key) != config.get(key)]
-            except OSError as error:
-                raise UserError(f"{file}: {_reason(error)}") from None
-            except (ValueError, LookupError, TypeError, AttributeError):
-                raise UserError(
-                    f"{file}: is damaged, it holds no run's options: restore it, or name another folder with --out"
-                ) from None
-            if not changed:
-                return True
-            key = changed[0]
-            if (self.folder / CHECKPOINT).exists() or (self.folder / ENDED).exists():
-                raise UserError(
-                    f"--out {self.folder}: holds a run with {key} {there.get(key)!r}, not {config.get(key)!r}; "
-                    "name another folder, or remove this one"
-                )
-        elif foreign := sorted(set(os.listdir(self.folder)) - _PARTS - {LOCK}):
-            raise UserError(f"--out {self.folder}: is no run's folder, it holds {foreign[0]}; name a new one")
         versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
         written = {
             "options": config,
@@ -145,24 +115,11 @@ class Run:
             _write_whole(file, orjson.dumps(written, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         return False
 
-    def _has_ended(self) -> bool:
-        """Whether the results are there. Raises `UserError` if they were, and are not any more."""
-        file = self.folder / ENDED
-        if not file.exists():
-            return False
-        try:
-            gone = [name for name in orjson.loads(file.read_bytes()) if not (self.folder / name).is_file()]
-        except (OSError, ValueError, TypeError):
-            gone = [ENDED]
-        if gone:
-            raise UserError(
-                f"{self.folder / gone[0]}: is damaged or gone, and the run has ended: restore it, "
-                f"or remove {file} to train again from the beginning"
-            )
-        return True
-
     def _checkpoint(self) -> dict[str, Any] | None:
-        """What the checkpoint holds, checked to be whole and of this very run; None without one."""
+        """What the checkpoint holds, checked to be whole and of this very run; None without one.
+
+        Earlier versions of vpctl did not write of which run it is: what does not fit is found when it is put back.
+        """
         file = self.folder / CHECKPOINT
         if not file.exists():
             return None
@@ -171,11 +128,11 @@ class Run:
                 whole = archive.testzip() is None  # torch writes checksums and does not compare them
             with warnings.catch_warnings(action="ignore"):  # torch's, of files that are not its own
                 state: dict[str, Any] = torch.load(file, "cpu", weights_only=True) if whole else {}
-            ours = isinstance(state, dict) and state["run"] == self._digest
+            ours = isinstance(state, dict) and state.get("run", self._digest) == self._digest
             if ours and type(state["step"]) is int and state["step"] > 0:
                 return state
         except OSError as error:
-            raise UserError(f"{file}: {_reason(error)}; remove it to start over from the beginning") from None
+            raise UserError(f"{file}: {reason(error)}; remove it to start over from the beginning") from None
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception:  # zipfile, pickle and torch raise anything on bytes that are not theirs
@@ -235,37 +192,51 @@ class Run:
 
     @contextlib.contextmanager
     def training(self, total: int, unit: str = "step") -> Iterator[None]:
-        """Within, `finished` counts to `total`. The first interrupt waits for the next `save`, the second does not."""
+        """Within, `finished` counts to `total`. The first interrupt waits for the next `save`, the second does not.
+
+        Signals that come within a second of one another are one interrupt.
+        """
         self._total, self._unit = total, unit
         if self.step > total:
             raise self._damaged()
         if self.step:
             left = f"resuming at {unit} {self.step + 1} of {total}"
             progress.note(left if self.step < total else f"all {total} {unit}s are done; resuming after them")
-        with progress.Counter(f"{unit}s", total, done=self.step) as self._counter, deferred(self._is_over):
-            yield
+        with progress.Counter(f"{unit}s", total, done=self.step) as self._counter:
+            self._waits = True
+            try:
+                yield
+            finally:
+                self._waits = False
             if self.stopping:  # since the last step was saved
                 raise KeyboardInterrupt
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Within, also the first interrupt does not wait: what is computed here is thrown away and done again."""
-        if self.stopping:
-            raise KeyboardInterrupt
+        """Within, also the first interrupt does not wait: what is computed here is thrown away and done again.
+
+        Whoever catches it can save: no later signal breaks that off.
+        """
         self._at_once = True
         try:
+            if self.stopping:
+                raise KeyboardInterrupt
             yield
         finally:
             self._at_once = False
 
-    def _is_over(self, number: int) -> bool:
-        """Whether the interrupt of this number ends the run at once; it never breaks off a checkpoint."""
+    def _is_over(self, again: bool) -> bool:
+        """Whether an interrupt, the first or another one, ends the run at once; none breaks off a checkpoint."""
         self.stopping = True
-        if self._at_once or (number > 1 and not self._saving):
+        if self._ending:
+            return False
+        if self._at_once:
+            self._ending = True
             return True
-        if number == 1 and not self._saving:
-            with contextlib.suppress(RuntimeError):  # the signal came in the middle of a write to stderr
-                progress.note(f"interrupted: finishing {self._unit} {self.step + 1}; interrupt again to stop at once")
+        if again or not self._waits:
+            return True
+        with contextlib.suppress(RuntimeError):  # the signal came in the middle of a write to stderr
+            progress.note("interrupted: saving a checkpoint; interrupt again to stop at once")
         return False
 
     def log(self, step: int, **metrics: float) -> None:
@@ -300,7 +271,7 @@ class Run:
         """Replace the checkpoint once the new one is whole. Ends the run if an interrupt waits for it."""
         file = self.folder / CHECKPOINT
         part = file.with_name(f"{CHECKPOINT}.part")
-        self._saving = True
+        self._ending, before = True, self._ending
         try:
             with self._writing(file):
                 _sync(self.folder / METRICS)  # a checkpoint has all metrics before it
@@ -309,10 +280,10 @@ class Run:
                 _sync(part)
                 part.replace(file)
                 _sync(self.folder)
+            self.saved = step
         finally:
             part.unlink(missing_ok=True)
-            self._saving = False
-        self.saved = step
+            self._ending = before
         if self.stopping:
             raise KeyboardInterrupt
 
@@ -353,8 +324,8 @@ class Run:
             kept = (
                 f"the checkpoint of {self._unit} {self.saved} is whole" if self.saved else "there is no checkpoint yet"
             )
-            remedy = "make room" if cause.errno in (errno.ENOSPC, errno.EDQUOT) else "mend this"
-            raise UserError(f"{name}: {_reason(cause)}; {kept}: {remedy} and run the same command again") from None
+            remedy = "make room" if cause.errno in (errno.ENOSPC, errno.EDQUOT) else "fix this"
+            raise UserError(f"{name}: {reason(cause)}; {kept}: {remedy} and run the same command again") from None
 
     def _interrupted(self) -> str:
         if self.ended:
@@ -362,7 +333,7 @@ class Run:
         if not self.step:
             if self._total:
                 return f"interrupted in {self._unit} 1 of {self._total}; run the same command again to start over"
-            return "interrupted before the first step; nothing is lost, run the same command again"
+            return "interrupted before the first step; nothing was saved yet, run the same command again"
         where = f"interrupted at {self._unit} {self.step}" + (f" of {self._total}" if self._total else "")
         if not self.saved:
             return f"{where}; there is no checkpoint yet, run the same command again to start over"
@@ -370,37 +341,36 @@ class Run:
         return f"{where}; {which} is in {self.folder}/; run the same command again to resume"
 
     def __enter__(self) -> Self:
+        self._signals.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ending = True
         if self._board:
             self._board.close()
         os.close(self._lock)
+        self._signals.__exit__(None, None, None)
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(self._interrupted()) from None
 
 
-def _of_the_system(error: BaseException) -> OSError | None:
-    """The error of the system behind a failed write; None if there is none. Raises an interrupt that is behind it.
+def _of_the_system(error: Exception) -> OSError | None:
+    """The error of the system that made a write fail; None if `error` says of no such one.
 
-    torch raises its own error over it; what is written in Rust, tokenizers and safetensors, has it as text.
+    Of a failed write torch raises its own RuntimeError, and `images.save` a UserError. What is written in Rust,
+    tokenizers and safetensors, raises a plain Exception or a SafetensorError, which has the system's error as text.
+    Raises an interrupt that torch hides.
     """
-    behind: BaseException | None = error
-    while behind is not None:
-        if isinstance(behind, KeyboardInterrupt):
-            raise behind
-        if isinstance(behind, OSError):
-            return behind
-        if found := re.search(r"\(os error (\d+)\)", str(behind)):
-            return OSError(int(found[1]), os.strerror(int(found[1])))
-        behind = behind.__context__
+    cause = error.__context__ if isinstance(error, (RuntimeError, UserError)) else error
+    if isinstance(cause, KeyboardInterrupt):
+        raise cause
+    if isinstance(cause, OSError):
+        return cause if cause.errno else None
+    if type(error) in (Exception, SafetensorError) and (found := re.search(r"\(os error (\d+)\)", str(error))):
+        return OSError(int(found[1]), os.strerror(int(found[1])))
     return None
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
 
 
 def _step_of(line: bytes) -> int | None:

@@ -1,0 +1,127 @@
+"""What a run's folder says without torch: whether a run may use it, and whether the run in it has ended."""
+
+import fcntl
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ..errors import OutputLocked, UserError
+from ..streams import is_stream
+
+RUN_FILE, METRICS, CHECKPOINT, LOCK, ENDED = "run.json", "metrics.jsonl", "checkpoint.pt", ".lock", ".ended"
+RESULTS = "results.part"
+"""Where results are written before they move into the run's folder."""
+PARTS = {f"{name}.part" for name in (RUN_FILE, METRICS, CHECKPOINT, ENDED)} | {RESULTS}
+"""What a killed run may leave half written."""
+
+
+def check(out: str, options: Mapping[str, Any]) -> None:
+    """Raise `UserError` if a run with these options cannot use the folder `out`. Nothing is made or changed.
+
+    `options` are those that are known before a model is loaded. `Run` compares all of them.
+    """
+    if is_stream(out):
+        raise UserError(f"--out {out}: is not a folder; --out names the folder of the run")
+    folder = Path(out)
+    try:
+        if not folder.exists():
+            _check_new(folder)
+            return
+        if not folder.is_dir():
+            raise is_a_file(folder)
+        if (folder / LOCK).is_file():
+            os.close(locked(folder, os.O_RDONLY))
+    except OSError as error:
+        raise UserError(f"--out {error.filename or out}: {reason(error)}") from None
+    known = orjson.loads(orjson.dumps(options))
+    there = begun(folder)
+    if there is not None:
+        refuse_others(folder, {key: there.get(key) for key in known}, known)
+        has_ended(folder)
+
+
+def _check_new(folder: Path) -> None:
+    parent = next(one for one in folder.absolute().parents if one.exists())
+    if not parent.is_dir():
+        raise UserError(f"--out {folder}: {parent} is not a directory")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"--out {folder}: {parent} is not writable")
+
+
+def is_a_file(folder: Path) -> UserError:
+    """The error of an --out that is a file."""
+    return UserError(f"--out {folder}: is a file, not a folder; name another one")
+
+
+def locked(folder: Path, flags: int) -> int:
+    """The lock of a run's folder, open and held. Raises `OutputLocked` while another run holds it."""
+    lock = os.open(folder / LOCK, flags, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        if isinstance(error, BlockingIOError):
+            raise OutputLocked(f"--out {folder}: another run is writing it") from None
+        raise UserError(f"{folder / LOCK}: cannot be locked: {reason(error)}") from None
+    return lock
+
+
+def begun(folder: Path) -> dict[str, Any] | None:
+    """The options of the run in a folder; None if there is no run. Raises `UserError` if it holds other files."""
+    file = folder / RUN_FILE
+    try:
+        if not file.exists():
+            if foreign := sorted(set(os.listdir(folder)) - PARTS - {LOCK}):
+                raise UserError(f"--out {folder}: is no run's folder, it holds {foreign[0]}; name a new one")
+            return None
+        there = orjson.loads(file.read_bytes())["options"]
+    except OSError as error:
+        raise UserError(f"{error.filename or file}: {reason(error)}") from None
+    except (ValueError, LookupError, TypeError):
+        there = None
+    if not isinstance(there, dict):
+        raise UserError(f"{file}: is damaged, it holds no run's options: restore it, or name another folder with --out")
+    return there
+
+
+def refuse_others(folder: Path, there: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+    """Whether a run has these very options. Raises `UserError` for others where the run has something to lose.
+
+    Other options without a checkpoint or results, such as those of a run that failed at once, bind nobody.
+    """
+    changed = [key for key in {**there, **options} if there.get(key) != options.get(key)]
+    if changed and ((folder / CHECKPOINT).exists() or (folder / ENDED).exists()):
+        key = changed[0]
+        raise UserError(
+            f"--out {folder}: holds a run with {key} {there.get(key)!r}, not {options.get(key)!r}; "
+            "name another folder, or remove this one"
+        )
+    return not changed
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether the run has ended and its results are there. Raises `UserError` if they were, and are not any more."""
+    file = folder / ENDED
+    if not file.exists():
+        return False
+    try:
+        content = file.read_bytes()
+        if not content and any(folder.glob("*.safetensors")):  # as earlier versions of vpctl left it
+            return True
+        gone = [name for name in orjson.loads(content) if not (folder / name).is_file()]
+    except (OSError, ValueError, TypeError):
+        gone = [ENDED]
+    if gone:
+        raise UserError(
+            f"{folder / gone[0]}: is damaged or gone, and the run has ended: restore it, "
+            f"or remove {file} to train again from the beginning"
+        )
+    return True
+
+
+def reason(error: OSError) -> str:
+    """What the system says of an error."""
+    return (error.strerror or str(error)).lower()
