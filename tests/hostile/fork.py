@@ -118,9 +118,8 @@ class Forks:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for server in self._servers.values():
-            assert server.stdin
-            server.stdin.close()
-            server.wait(60)
+            with server:  # closes its pipes, at which it ends, and waits for that
+                pass
 
 
 def serve(size: str) -> None:

@@ -380,7 +380,7 @@ def written(text: str, outcomes: Mapping[str, tuple[int, str]]) -> str:
         name = tomllib.loads(block)["case"][0]["name"]
         if name in outcomes:
             code, line = outcomes[name]
-            line = re.sub(r"(.)\1{50,}", "…", line)
+            line = re.sub(r"(.)\1{50,}|\.\.\.x[0-9a-fA-F]{8,}", "…", line)  # long names, and addresses
             there = tomllib.loads(block)["case"][0]
             if there.get("code") == code and matches(line, there.get("line", "")):
                 line = there["line"]  # with its …
