@@ -25,6 +25,7 @@ from typer.completion import completion_init  # type: ignore[attr-defined]
 from . import __version__, plugins, progress
 from .errors import LimitReached, OutputClosed, OutputLocked, UserError
 from .options import Quiet, Traceback, option
+from .streams import own_stdout
 
 COMMANDS = ("polish", "generate", "annotate", "merge", "train-rm", "score", "tune-ppo", "tune-dpo", "eval")
 """In the order of the pipeline; each is the file of its name in `commands/`."""
@@ -65,7 +66,7 @@ def common(name: str) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapped(*args: Any, quiet: bool, traceback: bool, **kwargs: Any) -> None:
         progress.begin(f"vpctl {name}", quiet=quiet, with_traceback=traceback)
-        with contextlib.redirect_stdout(sys.stderr), _no_answers():
+        with own_stdout(), contextlib.redirect_stdout(sys.stderr), _no_answers():
             try:
                 command(*args, **kwargs)
             except KeyboardInterrupt as interrupt:  # Typer leaves only the exit code of it

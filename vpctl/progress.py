@@ -5,11 +5,12 @@ one line; elsewhere a line is printed twice a minute.
 """
 
 import os
-import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self, TypeVar
+
+from .streams import goes_to_a_pipe
 
 T = TypeVar("T")
 
@@ -114,14 +115,6 @@ def _print(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-def _in_a_pipe() -> bool:
-    """Whether another command reads what this one writes."""
-    try:
-        return stat.S_ISFIFO(os.fstat(1).st_mode)
-    except OSError:
-        return False
-
-
 class Counter:
     """Counts what has been done and shows it: call it for each. `total` is the count.
 
@@ -142,7 +135,7 @@ class Counter:
         self._unit, self._status = unit, status
         self._began = self._said = time.monotonic()
         self._bar = None
-        if not _quiet and sys.stderr is not None and sys.stderr.isatty() and not _in_a_pipe():
+        if not _quiet and sys.stderr is not None and sys.stderr.isatty() and not goes_to_a_pipe():
             from tqdm import tqdm
 
             global _bar

@@ -27,8 +27,12 @@ ARCHITECTURES: dict[str, Any] = {"blip": BlipForImageTextRetrieval, "clip": CLIP
 class RewardModel(nn.Module):
     """A vision-language model as a function from pictures and prompts to one raw reward each."""
 
-    def __init__(self, backbone: BlipForImageTextRetrieval | CLIPModel, tokenizer: Any, processor: Any) -> None:
+    def __init__(
+        self, backbone: BlipForImageTextRetrieval | CLIPModel, tokenizer: Any, processor: Any, *, where: str
+    ) -> None:
+        """`where` names the option and the source in an error."""
         super().__init__()
+        self.where = where
         self.backbone = backbone
         tokenizer.model_max_length = min(tokenizer.model_max_length, LONGEST_TEXT)
         self.tokenizer = tokenizer
@@ -43,14 +47,16 @@ class RewardModel(nn.Module):
 
     def tokens(self, prompts: list[str]) -> dict[str, Tensor]:
         """Token ids and attention mask, each (B, L), padded to the longest prompt."""
-        encoded = self.tokenizer(prompts, padding=True, truncation=True, return_tensors="pt")
-        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+        with hub.computing(self.where):
+            encoded = self.tokenizer(prompts, padding=True, truncation=True, return_tensors="pt")
+            return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
     def pixels(self, images: list[Image.Image] | Tensor) -> Tensor:
         """Normalised pixels (B, 3, height, width). Tensors are resized so that gradients flow back to them."""
         if not isinstance(images, Tensor):
-            prepared: Tensor = self.processor(images, return_tensors="pt")["pixel_values"]
-            return prepared
+            with hub.computing(self.where):
+                prepared: Tensor = self.processor(images, return_tensors="pt")["pixel_values"]
+                return prepared
         resized = images
         if images.shape[-2:] != (self.height, self.width):
             resized = F.interpolate(images, (self.height, self.width), mode="bicubic", antialias=True)
@@ -58,9 +64,9 @@ class RewardModel(nn.Module):
 
     def forward(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Raw rewards (B,) of pixels (B, 3, height, width) and tokens (B, L)."""
-        if isinstance(self.backbone, CLIPModel):
-            return _scaled_cosine(self.backbone, pixels, input_ids, attention_mask)
-        return _matching_margin(self.backbone, pixels, input_ids, attention_mask)
+        reward = _scaled_cosine if isinstance(self.backbone, CLIPModel) else _matching_margin
+        with hub.computing(self.where):
+            return reward(self.backbone, pixels, input_ids, attention_mask)
 
     def save(self, folder: str | Path) -> None:
         """Write the transformers folder: float32 safetensors, tokenizer, image processor."""
@@ -69,7 +75,7 @@ class RewardModel(nn.Module):
         self.processor.save_pretrained(folder)
 
 
-def _matching_margin(model: BlipForImageTextRetrieval, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+def _matching_margin(model: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     patches = model.vision_model(pixels).last_hidden_state
     crossed = model.text_encoder(
         input_ids=ids,
@@ -81,10 +87,11 @@ def _matching_margin(model: BlipForImageTextRetrieval, pixels: Tensor, ids: Tens
     return logits[:, 1] - logits[:, 0]
 
 
-def _scaled_cosine(model: CLIPModel, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+def _scaled_cosine(model: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     image = model.get_image_features(pixel_values=pixels).pooler_output
     text = model.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
-    return F.cosine_similarity(image, text) * model.logit_scale.exp()
+    cosine: Tensor = F.cosine_similarity(image, text) * model.logit_scale.exp()
+    return cosine
 
 
 def open_model(source: str, *, option: str) -> RewardModel:
@@ -104,7 +111,7 @@ def open_model(source: str, *, option: str) -> RewardModel:
         raise UserError(
             f"{where}: its tokenizer has {len(tokenizer)} tokens and the model {known}: it belongs to another model"
         )
-    return RewardModel(backbone, tokenizer, hub.image_processor(folder, where=where))
+    return RewardModel(backbone, tokenizer, hub.image_processor(folder, where=where), where=where)
 
 
 def open_backbone(source: str, *, seed: int) -> RewardModel:
@@ -117,7 +124,7 @@ def open_backbone(source: str, *, seed: int) -> RewardModel:
     like: Any = packaged.backbone.config
     torch.manual_seed(seed)
     fresh = ARCHITECTURES[kind](like if kind == "blip" else _small_clip(like))
-    return RewardModel(fresh, packaged.tokenizer, packaged.processor)
+    return RewardModel(fresh, packaged.tokenizer, packaged.processor, where=f"--backbone {source}")
 
 
 def _small_clip(blip: BlipConfig) -> CLIPConfig:

@@ -26,7 +26,7 @@ class UnsafeModel:
 
     def __init__(self, source: str, *, device: str) -> None:
         self._device = tensors.pick(device)
-        where = f"{OPTION}{source}"
+        self._where = where = f"{OPTION}{source}"
         folder = sources.fetch("unsafe", source, option=OPTION)
         dtype = tensors.half_on_gpu(self._device)
         model = hub.model(AutoModelForSequenceClassification, folder, dtype=dtype, where=where)
@@ -39,8 +39,10 @@ class UnsafeModel:
 
     def scores(self, prompts: list[str]) -> list[float]:
         """A score for each prompt."""
-        encoded = self._tokenizer(prompts, padding=True, truncation=True, max_length=self._limit(), return_tensors="pt")
-        with torch.inference_mode():
+        with hub.computing(self._where), torch.inference_mode():
+            encoded = self._tokenizer(
+                prompts, padding=True, truncation=True, max_length=self._limit(), return_tensors="pt"
+            )
             logits = self._model(**encoded.to(self._device)).logits.float()
         probabilities = logits.sigmoid() if self._each_for_itself else logits.softmax(dim=-1)
         found: list[float] = probabilities[:, self._wanted].amax(dim=-1).tolist()

@@ -11,7 +11,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from functools import lru_cache, partial
 from itertools import takewhile
 from pathlib import Path
@@ -27,8 +27,10 @@ from .records import Prompt, check, of_another_kind
 R = TypeVar("R", bound=Mapping[str, object])
 Lines = Generator[tuple[str, bytes], None, None]
 
-_STDIN, _STDOUT = 0, 1
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
 _STANDARD = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+_kept = _STDOUT
+"""The descriptor of standard output; see `own_stdout`."""
 _FILE, _FILES = re.compile(r"(.*_)?file_name"), re.compile(r"(.*_)?file_names")
 """Keys whose values are files, as Hugging Face's imagefolder knows them; any other key's value passes through."""
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
@@ -378,8 +380,38 @@ def _descriptor(target: str, standard: int) -> int | None:
     return int(found[1]) if found else None
 
 
+@contextmanager
+def own_stdout() -> Iterator[None]:
+    """Within, nothing but records reaches standard output. What a library prints, also one in C, goes to stderr."""
+    global _kept
+    try:
+        _kept = fcntl.fcntl(_STDOUT, fcntl.F_DUPFD_CLOEXEC, 3)  # the first three may be closed, and are not for us
+    except OSError:  # closed: there is nothing to keep apart
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), _STDOUT)
+        with suppress(OSError):  # it is closed as well
+            os.dup2(_STDERR, _STDOUT)
+        yield
+    finally:
+        os.dup2(_kept, _STDOUT)
+        os.close(_kept)
+        _kept = _STDOUT
+
+
+def goes_to_a_pipe() -> bool:
+    """Whether another command reads what this one writes to standard output."""
+    try:
+        return stat.S_ISFIFO(os.fstat(_kept).st_mode)
+    except OSError:
+        return False
+
+
 def _stream(target: str) -> int:
     number = _descriptor(target, _STDOUT)
+    number = _kept if number == _STDOUT else number
     try:
         return os.open(target, os.O_WRONLY) if number is None else os.dup(number)
     except OSError as error:

@@ -62,17 +62,19 @@ class Diffusion:
 
     def __call__(self, prompts: list[str], seeds: list[int], settings: Settings) -> list[Image.Image]:
         """One picture a prompt, each from a generator of its own: the batch it is in does not change it."""
+        pipeline = self.pipeline
         self._report_cut(prompts)
         wanted = {key: value for key, value in settings._asdict().items() if value is not None}
         if settings.negative_prompt is not None:
             wanted["negative_prompt"] = [settings.negative_prompt] * len(prompts)
         noise = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        pipeline = self.pipeline
-        try:
-            with torch.inference_mode():
-                pictures: list[Image.Image] = pipeline(prompt=prompts, generator=noise, **wanted).images
-        except ValueError as error:  # a size or a number of steps that this pipeline does not do
-            raise UserError(f"{self._option}{self.source}: {sources.first_line(error)}") from None
+        where = f"{self._option}{self.source}"
+        with hub.computing(where):
+            try:
+                with torch.inference_mode():
+                    pictures: list[Image.Image] = pipeline(prompt=prompts, generator=noise, **wanted).images
+            except ValueError as error:  # a size or a number of steps that this pipeline does not do
+                raise UserError(f"{where}: {sources.first_line(error)}") from None
         return pictures
 
     def _report_cut(self, prompts: list[str]) -> None:
@@ -81,6 +83,7 @@ class Diffusion:
         if tokenizer is None or self._cut:
             return
         limit = tokenizer.model_max_length
-        self._cut.update(prompt for prompt in prompts if len(tokenizer(prompt).input_ids) > limit)
+        with hub.computing(f"{self._option}{self.source}"):
+            self._cut.update(prompt for prompt in prompts if len(tokenizer(prompt).input_ids) > limit)
         if self._cut:
             progress.warn(f"prompts of more than {limit} tokens are cut off there, as {next(iter(self._cut))[:60]!r}")

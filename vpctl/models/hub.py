@@ -162,6 +162,23 @@ def _opening(where: str) -> Iterator[None]:
         raise UserError(f"{where}: {_why(error)}") from None
 
 
+@contextmanager
+def computing(where: str) -> Iterator[None]:
+    """While a model of a folder computes: whatever it raises becomes a `UserError`, lack of memory excepted.
+
+    The parts of a folder may each be sound and not fit together, which shows only here.
+    """
+    try:
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if "can't allocate memory" in str(error):
+            raise
+        said = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{where}: the model failed: {said}; --traceback shows more") from error
+
+
 def _why(error: Exception) -> str:
     """What a library's error means, in one line."""
     said = str(error)
