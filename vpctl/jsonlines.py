@@ -124,7 +124,7 @@ def not_prompts(line: bytes, name: str, *, first: bool) -> str:
         except orjson.JSONDecodeError:
             return ""
         return "is a JSON record among lines of plain text; name the file .jsonl, and put a record on every line"
-    if first and re.match(rb'\[\s*(?:[{"]|$)', text):
+    if first and re.match(rb'\[\s*(?:[{"\]]|$)', text):
         return f"is the beginning of a JSON array; {_ARRAY.format(name=name)}"
     kind = "TSV" if b"\t" in text else "CSV"
     if first and _prompt_column(text, kind):
