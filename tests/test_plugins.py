@@ -60,6 +60,16 @@ def test_specs_as_people_write_them(spec: str, parts: tuple[str, str]) -> None:
         ("reward", "shpaes", "--reward shpaes: there is no reward 'shpaes'; did you mean 'shapes'? known: "),
         ("reward", "pick:x", "--reward pick:x: there is no reward 'pick'; "),
         ("generator", "difusion:x", "--model difusion:x: there is no generator 'difusion'; did you mean 'diffusion'? "),
+        (
+            "annotator",
+            "gpt-4o",
+            "--annotator gpt-4o: there is no annotator 'gpt-4o'; did you mean openai:gpt-4o? known: ",
+        ),
+        (
+            "generator",
+            "stabilityai/sdxl",
+            "--model stabilityai/sdxl: there is no generator 'stabilityai/sdxl'; did you mean diffusion:stabilityai/",
+        ),
         ("annotator", "zzz", "--annotator zzz: there is no annotator 'zzz'; known: "),
         ("annotator", "_secret", "--annotator _secret: there is no annotator '_secret'; known: "),
         ("annotator", "__init__", "--annotator __init__: there is no annotator '__init__'; known: "),

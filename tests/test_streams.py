@@ -271,8 +271,8 @@ def test_prompts_that_only_look_a_little_like_data_are_prompts(tmp_path: Path, t
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("in.csv", b"prompt\na\n", "is CSV; convert it to JSON Lines first: python3 -c 'import csv, json, sys; "),
-        ("in.tsv", b"prompt\na\n", "is TSV; convert it to JSON Lines first: python3 -c 'import csv, json, sys; "),
+        ("in.csv", b"prompt\na\n", "is CSV; convert it to JSON Lines first: python3 -c 'import csv, json; "),
+        ("in.tsv", b"prompt\na\n", "is TSV; convert it to JSON Lines first: python3 -c 'import csv, json; "),
         ("in.jsonl.gz", gzip.compress(b"{}\n"), "is compressed by gzip; unpack it first: gunzip -c "),
         ("in.jsonl", gzip.compress(b"{}\n"), "is compressed by gzip; unpack it first: gunzip -c "),
         ("in.parquet", b"PAR1\0\0", "is Parquet; convert it to JSON Lines first"),
@@ -292,9 +292,9 @@ def test_a_file_of_another_format_is_told_what_to_do(tmp_path: Path, name: str, 
     assert reason in complaint(lambda: [*read_prompts(str(source))])
 
 
-@pytest.mark.parametrize("column", ["prompt", "Prompt", "caption"])
-def test_what_the_message_says_turns_csv_into_prompts(here: Path, column: str) -> None:
-    (here / "in.csv").write_text(f'{column},id\n"a red circle, large",1\n')
+@pytest.mark.parametrize("header", ["prompt,id", "Prompt,id", "text,artist", "caption;id", "\ufeffprompt;id"])
+def test_what_the_message_says_turns_csv_into_prompts(here: Path, header: str) -> None:
+    (here / "in.csv").write_text(f'{header}\n"a red circle, large"{";" if ";" in header else ","}1\n', "utf-8")
     said = complaint(lambda: [*read_prompts("in.csv")])
     convert = said.partition("first: ")[2]
     ended = bash(f"{convert} | vpctl polish -", here)

@@ -224,7 +224,7 @@ class PictureConfig:
             metavar="PX",
             min=0,
             max=16_384,
-            help="Make larger pictures this large; 0 sends them as they are.",
+            help="Shrink pictures that are larger than this; 0 sends them as they are.",
         ),
     ] = 1024
     detail: Annotated[

@@ -24,7 +24,8 @@ _LONG_NUMBER = re.compile(rb"\d{19}")
 """What orjson may read as a float: an integer of more than 64 bits has at least 19 digits."""
 _NO_NUMBER = re.compile(r"-?(?:NaN|nan|Infinity|inf)\b")
 _FROM_CSV = (
-    "python3 -c 'import csv, json, sys; [print(json.dumps({row})) for row in csv.DictReader(sys.stdin{delimiter})]'"
+    "python3 -c 'import csv, json; [print(json.dumps({row})) for row in "
+    'csv.DictReader(open(0, encoding="utf-8-sig", newline=""){delimiter})]\''
 )
 _SUFFIXES = {".csv": "CSV", ".tsv": "TSV", ".parquet": "Parquet"}
 _FROM_PARQUET = "pandas.read_parquet(…).to_json(…, orient='records', lines=True)"
@@ -34,6 +35,8 @@ _MAGIC = {
     b"BZh": "compressed by bzip2; unpack it first: bunzip2 -c {name} | vpctl …",
     b"\xfd7zXZ": "compressed by xz; unpack it first: xz -dc {name} | vpctl …",
     b"PK\x03\x04": "a zip archive; unpack it first",
+    b"\x89PNG": "a picture; name a file of records that lists pictures",
+    b"\xff\xd8\xff": "a picture; name a file of records that lists pictures",
     b"\xff\xfe": "UTF-16 text; convert it first: iconv -f UTF-16 -t UTF-8 {name}",
     b"\xfe\xff": "UTF-16 text; convert it first: iconv -f UTF-16 -t UTF-8 {name}",
 }
@@ -134,23 +137,35 @@ def not_prompts(line: bytes, name: str, *, first: bool) -> str:
     return ""
 
 
-def _prompt_column(line: bytes, kind: str) -> str:
-    """The column of the prompts, if the line is a header that has one: a prompt may be a list of words as well."""
-    cells = next(csv.reader([line[:_HEADER].decode(errors="replace").strip()], delimiter=_delimiter(kind)))
+def _prompt_column(line: bytes, kind: str, *, known: bool = False) -> str:
+    """The column of the prompts, if the line is a header that has one.
+
+    Unless it is `known` to be a header, it may be a prompt as well: a list of words.
+    """
+    header = _header(line)
+    cells = next(csv.reader([header], delimiter=_delimiter(header, kind)))
     columns = {cell.lower(): cell for cell in cells}
     name = next((name for name in _PROMPTS if name in columns), "")
+    if known and name:
+        return columns[name]
     if any(cell != cell.strip() for cell in cells):
         return ""
     certain = name.startswith("prompt") if len(cells) > 1 else name == "prompt"
     return columns[name] if certain or (name and not _OTHERS.isdisjoint(columns)) else ""
 
 
-def _delimiter(kind: str) -> str:
-    return "\t" if kind == "TSV" else ","
+def _delimiter(header: str, kind: str) -> str:
+    """What parts the columns; spreadsheets of many countries write a semicolon."""
+    return "\t" if kind == "TSV" else ";" if ";" in header and "," not in header else ","
+
+
+def _header(line: bytes) -> str:
+    return line[:_HEADER].decode("utf-8-sig", "replace").strip()
 
 
 def _conversion(header: bytes, kind: str, name: str) -> str:
-    column = _prompt_column(header, kind)
+    column = _prompt_column(header, kind, known=True)
     row = "row" if column in ("", "prompt") else f"dict(row, prompt=row[{json.dumps(column)}])"
-    command = _FROM_CSV.format(row=row, delimiter=", delimiter=chr(9)" if kind == "TSV" else "")
+    delimiter = _delimiter(_header(header), kind)
+    command = _FROM_CSV.format(row=row, delimiter="" if delimiter == "," else f", delimiter=chr({ord(delimiter)})")
     return f"convert it to JSON Lines first: {command} < {name}"

@@ -445,9 +445,15 @@ def aspect(spec: str) -> Aspect:
     return Aspect(path.stem, title.removeprefix("# ").strip(), rubric.strip(), levels)
 
 
+_WHERE_NAMES_BELONG = {"generator": "diffusion", "annotator": "openai", "polisher": "openai"}
+"""The plug-in that the name of a model is an argument of."""
+
+
 def _no_such(kind: str, name: str, known: dict[str, str]) -> str:
     from difflib import get_close_matches
 
     near = get_close_matches(name, known, n=1)
     meant = f"did you mean {near[0]!r}? " if near else ""
+    if not near and kind in _WHERE_NAMES_BELONG and {*"/-"} & {*name}:
+        meant = f"did you mean {_WHERE_NAMES_BELONG[kind]}:{name}? "
     return f"there is no {kind} {name!r}; {meant}known: {', '.join(known)}, or a path of your own"

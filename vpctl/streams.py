@@ -72,7 +72,7 @@ def read_prompts(source: str, misfit: Callable[[Prompt], str] = lambda _: "") ->
 
 
 def _prompts(lines: Lines, source: str, misfit: Callable[[Prompt], str]) -> Iterator[Prompt]:
-    plain = source.endswith(".txt")
+    plain = source.lower().endswith(".txt")
     with closing(lines):
         for number, (where, line) in enumerate(lines):
             if number == 0 and is_stream(source):

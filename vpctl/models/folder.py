@@ -71,6 +71,9 @@ class Unfit(Exception):
     """Why a folder cannot be used. The text continues the line that names the option and the source."""
 
 
+_NOT_ENDED = "it holds a training that has not ended; run its command again to finish it"
+
+
 class Folder:
     """A model folder.
 
@@ -96,6 +99,12 @@ class Folder:
                 raise Unfit(f"{inside or 'the folder'} cannot be read: {_reason(error)}") from None
         return sorted(names)
 
+    def _what_else(self) -> str:
+        """What vpctl wrote into the folder that is not the model asked for; empty if there is nothing of vpctl's."""
+        if self.has(LORA_FILE):
+            return "; it holds a LoRA, which generate takes as --adapter"
+        return f"; {_NOT_ENDED}" if self.has("run.json") else ""
+
     def stamp(self) -> frozenset[tuple[str, int, int]]:
         """Path, size in bytes and time of change in ns of all that an inspection can read here.
 
@@ -113,7 +122,7 @@ class Folder:
     def read(self, name: str) -> dict[str, Any]:
         """The object in a JSON file."""
         if not self.has(name):
-            raise Unfit(f"there is no {name} in it")
+            raise Unfit(f"there is no {name} in it{self._what_else()}")
         try:
             if (self.path / name).stat().st_size > _LARGEST_JSON:
                 raise Unfit(f"{name}: more than {_LARGEST_JSON >> 20} MB")
@@ -248,6 +257,8 @@ def check_lora(path: str) -> Shapes:
         raise Unfit("there is no such folder" if not folder.path.exists() else "is not a folder")
     if not folder.has(LORA_FILE):
         pickled = [name for name in folder.names() if name.endswith(PICKLES)]
+        if folder.has("run.json"):
+            raise Unfit(_NOT_ENDED)
         if pickled:
             raise Unfit(f"its weights are a pickle ({pickled[0]}), which is not opened; {_AS_SAFETENSORS}")
         raise Unfit(f"there is no {LORA_FILE} in it; name the folder a tune command wrote")

@@ -86,7 +86,7 @@ def train(
             restore_optimizer(optimizer, state["optimizer"])
             schedule.load_state_dict(state["schedule"])
             restore_random_state(state["random"], chance)
-    else:
+    elif config.preview_every:
         preview(0)
     together = config.batch * config.accumulate
     with run.training(config.steps):

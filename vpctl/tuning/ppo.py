@@ -231,7 +231,7 @@ def train(
             policy.set_lora(state["lora"])
             restore_optimizer(optimizer, state["optimizer"])
             restore_random_state(state["random"], chance)
-    else:
+    elif config.preview_every:
         preview(0)
 
     def now() -> dict[str, Any]:
