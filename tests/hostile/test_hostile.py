@@ -94,6 +94,6 @@ def test_code_that_runs_is_seen(tmp_path: Path, forks: Forks) -> None:
     bench = Bench(tmp_path, forks)
     plugin = "import os\nos.system('touch RAN')\nos.write(1, b'hello')\n"
     case = Case("", "", run="score images.jsonl -r ./mine.py", files={"mine.py": plugin}, code=2, line="…")
-    wrong = differences(case, *bench(case))
-    assert any(one.startswith("foreign code ran") for one in wrong)
-    assert any(one.startswith("no record on stdout") for one in wrong)
+    ended, home = bench(case)
+    assert any(one.startswith("foreign code ran") for one in differences(case, ended, home))
+    assert (ended.out, b"hello" in ended.err) == (b"", True), "what it writes itself is kept from the records"
