@@ -110,7 +110,13 @@ class PPOConfig:
         float, option(metavar="E", min=0.01, max=1, help="Noise in a denoising step; 1 is as much as DDPM.")
     ] = 1.0
     timestep_fraction: Annotated[
-        float, option(metavar="F", min=0.01, max=1, help="Share of the denoising steps trained on, drawn by lot.")
+        float,
+        option(
+            metavar="F",
+            min=0.01,
+            max=1,
+            help="Share of the denoising steps to train on; each round picks them at random.",
+        ),
     ] = 0.5
     skip_last: Annotated[
         int, option(metavar="N", min=0, max=1000, help="Last denoising steps left out of training.")

@@ -71,7 +71,7 @@ class Forks:
         """Run ``vpctl ARGUMENTS`` in `cwd`.
 
         What takes longer than `seconds` is killed by SIGALRM (code -14), after `cpu_seconds` by SIGXCPU (-24). `err`
-        may name a terminal that is to be its standard error. `afresh` makes `cwd` anew before a run is done again.
+        may name a terminal, which becomes its standard error. `afresh` makes `cwd` anew before a run is repeated.
         """
         outputs = [cwd.with_name(f"{cwd.name}.{name}") for name in ("out", "err")]
         wanted = {**ENVIRONMENT, **NO_HUB, **(env or {})}

@@ -360,7 +360,7 @@ def matches(line: str, wanted: str) -> bool:
 
 
 def differences(case: Case, ended: Ended, home: Path) -> list[str]:
-    """All that is not as it is to be."""
+    """Every difference between how the run ended and how the case says it ends."""
     code, line = found(case, ended, home)
     wrong = wrongs(case, ended, home)
     if code != case.code:
@@ -396,7 +396,7 @@ def _quoted(line: str) -> str:
 
 
 def main(words: list[str]) -> None:
-    """Run what the words ask for, and say what is not as it is to be."""
+    """Run the cases that the words select, and print every difference."""
     write = "--write" in words
     wanted = [word for word in words if word != "--write"]
     cases = [case for case in table() if not wanted or any(word in f"{case.theme}: {case.name}" for word in wanted)]
@@ -415,7 +415,7 @@ def main(words: list[str]) -> None:
             failures += bool(wrong)
             if wrong:
                 print(f"{case.theme}: {case.name}\n    {case.run or case.shell}", *wrong, sep="\n    ", flush=True)
-    print(f"{len(cases)} cases, {failures} not as they are to be")
+    print(f"{len(cases)} cases, {failures} with differences")
 
 
 if __name__ == "__main__":

@@ -320,7 +320,7 @@ def test_a_folder_that_is_a_file_or_whose_lock_is_none_is_named(tmp_path: Path) 
 
 
 def test_folders_of_earlier_versions_are_read(tmp_path: Path) -> None:
-    """Their checkpoints did not say of which run they are, and the file that marks the end was empty."""
+    """Their checkpoints do not name their run, and the file that marks the end is empty."""
     begun(tmp_path)
     file = tmp_path / "checkpoint.pt"
     state = torch.load(file)

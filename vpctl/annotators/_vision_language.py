@@ -139,7 +139,7 @@ class Judge:
         return asked._replace(messages=[*asked.messages, *turns])
 
     def conversation(self, question: Question) -> list[Message]:
-        """The question as a conversation, with a place for every picture in front of which is its letter."""
+        """The question as a conversation, with a place for every picture and its letter in front of that."""
         kind = question.kind
         system = questions.system(kind)
         start = questions.before(question)

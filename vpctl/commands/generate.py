@@ -177,7 +177,12 @@ def generate(
     *,
     model: Annotated[
         list[str] | None,
-        plugin("generator", "--model", "-m", help="What draws; of several, one is drawn by lot for each picture."),
+        plugin(
+            "generator",
+            "--model",
+            "-m",
+            help="The model. Given several times, each picture uses one of them at random.",
+        ),
     ] = None,
     adapter: Annotated[
         str, option(metavar="DIR", help="Draw with the LoRA that tune-ppo or tune-dpo wrote there.")

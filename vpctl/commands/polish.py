@@ -111,9 +111,9 @@ def polished(
 ) -> Iterator[Prompt]:
     """The prompts made clean: `prompt` is the new text, `source_prompt` the old one, `prompt_id` that of the old one.
 
-    What is not to be kept has the reason in `dropped`: what is too long, before or afterwards, what is empty
-    afterwards, and what is unsafe unless that is kept, with its reason in `unsafe`. A prompt of which that is known
-    before is not polished. What could not be done is left out, counted and warned of.
+    A dropped prompt has the reason in `dropped`: it is too long, before or after polishing, or empty afterwards, or
+    unsafe. With `keep_unsafe` an unsafe prompt is kept and has the reason in `unsafe`. A prompt that is dropped for
+    what is known before polishing is not polished. A prompt that failed is left out, counted and warned of.
     """
     for chunk in chunks(prompts, polisher.at_once, threshold):
         wanted = wanted_of(chunk, keep_unsafe)

@@ -154,7 +154,9 @@ def summed_reward(rewards: Mapping[str, Any], weights: Mapping[str, float]) -> "
     def reward(pixels: "Tensor", prompts: list[str]) -> "Tensor":
         pictures = to_pictures(pixels)
         given = {name: torch.tensor(rewarded(name, one, pictures, prompts)) for name, one in rewards.items()}
-        total: Tensor = sum(weights[name] * values for name, values in given.items())  # type: ignore[assignment]
+        total = torch.zeros(len(prompts))
+        for name, values in given.items():
+            total += weights[name] * values
         return total
 
     return reward

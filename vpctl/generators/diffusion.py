@@ -6,8 +6,8 @@ The contract of a generator: ``load(argument, *, device)`` returns a callable
 ``adapt(folder)``, which puts a LoRA on it.
 
 A packaged plug-in may also have ``check(argument)``, which raises `UserError` if the argument cannot be used. It is
-called first, in a second at most: so nothing heavy is imported at the top of this file. A generator's is given the
-command's ``adapter``, ``width``, ``height``, and ``tuned`` where it is to be tuned, if they are among its parameters.
+called first and takes a second at most, so nothing heavy is imported at the top of this file. A generator's ``check``
+also gets ``adapter``, ``width`` and ``height``, and ``tuned`` from the tune commands, if it has these parameters.
 """
 
 from typing import TYPE_CHECKING

@@ -9,7 +9,7 @@ from ..errors import UserError
 KNOWN = ("auto", "cpu", "cuda", "cuda:1", "mps")
 """What ``--device`` takes, with one example of a numbered GPU."""
 GPU_NODES = ("nvidia*", "kfd", "dxg", "nvhost*", "nvmap", "nvgpu*")
-"""Device files of which a Linux machine with a GPU for CUDA or ROCm has at least one."""
+"""Device files. A Linux machine with a GPU for CUDA or ROCm has at least one of them."""
 
 
 def check(name: str, *, nodes: Path = Path("/dev"), system: str = sys.platform) -> str:
