@@ -55,7 +55,7 @@ class Joined:
         neighbours: dict[str, str] = {}
         before = ""
         for where, image in located:
-            prompt_id, image_id = prompt_key(image), image["image_id"]  # type: ignore[arg-type]
+            prompt_id, image_id = prompt_key(image), image["image_id"]
             self._prompt(where, prompt_id, image)
             if prompt_id != before:
                 neighbours, before = {}, prompt_id
@@ -81,7 +81,7 @@ class Joined:
     def pairs(self, located: Located[Pair]) -> Iterator[Pair]:
         """The records, checked as they pass."""
         for where, pair in located:
-            prompt_id = prompt_key(pair)  # type: ignore[arg-type]
+            prompt_id = prompt_key(pair)
             self._prompt(where, prompt_id, pair)
             if pair["chosen_file_name"] == pair["rejected_file_name"]:
                 raise UserError(f"{where}: the chosen and the rejected picture are the same file")

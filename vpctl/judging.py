@@ -103,6 +103,11 @@ class Tally:
     failed: int = 0
     lost: int = 0
 
+    def told(self) -> str:
+        """What became of the judgements that have no scores, in a few words."""
+        kinds = {"refused": self.refused, "failed (--retry failed asks again)": self.failed}
+        return ", ".join(f"{number} of them {kind}" for kind, number in kinds.items() if number)
+
     def expected(self, pictures: int | None, plan: Plan) -> int | None:
         """How many judgements there will have been, if so many pictures are read in all and nothing else is known."""
         if not pictures or not self.pictures:

@@ -169,9 +169,9 @@ ORIGINAL = "-original"
 """Behind the id of a prompt: the same prompt as it was first given, where its polished form has the id itself."""
 
 
-def prompt_key(prompt: Prompt) -> str:
-    """The record's own id, or the hash of the prompt as it was first given."""
-    return prompt.get("prompt_id") or digest(prompt.get("source_prompt") or prompt["prompt"])
+def prompt_key(record: Mapping[str, Any]) -> str:
+    """The `prompt_id` of a record with a prompt, or the hash of the prompt as it was first given."""
+    return str(record.get("prompt_id") or digest(record.get("source_prompt") or record["prompt"]))
 
 
 def image_key(image: Image) -> str:

@@ -54,10 +54,8 @@ def judge(
     try:
         flow.run(work, max_time=config.max_time)
     finally:
-        kinds = {"refused": tally.refused, "failed (--retry failed asks again)": tally.failed}
-        told = ", ".join(f"{number} of them {kind}" for kind, number in kinds.items() if number)
         spent = annotator.model.engine.budget.spent
-        more = "; ".join(text for text in (told, f"{spent:.4f} USD" if spent else "") if text)
+        more = "; ".join(text for text in (tally.told(), f"{spent:.4f} USD" if spent else "") if text)
         progress.finished(
             progress.plural(reader.judgements, "judgement"),
             out.target,

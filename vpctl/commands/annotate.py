@@ -256,9 +256,7 @@ def _judge(
 
         def tell() -> None:
             counter.close()
-            kinds = {"refused": tally.refused, "failed (--retry failed asks again)": tally.failed}
-            told = ", ".join(f"{number} of them {kind}" for kind, number in kinds.items() if number)
-            more = "; ".join(text for text in (told, desk.annotator.summary()) if text)
+            more = "; ".join(text for text in (tally.told(), desk.annotator.summary()) if text)
             progress.finished(
                 progress.plural(counter.total, "judgement"),
                 out.target,

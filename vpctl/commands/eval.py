@@ -115,7 +115,7 @@ def accuracy(
                 )
                 for pair in wanted
             ]
-            reports.append(reported(values, [*map(prompt_key, wanted)], name=name, metric="accuracy"))  # type: ignore[arg-type]
+            reports.append(reported(values, [*map(prompt_key, wanted)], name=name, metric="accuracy"))
         publish(reports, sink, title=f"Accuracy on {progress.plural(len(wanted), 'pair')}")
     write_page(html, title="Accuracy of rewards", reports=reports)
     gate(reports, fail_under)

@@ -78,7 +78,7 @@ def grouped(pairs: Iterable[Pair], store: Store) -> "list[Group]":
 
     groups: dict[str, Group] = {}
     for pair in pairs:
-        group = groups.setdefault(prompt_key(pair), Group(pair["prompt"], [], []))  # type: ignore[arg-type]
+        group = groups.setdefault(prompt_key(pair), Group(pair["prompt"], [], []))
         places = []
         for path in (pair["chosen_file_name"], pair["rejected_file_name"]):
             number = store.number(path)
@@ -188,7 +188,7 @@ def divided(pairs: list[Pair], source: str) -> dict[str, list[Pair]]:
     said = any("split" in pair for pair in pairs)
     parts: dict[str, list[Pair]] = {name: [] for name in PARTS}
     for pair in pairs:
-        name = pair.get("split", "train") if said else part_of(prompt_key(pair), SHARES)  # type: ignore[arg-type]
+        name = pair.get("split", "train") if said else part_of(prompt_key(pair), SHARES)
         parts[name].append(pair)
     if not parts["train"]:
         raise UserError(f"{source}: there are no pairs to train on" + (" in split train" if said else ""))
@@ -225,7 +225,7 @@ def card(asked: dict[str, Any], split: dict[str, list[Pair]], accuracy: "Estimat
         start=asked["backbone"] or "the shapes world's backbone",
         measured=measured,
         train=len(split["train"]),
-        prompts=len({prompt_key(pair) for pair in split["train"]}),  # type: ignore[arg-type]
+        prompts=len({prompt_key(pair) for pair in split["train"]}),
         parameters=parameters,
     )
 
