@@ -1,6 +1,7 @@
 import tracemalloc
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def test_a_prompt_id_has_one_prompt() -> None:
 
 def test_a_prompt_and_its_original_are_in_one_part() -> None:
     for prompt_id in ("p", "p-original"):
-        said = error(lambda one=prompt_id: joined(judged(split="train"), judged(prompt_id=one, split="test")))  # type: ignore[misc]
+        said = error(partial(joined, judged(split="train"), judged(prompt_id=prompt_id, split="test")))
         assert said.startswith(f"f:2: prompt_id {prompt_id!r} is in split 'test' here and in 'train' at f:1; ")
     apart = [judged(split="train"), judged(split="test")]
     assert joined(*apart, parts=False) == apart

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -548,7 +549,7 @@ def test_a_replacement_takes_the_place_of_records_only(tmp_path: Path) -> None:
     for name, content in {"a.png": b"\x89PNG\r\n", "notes.jsonl": b"notes\n", "list.json": b"[1]\n"}.items():
         (tmp_path / name).write_bytes(content)
         reason = "holds something else than records; name another file with --out"
-        assert complaint(lambda name=name: Replacement(str(tmp_path / name))) == f"{tmp_path / name}: {reason}"  # type: ignore[misc]
+        assert complaint(partial(Replacement, str(tmp_path / name))) == f"{tmp_path / name}: {reason}"
         assert (tmp_path / name).read_bytes() == content
     for content in (b"", b" \n", b'{"a": 1}\n'):
         (tmp_path / "out.jsonl").write_bytes(content)

@@ -85,9 +85,11 @@ class Joined:
             self._prompt(where, prompt_id, pair)
             if pair["chosen_file_name"] == pair["rejected_file_name"]:
                 raise UserError(f"{where}: the chosen and the rejected picture are the same file")
-            for side in ("chosen", "rejected"):
-                if image_id := pair.get(f"{side}_image_id"):
-                    self._picture(where, prompt_id, str(image_id), str(pair[f"{side}_file_name"]))  # type: ignore[literal-required]
+            chosen = pair.get("chosen_image_id"), pair["chosen_file_name"]
+            rejected = pair.get("rejected_image_id"), pair["rejected_file_name"]
+            for image_id, path in (chosen, rejected):
+                if image_id:
+                    self._picture(where, prompt_id, image_id, path)
             yield pair
 
     def _prompt(self, where: str, prompt_id: str, record: Image | Judgement | Pair) -> None:
