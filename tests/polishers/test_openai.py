@@ -13,7 +13,7 @@ from vpctl.errors import RecordFailed, Stopped, Unusable, UserError
 from vpctl.flow import Brake
 from vpctl.plugins import Polished
 from vpctl.polishers import openai
-from vpctl.polishers.rules import polish
+from vpctl.prompts.cleaning import polish
 
 JSON = dict[str, Any]
 Results = list[Polished | RecordFailed]

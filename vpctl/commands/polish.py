@@ -255,7 +255,7 @@ class Distinct:
     """
 
     def __init__(self, similarity: float, *, known: Iterable[Prompt]) -> None:
-        from ..duplicates import NearDuplicates, plain
+        from ..prompts.duplicates import NearDuplicates, plain
 
         self._plain = plain
         self._seen: dict[str, str] = {}
@@ -285,7 +285,7 @@ def original(prompt: Prompt) -> Prompt | None:
     So the id says which two belong together, is the same in every run, and lets merge and train-rm keep both in one
     part of the data.
     """
-    from ..duplicates import plain
+    from ..prompts.duplicates import plain
 
     first = prompt.get("source_prompt", prompt["prompt"])
     if plain(first) == plain(prompt["prompt"]):
@@ -317,7 +317,7 @@ class Outputs:
     """
 
     def __init__(self, kept: Out, apart: Out | None) -> None:
-        from ..clip_tokens import ClipTokens
+        from ..prompts.clip_tokens import ClipTokens
 
         self._kept, self._apart = kept, apart
         self._tokens = ClipTokens()
@@ -465,7 +465,7 @@ def polish(
         raw = progress.track(read_prompts(prompts), "prompts", total=count(prompts))
         records = fresh(raw, [kept, apart] if apart else [kept], outputs.counts)
         if unsafe_model:
-            from ..safety import BATCH, UnsafeModel
+            from ..prompts.safety import BATCH, UnsafeModel
 
             records = scored(records, UnsafeModel(unsafe_model, device=device), BATCH)
         distinct = Distinct(similarity, known=_polished_in(out) if kept.resumed else ())

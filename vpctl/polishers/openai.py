@@ -1,9 +1,9 @@
 """A language model behind any OpenAI-compatible server: openai:MODEL, with OPENAI_BASE_URL and OPENAI_API_KEY.
 
 Several prompts go in one call, each under an id that has to come back once. A model drops, doubles and mixes up items
-all the same, so what it says of a prompt is held against the prompt (`_faith`), and where a call comes to nothing, also
-after the engine's one try more, what is left of it is asked for one by one: a prompt that is refused or that confuses
-the model costs the others nothing but a second question.
+all the same, so what it says of a prompt is held against the prompt (`prompts.faith`). Where a call fails, also after
+the engine's one repeated try, the rest of it is asked for one by one: a prompt that is refused or that confuses the
+model costs the others nothing but a second question.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ from ..configs import ServerConfig
 from ..errors import RecordFailed, Refused, Stopped, Unusable
 from ..flow import Brake
 from ..plugins import Polished
+from ..prompts import cleaning
+from ..prompts.faith import checked
 from ..records import digest
-from . import rules
-from ._faith import checked
 
 PER_CALL = 8
 """Prompts in one call: the instructions are then a small part of what is paid for."""
@@ -213,7 +213,7 @@ def _reason(unsafe: str) -> str:
 
 def _safe(prompt: str, clean: Polished) -> Polished:
     """An answer with the rules' text where the model's was rejected, and their list of what is unsafe as a floor."""
-    [ruled] = rules.polish([prompt])
+    [ruled] = cleaning.polish([prompt])
     return clean._replace(prompt=ruled.prompt if clean.rejected else clean.prompt, unsafe=clean.unsafe or ruled.unsafe)
 
 

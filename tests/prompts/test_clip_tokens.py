@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
 
-from vpctl.clip_tokens import MERGES, ClipTokens
+from vpctl.prompts.clip_tokens import MERGES, ClipTokens
 
 TOKENS = ClipTokens()
 

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vpctl.duplicates import NearDuplicates
-from vpctl.polishers import _credits, _faith, rules
-from vpctl.polishers import _words as words
+from vpctl.prompts import cleaning, faith
+from vpctl.prompts import credits as crediting
+from vpctl.prompts import wording as words
+from vpctl.prompts.duplicates import NearDuplicates
 from vpctl.records import LONGEST_PROMPT
 
 REPEATED = [
@@ -68,11 +69,11 @@ REPEATED = [
 
 def cost(text: str) -> float:
     """Seconds of the processor that polishing takes, with nothing remembered."""
-    for module in (rules, _credits):
+    for module in (cleaning, crediting):
         for one in vars(module).values():
             getattr(one, "cache_clear", lambda: None)()
     start = time.process_time()
-    rules.polish([text])
+    cleaning.polish([text])
     return time.process_time() - start
 
 
@@ -94,8 +95,8 @@ def test_a_prompt_four_times_as_long_takes_about_four_times_as_long(unit: str) -
 
 @pytest.mark.parametrize("unit", REPEATED)
 def test_a_long_prompt_that_is_polished_twice_stays_as_it_is(unit: str) -> None:
-    [once] = rules.polish([repeated(unit, 600)])
-    assert rules.polish([once.prompt])[0].prompt == once.prompt
+    [once] = cleaning.polish([repeated(unit, 600)])
+    assert cleaning.polish([once.prompt])[0].prompt == once.prompt
 
 
 PIECES = [
@@ -113,21 +114,21 @@ PIECES = [
 def test_no_mixture_takes_long_or_changes_the_second_time(units: list[str], between: str) -> None:
     text = repeated(between.join([*units, ""]), 2000)
     assert cost(text) < 5
-    [once] = rules.polish([text])
-    assert rules.polish([once.prompt])[0].prompt == once.prompt
+    [once] = cleaning.polish([text])
+    assert cleaning.polish([once.prompt])[0].prompt == once.prompt
 
 
 def test_what_never_settles_has_no_content() -> None:
-    assert rules.polish(["a castle by a lake by " * 3 + "a cat"])[0].prompt != ""
-    assert rules.polish(["paper by " * 100])[0].prompt == ""
+    assert cleaning.polish(["a castle by a lake by " * 3 + "a cat"])[0].prompt != ""
+    assert cleaning.polish(["paper by " * 100])[0].prompt == ""
 
 
 def test_a_reference_to_a_character_of_many_digits_is_taken_away() -> None:
-    assert rules.polish([f"a cat &#{'9' * 5000}; on a mat"])[0].prompt == "a cat; on a mat"
+    assert cleaning.polish([f"a cat &#{'9' * 5000}; on a mat"])[0].prompt == "a cat; on a mat"
 
 
 def test_a_rewrite_that_is_too_long_is_rejected_unseen() -> None:
-    found = _faith.checked("a cat", "a cat " * LONGEST_PROMPT, "cruel")
+    found = faith.checked("a cat", "a cat " * LONGEST_PROMPT, "cruel")
     assert found == ("", "cruel", f"too long: {6 * LONGEST_PROMPT} characters; the most is {LONGEST_PROMPT}")
 
 
@@ -136,7 +137,7 @@ def test_a_rewrite_of_many_words_that_begin_alike_is_soon_checked(ending: str) -
     letters = "bcdfghklmnprstvw"
     alike = [f"cata{a}{b}{c}" for a in letters for b in letters for c in letters][: LONGEST_PROMPT // 9]
     start = time.process_time()
-    _faith.checked(" ".join(alike), " ".join(f"{word}{ending}" for word in reversed(alike)))
+    faith.checked(" ".join(alike), " ".join(f"{word}{ending}" for word in reversed(alike)))
     assert time.process_time() - start < 5
 
 

@@ -4,7 +4,7 @@ import re
 from bisect import bisect_left
 from functools import lru_cache
 
-from . import _words as words
+from . import wording as words
 
 CACHED = 1 << 14
 """Clauses remembered; people paste the same ones over and over, and a second round meets those of the first again."""

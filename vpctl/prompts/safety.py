@@ -8,9 +8,9 @@ weights as a pickle and lets it run whatever it holds. `unitary/unbiased-toxic-r
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from . import tensors
-from .models import hub, sources
-from .models.folder import LABELS
+from .. import tensors
+from ..models import hub, sources
+from ..models.folder import LABELS
 
 OPTION = "--unsafe-model "
 BATCH = 32

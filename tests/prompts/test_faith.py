@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vpctl.plugins import Polished
-from vpctl.polishers._faith import added, checked, lost
-from vpctl.polishers.rules import polish
+from vpctl.prompts.cleaning import polish
+from vpctl.prompts.faith import added, checked, lost
 
 # Prompts of DiffusionDB (CC0); below each a rewrite as a model would write that is to be taken (+), and such that are
 # not (-), for they add something or leave out the subject. "!" marks what the guards are known to get wrong.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpctl.duplicates import NearDuplicates, plain
+from vpctl.prompts.duplicates import NearDuplicates, plain
 
 LONG = "a portrait of an old sailor with a white beard on the deck of a ship in a storm at night"
 

@@ -15,8 +15,8 @@ from itertools import islice, pairwise
 
 from ..plugins import Polished
 from ..records import LONGEST_PROMPT
-from . import _words as words
-from .rules import polish
+from . import wording as words
+from .cleaning import polish
 
 MOST_LONGER, WORDS_LONGER = 1.2, 5
 """A rewrite has at most so many times the original's words, and so many more: "a", "of", "in the style of"."""
