@@ -12,8 +12,8 @@ from tests.conftest import HOME
 
 LEVELS = {
     0: "__init__ errors jsonlines records streams",
-    1: "api batches batching configs flow folders images intervals joins judging models options "
-    "pages plugins preferences progress quality questions prompts reward_model scoring tensors",
+    1: "api configs flow folders images joins judging models options plugins progress prompts report reward_model "
+    "scoring tensors",
     2: "annotators generators polishers rewards shapes tuning",
     3: "commands",
     4: "__main__ cli manual",

@@ -14,15 +14,16 @@ from PIL import Image
 
 from tests.conftest import draw
 from tests.servers import JSON, Server, instance, schema_of
-from vpctl import flow, judging, plugins
+from vpctl import flow, plugins
 from vpctl.annotators import openai
 from vpctl.api.pictures import Encoder
 from vpctl.configs import PictureConfig, ServerConfig
 from vpctl.flow import Brake
 from vpctl.images import Pictures
-from vpctl.judging import Plan, Tally
+from vpctl.judging import run as judging
+from vpctl.judging.questions import Kind
+from vpctl.judging.run import Plan, Tally
 from vpctl.plugins import Verdicts
-from vpctl.questions import Kind
 from vpctl.records import Judgement
 
 ASPECTS = tuple(plugins.aspect(name) for name in ("fidelity", "aesthetic"))

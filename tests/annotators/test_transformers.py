@@ -18,12 +18,13 @@ from transformers import BertConfig, LlamaConfig
 
 from tests.annotators import vlm
 from tests.annotators.vlm import FIDELITY, colour, question
-from vpctl import plugins, questions
+from vpctl import plugins
 from vpctl.annotators import _vision_language as local
 from vpctl.annotators._vision_language import REPAIR, Judge
 from vpctl.errors import RecordFailed, Unusable, UserError
+from vpctl.judging import questions
+from vpctl.judging.questions import Question
 from vpctl.plugins import Aspect, Verdicts
-from vpctl.questions import Question
 
 RED_BLUE = question("a red circle", "red", "blue")
 BLUE_RED = question("a red circle", "blue", "red")

@@ -13,9 +13,10 @@ from tokenizers.trainers import BpeTrainer
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from vpctl import plugins, questions
+from vpctl import plugins
 from vpctl.annotators._vision_language import Asked, Judge
-from vpctl.questions import Question
+from vpctl.judging import questions
+from vpctl.judging.questions import Question
 
 IN_PLACE = """{% for message in messages %}<|{{ message.role }}|>{% for part in message.content %}
 {%- if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}<|end|>{% endfor %}

@@ -13,8 +13,8 @@ from PIL import Image as PIL
 from tests.conftest import Plugin, Run, lines, write_lines
 from vpctl.commands.eval import accuracy, agreement, compare, preferred
 from vpctl.errors import UserError
-from vpctl.intervals import bootstrap
 from vpctl.records import Report, check
+from vpctl.report.intervals import bootstrap
 
 Record = dict[str, Any]
 RED = """

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.conftest import Run, lines, write_lines
 from vpctl.commands.merge import ANYONE, collected, merge, merged, parse_scales
 from vpctl.errors import UserError
-from vpctl.preferences import Scale
+from vpctl.judging.preferences import Scale
 from vpctl.records import Pair, check, part_of
 
 Record = dict[str, Any]

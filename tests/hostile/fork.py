@@ -157,11 +157,11 @@ def _import_small() -> None:
 
     import vpctl.api.chat
     import vpctl.cli
-    import vpctl.intervals
-    import vpctl.judging
-    import vpctl.pages
+    import vpctl.judging.run
     import vpctl.polishers.rules
     import vpctl.prompts.clip_tokens
+    import vpctl.report.intervals
+    import vpctl.report.page
 
     for name in vpctl.cli.COMMANDS:
         vpctl.cli.load(f"{name} accuracy" if name == "eval" else name)

@@ -14,15 +14,16 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, GenerationConfig, ProcessorMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
 
-from .. import questions, tensors
+from .. import tensors
 from ..api.answers import parse
-from ..batching import Batches
 from ..errors import RecordFailed, Unusable, UserError
+from ..judging import questions
+from ..judging.microbatch import Batches
+from ..judging.questions import Kind, Question
 from ..models import hub, sources
 from ..models.sources import first_line
 from ..plugins import Verdicts
 from ..progress import plural
-from ..questions import Kind, Question
 from ..records import fingerprint
 
 OPTION = "--annotator transformers:"

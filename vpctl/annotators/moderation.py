@@ -16,8 +16,8 @@ from ..api.pictures import Encoded, Encoder
 from ..configs import PictureConfig, ServerConfig
 from ..errors import RecordFailed, UserError
 from ..flow import Brake
+from ..judging.questions import Question, compared
 from ..plugins import Verdicts
-from ..questions import Question, compared
 
 ASPECT = "harmlessness"
 MODEL = "omni-moderation-latest"

@@ -5,15 +5,15 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
-from .. import questions
 from ..api.budget import Estimate
 from ..api.chat import Model, Request, text_part
 from ..api.pictures import Encoder
 from ..configs import PictureConfig, ServerConfig
 from ..errors import Unusable
 from ..flow import Brake
+from ..judging import questions
+from ..judging.questions import Kind, Question
 from ..plugins import Verdicts
-from ..questions import Kind, Question
 
 WORDS = 60.0
 """Tokens that a rationale and its level usually take."""

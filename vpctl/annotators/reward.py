@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .. import plugins
-from ..batching import Batches
 from ..errors import RecordFailed, UserError
+from ..judging.microbatch import Batches
+from ..judging.questions import Question, compared
 from ..plugins import Verdicts
-from ..questions import Question, compared
 from ..scoring import batches, rewarded
 
 if TYPE_CHECKING:

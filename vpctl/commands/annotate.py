@@ -13,15 +13,15 @@ from .. import plugins, progress
 from ..configs import PictureConfig, ServerConfig
 from ..errors import LimitReached, RecordFailed, UserError
 from ..joins import Joined
+from ..judging.preferences import tied
 from ..options import STDIO, Device, Input, MaxPictures, Output, Roots, Seed, option, options, plugin
-from ..preferences import tied
 from ..records import MODES, Image, Judgement, judgement_key
 from ..streams import Out, count, folder_of, hidden_beside, is_stream, located, read
 
 if TYPE_CHECKING:
     from ..flow import Brake
     from ..images import Pictures
-    from ..judging import Desk, Group, Plan, Tally
+    from ..judging.run import Desk, Group, Plan, Tally
 
 SOME_FAILED = 3
 AGAIN = ("failed", "refused")
@@ -140,8 +140,8 @@ def annotate(
         progress.note("no --annotator is named: judging with the pixel judge of the built-in shapes world")
     known = Known(again={*(retry or [])}, refresh=refresh, ties=break_ties)
     with _reported(out) if report else nullcontext(), Out(out, Judgement, known.key, optional=dry_run) as sink:
-        from .. import judging
         from ..images import Contents, Pictures
+        from ..judging import run as judging
 
         folder = folder_of(images)
         opener = Pictures([folder, *(root or [])])
@@ -160,13 +160,13 @@ def annotate(
             if sample:
                 groups = takewhile(lambda _: tally.begun < sample, groups)
             if (dry_run or not batch) and os.path.exists(hidden_beside(out, "batches")):
-                from .. import batches
+                from ..judging import offline as batches
 
                 if under_way := batches.leave_out(out, sink.claim):
                     asked = progress.plural(under_way, "request")
                     progress.note(f"{asked} under way in batches and left out; --batch collects the answers")
             if (batch or batch_file) and not dry_run:
-                from .. import batches
+                from ..judging import offline as batches
 
                 desk = desk._replace(emit=lambda *done: known.learn(sink.write, *done))
                 retries = "failed" in known.again
@@ -193,7 +193,7 @@ def _check_output(out: str, *, report: bool, batch: bool, batch_file: str) -> No
 @contextmanager
 def _reported(out: str) -> Iterator[None]:
     """Say how all in the output was judged once the run is over, be it at a limit."""
-    from ..quality import summarise
+    from ..judging.quality import summarise
 
     try:
         yield
@@ -240,7 +240,8 @@ def _judge(
     pictures: int | None,
     out: Out,
 ) -> None:
-    from .. import flow, judging
+    from .. import flow
+    from ..judging import run as judging
 
     with progress.Counter("judgements", None, desk.annotator.status) as counter:
 
@@ -277,11 +278,11 @@ def _estimate(
     groups: "Iterable[Group]", plan: "Plan", desk: "Desk", opener: "Pictures", *, batch: bool = False
 ) -> None:
     """Say what the calls that are still to be made would take."""
-    from .. import judging
+    from ..judging import run as judging
 
     tally = judging.Tally()
     if batch:
-        from .. import batches
+        from ..judging import offline as batches
 
         share = batches.asked_by_batch(desk).model.engine.batch_share
     else:

@@ -14,8 +14,8 @@ from .. import plugins, progress
 from ..errors import OutputClosed, UserError
 from ..folders import Folders
 from ..joins import Joined, once
+from ..judging.preferences import Said, Scale, latest
 from ..options import STDIO, BatchSize, Device, Input, MaxPictures, Roots, Whole, argument, option, plugin
-from ..preferences import Said, Scale, latest
 from ..records import Image, Judgement, Pair, Report, prompt_key
 from ..streams import Replacement, folder_of, located, read, short_labels
 
@@ -46,7 +46,7 @@ def preferred(first: float, second: float) -> float:
 
 def reported(values: Sequence[float], clusters: Sequence[str], **keys: object) -> Report:
     """The report of a mean with its interval, by bootstrap over the clusters, which are prompts."""
-    from ..intervals import CONFIDENCE, bootstrap
+    from ..report.intervals import CONFIDENCE, bootstrap
 
     value, low, high, n = bootstrap(values, clusters)
     rest = {"value": value, "low": low, "high": high, "n": n, "confidence": CONFIDENCE}
@@ -368,11 +368,11 @@ def publish(reports: list[Report], out: Replacement, *, title: str, labels: Mapp
 
 
 def check_page(html: str, others: list[str], *, runs: Sequence[str] = ()) -> None:
-    """If there is to be a page, raise what is wrong with its place or its runs; see `pages.check`."""
+    """Raise what is wrong with the place of a page, if `html` names one, or with its runs; see `page.check`."""
     if html:
-        from .. import pages
+        from ..report import page
 
-        pages.check(html, runs, others)
+        page.check(html, runs, others)
 
 
 def write_page(
@@ -384,13 +384,13 @@ def write_page(
     runs: Sequence[str] = (),
     folders: Sequence[str] = (),
 ) -> int:
-    """Write the page if there is to be one; its pictures lie in `folders`. Returns how many of them are missing."""
+    """Write the page, if `html` names a file; its pictures lie in `folders`. Returns how many of them are missing."""
     if not html:
         return 0
-    from .. import pages
     from ..images import Pictures
+    from ..report import page
 
-    return pages.write(html, title=title, reports=reports, rows=rows, runs=runs, pictures=Pictures(folders))
+    return page.write(html, title=title, reports=reports, rows=rows, runs=runs, pictures=Pictures(folders))
 
 
 def gate(reports: list[Report], fail_under: float | None) -> None:

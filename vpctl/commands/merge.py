@@ -11,8 +11,8 @@ from typing import Annotated, Any, cast
 from .. import progress
 from ..errors import UserError
 from ..joins import Joined, once
+from ..judging.preferences import ROUNDING, Said, Scale, latest
 from ..options import STDIO, MaxPictures, Whole, argument, option
-from ..preferences import ROUNDING, Said, Scale, latest
 from ..records import Judgement, Pair, part_of
 from ..streams import Replacement, located
 

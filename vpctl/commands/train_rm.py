@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..images import Pictures
-    from ..intervals import Estimate
+    from ..report.intervals import Estimate
     from ..reward_model import RewardModel
     from ..tuning.reward import Group
 
@@ -141,7 +141,7 @@ def train_rm(
     }
     check(out, {**asked, **data})
     from ..images import Pictures
-    from ..intervals import bootstrap
+    from ..report.intervals import bootstrap
     from ..reward_model import open_backbone
     from ..tensors import pick
     from ..tuning import reward as training

@@ -5,11 +5,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
-from .. import flow, progress
-from ..errors import RecordFailed
-from ..flow import Brake
-from ..judging import PREPARING, Call, Desk, Group, Plan, Tally, claimed, lose
+from ... import flow, progress
+from ...errors import RecordFailed
+from ...flow import Brake
 from ..questions import Question
+from ..run import PREPARING, Call, Desk, Group, Plan, Tally, claimed, lose
 from .asked import MOST_BYTES, Stub, line_of, named, said
 from .results import Judge
 

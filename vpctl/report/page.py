@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import jinja2
 from PIL import Image as PIL
 
-from . import __version__, progress
-from .errors import RecordFailed, UserError
-from .images import Pictures
-from .records import Image, Report
-from .streams import short_labels
+from .. import __version__, progress
+from ..errors import RecordFailed, UserError
+from ..images import Pictures
+from ..records import Image, Report
+from ..streams import short_labels
 
 PROMPTS_SHOWN = 48
 EXTREMES_SHOWN = 8

@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import pytest
 
-from vpctl.quality import measured, summarise
+from vpctl.judging.quality import measured, summarise
 from vpctl.records import Judgement
 
 

@@ -8,13 +8,13 @@ import os
 from collections.abc import Callable, Iterator
 from typing import cast
 
-from .. import flow, plugins, progress
-from ..api.chat import Model
-from ..configs import ServerConfig
-from ..errors import UserError
-from ..flow import Brake
-from ..judging import Desk, Group, Plan, Tally
-from ..streams import Out, hidden_beside
+from ... import flow, plugins, progress
+from ...api.chat import Model
+from ...configs import ServerConfig
+from ...errors import UserError
+from ...flow import Brake
+from ...streams import Out, hidden_beside
+from ..run import Desk, Group, Plan, Tally
 from .asked import Stubs
 from .file import Exchange
 from .journal import STUBS, Journal

@@ -27,8 +27,8 @@ PRICES = "[judge]\ninput = 1000.0\noutput = 10000.0\n"
 STABLE = """
 import os, signal, sys
 import orjson
-import vpctl.annotators.openai, vpctl.batches, vpctl.commands.annotate, vpctl.images, vpctl.quality
-from vpctl.batches import asked, packing
+import vpctl.annotators.openai, vpctl.judging.offline, vpctl.commands.annotate, vpctl.images, vpctl.judging.quality
+from vpctl.judging.offline import asked, packing
 from vpctl.cli import main
 
 def armed(number):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vpctl.intervals import CONFIDENCE, Estimate, bootstrap
+from vpctl.report.intervals import CONFIDENCE, Estimate, bootstrap
 
 
 def clustered(clusters: int, seed: int = 0) -> tuple[list[float], list[str]]:

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from ..api.answers import loads
-from ..api.chat import Dialect, Model, Request, plainest, simpler
-from ..api.engine import POLICY, SHOWN, passes, policy, tokens
-from ..errors import RecordFailed, Refused, Stopped, Unusable, UserError
-from ..flow import Brake
-from ..judging import Desk, Tally, recorded
-from ..plugins import Verdicts
+from ...api.answers import loads
+from ...api.chat import Dialect, Model, Request, plainest, simpler
+from ...api.engine import POLICY, SHOWN, passes, policy, tokens
+from ...errors import RecordFailed, Refused, Stopped, Unusable, UserError
+from ...flow import Brake
+from ...plugins import Verdicts
+from ...records import judgement_key
 from ..questions import Kind, Question
-from ..records import judgement_key
+from ..run import Desk, Tally, recorded
 from .asked import Stub, Stubs, said
 
 

@@ -17,9 +17,9 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from .errors import Unusable
-from .plugins import Aspect, Verdicts
-from .records import digest
+from ..errors import Unusable
+from ..plugins import Aspect, Verdicts
+from ..records import digest
 
 Mode = Literal["list", "point", "pair"]
 """All pictures in one call; one picture a call; two pictures a call, of which one is preferred."""

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import aclosing, suppress
 from typing import Any
 
-from .. import progress
-from ..api.batches import Batches
-from ..api.chat import Dialect, plainest
-from ..api.engine import SHOWN
-from ..errors import Stopped, UserError
-from ..flow import Brake
-from ..judging import Desk, Group, Plan, Tally
-from ..streams import Out
+from ... import progress
+from ...api.chat import Dialect, plainest
+from ...api.engine import SHOWN
+from ...api.jobs import Batches
+from ...errors import Stopped, UserError
+from ...flow import Brake
+from ...streams import Out
+from ..run import Desk, Group, Plan, Tally
 from . import packing
 from .asked import Packer, Stubs
 from .journal import ANSWERS, ERRORS, REQUESTS, STUBS, Job, Journal, new_tag

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from vpctl.batching import Batches
 from vpctl.errors import RecordFailed, UserError
+from vpctl.judging.microbatch import Batches
 
 
 class Desk:

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PIL
 
-from vpctl import pages
 from vpctl.errors import UserError
 from vpctl.images import Pictures
 from vpctl.records import Image, Report, digest
+from vpctl.report import page as web_page
 from vpctl.shapes.grammar import describe, sample
 from vpctl.shapes.render import render
 from vpctl.streams import short_labels
@@ -93,7 +93,7 @@ def accuracy(**changed: Any) -> Report:
 
 def drawn_rows(
     folder: Path, number: int, sources: tuple[str, ...] = (BASE, PPO, DPO), side: int = 32
-) -> list[pages.Row]:
+) -> list[web_page.Row]:
     """Pictures of the pixel world, a prompt a row; the scores of prompt k are k, k + 1, k + 2 … tenths."""
     rows = []
     for index in range(number):
@@ -132,7 +132,7 @@ def target(tmp_path: Path) -> Path:
 
 def test_every_picture_of_the_chosen_prompts_is_in_the_page_pixel_for_pixel(tmp_path: Path, target: Path) -> None:
     rows = drawn_rows(tmp_path, 60)
-    pages.write(str(target), title="Compared", reports=[], rows=iter(rows), pictures=Pictures([str(tmp_path)]))
+    web_page.write(str(target), title="Compared", reports=[], rows=iter(rows), pictures=Pictures([str(tmp_path)]))
     page = Page(target)
     chosen = [rows[index * 60 // 48] for index in range(48)]
     wanted = [(label, image) for row in chosen for label, (_, image) in zip(("base", "ppo", "dpo"), row, strict=True)]
@@ -149,7 +149,7 @@ def test_every_picture_of_the_chosen_prompts_is_in_the_page_pixel_for_pixel(tmp_
 
 def test_few_prompts_are_all_shown_in_their_order(tmp_path: Path, target: Path) -> None:
     rows = drawn_rows(tmp_path, 5, (BASE, DPO))
-    pages.write(str(target), title="Compared", reports=[], rows=rows, pictures=Pictures([str(tmp_path)]))
+    web_page.write(str(target), title="Compared", reports=[], rows=rows, pictures=Pictures([str(tmp_path)]))
     page = Page(target)
     assert [text for text, _ in page.pictures()][::2] == [f"base: {row[0][1]['prompt']}" for row in rows]
     assert "All 5 prompts" in page.text
@@ -157,7 +157,7 @@ def test_few_prompts_are_all_shown_in_their_order(tmp_path: Path, target: Path) 
 
 def test_large_pictures_are_reduced(tmp_path: Path, target: Path) -> None:
     rows = drawn_rows(tmp_path, 1, (BASE, DPO), side=640)
-    pages.write(str(target), title="Compared", reports=[], rows=rows, pictures=Pictures([str(tmp_path)]))
+    web_page.write(str(target), title="Compared", reports=[], rows=rows, pictures=Pictures([str(tmp_path)]))
     page = Page(target)
     assert [picture.size for _, picture in page.pictures()] == [(256, 256)] * 2
     assert all(one["src"].startswith("data:image/jpeg") and int(one["width"]) <= 256 for one in page.all("img"))
@@ -169,7 +169,7 @@ def test_largest_gains_and_losses_stand_side_by_side(tmp_path: Path, target: Pat
     for row, change in zip(rows, changes, strict=True):
         row[0][1]["scores"], row[1][1]["scores"] = {"shapes": 5.0}, {"shapes": 5.0 + change}
     pictures = Pictures([str(tmp_path)])
-    pages.write(str(target), title="Compared", reports=[win_rate()], rows=rows, pictures=pictures)
+    web_page.write(str(target), title="Compared", reports=[win_rate()], rows=rows, pictures=pictures)
     page = Page(target)
     shown = [int(text.split("number ")[1]) for text, _ in page.pictures()[30 * 2 :: 2]]
     assert shown == [28, 26, 24, 22, 20, 18, 16, 14, 29, 27, 25, 23, 21, 19, 17, 15]
@@ -180,7 +180,7 @@ def test_largest_gains_and_losses_stand_side_by_side(tmp_path: Path, target: Pat
 
 def test_where_nothing_is_lost_the_page_says_so(tmp_path: Path, target: Path) -> None:
     rows = drawn_rows(tmp_path, 3, (BASE, DPO))
-    pages.write(str(target), title="Compared", reports=[win_rate()], rows=rows, pictures=Pictures([str(tmp_path)]))
+    web_page.write(str(target), title="Compared", reports=[win_rate()], rows=rows, pictures=Pictures([str(tmp_path)]))
     assert "None: no picture of dpo scores lower than base’s" in Page(target).text
 
 
@@ -188,7 +188,7 @@ def test_the_best_score_is_marked_and_equal_scores_are_not(tmp_path: Path, targe
     rows = drawn_rows(tmp_path, 2, (BASE, DPO))
     for _, image in rows[1]:
         image["scores"] = {"shapes": 3.25}
-    pages.write(str(target), title="Compared", reports=[], rows=rows, pictures=Pictures([str(tmp_path)]))
+    web_page.write(str(target), title="Compared", reports=[], rows=rows, pictures=Pictures([str(tmp_path)]))
     page = Page(target)
     assert len(page.all("span", **{"class": "score"})) == 4
     assert len(page.all("span", **{"class": "best"})) == 1
@@ -199,7 +199,7 @@ def test_the_best_score_is_marked_and_equal_scores_are_not(tmp_path: Path, targe
 def test_a_picture_without_a_score_is_shown_without_one(tmp_path: Path, target: Path) -> None:
     rows = drawn_rows(tmp_path, 1)
     del rows[0][2][1]["scores"]
-    pages.write(str(target), title="Compared", reports=[win_rate()], rows=rows, pictures=Pictures([str(tmp_path)]))
+    web_page.write(str(target), title="Compared", reports=[win_rate()], rows=rows, pictures=Pictures([str(tmp_path)]))
     page = Page(target)
     assert "base ppo dpo 0.000 0.100● –" in page.text
     assert "Largest changes" not in page.text
@@ -210,7 +210,7 @@ def test_a_picture_that_cannot_be_opened_leaves_a_cell_that_says_why(tmp_path: P
     Path(rows[0][0][1]["file_name"]).unlink()
     Path(rows[0][1][1]["file_name"]).write_text("no picture")
     rows[0][2][1]["file_name"] = "/etc/hostname"
-    pages.write(str(target), title="Compared", reports=[], rows=rows, pictures=Pictures([str(tmp_path / "in")]))
+    web_page.write(str(target), title="Compared", reports=[], rows=rows, pictures=Pictures([str(tmp_path / "in")]))
     page = Page(target)
     assert len(page.all("div", **{"class": "missing"})) == 3
     assert len(page.all("img")) == 3
@@ -225,7 +225,7 @@ def test_hostile_text_stays_text(tmp_path: Path, target: Path) -> None:
     run = run_folder(tmp_path / "run", [{"step": 1, HOSTILE: 1.0}])
     reports = [win_rate(), win_rate(reward=HOSTILE), accuracy(name=HOSTILE), accuracy(metric=HOSTILE, name="\x00‮")]
     pictures = Pictures([str(tmp_path)])
-    pages.write(str(target), title=HOSTILE, reports=reports, rows=rows, runs=[run], pictures=pictures)
+    web_page.write(str(target), title=HOSTILE, reports=reports, rows=rows, runs=[run], pictures=pictures)
     page = Page(target)
     assert page.text.count("<script>alert(1)</script>") >= 6
     assert "{{ 7 * 7 }}" in page.text
@@ -241,7 +241,7 @@ def test_nothing_outside_is_asked_for(tmp_path: Path, target: Path) -> None:
     run = run_folder(tmp_path / "run", [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.4}], (0, 2))
     pictures = Pictures([str(tmp_path)])
     reports = [win_rate(), accuracy()]
-    pages.write(str(target), title="Compared", reports=reports, rows=rows, runs=[run], pictures=pictures)
+    web_page.write(str(target), title="Compared", reports=reports, rows=rows, runs=[run], pictures=pictures)
     page = Page(target)
     for sign in ("http://", "https://", "//www", "url(", "@import", "<script", "<link", "<iframe", "srcset"):
         assert sign not in page.source
@@ -254,7 +254,7 @@ def test_nothing_outside_is_asked_for(tmp_path: Path, target: Path) -> None:
 def test_the_numbers_are_the_reports(target: Path) -> None:
     reports = [win_rate(wins=202, ties=1, losses=109), accuracy(), accuracy(name="vp", metric="margin", value=-3.25e-5)]
     reports[0]["low"], reports[0]["high"] = 0.607, 0.689
-    pages.write(str(target), title="Compared", reports=reports)
+    web_page.write(str(target), title="Compared", reports=reports)
     page = Page(target)
     for shown in (
         "64.9 % 60.7 % to 68.9 %",
@@ -285,7 +285,7 @@ def test_the_summary_says_on_which_side_of_one_half_the_interval_lies(
 ) -> None:
     report = win_rate()
     report["low"], report["high"] = low, high
-    pages.write(str(target), title="Compared", reports=[report])
+    web_page.write(str(target), title="Compared", reports=[report])
     assert said in Page(target).text
 
 
@@ -293,7 +293,7 @@ def test_the_summary_counts_what_it_does_not_tell(target: Path) -> None:
     further = [win_rate(PPO, reward=reward) for reward in ("a", "b", "c")]
     for report, (low, high) in zip(further, ((0.4, 0.6), (0.6, 0.7), (0.1, 0.2)), strict=True):
         report["low"], report["high"] = low, high
-    pages.write(str(target), title="Compared", reports=[win_rate(), *further, accuracy()])
+    web_page.write(str(target), title="Compared", reports=[win_rate(), *further, accuracy()])
     page = Page(target)
     assert "The others’ intervals: 1 wholly above one half, 1 across it, 1 wholly below." in page.text
     places = [page.text.index(f"Judged by {reward} 0 %") for reward in ("shapes", "a", "b", "c")]
@@ -303,15 +303,15 @@ def test_the_summary_counts_what_it_does_not_tell(target: Path) -> None:
 def test_the_summary_names_prompts_where_each_gave_one_comparison(tmp_path: Path, target: Path) -> None:
     rows = drawn_rows(tmp_path, 6, (BASE, DPO))
     reports = [win_rate(wins=4, ties=0, losses=2)]
-    pages.write(str(target), title="Compared", reports=reports, rows=rows, pictures=Pictures([str(tmp_path)]))
+    web_page.write(str(target), title="Compared", reports=reports, rows=rows, pictures=Pictures([str(tmp_path)]))
     assert "Judged by shapes on 6 prompts, dpo’s pictures beat base’s 66.7 % of the time (95 %" in Page(target).text
 
 
 def test_accuracy_and_agreement_are_told_too(target: Path) -> None:
-    pages.write(str(target), title="Accuracy", reports=[accuracy()])
+    web_page.write(str(target), title="Accuracy", reports=[accuracy()])
     assert "clip prefers what was preferred in 71.2 % of 1,200 pairs (interval 68.0 % to 74.4 %)" in Page(target).text
     report = accuracy(metric="agreement", baseline="people", aspect="fidelity", low=0.4)
-    pages.write(str(target), title="Agreement", reports=[report])
+    web_page.write(str(target), title="Agreement", reports=[report])
     said = (
         "clip and people agree on fidelity in 71.2 % of 1,200 pairs (interval 40.0 % to 74.4 %); the interval includes"
     )
@@ -320,7 +320,7 @@ def test_accuracy_and_agreement_are_told_too(target: Path) -> None:
 
 def test_a_win_rate_without_counts_is_a_row_of_a_table(target: Path) -> None:
     reports = [cast(Report, {key: value for key, value in win_rate().items() if key != "ties"})]
-    pages.write(str(target), title="Compared", reports=reports)
+    web_page.write(str(target), title="Compared", reports=reports)
     page = Page(target)
     assert not page.all("rect")
     assert "dpo base shapes 70.0 %" in page.text
@@ -347,7 +347,7 @@ def test_labels_are_what_tells_paths_apart(paths: tuple[str, ...], labels: list[
 @given(st.lists(st.floats(-1e9, 1e9), max_size=3000))
 def test_thinning_keeps_both_ends_the_extremes_and_the_order(values: list[float]) -> None:
     points = [(float(step), value) for step, value in enumerate(values)]
-    kept = pages.thinned(points)
+    kept = web_page.thinned(points)
     assert len(kept) <= 400
     steps = [step for step, _ in kept]
     assert steps == sorted(set(steps))
@@ -361,37 +361,37 @@ def test_thinning_keeps_both_ends_the_extremes_and_the_order(values: list[float]
 def test_a_hundred_thousand_steps_with_one_spike() -> None:
     points = [(float(step), 0.0) for step in range(100_000)]
     points[70_001] = (70_001.0, 8.0)
-    assert (70_001.0, 8.0) in pages.thinned(points)
-    curve = pages.curve("loss", points)
+    assert (70_001.0, 8.0) in web_page.thinned(points)
+    curve = web_page.curve("loss", points)
     assert len(curve.points) <= 400
     assert len(curve.mean) <= 400
 
 
 def test_the_moving_mean_by_hand() -> None:
     points = [(float(step), float(step**2)) for step in range(60)]
-    means = pages.moving_mean(points)
+    means = web_page.moving_mean(points)
     assert [step for step, _ in means] == [step for step, _ in points]
     assert means[0][1] == pytest.approx((0 + 1) / 2)
     assert means[30][1] == pytest.approx((29**2 + 30**2 + 31**2) / 3)
     assert means[59][1] == pytest.approx((58**2 + 59**2) / 2)
-    assert pages.moving_mean(points[:10]) == points[:10]
+    assert web_page.moving_mean(points[:10]) == points[:10]
 
 
 @given(st.floats(-1e99, 1e99), st.floats(-1e99, 1e99))
 def test_ticks_are_few_and_can_be_told_apart(one: float, other: float) -> None:
-    curve = pages.curve("any", [(1.0, one), (2.0, other)])
+    curve = web_page.curve("any", [(1.0, one), (2.0, other)])
     for ticks in (curve.steps, curve.values):
         assert 1 <= len({text for _, text in ticks}) == len(ticks) <= 7
         assert all(math.isfinite(place) and len(text) <= 12 for place, text in ticks)
 
 
 def test_ticks_are_round() -> None:
-    texts = [text for _, text in pages.Axis(0.43, 0.91).ticks()]
+    texts = [text for _, text in web_page.Axis(0.43, 0.91).ticks()]
     assert texts == ["0.5", "0.6", "0.7", "0.8", "0.9"]
-    assert [text for _, text in pages.Axis(1, 300).ticks(whole=True)] == ["100", "200", "300"]
-    assert [text for _, text in pages.Axis(-1.2e-5, 1.1e-5).ticks()] == ["−1e−5", "−5e−6", "0", "5e−6", "1e−5"]
-    assert [text for _, text in pages.Axis(1, 3).ticks(whole=True)] == ["1", "2", "3"]
-    assert [text for _, text in pages.Axis(1, 1e5).ticks(whole=True)][-2:] == ["80,000", "100,000"]
+    assert [text for _, text in web_page.Axis(1, 300).ticks(whole=True)] == ["100", "200", "300"]
+    assert [text for _, text in web_page.Axis(-1.2e-5, 1.1e-5).ticks()] == ["−1e−5", "−5e−6", "0", "5e−6", "1e−5"]
+    assert [text for _, text in web_page.Axis(1, 3).ticks(whole=True)] == ["1", "2", "3"]
+    assert [text for _, text in web_page.Axis(1, 1e5).ticks(whole=True)][-2:] == ["80,000", "100,000"]
 
 
 @pytest.mark.parametrize(
@@ -406,12 +406,12 @@ def test_ticks_are_round() -> None:
     ],
 )
 def test_numbers_are_short(value: float, text: str) -> None:
-    assert pages.number(value) == text
+    assert web_page.number(value) == text
 
 
 def test_numbers_that_round_to_zero_have_no_sign() -> None:
-    assert [pages.fixed(value, 2) for value in (-0.001, -1.005, 1234.5)] == ["0.00", "−1.00", "1,234.50"]
-    assert pages.fixed(0.5, 1, signed=True) == "+0.5"
+    assert [web_page.fixed(value, 2) for value in (-0.001, -1.005, 1234.5)] == ["0.00", "−1.00", "1,234.50"]
+    assert web_page.fixed(0.5, 1, signed=True) == "+0.5"
 
 
 @pytest.mark.parametrize(
@@ -428,7 +428,7 @@ def test_numbers_that_round_to_zero_have_no_sign() -> None:
 )
 def test_no_value_breaks_a_curve(values: list[float | None], tmp_path: Path, target: Path) -> None:
     lines: list[dict[str, object]] = [{"step": step, "loss": value} for step, value in enumerate(values, 1)]
-    pages.write(str(target), title="A run", reports=[], runs=[run_folder(tmp_path / "run", lines)])
+    web_page.write(str(target), title="A run", reports=[], runs=[run_folder(tmp_path / "run", lines)])
     page = Page(target)
     for line in page.all("polyline"):
         assert all(math.isfinite(float(one)) for point in line["points"].split() for one in point.split(","))
@@ -440,7 +440,7 @@ def test_curves_of_metrics_logged_at_some_steps_only(tmp_path: Path, target: Pat
     lines: list[dict[str, object]] = [{"step": step, "loss": 1 / step} for step in range(1, 101)]
     lines += [{"step": step, "validation_accuracy": 0.5 + step / 400} for step in (50, 100)]
     runs = [run_folder(tmp_path / name, lines) for name in ("dpo", "ppo")]
-    pages.write(str(target), title="Runs", reports=[], runs=runs)
+    web_page.write(str(target), title="Runs", reports=[], runs=runs)
     page = Page(target)
     assert "dpo loss last 0.01" in page.text
     assert "validation_accuracy last 0.75" in page.text
@@ -451,7 +451,7 @@ def test_curves_of_metrics_logged_at_some_steps_only(tmp_path: Path, target: Pat
 def test_the_first_and_the_last_preview_are_shown(tmp_path: Path, target: Path) -> None:
     run = run_folder(tmp_path / "run", [{"step": 1, "loss": 1.0}], (0, 40, 200))
     (tmp_path / "run" / "previews" / "notes.png").write_text("no step")
-    pages.write(str(target), title="A run", reports=[], runs=[run])
+    web_page.write(str(target), title="A run", reports=[], runs=[run])
     page = Page(target)
     assert [picture.getpixel((0, 0)) for _, picture in page.pictures()] == [(0, 0, 0), (200, 0, 0)]
     assert "step 0 step 200" in page.text
@@ -461,17 +461,17 @@ def test_a_run_that_is_writing_its_last_line(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", [{"step": 1, "loss": 0.5}])
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "lo')
-    assert pages.read_metrics(run) == {"loss": [(1.0, 0.5)]}
+    assert web_page.read_metrics(run) == {"loss": [(1.0, 0.5)]}
 
 
 def test_a_run_that_has_logged_nothing(tmp_path: Path, target: Path) -> None:
-    pages.write(str(target), title="A run", reports=[], runs=[run_folder(tmp_path / "run", [])])
+    web_page.write(str(target), title="A run", reports=[], runs=[run_folder(tmp_path / "run", [])])
     assert "Nothing has been logged yet" in Page(target).text
 
 
 def test_a_run_without_metrics(tmp_path: Path, target: Path) -> None:
     with pytest.raises(UserError, match=r"--run .*: there is no metrics.jsonl in it; name a folder"):
-        pages.write(str(target), title="A run", reports=[], runs=[str(tmp_path)])
+        web_page.write(str(target), title="A run", reports=[], runs=[str(tmp_path)])
     assert not target.exists()
 
 
@@ -490,16 +490,16 @@ def test_a_line_that_is_no_metrics(line: str, message: str, tmp_path: Path) -> N
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write(f"{line}\n")
     with pytest.raises(UserError, match=message):
-        pages.read_metrics(run)
+        web_page.read_metrics(run)
 
 
 def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"--html .*: is a folder; name a file in it"):
-        pages.write(str(tmp_path), title="Nowhere", reports=[])
+        web_page.write(str(tmp_path), title="Nowhere", reports=[])
     for path in (tmp_path / "file" / "page.html", tmp_path / f"{'x' * 300}.html"):
         with pytest.raises(UserError, match=r"--html .*; name another file"):
-            pages.write(str(path), title="Nowhere", reports=[])
+            web_page.write(str(path), title="Nowhere", reports=[])
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
@@ -512,28 +512,28 @@ def test_a_page_is_written_whole_or_the_old_one_stays(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(UserError, match="no space left on device"):
-        pages.write(str(target), title="New", reports=[])
+        web_page.write(str(target), title="New", reports=[])
     assert target.read_text() == "the old page"
     assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
 
 
 def test_links_and_pipes_stay_what_they_are(tmp_path: Path) -> None:
     (tmp_path / "link.html").symlink_to(tmp_path / "page.html")
-    pages.write(str(tmp_path / "link.html"), title="Linked", reports=[])
+    web_page.write(str(tmp_path / "link.html"), title="Linked", reports=[])
     assert (tmp_path / "link.html").is_symlink()
     assert "Linked" in (tmp_path / "page.html").read_text()
     os.mkfifo(tmp_path / "pipe")
-    pages.check(str(tmp_path / "pipe"))
+    web_page.check(str(tmp_path / "pipe"))
     read: list[str] = []
     reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
     reader.start()
-    pages.write(str(tmp_path / "pipe"), title="Piped", reports=[])
+    web_page.write(str(tmp_path / "pipe"), title="Piped", reports=[])
     reader.join()
     assert (tmp_path / "pipe").is_fifo()
     assert "Piped" in read[0]
 
 
 def test_it_says_where_the_page_is(target: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pages.write(str(target), title="Compared", reports=[])
+    web_page.write(str(target), title="Compared", reports=[])
     assert capsys.readouterr().err.endswith(f"the page is {target}\n")
     assert "vpctl 0." in Page(target).text

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import orjson
 
-from ..errors import UserError
+from ...errors import UserError
 
 REQUESTS, STUBS, ANSWERS, ERRORS = "requests", "stubs", "answers", "errors"
 """The files that a batch may have beside the journal."""

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from vpctl.preferences import Said, Scale, latest
+from vpctl.judging.preferences import Said, Scale, latest
 from vpctl.records import Judgement
 
 FIVE = Scale(1, 5)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import chain, combinations
 from typing import NamedTuple, cast
 
-from .records import Judgement, digest
+from ..records import Judgement, digest
 
 ROUNDING = 1e-6
 """Margins below this are what floating point leaves of a tie."""

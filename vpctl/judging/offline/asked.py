@@ -12,15 +12,15 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import orjson
 
-from ..api.batches import PATH
-from ..api.budget import Estimate
-from ..api.chat import Dialect, Request
-from ..errors import UserError
-from ..judging import Call
-from ..plugins import Aspect
+from ...api.budget import Estimate
+from ...api.chat import Dialect, Request
+from ...api.jobs import PATH
+from ...errors import UserError
+from ...plugins import Aspect
+from ...records import Judgement, digest
+from ...streams import absolute, relative
 from ..questions import Kind
-from ..records import Judgement, digest
-from ..streams import absolute, relative
+from ..run import Call
 
 _NEWLINE = orjson.OPT_APPEND_NEWLINE
 PART = ".part"

@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PIL
 
-from vpctl import flow, judging
+from vpctl import flow
 from vpctl.errors import OutputClosed, RecordFailed, Refused, Stopped, Unusable, UserError
 from vpctl.flow import Brake, in_background
-from vpctl.judging import Group, Plan, Tally, asking, grouped, judge
+from vpctl.judging import run as judging
+from vpctl.judging.preferences import tied
+from vpctl.judging.questions import Kind, Question
+from vpctl.judging.run import Group, Plan, Tally, asking, grouped, judge
 from vpctl.plugins import Aspect, Verdicts
-from vpctl.preferences import tied
-from vpctl.questions import Kind, Question
 from vpctl.records import Image, Judgement
 
 ASPECTS = (Aspect("fidelity", "Fidelity", "Levels."), Aspect("aesthetic", "Aesthetic", "Levels."))

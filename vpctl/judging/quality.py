@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from . import progress
+from .. import progress
+from ..records import Judgement
 from .preferences import place
-from .records import Judgement
 
 LEVELS = (1, 2, 3, 4, 5)
 

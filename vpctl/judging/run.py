@@ -16,13 +16,13 @@ from typing import Any, NamedTuple, cast
 
 from PIL import Image as PIL
 
-from . import plugins, progress
-from .errors import RecordFailed, Refused, Stopped, Unusable, UserError
-from .flow import Brake, Room, in_background
-from .plugins import Aspect, Verdicts
+from .. import plugins, progress
+from ..errors import RecordFailed, Refused, Stopped, Unusable, UserError
+from ..flow import Brake, Room, in_background
+from ..plugins import Aspect, Verdicts
+from ..records import Image, Judgement, digest
 from .preferences import tied
 from .questions import Kind, Mode, Question, compared
-from .records import Image, Judgement, digest
 
 PREPARING = 4
 """Prompts whose pictures are being made ready, or wait for their calls' turn."""

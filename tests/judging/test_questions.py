@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.servers import instance
-from vpctl import plugins, questions
+from vpctl import plugins
 from vpctl.errors import Unusable
+from vpctl.judging import questions
+from vpctl.judging.questions import Kind, Mode, Question, schema, system, template, verdicts
 from vpctl.plugins import Aspect
-from vpctl.questions import Kind, Mode, Question, schema, system, template, verdicts
 
 NAMED = Aspect(
     "fidelity", "Fidelity", "1. Bad: x\n5. Excellent: y", ("1 Bad", "2 Poor", "3 Fair", "4 Good", "5 Excellent")

@@ -4,12 +4,12 @@ import os
 from collections.abc import Iterator
 from contextlib import aclosing
 
-from .. import progress
-from ..api.chat import Dialect
-from ..errors import UserError
-from ..flow import Brake
-from ..judging import Desk, Group, Plan, Tally
-from ..streams import Out, hidden_beside
+from ... import progress
+from ...api.chat import Dialect
+from ...errors import UserError
+from ...flow import Brake
+from ...streams import Out, hidden_beside
+from ..run import Desk, Group, Plan, Tally
 from . import packing
 from .asked import PART, Packer, Stubs, name_in
 from .results import Judge, Reader, since

@@ -1,0 +1,1 @@
+"""What people look at: intervals, and a page with tables, curves and pictures."""
