@@ -12,8 +12,7 @@ from tests.conftest import HOME
 
 LEVELS = {
     0: "__init__ errors jsonlines records streams",
-    1: "api configs flow folders images joins judging models options plugins progress prompts report reward_model "
-    "scoring tensors",
+    1: "api configs flow folders images joins judging models options plugins progress prompts report",
     2: "annotators generators polishers rewards shapes tuning",
     3: "commands",
     4: "__main__ cli manual",
@@ -162,7 +161,7 @@ def test_a_breach_is_seen(path: str, source: str, why: str) -> None:
     [
         (
             "vpctl/rewards/vp.py",
-            "from ..shapes.judge import judge\nfrom . import clip\nfrom .. import tensors\nimport torch",
+            "from ..shapes.judge import judge\nfrom . import clip\nfrom ..models import tensors\nimport torch",
         ),
         (
             "vpctl/commands/score.py",

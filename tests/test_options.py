@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tests.conftest import HOME, write_lines
 from vpctl import cli, configs
 from vpctl.errors import UserError
-from vpctl.options import option, options
+from vpctl.options import check_device, option, options
 
 TUNING = {"train-rm": configs.RewardModelConfig, "tune-ppo": configs.PPOConfig, "tune-dpo": configs.DPOConfig}
 OWNERS = [
@@ -217,3 +217,21 @@ def test_plug_ins_are_offered_with_their_help() -> None:
     offered = reward.shell_complete(typer.Context(command), "sh")
     assert [item.value for item in offered][:2] == ["shapes", "shapes:prompt-following"]
     assert re.match("The pixel judge", offered[0].help)
+
+
+def test_a_device_is_checked_as_far_as_is_certain(tmp_path: Path) -> None:
+    for name in ("gpu", "cuda:", "cuda:-1", "cuda:x", "CPU", "", "cuda:1234", "mps:0"):
+        with pytest.raises(UserError, match="is not a device"):
+            check_device(name, nodes=tmp_path)
+    for name in ("cuda", "cuda:3"):
+        with pytest.raises(UserError, match="no GPU for CUDA"):
+            check_device(name, nodes=tmp_path, system="linux")
+        with pytest.raises(UserError, match="no GPU for CUDA"):
+            check_device(name, nodes=Path("/dev"), system="darwin")
+    with pytest.raises(UserError, match="this is not macOS"):
+        check_device("mps", system="linux")
+    assert check_device("mps", system="darwin") == "mps"
+    for node in ("nvidia0", "kfd", "dxg"):
+        (tmp_path / node).touch()
+        assert check_device("cuda:1", nodes=tmp_path, system="linux") == "cuda:1"
+        (tmp_path / node).unlink()

@@ -9,15 +9,16 @@ import inspect
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from . import plugins
 from .errors import UserError
-from .models import devices
 
 C = TypeVar("C")
 
@@ -26,6 +27,10 @@ LONGEST = 365 * 86400.0
 """Seconds; the longest time that an option takes."""
 NO_LIMIT = 2**31
 """A range that ends here or later has no end that people need to know of."""
+DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")
+"""What ``--device`` takes, with one example of a numbered GPU."""
+GPU_NODES = ("nvidia*", "kfd", "dxg", "nvhost*", "nvmap", "nvgpu*")
+"""Device files. A Linux machine with a GPU for CUDA or ROCm has at least one of them."""
 
 
 def option(
@@ -98,9 +103,24 @@ def _starting_with(values: Sequence[str]) -> Callable[[str], list[str]]:
     return complete
 
 
+def check_device(name: str, *, nodes: Path = Path("/dev"), system: str = sys.platform) -> str:
+    """`name` itself. Raises `UserError` if it is not a device's, or of one that this machine certainly does not have.
+
+    Whether a GPU can be used is for torch to find out, when it is loaded.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name):
+        raise UserError(f"--device {name}: is not a device; known: {', '.join(DEVICES)}")
+    if name == "mps" and system != "darwin":
+        raise UserError("--device mps: is for Apple's GPUs, and this is not macOS; leave it out for the fastest device")
+    if name.startswith("cuda") and (
+        system == "darwin" or (system == "linux" and not any(any(nodes.glob(node)) for node in GPU_NODES))
+    ):
+        raise UserError(f"--device {name}: this machine has no GPU for CUDA; leave it out for the fastest device")
+    return name
+
+
 def _device(name: str) -> str:
-    """The name of a device, before anything heavy is loaded for it."""
-    return devices.check(name)
+    return check_device(name)
 
 
 def duration(text: str) -> float:

@@ -16,7 +16,7 @@ from tests.hostile import folders
 from tests.hostile.folders import SENTINEL, WEIGHTS, change, sound, tensors
 from vpctl import cli
 from vpctl.errors import UserError
-from vpctl.models import devices, sources
+from vpctl.models import sources
 from vpctl.models.folder import USES, Folder
 
 OPTIONS: dict[str, list[str]] = {
@@ -409,24 +409,6 @@ def test_an_unsafe_classifier_has_a_label_for_it(place: Path, capfd: pytest.Capt
     assert "its labels are glad, sad; one of them has to be nsfw, sexual_explicit" in said
     change(folder / "config.json", architectures=["BertModel"])
     assert "a BertModel, which is no classifier" in error_of("polish prompts.txt --unsafe-model FOLDER", folder, capfd)
-
-
-def test_a_device_is_checked_as_far_as_is_certain(tmp_path: Path) -> None:
-    for name in ("gpu", "cuda:", "cuda:-1", "cuda:x", "CPU", "", "cuda:1234", "mps:0"):
-        with pytest.raises(UserError, match="is not a device"):
-            devices.check(name, nodes=tmp_path)
-    for name in ("cuda", "cuda:3"):
-        with pytest.raises(UserError, match="no GPU for CUDA"):
-            devices.check(name, nodes=tmp_path, system="linux")
-        with pytest.raises(UserError, match="no GPU for CUDA"):
-            devices.check(name, nodes=Path("/dev"), system="darwin")
-    with pytest.raises(UserError, match="this is not macOS"):
-        devices.check("mps", system="linux")
-    assert devices.check("mps", system="darwin") == "mps"
-    for node in ("nvidia0", "kfd", "dxg"):
-        (tmp_path / node).touch()
-        assert devices.check("cuda:1", nodes=tmp_path, system="linux") == "cuda:1"
-        (tmp_path / node).unlink()
 
 
 LISTING = """

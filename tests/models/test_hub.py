@@ -21,7 +21,7 @@ from tests.hostile import folders
 from tests.hostile.folders import CODE, SENTINEL, WEIGHTS, change, sound
 from vpctl.errors import UserError
 from vpctl.models import hub
-from vpctl.reward_model import open_model
+from vpctl.models.reward import open_model
 from vpctl.rewards import vp
 
 OPENS = {

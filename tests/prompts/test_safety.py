@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
 from vpctl.errors import UserError
+from vpctl.models.reward import SHAPES_BACKBONE
 from vpctl.prompts.safety import UnsafeModel
-from vpctl.reward_model import SHAPES_BACKBONE
 
 DETOXIFY = ["toxicity", "severe_toxicity", "obscene", "identity_attack", "insult", "threat", "sexual_explicit", "male"]
 PROMPTS = ["a red circle", "two green stars left of a blue triangle on a black background", "a"]

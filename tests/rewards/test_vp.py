@@ -12,11 +12,11 @@ from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetr
 
 from vpctl import plugins
 from vpctl.errors import UserError
-from vpctl.reward_model import LONGEST_TEXT, SHAPES_BACKBONE, RewardModel, open_backbone, open_model
+from vpctl.models.reward import LONGEST_TEXT, SHAPES_BACKBONE, RewardModel, open_backbone, open_model
+from vpctl.models.tensors import from_pictures, to_pictures
 from vpctl.rewards import clip, pickscore, vp
 from vpctl.shapes.grammar import read
 from vpctl.shapes.render import arrange, draw, render
-from vpctl.tensors import from_pictures, to_pictures
 
 PROMPTS = ["a red circle", "two blue stars on a black background", "a green cross left of an orange square"]
 

@@ -10,9 +10,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from vpctl.generators.shapes import load
+from vpctl.models.tensors import from_pictures
 from vpctl.shapes.grammar import describe, sample
 from vpctl.shapes.render import render
-from vpctl.tensors import from_pictures
 from vpctl.tuning.policy import Policy
 from vpctl.tuning.run import Run
 

@@ -11,10 +11,10 @@ import torch
 
 from tests.tuning.conftest import Killed, Mortal
 from vpctl.configs import RewardModelConfig
-from vpctl.reward_model import RewardModel, open_backbone
+from vpctl.models.reward import RewardModel, open_backbone
+from vpctl.models.tensors import from_pictures
 from vpctl.shapes.grammar import describe, near_misses, read, sample
 from vpctl.shapes.render import render
-from vpctl.tensors import from_pictures
 from vpctl.tuning.reward import Group, bradley_terry_loss, correct, freeze, measure, preferences, rewards_of, train
 
 CPU = torch.device("cpu")

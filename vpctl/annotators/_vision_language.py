@@ -14,13 +14,12 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, GenerationConfig, ProcessorMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
 
-from .. import tensors
 from ..api.answers import parse
 from ..errors import RecordFailed, Unusable, UserError
 from ..judging import questions
 from ..judging.microbatch import Batches
 from ..judging.questions import Kind, Question
-from ..models import hub, sources
+from ..models import devices, hub, sources
 from ..models.sources import first_line
 from ..plugins import Verdicts
 from ..progress import plural
@@ -353,4 +352,4 @@ def open_judge(source: str, device: str) -> Judge:
         raise UserError(f"{where}: has no image processor beside its tokenizer; copy the whole model folder")
     if not processor.chat_template:
         raise UserError(f"{where}: has no chat template; name a model that was trained to follow instructions")
-    return Judge(source, folder.name, tensors.pick(device), config, processor)
+    return Judge(source, folder.name, devices.pick(device), config, processor)

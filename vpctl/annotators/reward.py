@@ -16,8 +16,8 @@ from .. import plugins
 from ..errors import RecordFailed, UserError
 from ..judging.microbatch import Batches
 from ..judging.questions import Question, compared
+from ..models.scoring import batches, rewarded
 from ..plugins import Verdicts
-from ..scoring import batches, rewarded
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -95,7 +95,7 @@ def accuracy(
     Folders([folder_of(pairs), *(root or [])]).check(path for _, path in asked)
     with Replacement(out, [pairs]) as sink:
         from ..images import Pictures
-        from ..scoring import scored
+        from ..models.scoring import scored
 
         records = [{"prompt": prompt, "file_name": path} for prompt, path in asked]
         rewards = {spec: plugins.load("reward", spec, device=device) for spec in dict.fromkeys(specs)}

@@ -59,7 +59,7 @@ def score(
             if sink.resumed and plugins.changed(spec) > before:
                 raise UserError(f"--reward {spec}: has changed since {out} was written; name another file with --out")
         from ..images import Pictures
-        from ..scoring import scored
+        from ..models.scoring import scored
 
         pictures = Pictures([folder_of(images), *(root or [])])
         wanted = (record for record in read(images, Image) if sink.claim(image_key(record)))

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..images import Pictures
+    from ..models.reward import RewardModel
     from ..report.intervals import Estimate
-    from ..reward_model import RewardModel
     from ..tuning.reward import Group
 
 SHARES = {"train": 0.9, "test": 0.1}
@@ -141,9 +141,9 @@ def train_rm(
     }
     check(out, {**asked, **data})
     from ..images import Pictures
+    from ..models.devices import pick
+    from ..models.reward import open_backbone
     from ..report.intervals import bootstrap
-    from ..reward_model import open_backbone
-    from ..tensors import pick
     from ..tuning import reward as training
     from ..tuning.run import Run
 

@@ -148,8 +148,8 @@ def summed_reward(rewards: Mapping[str, Any], weights: Mapping[str, float]) -> "
     """The weighted sum of rewards, of pictures rounded to 8 bits, as score would see them."""
     import torch
 
-    from ..scoring import rewarded
-    from ..tensors import to_pictures
+    from ..models.scoring import rewarded
+    from ..models.tensors import to_pictures
 
     def reward(pixels: "Tensor", prompts: list[str]) -> "Tensor":
         pictures = to_pictures(pixels)

@@ -11,9 +11,9 @@ import torch
 from diffusers.utils import DummyObject
 from PIL import Image
 
-from .. import progress, tensors
+from .. import progress
 from ..errors import UserError
-from ..models import hub, sources
+from ..models import devices, hub, sources
 from ..plugins import Settings
 from ..records import fingerprint
 
@@ -28,7 +28,7 @@ class Diffusion:
         self.source = source
         self._option = option
         index = sources.check("pipeline", source, option=option).read("model_index.json")
-        self._device = tensors.pick(device)
+        self._device = devices.pick(device)
         self._adapter = ""
         self._cut: set[str] = set()
         pipeline = getattr(diffusers, index["_class_name"], None)
@@ -54,7 +54,7 @@ class Diffusion:
     def pipeline(self) -> Any:
         """The pipeline on its device, its progress bar off, its safety checker left out: annotate judges harm."""
         folder = sources.fetch("pipeline", self.source, option=self._option)
-        pipe = hub.pipeline(folder, dtype=tensors.half_on_gpu(self._device), where=f"{self._option}{self.source}")
+        pipe = hub.pipeline(folder, dtype=devices.half_on_gpu(self._device), where=f"{self._option}{self.source}")
         if self._adapter:
             hub.add_lora(pipe, self._adapter, where=f"--adapter {self._adapter}")
         pipe.set_progress_bar_config(disable=True)

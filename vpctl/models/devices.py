@@ -1,28 +1,24 @@
-"""Names of devices, checked without torch."""
+"""Where models run, and in which precision."""
 
-import re
-import sys
-from pathlib import Path
+import torch
 
 from ..errors import UserError
 
-KNOWN = ("auto", "cpu", "cuda", "cuda:1", "mps")
-"""What ``--device`` takes, with one example of a numbered GPU."""
-GPU_NODES = ("nvidia*", "kfd", "dxg", "nvhost*", "nvmap", "nvgpu*")
-"""Device files. A Linux machine with a GPU for CUDA or ROCm has at least one of them."""
+
+def pick(device: str) -> torch.device:
+    """The device of a name; ``auto`` is the first GPU, else the CPU. Raises `UserError` for one that is not there."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+        torch.empty(0, device=picked)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    return picked
 
 
-def check(name: str, *, nodes: Path = Path("/dev"), system: str = sys.platform) -> str:
-    """`name` itself. Raises `UserError` if it is not a device's, or of one that this machine certainly does not have.
-
-    Whether a GPU can be used is for torch to find out, when it is loaded.
-    """
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name):
-        raise UserError(f"--device {name}: is not a device; known: {', '.join(KNOWN)}")
-    if name == "mps" and system != "darwin":
-        raise UserError("--device mps: is for Apple's GPUs, and this is not macOS; leave it out for the fastest device")
-    if name.startswith("cuda") and (
-        system == "darwin" or (system == "linux" and not any(any(nodes.glob(node)) for node in GPU_NODES))
-    ):
-        raise UserError(f"--device {name}: this machine has no GPU for CUDA; leave it out for the fastest device")
-    return name
+def half_on_gpu(device: torch.device) -> torch.dtype:
+    """The precision for inference: half on a GPU, full on a CPU, which computes halves slowly."""
+    return torch.float32 if device.type == "cpu" else torch.float16

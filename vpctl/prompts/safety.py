@@ -8,8 +8,7 @@ weights as a pickle and lets it run whatever it holds. `unitary/unbiased-toxic-r
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from .. import tensors
-from ..models import hub, sources
+from ..models import devices, hub, sources
 from ..models.folder import LABELS
 
 OPTION = "--unsafe-model "
@@ -25,10 +24,10 @@ class UnsafeModel:
     """Scores prompts, from 0 for harmless to 1."""
 
     def __init__(self, source: str, *, device: str) -> None:
-        self._device = tensors.pick(device)
+        self._device = devices.pick(device)
         self._where = where = f"{OPTION}{source}"
         folder = sources.fetch("unsafe", source, option=OPTION)
-        dtype = tensors.half_on_gpu(self._device)
+        dtype = devices.half_on_gpu(self._device)
         model = hub.model(AutoModelForSequenceClassification, folder, dtype=dtype, where=where)
         self._tokenizer = hub.tokenizer(folder, where=where)
         labels = {number: label.lower() for number, label in model.config.id2label.items()}

@@ -9,7 +9,7 @@ from ..errors import UserError
 from ..models import sources
 
 if TYPE_CHECKING:
-    from ._score import Score
+    from ..models.reward import Score
 
 OPTION = "--reward clip:"
 
@@ -28,10 +28,9 @@ def check(argument: str) -> None:
 def load(argument: str, *, device: str = "auto") -> "Score":
     """The CLIP of a folder or hub id, its logit scale divided out."""
     check(argument)
-    from .. import tensors
-    from ..reward_model import open_model
-    from ._score import Score
+    from ..models import devices
+    from ..models.reward import Score, open_model
 
     model = open_model(argument, option=OPTION)
     backbone: Any = model.backbone
-    return Score(model, tensors.pick(device), 0.0, backbone.logit_scale.exp().item())
+    return Score(model, devices.pick(device), 0.0, backbone.logit_scale.exp().item())

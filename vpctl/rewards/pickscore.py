@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..models import sources
 
 if TYPE_CHECKING:
-    from ._score import Score
+    from ..models.reward import Score
 
 ARGUMENTS = "DIR"
 HUB_ID = "yuvalkirstain/PickScore_v1"
@@ -23,8 +23,7 @@ def check(argument: str) -> None:
 def load(argument: str, *, device: str = "auto") -> "Score":
     """PickScore as it was released, with no scale of ours put on it."""
     check(argument)
-    from .. import tensors
-    from ..reward_model import open_model
-    from ._score import Score
+    from ..models import devices
+    from ..models.reward import Score, open_model
 
-    return Score(open_model(argument or HUB_ID, option=OPTION), tensors.pick(device), 0.0, 1.0)
+    return Score(open_model(argument or HUB_ID, option=OPTION), devices.pick(device), 0.0, 1.0)

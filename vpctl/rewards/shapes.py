@@ -28,8 +28,8 @@ class PixelJudge:
         """The scores (B,)."""
         import torch
 
+        from ..models.tensors import to_pictures
         from ..shapes.judge import judge
-        from ..tensors import to_pictures
 
         pictures = to_pictures(images) if isinstance(images, torch.Tensor) else images
         scores = [

@@ -8,7 +8,7 @@ from ..errors import UserError
 from ..models import sources
 
 if TYPE_CHECKING:
-    from ._score import Score
+    from ..models.reward import Score
 
 ARGUMENTS = "DIR"
 SCALE_FILE = "reward.json"
@@ -42,8 +42,7 @@ def scale(argument: str) -> tuple[float, float]:
 def load(argument: str, *, device: str = "auto") -> "Score":
     """The reward model in the folder `argument`."""
     check(argument)
-    from .. import tensors
-    from ..reward_model import open_model
-    from ._score import Score
+    from ..models import devices
+    from ..models.reward import Score, open_model
 
-    return Score(open_model(argument, option=OPTION), tensors.pick(device), *scale(argument))
+    return Score(open_model(argument, option=OPTION), devices.pick(device), *scale(argument))

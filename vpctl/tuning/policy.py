@@ -18,8 +18,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import UserError
+from ..models.tensors import from_pictures, to_pictures
 from ..plugins import Settings
-from ..tensors import from_pictures, to_pictures
 from .run import fits
 
 ADAPTER = "default"

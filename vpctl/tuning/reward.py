@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..configs import RewardModelConfig
-from ..reward_model import RewardModel
+from ..models.reward import RewardModel
 from .run import Run, descend, fits, random_state, restore_optimizer, restore_random_state
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.conftest import ENVIRONMENT, ONE, Plugin, Run, draw, lines, vpctl
 from vpctl.errors import RecordFailed, UserError
-from vpctl.scoring import Scored, ahead, scored
+from vpctl.models.scoring import Scored, ahead, scored
 
 
 class Album:

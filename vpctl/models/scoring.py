@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, SupportsFloat, TypeVar
 
 from PIL import Image
 
-from . import plugins
-from .errors import RecordFailed, UserError
-from .progress import plural
+from .. import plugins
+from ..errors import RecordFailed, UserError
+from ..progress import plural
 
 Reward = Callable[[list[Image.Image], list[str]], Any]
 PIXELS = 1 << 25

@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import BlipConfig, BlipForImageTextRetrieval, CLIPConfig, CLIPModel
 
-from .errors import UserError
-from .models import hub, sources
+from ..errors import UserError
+from . import hub, sources
 
-SHAPES_BACKBONE = Path(__file__).parent / "shapes" / "weights" / "backbone"
+SHAPES_BACKBONE = Path(__file__).parent.parent / "shapes" / "weights" / "backbone"
 LONGEST_TEXT = 77
 """Tokens; BERT's tokenizer would allow 512, and no prompt is that long. The saved tokenizer cuts there too."""
 ARCHITECTURES: dict[str, Any] = {"blip": BlipForImageTextRetrieval, "clip": CLIPModel}
@@ -73,6 +73,24 @@ class RewardModel(nn.Module):
         self.backbone.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+
+
+class Score:
+    """A reward model in use: rewards less `mean`, over `deviation`."""
+
+    differentiable = True
+
+    def __init__(self, model: RewardModel, device: torch.device, mean: float, deviation: float) -> None:
+        self.model = model.eval().requires_grad_(False).to(device)
+        self._device, self._mean, self._deviation = device, mean, deviation
+
+    def __call__(self, images: list[Image.Image] | Tensor, prompts: list[str]) -> Tensor:
+        """Rewards (B,). Gradients flow to `images` where they are a tensor that wants them."""
+        with torch.set_grad_enabled(isinstance(images, Tensor) and images.requires_grad):
+            tokens = {name: value.to(self._device) for name, value in self.model.tokens(prompts).items()}
+            pixels = self.model.pixels(images.to(self._device) if isinstance(images, Tensor) else images)
+            rewards: Tensor = self.model(pixels.to(self._device), **tokens)
+            return (rewards - self._mean) / self._deviation
 
 
 def _matching_margin(model: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
