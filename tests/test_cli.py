@@ -15,7 +15,7 @@ from tests.conftest import ENVIRONMENT, FAIR, HOME, Ended, Plugin, Run, bash, dr
 from vpctl import __version__, manual, progress
 from vpctl.cli import COMMANDS, EVALUATIONS, about, as_typed, described, load, main
 from vpctl.records import Prompt, prompt_key
-from vpctl.streams import Out
+from vpctl.streams.writing import Out
 
 JUDGEMENT = {
     "prompt_id": "p",
@@ -66,7 +66,9 @@ def test_the_exits_are_those_the_manual_tells(run: Run, tmp_path: Path, plugin: 
     assert found | {1, 130} == set(map(int, manual.EXITS))
 
 
-@pytest.mark.parametrize(("command", "broken"), [("annotate", "shapes.judge.judge"), ("score", "scoring.scored")])
+@pytest.mark.parametrize(
+    ("command", "broken"), [("annotate", "shapes.judge.judge"), ("score", "models.scoring.scored")]
+)
 def test_a_bug_is_a_traceback_and_exit_1(tmp_path: Path, command: str, broken: str) -> None:
     """A bug is whatever goes wrong in vpctl's own code, so one is put there."""
     draw(tmp_path, prompts=2)

@@ -11,8 +11,8 @@ import pytest
 from tests.conftest import HOME
 
 LEVELS = {
-    0: "__init__ errors jsonlines records streams",
-    1: "api configs flow folders images joins judging models options plugins progress prompts report",
+    0: "__init__ errors records streams",
+    1: "api configs flow images judging models options plugins progress prompts report",
     2: "annotators generators polishers rewards shapes tuning",
     3: "commands",
     4: "__main__ cli manual",

@@ -25,7 +25,7 @@ from typer.completion import completion_init  # type: ignore[attr-defined]
 from . import __version__, plugins, progress
 from .errors import LimitReached, OutputClosed, OutputLocked, UserError
 from .options import Quiet, Traceback, option
-from .streams import own_stdout
+from .streams.places import own_stdout
 
 COMMANDS = ("polish", "generate", "annotate", "merge", "train-rm", "score", "tune-ppo", "tune-dpo", "eval")
 """In the order of the pipeline; each is the file of its name in `commands/`."""

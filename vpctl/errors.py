@@ -54,3 +54,8 @@ class Refused(Exception):
     def __init__(self, reason: str, usage: Mapping[str, float] | None = None) -> None:
         super().__init__(reason)
         self.usage = dict(usage or {})
+
+
+def os_reason(error: OSError) -> str:
+    """The system's reason in small letters, such as ``no space left on device``, for the end of a message."""
+    return (error.strerror or str(error)).lower()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self, TypeVar
 
-from .streams import goes_to_a_pipe
+from .streams.places import goes_to_a_pipe
 
 T = TypeVar("T")
 

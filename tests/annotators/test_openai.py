@@ -19,7 +19,7 @@ from vpctl.annotators import openai
 from vpctl.api.pictures import Encoder
 from vpctl.configs import PictureConfig, ServerConfig
 from vpctl.flow import Brake
-from vpctl.images import Pictures
+from vpctl.images.pictures import Pictures
 from vpctl.judging import run as judging
 from vpctl.judging.questions import Kind
 from vpctl.judging.run import Plan, Tally

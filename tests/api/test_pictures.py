@@ -12,7 +12,7 @@ from PIL import Image
 from vpctl.api.pictures import AS_IT_IS, Encoder
 from vpctl.configs import PictureConfig
 from vpctl.errors import RecordFailed
-from vpctl.images import Pictures
+from vpctl.images.pictures import Pictures
 
 RED = (220, 40, 40)
 

@@ -11,7 +11,7 @@ from PIL import Image as PIL
 
 from vpctl.commands.generate import LARGEST_WINDOW, Model, Plan, drawn, guidance_range, pixels, planned
 from vpctl.errors import UserError
-from vpctl.images import save
+from vpctl.images.pictures import save
 from vpctl.plugins import Settings
 from vpctl.records import Image, Prompt
 

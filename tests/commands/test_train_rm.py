@@ -10,7 +10,7 @@ from PIL import Image
 from tests.conftest import code_of_card
 from vpctl.commands.train_rm import USE, Store, card, divided, grouped
 from vpctl.errors import UserError
-from vpctl.images import Pictures
+from vpctl.images.pictures import Pictures
 from vpctl.models.reward import SHAPES_BACKBONE, open_backbone, open_model
 from vpctl.records import Pair
 from vpctl.rewards import vp

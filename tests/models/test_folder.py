@@ -172,6 +172,14 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no tokenizer": (without("tokenizer.json", "tokenizer_config.json"), "it has no tokenizer (tokenizer.json)"),
     "a tokenizer's config alone": (without("tokenizer.json"), "it has no tokenizer (tokenizer.json)"),
     "a tokenizer of nothing": (text_of("tokenizer.json", "{}"), "tokenizer.json: is no tokenizer"),
+    "a limit of keys": (
+        lambda folder: change(folder / "tokenizer_config.json", model_max_length={"a": 0}),
+        'tokenizer_config.json: model_max_length is {"a": 0}; it has to be a positive number',
+    ),
+    "a misspelt key of a token": (
+        lambda folder: change(folder / "tokenizer.json", added_tokens=[{"id": 0, "content": "[PAD]", "lstripp": True}]),
+        'tokenizer.json: an added token has the unknown key "lstripp"',
+    ),
     "no preprocessor": (without("preprocessor_config.json"), "there is no image processor in it"),
     "a preprocessor of sound": (
         text_of("preprocessor_config.json", '{"feature_extractor_type": "Wav2Vec2FeatureExtractor"}'),

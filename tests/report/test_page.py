@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image as PIL
 
 from vpctl.errors import UserError
-from vpctl.images import Pictures
+from vpctl.images.pictures import Pictures
 from vpctl.records import Image, Report, digest
 from vpctl.report import page as web_page
 from vpctl.shapes.grammar import describe, sample
 from vpctl.shapes.render import render
-from vpctl.streams import short_labels
+from vpctl.streams.places import short_labels
 
 BASE, PPO, DPO = (f"runs/demo/{name}/scored.jsonl" for name in ("base", "ppo", "dpo"))
 HOSTILE = "<script>alert(1)</script>\"'><img src=http://evil.example/x onerror=alert(2)>&amp;{{ 7 * 7 }}"

@@ -11,9 +11,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import orjson
 
-from .. import jsonlines
 from ..configs import ServerConfig
 from ..errors import Refused, Unusable, UserError
+from ..streams import jsonlines
 from . import budget
 from .answers import parse
 from .budget import Estimate

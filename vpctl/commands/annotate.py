@@ -12,15 +12,17 @@ import typer
 from .. import plugins, progress
 from ..configs import PictureConfig, ServerConfig
 from ..errors import LimitReached, RecordFailed, UserError
-from ..joins import Joined
 from ..judging.preferences import tied
 from ..options import STDIO, Device, Input, MaxPictures, Output, Roots, Seed, option, options, plugin
 from ..records import MODES, Image, Judgement, judgement_key
-from ..streams import Out, count, folder_of, hidden_beside, is_stream, located, read
+from ..streams.joins import Joined
+from ..streams.places import folder_of, hidden_beside, is_stream
+from ..streams.reading import count, located, read
+from ..streams.writing import Out
 
 if TYPE_CHECKING:
     from ..flow import Brake
-    from ..images import Pictures
+    from ..images.pictures import Pictures
     from ..judging.run import Desk, Group, Plan, Tally
 
 SOME_FAILED = 3
@@ -140,7 +142,8 @@ def annotate(
         progress.note("no --annotator is named: judging with the pixel judge of the built-in shapes world")
     known = Known(again={*(retry or [])}, refresh=refresh, ties=break_ties)
     with _reported(out) if report else nullcontext(), Out(out, Judgement, known.key, optional=dry_run) as sink:
-        from ..images import Contents, Pictures
+        from ..images.hashes import Contents
+        from ..images.pictures import Pictures
         from ..judging import run as judging
 
         folder = folder_of(images)

@@ -12,12 +12,14 @@ import typer
 
 from .. import plugins, progress
 from ..errors import OutputClosed, UserError
-from ..folders import Folders
-from ..joins import Joined, once
+from ..images.folders import Folders
 from ..judging.preferences import Said, Scale, latest
 from ..options import STDIO, BatchSize, Device, Input, MaxPictures, Roots, Whole, argument, option, plugin
 from ..records import Image, Judgement, Pair, Report, prompt_key
-from ..streams import Replacement, folder_of, located, read, short_labels
+from ..streams.joins import Joined, once
+from ..streams.places import folder_of, short_labels
+from ..streams.reading import located, read
+from ..streams.writing import Replacement
 
 SOME_FAILED = 3
 GATE_NOT_MET = 4
@@ -94,7 +96,7 @@ def accuracy(
     asked = dict.fromkeys(zip(prompts, sides, strict=True))
     Folders([folder_of(pairs), *(root or [])]).check(path for _, path in asked)
     with Replacement(out, [pairs]) as sink:
-        from ..images import Pictures
+        from ..images.pictures import Pictures
         from ..models.scoring import scored
 
         records = [{"prompt": prompt, "file_name": path} for prompt, path in asked]
@@ -387,7 +389,7 @@ def write_page(
     """Write the page, if `html` names a file; its pictures lie in `folders`. Returns how many of them are missing."""
     if not html:
         return 0
-    from ..images import Pictures
+    from ..images.pictures import Pictures
     from ..report import page
 
     return page.write(html, title=title, reports=reports, rows=rows, runs=runs, pictures=Pictures(folders))

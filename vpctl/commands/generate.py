@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 from .. import plugins, progress
 from ..errors import UserError
-from ..folders import mark
+from ..images.folders import mark
 from ..options import STDIO, BatchSize, Device, Input, Output, Seed, option, plugin
 from ..plugins import Settings
 from ..records import Image, Prompt, digest, fingerprint, image_key, oversized, prompt_key
-from ..streams import Out, count, folder_of, is_stream, read_prompts
+from ..streams.places import folder_of, is_stream
+from ..streams.reading import count, read_prompts
+from ..streams.writing import Out
 
 if TYPE_CHECKING:
     from PIL import Image as PIL
@@ -25,7 +27,7 @@ GUIDANCE_STEP = 0.5
 """A guidance range is drawn from in these steps, so that pictures of one guidance come together in a batch."""
 LARGEST_GUIDANCE = 1000
 LARGEST_SIZE = 1 << 26
-"""Pixels; a larger picture is not opened by any command (`images.LARGEST`)."""
+"""Pixels; a larger picture is not opened by any command (`images.pictures.LARGEST`)."""
 LARGEST_WINDOW = 16
 """How many batches are planned ahead at the most, to fill them where several models or guidances are mixed."""
 
@@ -242,7 +244,7 @@ def generate(
     with Out(out, Image, image_key) as sink:
         if os.path.realpath(target) != os.path.realpath(folder_of(out)):
             mark(target)  # or the next command would refuse pictures that lie beside neither it nor the records
-        from .. import images as files
+        from ..images.pictures import save
 
         source = read_prompts(prompts, oversized)
         plan = Plan(
@@ -255,7 +257,7 @@ def generate(
             seed=seed,
         )
         total = count(prompts)
-        records = drawn(source, plan, target, batch=batch, claim=sink.claim, save=files.save)
+        records = drawn(source, plan, target, batch=batch, claim=sink.claim, save=save)
         made = 0
         for record in progress.track(records, "pictures", total=total and total * images - sink.resumed):
             sink.write(record)

@@ -10,11 +10,12 @@ from typing import Annotated, Any, cast
 
 from .. import progress
 from ..errors import UserError
-from ..joins import Joined, once
 from ..judging.preferences import ROUNDING, Said, Scale, latest
 from ..options import STDIO, MaxPictures, Whole, argument, option
 from ..records import Judgement, Pair, part_of
-from ..streams import Replacement, located
+from ..streams.joins import Joined, once
+from ..streams.reading import located
+from ..streams.writing import Replacement
 
 ANYONE = "*"
 """In a scale, every annotator that has none of its own."""

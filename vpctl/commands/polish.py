@@ -18,7 +18,9 @@ from ..models import sources
 from ..options import STDIO, Device, Input, Output, option, options, plugin
 from ..plugins import Polished
 from ..records import LONGEST_PROMPT, ORIGINAL, Prompt, prompt_key
-from ..streams import Out, beside, count, read_prompts
+from ..streams.places import beside
+from ..streams.reading import count, read_prompts
+from ..streams.writing import Out
 
 if TYPE_CHECKING:
     from ..flow import Brake

@@ -10,7 +10,9 @@ from .. import plugins, progress
 from ..errors import UserError
 from ..options import STDIO, BatchSize, Device, Input, Output, Roots, plugin
 from ..records import Image, image_key
-from ..streams import Out, count, folder_of, read
+from ..streams.places import folder_of
+from ..streams.reading import count, read
+from ..streams.writing import Out
 
 SOME_FAILED = 3
 
@@ -58,7 +60,7 @@ def score(
         for spec in specs:
             if sink.resumed and plugins.changed(spec) > before:
                 raise UserError(f"--reward {spec}: has changed since {out} was written; name another file with --out")
-        from ..images import Pictures
+        from ..images.pictures import Pictures
         from ..models.scoring import scored
 
         pictures = Pictures([folder_of(images), *(root or [])])

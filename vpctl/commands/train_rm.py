@@ -12,18 +12,19 @@ import orjson
 from .. import progress
 from ..configs import RewardModelConfig
 from ..errors import RecordFailed, UserError
-from ..folders import Folders
-from ..joins import Joined
+from ..images.folders import Folders
 from ..models import sources
 from ..options import Device, Folder, Input, Roots, Seed, option, options
 from ..records import Pair, digest, fingerprint, part_of, prompt_key
-from ..streams import folder_of, located, place_of
+from ..streams.joins import Joined
+from ..streams.places import folder_of, place_of
+from ..streams.reading import located
 from ..tuning.folder import check
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..images import Pictures
+    from ..images.pictures import Pictures
     from ..models.reward import RewardModel
     from ..report.intervals import Estimate
     from ..tuning.reward import Group
@@ -140,7 +141,7 @@ def train_rm(
         "backbone_fingerprint": fingerprint(backbone) if os.path.exists(backbone) else "",
     }
     check(out, {**asked, **data})
-    from ..images import Pictures
+    from ..images.pictures import Pictures
     from ..models.devices import pick
     from ..models.reward import open_backbone
     from ..report.intervals import bootstrap

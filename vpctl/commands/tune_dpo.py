@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 from .. import plugins, progress
 from ..configs import DPOConfig
 from ..errors import RecordFailed, UserError
-from ..folders import Folders
-from ..joins import Joined
+from ..images.folders import Folders
 from ..options import Device, Folder, Input, Roots, Seed, options, plugin
 from ..records import Pair, digest
-from ..streams import folder_of, located, place_of
+from ..streams.joins import Joined
+from ..streams.places import folder_of, place_of
+from ..streams.reading import located
 from ..tuning.folder import check
 
 if TYPE_CHECKING:
-    from ..images import Pictures
+    from ..images.pictures import Pictures
     from ..tuning.dpo import Latents, Preference
     from ..tuning.policy import Policy
 
@@ -71,7 +72,7 @@ def tune_dpo(
     }
     check(out, asked)
     generator = plugins.tunable(spec, device=device)
-    from ..images import Pictures
+    from ..images.pictures import Pictures
     from ..tuning import dpo
     from ..tuning.policy import Policy
     from ..tuning.run import Run

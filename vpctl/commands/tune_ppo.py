@@ -11,7 +11,8 @@ from ..configs import PPOConfig
 from ..errors import UserError
 from ..options import Device, Folder, Input, Seed, options, plugin
 from ..records import digest, oversized
-from ..streams import place_of, read_prompts
+from ..streams.places import place_of
+from ..streams.reading import read_prompts
 from ..tuning.folder import check
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..jsonlines import depth
 from ..plugins import LORA_FILE
+from ..streams.jsonlines import depth
 
 REWARD_KINDS = ("blip", "clip")
 """Values of `model_type` that a reward model may have."""
@@ -39,7 +39,7 @@ _LARGEST_DIMENSION, _MOST_DIMENSIONS = 1 << 48, 16
 """Of a tensor."""
 _SIZES = frozenset(
     "attention_head_dim block_out_channels cross_attention_dim d_model embed_dim hidden_size image_size in_channels "
-    "intermediate_size latent_channels layers_per_block max_position_embeddings model_max_length num_attention_heads "
+    "intermediate_size latent_channels layers_per_block max_position_embeddings num_attention_heads "
     "num_channels num_hidden_layers num_key_value_heads num_layers num_train_timesteps out_channels patch_size "
     "projection_dim sample_size transformer_layers_per_block vocab_size".split()
 )
@@ -58,6 +58,8 @@ _VOCABULARIES = (
     "tekken.json",
 )
 """Files that hold the whole vocabulary of a tokenizer, besides ``tokenizer.json``."""
+_TOKEN_KEYS = frozenset("id content single_word lstrip rstrip normalized special".split())
+"""Keys of an added token. The tokenizers library ignores any other and prints that, past Python, to standard error."""
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 """Either file has the settings of an image processor; transformers 5 writes the second for a whole processor."""
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
@@ -332,8 +334,13 @@ def _check_tokenizer(folder: Folder, inside: str = "") -> None:
         folder.config(os.path.join(inside, "tokenizer_config.json"))
     if has("tokenizer.json"):
         name = os.path.join(inside, "tokenizer.json")
-        if not isinstance(folder.read(name).get("model"), dict):
+        tokenizer = folder.read(name)
+        if not isinstance(tokenizer.get("model"), dict):
             raise Unfit(f"{name}: is no tokenizer: it has no model")
+        added = tokenizer.get("added_tokens")
+        for token in added if isinstance(added, list) else ():
+            if isinstance(token, dict) and (unknown := token.keys() - _TOKEN_KEYS):
+                raise Unfit(f"{name}: an added token has the unknown key {_short(min(unknown))}")
         return
     if not any(map(has, _VOCABULARIES)) and not (has("vocab.json") and has("merges.txt")):
         raise Unfit(f"{inside or 'it'} has no tokenizer (tokenizer.json); copy the whole model folder")
@@ -563,10 +570,10 @@ def _wrong(key: str, value: Any) -> str:
     """What a value of a config has to be, if it is not that."""
     if value is None:
         return ""
+    if key == "model_max_length":  # transformers writes 1e30 for no limit
+        return "" if _is_number(value) and value > 0 else "it has to be a positive number"
     if key in _SIZES and not isinstance(value, dict):
         most = _MOST_LAYERS if _COUNTS.match(key) else _LARGEST_SIZE
-        if key == "model_max_length":  # transformers writes 1e30 for no limit
-            return "" if _is_number(value) and value > 0 else "it has to be a positive number"
         if not all(_is_size(one, most) for one in _flat(value)):
             return f"it has to be an integer from 1 to {most}"
         longest = _MOST_BLOCKS if key == "block_out_channels" else _MOST_LAYERS

@@ -19,9 +19,9 @@ from PIL import Image as PIL
 
 from .. import __version__, progress
 from ..errors import RecordFailed, UserError
-from ..images import Pictures
+from ..images.pictures import Pictures
 from ..records import Image, Report
-from ..streams import short_labels
+from ..streams.places import short_labels
 
 PROMPTS_SHOWN = 48
 EXTREMES_SHOWN = 8

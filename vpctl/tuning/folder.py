@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from ..errors import OutputLocked, UserError
-from ..streams import is_stream
+from ..streams.places import is_stream
 
 RUN_FILE, METRICS, CHECKPOINT, LOCK, ENDED = "run.json", "metrics.jsonl", "checkpoint.pt", ".lock", ".ended"
 RESULTS = "results.part"

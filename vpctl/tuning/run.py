@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 
 from .. import __version__, progress
 from ..errors import Interrupted, UserError
-from ..images import save as save_picture
+from ..images.pictures import save as save_picture
 from ..records import digest
 from . import folder as contents
 from .board import Board
@@ -359,8 +359,8 @@ class Run:
 def _of_the_system(error: Exception) -> OSError | None:
     """The error of the system that made a write fail; None if `error` says of no such one.
 
-    Of a failed write torch raises its own RuntimeError, and `images.save` a UserError. What is written in Rust,
-    tokenizers and safetensors, raises a plain Exception or a SafetensorError, which has the system's error as text.
+    For a failed write torch raises its own RuntimeError, and `images.pictures.save` a UserError. tokenizers and
+    safetensors are written in Rust: they raise a plain Exception or a SafetensorError with the system's error as text.
     Raises an interrupt that torch hides.
     """
     cause = error.__context__ if isinstance(error, (RuntimeError, UserError)) else error

@@ -13,7 +13,8 @@ from ...api.chat import Model
 from ...configs import ServerConfig
 from ...errors import UserError
 from ...flow import Brake
-from ...streams import Out, hidden_beside
+from ...streams.places import hidden_beside
+from ...streams.writing import Out
 from ..run import Desk, Group, Plan, Tally
 from .asked import Stubs
 from .file import Exchange

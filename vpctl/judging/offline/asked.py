@@ -18,7 +18,7 @@ from ...api.jobs import PATH
 from ...errors import UserError
 from ...plugins import Aspect
 from ...records import Judgement, digest
-from ...streams import absolute, relative
+from ...streams.names import absolute, relative
 from ..questions import Kind
 from ..run import Call
 

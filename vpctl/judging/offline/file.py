@@ -8,7 +8,8 @@ from ... import progress
 from ...api.chat import Dialect
 from ...errors import UserError
 from ...flow import Brake
-from ...streams import Out, hidden_beside
+from ...streams.places import hidden_beside
+from ...streams.writing import Out
 from ..run import Desk, Group, Plan, Tally
 from . import packing
 from .asked import PART, Packer, Stubs, name_in

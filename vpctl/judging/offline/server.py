@@ -12,7 +12,7 @@ from ...api.engine import SHOWN
 from ...api.jobs import Batches
 from ...errors import Stopped, UserError
 from ...flow import Brake
-from ...streams import Out
+from ...streams.writing import Out
 from ..run import Desk, Group, Plan, Tally
 from . import packing
 from .asked import Packer, Stubs

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from sys import intern
 from typing import NamedTuple, TypeVar
 
-from .errors import UserError
-from .progress import plural
-from .records import ORIGINAL, Image, Judgement, Pair, prompt_key
+from ..errors import UserError
+from ..records import ORIGINAL, Image, Judgement, Pair, prompt_key
 
 Record = TypeVar("Record", Image, Judgement, Pair)
 Located = Iterable[tuple[str, Record]]
@@ -129,9 +128,9 @@ class Joined:
     def _bound(self, where: str, prompt_id: str, pictures: int) -> None:
         if 0 < self._max_pictures < pictures:
             raise UserError(
-                f"{where}: prompt_id {prompt_id!r} has more than {plural(self._max_pictures, 'picture')}, the "
-                f"first at {self._prompts[prompt_id].where}; give different prompts different prompt_ids, or allow "
-                "more with --max-pictures"
+                f"{where}: prompt_id {prompt_id!r} has more pictures than --max-pictures {self._max_pictures}, the "
+                f"first at {self._prompts[prompt_id].where}; give different prompts different prompt_ids, or raise "
+                "--max-pictures"
             )
 
     def file(self, prompt_id: str, image_id: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from .errors import UserError
+from ..errors import UserError
 
 LONGEST_LINE = 1 << 26
 """Bytes of a line; a file without newlines would otherwise fill the memory."""

@@ -5,7 +5,7 @@ import pytest
 
 from vpctl import progress
 from vpctl.errors import RecordFailed, UserError
-from vpctl.folders import Folders, is_for_pictures, mark
+from vpctl.images.folders import Folders, is_for_pictures, mark
 
 
 @pytest.fixture

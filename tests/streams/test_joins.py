@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vpctl.errors import UserError
-from vpctl.joins import Joined, once
+from vpctl.streams.joins import Joined, once
 
 
 def judged(**more: Any) -> Any:
@@ -81,7 +81,7 @@ def test_a_judgement_agrees_with_itself(more: dict[str, Any], why: str) -> None:
 
 def test_a_prompt_with_very_many_pictures_is_an_error_unless_asked_for() -> None:
     many = judged(image_ids=["1", "2", "3"], file_names=["/1", "/2", "/3"], scores=[1.0] * 3)
-    assert "more than 2 pictures, the first at f:1" in error(lambda: joined(many, max_pictures=2))
+    assert "more pictures than --max-pictures 2, the first at f:1" in error(lambda: joined(many, max_pictures=2))
     assert joined(many, many, max_pictures=3)
 
 
@@ -130,7 +130,7 @@ def test_neighbours_of_one_prompt_are_bounded_also_where_their_pictures_are_not_
     located: Any = [
         (f"f:{n}", {"prompt_id": "p", "prompt": "a cat", "image_id": f"{n}", "file_name": "/1"}) for n in (1, 2, 3)
     ]
-    assert "f:3: prompt_id 'p' has more than 2 pictures, the first at f:1" in error(
+    assert "f:3: prompt_id 'p' has more pictures than --max-pictures 2, the first at f:1" in error(
         lambda: [*Joined(max_pictures=2).images(located)]
     )
 

@@ -21,10 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import ENVIRONMENT, FAIR, ONE, Ended, Plugin, Run, as_anyone, bash, draw, lines, vpctl, write_lines
-from vpctl import jsonlines
 from vpctl.errors import UserError
 from vpctl.records import LONGEST_PROMPT, Image, Pair, Prompt, oversized, prompt_key
-from vpctl.streams import Out, Replacement, beside, count, read, read_prompts
+from vpctl.streams import jsonlines
+from vpctl.streams.places import beside
+from vpctl.streams.reading import count, read, read_prompts
+from vpctl.streams.writing import Out, Replacement
 
 JSON = st.recursive(
     st.none()
@@ -274,8 +276,8 @@ def test_prompts_that_only_look_a_little_like_data_are_prompts(tmp_path: Path, t
     [
         ("in.csv", b"prompt\na\n", "is CSV; convert it to JSON Lines first: python3 -c 'import csv, json; "),
         ("in.tsv", b"prompt\na\n", "is TSV; convert it to JSON Lines first: python3 -c 'import csv, json; "),
-        ("in.jsonl.gz", gzip.compress(b"{}\n"), "is compressed by gzip; unpack it first: gunzip -c "),
-        ("in.jsonl", gzip.compress(b"{}\n"), "is compressed by gzip; unpack it first: gunzip -c "),
+        ("in.jsonl.gz", gzip.compress(b"{}\n", mtime=0), "is compressed by gzip; unpack it first: gunzip -c "),
+        ("in.jsonl", gzip.compress(b"{}\n", mtime=0), "is compressed by gzip; unpack it first: gunzip -c "),
         ("in.parquet", b"PAR1\0\0", "is Parquet; convert it to JSON Lines first"),
         (
             "in.jsonl",
@@ -481,7 +483,7 @@ def test_one_output_has_one_writer(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from vpctl.records import Prompt, prompt_key
-from vpctl.streams import Out, Replacement
+from vpctl.streams.writing import Out, Replacement
 kind, target = sys.argv[1:]
 with Out(target, Prompt, prompt_key) if kind == "Out" else Replacement(target) as sink:
     sink.write({"prompt": "of the first"})

@@ -15,8 +15,8 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from . import progress
-from .errors import RecordFailed, UserError
+from .. import progress
+from ..errors import RecordFailed, UserError, os_reason
 
 MARKER = ".vpctl"
 """Says that generate wrote the pictures of a folder."""
@@ -109,4 +109,4 @@ def mark(folder: str) -> None:
         if not os.path.isdir(folder):
             raise UserError(f"{folder}: is a file, not a folder; name another one") from None
     except OSError as error:
-        raise UserError(f"{folder}: {(error.strerror or str(error)).lower()}") from None
+        raise UserError(f"{folder}: {os_reason(error)}") from None

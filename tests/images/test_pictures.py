@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from tests.conftest import FAIR, Plugin, Run, bash, draw, lines, write_lines
 from vpctl.errors import RecordFailed, UserError
-from vpctl.images import LARGEST, Pictures, save
+from vpctl.images.pictures import LARGEST, Pictures, save
 
 RED, BLUE = (220, 40, 40), (40, 80, 220)
 

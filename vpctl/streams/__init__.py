@@ -1,0 +1,1 @@
+"""Records on disk and on pipes: JSON Lines, reading, writing, and what must agree between joined files."""

@@ -1,0 +1,131 @@
+"""Reads records and prompts from files and pipes. The names of files in them become absolute; see `names`."""
+
+import codecs
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import BinaryIO, TypeVar, cast
+
+from ..errors import UserError, os_reason
+from ..records import Prompt, check
+from . import jsonlines
+from .names import rename
+from .places import STDIN, descriptor, folder_of, is_stream
+
+R = TypeVar("R", bound=Mapping[str, object])
+Lines = Generator[tuple[str, bytes], None, None]
+
+
+def read(source: str, kind: type[R], misfit: Callable[[R], str] = lambda _: "") -> Iterator[R]:
+    """The records of a JSON Lines file, or of standard input for ``-``. The file is opened at once.
+
+    Raises `UserError` with file and line at the first line that is no such record, or of which `misfit` says why it
+    will not do; whatever came before it has been yielded by then.
+    """
+    return (record for _, record in located(source, kind, misfit))
+
+
+def located(source: str, kind: type[R], misfit: Callable[[R], str] = lambda _: "") -> Iterator[tuple[str, R]]:
+    """Like `read`, every record with its place: ``FILE:LINE``."""
+    return records_of(numbered_lines(source), kind, folder_of(source), misfit)
+
+
+def records_of(lines: Lines, kind: type[R], base: str, misfit: Callable[[R], str]) -> Iterator[tuple[str, R]]:
+    """The records in lines, each with its place; `base` is the folder that their file names are relative to."""
+    with closing(lines):
+        for where, line in lines:
+            record = parsed(line, kind, where, base)
+            if reason := misfit(record):
+                raise UserError(f"{where}: {reason}")
+            yield where, record
+
+
+def read_prompts(source: str, misfit: Callable[[Prompt], str] = lambda _: "") -> Iterator[Prompt]:
+    """Prompts from JSON Lines or from plain text, one prompt a line.
+
+    A file whose name ends in ``.txt`` is plain text; a pipe is, unless its first line begins with a brace. Raises
+    `UserError` for JSON, CSV and TSV in the place of plain text: no line of these is a prompt. It does so, too, for the
+    first prompt that `misfit` gives a reason against.
+    """
+    return _prompts(numbered_lines(source), source, misfit)
+
+
+def _prompts(lines: Lines, source: str, misfit: Callable[[Prompt], str]) -> Iterator[Prompt]:
+    plain = source.lower().endswith(".txt")
+    with closing(lines):
+        for number, (where, line) in enumerate(lines):
+            if number == 0 and is_stream(source):
+                plain = not line.lstrip().startswith(b"{")
+            prompt = _plain(line, where, source, first=number == 0) if plain else _record_of(line, where, source)
+            if reason := misfit(prompt):
+                raise UserError(f"{where}: {reason}")
+            yield prompt
+
+
+def _plain(line: bytes, where: str, source: str, *, first: bool) -> Prompt:
+    if reason := jsonlines.not_prompts(line, "FILE" if is_stream(source) else source, first=first):
+        raise UserError(f"{where}: {reason}")
+    try:
+        return {"prompt": line.decode().strip()}
+    except UnicodeDecodeError:
+        raise UserError(f"{where}: {jsonlines.NOT_UTF_8}") from None
+
+
+def _record_of(line: bytes, where: str, source: str) -> Prompt:
+    try:
+        return parsed(line, Prompt, where, folder_of(source))
+    except UserError as error:
+        if line.lstrip().startswith((b"{", b"[")) or source.endswith((".jsonl", ".json")):
+            raise
+        raise UserError(f"{error}; plain text is read from a .txt file or from a pipe") from None
+
+
+def count(source: str) -> int | None:
+    """How many lines a file has, for a progress bar; None for standard input and what else cannot be read twice."""
+    if is_stream(source) or not os.path.isfile(source):
+        return None
+    with open(source, "rb") as file:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+
+
+def numbered_lines(source: str) -> Lines:
+    """Every line that is not blank, with where it stands. The file is opened at once and read as it is needed."""
+    return _numbered(_opened(source), _name(source))
+
+
+def _numbered(opened: BinaryIO, name: str) -> Lines:
+    with opened as file:
+        try:
+            for number, line in enumerate(iter(lambda: file.readline(jsonlines.LONGEST_LINE), b""), 1):
+                text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                if number == 1 and (reason := jsonlines.foreign(name, line)):
+                    raise UserError(f"{name}: {reason}")
+                if len(line) == jsonlines.LONGEST_LINE:
+                    most = jsonlines.LONGEST_LINE >> 20
+                    raise UserError(f"{name}:{number}: is longer than {most} MiB; is this a file of lines?")
+                if text and not text.isspace():
+                    yield f"{name}:{number}", text
+        except OSError as error:
+            raise UserError(f"{name}: {os_reason(error)}") from None
+
+
+def _opened(source: str) -> BinaryIO:
+    number = descriptor(source, STDIN)
+    if number == STDIN and os.isatty(STDIN):
+        raise UserError("no input: name a FILE, or pipe records into this command; see --help")
+    try:
+        return Path(source).open("rb") if number is None else os.fdopen(os.dup(number), "rb")
+    except OSError as error:
+        raise UserError(f"{_name(source)}: {os_reason(error)}") from None
+
+
+def _name(source: str) -> str:
+    return "stdin" if source == "-" else source
+
+
+def parsed(line: bytes, kind: type[R], where: str, base: str) -> R:
+    """The record in one line."""
+    known = check(jsonlines.parse(line, where), kind, where)
+    rename(known, lambda name: os.path.normpath(os.path.join(base, name)))
+    return cast(R, known)

@@ -1,0 +1,248 @@
+"""Writes records: to a file that resumes, to a file that appears whole at the end, or to standard output."""
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from types import TracebackType
+from typing import Self, TypeVar
+
+import orjson
+
+from ..errors import Interrupted, OutputClosed, OutputLocked, UserError, os_reason
+from ..records import of_another_kind
+from . import jsonlines
+from .names import relative
+from .places import folder_of, is_stream, output_name, output_stream
+from .reading import numbered_lines, parsed, records_of
+
+R = TypeVar("R", bound=Mapping[str, object])
+
+_SYNC_SECONDS = 0.5
+"""Records are in the system's hands at once, and on the disk at most this much later while more are written."""
+
+
+def _to_line(record: Mapping[str, object], base: str) -> bytes:
+    return jsonlines.dump(relative(record, base))
+
+
+class Out:
+    """Where a stage's records go, one line each and at once: a file that resumes, or standard output for ``-``.
+
+    A file is locked while it is open and a torn last line is cut off, once all others have been found to be records.
+    What it holds stays as it is: the stage asks `claim` before it does a record and leaves out those that are there.
+    Records that have the empty `key` are there and may be done again. `resumed` counts the others. An `optional` file
+    is taken away again if nothing came of it.
+    """
+
+    def __init__(self, target: str, kind: type[R], key: Callable[[R], str], *, optional: bool = False) -> None:
+        self.target = target
+        self._optional = optional
+        self._claimed: set[str] = set()
+        self._base = folder_of(target)
+        self._synced = time.monotonic()
+        self.resumed = 0
+        self._regular = not is_stream(target)
+        _check_suffix(target)
+        if not self._regular:
+            self._file = output_stream(target)
+            return
+        self._new = not os.path.exists(target)
+        self._file = _locked(target, os.O_RDWR | os.O_CREAT | os.O_APPEND, target)
+        whole = ((where, line) for where, line in numbered_lines(target) if line.endswith(b"\n"))
+        known = records_of(whole, kind, self._base, partial(of_another_kind, kind))
+        self._claimed = {key(record) for _, record in known}
+        if last := _mended(self._file, kind, target):
+            self._claimed.add(key(last))
+        self._claimed.discard("")
+        self.resumed = len(self._claimed)
+
+    def claim(self, key: str) -> bool:
+        """Whether a record is still to be done; from now on it is not."""
+        new = key not in self._claimed
+        self._claimed.add(key)
+        return new
+
+    def write(self, *records: Mapping[str, object]) -> None:
+        """Append records, all in one go. Raises `OutputClosed` when the reader of a pipe has gone."""
+        goes_on = "; the records before are kept, and the same command goes on" if self._regular else ""
+        _write_all(self._file, b"".join(_to_line(record, self._base) for record in records), self.target, goes_on)
+        if self._regular and time.monotonic() - self._synced > _SYNC_SECONDS:
+            self.sync()
+
+    def sync(self) -> None:
+        """Wait until all that was written to the file is on the disk."""
+        _sync(self._file, self.target)
+        self._synced = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._regular:
+            unused = self._optional or (self._new and error)
+            if unused and not os.fstat(self._file).st_size:
+                os.unlink(self.target)
+            _sync(self._file, self.target)
+        os.close(self._file)
+        if type(error) is KeyboardInterrupt and not self._optional:
+            kept = f"{self.target} holds what is finished; run the same command again to continue"
+            raise Interrupted(f"interrupted; {kept if self._regular else 'the records written so far are whole'}")
+
+
+class Replacement:
+    """Like `Out` for a stage that needs all its input before it knows its first record.
+
+    The file appears whole at the end or, if the run does not get there, not at all: what stood there stays. It may be
+    none of the `sources`, which would be lost.
+    """
+
+    def __init__(self, target: str, sources: Iterable[str] = ()) -> None:
+        self.target = target
+        self._base = folder_of(target)
+        self._part = ""
+        _check_suffix(target)
+        if is_stream(target):
+            self._file = output_stream(target)
+            return
+        self._place = os.path.realpath(target)
+        if self._place in map(os.path.realpath, sources):
+            raise UserError(f"{target}: is read by this command; name another file with --out")
+        if os.path.isdir(self._place):
+            raise UserError(_is_a_folder(target))
+        if _is_precious(self._place):
+            raise UserError(f"{target}: holds something else than records; name another file with --out")
+        self._part = os.path.join(os.path.dirname(self._place), f".{os.path.basename(self._place)}.part")
+        self._file = _locked(self._part, os.O_WRONLY | os.O_CREAT, target)
+        os.ftruncate(self._file, 0)
+
+    def write(self, record: Mapping[str, object]) -> None:
+        """Add one record."""
+        _write_all(self._file, _to_line(record, self._base), self.target, "")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        left = self._part
+        try:
+            if self._part and kind is None:
+                _sync(self._file, self.target)
+                os.replace(self._part, self._place)
+                left = ""
+        finally:
+            if left:
+                os.unlink(left)
+            os.close(self._file)
+        if self._part and type(error) is KeyboardInterrupt:
+            raise Interrupted(f"interrupted; {self.target} is written at the end only, so nothing was written")
+
+
+def _is_precious(path: str) -> bool:
+    """Whether a file is there that does not begin as JSON Lines do: nobody wants it replaced by records."""
+    try:
+        with open(path, "rb") as file:
+            beginning = file.read(1 << 10).lstrip()
+    except OSError:
+        return False
+    return bool(beginning) and not beginning.startswith(b"{")
+
+
+def _check_suffix(target: str) -> None:
+    if jsonlines.foreign(target, b""):
+        raise UserError(f"{target}: vpctl writes JSON Lines; name a .jsonl file")
+
+
+def _locked(path: str, flags: int, target: str) -> int:
+    """An open descriptor of `path` that holds its lock; folders on the way are made. Messages speak of `target`."""
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        file = os.open(path, flags, 0o666)
+    except IsADirectoryError:
+        raise UserError(_is_a_folder(target)) from None
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{target}: {os.path.dirname(target)} is a file and no folder") from None
+    except OSError as error:
+        raise UserError(f"{target}: {os_reason(error)}") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        raise OutputLocked(f"{target}: another run is writing it; wait for it to end or name another file") from None
+    if _is_at(file, path):
+        return file
+    os.close(file)  # the run that held it until now has moved it to its place, or taken it away again
+    return _locked(path, flags, target)
+
+
+def _is_at(file: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _is_a_folder(target: str) -> str:
+    return f"{target}: is a folder; name a file in it, such as {os.path.join(target, 'out.jsonl')}"
+
+
+def _mended(file: int, kind: type[R], target: str) -> R | None:
+    """The record behind the last newline, which is now ended; or None, and what a killed run began there is cut off.
+
+    Raises `UserError`, and the file stays as it is, if it is neither.
+    """
+    start, end = _last_line(file)
+    tail = os.pread(file, end - start, start)
+    if not tail.strip(b"\0"):  # a system that went down may leave zeros where a line was to come
+        os.ftruncate(file, start)
+        return None
+    try:
+        orjson.loads(tail)
+    except orjson.JSONDecodeError:
+        if not tail.startswith(b"{"):
+            raise UserError(f"{target}: does not end in a record; name another file with --out") from None
+        os.ftruncate(file, start)
+        return None
+    record = parsed(tail, kind, f"{target}, last line", folder_of(target))
+    _write_all(file, b"\n", target, "")
+    return record
+
+
+def _last_line(file: int) -> tuple[int, int]:
+    """Where what stands behind the last newline begins and ends."""
+    end = os.fstat(file).st_size
+    start = end
+    while start > 0:
+        step = min(start, 1 << 16)
+        chunk = os.pread(file, step, start - step)
+        newline = chunk.rfind(b"\n")
+        if newline >= 0:
+            start += newline + 1 - step
+            break
+        start -= step
+    return start, end
+
+
+def _write_all(file: int, line: bytes, target: str, way_out: str) -> None:
+    rest = memoryview(line)
+    try:
+        while rest:
+            rest = rest[os.write(file, rest) :]
+    except BrokenPipeError:
+        raise OutputClosed from None
+    except OSError as error:
+        raise UserError(f"{output_name(target)}: {os_reason(error)}{way_out}") from None
+
+
+def _sync(file: int, target: str) -> None:
+    """Wait until all that was written is on the disk; some file systems only now say that it is full."""
+    try:
+        os.fsync(file)
+    except OSError as error:
+        raise UserError(f"{target}: {os_reason(error)}") from None
