@@ -10,10 +10,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from vpctl.generators.shapes import load
+from vpctl.models.denoiser.sd import Policy
 from vpctl.models.tensors import from_pictures
 from vpctl.shapes.grammar import describe, sample
 from vpctl.shapes.render import render
-from vpctl.tuning.policy import Policy
 from vpctl.tuning.run import Run
 
 

@@ -71,7 +71,7 @@ def serve() -> None:
     """Answer every line with the exit of a fork."""
     for module in ("commands.train_rm", "commands.tune_dpo", "commands.tune_ppo", "tuning.dpo", "tuning.ppo"):
         __import__(f"vpctl.{module}")
-    for module in ("tuning.reward", "reward_model", "intervals", "generators.shapes", "rewards.shapes"):
+    for module in ("tuning.reward", "models.reward", "report.intervals", "generators.shapes", "rewards.shapes"):
         __import__(f"vpctl.{module}")
     for line in sys.stdin.buffer:
         child = os.fork()

@@ -9,8 +9,8 @@ from diffusers import StableDiffusionPipeline
 
 from tests.tuning.conftest import Killed, Mortal, disturb, new_policy
 from vpctl.configs import DPOConfig
+from vpctl.models.denoiser.sd import Policy
 from vpctl.tuning.dpo import Latents, Preference, dpo_loss, draw, four_errors, train
-from vpctl.tuning.policy import Policy
 from vpctl.tuning.run import Run
 
 Rendered = tuple[list[str], torch.Tensor]

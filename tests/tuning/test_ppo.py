@@ -14,8 +14,10 @@ from torch.distributions import Normal, kl_divergence
 from tests.tuning.conftest import Killed, Mortal, disturb, new_policy
 from vpctl.configs import PPOConfig
 from vpctl.errors import UserError
-from vpctl.tuning.policy import Policy, coefficients, log_probability, step_mean
-from vpctl.tuning.ppo import Rollout, advantages_within, ppo_loss, roll_out, spans, train, trained_steps, update
+from vpctl.models.denoiser.sd import Policy
+from vpctl.tuning.ppo import advantages_within, ppo_loss, spans, train, trained_steps, update
+from vpctl.tuning.rollout import Rollout, roll_out
+from vpctl.tuning.sampler import coefficients, log_probability, step_mean
 
 PROMPTS = ["a red circle", "two blue stars", "a green cross left of a red star", "three orange squares"]
 CPU = torch.device("cpu")

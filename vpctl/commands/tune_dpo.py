@@ -17,8 +17,8 @@ from ..tuning.folder import check
 
 if TYPE_CHECKING:
     from ..images.pictures import Pictures
+    from ..models.denoiser.sd import Policy
     from ..tuning.dpo import Latents, Preference
-    from ..tuning.policy import Policy
 
 PREVIEWS = 16
 """Pictures in a preview grid."""
@@ -73,8 +73,9 @@ def tune_dpo(
     check(out, asked)
     generator = plugins.tunable(spec, device=device)
     from ..images.pictures import Pictures
+    from ..models.denoiser.sd import Policy
     from ..tuning import dpo
-    from ..tuning.policy import Policy
+    from ..tuning.preview import preview
     from ..tuning.run import Run
 
     with Run(out, {**asked, "model_fingerprint": generator.fingerprint}) as run:
@@ -95,7 +96,7 @@ def tune_dpo(
             config,
             run,
             seed=seed,
-            preview=lambda step: run.preview(step, policy.preview(shown, generator.settings, seed=seed)),
+            preview=lambda step: run.preview(step, preview(policy, shown, generator.settings, seed=seed)),
         )
         with run.results() as folder:
             policy.save_lora(folder)

@@ -18,7 +18,7 @@ from ..tuning.folder import check
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..tuning.ppo import Reward
+    from ..tuning.rollout import Reward
 
 PREVIEWS = 16
 """Pictures in a preview grid."""
@@ -95,8 +95,9 @@ def tune_ppo(
     steps = config.steps or own.num_inference_steps
     check_steps(config, steps)
     guidance = own.guidance_scale if config.guidance is None else config.guidance
+    from ..models.denoiser.sd import Policy
     from ..tuning import ppo
-    from ..tuning.policy import Policy
+    from ..tuning.preview import preview
     from ..tuning.run import Run
 
     with Run(out, {**asked, "model_fingerprint": generator.fingerprint}) as run:
@@ -118,7 +119,7 @@ def tune_ppo(
             steps=steps,
             guidance=guidance,
             seed=seed,
-            preview=lambda epoch: run.preview(epoch, policy.preview(shown, own, seed=seed)),
+            preview=lambda epoch: run.preview(epoch, preview(policy, shown, own, seed=seed)),
         )
         with run.results() as folder:
             policy.save_lora(folder)

@@ -1,4 +1,6 @@
-"""Pictures as tensors: (B, 3, H, W), float32, in [0, 1]."""
+"""Pictures as tensors: (B, 3, H, W), float32, in [0, 1]; and whether weights fit."""
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -16,3 +18,9 @@ def from_pictures(pictures: list[Image.Image]) -> Tensor:
     """A tensor (B, 3, H, W) in [0, 1] of RGB pictures of one size."""
     pixels = np.stack([np.asarray(picture) for picture in pictures])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+
+
+def fits(weights: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> bool:
+    """Whether weights have the names, shapes and types of others."""
+    shapes, others = ({name: (one.shape, one.dtype) for name, one in some.items()} for some in (weights, like))
+    return shapes == others

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..configs import DPOConfig
-from .policy import Policy
+from ..models.denoiser.sd import Policy
 from .run import Run, descend, random_state, restore_optimizer, restore_random_state
 
 

@@ -15,23 +15,10 @@ from torch import Tensor
 
 from ..configs import PPOConfig
 from ..errors import UserError
-from .policy import Coefficients, Policy, coefficients, log_probability, step_mean
+from ..models.denoiser.sd import Policy
+from .rollout import Reward, Rollout, predicted_mean, roll_out
 from .run import Run, descend, random_state, restore_optimizer, restore_random_state
-
-Reward = Callable[[Tensor, list[str]], Tensor]
-"""Rewards (B,) of pixels (B, 3, H, W) in [0, 1] and their prompts."""
-
-
-class Rollout(NamedTuple):
-    """Drawn pictures and how they came about, B of them in T steps."""
-
-    prompts: list[str]
-    latents: Tensor
-    """(B, T + 1, C, H, W), from noise to picture."""
-    log_probabilities: Tensor
-    """(B, T), of every step under the policy that drew."""
-    rewards: Tensor
-    """(B,)"""
+from .sampler import Coefficients, coefficients, log_probability
 
 
 class PPOLoss(NamedTuple):
@@ -81,43 +68,6 @@ def spans(pictures: int, updates: int, batch: int) -> list[list[tuple[int, int]]
     ]
 
 
-@torch.no_grad()
-def roll_out(
-    policy: Policy,
-    prompts: list[str],
-    reward: Reward,
-    table: Coefficients,
-    batches: list[tuple[int, int]],
-    *,
-    guidance: float,
-    chance: torch.Generator,
-) -> Rollout:
-    """Draw one picture a prompt with the policy as it is, each from noise of its own, and have it scored."""
-    unet = policy.pipe.unet.config
-    shape = (len(table.timesteps) + 1, unet.in_channels, unet.sample_size, unet.sample_size)
-    seeds = torch.randint(2**62, (len(prompts),), generator=chance).tolist()
-    trails, densities, rewards = [], [], []
-    for start, stop in batches:
-        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds[start:stop]])
-        noise = noise.to(policy.device)
-        embedded = policy.embed(prompts[start:stop])
-        trail, density = [noise[:, 0]], []
-        for step in range(len(table.timesteps)):
-            mean = _mean(policy, trail[-1], embedded, table, step, guidance)
-            trail.append(mean + table.deviation[step] * noise[:, step + 1])
-            density.append(log_probability(trail[-1], mean, table.deviation[step].expand(stop - start)))
-        trails.append(torch.stack(trail, 1))
-        densities.append(torch.stack(density, 1))
-        rewards.append(reward(policy.decode(trail[-1]), prompts[start:stop]).float().cpu())
-    return Rollout(prompts, torch.cat(trails), torch.cat(densities), torch.cat(rewards))
-
-
-def _mean(policy: Policy, latents: Tensor, embedded: Tensor, table: Coefficients, step: int, guidance: float) -> Tensor:
-    index = torch.full((len(latents),), step, device=policy.device)
-    predicted = policy.predict(latents, table.timesteps[index], embedded, guidance)
-    return step_mean(predicted, latents, table, index, policy.prediction_type)
-
-
 def trained_steps(table: Coefficients, config: PPOConfig, chance: torch.Generator) -> list[int]:
     """Which denoising steps a round trains on: `timestep_fraction` of those before the last `skip_last`, by lot.
 
@@ -150,13 +100,13 @@ def update(
         for step in steps:
             before, after = rollout.latents[start:stop, step], rollout.latents[start:stop, step + 1]
             deviation = table.deviation[step].expand(stop - start)
-            mean = _mean(policy, before, embedded, table, step, guidance)
+            mean = predicted_mean(policy, before, embedded, table, step, guidance)
             new, old = log_probability(after, mean, deviation), rollout.log_probabilities[start:stop, step]
             loss, clipped, approximate = ppo_loss(new, old, advantages[start:stop].to(policy.device), clip)
             divergence = torch.zeros((), device=policy.device)
             if kl:
                 with policy.reference():
-                    reference = _mean(policy, before, embedded, table, step, guidance)
+                    reference = predicted_mean(policy, before, embedded, table, step, guidance)
                 divergence = ((mean - reference).square().mean((1, 2, 3)) / (2 * deviation**2)).mean()
                 loss = loss + kl * divergence
             (loss * share).backward()

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from ..configs import RewardModelConfig
 from ..models.reward import RewardModel
-from .run import Run, descend, fits, random_state, restore_optimizer, restore_random_state
+from ..models.tensors import fits
+from .run import Run, descend, random_state, restore_optimizer, restore_random_state
 
 
 class Group(NamedTuple):

@@ -411,12 +411,6 @@ def _sync(path: Path) -> None:
         os.close(opened)
 
 
-def fits(weights: Mapping[str, torch.Tensor], like: Mapping[str, torch.Tensor]) -> bool:
-    """Whether weights have the names, shapes and types of others."""
-    shapes, others = ({name: (one.shape, one.dtype) for name, one in some.items()} for some in (weights, like))
-    return shapes == others
-
-
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Put the state of an AdamW back. Raises `ValueError` where its moments do not fit the parameters."""
     optimizer.load_state_dict(dict(state))

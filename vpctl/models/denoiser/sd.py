@@ -7,7 +7,7 @@ in: an AdamW step of 1e-5 would change next to nothing of them in bfloat16.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
@@ -17,10 +17,8 @@ from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dic
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..errors import UserError
-from ..models.tensors import from_pictures, to_pictures
-from ..plugins import Settings
-from .run import fits
+from ...errors import UserError
+from ..tensors import fits, from_pictures
 
 ADAPTER = "default"
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -142,90 +140,3 @@ class Policy:
         """Pixels (B, 3, S, S) in [0, 1] of the size the model draws in, cut at the sides where the shape is another."""
         side = self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
         return from_pictures([ImageOps.fit(one, (side, side), Image.Resampling.BICUBIC) for one in pictures])
-
-    @torch.inference_mode()
-    def preview(self, prompts: list[str], settings: Settings, *, seed: int) -> Image.Image:
-        """A grid of one picture a prompt, always from the same noise."""
-        pictures: list[Image.Image] = []
-        for start in range(0, len(prompts), 8):
-            texts = prompts[start : start + 8]
-            noise = [torch.Generator().manual_seed(seed + start + index) for index in range(len(texts))]
-            latents = self.pipe(
-                texts,
-                num_inference_steps=settings.num_inference_steps,
-                guidance_scale=settings.guidance_scale,
-                generator=noise,
-                output_type="latent",
-            ).images
-            pictures += to_pictures(self.decode(latents))
-        return grid(pictures)
-
-
-def grid(pictures: list[Image.Image], columns: int = 8) -> Image.Image:
-    """Pictures of one size in rows of `columns`, on white, small ones enlarged to be seen."""
-    scale = max(1, 128 // pictures[0].width)
-    width, height = pictures[0].width * scale, pictures[0].height * scale
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (min(len(pictures), columns) * (width + 4), rows * (height + 4)), "white")
-    for index, picture in enumerate(pictures):
-        enlarged = picture.resize((width, height), Image.Resampling.NEAREST)
-        sheet.paste(enlarged, (index % columns * (width + 4), index // columns * (height + 4)))
-    return sheet
-
-
-class Coefficients(NamedTuple):
-    """What one DDIM step needs of the noise schedule, each (N,) over the steps of a sampling run."""
-
-    timesteps: Tensor
-    alpha: Tensor
-    alpha_next: Tensor
-    deviation: Tensor
-
-
-def coefficients(scheduler: DDIMScheduler, steps: int, eta: float, device: torch.device) -> Coefficients:
-    """The schedule of a DDIM run of `steps` steps with noise `eta`.
-
-    Song et al. 2021 (arXiv 2010.02502), equation 16: σ = η √((1−ᾱ')/(1−ᾱ)) √(1−ᾱ/ᾱ'), with ᾱ' of the step after.
-    """
-    scheduler.set_timesteps(steps)
-    timesteps = scheduler.timesteps.cpu().long()
-    gap = scheduler.config.num_train_timesteps // steps
-    following = timesteps - gap
-    alpha = scheduler.alphas_cumprod[timesteps]
-    last = scheduler.final_alpha_cumprod
-    alpha_next = torch.where(following >= 0, scheduler.alphas_cumprod[following.clamp(min=0)], last)
-    variance = (1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)
-    return Coefficients(
-        timesteps.to(device), alpha.to(device), alpha_next.to(device), (eta * variance.clamp(min=0).sqrt()).to(device)
-    )
-
-
-def step_mean(predicted: Tensor, latents: Tensor, table: Coefficients, index: Tensor, prediction_type: str) -> Tensor:
-    """Mean (B, C, H, W) of the next latents, for samples each at its own step `index` (B,).
-
-    Song et al. 2021, equation 12, from a prediction of the noise or of the velocity (Salimans and Ho 2022, appendix D).
-    """
-    alpha, after = _spread(table.alpha[index]), _spread(table.alpha_next[index])
-    if prediction_type == "v_prediction":
-        original = alpha.sqrt() * latents - (1 - alpha).sqrt() * predicted
-        noise = alpha.sqrt() * predicted + (1 - alpha).sqrt() * latents
-    else:
-        noise = predicted
-        original = (latents - (1 - alpha).sqrt() * noise) / alpha.sqrt()
-    direction = (1 - after - _spread(table.deviation[index]) ** 2).clamp(min=0).sqrt()
-    return after.sqrt() * original + direction * noise
-
-
-def log_probability(after: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    """Log-density (B,) of the next latents under a step of this mean and deviation (B,), a mean over their elements.
-
-    A mean, as in DDPO's code, where the joint density is the sum: ratios of it are the true ones to the power of
-    1/(C·H·W), which is what clip ranges such as 1e-4 are made for.
-    """
-    spread = _spread(deviation)
-    density = -((after - mean) ** 2) / (2 * spread**2) - spread.log() - 0.5 * torch.log(torch.tensor(2 * torch.pi))
-    return density.mean((1, 2, 3))
-
-
-def _spread(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1, 1)

@@ -1,0 +1,38 @@
+"""Grids of pictures, to look at while a training runs."""
+
+import torch
+from PIL import Image
+
+from ..models.denoiser.sd import Policy
+from ..models.tensors import to_pictures
+from ..plugins import Settings
+
+
+@torch.inference_mode()
+def preview(policy: Policy, prompts: list[str], settings: Settings, *, seed: int) -> Image.Image:
+    """A grid of one picture a prompt, always from the same noise."""
+    pictures: list[Image.Image] = []
+    for start in range(0, len(prompts), 8):
+        texts = prompts[start : start + 8]
+        noise = [torch.Generator().manual_seed(seed + start + index) for index in range(len(texts))]
+        latents = policy.pipe(
+            texts,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            generator=noise,
+            output_type="latent",
+        ).images
+        pictures += to_pictures(policy.decode(latents))
+    return grid(pictures)
+
+
+def grid(pictures: list[Image.Image], columns: int = 8) -> Image.Image:
+    """Pictures of one size in rows of `columns`, on white, small ones enlarged to be seen."""
+    scale = max(1, 128 // pictures[0].width)
+    width, height = pictures[0].width * scale, pictures[0].height * scale
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (min(len(pictures), columns) * (width + 4), rows * (height + 4)), "white")
+    for index, picture in enumerate(pictures):
+        enlarged = picture.resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(enlarged, (index % columns * (width + 4), index // columns * (height + 4)))
+    return sheet
