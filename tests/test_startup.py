@@ -60,7 +60,7 @@ def test_help_loads_nothing_heavy_and_no_command_but_its_own(tmp_path: Path, wor
     modules = loaded(tmp_path, *words)
     assert not packages(modules) & HEAVY
     own = {f"vpctl.commands.{words[0].replace('-', '_')}"} if words[0] in COMMANDS else set()
-    assert {name for name in modules if name.startswith("vpctl.commands.")} == own
+    assert {".".join(name.split(".")[:3]) for name in modules if name.startswith("vpctl.commands.")} == own
     assert len(modules) < 380, "Rich, which draws the help, is most of them"
 
 

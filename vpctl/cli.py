@@ -28,9 +28,9 @@ from .options import Quiet, Traceback, option
 from .streams.places import own_stdout
 
 COMMANDS = ("polish", "generate", "annotate", "merge", "train-rm", "score", "tune-ppo", "tune-dpo", "eval")
-"""In the order of the pipeline; each is the file of its name in `commands/`."""
+"""In the order of the pipeline; each is the file, or the folder, of its name in `commands/`."""
 EVALUATIONS = ("accuracy", "compare", "agreement")
-"""Of eval, which has commands of its own."""
+"""Of eval, which has commands of its own; each is the file of its name in `commands/eval/`."""
 INTERRUPTED = 130
 _NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 
@@ -38,14 +38,15 @@ _NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 def load(name: str) -> Callable[..., None]:
     """The command of a name, or of eval's own, as ``eval compare``."""
     first, _, second = name.replace("-", "_").partition(" ")
-    module = importlib.import_module(f"vpctl.commands.{first}")
+    module = importlib.import_module(f"vpctl.commands.{first}{second and f'.{second}'}")
     command: Callable[..., None] = getattr(module, second or first)
     return command
 
 
 def about(name: str) -> str:
     """What a command does, in one line: the first of its file, which is not imported for it."""
-    file = Path(__file__).parent / "commands" / f"{name.replace('-', '_')}.py"
+    place = Path(__file__).parent / "commands" / name.replace("-", "_")
+    file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
     with file.open(encoding="utf-8") as lines:
         return lines.readline().strip().strip('"')
 

@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from PIL import Image as PIL
 
 from tests.conftest import Plugin, Run, lines, write_lines
-from vpctl.commands.eval import accuracy, agreement, compare, preferred
+from vpctl.commands.eval.accuracy import accuracy
+from vpctl.commands.eval.agreement import agreement
+from vpctl.commands.eval.compare import compare
 from vpctl.errors import UserError
 from vpctl.records import Report, check
 from vpctl.report.intervals import bootstrap
+from vpctl.report.statistics import preferred
 
 Record = dict[str, Any]
 RED = """

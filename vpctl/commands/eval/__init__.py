@@ -1,0 +1,1 @@
+"""Measure rewards, tuned models and annotators."""

@@ -1,0 +1,84 @@
+"""How often a reward prefers what was preferred."""
+
+from itertools import chain
+from typing import Annotated
+
+from ... import plugins, progress
+from ...errors import UserError
+from ...images.folders import Folders
+from ...options import STDIO, BatchSize, Device, Input, Roots, Whole, option, plugin
+from ...records import Pair, prompt_key
+from ...report.statistics import preferred, reported
+from ...streams.joins import Joined
+from ...streams.places import folder_of
+from ...streams.reading import located
+from ...streams.writing import Replacement
+from ._reports import FailUnder, Html, check_page, gate, publish, write_page
+
+
+def accuracy(
+    pairs: Input,
+    out: Whole = STDIO,
+    *,
+    reward: Annotated[
+        list[str] | None,
+        plugin("reward", "--reward", "-r", help="What to measure; repeatable.", show_default="shapes, the pixel judge"),
+    ] = None,
+    split: Annotated[
+        str,
+        option(
+            metavar="NAME", offered=("train", "test"), help="Only the pairs of this part of the data, such as test."
+        ),
+    ] = "",
+    fail_under: FailUnder = None,
+    html: Html = "",
+    root: Roots = None,
+    batch: BatchSize = 32,
+    device: Device = "auto",
+) -> None:
+    """How often a reward prefers what was preferred.
+
+    Every pair counts 1 if the chosen picture scores higher, 0.5 if both score the same, 0 if it scores lower. The
+    interval is a bootstrap over prompts, since the pairs of one prompt share their pictures.
+
+    Examples:
+
+        vpctl eval accuracy pairs.jsonl --reward vp:vp-score/ --split test
+            --fail-under 0.65
+    """
+    specs = [plugins.check("reward", spec) for spec in reward or ["shapes"]]
+    check_page(html, [pairs, out])
+    joined = Joined().pairs(located(pairs, Pair))
+    wanted = [pair for pair in joined if not split or pair.get("split") == split]
+    if not wanted:
+        raise UserError(f"{pairs}: there are no pairs" + (f" of split {split!r}" if split else ""))
+    sides = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in wanted)
+    prompts = chain.from_iterable((pair["prompt"],) * 2 for pair in wanted)
+    asked = dict.fromkeys(zip(prompts, sides, strict=True))
+    Folders([folder_of(pairs), *(root or [])]).check(path for _, path in asked)
+    with Replacement(out, [pairs]) as sink:
+        from ...images.pictures import Pictures
+        from ...models.scoring import scored
+
+        records = [{"prompt": prompt, "file_name": path} for prompt, path in asked]
+        rewards = {spec: plugins.load("reward", spec, device=device) for spec in dict.fromkeys(specs)}
+        pictures = Pictures([folder_of(pairs), *(root or [])])
+        results = scored(records, rewards, batch=batch, open_picture=pictures.open)
+        scores = {}
+        for record, by_reward, failure in progress.track(results, "pictures", total=len(records)):
+            if failure:
+                raise UserError(str(failure))
+            scores[record["prompt"], record["file_name"]] = by_reward
+        reports = []
+        for name in rewards:
+            values = [
+                preferred(
+                    scores[pair["prompt"], pair["chosen_file_name"]][name],
+                    scores[pair["prompt"], pair["rejected_file_name"]][name],
+                )
+                for pair in wanted
+            ]
+            reports.append(reported(values, [*map(prompt_key, wanted)], name=name, metric="accuracy"))
+        publish(reports, sink, title=f"Accuracy on {progress.plural(len(wanted), 'pair')}")
+    write_page(html, title="Accuracy of rewards", reports=reports)
+    gate(reports, fail_under)

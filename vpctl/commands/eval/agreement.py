@@ -1,0 +1,88 @@
+"""How often annotators agree on which of two pictures is better."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from itertools import chain, combinations
+from typing import Annotated
+
+from ...errors import UserError
+from ...judging.preferences import Said, Scale, latest
+from ...options import STDIO, MaxPictures, Whole, argument
+from ...records import Judgement, Report
+from ...report.statistics import preferred, reported
+from ...streams.joins import Joined, once
+from ...streams.reading import located
+from ...streams.writing import Replacement
+from ._reports import FailUnder, Html, check_page, gate, publish, write_page
+
+
+def agreement(
+    judgements: Annotated[
+        list[str], argument(metavar="FILE...", help="Judgements of at least two annotators, people among them or not.")
+    ],
+    out: Whole = STDIO,
+    *,
+    max_pictures: MaxPictures = 100,
+    fail_under: FailUnder = None,
+    html: Html = "",
+) -> None:
+    """How often annotators agree on which of two pictures is better.
+
+    Compares every two annotators on the pairs of pictures that both judged on the same aspect and that neither held
+    equal. The interval is a bootstrap over prompts. Single people agree with one another on 65 to 78 percent of pairs
+    in the public data sets, so that no more can be asked of a model.
+
+    Examples:
+
+        vpctl eval agreement judgements.jsonl human.jsonl
+    """
+    check_page(html, [*judgements, out])
+    once(judgements)
+    joined = Joined(max_pictures=max_pictures, parts=False)
+    records = joined.judgements(chain.from_iterable(located(source, Judgement) for source in judgements))
+    said: dict[str, dict[tuple[str, str], Said]] = defaultdict(lambda: defaultdict(Said))
+    for judgement in latest(records, Counter()):
+        if "refused" not in judgement and "failed" not in judgement:
+            place = said[judgement["annotator"]][judgement["prompt_id"], judgement["aspect"]]
+            place.add(judgement, Scale(0, 1))
+    if len(said) < 2:
+        raise UserError(f"agreement takes at least two annotators; there is {', '.join(said) or 'none'}")
+    reports = [
+        report
+        for one, other in combinations(said, 2)
+        for report in agreements(said[one], said[other], name=one, baseline=other)
+    ]
+    if not reports:
+        raise UserError("no two annotators judged the same two pictures on the same aspect")
+    with Replacement(out, judgements) as sink:
+        publish(reports, sink, title="Agreement on pairs")
+    write_page(html, title="Agreement of annotators", reports=reports)
+    gate(reports, fail_under)
+
+
+def agreements(
+    one: dict[tuple[str, str], Said],
+    other: dict[tuple[str, str], Said],
+    *,
+    name: str,
+    baseline: str,
+) -> Iterator[Report]:
+    """Agreement of two annotators on each aspect they share; `ties` counts the pairs that one of them held equal."""
+    found: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    ties: Counter[str] = Counter()
+    for prompt, aspect in one.keys() & other.keys():
+        mine, theirs = one[prompt, aspect], other[prompt, aspect]
+        for first, second in combinations(sorted(mine.pictures() & theirs.pictures()), 2):
+            margins = mine.difference(first, second), theirs.difference(first, second)
+            if None in margins:
+                continue
+            sides = [preferred(margin or 0.0, 0.0) for margin in margins]
+            if 0.5 in sides:
+                ties[aspect] += 1
+            else:
+                found[aspect].append((float(sides[0] == sides[1]), prompt))
+    for aspect in sorted(found):
+        values, clusters = zip(*found[aspect], strict=True)
+        yield reported(
+            values, clusters, name=name, baseline=baseline, metric="agreement", aspect=aspect, ties=ties[aspect]
+        )

@@ -1,0 +1,168 @@
+"""How often a tuned model's pictures beat another's on the same prompts."""
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Annotated
+
+import typer
+
+from ... import progress
+from ...errors import UserError
+from ...options import STDIO, Roots, Whole, argument, option
+from ...records import Image, Report
+from ...report.statistics import preferred, reported
+from ...streams.joins import Joined, once
+from ...streams.places import folder_of, short_labels
+from ...streams.reading import located, read
+from ...streams.writing import Replacement
+from ._reports import FailUnder, Html, check_page, gate, publish, write_page
+
+SOME_FAILED = 3
+
+
+def compare(
+    base: Annotated[str, argument(metavar="BASE", help="Scored pictures of the model compared with.")],
+    tuned: Annotated[list[str], argument(metavar="TUNED...", help="Scored pictures of tuned models, a file each.")],
+    out: Whole = STDIO,
+    *,
+    reward: Annotated[
+        list[str] | None,
+        option(
+            "--reward", "-r", metavar="NAME", help="Which scores decide; repeatable.", show_default="all they share"
+        ),
+    ] = None,
+    run: Annotated[
+        list[str] | None,
+        option(metavar="DIR", help="Show this training run's curves on the page of --html; repeatable."),
+    ] = None,
+    report: Annotated[
+        list[str] | None, option(metavar="FILE", help="Show these reports on the page of --html too; repeatable.")
+    ] = None,
+    fail_under: FailUnder = None,
+    html: Html = "",
+    root: Roots = None,
+) -> None:
+    """How often a tuned model's pictures beat another's on the same prompts.
+
+    Reads what score wrote. Of every prompt the pictures of one seed meet, and where the two have no seed in common,
+    the first meets the first, the second the second, and so on. Prompts are matched by their prompt_id, which polish
+    keeps: pictures of raw prompts meet those of polished ones. A win counts 1, a tie 0.5; the interval is a bootstrap
+    over prompts.
+
+    Examples:
+
+        vpctl eval compare base/scored.jsonl ppo/scored.jsonl dpo/scored.jsonl
+            --fail-under 0.5
+
+        vpctl eval compare base/scored.jsonl dpo/scored.jsonl --run dpo-lora/
+            --html report.html
+    """
+    for name, shown in (("--run", run), ("--report", report)):
+        if shown and not html:
+            raise UserError(f"{name} {shown[0]}: is shown on the page; say with --html where that goes")
+    check_page(html, [base, *tuned, *(report or []), out], runs=run or [])
+    once(tuned)
+    sides = {source: by_prompt(Joined(parts=False).images(located(source, Image))) for source in (base, *tuned)}
+    for source, images in sides.items():
+        if not images:
+            raise UserError(f"{source}: there are no pictures")
+    rewards = reward or shared_rewards(sides)
+    reports = []
+    for source in tuned:
+        if not sides[base].keys() & sides[source].keys():
+            raise UserError(f"{source}: none of its prompts is in {base}")
+        warn_of_the_rest(sides[base], sides[source], source, base)
+        for name in rewards:
+            reports.append(compared(sides[base], sides[source], name, source, base))
+    earlier = [one for source in report or [] for one in read(source, Report)]
+    with Replacement(out, [base, *tuned, *(report or [])]) as sink:
+        labels = short_labels({source: os.path.dirname(source) for source in sides})
+        publish(reports, sink, title=f"Against {labels[base]}", labels=labels)
+    missing = write_page(
+        html,
+        title="Tuned models compared",
+        reports=[*reports, *earlier],
+        rows=side_by_side(sides),
+        runs=run or [],
+        folders=[*map(folder_of, sides), *(root or [])],
+    )
+    gate(reports, fail_under)
+    if missing:
+        raise typer.Exit(SOME_FAILED)
+
+
+def by_prompt(images: Iterable[Image]) -> dict[str, list[Image]]:
+    """Pictures by prompt, in their order."""
+    prompts: dict[str, list[Image]] = defaultdict(list)
+    for image in images:
+        prompts[image["prompt_id"]].append(image)
+    return dict(prompts)
+
+
+def shared_rewards(sides: dict[str, dict[str, list[Image]]]) -> list[str]:
+    """The rewards every picture has a score of, in the order of the first."""
+    every = [image.get("scores", {}) for prompts in sides.values() for images in prompts.values() for image in images]
+    shared = [name for name in every[0] if all(name in scores for scores in every)]
+    if not shared:
+        raise UserError("the pictures share no score; run vpctl score with the same --reward on all of them first")
+    return shared
+
+
+def compared(
+    base: dict[str, list[Image]], tuned: dict[str, list[Image]], reward: str, source: str, against: str
+) -> Report:
+    """Win rate of `tuned` over `base` by one reward, with its wins, ties and losses, and the mean scores of both."""
+    values, clusters = [], []
+    totals: Counter[str] = Counter()
+    for prompt in (prompt for prompt in base if prompt in tuned):
+        for one, other in matched(tuned[prompt], base[prompt]):
+            new, old = _score(one, reward, source), _score(other, reward, against)
+            values.append(preferred(new, old))
+            clusters.append(prompt)
+            totals.update({"mean": new, "baseline_mean": old})
+    if not values:
+        raise UserError(f"{source}: none of its pictures has a counterpart in {against}")
+    outcomes = {"wins": values.count(1.0), "ties": values.count(0.5), "losses": values.count(0.0)}
+    means = {name: total / len(values) for name, total in totals.items()}
+    return reported(
+        values, clusters, name=source, baseline=against, metric="win_rate", reward=reward, **outcomes, **means
+    )
+
+
+def warn_of_the_rest(base: dict[str, list[Image]], tuned: dict[str, list[Image]], source: str, against: str) -> None:
+    """Warn of prompts that only one side has, and of pictures without a counterpart; they are left out."""
+    shared = base.keys() & tuned.keys()
+    if rest := len(base.keys() ^ tuned.keys()):
+        both = progress.plural(len(shared), "prompt")
+        progress.warn(f"{source}: {both} also in {against}; {rest} in one of the two files alone and left out")
+    pairs = sum(1 for prompt in shared for _ in matched(tuned[prompt], base[prompt]))
+    if alone := sum(len(base[prompt]) + len(tuned[prompt]) for prompt in shared) - 2 * pairs:
+        pictures = progress.plural(alone, "picture")
+        progress.warn(f"{source}: {pictures}, of these or of {against}, left out: no counterpart in the other file")
+
+
+def matched(ones: list[Image], others: list[Image]) -> Iterator[tuple[Image, Image]]:
+    """The pictures of a prompt that meet: those of one seed, or if no seed is on both sides, those of one place."""
+    by_seed = {other["seed"]: other for other in others}
+    seeds = {one["seed"] for one in ones}
+    if len(seeds) == len(ones) and len(by_seed) == len(others) and seeds & by_seed.keys():
+        return ((one, by_seed[one["seed"]]) for one in ones if one["seed"] in by_seed)
+    return zip(ones, others, strict=True) if len(ones) == len(others) else iter(())
+
+
+def _score(image: Image, reward: str, source: str) -> float:
+    scores = image.get("scores", {})
+    if reward not in scores:
+        has = ", ".join(scores) or "no score"
+        raise UserError(f"{source}: {image['image_id']} has no score of {reward!r}; it has {has}")
+    return scores[reward]
+
+
+def side_by_side(sides: dict[str, dict[str, list[Image]]]) -> Iterator[list[tuple[str, Image]]]:
+    """For each prompt that all have, the first picture of each, with its source."""
+    shared = set.intersection(*(set(prompts) for prompts in sides.values()))
+    first = next(iter(sides.values()))
+    for prompt in first:
+        if prompt in shared:
+            yield [(source, prompts[prompt][0]) for source, prompts in sides.items()]
