@@ -10,7 +10,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from vpctl.generators.shapes import load
-from vpctl.models.denoiser.sd import Policy
+from vpctl.models.denoiser.sd import StableDiffusion
 from vpctl.models.tensors import from_pictures
 from vpctl.shapes.grammar import describe, sample
 from vpctl.shapes.render import render
@@ -24,21 +24,21 @@ def packaged() -> StableDiffusionPipeline:
 
 
 @pytest.fixture
-def policy(packaged: StableDiffusionPipeline) -> Policy:
+def policy(packaged: StableDiffusionPipeline) -> StableDiffusion:
     """A fresh policy, whose LoRA changes nothing yet."""
     return new_policy(packaged)
 
 
-def new_policy(packaged: StableDiffusionPipeline, *, rank: int = 4, seed: int = 0) -> Policy:
-    return Policy(copy.deepcopy(packaged), rank=rank, source="shapes:small", seed=seed)
+def new_policy(packaged: StableDiffusionPipeline, *, rank: int = 4, seed: int = 0) -> StableDiffusion:
+    return StableDiffusion(copy.deepcopy(packaged), rank=rank, seed=seed)
 
 
-def disturb(policy: Policy, amount: float = 0.05) -> None:
+def disturb(policy: StableDiffusion, amount: float = 0.05) -> None:
     """Move every weight of the LoRA a little, so that it does something."""
-    chance = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in policy.trainable:
-            weight += amount * torch.randn(weight.shape, generator=chance)
+            weight.add_(amount * torch.randn(weight.shape, generator=generator))
 
 
 class Killed(Exception):

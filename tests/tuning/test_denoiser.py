@@ -1,6 +1,7 @@
 """A denoiser with a LoRA: predictions, guidance, embeddings, latents, and the LoRA put in and out."""
 
 import copy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,20 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from tests.hostile.folders import change
 from tests.tuning.conftest import disturb, new_policy
-from vpctl.models.denoiser.sd import Policy
+from vpctl.errors import UserError
+from vpctl.generators import shapes
+from vpctl.models import sources
+from vpctl.models.denoiser import open_denoiser
+from vpctl.models.denoiser.conditioning import Conditioning, Embeddings
+from vpctl.models.denoiser.latents import Posteriors
+from vpctl.models.denoiser.sd import StableDiffusion
 from vpctl.plugins import Settings
 from vpctl.tuning.preview import grid, preview
 
 
-def test_a_new_policy_is_its_reference_and_a_trained_one_is_not(policy: Policy) -> None:
+def test_a_new_policy_is_its_reference_and_a_trained_one_is_not(policy: StableDiffusion) -> None:
     latents, timesteps = torch.randn(2, 4, 8, 8), torch.tensor([400, 900])
     embedded = policy.embed(["a red circle", "two blue stars"])
 
@@ -32,7 +40,7 @@ def test_a_new_policy_is_its_reference_and_a_trained_one_is_not(policy: Policy) 
     assert not torch.allclose(moved, reference)
 
 
-def test_the_reference_is_left_even_through_an_error(policy: Policy) -> None:
+def test_the_reference_is_left_even_through_an_error(policy: StableDiffusion) -> None:
     disturb(policy)
     arguments = torch.randn(1, 4, 8, 8), torch.tensor([500]), policy.embed(["a red circle"])
     before = policy.predict(*arguments)
@@ -45,7 +53,7 @@ def test_the_reference_is_left_even_through_an_error(policy: Policy) -> None:
 
 def test_only_the_lora_is_trained_and_it_is_in_float32(packaged: StableDiffusionPipeline) -> None:
     half = copy.deepcopy(packaged).to(torch.bfloat16)
-    policy = Policy(half, rank=4, source="test", seed=0)
+    policy = StableDiffusion(half, rank=4, seed=0)
     assert {weight.dtype for weight in policy.trainable} == {torch.float32}
     names = {name for name, weight in policy.pipe.unet.named_parameters() if weight.requires_grad}
     assert names
@@ -62,7 +70,7 @@ def test_nothing_is_trained_through_float16(packaged: StableDiffusionPipeline) -
     assert any(weight.grad is not None and weight.grad.any() for weight in policy.trainable)
 
 
-def test_guidance_is_a_step_beyond_the_unguided_prediction(policy: Policy) -> None:
+def test_guidance_is_a_step_beyond_the_unguided_prediction(policy: StableDiffusion) -> None:
     latents, timesteps = torch.randn(2, 4, 8, 8), torch.tensor([300, 300])
     given, nothing = policy.embed(["a red circle", "two blue stars"]), policy.embed(["", ""])
     with torch.no_grad():
@@ -72,21 +80,22 @@ def test_guidance_is_a_step_beyond_the_unguided_prediction(policy: Policy) -> No
     torch.testing.assert_close(guided, without + 3 * (with_text - without), atol=1e-4, rtol=1e-4)
 
 
-def test_prompts_are_embedded_as_the_pipeline_embeds_them_whatever_they_come_with(policy: Policy) -> None:
+def test_prompts_are_embedded_as_the_pipeline_embeds_them_whatever_they_come_with(policy: StableDiffusion) -> None:
     theirs, _ = policy.pipe.encode_prompt(["a red circle"], policy.device, 1, do_classifier_free_guidance=False)
-    torch.testing.assert_close(policy.embed(["two blue stars", "a red circle", "a red circle"])[2:], theirs)
+    ours = policy.embed(["two blue stars", "a red circle", "a red circle"])[2:]
+    torch.testing.assert_close(ours.tensors, (theirs,))
 
 
-def test_decoding_undoes_encoding(policy: Policy, rendered: tuple[list[str], torch.Tensor]) -> None:
+def test_decoding_undoes_encoding(policy: StableDiffusion, rendered: tuple[list[str], torch.Tensor]) -> None:
     _, pixels = rendered
-    mean, deviation = policy.encode(pixels)
-    again = policy.decode(mean * policy.pipe.vae.config.scaling_factor)
+    posteriors = policy.encode(pixels)
+    again = policy.decode(posteriors.scale(posteriors.mean.float()))
     assert (again - pixels).abs().mean() < 0.02
-    assert (deviation > 0).all()
+    assert (posteriors.std > 0).all()
 
 
 def test_a_saved_lora_draws_the_same_pictures_in_diffusers_alone(
-    policy: Policy, packaged: StableDiffusionPipeline, tmp_path: Path
+    policy: StableDiffusion, packaged: StableDiffusionPipeline, tmp_path: Path
 ) -> None:
     disturb(policy)
     settings = Settings(guidance_scale=2.0, num_inference_steps=4)
@@ -129,3 +138,79 @@ def test_weights_of_another_lora_are_refused_and_change_nothing(packaged: Stable
         with pytest.raises(ValueError, match="another LoRA"):
             policy.set_lora(weights)
     assert all(torch.equal(weight, was) for weight, was in zip(policy.trainable, before, strict=True))
+
+
+@pytest.mark.parametrize("shapes_of_a_row", [[(7, 5)], [(7, 5), (3,)]], ids=["tokens", "tokens-and-pooled"])
+def test_conditioning_is_indexed_repeated_and_joined_by_prompt(shapes_of_a_row: list[tuple[int, ...]]) -> None:
+    rows = torch.arange(4.0)
+    conditioning = Conditioning(tuple(rows.view(4, *[1] * len(shape)).expand(4, *shape) for shape in shapes_of_a_row))
+    assert len(conditioning) == 4
+    doubled = conditioning[1:3].repeat(2)
+    joined = Conditioning.cat([doubled, conditioning[:1]])
+    for tensor, whole in zip(joined.tensors, conditioning.tensors, strict=True):
+        assert tensor.shape[1:] == whole.shape[1:]
+        assert tensor.flatten(1)[:, 0].tolist() == [1, 2, 1, 2, 0]
+
+
+def test_a_prompt_is_encoded_once_until_too_many_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[list[str]] = []
+
+    def encode(prompts: list[str]) -> Conditioning:
+        encoded.append(prompts)
+        return Conditioning((torch.tensor([[float(len(prompt))] for prompt in prompts]),))
+
+    monkeypatch.setattr("vpctl.models.denoiser.conditioning.REMEMBERED", 2)
+    embed = Embeddings(encode, torch.device("cpu"))
+    assert embed(["a", "bbb", "a"]).tensors[0].flatten().tolist() == [1, 3, 1]
+    assert embed(["cc", "bbb"]).tensors[0].flatten().tolist() == [2, 3]
+    embed(["bbb"])
+    embed(["a"])
+    assert encoded == [["a", "bbb"], ["cc"], ["a"]]
+
+
+def test_the_posterior_of_a_picture_is_drawn_from_and_scaled(policy: StableDiffusion) -> None:
+    posteriors = policy.encode(torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    assert posteriors.mean.dtype == posteriors.std.dtype == torch.float16
+    both = Posteriors.cat([posteriors, posteriors[torch.tensor([2, 0])]])
+    drawn = both.draw(torch.Generator().manual_seed(1))
+    noise = torch.randn(5, *policy.latent_shape, generator=torch.Generator().manual_seed(1))
+    mean, std = (part[[0, 1, 2, 2, 0]].float() for part in (posteriors.mean, posteriors.std))
+    assert torch.equal(drawn, (mean + std * noise) * policy.pipe.vae.config.scaling_factor)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_pictures_are_noised_and_the_target_is_what_the_model_predicts(
+    packaged: StableDiffusionPipeline, prediction: str
+) -> None:
+    pipe = copy.deepcopy(packaged)
+    pipe.scheduler.register_to_config(prediction_type=prediction)
+    policy = StableDiffusion(pipe, rank=1, seed=0)
+    clean, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    timesteps = torch.tensor([10, 900])
+    noisy, target = policy.noised(clean, noise, timesteps)
+    alpha = policy.scheduler.alphas_cumprod[timesteps].view(2, 1, 1, 1)
+    torch.testing.assert_close(noisy, alpha.sqrt() * clean + (1 - alpha).sqrt() * noise)
+    velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+    torch.testing.assert_close(target, noise if prediction == "epsilon" else velocity)
+
+
+def test_a_pipeline_that_cannot_be_tuned_is_refused_before_and_after_it_is_loaded(
+    packaged: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    said = r"^--model diffusion:\S+: a StableDiffusionXLPipeline; tuning is for Stable Diffusion 1 and 2"
+    folder = shutil.copytree(shapes.WEIGHTS / "small", tmp_path / "pipe")
+    sources.check_tunable(str(folder), option="--model diffusion:")
+    assert open_denoiser(copy.deepcopy(packaged), rank=1, source="x", seed=0).trainable
+    change(folder / "scheduler" / "scheduler_config.json", prediction_type="sample")
+    with pytest.raises(UserError, match="pipe: predicts sample; tuning is for models that predict epsilon or"):
+        sources.check_tunable(str(folder), option="--model diffusion:")
+    pipe = copy.deepcopy(packaged)
+    pipe.scheduler.register_to_config(prediction_type="sample")
+    with pytest.raises(UserError, match=r"^--model x: predicts sample; tuning is for models that predict epsilon or"):
+        open_denoiser(pipe, rank=1, source="x", seed=0)
+    change(folder / "model_index.json", _class_name="StableDiffusionXLPipeline")
+    with pytest.raises(UserError, match=said):
+        sources.check_tunable(str(folder), option="--model diffusion:")
+    other = type("StableDiffusionXLPipeline", (), {})()
+    with pytest.raises(UserError, match=said):
+        open_denoiser(other, rank=1, source="diffusion:x", seed=0)

@@ -1,6 +1,7 @@
 """Diffusion-DPO: its arithmetic by hand, and what must not change its result."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,16 +10,11 @@ from diffusers import StableDiffusionPipeline
 
 from tests.tuning.conftest import Killed, Mortal, disturb, new_policy
 from vpctl.configs import DPOConfig
-from vpctl.models.denoiser.sd import Policy
-from vpctl.tuning.dpo import Latents, Preference, dpo_loss, draw, four_errors, train
+from vpctl.models.denoiser.sd import StableDiffusion
+from vpctl.tuning.dpo import Preference, dpo_loss, four_errors, noised_pairs, train
 from vpctl.tuning.run import Run
 
 Rendered = tuple[list[str], torch.Tensor]
-
-
-def latents_of(policy: Policy, rendered: Rendered) -> Latents:
-    mean, deviation = policy.encode(rendered[1])
-    return Latents(mean.half(), deviation.half())
 
 
 def true_pairs(rendered: Rendered) -> list[Preference]:
@@ -28,14 +24,14 @@ def true_pairs(rendered: Rendered) -> list[Preference]:
 
 
 def run_dpo(
-    policy: Policy, rendered: Rendered, folder: Path, pairs: list[Preference] | None = None, **config: object
+    policy: StableDiffusion, rendered: Rendered, folder: Path, pairs: list[Preference] | None = None, **config: object
 ) -> None:
     settings = DPOConfig(**{"steps": 4, "batch": 4, "accumulate": 2, "warmup": 0, "preview_every": 0, **config})  # type: ignore[arg-type]
     asked = {"steps": settings.steps}
     with Run(str(folder), asked) as run:
         train(
             policy,
-            latents_of(policy, rendered),
+            policy.encode(rendered[1]),
             pairs or true_pairs(rendered),
             settings,
             run,
@@ -67,12 +63,14 @@ def test_the_loss_is_a_mean_of_logarithms_not_the_logarithm_of_a_mean() -> None:
     assert float(loss) > math.log(2)
 
 
-def test_both_pictures_of_a_pair_share_noise_timestep_and_dropped_prompt(policy: Policy, rendered: Rendered) -> None:
+def test_both_pictures_of_a_pair_share_noise_timestep_and_dropped_prompt(
+    policy: StableDiffusion, rendered: Rendered
+) -> None:
     same = [Preference(index, index, prompt) for index, prompt in enumerate(rendered[0])]
-    latents = latents_of(policy, rendered)
-    exact = Latents(latents.mean, torch.zeros_like(latents.deviation))
+    posteriors = policy.encode(rendered[1])
+    exact = replace(posteriors, std=torch.zeros_like(posteriors.std))
     disturb(policy)
-    asked = draw(policy, exact, same, 0.5, torch.Generator().manual_seed(0))
+    asked = noised_pairs(policy, exact, same, 0.5, torch.Generator().manual_seed(0))
     assert "" in asked.prompts
     assert set(asked.prompts) != {""}
     chosen, rejected, ref_chosen, ref_rejected = four_errors(policy, asked)
@@ -81,13 +79,15 @@ def test_both_pictures_of_a_pair_share_noise_timestep_and_dropped_prompt(policy:
     assert not torch.allclose(chosen, ref_chosen)
 
 
-def test_errors_are_squared_and_a_mean_over_the_latent(policy: Policy, rendered: Rendered) -> None:
-    asked = draw(policy, latents_of(policy, rendered), true_pairs(rendered)[:2], 0.0, torch.Generator().manual_seed(0))
+def test_errors_are_squared_and_a_mean_over_the_latent(policy: StableDiffusion, rendered: Rendered) -> None:
+    asked = noised_pairs(
+        policy, policy.encode(rendered[1]), true_pairs(rendered)[:2], 0.0, torch.Generator().manual_seed(0)
+    )
     chosen, *_ = four_errors(policy, asked)
     alpha = policy.scheduler.alphas_cumprod[asked.timesteps].view(2, 1, 1, 1)
     noisy = alpha.sqrt() * asked.chosen + (1 - alpha).sqrt() * asked.noise
     with torch.no_grad():
-        predicted = policy.pipe.unet(noisy, asked.timesteps, policy.embed(asked.prompts)).sample
+        predicted = policy.pipe.unet(noisy, asked.timesteps, *policy.embed(asked.prompts).tensors).sample
     torch.testing.assert_close(chosen, ((predicted - asked.noise) ** 2).mean((1, 2, 3)), atol=1e-5, rtol=1e-4)
 
 
@@ -115,7 +115,7 @@ def test_it_learns_what_is_preferred_and_not_what_is_not(
         run_dpo(
             policy, rendered, tmp_path / name, shown, steps=12, batch=12, accumulate=1, learning_rate=1e-3, beta=500.0
         )
-        asked = draw(policy, latents_of(policy, rendered), pairs * 4, 0.0, torch.Generator().manual_seed(77))
+        asked = noised_pairs(policy, policy.encode(rendered[1]), pairs * 4, 0.0, torch.Generator().manual_seed(77))
         with torch.no_grad():
             learnt[name] = float(dpo_loss(*four_errors(policy, asked), beta=500).logits.mean())
     assert learnt["true"] > 0.05
@@ -129,7 +129,7 @@ def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(
     run_dpo(whole, rendered, tmp_path / "whole", steps=6, save_every=2)
 
     config = DPOConfig(steps=6, batch=4, accumulate=2, warmup=0, preview_every=0, save_every=2)
-    arguments = latents_of(first, rendered), true_pairs(rendered), config
+    arguments = first.encode(rendered[1]), true_pairs(rendered), config
     with pytest.raises(Killed), Mortal(tmp_path / "cut", {"steps": 6}, last=5) as run:
         train(first, *arguments, run, seed=0, preview=lambda _: None)
     again = new_policy(packaged, seed=5)

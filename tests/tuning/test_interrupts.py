@@ -119,9 +119,9 @@ def steps_of(workplace: Path, name: str) -> int:
 
 
 MOMENTS = {
-    "train-rm": ["reward:descend", "run:Run.log", "run:Run.finished", "run:Run.due"],
-    "tune-dpo": ["dpo:descend", "dpo:draw", "run:Run.log", "run:Run.finished", "run:Run.due"],
-    "tune-ppo": ["ppo:roll_out", "ppo:update", "ppo:descend", "run:Run.log", "run:Run.finished", "run:Run.due"],
+    "train-rm": ["reward:optimizer_step", "run:Run.log", "run:Run.finished", "run:Run.due"],
+    "tune-dpo": ["dpo:optimizer_step", "dpo:noised_pairs", "run:Run.log", "run:Run.finished", "run:Run.due"],
+    "tune-ppo": ["ppo:roll_out", "ppo:update", "ppo:optimizer_step", "run:Run.log", "run:Run.finished", "run:Run.due"],
 }
 """Functions of a training that are called once a step, or a few times, where it is interrupted."""
 

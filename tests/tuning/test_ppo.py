@@ -14,10 +14,11 @@ from torch.distributions import Normal, kl_divergence
 from tests.tuning.conftest import Killed, Mortal, disturb, new_policy
 from vpctl.configs import PPOConfig
 from vpctl.errors import UserError
-from vpctl.models.denoiser.sd import Policy
-from vpctl.tuning.ppo import advantages_within, ppo_loss, spans, train, trained_steps, update
+from vpctl.models.denoiser.schedule import noise_schedule
+from vpctl.models.denoiser.sd import StableDiffusion
+from vpctl.tuning.ppo import group_advantages, ppo_loss, spans, train, trained_steps, update
 from vpctl.tuning.rollout import Rollout, roll_out
-from vpctl.tuning.sampler import coefficients, log_probability, step_mean
+from vpctl.tuning.sampler import DDIM, open_sampler
 
 PROMPTS = ["a red circle", "two blue stars", "a green cross left of a red star", "three orange squares"]
 CPU = torch.device("cpu")
@@ -27,12 +28,12 @@ def brightness(pixels: torch.Tensor, prompts: list[str]) -> torch.Tensor:
     return pixels.mean((1, 2, 3))
 
 
-def rolled_out(policy: Policy, *, batch: int = 4, guidance: float = 1.0, updates: int = 1) -> Rollout:
+def rolled_out(policy: StableDiffusion, *, batch: int = 4, guidance: float = 1.0, updates: int = 1) -> Rollout:
     prompts = [prompt for prompt in PROMPTS for _ in range(2)]
-    table = coefficients(policy.scheduler, 5, 1.0, CPU)
+    sampler = open_sampler(policy, 5, 1.0)
     batches = [one for part in spans(len(prompts), updates, batch) for one in part]
-    chance = torch.Generator().manual_seed(0)
-    return roll_out(policy, prompts, brightness, table, batches, guidance=guidance, chance=chance)
+    generator = torch.Generator().manual_seed(0)
+    return roll_out(policy, prompts, brightness, sampler, batches, guidance=guidance, generator=generator)
 
 
 def test_the_loss_by_hand() -> None:
@@ -58,21 +59,21 @@ def test_advantages_by_hand() -> None:
     rewards = torch.tensor([1.0, 3.0, 10.0, 10.0])
     # The prompts' means are 2 and 10; the squares of what is left are 1, 1, 0, 0.
     expected = [-1 / math.sqrt(0.5), 1 / math.sqrt(0.5), 0.0, 0.0]
-    assert advantages_within(rewards, 2, 5).tolist() == pytest.approx(expected, abs=1e-5)
-    assert advantages_within(rewards, 2, 1).tolist() == pytest.approx([-1, 1, 0, 0], abs=1e-5)
+    assert group_advantages(rewards, 2, 5).tolist() == pytest.approx(expected, abs=1e-5)
+    assert group_advantages(rewards, 2, 1).tolist() == pytest.approx([-1, 1, 0, 0], abs=1e-5)
 
 
 @given(st.lists(st.floats(-50, 50), min_size=4, max_size=24).filter(lambda values: len(values) % 4 == 0))
 def test_advantages_are_blind_to_what_a_prompt_is_worth(values: list[float]) -> None:
     rewards = torch.tensor(values)
     shifts = torch.arange(len(values) // 4).repeat_interleave(4) * 7.0
-    advantages = advantages_within(rewards, 4, 5)
-    torch.testing.assert_close(advantages_within(rewards + shifts, 4, 5), advantages, atol=1e-2, rtol=1e-2)
+    advantages = group_advantages(rewards, 4, 5)
+    torch.testing.assert_close(group_advantages(rewards + shifts, 4, 5), advantages, atol=1e-2, rtol=1e-2)
     assert advantages.abs().max() <= 5
 
 
 def test_rewards_that_are_all_the_same_teach_nothing() -> None:
-    assert advantages_within(torch.full((8,), 3.7), 4, 5).tolist() == [0.0] * 8
+    assert group_advantages(torch.full((8,), 3.7), 4, 5).tolist() == [0.0] * 8
 
 
 @given(st.integers(1, 70), st.integers(1, 9), st.integers(1, 16))
@@ -89,57 +90,57 @@ def test_spans_cover_every_picture_once_and_steps_do_not_depend_on_the_batch(
 
 def test_the_last_steps_are_left_out() -> None:
     config = PPOConfig(timestep_fraction=0.5, skip_last=2)
-    table = coefficients(DDIMScheduler(clip_sample=False), 10, 1.0, CPU)
-    seen = {step for seed in range(40) for step in trained_steps(table, config, torch.Generator().manual_seed(seed))}
+    sampler = DDIM(noise_schedule(DDIMScheduler(clip_sample=False), 10), 1.0, CPU)
+    seen = {step for seed in range(40) for step in trained_steps(sampler, config, torch.Generator().manual_seed(seed))}
     assert seen == set(range(8))
-    assert len(trained_steps(table, config, torch.Generator())) == 4
+    assert len(trained_steps(sampler, config, torch.Generator())) == 4
 
 
 def test_a_last_step_without_noise_is_not_trained_on() -> None:
-    table = coefficients(DDIMScheduler(clip_sample=False, set_alpha_to_one=True), 10, 1.0, CPU)
-    every = trained_steps(table, PPOConfig(timestep_fraction=1.0, skip_last=0), torch.Generator())
+    sampler = DDIM(noise_schedule(DDIMScheduler(clip_sample=False, set_alpha_to_one=True), 10), 1.0, CPU)
+    every = trained_steps(sampler, PPOConfig(timestep_fraction=1.0, skip_last=0), torch.Generator())
     assert sorted(every) == list(range(9))
-    assert (table.deviation[every] > 0).all()
+    assert (sampler.std[every] > 0).all()
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_the_ratio_is_exactly_one_before_the_first_update(policy: Policy, guidance: float) -> None:
+def test_the_ratio_is_exactly_one_before_the_first_update(policy: StableDiffusion, guidance: float) -> None:
     disturb(policy)
     rollout = rolled_out(policy, guidance=guidance)
-    table = coefficients(policy.scheduler, 5, 1.0, CPU)
+    sampler = open_sampler(policy, 5, 1.0)
     for start, stop in ((0, 4), (4, 8)):
         for step in range(5):
             index = torch.full((stop - start,), step)
             embedded = policy.embed(rollout.prompts[start:stop])
             with torch.no_grad():
                 predicted = policy.predict(
-                    rollout.latents[start:stop, step], table.timesteps[index], embedded, guidance
+                    rollout.latents[start:stop, step], sampler.timesteps[index], embedded, guidance
                 )
-            mean = step_mean(predicted, rollout.latents[start:stop, step], table, index, "epsilon")
-            new = log_probability(rollout.latents[start:stop, step + 1], mean, table.deviation[index])
-            assert torch.equal((new - rollout.log_probabilities[start:stop, step]).exp(), torch.ones(stop - start))
+            mean = sampler.mean(predicted, rollout.latents[start:stop, step], index)
+            new = sampler.log_prob(rollout.latents[start:stop, step + 1], mean, index)
+            assert torch.equal((new - rollout.log_probs[start:stop, step]).exp(), torch.ones(stop - start))
 
 
-def test_pictures_do_not_depend_on_the_batch_they_are_drawn_in(policy: Policy) -> None:
+def test_pictures_do_not_depend_on_the_batch_they_are_drawn_in(policy: StableDiffusion) -> None:
     together, singly = rolled_out(policy, batch=8), rolled_out(policy, batch=1)
     torch.testing.assert_close(together.latents, singly.latents, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(together.rewards, singly.rewards, atol=1e-4, rtol=1e-4)
 
 
-def test_a_rollout_starts_from_noise_and_its_pictures_differ(policy: Policy) -> None:
+def test_a_rollout_starts_from_noise_and_its_pictures_differ(policy: StableDiffusion) -> None:
     rollout = rolled_out(policy)
     noise = rollout.latents[:, 0]
     assert float(noise.std()) == pytest.approx(1, abs=0.1)
     assert not torch.allclose(noise[0], noise[1])
-    assert torch.isfinite(rollout.log_probabilities).all()
+    assert torch.isfinite(rollout.log_probs).all()
 
 
-def gradients(policy: Policy, batch: int, kl: float = 0.0) -> tuple[list[torch.Tensor], dict[str, float]]:
+def gradients(policy: StableDiffusion, batch: int, kl: float = 0.0) -> tuple[list[torch.Tensor], dict[str, float]]:
     rollout = rolled_out(policy, batch=batch)
-    advantages = advantages_within(rollout.rewards, 2, 5)
-    table = coefficients(policy.scheduler, 5, 1.0, CPU)
+    advantages = group_advantages(rollout.rewards, 2, 5)
+    sampler = open_sampler(policy, 5, 1.0)
     [part] = spans(8, 1, batch)
-    numbers = update(policy, rollout, advantages, table, part, [0, 2], guidance=1.0, clip=1e-4, kl=kl)
+    numbers = update(policy, rollout, advantages, sampler, part, [0, 2], guidance=1.0, clip=1e-4, kl=kl)
     return [weight.grad.clone() for weight in policy.trainable if weight.grad is not None], numbers
 
 
@@ -158,25 +159,21 @@ def test_the_divergence_from_the_untuned_model_is_that_of_two_normals(packaged: 
     disturb(policy)
     numbers = gradients(policy, 8, kl=0.1)[1]
     rollout = rolled_out(policy, batch=8)
-    table = coefficients(policy.scheduler, 5, 1.0, CPU)
+    sampler = open_sampler(policy, 5, 1.0)
     expected = []
     for step in (0, 2):
         index = torch.full((8,), step)
         latents, embedded = rollout.latents[:, step], policy.embed(rollout.prompts)
         with torch.no_grad():
-            ours = step_mean(
-                policy.predict(latents, table.timesteps[index], embedded), latents, table, index, "epsilon"
-            )
+            ours = sampler.mean(policy.predict(latents, sampler.timesteps[index], embedded), latents, index)
         with policy.reference():
-            theirs = step_mean(
-                policy.predict(latents, table.timesteps[index], embedded), latents, table, index, "epsilon"
-            )
-        deviation = table.deviation[step]
-        expected.append(kl_divergence(Normal(ours, deviation), Normal(theirs, deviation)).mean())
+            theirs = sampler.mean(policy.predict(latents, sampler.timesteps[index], embedded), latents, index)
+        std = sampler.std[step]
+        expected.append(kl_divergence(Normal(ours, std), Normal(theirs, std)).mean())
     assert numbers["kl"] == pytest.approx(float(torch.stack(expected).mean()), rel=1e-3)
 
 
-def run_ppo(policy: Policy, folder: Path, last: int = 0, **config: object) -> None:
+def run_ppo(policy: StableDiffusion, folder: Path, last: int = 0, **config: object) -> None:
     settings = PPOConfig(
         **{  # type: ignore[arg-type]
             "epochs": 4,

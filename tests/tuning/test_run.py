@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vpctl.errors import Interrupted, OutputLocked, UserError
 from vpctl.tuning.folder import check
-from vpctl.tuning.run import Run, descend, random_state, restore_random_state
+from vpctl.tuning.run import Run, optimizer_step, random_state, restore_random_state
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
@@ -101,7 +101,7 @@ def test_a_gradient_that_is_no_number_moves_nothing() -> None:
     optimizer = torch.optim.SGD([weight], lr=1.0)
     (weight * torch.tensor([1.0, float("nan")])).sum().backward()
     with pytest.raises(UserError, match="step 7: training has diverged"):
-        descend(optimizer, [weight], where="step 7")
+        optimizer_step(optimizer, [weight], where="step 7")
     assert weight.tolist() == [1.0, 1.0]
 
 

@@ -1,11 +1,12 @@
-"""DDIM as the tuning commands take it: steps are the scheduler's own, densities are normal."""
+"""DDIM as the tuning commands take it: steps are the scheduler's own, log-probabilities those of a normal."""
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
 from torch.distributions import Normal
 
-from vpctl.tuning.sampler import coefficients, log_probability, step_mean
+from vpctl.models.denoiser.schedule import noise_schedule
+from vpctl.tuning.sampler import DDIM
 
 CPU = torch.device("cpu")
 
@@ -29,27 +30,28 @@ def test_a_step_is_the_schedulers_own(
         steps_offset=offset,
         set_alpha_to_one=to_one,
     )
-    table = coefficients(scheduler, steps, eta, CPU)
-    chance = torch.Generator().manual_seed(steps)
-    latents, predicted, noise = (torch.randn(3, 4, 8, 8, generator=chance) for _ in range(3))
+    sampler = DDIM(noise_schedule(scheduler, steps), eta, CPU)
+    generator = torch.Generator().manual_seed(steps)
+    latents, predicted, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(3))
     for index, timestep in enumerate(scheduler.timesteps):
         theirs = scheduler.step(predicted, timestep, latents, eta=eta, variance_noise=noise).prev_sample
         where = torch.full((3,), index)
-        ours = step_mean(predicted, latents, table, where, prediction) + table.deviation[index] * noise
+        ours = sampler.mean(predicted, latents, where) + sampler.std[index] * noise
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_samples_may_each_be_at_a_step_of_their_own() -> None:
-    table = coefficients(DDIMScheduler(clip_sample=False), 10, 1.0, CPU)
+    sampler = DDIM(noise_schedule(DDIMScheduler(clip_sample=False), 10), 1.0, CPU)
     latents, predicted = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
-    mixed = step_mean(predicted, latents, table, torch.tensor([1, 7]), "epsilon")
+    mixed = sampler.mean(predicted, latents, torch.tensor([1, 7]))
     for row, step in enumerate((1, 7)):
-        alone = step_mean(predicted[row : row + 1], latents[row : row + 1], table, torch.tensor([step]), "epsilon")
+        alone = sampler.mean(predicted[row : row + 1], latents[row : row + 1], torch.tensor([step]))
         torch.testing.assert_close(mixed[row : row + 1], alone)
 
 
-def test_log_probability_is_the_mean_normal_log_density() -> None:
+def test_log_prob_is_the_mean_normal_log_density() -> None:
+    sampler = DDIM(noise_schedule(DDIMScheduler(clip_sample=False), 10), 1.0, CPU)
     after, mean = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
-    deviation = torch.tensor([0.02, 0.5, 1.7])
-    expected = Normal(mean, deviation.view(3, 1, 1, 1)).log_prob(after).mean((1, 2, 3))
-    torch.testing.assert_close(log_probability(after, mean, deviation), expected)
+    steps = torch.tensor([8, 5, 0])
+    expected = Normal(mean, sampler.std[steps].view(3, 1, 1, 1)).log_prob(after).mean((1, 2, 3))
+    torch.testing.assert_close(sampler.log_prob(after, mean, steps), expected)

@@ -352,4 +352,4 @@ def open_judge(source: str, device: str) -> Judge:
         raise UserError(f"{where}: has no image processor beside its tokenizer; copy the whole model folder")
     if not processor.chat_template:
         raise UserError(f"{where}: has no chat template; name a model that was trained to follow instructions")
-    return Judge(source, folder.name, devices.pick(device), config, processor)
+    return Judge(source, folder.name, devices.resolve_device(device), config, processor)

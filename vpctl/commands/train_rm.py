@@ -142,13 +142,13 @@ def train_rm(
     }
     check(out, {**asked, **data})
     from ..images.pictures import Pictures
-    from ..models.devices import pick
+    from ..models.devices import resolve_device
     from ..models.reward import open_backbone
     from ..report.intervals import bootstrap
     from ..tuning import reward as training
     from ..tuning.run import Run
 
-    place = pick(device)
+    place = resolve_device(device)
     with Run(out, {**asked, **data}) as run:
         if run.ended:
             progress.note(f"{out} holds this very run, ended; nothing to do")
@@ -174,7 +174,7 @@ def train_rm(
         said = card(asked, split, accuracy, model.backbone.config.model_type)
         with run.results() as folder:
             model.save(folder)
-            write_scale(folder, trained.mean, trained.deviation)
+            write_scale(folder, trained.mean, trained.std)
             (folder / "README.md").write_text(said, encoding="utf-8")
     if accuracy:
         progress.note(
@@ -205,10 +205,10 @@ def _pair_id(pair: Pair) -> list[str]:
     return [pair["prompt"], pair["chosen_file_name"], pair["rejected_file_name"]]
 
 
-def write_scale(folder: Path, mean: float, deviation: float) -> None:
-    """Put down the usual rewards, so that those in use have mean 0 and deviation 1 on the training pictures."""
+def write_scale(folder: Path, mean: float, std: float) -> None:
+    """Put down the usual rewards, so that those in use have mean 0 and std 1 on the training pictures."""
     (folder / "reward.json").write_bytes(
-        orjson.dumps({"mean": mean, "std": deviation or 1.0}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        orjson.dumps({"mean": mean, "std": std or 1.0}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     )
 
 

@@ -17,8 +17,9 @@ from ..tuning.folder import check
 
 if TYPE_CHECKING:
     from ..images.pictures import Pictures
-    from ..models.denoiser.sd import Policy
-    from ..tuning.dpo import Latents, Preference
+    from ..models.denoiser import Denoiser
+    from ..models.denoiser.latents import Posteriors
+    from ..tuning.dpo import Preference
 
 PREVIEWS = 16
 """Pictures in a preview grid."""
@@ -73,7 +74,7 @@ def tune_dpo(
     check(out, asked)
     generator = plugins.tunable(spec, device=device)
     from ..images.pictures import Pictures
-    from ..models.denoiser.sd import Policy
+    from ..models.denoiser import open_denoiser
     from ..tuning import dpo
     from ..tuning.preview import preview
     from ..tuning.run import Run
@@ -82,8 +83,8 @@ def tune_dpo(
         if run.ended:
             progress.note(f"{out} holds this very run, ended; nothing to do")
             return
-        policy = Policy(plugins.pipeline(generator, spec), rank=config.rank, source=spec, seed=seed)
-        latents, preferences = encoded(wanted, policy, Pictures([folder_of(pairs), *(root or [])]))
+        policy = open_denoiser(plugins.pipeline(generator, spec), rank=config.rank, source=spec, seed=seed)
+        posteriors, preferences = encoded(wanted, policy, Pictures([folder_of(pairs), *(root or [])]))
         shown = list(islice(dict.fromkeys(pair["prompt"] for pair in wanted), PREVIEWS))
         progress.note(
             f"{progress.plural(len(preferences), 'pair')}, {progress.plural(config.steps, 'step')} of {config.batch} × "
@@ -91,7 +92,7 @@ def tune_dpo(
         )
         dpo.train(
             policy,
-            latents,
+            posteriors,
             preferences,
             config,
             run,
@@ -103,11 +104,15 @@ def tune_dpo(
     progress.note(f"the LoRA is in {out}; draw with it as generate --adapter {out}")
 
 
-def encoded(pairs: list[Pair], policy: "Policy", pictures: "Pictures") -> "tuple[Latents, list[Preference]]":
-    """Every picture's latents, once, and the pairs as numbers of pictures. Raises `UserError` for a bad picture."""
+def encoded(pairs: list[Pair], policy: "Denoiser", pictures: "Pictures") -> "tuple[Posteriors, list[Preference]]":
+    """The posterior of every picture, encoded once, and the pairs as indices of them.
+
+    Raises `UserError` for a picture that cannot be opened.
+    """
     import torch
 
-    from ..tuning.dpo import Latents, Preference
+    from ..models.denoiser.latents import Posteriors
+    from ..tuning.dpo import Preference
 
     numbers: dict[str, int] = {}
     preferences = [
@@ -118,14 +123,11 @@ def encoded(pairs: list[Pair], policy: "Policy", pictures: "Pictures") -> "tuple
         )
         for pair in pairs
     ]
-    means, deviations = [], []
+    parts = []
     paths = iter(progress.track(numbers, "pictures encoded", total=len(numbers)))
     while chunk := list(islice(paths, 16)):
         try:
-            pixels = torch.cat([policy.fitted([pictures.open(path)]) for path in chunk])
+            parts.append(policy.encode(torch.cat([policy.fitted([pictures.open(path)]) for path in chunk])))
         except RecordFailed as failure:
             raise UserError(str(failure)) from None
-        mean, deviation = policy.encode(pixels)
-        means.append(mean.half().cpu())
-        deviations.append(deviation.half().cpu())
-    return Latents(torch.cat(means), torch.cat(deviations)), preferences
+    return Posteriors.cat(parts), preferences

@@ -95,7 +95,7 @@ def tune_ppo(
     steps = config.steps or own.num_inference_steps
     check_steps(config, steps)
     guidance = own.guidance_scale if config.guidance is None else config.guidance
-    from ..models.denoiser.sd import Policy
+    from ..models.denoiser import open_denoiser
     from ..tuning import ppo
     from ..tuning.preview import preview
     from ..tuning.run import Run
@@ -105,7 +105,8 @@ def tune_ppo(
             progress.note(f"{out} holds this very run, ended; nothing to do")
             return
         summed = summed_reward({name: plugins.load("reward", name, device=device) for name in weights}, weights)
-        policy = Policy(plugins.pipeline(generator, spec), rank=config.rank, source=spec, seed=seed, exact=True)
+        pipe = plugins.pipeline(generator, spec)
+        policy = open_denoiser(pipe, rank=config.rank, source=spec, seed=seed, exact=True)
         shown = texts[:PREVIEWS]
         count = min(config.prompts_per_epoch, len(texts)) * config.images
         rounds, updates = progress.plural(config.epochs, "round"), progress.plural(config.updates, "update")

@@ -28,7 +28,7 @@ class Diffusion:
         self.source = source
         self._option = option
         index = sources.check("pipeline", source, option=option).read("model_index.json")
-        self._device = devices.pick(device)
+        self._device = devices.resolve_device(device)
         self._adapter = ""
         self._cut: set[str] = set()
         pipeline = getattr(diffusers, index["_class_name"], None)

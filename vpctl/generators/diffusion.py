@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 ARGUMENTS = "DIR"
 OPTION = "--model diffusion:"
-TUNED = "StableDiffusionPipeline"
-"""The class of the pipelines that can be tuned."""
 
 
 def check(
@@ -29,15 +27,13 @@ def check(
 ) -> None:
     """Raise `UserError` if `argument` is no pipeline, does not draw pictures of this size, or does not fit the LoRA.
 
-    With `tuned`, also if it is a pipeline that the tune commands do not know.
+    With `tuned`, also if it is a pipeline that cannot be tuned.
     """
     if not argument:
         raise UserError(f"{OPTION} name a model, as in diffusion:FOLDER or diffusion:HUB-ID")
     sources.check_pipeline(argument, option=OPTION, adapter=adapter, size=(width, height))
     if tuned:
-        kind = sources.check("pipeline", argument, option=OPTION).read("model_index.json")["_class_name"]
-        if kind != TUNED:
-            raise UserError(f"{OPTION}{argument}: a {kind}; tuning is for Stable Diffusion 1 and 2 and their kin")
+        sources.check_tunable(argument, option=OPTION)
 
 
 def load(argument: str, *, device: str = "auto") -> "Diffusion":

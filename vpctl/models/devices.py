@@ -5,7 +5,7 @@ import torch
 from ..errors import UserError
 
 
-def pick(device: str) -> torch.device:
+def resolve_device(device: str) -> torch.device:
     """The device of a name; ``auto`` is the first GPU, else the CPU. Raises `UserError` for one that is not there."""
     if device == "auto":
         if torch.cuda.is_available():

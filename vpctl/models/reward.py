@@ -76,13 +76,13 @@ class RewardModel(nn.Module):
 
 
 class Score:
-    """A reward model in use: rewards less `mean`, over `deviation`."""
+    """A reward model in use: rewards less `mean`, over `std`."""
 
     differentiable = True
 
-    def __init__(self, model: RewardModel, device: torch.device, mean: float, deviation: float) -> None:
+    def __init__(self, model: RewardModel, device: torch.device, mean: float, std: float) -> None:
         self.model = model.eval().requires_grad_(False).to(device)
-        self._device, self._mean, self._deviation = device, mean, deviation
+        self._device, self._mean, self._std = device, mean, std
 
     def __call__(self, images: list[Image.Image] | Tensor, prompts: list[str]) -> Tensor:
         """Rewards (B,). Gradients flow to `images` where they are a tensor that wants them."""
@@ -90,7 +90,7 @@ class Score:
             tokens = {name: value.to(self._device) for name, value in self.model.tokens(prompts).items()}
             pixels = self.model.pixels(images.to(self._device) if isinstance(images, Tensor) else images)
             rewards: Tensor = self.model(pixels.to(self._device), **tokens)
-            return (rewards - self._mean) / self._deviation
+            return (rewards - self._mean) / self._std
 
 
 def _matching_margin(model: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:

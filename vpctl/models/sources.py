@@ -14,6 +14,7 @@ from typing import Any
 
 from .. import progress
 from ..errors import UserError
+from . import denoiser
 from .folder import REWARD_KINDS, USES, Folder, Unfit, check_fit, check_lora, side
 
 _PATIENCE = 5.0
@@ -55,6 +56,13 @@ def check_pipeline(source: str, *, option: str, adapter: str, size: tuple[int | 
             )
     if adapter:
         check_adapter(adapter, folder)
+
+
+def check_tunable(source: str, *, option: str) -> None:
+    """Raise `UserError` if the pipeline `source` cannot be tuned."""
+    folder = check("pipeline", source, option=option)
+    with _inspecting(f"{option}{source}"):
+        denoiser.check_tunable(folder, where=f"{option}{source}")
 
 
 def check_adapter(adapter: str, pipeline: Folder) -> None:

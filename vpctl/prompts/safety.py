@@ -24,7 +24,7 @@ class UnsafeModel:
     """Scores prompts, from 0 for harmless to 1."""
 
     def __init__(self, source: str, *, device: str) -> None:
-        self._device = devices.pick(device)
+        self._device = devices.resolve_device(device)
         self._where = where = f"{OPTION}{source}"
         folder = sources.fetch("unsafe", source, option=OPTION)
         dtype = devices.half_on_gpu(self._device)

@@ -33,4 +33,4 @@ def load(argument: str, *, device: str = "auto") -> "Score":
 
     model = open_model(argument, option=OPTION)
     backbone: Any = model.backbone
-    return Score(model, devices.pick(device), 0.0, backbone.logit_scale.exp().item())
+    return Score(model, devices.resolve_device(device), 0.0, backbone.logit_scale.exp().item())

@@ -26,4 +26,4 @@ def load(argument: str, *, device: str = "auto") -> "Score":
     from ..models import devices
     from ..models.reward import Score, open_model
 
-    return Score(open_model(argument or HUB_ID, option=OPTION), devices.pick(device), 0.0, 1.0)
+    return Score(open_model(argument or HUB_ID, option=OPTION), devices.resolve_device(device), 0.0, 1.0)

@@ -29,9 +29,9 @@ def scale(argument: str) -> tuple[float, float]:
         return 0.0, 1.0
     try:
         said = json.loads(file.read_bytes())
-        mean, deviation = float(said["mean"]), float(said["std"])
-        if math.isfinite(mean) and 0 < deviation < math.inf:
-            return mean, deviation
+        mean, std = float(said["mean"]), float(said["std"])
+        if math.isfinite(mean) and 0 < std < math.inf:
+            return mean, std
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         pass
     raise UserError(
@@ -45,4 +45,4 @@ def load(argument: str, *, device: str = "auto") -> "Score":
     from ..models import devices
     from ..models.reward import Score, open_model
 
-    return Score(open_model(argument, option=OPTION), devices.pick(device), *scale(argument))
+    return Score(open_model(argument, option=OPTION), devices.resolve_device(device), *scale(argument))

@@ -5,6 +5,7 @@ pictures are encoded once and their latents drawn anew from the stored posterior
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..configs import DPOConfig
-from ..models.denoiser.sd import Policy
-from .run import Run, descend, random_state, restore_optimizer, restore_random_state
+from ..models.denoiser import Denoiser
+from ..models.denoiser.conditioning import Conditioning
+from ..models.denoiser.latents import Posteriors
+from .run import Run, optimizer_step, random_state, restore_optimizer, restore_random_state
 
 
 class Preference(NamedTuple):
@@ -41,26 +44,16 @@ def dpo_loss(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected:
     return DPOLoss(-F.logsigmoid(logits).mean(), logits)
 
 
-class Latents(NamedTuple):
-    """Posteriors of all pictures: mean and deviation, each (N, C, H, W), half precision, on the CPU."""
-
-    mean: Tensor
-    deviation: Tensor
-
-    def draw(self, chosen: Tensor, factor: float, generator: torch.Generator) -> Tensor:
-        """Scaled latents (B, C, H, W) drawn from the posteriors of the pictures `chosen` (B,)."""
-        mean, deviation = self.mean[chosen].float(), self.deviation[chosen].float()
-        return (mean + deviation * torch.randn(mean.shape, generator=generator)) * factor
-
-
-def squared_errors(policy: Policy, noisy: Tensor, timesteps: Tensor, embedded: Tensor, target: Tensor) -> Tensor:
+def squared_errors(
+    policy: Denoiser, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning, target: Tensor
+) -> Tensor:
     """Squared error (B,) of the prediction, a mean over C, H, W."""
-    return (policy.predict(noisy, timesteps, embedded) - target).square().mean((1, 2, 3))
+    return (policy.predict(noisy, timesteps, conditioning) - target).square().mean((1, 2, 3))
 
 
 def train(
-    policy: Policy,
-    latents: Latents,
+    policy: Denoiser,
+    posteriors: Posteriors,
     preferences: list[Preference],
     config: DPOConfig,
     run: Run,
@@ -73,7 +66,7 @@ def train(
     The order of the pairs, the noise and the timesteps come from one generator, whose state is in the checkpoint: on a
     CPU a resumed run ends with the very weights of an uninterrupted one. An interrupt ends it after the step under way.
     """
-    chance = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(policy.trainable, lr=config.learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, config.warmup)))
     order: list[int] = []
@@ -85,26 +78,25 @@ def train(
             policy.set_lora(state["lora"])
             restore_optimizer(optimizer, state["optimizer"])
             schedule.load_state_dict(state["schedule"])
-            restore_random_state(state["random"], chance)
+            restore_random_state(state["random"], generator)
     elif config.preview_every:
         preview(0)
     together = config.batch * config.accumulate
     with run.training(config.steps):
         for step in range(run.step + 1, config.steps + 1):
             while len(order) < together:
-                order += torch.randperm(len(preferences), generator=chance).tolist()
+                order += torch.randperm(len(preferences), generator=generator).tolist()
             chosen, order = [preferences[index] for index in order[:together]], order[together:]
-            questions = draw(policy, latents, chosen, config.prompt_dropout, chance)
+            pairs = noised_pairs(policy, posteriors, chosen, config.prompt_dropout, generator)
             sums = torch.zeros(5)
             for start in range(0, together, config.batch):
-                part = questions.part(start, config.batch)
-                errors = four_errors(policy, part)
+                errors = four_errors(policy, pairs[start : start + config.batch])
                 loss, logits = dpo_loss(*errors, config.beta)
                 (loss / config.accumulate).backward()
                 right = (logits > 0).float().mean() + 0.5 * (logits == 0).float().mean()
                 seen = [loss, right, logits.mean(), errors[0].mean(), errors[2].mean()]
                 sums += torch.stack(seen).detach().cpu()
-            descend(optimizer, policy.trainable, where=f"step {step}")
+            optimizer_step(optimizer, policy.trainable, where=f"step {step}")
             schedule.step()
             names = ("loss", "implicit_accuracy", "margin", "chosen_error", "chosen_error_reference")
             run.log(step, **dict(zip(names, (sums / config.accumulate).tolist(), strict=True)))
@@ -119,15 +111,16 @@ def train(
                         "optimizer": optimizer.state_dict(),
                         "schedule": schedule.state_dict(),
                         "order": order,
-                        "random": random_state(chance),
+                        "random": random_state(generator),
                     },
                 )
 
 
-class Questions(NamedTuple):
-    """What the model is asked of P pairs; both pictures of a pair share noise, timestep and prompt.
+@dataclass(frozen=True)
+class NoisedPairs:
+    """P pairs and the noise they are given. Both pictures of a pair share noise, timestep and prompt.
 
-    `chosen`, `rejected` and `noise` are (P, C, H, W), `timesteps` is (P,).
+    `chosen`, `rejected` and `noise` are (P, C, H, W), `timesteps` is (P,); all are on the CPU.
     """
 
     prompts: list[str]
@@ -136,37 +129,35 @@ class Questions(NamedTuple):
     noise: Tensor
     timesteps: Tensor
 
-    def part(self, start: int, size: int) -> "Questions":
-        """Some of them."""
-        here = slice(start, start + size)
-        return Questions(
-            self.prompts[here], self.chosen[here], self.rejected[here], self.noise[here], self.timesteps[here]
+    def __getitem__(self, pairs: slice) -> "NoisedPairs":
+        return NoisedPairs(
+            self.prompts[pairs], self.chosen[pairs], self.rejected[pairs], self.noise[pairs], self.timesteps[pairs]
         )
 
 
-def draw(
-    policy: Policy, latents: Latents, pairs: list[Preference], prompt_dropout: float, chance: torch.Generator
-) -> Questions:
-    """Latents, noise, timesteps and dropped prompts of one optimizer step, however it is cut into forward passes."""
-    size, factor = len(pairs), policy.pipe.vae.config.scaling_factor
-    chosen = latents.draw(torch.tensor([pair.chosen for pair in pairs]), factor, chance)
-    rejected = latents.draw(torch.tensor([pair.rejected for pair in pairs]), factor, chance)
-    noise = torch.randn(chosen.shape, generator=chance)
-    timesteps = torch.randint(policy.scheduler.config.num_train_timesteps, (size,), generator=chance)
-    dropped = torch.rand(size, generator=chance) < prompt_dropout
+def noised_pairs(
+    policy: Denoiser,
+    posteriors: Posteriors,
+    pairs: list[Preference],
+    prompt_dropout: float,
+    generator: torch.Generator,
+) -> NoisedPairs:
+    """Latents, noise, timesteps and dropped prompts of one optimizer step, whatever the size of its batches."""
+    chosen = posteriors[torch.tensor([pair.chosen for pair in pairs])].draw(generator)
+    rejected = posteriors[torch.tensor([pair.rejected for pair in pairs])].draw(generator)
+    noise = torch.randn(chosen.shape, generator=generator)
+    timesteps = policy.sample_timesteps(len(pairs), generator)
+    dropped = torch.rand(len(pairs), generator=generator) < prompt_dropout
     prompts = ["" if gone else pair.prompt for gone, pair in zip(dropped, pairs, strict=True)]
-    return Questions(prompts, chosen, rejected, noise, timesteps)
+    return NoisedPairs(prompts, chosen, rejected, noise, timesteps)
 
 
-def four_errors(policy: Policy, asked: Questions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def four_errors(policy: Denoiser, pairs: NoisedPairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Squared errors (P,) of the policy on chosen and rejected pictures, then those of the reference."""
-    scheduler = policy.scheduler
-    clean, noise = torch.cat([asked.chosen, asked.rejected]), asked.noise.repeat(2, 1, 1, 1)
-    timesteps = asked.timesteps.repeat(2)
-    noisy = scheduler.add_noise(clean, noise, timesteps).to(policy.device)
-    target = noise if policy.prediction_type == "epsilon" else scheduler.get_velocity(clean, noise, timesteps)
-    embedded = policy.embed(asked.prompts).repeat(2, 1, 1)
-    arguments = (noisy, timesteps.to(policy.device), embedded, target.to(policy.device))
+    clean, noise = torch.cat([pairs.chosen, pairs.rejected]), torch.cat([pairs.noise, pairs.noise])
+    timesteps = pairs.timesteps.repeat(2)
+    noisy, target = policy.noised(clean, noise, timesteps)
+    arguments = (noisy, timesteps.to(policy.device), policy.embed(pairs.prompts).repeat(2), target)
     chosen, rejected = squared_errors(policy, *arguments).chunk(2)
     with policy.reference():
         ref_chosen, ref_rejected = squared_errors(policy, *arguments).chunk(2)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..configs import PPOConfig
 from ..errors import UserError
-from ..models.denoiser.sd import Policy
-from .rollout import Reward, Rollout, predicted_mean, roll_out
-from .run import Run, descend, random_state, restore_optimizer, restore_random_state
-from .sampler import Coefficients, coefficients, log_probability
+from ..models.denoiser import Denoiser
+from .rollout import Reward, Rollout, roll_out, step_mean
+from .run import Run, optimizer_step, random_state, restore_optimizer, restore_random_state
+from .sampler import Sampler, open_sampler
 
 
 class PPOLoss(NamedTuple):
@@ -43,10 +43,10 @@ def ppo_loss(new: Tensor, old: Tensor, advantages: Tensor, clip: float) -> PPOLo
     )
 
 
-def advantages_within(rewards: Tensor, group: int, limit: float) -> Tensor:
+def group_advantages(rewards: Tensor, group: int, limit: float) -> Tensor:
     """How much better each picture is than the others of its prompt: (B,), B = prompts × `group`, clamped to ± `limit`.
 
-    Less the mean of the prompt's own pictures, over the deviation of all pictures about these means: a prompt whose
+    Less the mean of the prompt's own pictures, over the std of all pictures about these means: a prompt whose
     pictures are all alike then says little, and is not blown up to say as much as any other.
     """
     grouped = rewards.double().view(-1, group)
@@ -68,22 +68,22 @@ def spans(pictures: int, updates: int, batch: int) -> list[list[tuple[int, int]]
     ]
 
 
-def trained_steps(table: Coefficients, config: PPOConfig, chance: torch.Generator) -> list[int]:
+def trained_steps(sampler: Sampler, config: PPOConfig, generator: torch.Generator) -> list[int]:
     """Which denoising steps a round trains on: `timestep_fraction` of those before the last `skip_last`, by lot.
 
-    A last step without any noise, as some schedules have it, has no density to train on.
+    A last step without any noise, as some schedules have it, has no log-probability to train on.
     """
-    steps = len(table.timesteps)
-    usable = max(1, min(steps - config.skip_last, int((table.deviation > 0).sum())))
+    steps = len(sampler.timesteps)
+    usable = max(1, min(steps - config.skip_last, int((sampler.std > 0).sum())))
     taken = max(1, round(config.timestep_fraction * usable))
-    return torch.randperm(usable, generator=chance)[:taken].tolist()
+    return torch.randperm(usable, generator=generator)[:taken].tolist()
 
 
 def update(
-    policy: Policy,
+    policy: Denoiser,
     rollout: Rollout,
     advantages: Tensor,
-    table: Coefficients,
+    sampler: Sampler,
     batches: list[tuple[int, int]],
     steps: list[int],
     *,
@@ -96,18 +96,18 @@ def update(
     pictures = batches[-1][1] - batches[0][0]
     for start, stop in batches:
         share = (stop - start) / (pictures * len(steps))
-        embedded = policy.embed(rollout.prompts[start:stop])
+        conditioning = policy.embed(rollout.prompts[start:stop])
         for step in steps:
             before, after = rollout.latents[start:stop, step], rollout.latents[start:stop, step + 1]
-            deviation = table.deviation[step].expand(stop - start)
-            mean = predicted_mean(policy, before, embedded, table, step, guidance)
-            new, old = log_probability(after, mean, deviation), rollout.log_probabilities[start:stop, step]
+            here = torch.full((stop - start,), step, device=policy.device)
+            mean = step_mean(policy, sampler, before, conditioning, here, guidance)
+            new, old = sampler.log_prob(after, mean, here), rollout.log_probs[start:stop, step]
             loss, clipped, approximate = ppo_loss(new, old, advantages[start:stop].to(policy.device), clip)
             divergence = torch.zeros((), device=policy.device)
             if kl:
                 with policy.reference():
-                    reference = predicted_mean(policy, before, embedded, table, step, guidance)
-                divergence = ((mean - reference).square().mean((1, 2, 3)) / (2 * deviation**2)).mean()
+                    reference = step_mean(policy, sampler, before, conditioning, here, guidance)
+                divergence = ((mean - reference).square().mean((1, 2, 3)) / (2 * sampler.std[here] ** 2)).mean()
                 loss = loss + kl * divergence
             (loss * share).backward()
             sums += share * torch.stack([loss, clipped, approximate, divergence]).detach().cpu()
@@ -115,49 +115,49 @@ def update(
 
 
 def one_round(
-    policy: Policy,
+    policy: Denoiser,
     optimizer: torch.optim.Optimizer,
     prompts: list[str],
     reward: Reward,
-    table: Coefficients,
+    sampler: Sampler,
     config: PPOConfig,
     *,
     guidance: float,
-    chance: torch.Generator,
+    generator: torch.Generator,
     where: str,
 ) -> dict[str, float]:
     """Draw, score and train on the pictures of some of the prompts; returns what is to be logged."""
-    chosen = torch.randperm(len(prompts), generator=chance)[: config.prompts_per_epoch].tolist()
+    chosen = torch.randperm(len(prompts), generator=generator)[: config.prompts_per_epoch].tolist()
     repeated = [prompts[index] for index in chosen for _ in range(config.images)]
     parts = spans(len(repeated), config.updates, config.batch)
     batches = [batch for part in parts for batch in part]
-    rollout = roll_out(policy, repeated, reward, table, batches, guidance=guidance, chance=chance)
+    rollout = roll_out(policy, repeated, reward, sampler, batches, guidance=guidance, generator=generator)
     if not rollout.rewards.isfinite().all():
         raise UserError(f"--reward: gave {rollout.rewards[~rollout.rewards.isfinite()][0]:g}, which is no reward")
-    advantages = advantages_within(rollout.rewards, config.images, config.advantage_clip)
-    trained = trained_steps(table, config, chance)
+    advantages = group_advantages(rollout.rewards, config.images, config.advantage_clip)
+    trained = trained_steps(sampler, config, generator)
     watched: list[dict[str, float]] = []
     for part in parts:
         numbers = update(
             policy,
             rollout,
             advantages,
-            table,
+            sampler,
             part,
             trained,
             guidance=guidance,
             clip=config.clip,
             kl=config.kl,
         )
-        descend(optimizer, policy.trainable, where=where)
+        optimizer_step(optimizer, policy.trainable, where=where)
         watched.append(numbers)
     means = {name: sum(one[name] for one in watched) / len(watched) for name in watched[0]}
-    deviation = rollout.rewards.view(-1, config.images).std(1).mean()
-    return {"reward": float(rollout.rewards.mean()), "reward_deviation": float(deviation), **means}
+    std = rollout.rewards.view(-1, config.images).std(1).mean()
+    return {"reward": float(rollout.rewards.mean()), "reward_deviation": float(std), **means}
 
 
 def train(
-    policy: Policy,
+    policy: Denoiser,
     prompts: list[str],
     reward: Reward,
     config: PPOConfig,
@@ -173,19 +173,19 @@ def train(
     Prompts, noise and what is trained on come from one generator, whose state is in the checkpoint. A round is long: an
     interrupt does not wait for its end, and saves the state of its beginning.
     """
-    chance = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(policy.trainable, lr=config.learning_rate, weight_decay=1e-4)
-    table = coefficients(policy.scheduler, steps, config.eta, policy.device)
+    sampler = open_sampler(policy, steps, config.eta)
     if run.resumes:
         with run.restoring() as state:
             policy.set_lora(state["lora"])
             restore_optimizer(optimizer, state["optimizer"])
-            restore_random_state(state["random"], chance)
+            restore_random_state(state["random"], generator)
     elif config.preview_every:
         preview(0)
 
     def now() -> dict[str, Any]:
-        return {"lora": policy.lora(), "optimizer": optimizer.state_dict(), "random": random_state(chance)}
+        return {"lora": policy.lora(), "optimizer": optimizer.state_dict(), "random": random_state(generator)}
 
     with run.training(config.epochs, "round"):
         for epoch in range(run.step + 1, config.epochs + 1):
@@ -197,10 +197,10 @@ def train(
                         optimizer,
                         prompts,
                         reward,
-                        table,
+                        sampler,
                         config,
                         guidance=guidance,
-                        chance=chance,
+                        generator=generator,
                         where=f"round {epoch}",
                     )
             except KeyboardInterrupt:

@@ -3,26 +3,19 @@
 import torch
 from PIL import Image
 
-from ..models.denoiser.sd import Policy
+from ..models.denoiser import Denoiser
 from ..models.tensors import to_pictures
 from ..plugins import Settings
 
 
 @torch.inference_mode()
-def preview(policy: Policy, prompts: list[str], settings: Settings, *, seed: int) -> Image.Image:
+def preview(policy: Denoiser, prompts: list[str], settings: Settings, *, seed: int) -> Image.Image:
     """A grid of one picture a prompt, always from the same noise."""
     pictures: list[Image.Image] = []
     for start in range(0, len(prompts), 8):
         texts = prompts[start : start + 8]
-        noise = [torch.Generator().manual_seed(seed + start + index) for index in range(len(texts))]
-        latents = policy.pipe(
-            texts,
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            generator=noise,
-            output_type="latent",
-        ).images
-        pictures += to_pictures(policy.decode(latents))
+        generators = [torch.Generator().manual_seed(seed + start + index) for index in range(len(texts))]
+        pictures += to_pictures(policy.draw(texts, generators, settings))
     return grid(pictures)
 
 

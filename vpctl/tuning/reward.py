@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..configs import RewardModelConfig
 from ..models.reward import RewardModel
 from ..models.tensors import fits
-from .run import Run, descend, random_state, restore_optimizer, restore_random_state
+from .run import Run, optimizer_step, random_state, restore_optimizer, restore_random_state
 
 
 class Group(NamedTuple):
@@ -64,12 +64,12 @@ def freeze(model: nn.Module, fraction: float) -> int:
 
 
 class Measured(NamedTuple):
-    """A reward model over some pairs: their mean loss and accuracy, and mean and deviation of the rewards."""
+    """A reward model over some pairs: their mean loss and accuracy, and mean and std of the rewards."""
 
     loss: float
     accuracy: float
     mean: float
-    deviation: float
+    std: float
 
 
 def rewards_of(model: RewardModel, groups: list[Group], pixels: Tensor, device: torch.device) -> Tensor:
@@ -156,7 +156,7 @@ def train(
     A step takes `batch` prompts with all their pairs: every picture goes through the model once, however many pairs it
     stands in. An interrupt ends it after the step under way.
     """
-    chance = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -176,14 +176,14 @@ def train(
             model.load_state_dict(state["model"])
             restore_optimizer(optimizer, state["optimizer"])
             schedule.load_state_dict(state["schedule"])
-            restore_random_state(state["random"], chance)
+            restore_random_state(state["random"], generator)
     model.train()
     per_epoch = steps_per_epoch(len(groups), config)
     step = run.step
     with run.training(total):
         while step < total:
             if step % per_epoch == 0:
-                order = torch.randperm(len(groups), generator=chance)
+                order = torch.randperm(len(groups), generator=generator)
             left = [groups[index] for index in order[step % per_epoch * config.batch :].tolist()]
             for part, pixels in batches(left, config.batch, load):
                 rewards = rewards_of(model, part, pixels, device)
@@ -191,7 +191,7 @@ def train(
                 loss = bradley_terry_loss(rewards[chosen], rewards[rejected])
                 loss.backward()
                 step += 1
-                descend(optimizer, trainable, where=f"step {step}")
+                optimizer_step(optimizer, trainable, where=f"step {step}")
                 schedule.step()
                 accuracy = float((rewards[chosen] > rewards[rejected]).float().mean())
                 run.log(step, loss=loss.item(), accuracy=accuracy)
@@ -212,7 +212,7 @@ def train(
                             "order": order,
                             "optimizer": optimizer.state_dict(),
                             "schedule": schedule.state_dict(),
-                            "random": random_state(chance),
+                            "random": random_state(generator),
                         },
                     )
     if validation:

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..models.denoiser.sd import Policy
-from .sampler import Coefficients, log_probability, step_mean
+from ..models.denoiser import Denoiser
+from ..models.denoiser.conditioning import Conditioning
+from .sampler import Sampler
 
 Reward = Callable[[Tensor, list[str]], Tensor]
 """Rewards (B,) of pixels (B, 3, H, W) in [0, 1] and their prompts."""
@@ -19,7 +20,7 @@ class Rollout(NamedTuple):
     prompts: list[str]
     latents: Tensor
     """(B, T + 1, C, H, W), from noise to picture."""
-    log_probabilities: Tensor
+    log_probs: Tensor
     """(B, T), of every step under the policy that drew."""
     rewards: Tensor
     """(B,)"""
@@ -27,39 +28,38 @@ class Rollout(NamedTuple):
 
 @torch.no_grad()
 def roll_out(
-    policy: Policy,
+    policy: Denoiser,
     prompts: list[str],
     reward: Reward,
-    table: Coefficients,
+    sampler: Sampler,
     batches: list[tuple[int, int]],
     *,
     guidance: float,
-    chance: torch.Generator,
+    generator: torch.Generator,
 ) -> Rollout:
-    """Draw one picture a prompt with the policy as it is, each from noise of its own, and have it scored."""
-    unet = policy.pipe.unet.config
-    shape = (len(table.timesteps) + 1, unet.in_channels, unet.sample_size, unet.sample_size)
-    seeds = torch.randint(2**62, (len(prompts),), generator=chance).tolist()
-    trails, densities, rewards = [], [], []
+    """Draw one picture for each prompt with the policy as it is, each from its own noise, and score it."""
+    shape = (len(sampler.timesteps) + 1, *policy.latent_shape)
+    seeds = torch.randint(2**62, (len(prompts),), generator=generator).tolist()
+    trails, log_probs, rewards = [], [], []
     for start, stop in batches:
         noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds[start:stop]])
         noise = noise.to(policy.device)
-        embedded = policy.embed(prompts[start:stop])
-        trail, density = [noise[:, 0]], []
-        for step in range(len(table.timesteps)):
-            mean = predicted_mean(policy, trail[-1], embedded, table, step, guidance)
-            trail.append(mean + table.deviation[step] * noise[:, step + 1])
-            density.append(log_probability(trail[-1], mean, table.deviation[step].expand(stop - start)))
+        conditioning = policy.embed(prompts[start:stop])
+        trail, of_trail = [noise[:, 0]], []
+        for step in range(len(sampler.timesteps)):
+            steps = torch.full((stop - start,), step, device=policy.device)
+            mean = step_mean(policy, sampler, trail[-1], conditioning, steps, guidance)
+            trail.append(mean + sampler.std[step] * noise[:, step + 1])
+            of_trail.append(sampler.log_prob(trail[-1], mean, steps))
         trails.append(torch.stack(trail, 1))
-        densities.append(torch.stack(density, 1))
+        log_probs.append(torch.stack(of_trail, 1))
         rewards.append(reward(policy.decode(trail[-1]), prompts[start:stop]).float().cpu())
-    return Rollout(prompts, torch.cat(trails), torch.cat(densities), torch.cat(rewards))
+    return Rollout(prompts, torch.cat(trails), torch.cat(log_probs), torch.cat(rewards))
 
 
-def predicted_mean(
-    policy: Policy, latents: Tensor, embedded: Tensor, table: Coefficients, step: int, guidance: float
+def step_mean(
+    policy: Denoiser, sampler: Sampler, latents: Tensor, conditioning: Conditioning, steps: Tensor, guidance: float
 ) -> Tensor:
-    """Mean (B, C, H, W) of the latents that a denoising step leads to."""
-    index = torch.full((len(latents),), step, device=policy.device)
-    predicted = policy.predict(latents, table.timesteps[index], embedded, guidance)
-    return step_mean(predicted, latents, table, index, policy.prediction_type)
+    """Mean (B, C, H, W) of the latents after a step; `steps` (B,) says at which step each sample is."""
+    predicted = policy.predict(latents, sampler.timesteps[steps], conditioning, guidance)
+    return sampler.mean(predicted, latents, steps)

@@ -40,8 +40,8 @@ from .interrupts import deferred
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
 
-def descend(optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], *, where: str) -> None:
-    """One step down, the gradient clipped to norm 1. Raises `UserError` in place of a step that would end in NaN."""
+def optimizer_step(optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], *, where: str) -> None:
+    """One optimizer step with the gradient clipped to norm 1. Raises `UserError` if the gradient is not finite."""
     norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     if not torch.isfinite(norm):
         raise UserError(f"{where}: training has diverged, its gradient is {norm:g}; lower --learning-rate")

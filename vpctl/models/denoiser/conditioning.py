@@ -1,0 +1,62 @@
+"""Prompts as a denoiser reads them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+REMEMBERED = 4096
+"""Prompts whose conditioning is kept. In Stable Diffusion 1 that of one prompt takes a quarter of a megabyte."""
+AT_ONCE = 64
+"""Prompts that are encoded together."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a denoiser knows of B prompts: tensors with one row for each prompt.
+
+    Stable Diffusion has one tensor, the text embeddings (B, L, D). SDXL has the pooled embedding (B, D) beside it.
+    """
+
+    tensors: tuple[Tensor, ...]
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def __getitem__(self, rows: slice) -> "Conditioning":
+        return Conditioning(tuple(tensor[rows] for tensor in self.tensors))
+
+    def repeat(self, times: int) -> "Conditioning":
+        """All rows `times` times, one block of B after the other."""
+        return Conditioning(tuple(tensor.repeat(times, *[1] * (tensor.dim() - 1)) for tensor in self.tensors))
+
+    def to(self, device: torch.device | str) -> "Conditioning":
+        """The same on another device."""
+        return Conditioning(tuple(tensor.to(device) for tensor in self.tensors))
+
+    @staticmethod
+    def cat(parts: "Sequence[Conditioning]") -> "Conditioning":
+        """The rows of all parts."""
+        return Conditioning(tuple(map(torch.cat, zip(*(part.tensors for part in parts), strict=True))))
+
+
+class Embeddings:
+    """The conditioning of prompts. A prompt is encoded once and remembered on the CPU."""
+
+    def __init__(self, encode: Callable[[list[str]], Conditioning], device: torch.device) -> None:
+        """`encode` runs the text encoders of a model."""
+        self._encode, self._device = encode, device
+        self._known: dict[str, Conditioning] = {}
+
+    @torch.no_grad()
+    def __call__(self, prompts: list[str]) -> Conditioning:
+        """The conditioning of `prompts` on the device, in their order."""
+        if len(self._known) > REMEMBERED:
+            self._known = {prompt: self._known[prompt] for prompt in prompts if prompt in self._known}
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
+        for start in range(0, len(new), AT_ONCE):
+            encoded = self._encode(new[start : start + AT_ONCE]).to("cpu")
+            for row, prompt in enumerate(new[start : start + AT_ONCE]):
+                self._known[prompt] = encoded[row : row + 1]
+        return Conditioning.cat([self._known[prompt] for prompt in prompts]).to(self._device)
