@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from tests.conftest import HOME, write_lines
 from vpctl import cli, configs
 from vpctl.errors import UserError
+from vpctl.models.devices import World
 from vpctl.options import check_device, option, options
 
 TUNING = {"train-rm": configs.RewardModelConfig, "tune-ppo": configs.PPOConfig, "tune-dpo": configs.DPOConfig}
@@ -179,7 +180,7 @@ class Asked(Exception):
     """What a run was asked for."""
 
 
-def folder_of_no_run(folder: str, config: dict[str, Any]) -> None:
+def folder_of_no_run(folder: str, config: dict[str, Any], world: World) -> None:
     """In place of a run's folder."""
     raise Asked(config)
 

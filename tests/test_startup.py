@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ENVIRONMENT, write_lines
+from tests.conftest import ENVIRONMENT, Ended, write_lines
 from vpctl.cli import COMMANDS, EVALUATIONS
+from vpctl.generators import shapes
 
 HEAVY = {
     "accelerate",
@@ -33,19 +34,25 @@ sys.exit(main())
 """Writes the names of all loaded modules into the file that is its first argument, whatever the program does."""
 
 
-def loaded(folder: Path, *words: str) -> set[str]:
-    """The modules a command line loads."""
+def listed(folder: Path, *words: str) -> tuple[Ended, set[str]]:
+    """How a command line ends, and the modules it loads."""
     report = folder / "modules.json"
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", LISTING, str(report), *words],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         cwd=folder,
         env=ENVIRONMENT,
-        check=True,
         timeout=60,
     )
-    return set(json.loads(report.read_text()))
+    return Ended(done.returncode, done.stdout.decode(), done.stderr.decode()), set(json.loads(report.read_text()))
+
+
+def loaded(folder: Path, *words: str) -> set[str]:
+    """The modules a command line loads that does what it is asked."""
+    ended, modules = listed(folder, *words)
+    assert ended.code == 0, ended.err
+    return modules
 
 
 def packages(modules: set[str]) -> set[str]:
@@ -102,3 +109,17 @@ def test_completion_loads_nothing_heavy(tmp_path: Path, monkeypatch: pytest.Monk
     modules = loaded(tmp_path)
     assert not packages(modules) & (HEAVY | {"rich"})
     assert len(modules) < 200
+
+
+@pytest.mark.parametrize(("model", "steps"), [("shapes:small", 10), (f"diffusion:{shapes.WEIGHTS / 'small'}", 50)])
+def test_steps_that_leave_nothing_to_train_on_are_refused_before_anything_heavy(
+    tmp_path: Path, model: str, steps: int
+) -> None:
+    """Also where the number of steps is the model's own."""
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    words = f"tune-ppo prompts.txt --reward shapes --model {model} --skip-last {steps} --out run".split()
+    ended, modules = listed(tmp_path, *words)
+    assert ended.code == 2
+    assert ended.err.endswith(f"error: --skip-last {steps}: leaves none of {steps} denoising steps to train on\n")
+    assert not packages(modules) & HEAVY
+    assert not (tmp_path / "run").exists()

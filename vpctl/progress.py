@@ -43,6 +43,12 @@ def begin(command: str, *, quiet: bool, with_traceback: bool = False) -> None:
     _last_words.clear()
 
 
+def mute() -> None:
+    """Say nothing more but warnings and errors."""
+    global _quiet
+    _quiet = True
+
+
 def note(text: str) -> None:
     """Something worth knowing."""
     if not _quiet:

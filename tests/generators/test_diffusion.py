@@ -12,8 +12,9 @@ from PIL import Image
 
 from tests.hostile.folders import change, sound
 from vpctl.errors import UserError
-from vpctl.generators import _pipeline, diffusion, shapes
+from vpctl.generators import diffusion, shapes
 from vpctl.generators._pipeline import Diffusion
+from vpctl.models import hub
 from vpctl.plugins import Settings
 
 SETTINGS = Settings(2.0, 4)
@@ -118,7 +119,7 @@ def test_a_pipeline_that_needs_another_library_names_it(tmp_path: Path, monkeypa
     change(folder / "model_index.json", _class_name="KolorsPipeline")
     monkeypatch.setattr(diffusers, "KolorsPipeline", KolorsPipeline)
     monkeypatch.setattr(
-        _pipeline, "find_spec", lambda name: None if name == "sentencepiece" else importlib.util.find_spec(name)
+        hub, "find_spec", lambda name: None if name == "sentencepiece" else importlib.util.find_spec(name)
     )
     with pytest.raises(UserError, match=r"pipe: a KolorsPipeline needs sentencepiece; install it first$"):
         diffusion.load(str(folder), device="cpu")

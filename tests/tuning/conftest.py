@@ -11,6 +11,7 @@ from diffusers import StableDiffusionPipeline
 
 from vpctl.generators.shapes import load
 from vpctl.models.denoiser.sd import StableDiffusion
+from vpctl.models.devices import join_world
 from vpctl.models.tensors import from_pictures
 from vpctl.shapes.grammar import describe, sample
 from vpctl.shapes.render import render
@@ -49,7 +50,7 @@ class Mortal(Run):
     """A run that is killed when it has finished `last` steps; 0 is never."""
 
     def __init__(self, folder: Path, config: dict[str, object], *, last: int) -> None:
-        super().__init__(str(folder), config)
+        super().__init__(str(folder), config, join_world("cpu"))
         self.last = last
 
     def finished(self, step: int) -> None:

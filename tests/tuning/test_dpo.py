@@ -11,8 +11,11 @@ from diffusers import StableDiffusionPipeline
 from tests.tuning.conftest import Killed, Mortal, disturb, new_policy
 from vpctl.configs import DPOConfig
 from vpctl.models.denoiser.sd import StableDiffusion
+from vpctl.models.devices import join_world
 from vpctl.tuning.dpo import Preference, dpo_loss, four_errors, noised_pairs, train
 from vpctl.tuning.run import Run
+
+ALONE = join_world("cpu")
 
 Rendered = tuple[list[str], torch.Tensor]
 
@@ -28,7 +31,7 @@ def run_dpo(
 ) -> None:
     settings = DPOConfig(**{"steps": 4, "batch": 4, "accumulate": 2, "warmup": 0, "preview_every": 0, **config})  # type: ignore[arg-type]
     asked = {"steps": settings.steps}
-    with Run(str(folder), asked) as run:
+    with Run(str(folder), asked, ALONE) as run:
         train(
             policy,
             policy.encode(rendered[1]),
@@ -133,7 +136,7 @@ def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(
     with pytest.raises(Killed), Mortal(tmp_path / "cut", {"steps": 6}, last=5) as run:
         train(first, *arguments, run, seed=0, preview=lambda _: None)
     again = new_policy(packaged, seed=5)
-    with Run(str(tmp_path / "cut"), {"steps": 6}) as run:
+    with Run(str(tmp_path / "cut"), {"steps": 6}, ALONE) as run:
         assert run.resumes
         assert run.saved == 4
         train(again, *arguments, run, seed=0, preview=lambda _: None)

@@ -3,6 +3,7 @@
 VPCTL_KILLS=10 interrupts each of them ten times instead of twice, as it is done before a release.
 """
 
+import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import orjson
 import pytest
 from safetensors.torch import load_file
 
+from tests.test_startup import HEAVY, listed, packages
 from tests.tuning.forks import Forks
 from vpctl.shapes.grammar import describe, near_misses, sample
 from vpctl.shapes.render import render
@@ -212,3 +214,21 @@ def test_a_file_that_cannot_grow_ends_in_one_line_and_is_resumed_when_it_can(
     ended = forks(arguments, workplace)
     assert ended.code == 0, ended.err
     assert_same(workplace, name, out)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_an_ended_run_says_so_before_anything_heavy_is_imported(name: str, workplace: Path) -> None:
+    out = f"{name}-whole"
+    arguments = [*TRAININGS[name].arguments, "--out", out]
+    before = {path: path.stat().st_mtime_ns for path in (workplace / out).rglob("*")}
+    ended, modules = listed(workplace, *arguments)
+    assert ended.code == 0
+    assert ended.err.splitlines()[-1] == f"vpctl {name}: {out} holds this very run, ended; nothing to do"
+    assert not packages(modules) & HEAVY
+    with (workplace / out / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ended, modules = listed(workplace, *arguments)
+    assert ended.code == 75
+    assert ended.err.endswith(f"vpctl {name}: --out {out}: another run is writing it\n")
+    assert not packages(modules) & HEAVY
+    assert {path: path.stat().st_mtime_ns for path in (workplace / out).rglob("*")} == before

@@ -20,8 +20,11 @@ from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vpctl.errors import Interrupted, OutputLocked, UserError
-from vpctl.tuning.folder import check
+from vpctl.models.devices import World, join_world
+from vpctl.tuning.folder import check, ended
 from vpctl.tuning.run import Run, optimizer_step, random_state, restore_random_state
+
+ALONE = join_world("cpu")
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
@@ -29,7 +32,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 
 def test_a_run_that_was_killed_goes_on_from_its_checkpoint_and_forgets_what_came_after(tmp_path: Path) -> None:
-    with Run(str(tmp_path), {"beta": 2.0}) as run:
+    with Run(str(tmp_path), {"beta": 2.0}, ALONE) as run:
         assert not run.resumes
         for step in range(1, 6):
             run.log(step, loss=step / 10)
@@ -37,7 +40,7 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint_and_forgets_what_came
                 run.save(step, {"weights": torch.arange(3)})
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b'{"step":6,"lo')
-    with Run(str(tmp_path), {"beta": 2.0}) as run:
+    with Run(str(tmp_path), {"beta": 2.0}, ALONE) as run:
         assert run.step == run.saved == 3
         with run.restoring() as state:
             assert state["weights"].tolist() == [0, 1, 2]
@@ -46,19 +49,19 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint_and_forgets_what_came
 
 
 def test_an_ended_run_has_nothing_left_to_do_and_no_checkpoint(tmp_path: Path) -> None:
-    with Run(str(tmp_path), {}) as run:
+    with Run(str(tmp_path), {}, ALONE) as run:
         run.save(1, {})
         with run.results() as folder:
             (folder / "weights").write_text("all of them")
     assert (tmp_path / "weights").read_text() == "all of them"
     assert not (tmp_path / "results.part").exists()
     assert not (tmp_path / "checkpoint.pt").exists()
-    with Run(str(tmp_path), {}) as run:
+    with Run(str(tmp_path), {}, ALONE) as run:
         assert run.ended
 
 
 def test_whoever_may_read_the_run_may_read_its_weights(tmp_path: Path) -> None:
-    with Run(str(tmp_path), {}) as run, run.results() as folder:
+    with Run(str(tmp_path), {}, ALONE) as run, run.results() as folder:
         save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
         (folder / "model.safetensors").chmod(0o600)
     modes = {(tmp_path / name).stat().st_mode & 0o777 for name in ("run.json", "model.safetensors")}
@@ -72,16 +75,16 @@ def test_whoever_may_read_the_run_may_read_its_weights(tmp_path: Path) -> None:
 def test_other_options_in_the_same_folder_are_refused_by_name(
     tmp_path: Path, then: dict[str, object], named: str
 ) -> None:
-    with Run(str(tmp_path), {"beta": 2.0}) as run:
+    with Run(str(tmp_path), {"beta": 2.0}, ALONE) as run:
         run.save(1, {})
     with pytest.raises(UserError, match=named):
-        Run(str(tmp_path), then)
+        Run(str(tmp_path), then, ALONE)
 
 
 def test_a_run_that_failed_at_once_binds_nobody(tmp_path: Path) -> None:
-    with Run(str(tmp_path), {"beta": 2.0}) as run:
+    with Run(str(tmp_path), {"beta": 2.0}, ALONE) as run:
         run.log(1, loss=1.0)
-    with Run(str(tmp_path), {"beta": 3.0}) as run:
+    with Run(str(tmp_path), {"beta": 3.0}, ALONE) as run:
         assert not run.resumes
         assert not run.ended
     assert metrics(tmp_path) == []
@@ -92,7 +95,7 @@ def test_a_run_that_failed_at_once_binds_nobody(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_runs_is_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("{}")
     with pytest.raises(UserError, match=name):
-        Run(str(tmp_path), {})
+        Run(str(tmp_path), {}, ALONE)
     assert (tmp_path / name).read_text() == "{}"
 
 
@@ -106,7 +109,7 @@ def test_a_gradient_that_is_no_number_moves_nothing() -> None:
 
 
 def test_what_was_asked_for_is_written_down_with_versions(tmp_path: Path) -> None:
-    with Run(str(tmp_path), {"learning_rate": 1e-4}):
+    with Run(str(tmp_path), {"learning_rate": 1e-4}, ALONE):
         pass
     written = orjson.loads((tmp_path / "run.json").read_bytes())
     assert written["options"] == {"learning_rate": 1e-4}
@@ -120,7 +123,8 @@ def test_a_folder_in_use_is_refused_and_free_again_when_its_run_is_killed(tmp_pa
             sys.executable,
             "-c",
             "import sys, time; from vpctl.tuning.run import Run\n"
-            "run = Run(sys.argv[1], {}); print('held', flush=True); time.sleep(60)",
+            "from vpctl.models.devices import join_world\n"
+            "run = Run(sys.argv[1], {}, join_world('cpu')); print('held', flush=True); time.sleep(60)",
             str(tmp_path),
         ],
         stdout=subprocess.PIPE,
@@ -128,18 +132,18 @@ def test_a_folder_in_use_is_refused_and_free_again_when_its_run_is_killed(tmp_pa
     assert holder.stdout
     assert holder.stdout.readline() == b"held\n"
     with pytest.raises(OutputLocked, match="another run is writing it"):
-        Run(str(tmp_path), {})
+        Run(str(tmp_path), {}, ALONE)
     holder.kill()
     holder.wait()
     holder.stdout.close()
-    with Run(str(tmp_path), {}) as run:
+    with Run(str(tmp_path), {}, ALONE) as run:
         assert not run.ended
 
 
 def test_a_folder_that_cannot_be_made_is_a_users_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="not a directory"):
-        Run(str(tmp_path / "file" / "run"), {})
+        Run(str(tmp_path / "file" / "run"), {}, ALONE)
 
 
 def test_the_checkpoint_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,12 +151,12 @@ def test_the_checkpoint_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.Mo
         file.write(b"half a checkpo")
         raise KeyboardInterrupt
 
-    with Run(str(tmp_path), {}) as run:
+    with Run(str(tmp_path), {}, ALONE) as run:
         run.save(1, {"value": 1})
         monkeypatch.setattr(torch, "save", half)
         with pytest.raises(KeyboardInterrupt):
             run.save(2, {"value": 2})
-    with Run(str(tmp_path), {}) as run:
+    with Run(str(tmp_path), {}, ALONE) as run:
         assert run.saved == 1
         with run.restoring() as state:
             assert state["value"] == 1
@@ -160,7 +164,7 @@ def test_the_checkpoint_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_tensorboard_has_the_same_numbers_and_the_previews(tmp_path: Path) -> None:
-    with Run(str(tmp_path), {}) as run:
+    with Run(str(tmp_path), {}, ALONE) as run:
         run.log(1, loss=0.5)
         run.log(2, loss=0.25)
         run.preview(2, Image.new("RGB", (8, 4), "red"))
@@ -182,7 +186,7 @@ def test_random_state_put_back_gives_the_same_numbers_again() -> None:
 
 def begun(folder: Path, *, steps: int = 2) -> None:
     """A run that was cut short after its checkpoint."""
-    with Run(str(folder), {"beta": 2.0}) as run:
+    with Run(str(folder), {"beta": 2.0}, ALONE) as run:
         for step in range(1, steps + 1):
             run.log(step, loss=0.5)
         run.save(steps, {"weights": torch.zeros(1000)})
@@ -230,10 +234,10 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(
     file = tmp_path / "run/checkpoint.pt"
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(UserError, match=r"run/checkpoint\.pt: is damaged, .*: restore it, or remove it to start over"):
-        Run(str(tmp_path / "run"), {"beta": 2.0})
+        Run(str(tmp_path / "run"), {"beta": 2.0}, ALONE)
     assert not Path("evil").exists()
     file.unlink()
-    with Run(str(tmp_path / "run"), {"beta": 2.0}) as run:
+    with Run(str(tmp_path / "run"), {"beta": 2.0}, ALONE) as run:
         assert not run.resumes
     assert metrics(tmp_path / "run") == []
 
@@ -241,13 +245,13 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(
 def test_what_fits_nowhere_or_lies_beyond_the_end_is_damage_too(tmp_path: Path) -> None:
     begun(tmp_path)
     with (
-        Run(str(tmp_path), {"beta": 2.0}) as run,
+        Run(str(tmp_path), {"beta": 2.0}, ALONE) as run,
         pytest.raises(UserError, match="is damaged"),
         run.restoring() as state,
     ):
         state["optimizer"]
     with (
-        Run(str(tmp_path), {"beta": 2.0}) as run,
+        Run(str(tmp_path), {"beta": 2.0}, ALONE) as run,
         pytest.raises(UserError, match=r"checkpoint\.pt: is damaged"),
         run.training(1),
     ):
@@ -259,7 +263,7 @@ def test_damaged_options_are_named_and_stay(tmp_path: Path, content: bytes) -> N
     begun(tmp_path)
     (tmp_path / "run.json").write_bytes(content)
     with pytest.raises(UserError, match=r"run\.json: is damaged, .*: restore it, or name another folder"):
-        Run(str(tmp_path), {"beta": 2.0})
+        Run(str(tmp_path), {"beta": 2.0}, ALONE)
     assert (tmp_path / "run.json").read_bytes() == content
     assert (tmp_path / "checkpoint.pt").exists()
 
@@ -275,7 +279,7 @@ def test_broken_metrics_are_put_aside_and_cost_no_training(
     good = file.read_bytes()
     first, second = good.splitlines(keepends=True)
     file.write_bytes(first + bad + second)
-    with Run(str(tmp_path), {"beta": 2.0}) as run:
+    with Run(str(tmp_path), {"beta": 2.0}, ALONE) as run:
         assert run.step == 2
     assert file.read_bytes() == good
     assert (tmp_path / "metrics.damaged-1.jsonl").read_bytes() == first + bad + second
@@ -289,7 +293,7 @@ def test_metrics_after_the_checkpoint_are_cut_off_without_a_word(
     begun(tmp_path)
     good = (tmp_path / "metrics.jsonl").read_bytes()
     (tmp_path / "metrics.jsonl").write_bytes(good + tail)
-    with Run(str(tmp_path), {"beta": 2.0}):
+    with Run(str(tmp_path), {"beta": 2.0}, ALONE):
         pass
     assert (tmp_path / "metrics.jsonl").read_bytes() == good
     assert capsys.readouterr().err == ""
@@ -297,26 +301,26 @@ def test_metrics_after_the_checkpoint_are_cut_off_without_a_word(
 
 @pytest.mark.parametrize("damage", ["gone", "empty"])
 def test_a_run_that_has_ended_and_lost_its_results_is_no_success(tmp_path: Path, damage: str) -> None:
-    with Run(str(tmp_path), {}) as run, run.results() as folder:
+    with Run(str(tmp_path), {}, ALONE) as run, run.results() as folder:
         (folder / "weights").write_text("all of them")
     if damage == "gone":
         (tmp_path / "weights").unlink()
     else:
         (tmp_path / ".ended").write_bytes(b"")
     with pytest.raises(UserError, match=r"is damaged or gone, .* remove \S*\.ended to train again"):
-        Run(str(tmp_path), {})
+        Run(str(tmp_path), {}, ALONE)
     (tmp_path / ".ended").unlink()
-    with Run(str(tmp_path), {}) as run:
+    with Run(str(tmp_path), {}, ALONE) as run:
         assert not run.ended
 
 
 def test_a_folder_that_is_a_file_or_whose_lock_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file: is a file, not a folder"):
-        Run(str(tmp_path / "file"), {})
+        Run(str(tmp_path / "file"), {}, ALONE)
     (tmp_path / ".lock").mkdir()
     with pytest.raises(UserError, match=r"\.lock: is a directory"):
-        Run(str(tmp_path), {})
+        Run(str(tmp_path), {}, ALONE)
 
 
 def test_folders_of_earlier_versions_are_read(tmp_path: Path) -> None:
@@ -326,13 +330,13 @@ def test_folders_of_earlier_versions_are_read(tmp_path: Path) -> None:
     state = torch.load(file)
     del state["run"]
     torch.save(state, file)
-    with Run(str(tmp_path), {"beta": 2.0}) as run:
+    with Run(str(tmp_path), {"beta": 2.0}, ALONE) as run:
         assert run.step == 2
         with run.restoring() as there:
             assert torch.equal(there["weights"], torch.zeros(1000))
     (tmp_path / ".ended").touch()
     save_file({"weight": torch.zeros(1)}, tmp_path / "pytorch_lora_weights.safetensors")
-    with Run(str(tmp_path), {"beta": 2.0}) as run:
+    with Run(str(tmp_path), {"beta": 2.0}, ALONE) as run:
         assert run.ended
 
 
@@ -357,7 +361,7 @@ def test_what_is_wrong_with_a_folder_is_found_without_a_change(
     Path("foreign").mkdir()
     Path("foreign/README.md").touch()
     begun(Path("begun"))
-    with Run("held", {}):
+    with Run("held", {}, ALONE):
         before = sorted(tmp_path.rglob("*"))
         with pytest.raises(UserError, match=said):
             check(out, {"beta": 3.0})
@@ -378,7 +382,7 @@ def send(*numbers: int) -> None:
 
 
 def round_that_is_interrupted(folder: Path) -> None:
-    with Run(str(folder), {}) as run, run.training(10, "round"):
+    with Run(str(folder), {}, ALONE) as run, run.training(10, "round"):
         run.finished(1)
         try:
             with run.interruptible():
@@ -401,7 +405,7 @@ def test_after_the_signal_that_ends_a_round_no_other_breaks_off_the_save(
 
 
 def step_that_is_interrupted(folder: Path) -> None:
-    with Run(str(folder), {}) as run, run.training(10):
+    with Run(str(folder), {}, ALONE) as run, run.training(10):
         run.finished(2)
         send(signal.SIGINT)
         send(signal.SIGTERM)
@@ -422,7 +426,7 @@ def test_an_interrupt_waits_for_the_step_and_a_later_one_does_not(
 
 
 def results_that_fail(folder: Path) -> None:
-    with Run(str(folder), {}) as run, run.results():
+    with Run(str(folder), {}, ALONE) as run, run.results():
         try:
             Path("nowhere").read_text()
         except OSError:
@@ -455,7 +459,7 @@ def test_a_full_disk_names_the_file_and_what_is_kept(tmp_path: Path, write: str)
     begun(tmp_path)
     kept = (tmp_path / "checkpoint.pt").read_bytes()
     said = "no space left on device; the checkpoint of step 2 is whole: make room and run the same command again$"
-    with Run(str(tmp_path), {"beta": 2.0}) as run:
+    with Run(str(tmp_path), {"beta": 2.0}, ALONE) as run:
         name = tmp_path.name if write == "results" else write
         with pytest.raises(UserError, match=rf"{re.escape(name)}: {said}"):
             write_to_full_disk(run, write)
@@ -465,7 +469,7 @@ def test_a_full_disk_names_the_file_and_what_is_kept(tmp_path: Path, write: str)
 
 
 def test_a_training_does_not_need_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with Run(str(tmp_path), {"beta": 2.0}) as run:
+    with Run(str(tmp_path), {"beta": 2.0}, ALONE) as run:
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
         try:
@@ -476,3 +480,48 @@ def test_a_training_does_not_need_tensorboard(tmp_path: Path, capsys: pytest.Cap
     assert len(metrics(tmp_path)) == 40
     [said] = capsys.readouterr().err.splitlines()
     assert re.search(r"warning: .*tfevents.*: file too large; the run continues without TensorBoard", said)
+
+
+def test_only_the_main_process_writes_and_all_of_them_read_the_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun(tmp_path)
+    with Run(str(tmp_path), {"beta": 2.0}, ALONE):
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        with Run(str(tmp_path), {"beta": 2.0}, World(torch.device("cpu"), rank=1, size=2)) as run:
+            assert run.step == 2
+            with run.restoring() as state:
+                assert torch.equal(state["weights"], torch.zeros(1000))
+            with run.training(3):
+                run.log(3, loss=0.5)
+                run.preview(3, Image.new("RGB", (8, 4), "red"))
+                run.finished(3)
+                assert run.due(100)
+                run.save(3, {"weights": torch.ones(1000)})
+            with run.results() as folder:
+                (folder / "weights").write_text("all of them")
+            assert run.ended
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_that_has_ended_is_found_without_a_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "run")
+    assert not ended(out, {"beta": 2.0})
+    begun(tmp_path / "run")
+    assert not ended(out, {"beta": 2.0})
+    with Run(out, {"beta": 2.0}, ALONE) as run, run.results() as folder:
+        (folder / "weights").write_text("all of them")
+        with pytest.raises(OutputLocked, match="another run is writing it"):
+            ended(out, {"beta": 2.0})
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert capsys.readouterr().err == ""
+    assert ended(out, {"beta": 2.0})
+    assert capsys.readouterr().err == f"vpctl: {out} holds this very run, ended; nothing to do\n"
+    for others in ({"beta": 3.0}, {"beta": 2.0, "new": 1}, {}):
+        with pytest.raises(UserError, match="holds a run with"):
+            ended(out, others)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    (tmp_path / "run" / "weights").unlink()
+    with pytest.raises(UserError, match="is damaged or gone"):
+        ended(out, {"beta": 2.0})

@@ -19,7 +19,7 @@ from ..records import Pair, digest, fingerprint, part_of, prompt_key
 from ..streams.joins import Joined
 from ..streams.places import folder_of, place_of
 from ..streams.reading import located
-from ..tuning.folder import check
+from ..tuning.folder import ended, note_ended
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,24 +140,25 @@ def train_rm(
         "data": digest([[*map(_pair_id, part)] for part in split.values()]),
         "backbone_fingerprint": fingerprint(backbone) if os.path.exists(backbone) else "",
     }
-    check(out, {**asked, **data})
+    if ended(out, {**asked, **data}):
+        return
     from ..images.pictures import Pictures
-    from ..models.devices import resolve_device
+    from ..models.devices import join_world
     from ..models.reward import open_backbone
     from ..report.intervals import bootstrap
     from ..tuning import reward as training
     from ..tuning.run import Run
 
-    place = resolve_device(device)
-    with Run(out, {**asked, **data}) as run:
-        if run.ended:
-            progress.note(f"{out} holds this very run, ended; nothing to do")
+    world = join_world(device)
+    with Run(out, {**asked, **data}, world) as run:
+        if run.ended:  # by another process, in the meantime
+            note_ended(out)
             return
         model = open_backbone(backbone, seed=seed)
         store = Store(model, Pictures([folder_of(pairs), *(root or [])]))
         groups = {name: grouped(part, store) for name, part in split.items()}
         training.freeze(model.backbone, config.freeze)
-        model.to(place)
+        model.to(world.device)
         training.train(
             model,
             groups["train"],
@@ -166,10 +167,10 @@ def train_rm(
             config,
             run,
             seed=seed,
-            device=place,
+            device=world.device,
         )
-        trained = training.measure(model, groups["train"][:2000], store.load, config.batch, place)
-        right = training.correct(model, groups["test"], store.load, config.batch, place)
+        trained = training.measure(model, groups["train"][:2000], store.load, config.batch, world.device)
+        right = training.correct(model, groups["test"], store.load, config.batch, world.device)
         accuracy = bootstrap(*zip(*right, strict=True)) if right else None
         said = card(asked, split, accuracy, model.backbone.config.model_type)
         with run.results() as folder:

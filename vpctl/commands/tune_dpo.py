@@ -2,7 +2,7 @@
 
 import dataclasses
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from .. import plugins, progress
 from ..configs import DPOConfig
@@ -13,7 +13,7 @@ from ..records import Pair, digest
 from ..streams.joins import Joined
 from ..streams.places import folder_of, place_of
 from ..streams.reading import located
-from ..tuning.folder import check
+from ..tuning.folder import check, ended, note_ended
 
 if TYPE_CHECKING:
     from ..images.pictures import Pictures
@@ -64,7 +64,7 @@ def tune_dpo(
         raise UserError(f"{pairs}: there are no pairs to train on")
     files = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in wanted)
     Folders([folder_of(pairs), *(root or [])]).check(files)
-    asked = {
+    asked: dict[str, Any] = {
         "pairs": place_of(pairs),
         "model": spec,
         "seed": seed,
@@ -73,15 +73,19 @@ def tune_dpo(
     }
     check(out, asked)
     generator = plugins.tunable(spec, device=device)
+    asked["model_fingerprint"] = generator.fingerprint
+    if ended(out, asked):
+        return
     from ..images.pictures import Pictures
     from ..models.denoiser import open_denoiser
+    from ..models.devices import join_world
     from ..tuning import dpo
     from ..tuning.preview import preview
     from ..tuning.run import Run
 
-    with Run(out, {**asked, "model_fingerprint": generator.fingerprint}) as run:
-        if run.ended:
-            progress.note(f"{out} holds this very run, ended; nothing to do")
+    with Run(out, asked, join_world(device)) as run:
+        if run.ended:  # by another process, in the meantime
+            note_ended(out)
             return
         policy = open_denoiser(plugins.pipeline(generator, spec), rank=config.rank, source=spec, seed=seed)
         posteriors, preferences = encoded(wanted, policy, Pictures([folder_of(pairs), *(root or [])]))

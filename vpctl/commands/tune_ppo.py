@@ -13,7 +13,7 @@ from ..options import Device, Folder, Input, Seed, options, plugin
 from ..records import digest, oversized
 from ..streams.places import place_of
 from ..streams.reading import read_prompts
-from ..tuning.folder import check
+from ..tuning.folder import check, ended, note_ended
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,18 +91,22 @@ def tune_ppo(
     }
     check(out, asked)
     generator = plugins.tunable(spec, device=device)
+    asked["model_fingerprint"] = generator.fingerprint
+    if ended(out, asked):
+        return
     own = generator.settings
     steps = config.steps or own.num_inference_steps
     check_steps(config, steps)
     guidance = own.guidance_scale if config.guidance is None else config.guidance
     from ..models.denoiser import open_denoiser
+    from ..models.devices import join_world
     from ..tuning import ppo
     from ..tuning.preview import preview
     from ..tuning.run import Run
 
-    with Run(out, {**asked, "model_fingerprint": generator.fingerprint}) as run:
-        if run.ended:
-            progress.note(f"{out} holds this very run, ended; nothing to do")
+    with Run(out, asked, join_world(device)) as run:
+        if run.ended:  # by another process, in the meantime
+            note_ended(out)
             return
         summed = summed_reward({name: plugins.load("reward", name, device=device) for name in weights}, weights)
         pipe = plugins.pipeline(generator, spec)

@@ -10,12 +10,12 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..plugins import LORA_FILE
 from ..streams.jsonlines import depth
+from . import pipelines
 
 REWARD_KINDS = ("blip", "clip")
 """Values of `model_type` that a reward model may have."""
@@ -215,7 +215,7 @@ def pipeline(folder: Folder) -> list[str]:
         raise Unfit(f"model_index.json: asks to run its own code (_class_name); {_HAS_ITSELF.format('diffusers')}")
     if not isinstance(name, str):
         raise Unfit("not a diffusers pipeline: model_index.json has no _class_name")
-    if not name.endswith("Pipeline") or not _diffusers_has(name):
+    if not name.endswith("Pipeline") or not pipelines.exists(name):
         raise Unfit(f"{name} is not a text-to-image pipeline of diffusers")
     if name.endswith("CombinedPipeline"):
         raise Unfit(f"a {name}, which opens a second model that its README.md names; name a pipeline of one folder")
@@ -404,19 +404,19 @@ def _check_origin(folder: Folder, part: str, library: str | None, class_name: st
     """Raise `Unfit` if a component's class is not of diffusers or transformers."""
     if library is None and class_name is None:
         return
-    pipelines = Path(_diffusers()).parent / "pipelines"
+    own_modules = pipelines.home() / "pipelines"
     name, of = class_name or "", library or ""
-    if of.isidentifier() and (pipelines / "deprecated" / of / "__init__.py").is_file():
+    if of.isidentifier() and (own_modules / "deprecated" / of / "__init__.py").is_file():
         raise Unfit(
             f"model_index.json: {part} is a {name} of {of}, which diffusers no longer opens; name another model"
         )
-    own = of in ("diffusers", "transformers") or (of.isidentifier() and (pipelines / of / "__init__.py").is_file())
+    own = of in ("diffusers", "transformers") or (of.isidentifier() and (own_modules / of / "__init__.py").is_file())
     if not own or folder.has(os.path.join(part, f"{of}.py")) or not part.isidentifier():
         raise Unfit(
             f"model_index.json: asks to run code of its own ({part}: {library}); "
             f"{_HAS_ITSELF.format('diffusers or transformers')}"
         )
-    if not name.isidentifier() or (of == "diffusers" and not _diffusers_has(name)):
+    if not name.isidentifier() or (of == "diffusers" and not pipelines.exists(name)):
         raise Unfit(f"model_index.json: {part} is a {class_name}, which {library} does not have")
     if "Pipeline" in name:  # diffusers would open it as a folder of its own, which nobody has inspected
         raise Unfit(f"model_index.json: {part} is a pipeline itself ({name}), which is not opened; name another model")
@@ -615,19 +615,6 @@ def _constant(text: str) -> float:
 
 def _there(folder: Folder, *names: str) -> list[str]:
     return [name for name in names if folder.has(name)]
-
-
-def _diffusers() -> str:
-    """The file of the package diffusers, which is not imported: that would take seconds."""
-    spec = find_spec("diffusers")
-    assert spec, "diffusers is a dependency"
-    assert spec.origin, "diffusers is a package"
-    return spec.origin
-
-
-def _diffusers_has(name: str) -> bool:
-    """Whether diffusers lists a class of this name."""
-    return f'"{name}"' in Path(_diffusers()).read_text("utf-8")
 
 
 def _reason(error: OSError) -> str:

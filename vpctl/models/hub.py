@@ -8,6 +8,7 @@ them are caught here and become one line.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,14 @@ def pipeline(folder: Path, *, dtype: torch.dtype, where: str) -> Any:
         return DiffusionPipeline.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True, **parts
         )
+
+
+def check_installed(name: str, *, where: str) -> None:
+    """Raise `UserError` if a pipeline of diffusers needs a library that is not installed."""
+    kind = getattr(diffusers, name, None)
+    if isinstance(kind, DummyObject):  # it stands for the pipeline
+        missing = [library for library in kind._backends if find_spec(library) is None] or kind._backends
+        raise UserError(f"{where}: a {name} needs {' and '.join(missing)}; install it first")
 
 
 def _component_class(library: str, name: str) -> Any:

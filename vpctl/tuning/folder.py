@@ -2,12 +2,14 @@
 
 import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from .. import progress
 from ..errors import OutputLocked, UserError
 from ..streams.places import is_stream
 
@@ -19,28 +21,58 @@ PARTS = {f"{name}.part" for name in (RUN_FILE, METRICS, CHECKPOINT, ENDED)} | {R
 
 
 def check(out: str, options: Mapping[str, Any]) -> None:
-    """Raise `UserError` if a run with these options cannot use the folder `out`. Nothing is made or changed.
+    """Raise `UserError` if a run with these options cannot use the folder `out`. Nothing is created or changed.
 
-    `options` are those that are known before a model is loaded. `Run` compares all of them.
+    `options` are those that are known before a model is loaded. `ended` and `Run` compare all of them.
     """
+    with _inspecting(out) as there:
+        if there is not None:
+            known = plain(options)
+            refuse_others(Path(out), {key: there.get(key) for key in known}, known)
+            has_ended(Path(out))
+
+
+def ended(out: str, options: Mapping[str, Any]) -> bool:
+    """Whether the folder `out` holds a run with exactly these options that has ended; says so. Raises as `check`."""
+    with _inspecting(out) as there:
+        done = there is not None and refuse_others(Path(out), there, plain(options)) and has_ended(Path(out))
+    if done:
+        note_ended(out)
+    return done
+
+
+def note_ended(out: str) -> None:
+    """Say that the run has ended."""
+    progress.note(f"{out} holds this very run, ended; nothing to do")
+
+
+def plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as ``run.json`` gives them back."""
+    there: dict[str, Any] = orjson.loads(orjson.dumps(options))
+    return there
+
+
+@contextmanager
+def _inspecting(out: str) -> Iterator[dict[str, Any] | None]:
+    """The options of the run in `out`, None if there is no run. Within the context no other run can write there."""
     if is_stream(out):
         raise UserError(f"--out {out}: is not a folder; --out names the folder of the run")
-    folder = Path(out)
+    folder, lock = Path(out), None
     try:
-        if not folder.exists():
+        exists = folder.exists()
+        if not exists:
             _check_new(folder)
-            return
-        if not folder.is_dir():
+        elif not folder.is_dir():
             raise is_a_file(folder)
-        if (folder / LOCK).is_file():
-            os.close(locked(folder, os.O_RDONLY))
+        elif (folder / LOCK).is_file():
+            lock = locked(folder, os.O_RDONLY)
     except OSError as error:
         raise UserError(f"--out {error.filename or out}: {reason(error)}") from None
-    known = orjson.loads(orjson.dumps(options))
-    there = begun(folder)
-    if there is not None:
-        refuse_others(folder, {key: there.get(key) for key in known}, known)
-        has_ended(folder)
+    try:
+        yield begun(folder) if exists else None
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 def _check_new(folder: Path) -> None:

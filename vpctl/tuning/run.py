@@ -20,6 +20,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,6 +32,7 @@ from safetensors import SafetensorError
 from .. import __version__, progress
 from ..errors import Interrupted, UserError
 from ..images.pictures import save as save_picture
+from ..models.devices import World
 from ..records import digest
 from . import folder as contents
 from .board import Board
@@ -58,10 +60,16 @@ class Run:
 
     A file that cannot be written raises `UserError` with the file, the reason and what is kept. An interrupt leaves
     the block as `Interrupted`, which says the same.
+
+    Of the processes of a `World` only the main one locks the folder, writes there and reports progress. All of them
+    read the checkpoint.
     """
 
-    def __init__(self, folder: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str, config: Mapping[str, Any], world: World) -> None:
         self.folder = Path(folder)
+        self._world = world
+        if not world.is_main:
+            progress.mute()
         self.stopping = False
         """Whether an interrupt asked the run to end at the next `save`."""
         self._signals = deferred(self._is_over)
@@ -70,12 +78,16 @@ class Run:
         self._counter: progress.Counter | None = None
         self._board: Board | None = None
         self.step = self.saved = 0
-        self._lock = self._locked()
+        self._lock = self._locked() if world.is_main else None
         try:
-            self._open(orjson.loads(orjson.dumps(config)))
+            self._open(contents.plain(config))
         except BaseException:
-            os.close(self._lock)
+            self._unlock()
             raise
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
 
     def _locked(self) -> int:
         try:
@@ -88,14 +100,16 @@ class Run:
 
     def _open(self, config: dict[str, Any]) -> None:
         self._digest = digest(config)
-        begun = self._same_config(config)
-        for part in PARTS & set(os.listdir(self.folder)):  # they hold space
-            _remove(self.folder / part)
+        begun = True
+        if self._world.is_main:
+            begun = self._same_config(config)
+            for part in PARTS & set(os.listdir(self.folder)):  # they hold space
+                _remove(self.folder / part)
         self.ended = begun and contents.has_ended(self.folder)
         self._state = None if self.ended else self._checkpoint()
         if self._state:
             self.step = self.saved = self._state["step"]
-        if not self.ended:
+        if self._world.is_main and not self.ended:
             self._cut_metrics()
             self._board = Board(self.folder / "tensorboard", first=self.step + 1)
 
@@ -109,6 +123,7 @@ class Run:
         written = {
             "options": config,
             "argv": sys.argv,
+            "processes": self._world.size,
             "versions": {"vpctl": __version__, "python": platform.python_version(), **versions},
         }
         with self._writing(file):
@@ -240,7 +255,11 @@ class Run:
         return False
 
     def log(self, step: int, **metrics: float) -> None:
-        """Write one step's numbers to the metrics file and for TensorBoard."""
+        """Write one step's numbers, as means over all processes, to the metrics file and for TensorBoard."""
+        values = torch.tensor([*metrics.values()], dtype=torch.float64)
+        metrics = dict(zip(metrics, self._world.gather(values).mean(0).tolist(), strict=True))
+        if not self._world.is_main:
+            return
         file = self.folder / METRICS
         with self._writing(file), file.open("ab") as lines:
             lines.write(orjson.dumps({"step": step, **metrics}, option=orjson.OPT_APPEND_NEWLINE))
@@ -250,6 +269,8 @@ class Run:
 
     def preview(self, step: int, grid: Image.Image) -> None:
         """Keep a grid of pictures drawn from fixed seeds at this step."""
+        if not self._world.is_main:
+            return
         file = self.folder / "previews" / f"{step:06d}.png"
         with self._writing(file):
             save_picture(grid, str(file))
@@ -269,23 +290,29 @@ class Run:
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint once the new one is whole. Ends the run if an interrupt waits for it."""
+        self._ending, before = True, self._ending
+        try:
+            if self._world.is_main:
+                self._write_checkpoint({"run": self._digest, "step": step, **state})
+            self.saved = step
+        finally:
+            self._ending = before
+        if self.stopping:
+            raise KeyboardInterrupt
+
+    def _write_checkpoint(self, state: Mapping[str, Any]) -> None:
         file = self.folder / CHECKPOINT
         part = file.with_name(f"{CHECKPOINT}.part")
-        self._ending, before = True, self._ending
         try:
             with self._writing(file):
                 _sync(self.folder / METRICS)  # a checkpoint has all metrics before it
                 with part.open("wb") as opened:  # of a file of ours torch tells why it could not be written
-                    torch.save({"run": self._digest, "step": step, **state}, opened)
+                    torch.save(state, opened)
                 _sync(part)
                 part.replace(file)
                 _sync(self.folder)
-            self.saved = step
         finally:
             part.unlink(missing_ok=True)
-            self._ending = before
-        if self.stopping:
-            raise KeyboardInterrupt
 
     @contextlib.contextmanager
     def results(self) -> Iterator[Path]:
@@ -293,6 +320,11 @@ class Run:
 
         They become as readable as the run's other files: safetensors lets only their owner read what it writes.
         """
+        if not self._world.is_main:
+            with TemporaryDirectory() as unused:
+                yield Path(unused)
+            self.ended = True
+            return
         part = self.folder / RESULTS
         try:
             with self._writing(self.folder):
@@ -350,7 +382,7 @@ class Run:
         self._ending = True
         if self._board:
             self._board.close()
-        os.close(self._lock)
+        self._unlock()
         self._signals.__exit__(None, None, None)
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(self._interrupted()) from None
