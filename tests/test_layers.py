@@ -104,6 +104,24 @@ def test_imports_run_downward_only() -> None:
     assert violations(package()) == []
 
 
+def test_only_a_denoiser_knows_the_parts_of_a_pipeline() -> None:
+    """A new family of models is a file in models/denoiser, and changes nothing in training or in a command."""
+    trainers = {path: source for path, source in package().items() if path.split("/")[1] in ("tuning", "commands")}
+    parts = {"pipe", "scheduler", "unet", "vae", "text_encoder"}
+    found = [
+        f"{path}:{node.lineno}: .{node.attr}"
+        for path, source in trainers.items()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and node.attr in parts
+    ]
+    assert found == []
+    known = {name_of(path) for path in package()}
+    targets = {target for path, source in trainers.items() for _, target in imports(path, source, known)}
+    assert not {target.partition(".")[0] for target in targets} & {"diffusers", "peft"}
+    assert "vpctl.models.denoiser" in targets
+    assert "vpctl.models.denoiser.sd" not in targets
+
+
 def test_every_room_is_lived_in() -> None:
     there = {place(name_of(path)) for path in package()}
     assert there == set(RANK)

@@ -1,5 +1,6 @@
 """Diffusion-DPO: its arithmetic by hand, and what must not change its result."""
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from diffusers import StableDiffusionPipeline
 
 from tests.tuning.conftest import Killed, Mortal, disturb, new_policy
 from vpctl.configs import DPOConfig
+from vpctl.models.denoiser.conditioning import Conditioning
 from vpctl.models.denoiser.sd import StableDiffusion
 from vpctl.models.devices import join_world
 from vpctl.tuning.dpo import Preference, dpo_loss, four_errors, noised_pairs, train
@@ -144,3 +146,26 @@ def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(
         assert torch.equal(ours, theirs)
     metrics = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "cut")]
     assert metrics[0] == metrics[1]
+
+
+class TwoEmbeddings(StableDiffusion):
+    """Its conditioning has a second tensor, like the pooled embedding of SDXL."""
+
+    def _encode_prompts(self, prompts: list[str]) -> Conditioning:
+        [embedded] = super()._encode_prompts(prompts).tensors
+        return Conditioning((embedded, embedded.mean(1)))
+
+    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        embedded, pooled = conditioning.tensors
+        assert torch.equal(pooled, embedded.mean(1))
+        return super()._run_unet(latents, timesteps, Conditioning((embedded,)))
+
+
+def test_training_does_not_know_what_a_conditioning_is_made_of(
+    packaged: StableDiffusionPipeline, rendered: Rendered, tmp_path: Path
+) -> None:
+    plain, other = new_policy(packaged), TwoEmbeddings(copy.deepcopy(packaged), rank=4, seed=0)
+    for name, policy in (("plain", plain), ("other", other)):
+        run_dpo(policy, rendered, tmp_path / name, steps=2)
+    for ours, theirs in zip(other.trainable, plain.trainable, strict=True):
+        assert torch.equal(ours, theirs)
