@@ -124,7 +124,7 @@ def refuse_others(folder: Path, there: Mapping[str, Any], options: Mapping[str, 
 
     Other options without a checkpoint or results, such as those of a run that failed at once, bind nobody.
     """
-    changed = [key for key in {**there, **options} if there.get(key) != options.get(key)]
+    changed = [key for key in {**options, **there} if there.get(key) != options.get(key)]
     if changed and ((folder / CHECKPOINT).exists() or (folder / ENDED).exists()):
         key = changed[0]
         raise UserError(

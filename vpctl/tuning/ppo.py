@@ -69,7 +69,7 @@ def spans(pictures: int, updates: int, batch: int) -> list[list[tuple[int, int]]
 
 
 def trained_steps(sampler: Sampler, config: PPOConfig, generator: torch.Generator) -> list[int]:
-    """Which denoising steps a round trains on: `timestep_fraction` of those before the last `skip_last`, by lot.
+    """Which denoising steps a round trains on: `timestep_fraction` of those before the last `skip_last`, at random.
 
     A last step without any noise, as some schedules have it, has no log-probability to train on.
     """
