@@ -9,8 +9,8 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from tests.tuning.conftest import disturb, new_policy
+from vpctl.contracts import Settings
 from vpctl.models.denoiser.sd import Policy
-from vpctl.plugins import Settings
 from vpctl.tuning.preview import grid, preview
 
 

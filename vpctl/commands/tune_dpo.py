@@ -82,7 +82,7 @@ def tune_dpo(
         if run.ended:
             progress.note(f"{out} holds this very run, ended; nothing to do")
             return
-        policy = Policy(plugins.pipeline(generator, spec), rank=config.rank, source=spec, seed=seed)
+        policy = Policy(generator.pipeline, rank=config.rank, source=spec, seed=seed)
         latents, preferences = encoded(wanted, policy, Pictures([folder_of(pairs), *(root or [])]))
         shown = list(islice(dict.fromkeys(pair["prompt"] for pair in wanted), PREVIEWS))
         progress.note(

@@ -105,7 +105,7 @@ def tune_ppo(
             progress.note(f"{out} holds this very run, ended; nothing to do")
             return
         summed = summed_reward({name: plugins.load("reward", name, device=device) for name in weights}, weights)
-        policy = Policy(plugins.pipeline(generator, spec), rank=config.rank, source=spec, seed=seed, exact=True)
+        policy = Policy(generator.pipeline, rank=config.rank, source=spec, seed=seed, exact=True)
         shown = texts[:PREVIEWS]
         count = min(config.prompts_per_epoch, len(texts)) * config.images
         rounds, updates = progress.plural(config.epochs, "round"), progress.plural(config.updates, "update")

@@ -12,15 +12,15 @@ from diffusers.utils import DummyObject
 from PIL import Image
 
 from .. import progress
+from ..contracts import Settings, TunableGenerator
 from ..errors import UserError
 from ..models import devices, hub, sources
-from ..plugins import Settings
 from ..records import fingerprint
 
 MODELS_OWN = Settings()
 
 
-class Diffusion:
+class Diffusion(TunableGenerator):
     """A text-to-image pipeline. Its weights are loaded when the first picture is drawn."""
 
     def __init__(self, source: str, device: str, *, option: str, defaults: Settings = MODELS_OWN) -> None:

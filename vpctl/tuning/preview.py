@@ -3,9 +3,9 @@
 import torch
 from PIL import Image
 
+from ..contracts import Settings
 from ..models.denoiser.sd import Policy
 from ..models.tensors import to_pictures
-from ..plugins import Settings
 
 
 @torch.inference_mode()
