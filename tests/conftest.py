@@ -164,7 +164,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 Plugin = Callable[[str, str], Path]
 FAIR = """
-from vpctl.plugins import Verdicts
+from vpctl.contracts import Verdicts
 return lambda prompt, images, aspect: Verdicts([sum(i.tobytes()) % 5 + 1.0 for i in images], ["x"] * len(images), {})
 """
 """An annotator that looks at every byte of the picture."""

@@ -157,9 +157,9 @@ ABANDONED = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableException
 JUDGE = """
 from contextlib import asynccontextmanager
 from vpctl.errors import Refused, Unusable
-from vpctl.plugins import Verdicts
+from vpctl.contracts import Annotator, Verdicts
 
-class Judge:
+class Judge(Annotator):
     async def ask(self, question):
         return [Verdicts([1.0] * len(question.pictures), ["x"] * len(question.pictures), {})]
 
@@ -170,9 +170,10 @@ return Judge()
 VERDICTS = "async def ask(self, question): return [Verdicts({}, {}, {}, {})]"
 POLISHER = """
 from vpctl.errors import Unusable
-from vpctl.plugins import Polished
+from vpctl import contracts
+from vpctl.contracts import Polished
 
-class Polisher:
+class Polisher(contracts.Polisher):
     def __call__(self, prompts):
         return [RETURNED]
 
@@ -182,9 +183,9 @@ return Polisher()
 """
 DRAWING = """
 from PIL import Image
-from vpctl.plugins import Settings
+from vpctl.contracts import Settings, Generator as Base
 
-class Generator:
+class Generator(Base):
     def __call__(self, prompts, seeds, settings):
         return [Image.new("RGB", (8, 8)) for _ in prompts]
 
@@ -227,6 +228,7 @@ MEMBERS = {
         f"at_once = {RAISING}",
         "def check(self): 1 / 0",
         "def running(self, brake): return 1",
+        "template = 3",
         "def summary(self): return None",
     ],
     "model": [
@@ -251,6 +253,10 @@ def test_a_member_of_a_plug_in_that_breaks_its_contract_is_one_line(
     draw(tmp_path, prompts=2)
     (tmp_path / "prompts.txt").write_text("a red circle\n")
     body = {"annotator": JUDGE, "polisher": POLISHER, "model": DRAWING}[kind]
+    if "running" in member or "template" in member:
+        body = body.replace("contracts.Polisher", "contracts.AsyncPolisher").replace(
+            "def __call__", "async def __call__"
+        )
     path = plugin("mine", body.replace("RETURNED", "Polished('x')").replace("MEMBER", member))
     command = {
         "annotator": "annotate metadata.jsonl",
@@ -433,7 +439,7 @@ def test_quiet_silences_notes_and_tables_but_no_warning_and_no_error(
 
 STUCK = """
 import asyncio, time
-from vpctl.plugins import Verdicts
+from vpctl.contracts import Verdicts
 
 count = 0
 

@@ -12,7 +12,7 @@ from tests.conftest import HOME
 
 FLOORS = (
     "__init__ errors records",
-    "streams progress flow images plugins options configs",
+    "streams progress flow contracts images plugins options configs",
     "models prompts api",
     "judging report",
     "shapes polishers generators annotators rewards tuning",

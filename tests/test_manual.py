@@ -15,7 +15,7 @@ from vpctl import cli, manual, plugins
 from vpctl.records import RECORDS, schema
 
 PAGES = sorted((HOME / "man").iterdir())
-MACROS = {".TH", ".SH", ".SS", ".PP", ".TP", ".RS", ".RE", ".nf", ".fi", ".br"}
+MACROS = {".TH", ".SH", ".SS", ".PP", ".TP", ".RS", ".RE", ".nf", ".fi", ".br", ".sp"}
 """Of man(7); those our pages are made of."""
 
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from tests.conftest import ENVIRONMENT, HOME, Ended, Plugin, Run, lines, vpctl
 from vpctl import plugins
+from vpctl.contracts import Aspect
 from vpctl.errors import UserError
-from vpctl.plugins import KINDS, Aspect
+from vpctl.plugins import KINDS
 from vpctl.shapes.judge import ASPECTS
 
 FILES = [
@@ -276,7 +277,7 @@ def load(argument, *, device="auto"):
 '''
 ANNOTATOR = '''"""Likes the later picture better."""
 
-from ..plugins import Verdicts
+from ..contracts import Verdicts
 
 
 def load(argument, *, device="auto"):
@@ -299,7 +300,7 @@ def load(argument, *, device="auto"):
 '''
 POLISHER = '''"""Says it louder."""
 
-from ..plugins import Polished
+from ..contracts import Polished
 
 
 def load(argument, *, device="auto"):

@@ -3,15 +3,17 @@
 `python -m vpctl.manual` writes `man/` and `completions/`; a test fails when they are not what it would write.
 """
 
+import ast
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
 from typer.models import ArgumentInfo, OptionInfo
 
-from . import __version__
+from . import __version__, contracts, plugins
 from .cli import COMMANDS, EVALUATIONS, about, as_typed, common, load
 from .records import RECORDS, in_words, schema
 
@@ -61,7 +63,7 @@ Records go to standard output or a file, everything said to people goes to stand
 
 PLUGINS = """What polishes, draws, judges and scores is named by a SPEC: NAME, NAME:ARGUMENT, or PATH.py[:ARGUMENT] for
 a file of your own, which has a function load(argument, *, device). An aspect is a name, or a Markdown file of your own:
-a title line, then the rubric. vpctl --plugins lists what there is."""
+a title line, then the rubric. vpctl --plugins lists all names. vpctl-plugins(7) has the contract of each kind."""
 
 EXITS = {
     "0": "Done, or the reader of the output has gone.",
@@ -88,6 +90,7 @@ def pages() -> dict[str, str]:
     made["man/vpctl-eval.1"] = evaluation_page()
     made["man/vpctl.1"] = program_page()
     made["man/vpctl-records.5"] = records_page()
+    made["man/vpctl-plugins.7"] = plugins_page()
     made |= {f"completions/vpctl.{shell}": text for shell, text in COMPLETIONS.items()}
     return dict(sorted(made.items()))
 
@@ -105,7 +108,7 @@ def program_page() -> str:
         _section("EXIT STATUS", *_items(EXITS)),
         _section("ENVIRONMENT", *_items(ENVIRONMENT)),
         _section("EXAMPLES", *_examples(PIPELINE)),
-        _section("SEE ALSO", ", ".join([*others, r"\fBvpctl-records\fR(5)"])),
+        _section("SEE ALSO", ", ".join([*others, r"\fBvpctl-records\fR(5)", r"\fBvpctl-plugins\fR(7)"])),
     )
 
 
@@ -158,6 +161,75 @@ def records_page() -> str:
         lines,
         _section("SEE ALSO", r"\fBvpctl\fR(1)"),
     )
+
+
+def plugins_page() -> str:
+    """vpctl-plugins(7), from the contracts."""
+    lines: list[str] = []
+    for kind, fulfilled in plugins.CONTRACTS.items():
+        for contract in fulfilled:
+            description, _, example = (inspect.getdoc(contract) or "").partition("\n\nExamples:\n")
+            members = {
+                _signature(name, member): inspect.getdoc(member) or ""
+                for name, member in vars(contract).items()
+                if inspect.isfunction(member) and (name == "__call__" or not name.startswith("_"))
+            }
+            lines += _section(contract.__name__.upper(), *_paragraphs(_plain(description)))
+            lines += _items({**_attributes(contract), **members}, _plain)
+            if example:
+                lines += [".PP", f"A complete {kind}:", *_examples(inspect.cleandoc(example), as_written=True)]
+    types = {_fields(one): inspect.getdoc(one) or "" for one in PASSED}
+    return _page(
+        _head("vpctl-plugins", 7, "the contracts of vpctl's plug-ins"),
+        _section("DESCRIPTION", *_paragraphs(inspect.getdoc(contracts) or "")),
+        lines,
+        _section("TYPES", "These are in vpctl.contracts.", *_items(types, _plain)),
+        _section("SEE ALSO", r"\fBvpctl\fR(1), \fBvpctl-records\fR(5)"),
+    )
+
+
+PASSED: tuple[type, ...] = (
+    contracts.Polished,
+    contracts.Settings,
+    contracts.Verdicts,
+    contracts.Aspect,
+    contracts.Question,
+    contracts.Kind,
+)
+"""What passes between plug-ins and commands."""
+
+
+def _signature(name: str, function: Any) -> str:
+    """A method as it is defined, without the module names of its types."""
+    written = re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Z])", "", str(inspect.signature(function))).replace("'", "")
+    written = re.sub(r"\(self(?:, )?", "(", written)
+    is_async = "async " if inspect.iscoroutinefunction(function) else ""
+    return f"{is_async}{name}{written}"
+
+
+def _attributes(contract: type) -> dict[str, str]:
+    """Attributes of a contract with their defaults, and the text that stands below each in the source."""
+    body = ast.parse(inspect.getsource(contract)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for attribute, text in pairwise(body.body):
+        if isinstance(attribute, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            found[ast.unparse(attribute)] = str(text.value.value)
+    for name, member in vars(contract).items():
+        if isinstance(member, property):
+            found[name] = inspect.getdoc(member) or ""
+    return found
+
+
+def _fields(kind: Any) -> str:
+    """A named tuple as it is called."""
+    fields = [f"{one}={kind._field_defaults[one]!r}" if one in kind._field_defaults else one for one in kind._fields]
+    return f"{kind.__name__}({', '.join(fields)})"
+
+
+def _plain(docstring: str) -> str:
+    """A docstring's text in one paragraph; what stands in double backticks stands in single ones."""
+    return " ".join(docstring.replace("``", "`").split())
 
 
 RECORDS_ABOUT = """A record is a JSON object on a line of its own, in UTF-8. A command only adds keys to the records it
@@ -243,8 +315,9 @@ def _section(title: str, *lines: str) -> list[str]:
     return [f".SH {title}", *lines] if any(lines) else []
 
 
-def _items(terms: Mapping[str, str]) -> list[str]:
-    return [line for term, text in terms.items() for line in (".TP", rf"\fB{_escaped(term)}\fR", _escaped(text))]
+def _items(terms: Mapping[str, str], text_of: Callable[[str], str] = str) -> list[str]:
+    items = [(rf"\fB{_escaped(term)}\fR", _escaped(text_of(text))) for term, text in terms.items()]
+    return [line for term, text in items for line in (".TP", term, text)]
 
 
 def _paragraphs(text: str) -> list[str]:
@@ -252,8 +325,10 @@ def _paragraphs(text: str) -> list[str]:
     return [line for block in blocks if block for line in (".PP", block)][1:]
 
 
-def _examples(text: str) -> list[str]:
-    """Commands, each in a block that is not filled."""
+def _examples(text: str, *, as_written: bool = False) -> list[str]:
+    """Commands, each in a block that is not filled; or one block `as_written`."""
+    if as_written:
+        return [".PP", ".nf", ".RS 4", *(_escaped(line) or ".sp" for line in text.split("\n")), ".RE", ".fi"]
     blocks = [map(_escaped, as_typed(block).split("\n")) for block in text.split("\n\n") if block.strip()]
     return [line for block in blocks for line in (".PP", ".nf", ".RS 4", *block, ".RE", ".fi")]
 

@@ -16,19 +16,31 @@ import re
 import reprlib
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, TypeVar, cast
 
+from .contracts import (
+    LEVELS,
+    Annotator,
+    Aspect,
+    AsyncPolisher,
+    Generator,
+    Polisher,
+    Reward,
+    Settings,
+    TunableGenerator,
+)
 from .errors import OutputClosed, RecordFailed, Refused, Stopped, UserError
 from .records import digest, fingerprint
 
 KINDS = {"polisher": "polishers", "generator": "generators", "annotator": "annotators", "reward": "rewards"}
 _HOME = Path(__file__).parent
+C = TypeVar("C")
 
-CONTRACTS = {
+CALLS = {
     "polisher": "a polisher takes a list of prompts and returns one Polished for each",
     "generator": "a generator takes (prompts, seeds, settings) and returns one PIL image for each prompt",
     "annotator": "an annotator takes (prompt, images, aspect) and returns Verdicts(scores, rationales, usage)",
@@ -36,73 +48,16 @@ CONTRACTS = {
 }
 """What a plug-in of each kind is called with and returns, in a line."""
 
-SETTINGS = "settings is a vpctl.plugins.Settings of numbers and text"
-FINGERPRINT = "fingerprint is text"
-_TUNABLE = "a generator to be tuned has a pipeline, settings and a fingerprint"
-"""What a generator's members are, in a line."""
+CONTRACTS: dict[str, tuple[Any, ...]] = {
+    "polisher": (Polisher, AsyncPolisher),
+    "generator": (Generator, TunableGenerator),
+    "annotator": (Annotator,),
+    "reward": (Reward,),
+}
+"""Of each kind, the contracts that a plug-in may fulfil; a function is the first one's call."""
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """In the folder of a LoRA, as diffusers names it: what the tune commands write and a generator's ``adapt`` takes."""
-
-
-class Settings(NamedTuple):
-    """How a picture is drawn; None leaves a setting to the generator."""
-
-    guidance_scale: float | None = None
-    num_inference_steps: int | None = None
-    width: int | None = None
-    height: int | None = None
-    negative_prompt: str | None = None
-
-
-def are_settings(value: object) -> bool:
-    """Whether it is a `Settings` whose fields have their types."""
-    if not isinstance(value, Settings):
-        return False
-    whole = (value.num_inference_steps, value.width, value.height)
-    return (
-        (value.guidance_scale is None or is_number(value.guidance_scale))
-        and all(one is None or (type(one) is int and one > 0) for one in whole)
-        and (value.negative_prompt is None or is_text(value.negative_prompt))
-    )
-
-
-class Polished(NamedTuple):
-    """A prompt made clean. `unsafe` says why it asks for something harmful, and is empty when it does not.
-
-    `rejected` says why the polished text cannot be trusted to show the same, and is empty when it can.
-    """
-
-    prompt: str
-    unsafe: str = ""
-    rejected: str = ""
-
-
-class Verdicts(NamedTuple):
-    """One annotator's scores of several pictures, higher is better, a rationale each, and what the call used.
-
-    `ranking` has the places of the pictures, the best first, where the annotator was asked for one.
-    """
-
-    scores: list[float]
-    rationales: list[str]
-    usage: dict[str, float]
-    ranking: Sequence[int] = ()
-
-
-LEVELS = ("1", "2", "3", "4", "5")
-
-
-class Aspect(NamedTuple):
-    """One thing pictures are judged on. `name` stands in records; `rubric` is Markdown for the judge.
-
-    `levels` are what a judge may answer, the worst first, as ``3 Fair``; the score is the place, from 1 to 5.
-    """
-
-    name: str
-    title: str
-    rubric: str
-    levels: tuple[str, ...] = LEVELS
 
 
 def catalog(kind: str) -> dict[str, str]:
@@ -233,32 +188,43 @@ def load(kind: str, spec: str, *, device: str = "auto", **settings: Any) -> Any:
     with blamed(kind, spec, "load takes (argument, *, device) and returns the plug-in"):
         known = inspect.signature(loader).parameters
         made = loader(argument, device=device, **{name: value for name, value in settings.items() if name in known})
-        if not callable(made) and not (kind == "annotator" and hasattr(made, "ask")):
-            raise misfit(kind, spec, made, "load")
+    return _fulfilling(kind, spec, made)
+
+
+def _fulfilling(kind: str, spec: str, made: Any) -> Any:
+    """What a plug-in returned as an object of its contract: a function gets the members that it does not have.
+
+    An annotator that is a function stays one: `judging` asks it. Members of the user's own classes are guarded.
+    """
+    for contract in reversed(CONTRACTS[kind]):  # the narrower one first
+        if is_a(made, contract):
+            return Guarded(kind, spec, made, contract) if _is_own(spec) else made
+    inherit = f"have its class inherit from vpctl.contracts.{CONTRACTS[kind][0].__name__}"
+    known = {name for contract in CONTRACTS[kind] for name in vars(contract) if not name.startswith("_")}
+    if members := sorted(known & {*dir(type(made))}):
+        raise UserError(f"{_option(kind)} {spec}: load returned {_found(made)}, which has {members[0]}; {inherit}")
+    if not callable(made):
+        raise misfit(kind, spec, made, "load")
+    return made if kind == "annotator" else function_as(CONTRACTS[kind][0], made)
+
+
+def function_as(contract: Callable[..., C], call: Callable[..., Any]) -> C:
+    """An object of a contract whose call is the function `call`, with the contract's defaults for all else."""
+    made: C = type("Function", (cast(type, contract),), {"__call__": staticmethod(call)})()
     return made
+
+
+def is_a(made: Any, contract: type) -> bool:
+    """Whether what `load` returned fulfils a contract."""
+    return contract in type(made.plugin if isinstance(made, Guarded) else made).__mro__
 
 
 def tunable(spec: str, *, device: str) -> Any:
-    """A generator with the ``pipeline``, ``settings`` and ``fingerprint`` that tuning needs; see `pipeline`."""
-    import inspect
-
+    """A `TunableGenerator`. Raises `UserError` for one that is none. Its weights are not loaded."""
     made = load("generator", spec, device=device)
-    members = Members("generator", spec, made)
-    needed = {
-        "settings": members.value("settings", None, are_settings, SETTINGS),
-        "fingerprint": members.value("fingerprint", None, is_text, FINGERPRINT),
-        "pipeline": inspect.getattr_static(made, "pipeline", None),  # to get its value may load the weights
-    }
-    for name, value in needed.items():
-        if value is None:
-            raise UserError(f"--model {spec}: this generator cannot be tuned: it has no {name}")
+    if not is_a(made, TunableGenerator):
+        raise UserError(f"--model {spec}: this generator cannot be tuned: it is no vpctl.contracts.TunableGenerator")
     return made
-
-
-def pipeline(made: Any, spec: str) -> Any:
-    """The diffusers pipeline of a generator that is `tunable`; this loads its weights."""
-    with blamed("generator", spec, _TUNABLE):
-        return made.pipeline
 
 
 def _is_own(spec: str) -> bool:
@@ -279,7 +245,7 @@ def blamed(kind: str, spec: str, contract: str = "") -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if not _is_own(spec):
             raise
-        file, expected = split(spec)[0], contract or CONTRACTS[kind]
+        file, expected = split(spec)[0], contract or CALLS[kind]
         own = os.path.realpath(file)
         frames = [one for one in traceback.extract_tb(error.__traceback__) if os.path.realpath(one.filename) == own]
         where = f"{file}:{frames[-1].lineno}, in {frames[-1].name}" if frames else file
@@ -295,7 +261,7 @@ def _said(error: BaseException) -> str:
 
 def misfit(kind: str, spec: str, returned: object, function: str = "it", contract: str = "") -> UserError:
     """The error of a plug-in that returned what its contract does not say."""
-    return UserError(f"{_option(kind)} {spec}: {function} returned {_found(returned)}; {contract or CONTRACTS[kind]}")
+    return UserError(f"{_option(kind)} {spec}: {function} returned {_found(returned)}; {contract or CALLS[kind]}")
 
 
 def _found(value: object) -> str:
@@ -327,42 +293,116 @@ def check_texts(kind: str, spec: str, *texts: str) -> None:
             )
 
 
-class Members:
-    """Reads what a plug-in may have beside its call. A member that is missing or None is the default.
+def _are_settings(value: object) -> bool:
+    """Whether it is a `Settings` whose fields have their types."""
+    if not isinstance(value, Settings):
+        return False
+    whole = (value.num_inference_steps, value.width, value.height)
+    return (
+        (value.guidance_scale is None or is_number(value.guidance_scale))
+        and all(one is None or (type(one) is int and one > 0) for one in whole)
+        and (value.negative_prompt is None or is_text(value.negative_prompt))
+    )
 
-    A member that raises, or does not fit, becomes a `UserError`, as in `blamed`. `contract` says what fits.
+
+def is_usage(value: object) -> bool:
+    """Whether it has finite numbers by name."""
+    return isinstance(value, dict) and all(is_text(name) and is_number(one) for name, one in value.items())
+
+
+def _is_any(_: object) -> bool:
+    return True
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_size(value: object) -> bool:
+    return is_number(value) and cast(float, value) >= 0
+
+
+def _is_json(value: object) -> bool:
+    return bool(digest([value]))
+
+
+def _is_context(value: object) -> bool:
+    return isinstance(value, AbstractAsyncContextManager)
+
+
+_RUNNING = (_is_context, "running takes a Brake and returns an async context manager")
+_SUMMARY = (is_text, "summary takes nothing and returns text")
+_CHECK = (_is_any, "check takes nothing")
+MEMBERS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "polisher": {
+        "at_once": (_is_count, "at_once is a whole number from 1 up"),
+        "template": (is_text, "template is text"),
+        "check": _CHECK,
+        "running": _RUNNING,
+        "summary": _SUMMARY,
+    },
+    "generator": {
+        "settings": (_are_settings, "settings is a vpctl.contracts.Settings of numbers and text"),
+        "fingerprint": (is_text, "fingerprint is text"),
+        "adapt": (_is_any, "adapt takes the folder of a LoRA"),
+        "pipeline": (_is_any, "pipeline is a diffusers pipeline"),
+    },
+    "annotator": {
+        "identity": (_is_json, "identity is a value that JSON can hold"),
+        "preparing": (_is_count, "preparing is a whole number from 1 up"),
+        "running": _RUNNING,
+        "check": _CHECK,
+        "prepare": (_is_any, "prepare takes (image, path)"),
+        "pixels": (_is_size, "pixels takes what prepare returned and returns a number"),
+        "template": (is_text, "template takes a Kind and returns text"),
+        "status": (is_text, "status takes the share done and returns text"),
+        "summary": _SUMMARY,
+        "expected": (is_usage, "expected takes (kind, prompt, sizes) and returns numbers by name"),
+    },
+    "reward": {"differentiable": (_is_any, "differentiable is True or False")},
+}
+"""Of each kind, what a member or its result has to be, and the contract in a line."""
+
+
+class Guarded:
+    """A plug-in of the user's, which fulfils `contract`: what its members are, and what they return, is checked.
+
+    What a member raises, or does not fit, becomes a `UserError`, as in `blamed`. All members are read once, here, but
+    for a `pipeline`: to read it loads weights.
     """
 
-    def __init__(self, kind: str, spec: str, plugin: object) -> None:
-        self._kind, self._spec, self._plugin = kind, spec, plugin
+    def __init__(self, kind: str, spec: str, plugin: Any, contract: type) -> None:
+        self.plugin, self._kind, self._spec, self._contract = plugin, kind, spec, contract
+        for name in MEMBERS[kind].keys() - {"pipeline"}:
+            if hasattr(contract, name):
+                getattr(self, name)
 
-    def value(self, name: str, default: Any, fits: Callable[[Any], bool], contract: str) -> Any:
-        """A member that is a value."""
+    def __call__(self, *arguments: Any) -> Any:
+        """What the plug-in returns; whoever calls it checks that, and blames the plug-in."""
+        return self.plugin(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        """A member of the plug-in."""
+        fits, contract = MEMBERS[self._kind].get(name, (_is_any, CALLS[self._kind]))
+        is_function = callable(getattr(self._contract, name, None))
         with blamed(self._kind, self._spec, contract):
-            found = getattr(self._plugin, name, None)
-            if found is None:
-                return default
-            if not fits(found):
+            found = getattr(self.plugin, name)
+            if not (callable(found) if is_function else fits(found)):
                 raise UserError(f"{_option(self._kind)} {self._spec}: its {name} is {_found(found)}; {contract}")
-            return found
+        if is_function and name in MEMBERS[self._kind]:
+            found = self._checked(found, name, fits, contract)
+        setattr(self, name, found)
+        return found
 
-    def function(self, name: str, default: Any, fits: Callable[[Any], bool], contract: str) -> Any:
-        """A member that is a function whose results fit."""
-        call = self.value(name, None, callable, contract)
-
+    def _checked(self, call: Callable[..., Any], name: str, fits: Callable[[Any], bool], contract: str) -> Any:
         def guarded(*arguments: Any) -> Any:
             with blamed(self._kind, self._spec, contract):
                 result = call(*arguments)
                 if not fits(result):
                     raise misfit(self._kind, self._spec, result, name, contract)
-                return result
+            return _Context(result, self._kind, self._spec, contract) if name == "running" else result
 
-        return guarded if call else default
-
-    def context(self, name: str, contract: str) -> Callable[..., AbstractAsyncContextManager[Any]] | None:
-        """A member that is a function that returns an async context manager; None without it."""
-        make = self.function(name, None, lambda made: isinstance(made, AbstractAsyncContextManager), contract)
-        return make and (lambda *arguments: _Context(make(*arguments), self._kind, self._spec, contract))
+        return guarded
 
 
 class _Context(AbstractAsyncContextManager[Any]):

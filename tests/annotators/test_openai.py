@@ -18,12 +18,12 @@ from vpctl import flow, plugins
 from vpctl.annotators import openai
 from vpctl.api.pictures import Encoder
 from vpctl.configs import PictureConfig, ServerConfig
+from vpctl.contracts import Kind, Verdicts
 from vpctl.flow import Brake
 from vpctl.images.pictures import Pictures
 from vpctl.judging import run as judging
-from vpctl.judging.questions import Kind
-from vpctl.judging.run import Plan, Tally
-from vpctl.plugins import Verdicts
+from vpctl.judging.plan import Plan, grouped
+from vpctl.judging.run import Tally
 from vpctl.records import Judgement
 
 ASPECTS = tuple(plugins.aspect(name) for name in ("fidelity", "aesthetic"))
@@ -49,7 +49,7 @@ def judged(server: Server, folder: Path, plan: Plan, *, prompts: int = 3, **how:
     )
 
     def work(brake: Brake) -> Coroutine[Any, Any, None]:
-        groups = judging.grouped(iter(images), str)
+        groups = grouped(iter(images), str)
         return judging.judge(groups, plan, desk, at_once=8, brake=brake, tally=Tally())
 
     flow.run(work)

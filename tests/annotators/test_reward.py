@@ -13,9 +13,8 @@ from PIL import Image
 from tests.conftest import ENVIRONMENT, HOME, Plugin
 from vpctl import plugins
 from vpctl.annotators.reward import RewardJudge
+from vpctl.contracts import Mode, Question, Verdicts
 from vpctl.errors import RecordFailed, UserError
-from vpctl.judging.questions import Mode, Question
-from vpctl.plugins import Verdicts
 from vpctl.rewards import shapes
 
 FIDELITY, AESTHETIC = plugins.aspect("fidelity"), plugins.aspect("aesthetic")

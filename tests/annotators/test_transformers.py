@@ -21,10 +21,9 @@ from tests.annotators.vlm import FIDELITY, colour, question
 from vpctl import plugins
 from vpctl.annotators import _vision_language as local
 from vpctl.annotators._vision_language import REPAIR, Judge
+from vpctl.contracts import Aspect, Question, Verdicts
 from vpctl.errors import RecordFailed, Unusable, UserError
 from vpctl.judging import questions
-from vpctl.judging.questions import Question
-from vpctl.plugins import Aspect, Verdicts
 
 RED_BLUE = question("a red circle", "red", "blue")
 BLUE_RED = question("a red circle", "blue", "red")

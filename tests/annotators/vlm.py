@@ -15,8 +15,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from vpctl import plugins
 from vpctl.annotators._vision_language import Asked, Judge
+from vpctl.contracts import Question
 from vpctl.judging import questions
-from vpctl.judging.questions import Question
 
 IN_PLACE = """{% for message in messages %}<|{{ message.role }}|>{% for part in message.content %}
 {%- if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}<|end|>{% endfor %}

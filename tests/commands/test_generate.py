@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image as PIL
 
 from vpctl.commands.generate import LARGEST_WINDOW, Model, Plan, drawn, guidance_range, pixels, planned
+from vpctl.contracts import Settings
 from vpctl.errors import UserError
 from vpctl.images.pictures import save
-from vpctl.plugins import Settings
 from vpctl.records import Image, Prompt
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import orjson
 
 from tests.conftest import Plugin, Run, lines
-from vpctl.commands.polish import Distinct, original, polish, polished, polisher_of, scored
+from vpctl.commands.polish import Distinct, original, polish, polished, scored
+from vpctl.contracts import Polished, Polisher
 from vpctl.errors import RecordFailed
-from vpctl.plugins import Polished
+from vpctl.plugins import function_as
 from vpctl.records import LONGEST_PROMPT, Prompt, digest
 
 
@@ -26,8 +27,8 @@ def polish_all(
     prompts: list[Prompt], *, keep_unsafe: bool = False, polish: Any = upper
 ) -> tuple[list[Prompt], Counter[str]]:
     counts: Counter[str] = Counter()
-    work = polisher_of(polish, "rules")
-    return list(polished(prompts, work, keep_unsafe=keep_unsafe, threshold=0.5, counts=counts)), counts
+    work = function_as(Polisher, polish)
+    return list(polished(prompts, work, spec="rules", keep_unsafe=keep_unsafe, threshold=0.5, counts=counts)), counts
 
 
 def reasons(prompts: Iterable[Prompt]) -> list[str]:
@@ -213,7 +214,7 @@ def test_what_failed_is_in_neither_file_and_tried_again(run: Run, tmp_path: Path
         "flaky",
         "import os\n"
         "from vpctl.errors import RecordFailed\n"
-        "from vpctl.plugins import Polished\n"
+        "from vpctl.contracts import Polished\n"
         "def one(prompt):\n"
         "    lost = prompt == 'a cat' and not os.path.exists('up')\n"
         "    return RecordFailed('no answer') if lost else Polished(prompt)\n"
@@ -234,7 +235,7 @@ def test_an_answer_that_came_to_nothing_is_dropped_as_failed_and_ends_in_3(
     babbling = plugin(
         "babbling",
         "from vpctl.errors import Unusable\n"
-        "from vpctl.plugins import Polished\n"
+        "from vpctl.contracts import Polished\n"
         "return lambda prompts: [Unusable('no JSON') if one == 'a cat' else Polished(one) for one in prompts]",
     )
     done = run("polish", "raw.txt", "--polisher", babbling, "--out", "clean.jsonl")

@@ -1,8 +1,11 @@
 """tune-ppo's own part: rewards and their weights."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from tests.conftest import Plugin, Run
 from vpctl.commands.tune_ppo import summed_reward, weighted
 from vpctl.errors import UserError
 
@@ -30,3 +33,33 @@ def test_the_sum_is_weighted_and_of_pictures_as_they_would_be_saved() -> None:
     pixels[1, 0] = 2.0
     found = summed_reward(rewards, {"red": 2.0, "length": -1.0})(pixels, ["four", "twelve chars"])
     assert found.tolist() == [2 * 100 - 4, 2 * 255 - 12]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "--steps: the model ./mine.py has no default for it; name a value"),
+        ("--steps 5", "--guidance: the model ./mine.py has no default for it; name a value"),
+    ],
+)
+def test_a_generator_without_settings_of_its_own_needs_them_named(
+    run: Run, plugin: Plugin, tmp_path: Path, words: str, said: str
+) -> None:
+    plugin("mine", UNSETTLED)
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    ended = run(*f"tune-ppo prompts.txt -m ./mine.py -r shapes --out run {words}".split())
+    assert ended.code == 2
+    assert ended.err == f"vpctl tune-ppo: error: {said}\n"
+
+
+UNSETTLED = """
+from vpctl.contracts import TunableGenerator
+
+class Mine(TunableGenerator):
+    pipeline = None
+
+    def __call__(self, prompts, seeds, settings):
+        return []
+
+return Mine()
+"""

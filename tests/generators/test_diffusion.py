@@ -11,11 +11,11 @@ from diffusers.utils.dummy_torch_and_transformers_and_sentencepiece_objects impo
 from PIL import Image
 
 from tests.hostile.folders import change, sound
+from vpctl.contracts import Settings
 from vpctl.errors import UserError
 from vpctl.generators import diffusion, shapes
 from vpctl.generators._pipeline import Diffusion
 from vpctl.models import hub
-from vpctl.plugins import Settings
 
 SETTINGS = Settings(2.0, 4)
 

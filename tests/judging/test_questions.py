@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from tests.servers import instance
 from vpctl import plugins
+from vpctl.contracts import Aspect, Kind, Mode, Question
 from vpctl.errors import Unusable
 from vpctl.judging import questions
-from vpctl.judging.questions import Kind, Mode, Question, schema, system, template, verdicts
-from vpctl.plugins import Aspect
+from vpctl.judging.questions import schema, system, template, verdicts
 
 NAMED = Aspect(
     "fidelity", "Fidelity", "1. Bad: x\n5. Excellent: y", ("1 Bad", "2 Poor", "3 Fair", "4 Good", "5 Excellent")

@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from PIL import Image as PIL
 
 from vpctl import flow
+from vpctl.contracts import PREPARING, Annotator, Aspect, Kind, Question, Verdicts
 from vpctl.errors import OutputClosed, RecordFailed, Refused, Stopped, Unusable, UserError
 from vpctl.flow import Brake, in_background
+from vpctl.judging import plan as planning
 from vpctl.judging import run as judging
+from vpctl.judging.functions import as_annotator
+from vpctl.judging.plan import Call, Group, Plan, grouped
 from vpctl.judging.preferences import tied
-from vpctl.judging.questions import Kind, Question
-from vpctl.judging.run import Group, Plan, Tally, asking, grouped, judge
-from vpctl.plugins import Aspect, Verdicts
+from vpctl.judging.run import Tally, judge
 from vpctl.records import Image, Judgement
 
 ASPECTS = (Aspect("fidelity", "Fidelity", "Levels."), Aspect("aesthetic", "Aesthetic", "Levels."))
@@ -89,10 +91,10 @@ class Desk:
         **how: Any,
     ) -> int:
         """How many judgements could not be had."""
-        words = getattr(annotate, "template", judging.rubrics)
-        usual = {"name": "mine", "identity": "", "words": words, "open_picture": opened}
+        annotator = as_annotator(annotate)
+        usual = {"name": "mine", "identity": "", "words": annotator.template, "open_picture": opened}
         usual |= {"claim": self.claim, "emit": self.emit}
-        desk = judging.Desk(asking(annotate, "mine"), **{**usual, **self.how, **how})
+        desk = judging.Desk(annotator, **{**usual, **self.how, **how})
 
         def work(brake: Brake) -> Coroutine[Any, Any, None]:
             groups = grouped(records, content)
@@ -102,14 +104,15 @@ class Desk:
         return self.tally.lost
 
 
-def planned(records: list[Image], plan: Plan = PLAN, **how: Any) -> list[judging.Call]:
+def planned(records: list[Image], plan: Plan = PLAN, **how: Any) -> list[Call]:
     """The calls about one prompt's pictures; what a file holds is its name."""
     annotate = how.pop("annotate", truthful)
-    words = getattr(annotate, "template", judging.rubrics)
+    annotator = as_annotator(annotate)
+    words = annotator.template
     usual = {"name": "mine", "identity": "", "words": words, "open_picture": opened, "claim": bool, "emit": print}
     contents = how.pop("contents", None) or [image["file_name"] for image in records]
-    desk = judging.Desk(asking(annotate, "mine"), **{**usual, **how})
-    return list(judging.planned(Group(records, contents), plan, desk))
+    desk = judging.Desk(annotator, **{**usual, **how})
+    return list(planning.planned(Group(records, contents), plan, desk))
 
 
 @given(st.permutations(range(6)), st.integers(0, 5))
@@ -385,7 +388,7 @@ def edited(**more: Any) -> list[Image]:
         {"records": edited(prompt_id="q")},
         {"records": images("p", 1, 2)},
         {"contents": ["p1", "other", "p3"]},
-        {"annotate": type("Other", (), {"ask": None, "template": lambda *_: "list@other"})()},
+        {"annotate": type("Other", (Annotator,), {"ask": None, "template": lambda *_: "list@other"})()},
     ],
 )
 def test_a_key_changes_with_all_that_could_change_the_answer(how: dict[str, Any]) -> None:
@@ -488,7 +491,7 @@ def test_an_unusable_answer_is_recorded_with_its_text_and_what_it_took(capsys: p
     assert "the answer is no JSON" in capsys.readouterr().err
 
 
-class Together:
+class Together(Annotator):
     """A judge that is asked for several aspects at once, and finds pictures of the same half of numbers equal."""
 
     def __init__(self, error: Exception | None = None) -> None:
@@ -644,7 +647,7 @@ def test_the_pictures_of_few_prompts_are_held_ready() -> None:
     desk.judge(source, Slow(), Plan(ASPECTS, passes=2), at_once=2)
     assert len(desk.done) == 400
     assert len(prepared) == 100, "each once, for both aspects and passes"
-    assert max(ahead) <= judging.PREPARING + 2
+    assert max(ahead) <= PREPARING + 2
 
 
 def test_stopped_calls_leave_no_record() -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from tests.servers import Server
 from vpctl.configs import ServerConfig
+from vpctl.contracts import Polished
 from vpctl.errors import RecordFailed, Stopped, Unusable, UserError
 from vpctl.flow import Brake
-from vpctl.plugins import Polished
 from vpctl.polishers import openai
 from vpctl.prompts.cleaning import polish
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpctl.plugins import Polished
+from vpctl.contracts import Polished
 from vpctl.prompts.cleaning import polish
 from vpctl.prompts.faith import added, checked, lost
 

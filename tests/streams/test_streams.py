@@ -711,7 +711,7 @@ def test_a_reader_that_has_gone_is_no_error_and_worth_no_word(tmp_path: Path, dr
     many_judgements(tmp_path / "in.jsonl")
     plugin("fair", FAIR)
     plugin("one", ONE)
-    plugin("same", "from vpctl.plugins import Polished\nreturn lambda prompts: [*map(Polished, prompts)]")
+    plugin("same", "from vpctl.contracts import Polished\nreturn lambda prompts: [*map(Polished, prompts)]")
     (tmp_path / "in.txt").write_text("".join(f"{'a red circle ' * 10}{number}\n" for number in range(1000)))
     draw(tmp_path, prompts=60)
     for command in (

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from tests.hostile.folders import change
 from tests.tuning.conftest import disturb, new_policy
+from vpctl.contracts import Settings
 from vpctl.errors import UserError
 from vpctl.generators import shapes
 from vpctl.models import sources
@@ -18,7 +19,6 @@ from vpctl.models.denoiser import open_denoiser
 from vpctl.models.denoiser.conditioning import Conditioning, Embeddings
 from vpctl.models.denoiser.latents import Posteriors
 from vpctl.models.denoiser.sd import StableDiffusion
-from vpctl.plugins import Settings
 from vpctl.tuning.preview import grid, preview
 
 

@@ -1,1 +1,1 @@
-"""What judges pictures. A module here is an annotator: see `shapes` for the whole contract."""
+"""What judges pictures. A module here is an annotator: `vpctl.contracts` has the contract."""

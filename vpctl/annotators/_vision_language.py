@@ -15,13 +15,12 @@ from transformers import AutoModelForImageTextToText, GenerationConfig, Processo
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
 
 from ..api.answers import parse
+from ..contracts import Annotator, Kind, Question, Verdicts
 from ..errors import RecordFailed, Unusable, UserError
 from ..judging import questions
 from ..judging.microbatch import Batches
-from ..judging.questions import Kind, Question
 from ..models import devices, hub, sources
 from ..models.sources import first_line
-from ..plugins import Verdicts
 from ..progress import plural
 from ..records import fingerprint
 
@@ -58,7 +57,7 @@ class Said(NamedTuple):
     usage: dict[str, float]
 
 
-class Judge:
+class Judge(Annotator):
     """A vision-language model that judges. Its weights are loaded when it is asked for the first time."""
 
     def __init__(self, source: str, revision: str, device: torch.device, config: Any, processor: Any) -> None:

@@ -9,32 +9,37 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import orjson
+from PIL import Image
 
 from ..api.budget import Estimate
 from ..api.engine import Engine, Rejected
 from ..api.pictures import Encoded, Encoder
 from ..configs import PictureConfig, ServerConfig
+from ..contracts import Annotator, Question, Verdicts
 from ..errors import RecordFailed, UserError
 from ..flow import Brake
-from ..judging.questions import Question, compared
-from ..plugins import Verdicts
+from ..judging.questions import compared
 
 ASPECT = "harmlessness"
 MODEL = "omni-moderation-latest"
 FREE = Estimate(0, 0, 0)
 
 
-class Moderation:
+class Moderation(Annotator):
     """A judge that asks the moderations endpoint."""
 
-    def __init__(self, engine: Engine, prepare: Encoder) -> None:
+    def __init__(self, engine: Engine, encode: Encoder) -> None:
         self._engine = engine
-        self.prepare = prepare
-        self.identity = {"server": engine.server, "model": engine.model, **prepare.identity}
+        self._encode = encode
+        self.identity = {"server": engine.server, "model": engine.model, **encode.identity}
 
     def check(self) -> None:
         """Raise `UserError` if it cannot be asked."""
         self._engine.check()
+
+    def prepare(self, image: Image.Image, path: str) -> Encoded:
+        """The picture as it is sent."""
+        return self._encode(image, path)
 
     def running(self, brake: Brake) -> AbstractAsyncContextManager[None]:
         """While this lasts, `ask` may be called."""

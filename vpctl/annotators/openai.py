@@ -5,31 +5,36 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
+from PIL import Image
+
 from ..api.budget import Estimate
 from ..api.chat import Model, Request, text_part
-from ..api.pictures import Encoder
+from ..api.pictures import Encoded, Encoder
 from ..configs import PictureConfig, ServerConfig
+from ..contracts import Kind, OfflineAnnotator, Question, Verdicts
 from ..errors import Unusable
 from ..flow import Brake
 from ..judging import questions
-from ..judging.questions import Kind, Question
-from ..plugins import Verdicts
 
 WORDS = 60.0
 """Tokens that a rationale and its level usually take."""
 
 
-class Judge:
+class Judge(OfflineAnnotator):
     """A model that is asked in the words of `questions`; what it is asked can also be had without asking it."""
 
-    def __init__(self, model: Model, prepare: Encoder) -> None:
+    def __init__(self, model: Model, encode: Encoder) -> None:
         self.model = model
-        self.prepare = prepare
-        self.identity = {**model.identity, **prepare.identity}
+        self._encode = encode
+        self.identity = {**model.identity, **encode.identity}
 
     def check(self) -> None:
         """Raise `UserError` if it cannot be asked."""
         self.model.engine.check()
+
+    def prepare(self, image: Image.Image, path: str) -> Encoded:
+        """The picture as it is sent."""
+        return self._encode(image, path)
 
     def running(self, brake: Brake) -> AbstractAsyncContextManager[None]:
         """While this lasts, `ask` may be called."""
@@ -60,9 +65,9 @@ class Judge:
 
     def estimate(self, kind: Kind, prompt: str, sizes: Sequence[tuple[int, int]]) -> Estimate:
         """How many tokens a question will take, of pictures of these sizes in pixels."""
-        sizes = [self.prepare.size(size) for size in sizes]
+        sizes = [self._encode.size(size) for size in sizes]
         return self.model.estimate(
-            _fixed(kind) + len(prompt.encode()), sizes, self.prepare.detail, kind.pictures * len(kind.aspects) * WORDS
+            _fixed(kind) + len(prompt.encode()), sizes, self._encode.detail, kind.pictures * len(kind.aspects) * WORDS
         )
 
     def expected(self, kind: Kind, prompt: str, sizes: Sequence[tuple[int, int]]) -> dict[str, float]:

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .. import plugins
+from ..contracts import Annotator, Question, Verdicts
 from ..errors import RecordFailed, UserError
 from ..judging.microbatch import Batches
-from ..judging.questions import Question, compared
+from ..judging.questions import compared
 from ..models.scoring import batches, rewarded
-from ..plugins import Verdicts
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,7 +39,7 @@ class Picture:
         self.rewards: dict[str, float] = {}
 
 
-class RewardJudge:
+class RewardJudge(Annotator):
     """The judge that answers with what `reward`, named `spec`, gives."""
 
     def __init__(self, spec: str, reward: Reward) -> None:

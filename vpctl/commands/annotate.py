@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -11,7 +11,7 @@ import typer
 
 from .. import plugins, progress
 from ..configs import PictureConfig, ServerConfig
-from ..errors import LimitReached, RecordFailed, UserError
+from ..errors import LimitReached, UserError
 from ..judging.preferences import tied
 from ..options import STDIO, Device, Input, MaxPictures, Output, Roots, Seed, option, options, plugin
 from ..records import MODES, Image, Judgement, judgement_key
@@ -21,9 +21,7 @@ from ..streams.reading import count, located, read
 from ..streams.writing import Out
 
 if TYPE_CHECKING:
-    from ..flow import Brake
-    from ..images.pictures import Pictures
-    from ..judging.run import Desk, Group, Plan, Tally
+    pass
 
 SOME_FAILED = 3
 AGAIN = ("failed", "refused")
@@ -144,40 +142,44 @@ def annotate(
     with _reported(out) if report else nullcontext(), Out(out, Judgement, known.key, optional=dry_run) as sink:
         from ..images.hashes import Contents
         from ..images.pictures import Pictures
-        from ..judging import run as judging
+        from ..judging import live
+        from ..judging.estimate import estimate
+        from ..judging.plan import Group, Plan
+        from ..judging.plan import grouped as by_prompt
+        from ..judging.run import Tally
+        from ..judging.run import desk as desk_for
 
         folder = folder_of(images)
         opener = Pictures([folder, *(root or [])])
         loaded = plugins.load("annotator", spec, device=device, server=server, pictures=pictures, folder=folder)
-        plan = judging.Plan(aspects, cast(Any, mode), passes, all_aspects, break_ties, seed)
-        desk = judging.desk(loaded, spec, open_picture=opener.open, claim=sink.claim, emit=sink.write, ties=known.ties)
+        plan = Plan(aspects, cast(Any, mode), passes, all_aspects, break_ties, seed)
+        desk = desk_for(loaded, spec, open_picture=opener.open, claim=sink.claim, emit=sink.write, ties=known.ties)
         if not (dry_run and not sample) and not batch_file:
             desk.annotator.check()
         with closing(Contents(opener, hidden_beside(out, "contents"))) as contents:
-            tally = judging.Tally()
+            tally = Tally()
 
-            def grouped() -> "Iterator[Group]":
-                return judging.grouped(Joined(max_pictures=max_pictures).images(located(images, Image)), contents)
+            def grouped() -> Iterator[Group]:
+                return by_prompt(Joined(max_pictures=max_pictures).images(located(images, Image)), contents)
 
             groups = grouped()
             if sample:
                 groups = takewhile(lambda _: tally.begun < sample, groups)
-            if (dry_run or not batch) and os.path.exists(hidden_beside(out, "batches")):
-                from ..judging import offline as batches
-
-                if under_way := batches.leave_out(out, sink.claim):
-                    asked = progress.plural(under_way, "request")
-                    progress.note(f"{asked} under way in batches and left out; --batch collects the answers")
+            under_way = os.path.exists(hidden_beside(out, "batches"))
+            if batch or batch_file or under_way:
+                from ..judging import offline  # which imports the client of servers
+            if under_way and (dry_run or not batch) and (requests := offline.leave_out(out, sink.claim)):
+                asked = progress.plural(requests, "request")
+                progress.note(f"{asked} under way in batches and left out; --batch collects the answers")
             if (batch or batch_file) and not dry_run:
-                from ..judging import offline as batches
-
                 desk = desk._replace(emit=lambda *done: known.learn(sink.write, *done))
                 retries = "failed" in known.again
-                batches.judge(iter(groups), plan, desk, tally, server, sink, file=batch_file, retry=retries)
+                offline.judge(iter(groups), plan, desk, tally, server, sink, file=batch_file, retry=retries)
             elif sample or not dry_run:
-                _judge(groups, plan, desk, tally, server, pictures=count(images), out=sink)
+                live.judge(groups, plan, desk, tally, server, pictures=count(images), out=sink)
             if dry_run:
-                _estimate(grouped(), plan, desk, opener, batch=batch or bool(batch_file))
+                share = offline.price_share(desk) if batch or batch_file else 1.0
+                estimate(grouped(), plan, desk, opener, share=share)
     if tally.lost or tally.failed:
         raise typer.Exit(SOME_FAILED)
 
@@ -231,82 +233,3 @@ class Known:
     def ties(self, key: str) -> list[tuple[str, str]]:
         """Which pictures of a judgement, by their ids, have the same score."""
         return self._ties.get(key, [])
-
-
-def _judge(
-    groups: "Iterable[Group]",
-    plan: "Plan",
-    desk: "Desk",
-    tally: "Tally",
-    server: ServerConfig,
-    *,
-    pictures: int | None,
-    out: Out,
-) -> None:
-    from .. import flow
-    from ..judging import run as judging
-
-    with progress.Counter("judgements", None, desk.annotator.status) as counter:
-
-        def emit(*done: Judgement) -> None:
-            desk.emit(*done)
-            counter.expected = tally.expected(pictures, plan)
-            counter(len(done))
-
-        def work(brake: "Brake") -> Coroutine[Any, Any, None]:
-            return judging.judge(
-                iter(groups), plan, desk._replace(emit=emit), at_once=server.concurrency, brake=brake, tally=tally
-            )
-
-        def tell() -> None:
-            counter.close()
-            more = "; ".join(text for text in (tally.told(), desk.annotator.summary()) if text)
-            progress.finished(
-                progress.plural(counter.total, "judgement"),
-                out.target,
-                resumed=out.resumed,
-                failed=tally.lost,
-                more=more,
-            )
-
-        try:
-            flow.run(work, max_time=server.max_time)
-        except (KeyboardInterrupt, LimitReached):
-            tell()
-            raise
-        tell()
-
-
-def _estimate(
-    groups: "Iterable[Group]", plan: "Plan", desk: "Desk", opener: "Pictures", *, batch: bool = False
-) -> None:
-    """Say what the calls that are still to be made would take."""
-    from ..judging import run as judging
-
-    tally = judging.Tally()
-    if batch:
-        from ..judging import offline as batches
-
-        share = batches.asked_by_batch(desk).model.engine.batch_share
-    else:
-        share = 1.0
-    usage: Counter[str] = Counter()
-    calls_in_all = 0
-    for group in progress.track(groups, "prompts"):
-        calls = list(judging.claimed(group, plan, desk, tally))
-        try:
-            sizes = {place: opener.size(group.images[place]["file_name"]) for call in calls for place in call.shown}
-        except RecordFailed as failure:
-            tally.lost += 1
-            progress.warn_each(judging.LOST, f"{group.images[0]['prompt'][:60]!r}: {failure}")
-            continue
-        calls_in_all += len(calls)
-        for call in calls:
-            shown = [sizes[place] for place in call.shown]
-            usage.update(desk.annotator.expected(call.kind, group.images[0]["prompt"], shown))
-    tokens = f"about {usage['prompt_tokens']:.0f} tokens of prompts and {usage['completion_tokens']:.0f} of answers"
-    cost = f", {usage['cost'] * share:.2f} USD" if "cost" in usage else ""
-    broken = f"; {progress.plural(tally.lost, 'prompt')} with pictures that cannot be judged" if tally.lost else ""
-    progress.note(
-        f"dry run: {progress.plural(calls_in_all, 'call')} to be made{f', {tokens}{cost}' if usage else ''}{broken}"
-    )

@@ -9,10 +9,10 @@ from random import Random
 from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 from .. import plugins, progress
+from ..contracts import Settings
 from ..errors import UserError
 from ..images.folders import mark
 from ..options import STDIO, BatchSize, Device, Input, Output, Seed, option, plugin
-from ..plugins import Settings
 from ..records import Image, Prompt, digest, fingerprint, image_key, oversized, prompt_key
 from ..streams.places import folder_of, is_stream
 from ..streams.reading import count, read_prompts
@@ -268,15 +268,9 @@ def generate(
 def loaded(spec: str, adapter: str, device: str) -> Model:
     """A generator by its spec, with the LoRA on it if there is one."""
     generator = plugins.load("generator", spec, device=device)
-    read = plugins.Members("generator", spec, generator)
     if adapter:
-        adapt = read.function("adapt", None, lambda _: True, "adapt takes the folder of a LoRA")
-        if not adapt:
-            raise UserError(f"--adapter: the generator {spec} takes none")
-        adapt(adapter)
-    own = read.value("settings", Settings(), plugins.are_settings, plugins.SETTINGS)
-    identity = read.value("fingerprint", plugins.fingerprints(spec)[spec], plugins.is_text, plugins.FINGERPRINT)
-    return Model(spec, generator, identity, own)
+        generator.adapt(adapter)
+    return Model(spec, generator, generator.fingerprint or plugins.fingerprints(spec)[spec], generator.settings)
 
 
 def adapter_fingerprint(folder: str) -> str:

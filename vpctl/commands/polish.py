@@ -4,8 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 
@@ -13,10 +12,10 @@ import typer
 
 from .. import plugins, progress
 from ..configs import ServerConfig
+from ..contracts import AsyncPolisher, Polished, Polisher
 from ..errors import LimitReached, RecordFailed, Unusable, UserError
 from ..models import sources
 from ..options import STDIO, Device, Input, Output, option, options, plugin
-from ..plugins import Polished
 from ..records import LONGEST_PROMPT, ORIGINAL, Prompt, prompt_key
 from ..streams.places import beside
 from ..streams.reading import count, read_prompts
@@ -32,38 +31,6 @@ CLIP_READS = 75
 
 NSFW_THRESHOLD = 0.5
 """Detoxify learns the share of people who call a text toxic: above a half, most do."""
-
-
-@dataclass(frozen=True)
-class Polisher:
-    """The members of a polisher that `spec` named, read once by `polisher_of`, with a default for each it lacks.
-
-    `polish` takes at most `at_once` prompts. If there is a context `running`, it asks a server: it is awaited within
-    the context, and `template` is the identity of the words that it asks in.
-    """
-
-    spec: str
-    polish: Callable[[list[str]], Any]
-    at_once: int
-    template: str
-    check: Callable[[], object]
-    running: "Callable[[Brake], AbstractAsyncContextManager[Any]] | None"
-    summary: Callable[[], str]
-
-
-def polisher_of(work: Any, spec: str) -> Polisher:
-    """The members of what a plug-in loaded. Raises `UserError` if one breaks the contract, now or as it is called."""
-    read = plugins.Members("polisher", spec, work)
-    running = read.context("running", "running takes a Brake and returns an async context manager")
-    return Polisher(
-        spec=spec,
-        polish=work,
-        at_once=read.value("at_once", 1, lambda one: type(one) is int and one > 0, "at_once is a number from 1 up"),
-        template=read.value("template", "", plugins.is_text, "template is text") if running else "",
-        check=read.function("check", lambda: None, lambda _: True, "check takes nothing"),
-        running=running,
-        summary=read.function("summary", lambda: "", plugins.is_text, "summary takes nothing and returns text"),
-    )
 
 
 class Scorer(Protocol):
@@ -107,6 +74,7 @@ def polished(
     prompts: Iterable[Prompt],
     polisher: Polisher,
     *,
+    spec: str,
     keep_unsafe: bool,
     threshold: float,
     counts: Counter[str],
@@ -119,8 +87,8 @@ def polished(
     """
     for chunk in chunks(prompts, polisher.at_once, threshold):
         wanted = wanted_of(chunk, keep_unsafe)
-        with plugins.blamed("polisher", polisher.spec):
-            answers = checked(polisher.polish(wanted), wanted, polisher.spec) if wanted else []
+        with plugins.blamed("polisher", spec):
+            answers = checked(polisher(wanted), wanted, spec) if wanted else []
         yield from outcomes(chunk, answers, keep_unsafe=keep_unsafe, counts=counts)
 
 
@@ -141,9 +109,10 @@ def checked(answers: object, prompts: list[str], spec: str) -> list[Polished | R
 
 async def polished_on_a_server(
     prompts: Iterator[Prompt],
-    polisher: Polisher,
+    polisher: AsyncPolisher,
     keep: Callable[[Iterable[Prompt]], None],
     *,
+    spec: str,
     keep_unsafe: bool,
     threshold: float,
     counts: Counter[str],
@@ -155,11 +124,10 @@ async def polished_on_a_server(
 
     async def work(chunk: list[Prompt]) -> list[Prompt]:
         wanted = wanted_of(chunk, keep_unsafe, polisher.template)
-        with plugins.blamed("polisher", polisher.spec):
-            answers = checked(await polisher.polish(wanted), wanted, polisher.spec) if wanted else []
+        with plugins.blamed("polisher", spec):
+            answers = checked(await polisher(wanted), wanted, spec) if wanted else []
         return [*outcomes(chunk, answers, keep_unsafe=keep_unsafe, counts=counts, words=polisher.template)]
 
-    assert polisher.running
     async with polisher.running(brake):
         source = flow.in_background(chunks(prompts, polisher.at_once, threshold))
         async for done in flow.in_order(source, work, at_once=at_once, brake=brake):
@@ -462,7 +430,7 @@ def polish(
         kept = files.enter_context(Out(out, Prompt, prompt_key))
         apart = files.enter_context(Out(drops, Prompt, prompt_key, optional=True)) if drops else None
         outputs = Outputs(kept, apart)
-        work = polisher_of(plugins.load("polisher", spec, device=device, server=server), spec)
+        work = plugins.load("polisher", spec, device=device, server=server)
         work.check()
         raw = progress.track(read_prompts(prompts), "prompts", total=count(prompts))
         records = fresh(raw, [kept, apart] if apart else [kept], outputs.counts)
@@ -477,6 +445,7 @@ def polish(
             outputs.write(with_originals(new, kept.claim) if keep_original else new)
 
         how: dict[str, Any] = {
+            "spec": spec,
             "keep_unsafe": keep_unsafe,
             "threshold": nsfw_threshold,
             "counts": outputs.counts,
@@ -484,7 +453,7 @@ def polish(
         if keep_original and kept.resumed:
             outputs.write(originals([*_polished_in(out)], kept.claim))
         try:
-            if not work.running:
+            if not plugins.is_a(work, AsyncPolisher):
                 keep(polished(records, work, **how))
             else:
                 from .. import flow

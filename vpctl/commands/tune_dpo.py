@@ -73,7 +73,7 @@ def tune_dpo(
     }
     check(out, asked)
     generator = plugins.tunable(spec, device=device)
-    asked["model_fingerprint"] = generator.fingerprint
+    asked["model_fingerprint"] = generator.fingerprint or plugins.fingerprints(spec)[spec]
     if ended(out, asked):
         return
     from ..images.pictures import Pictures
@@ -87,7 +87,7 @@ def tune_dpo(
         if run.ended:  # by another process, in the meantime
             note_ended(out)
             return
-        policy = open_denoiser(plugins.pipeline(generator, spec), rank=config.rank, source=spec, seed=seed)
+        policy = open_denoiser(generator.pipeline, rank=config.rank, source=spec, seed=seed)
         posteriors, preferences = encoded(wanted, policy, Pictures([folder_of(pairs), *(root or [])]))
         shown = list(islice(dict.fromkeys(pair["prompt"] for pair in wanted), PREVIEWS))
         progress.note(

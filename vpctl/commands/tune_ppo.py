@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from .. import plugins, progress
 from ..configs import PPOConfig
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ..tuning.rollout import Reward
 
+N = TypeVar("N", int, float)
 PREVIEWS = 16
 """Pictures in a preview grid."""
 
@@ -91,13 +92,13 @@ def tune_ppo(
     }
     check(out, asked)
     generator = plugins.tunable(spec, device=device)
-    asked["model_fingerprint"] = generator.fingerprint
+    asked["model_fingerprint"] = generator.fingerprint or plugins.fingerprints(spec)[spec]
     if ended(out, asked):
         return
     own = generator.settings
-    steps = config.steps or own.num_inference_steps
+    steps = chosen("--steps", config.steps, own.num_inference_steps, spec)
     check_steps(config, steps)
-    guidance = own.guidance_scale if config.guidance is None else config.guidance
+    guidance = chosen("--guidance", config.guidance, own.guidance_scale, spec)
     from ..models.denoiser import open_denoiser
     from ..models.devices import join_world
     from ..tuning import ppo
@@ -109,8 +110,7 @@ def tune_ppo(
             note_ended(out)
             return
         summed = summed_reward({name: plugins.load("reward", name, device=device) for name in weights}, weights)
-        pipe = plugins.pipeline(generator, spec)
-        policy = open_denoiser(pipe, rank=config.rank, source=spec, seed=seed, exact=True)
+        policy = open_denoiser(generator.pipeline, rank=config.rank, source=spec, seed=seed, exact=True)
         shown = texts[:PREVIEWS]
         count = min(config.prompts_per_epoch, len(texts)) * config.images
         rounds, updates = progress.plural(config.epochs, "round"), progress.plural(config.updates, "update")
@@ -129,6 +129,14 @@ def tune_ppo(
         with run.results() as folder:
             policy.save_lora(folder)
     progress.note(f"the LoRA is in {out}; draw with it as generate --adapter {out}")
+
+
+def chosen(option: str, given: N | None, own: N | None, spec: str) -> N:
+    """The value of an option, or else the model's own. Raises `UserError` if there is neither."""
+    value = own if given is None else given
+    if value is None:
+        raise UserError(f"{option}: the model {spec} has no default for it; name a value")
+    return value
 
 
 def check_steps(config: PPOConfig, steps: int) -> None:

@@ -1,1 +1,1 @@
-"""What draws pictures. A module here is a generator: see `diffusion` for the whole contract."""
+"""What draws pictures. A module here is a generator: `vpctl.contracts` has the contract."""

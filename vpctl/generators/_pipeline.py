@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import progress
+from ..contracts import Settings, TunableGenerator
 from ..errors import UserError
 from ..models import pipelines, sources
-from ..plugins import Settings
 from ..records import fingerprint
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MODELS_OWN = Settings()
 
 
-class Diffusion:
+class Diffusion(TunableGenerator):
     """A text-to-image pipeline. Its settings and fingerprint need no torch; its weights are loaded at the first use."""
 
     def __init__(self, source: str, device: str, *, option: str, defaults: Settings = MODELS_OWN) -> None:

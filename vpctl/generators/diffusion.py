@@ -1,10 +1,5 @@
 """Any diffusers text-to-image pipeline: diffusion:FOLDER or diffusion:HUB-ID.
 
-The contract of a generator: ``load(argument, *, device)`` returns a callable
-``(prompts, seeds, settings) -> list[PIL.Image]`` that draws one picture a prompt, each from its own seed. It may have
-``settings``, what it uses where `Settings` says None; ``fingerprint``, which changes with its weights; and
-``adapt(folder)``, which puts a LoRA on it.
-
 A packaged plug-in may also have ``check(argument)``, which raises `UserError` if the argument cannot be used. It is
 called first and takes a second at most, so nothing heavy is imported at the top of this file. A generator's ``check``
 also gets ``adapter``, ``width`` and ``height``, and ``tuned`` from the tune commands, if it has these parameters.

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..contracts import Settings
 from ..errors import UserError
 from ..models import sources
-from ..plugins import Settings
 
 if TYPE_CHECKING:
     from ._pipeline import Diffusion

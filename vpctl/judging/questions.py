@@ -13,19 +13,13 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from string import ascii_uppercase
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import orjson
 
+from ..contracts import Aspect, Kind, Question, Verdicts
 from ..errors import Unusable
-from ..plugins import Aspect, Verdicts
 from ..records import digest
-
-Mode = Literal["list", "point", "pair"]
-"""All pictures in one call; one picture a call; two pictures a call, of which one is preferred."""
-
-MOST = len(ascii_uppercase)
-"""Pictures in one question."""
 
 PREFERRED, EQUAL, OTHER = 5.0, 3.0, 1.0
 """Scores in a comparison of two: the ends and the middle of the scale."""
@@ -44,39 +38,6 @@ one with a lower level, and between two of the same level your closer look decid
 _EACH = """ Keep the aspects apart: a picture may be excellent on one and bad on another."""
 _COMPARISON = """Compare the two pictures on this aspect alone: write a sentence about each, then say which is better,
 or that neither is. The order in which they come means nothing; the levels show what counts."""
-
-
-class Question(NamedTuple):
-    """What one call asks. `pictures` stand in the order they are shown in; several aspects are asked for at once.
-
-    `key` is the call's identity, for servers that keep one call from being answered twice.
-    """
-
-    prompt: str
-    pictures: Sequence[Any]
-    aspects: tuple[Aspect, ...]
-    mode: Mode = "list"
-    key: str = ""
-
-    @property
-    def kind(self) -> "Kind":
-        """The question without its material."""
-        return Kind(self.aspects, self.mode, len(self.pictures))
-
-
-class Kind(NamedTuple):
-    """What is the same in all questions of a kind: everything but the prompt and the pictures."""
-
-    aspects: tuple[Aspect, ...]
-    mode: Mode
-    pictures: int
-
-    @property
-    def letters(self) -> str:
-        """The pictures' names. Raises `Unusable` if there are more than there are letters."""
-        if self.pictures > MOST:
-            raise Unusable(f"{self.pictures} pictures are too many for one question; {MOST} is the most")
-        return ascii_uppercase[: self.pictures]
 
 
 @lru_cache(64)

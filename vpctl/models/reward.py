@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import BlipConfig, BlipForImageTextRetrieval, CLIPConfig, CLIPModel
 
+from ..contracts import Reward
 from ..errors import UserError
 from . import hub, sources
 
@@ -75,7 +76,7 @@ class RewardModel(nn.Module):
         self.processor.save_pretrained(folder)
 
 
-class Score:
+class Score(Reward):
     """A reward model in use: rewards less `mean`, over `std`."""
 
     differentiable = True

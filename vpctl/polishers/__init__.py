@@ -1,1 +1,1 @@
-"""What cleans prompts. A module here is a polisher: see `rules` for the whole contract."""
+"""What cleans prompts. A module here is a polisher: `vpctl.contracts` has the contract."""

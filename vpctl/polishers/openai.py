@@ -17,9 +17,9 @@ import orjson
 from ..api.budget import BYTES_PER_TOKEN
 from ..api.chat import Model, Request, text_part
 from ..configs import ServerConfig
+from ..contracts import AsyncPolisher, Polished
 from ..errors import RecordFailed, Refused, Stopped, Unusable
 from ..flow import Brake
-from ..plugins import Polished
 from ..prompts import cleaning
 from ..prompts.faith import checked
 from ..records import digest
@@ -77,7 +77,7 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-class LanguageModel:
+class LanguageModel(AsyncPolisher):
     """A polisher that asks a model, about `at_once` prompts a call."""
 
     at_once = PER_CALL

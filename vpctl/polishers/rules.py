@@ -1,15 +1,9 @@
-"""Rules: words of quality, artists, platforms, renderers and leftovers of syntax are taken away; costs nothing.
-
-The contract of a polisher: ``load(argument, *, device)`` returns a callable ``(prompts) -> list[Polished]``, one for
-each prompt and in their order. What is left empty had no content; `unsafe` is a short reason, or empty. In the place of
-one that could not be done stands its `RecordFailed`. Prompts are handed over as they come, or `at_once` together if the
-polisher has such an attribute.
-"""
+"""Rules: words of quality, artists, platforms, renderers and leftovers of syntax are taken away; costs nothing."""
 
 from collections.abc import Callable
 
+from ..contracts import Polished
 from ..errors import UserError
-from ..plugins import Polished
 from ..prompts.cleaning import polish
 
 

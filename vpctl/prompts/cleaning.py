@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
-from ..plugins import Polished
+from ..contracts import Polished
 from . import wording as words
 from .credits import CACHED, CUT, GONE, KNOWN, LIKELY, is_list, without_credits
 

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from itertools import islice, pairwise
 
-from ..plugins import Polished
+from ..contracts import Polished
 from ..records import LONGEST_PROMPT
 from . import wording as words
 from .cleaning import polish

@@ -1,1 +1,1 @@
-"""What scores pictures. A module here is a reward: see `shapes` for the whole contract."""
+"""What scores pictures. A module here is a reward: `vpctl.contracts` has the contract."""

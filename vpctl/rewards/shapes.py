@@ -1,12 +1,8 @@
-"""The pixel judge of the shapes world as a reward: the mean of its four aspects, or one, as shapes:aesthetic.
-
-The contract of a reward: ``load(argument, *, device)`` returns a callable ``(images, prompts) -> Tensor`` of shape
-(B,), higher is better. `images` are a list of PIL pictures or a tensor (B, 3, H, W) in [0, 1]; scores do not depend on
-the rest of the batch. Its attribute ``differentiable`` says whether gradients flow back to a tensor of images.
-"""
+"""The pixel judge of the shapes world as a reward: the mean of its four aspects, or one, as shapes:aesthetic."""
 
 from typing import TYPE_CHECKING
 
+from ..contracts import Reward
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +12,7 @@ if TYPE_CHECKING:
 ARGUMENTS = ("prompt-following", "aesthetic", "fidelity", "harmlessness")
 
 
-class PixelJudge:
+class PixelJudge(Reward):
     """The mean of some aspects of the pixel judge, in [1, 5]."""
 
     differentiable = False

@@ -3,9 +3,9 @@
 import torch
 from PIL import Image
 
+from ..contracts import Settings
 from ..models.denoiser import Denoiser
 from ..models.tensors import to_pictures
-from ..plugins import Settings
 
 
 @torch.inference_mode()

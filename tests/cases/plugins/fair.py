@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from vpctl.plugins import Aspect, Verdicts
+from vpctl.contracts import Aspect, Verdicts
 
 
 def load(argument: str, *, device: str = "auto") -> Callable[[str, list[Image.Image], Aspect], Verdicts]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from vpctl.plugins import Settings
+from vpctl.contracts import Settings
 
 
 def load(argument: str, *, device: str = "auto") -> Callable[[list[str], list[int], Settings], list[Image.Image]]:

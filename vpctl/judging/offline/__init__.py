@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 from ... import flow, plugins, progress
-from ...api.chat import Model
 from ...configs import ServerConfig
+from ...contracts import OfflineAnnotator
 from ...errors import UserError
 from ...flow import Brake
 from ...streams.places import hidden_beside
 from ...streams.writing import Out
-from ..run import Desk, Group, Plan, Tally
+from ..plan import Group, Plan
+from ..run import Desk, Tally
 from .asked import Stubs
 from .file import Exchange
 from .journal import STUBS, Journal
-from .results import Judge, Reader
+from .results import Reader
 from .server import Run
 
 
@@ -66,12 +67,17 @@ def judge(
         )
 
 
-def asked_by_batch(desk: Desk) -> Judge:
+def asked_by_batch(desk: Desk) -> OfflineAnnotator:
     """The annotator, as one that can be asked by batch. Raises `UserError` if it cannot."""
-    with plugins.blamed("annotator", desk.name):
-        if not isinstance(getattr(desk.annotator.plugin, "model", None), Model):
-            raise UserError(f"--annotator {desk.name}: takes no batches; openai:MODEL does")
-    return cast(Judge, desk.annotator.plugin)
+    if not plugins.is_a(desk.annotator, OfflineAnnotator):
+        raise UserError(f"--annotator {desk.name}: takes no batches; openai:MODEL does")
+    return cast(OfflineAnnotator, desk.annotator)
+
+
+def price_share(desk: Desk) -> float:
+    """The part of the usual price that a question costs by batch. Raises `UserError` if it cannot be asked so."""
+    share: float = asked_by_batch(desk).model.engine.batch_share
+    return share
 
 
 def leave_out(out: str, claim: Callable[[str], bool]) -> int:

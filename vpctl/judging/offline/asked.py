@@ -15,12 +15,11 @@ import orjson
 from ...api.budget import Estimate
 from ...api.chat import Dialect, Request
 from ...api.jobs import PATH
+from ...contracts import Aspect, Kind
 from ...errors import UserError
-from ...plugins import Aspect
 from ...records import Judgement, digest
 from ...streams.names import absolute, relative
-from ..questions import Kind
-from ..run import Call
+from ..plan import Call
 
 _NEWLINE = orjson.OPT_APPEND_NEWLINE
 PART = ".part"

@@ -6,14 +6,16 @@ from contextlib import aclosing
 
 from ... import progress
 from ...api.chat import Dialect
+from ...contracts import OfflineAnnotator
 from ...errors import UserError
 from ...flow import Brake
 from ...streams.places import hidden_beside
 from ...streams.writing import Out
-from ..run import Desk, Group, Plan, Tally
+from ..plan import Group, Plan
+from ..run import Desk, Tally
 from . import packing
 from .asked import PART, Packer, Stubs, name_in
-from .results import Judge, Reader, since
+from .results import Reader, since
 
 
 def results_of(requests: str) -> str:
@@ -26,7 +28,7 @@ class Exchange:
     """One run's dealings with a file of requests and that of their results."""
 
     def __init__(
-        self, desk: Desk, judge: Judge, tally: Tally, out: Out, reader: Reader, requests: str, brake: Brake
+        self, desk: Desk, judge: OfflineAnnotator, tally: Tally, out: Out, reader: Reader, requests: str, brake: Brake
     ) -> None:
         self._desk, self._judge, self._tally, self._out = desk, judge, tally, out
         self._reader, self._brake = reader, brake

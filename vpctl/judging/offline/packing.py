@@ -6,12 +6,12 @@ from contextlib import aclosing
 from typing import Any, NamedTuple
 
 from ... import flow, progress
+from ...contracts import PREPARING, OfflineAnnotator, Question
 from ...errors import RecordFailed
 from ...flow import Brake
-from ..questions import Question
-from ..run import PREPARING, Call, Desk, Group, Plan, Tally, claimed, lose
+from ..plan import Call, Group, Plan
+from ..run import Desk, Tally, claimed, lose
 from .asked import MOST_BYTES, Stub, line_of, named, said
-from .results import Judge
 
 
 class Packed(NamedTuple):
@@ -27,7 +27,7 @@ class _Wanted(NamedTuple):
 
 
 async def requests(
-    groups: Iterator[Group], plan: Plan, desk: Desk, judge: Judge, tally: Tally, brake: Brake
+    groups: Iterator[Group], plan: Plan, desk: Desk, judge: OfflineAnnotator, tally: Tally, brake: Brake
 ) -> AsyncGenerator[Packed, None]:
     """A request for each call that is still to be made. Pictures are made ready once a prompt, some prompts ahead."""
 
@@ -59,14 +59,15 @@ async def requests(
                     counter()
 
 
-def _packed(call: Call, prompt: str, pictures: dict[int, Any], judge: Judge) -> Packed:
+def _packed(call: Call, prompt: str, pictures: dict[int, Any], judge: OfflineAnnotator) -> Packed:
     shown = [pictures[place] for place in call.shown]
     request = judge.request(Question(prompt, shown, *call.kind[:2]))
     line = line_of(named(call), judge.model.body(request))
     return Packed(line, Stub(call, request.estimate, said(request)))
 
 
-def dollars(judge: Judge, stub: Stub) -> float:
+def dollars(judge: OfflineAnnotator, stub: Stub) -> float:
     """What a request can cost at most, by batch."""
     engine = judge.model.engine
-    return engine.budget.most(stub.estimate) * engine.batch_share
+    most: float = engine.budget.most(stub.estimate) * engine.batch_share
+    return most

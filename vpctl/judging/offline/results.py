@@ -2,41 +2,21 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import orjson
 
 from ...api.answers import loads
-from ...api.chat import Dialect, Model, Request, plainest, simpler
+from ...api.chat import Dialect, plainest, simpler
 from ...api.engine import POLICY, SHOWN, passes, policy, tokens
+from ...contracts import OfflineAnnotator, Question, Verdicts
 from ...errors import RecordFailed, Refused, Stopped, Unusable, UserError
 from ...flow import Brake
-from ...plugins import Verdicts
-from ...records import judgement_key
-from ..questions import Kind, Question
-from ..run import Desk, Tally, recorded
+from ...records import Judgement, judgement_key
+from ..answers import judged, unjudged
+from ..run import Desk, Tally, tallied
 from .asked import Stub, Stubs, said
-
-
-class Judge(Protocol):
-    """An annotator that can also be asked by batch."""
-
-    model: Model
-    prepare: Callable[[Any, str], Any]
-
-    def running(self, brake: Brake) -> AbstractAsyncContextManager[None]:
-        """While this lasts, it may be asked."""
-
-    def request(self, question: Question) -> Request:
-        """What the server is asked."""
-
-    def read(self, kind: Kind, body: dict[str, Any], usage: Mapping[str, float]) -> list[Verdicts]:
-        """The verdicts in an answer. Raises `Refused` and `Unusable`."""
-
-    async def mend(self, question: Question, first: Unusable) -> list[Verdicts]:
-        """The verdicts of a second try. Raises `Refused` and `Unusable`."""
 
 
 class Result(NamedTuple):
@@ -106,7 +86,7 @@ class Reader:
     `mending`: then its engine is running.
     """
 
-    def __init__(self, desk: Desk, judge: Judge, tally: Tally, *, mending: bool, at_once: int = 1) -> None:
+    def __init__(self, desk: Desk, judge: OfflineAnnotator, tally: Tally, *, mending: bool, at_once: int = 1) -> None:
         self._desk, self._judge, self._tally = desk, judge, tally
         self._mending, self._slots = mending, asyncio.Semaphore(at_once)
         self.judgements = self.unknown = self.torn = 0
@@ -140,35 +120,37 @@ class Reader:
                     self.unknown += result is not None
                     continue
                 stub = stubs[result.name]
+                mended: Unusable | None = None
                 try:
-                    answer = self._answer(stub, result, used, reserved)
+                    done = judged(stub.call, self._answer(stub, result, used, reserved))
                 except Again:
                     continue
+                except (Refused, Unusable) as error:
+                    done = unjudged(stub.call, error)
+                    if isinstance(error, Unusable) and result.status == 200 and self._mending:
+                        mended = error
                 stubs.drop(stub.id)
                 engine.budget.hold(-reserved)
-                if isinstance(answer, Unusable) and result.status == 200 and self._mending:
+                if mended:
                     await self._slots.acquire()
-                    work.create_task(self._mended(stub, answer, brake))
+                    work.create_task(self._mended(stub, mended, brake))
                 else:
-                    self._emit(stub, answer)
+                    self._emit(stub, done)
         if self._fatal:
             raise self._fatal
         brake.check()
 
-    def _answer(self, stub: Stub, result: Result, used: Dialect, reserved: float) -> list[Verdicts] | Exception:
-        """What a result says, or why it says nothing. Raises `Again` if it is to be asked again."""
+    def _answer(self, stub: Stub, result: Result, used: Dialect, reserved: float) -> list[Verdicts]:
+        """What a result says. Raises `Refused` or `Unusable` if it says why not, and `Again` to have it asked again."""
         engine = self._judge.model.engine
         if result.status == 200:
             usage = tokens(result.body)
             cost = engine.budget.answered(stub.estimate, usage, unsaid=reserved, factor=engine.batch_share)
             if engine.price and usage:
                 usage["cost"] = round(cost, 9)
-            try:
-                return self._judge.read(stub.call.kind, result.body, usage)
-            except (Refused, Unusable) as error:
-                return error
+            return self._judge.read(stub.call.kind, result.body, usage)
         if result.code in POLICY or policy(result.error):
-            return Refused(f"{result.code or 'content_filter'}: {result.message}")
+            raise Refused(f"{result.code or 'content_filter'}: {result.message}")
         if not result.status or passes(result.status, "") or result.code.startswith("batch_"):
             raise Again(result.message)
         if result.status in (401, 403, 404):
@@ -178,48 +160,52 @@ class Reader:
             model = self._judge.model
             model.speak(plainest(model.dialect, found))
             raise Again(result.message)
-        return Unusable(f"the server says {result.status}: {result.message}")
+        raise Unusable(f"the server says {result.status}: {result.message}")
 
     async def _mended(self, stub: Stub, first: Unusable, brake: Brake) -> None:
         """Emit what comes of a second try. If the run is to end, others are let end: they are paid for."""
         try:
-            answer = await self._second(stub, first)
-            if not (isinstance(answer, Unusable) and brake.pulled):
-                self._emit(stub, answer)
+            done = judged(stub.call, await self._second(stub, first))
+        except Refused as refusal:
+            done = unjudged(stub.call, refusal)
+        except Unusable as error:
+            done = [] if brake.pulled else unjudged(stub.call, error)
         except Stopped:
-            pass
+            done = []
         except UserError as error:
             self._fatal = self._fatal or error
             brake.pull(str(error))
+            done = []
         finally:
             self._slots.release()
+        if done:
+            self._emit(stub, done)
 
-    async def _second(self, stub: Stub, first: Unusable) -> list[Verdicts] | Exception:
-        """The answer to the question asked once more, or `first` where the pictures are not what they were."""
+    async def _second(self, stub: Stub, first: Unusable) -> list[Verdicts]:
+        """The answer to the question asked once more. Raises `first` where the pictures are not what they were."""
         judge, kind = self._judge, stub.call.kind
         try:
             pictures = await asyncio.to_thread(
                 lambda: [judge.prepare(self._desk.open_picture(path), path) for path in stub.shown]
             )
         except RecordFailed:
-            return first
+            raise first from None
         question = Question(stub.prompt, pictures, *kind[:2], key=stub.id)
         if said(judge.request(question)) != stub.asked:
-            return first
+            raise first
         budget = judge.model.engine.budget
         if why := budget.allows(budget.most(stub.estimate)):
-            return Unusable(f"{first}; not asked again: {why}", first.raw, first.usage)
+            raise Unusable(f"{first}; not asked again: {why}", first.raw, first.usage)
         try:
             return await judge.mend(question, first)
-        except (Refused, Unusable) as error:
-            return error
+        except Unusable:
+            raise
         except RecordFailed as error:
-            return Unusable(f"{first}; asking again failed: {error}", first.raw, first.usage)
+            raise Unusable(f"{first}; asking again failed: {error}", first.raw, first.usage) from None
 
-    def _emit(self, stub: Stub, answer: list[Verdicts] | Exception) -> None:
+    def _emit(self, stub: Stub, done: list[Judgement]) -> None:
         self._claim(stub)
-        done = recorded(stub.call, answer, self._tally)
-        fresh = [judgement for judgement in done if judgement["key"] in stub.call.fresh - self._there]
+        fresh = [one for one in tallied(done, stub.call, self._tally) if one["key"] not in self._there]
         self._desk.emit(*fresh)
         self.judgements += len(fresh)
 

@@ -10,14 +10,16 @@ from ... import progress
 from ...api.chat import Dialect, plainest
 from ...api.engine import SHOWN
 from ...api.jobs import Batches
+from ...contracts import OfflineAnnotator
 from ...errors import Stopped, UserError
 from ...flow import Brake
 from ...streams.writing import Out
-from ..run import Desk, Group, Plan, Tally
+from ..plan import Group, Plan
+from ..run import Desk, Tally
 from . import packing
 from .asked import Packer, Stubs
 from .journal import ANSWERS, ERRORS, REQUESTS, STUBS, Job, Journal, new_tag
-from .results import Judge, Reader, since
+from .results import Reader, since
 
 LOOKED_UP = 8
 """Batches whose state is asked for at once."""
@@ -32,7 +34,14 @@ class Run:
     """One run's dealings with the batches of an output."""
 
     def __init__(
-        self, desk: Desk, judge: Judge, tally: Tally, out: Out, reader: Reader, journal: Journal, brake: Brake
+        self,
+        desk: Desk,
+        judge: OfflineAnnotator,
+        tally: Tally,
+        out: Out,
+        reader: Reader,
+        journal: Journal,
+        brake: Brake,
     ) -> None:
         self._desk, self._judge, self._tally, self._out = desk, judge, tally, out
         self._reader, self._journal, self._brake = reader, journal, brake

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ...contracts import Settings
 from ...errors import UserError
-from ...plugins import Settings
 from ..folder import Folder
 
 if TYPE_CHECKING:

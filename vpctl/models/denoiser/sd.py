@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dic
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ...plugins import Settings
+from ...contracts import Settings
 from ..tensors import fits, from_pictures
 from . import schedule
 from .conditioning import Conditioning, Embeddings
@@ -134,14 +134,9 @@ class StableDiffusion:
 
     def draw(self, prompts: list[str], generators: list[torch.Generator], settings: Settings) -> Tensor:
         """Pixels (B, 3, H, W) in [0, 1] of one picture for each prompt, drawn by the pipeline's own scheduler."""
-        latents = self.pipe(
-            prompts,
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            generator=generators,
-            output_type="latent",
-        ).images
-        return self.decode(latents)
+        wanted = {"num_inference_steps": settings.num_inference_steps, "guidance_scale": settings.guidance_scale}
+        given = {name: value for name, value in wanted.items() if value is not None}
+        return self.decode(self.pipe(prompts, generator=generators, output_type="latent", **given).images)
 
     def lora(self) -> dict[str, Tensor]:
         """The weights of the LoRA, by peft's names; on a CPU they are the very tensors that are trained."""

@@ -1,0 +1,96 @@
+"""The contracts of plug-ins: what the manual shows works as it stands, and a wrong signature is refused."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import Run, draw, lines
+from vpctl import contracts
+from vpctl.contracts import (
+    Annotator,
+    Aspect,
+    AsyncPolisher,
+    Generator,
+    Polisher,
+    Question,
+    Reward,
+    Verdicts,
+)
+
+COMMANDS = {
+    "Polisher": "polish prompts.txt --polisher ./mine.py",
+    "Generator": "generate prompts.txt --model ./mine.py --out drawn/metadata.jsonl",
+    "Annotator": "annotate metadata.jsonl --annotator ./mine.py",
+    "Reward": "score metadata.jsonl --reward ./mine.py",
+}
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as opened:
+        return opened.size
+
+
+@pytest.mark.parametrize(("contract", "command"), COMMANDS.items(), ids=COMMANDS)
+def test_the_example_of_the_manual_works_as_it_stands(run: Run, tmp_path: Path, contract: str, command: str) -> None:
+    draw(tmp_path, prompts=2)
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    docstring = inspect.getdoc(getattr(contracts, contract)) or ""
+    (tmp_path / "mine.py").write_text(inspect.cleandoc(docstring.partition("Examples:\n")[2]) + "\n")
+    ended = run(*command.split())
+    assert ended.code == 0, ended.err
+    written = tmp_path / "drawn" / "metadata.jsonl"
+    records = lines(written.read_text() if written.exists() else ended.out)
+    said = {
+        "Polisher": lambda: {record["prompt"] for record in records} == {"A RED CIRCLE"},
+        "Generator": lambda: {size_of(tmp_path / "drawn" / one["file_name"]) for one in records} == {(64, 64)},
+        "Annotator": lambda: all(1 <= score <= 5 for record in records for score in record["scores"]),
+        "Reward": lambda: all(0 <= record["scores"]["./mine.py"] <= 1 for record in records),
+    }
+    assert records
+    assert said[contract]()
+
+
+class NoSettings(Generator):
+    """mypy refuses it: were the comment not needed, mypy would say so, since unused ones are errors."""
+
+    def __call__(self, prompts: list[str], seeds: list[int]) -> list[Image.Image]:  # type: ignore[override]
+        return []
+
+
+class OneScore(Reward):
+    def __call__(self, images: object, prompts: list[str]) -> float:  # type: ignore[override]
+        return 1.0
+
+
+class NotAsync(Annotator):
+    def ask(self, question: Question) -> list[Verdicts]:  # type: ignore[override]
+        return []
+
+
+class NumberForText(Annotator):
+    async def ask(self, question: Question) -> list[Verdicts]:
+        return []
+
+    def summary(self) -> int:  # type: ignore[override]
+        return 3
+
+
+@pytest.mark.parametrize("contract", [Polisher, AsyncPolisher, Generator, Annotator, Reward])
+def test_a_class_without_the_call_of_its_contract_is_refused(contract: type) -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        type("Mine", (contract,), {})()
+
+
+def test_what_a_class_does_not_define_has_its_default() -> None:
+    mine = NumberForText()
+    kind = Question("a cat", [None], (Aspect("fidelity", "Fidelity", "Levels."),)).kind
+    assert (mine.preparing, mine.identity, mine.status(0.5), mine.expected(kind, "a cat", [(8, 8)])) == (
+        4,
+        None,
+        "",
+        {},
+    )
+    assert mine.pixels(Image.new("RGB", (3, 5))) == 15
+    assert mine.template(kind) != mine.template(kind._replace(aspects=(Aspect("fidelity", "Fidelity", "Others."),)))

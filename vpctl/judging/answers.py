@@ -1,0 +1,106 @@
+"""What an annotator answered, checked and made into judgements."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+from .. import plugins, progress
+from ..contracts import Verdicts
+from ..errors import RecordFailed, Refused, Unusable
+from ..records import Judgement
+from .plan import Call
+
+
+def filled(judgement: Judgement, verdicts: Verdicts) -> Judgement:
+    """The judgement with its scores, rationales and ranking put back into the order of its pictures.
+
+    Raises `RecordFailed` for what cannot be compared.
+    """
+    order = judgement["order"]
+    check_numbers(verdicts, len(order))
+    done: Judgement = {
+        **judgement,
+        "scores": _put_back(verdicts.scores, order),
+        "rationales": _put_back(verdicts.rationales, order),
+    }
+    if verdicts.ranking:
+        done["ranking"] = [order[place] for place in verdicts.ranking]
+    if verdicts.usage:
+        done["usage"] = verdicts.usage
+    return done
+
+
+def check_numbers(verdicts: Verdicts, pictures: int) -> None:
+    """Raise `RecordFailed` unless each picture has a finite score and a rationale: others cannot be compared."""
+    for name, values in (("score", verdicts.scores), ("rationale", verdicts.rationales)):
+        if len(values) != pictures:
+            gave, asked = progress.plural(len(values), name), progress.plural(pictures, "picture")
+            raise RecordFailed(f"the annotator gave {gave} for {asked}")
+    for score in verdicts.scores:
+        if not math.isfinite(score):
+            raise RecordFailed(f"the annotator gave {score}, which is no score")
+
+
+def _put_back(shuffled: Sequence[Any], order: list[int]) -> list[Any]:
+    back = [None] * len(order)
+    for position, index in enumerate(order):
+        back[index] = shuffled[position]
+    return back
+
+
+def judged(call: Call, verdicts: list[Verdicts]) -> list[Judgement]:
+    """The judgements of a call with their scores. Raises `RecordFailed` for what cannot be compared."""
+    return [filled(one, verdict) for one, verdict in zip(call.judgements, verdicts, strict=True)]
+
+
+def unjudged(call: Call, error: Refused | Unusable) -> list[Judgement]:
+    """The judgements of a call that was refused, or whose answer could not be used, which is kept."""
+    if isinstance(error, Refused):
+        return [_without_scores(one, call, error.usage, refused=str(error)) for one in call.judgements]
+    return [_without_scores(one, call, error.usage, failed=str(error), raw=error.raw) for one in call.judgements]
+
+
+def _without_scores(judgement: Judgement, call: Call, usage: dict[str, float], **why: str) -> Judgement:
+    share = {name: value / len(call.judgements) for name, value in usage.items()}
+    said = {key: text for key, text in why.items() if text}
+    return cast(Judgement, {**judgement, **({"usage": share} if share else {}), **said})
+
+
+def checked(verdicts: object, call: Call, spec: str) -> list[Verdicts]:
+    """The answer to a call, if it is one that can be recorded. Raises `UserError` if the plug-in broke its contract."""
+    if not isinstance(verdicts, list) or len(verdicts) != len(call.judgements):
+        raise plugins.misfit("annotator", spec, verdicts, "ask")
+    return [_checked(one, len(call.shown), spec) for one in verdicts]
+
+
+def _checked(one: object, pictures: int, spec: str) -> Verdicts:
+    """The verdicts with plain numbers: NumPy's float64 is a float, and JSON cannot hold it."""
+    if not isinstance(one, Verdicts):
+        raise plugins.misfit("annotator", spec, one)
+    numbers = isinstance(one.scores, list) and all(_is_score(score) for score in one.scores)
+    texts = isinstance(one.rationales, list) and all(isinstance(text, str) for text in one.rationales)
+    if not (numbers and texts and plugins.is_usage(one.usage)):
+        raise plugins.misfit("annotator", spec, one)
+    plugins.check_texts("annotator", spec, *one.rationales, *one.usage)
+    ranking = [*one.ranking]
+    if ranking and not (all(isinstance(place, int) for place in ranking) and sorted(ranking) == [*range(pictures)]):
+        contract = f"a ranking has every index into its {progress.plural(pictures, 'picture')} once"
+        raise plugins.misfit("annotator", spec, ranking, "ask", contract)
+    usage = {name: _plain(value) for name, value in one.usage.items()}
+    return Verdicts([*map(_plain, one.scores)], one.rationales, usage, ranking)
+
+
+def _is_score(value: object) -> bool:
+    """Whether it is a number; one that is not finite fails its call alone."""
+    return plugins.is_number(value) or isinstance(value, float)
+
+
+def _plain(number: float) -> float:
+    return float(number) if isinstance(number, float) else int(number)
+
+
+def check_error(error: Refused | Unusable, spec: str) -> None:
+    """Raise `UserError` if an annotator raised what a record cannot hold."""
+    if not plugins.is_usage(error.usage):
+        raise plugins.misfit("annotator", spec, error.usage, "ask", "the usage of an error has numbers by name")
+    plugins.check_texts("annotator", spec, str(error), getattr(error, "raw", ""), *error.usage)
