@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ENVIRONMENT, write_lines
+from tests.conftest import ENVIRONMENT, PATIENCE, write_lines
 from vpctl.cli import COMMANDS, EVALUATIONS
 
 HEAVY = {
@@ -43,7 +43,7 @@ def loaded(folder: Path, *words: str) -> set[str]:
         cwd=folder,
         env=ENVIRONMENT,
         check=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     return set(json.loads(report.read_text()))
 
