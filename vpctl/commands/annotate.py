@@ -113,6 +113,9 @@ def annotate(
     could change the answer, from the server to the pictures' bytes: what changed is asked again, and merge takes the
     last.
 
+    The aspects, their five levels and the call for each aspect are those of VisionPrefer (Wu et al. 2024, arXiv
+    2404.15100).
+
     A record needs `prompt` and `file_name`. Where `prompt_id` or `image_id` is missing, it is computed from the prompt
     or from the bytes of the file. Two files of one prompt with the same bytes are one picture: the second is left out
     with a warning.
