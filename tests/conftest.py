@@ -6,7 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from textwrap import dedent
@@ -35,6 +38,10 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
     "NO_COLOR": "1",
 }
 """What vpctl runs in: nothing of the person who runs the tests, one core, a terminal of the usual width."""
+
+
+PATIENCE = 300
+"""Seconds in which whatever a test waits for has happened, on a machine that is busy with other work too."""
 
 
 class Ended(NamedTuple):
@@ -84,12 +91,54 @@ def run(tmp_path: Path) -> Run:
             capture_output=True,
             cwd=cwd or tmp_path,
             env={**ENVIRONMENT, **(env or {})},
-            timeout=120,
+            timeout=PATIENCE,
             preexec_fn=as_anyone,
         )
         return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     return run
+
+
+def until(happened: Callable[[], object], process: "subprocess.Popen[Any] | None" = None) -> None:
+    """Wait until something has happened, and fail if `process` ends before that."""
+    deadline = time.monotonic() + PATIENCE
+    while not happened():
+        assert process is None or process.poll() is None, "the process ended before it happened"
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.005)
+
+
+def told(process: "subprocess.Popen[str]", words: str) -> str:
+    """What a process writes to standard error up to the line that has `words` in it."""
+    assert process.stderr
+    said = ""
+    with patience(process):
+        for line in process.stderr:
+            said += line
+            if words in line:
+                return said
+    raise AssertionError(f"it ended without {words!r}: {said}")
+
+
+def rest(process: "subprocess.Popen[str]") -> str:
+    """What a process writes to standard error from now to its end."""
+    assert process.stderr
+    with patience(process):
+        said = process.stderr.read()
+        process.stderr.close()
+        process.wait()
+    return said
+
+
+@contextmanager
+def patience(process: "subprocess.Popen[str]") -> Iterator[None]:
+    """Within, a process is killed that takes too long."""
+    timer = threading.Timer(PATIENCE, process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def bash(line: str, cwd: Path, **env: str) -> Ended:
@@ -100,7 +149,7 @@ def bash(line: str, cwd: Path, **env: str) -> Ended:
         capture_output=True,
         cwd=cwd,
         env={**ENVIRONMENT, "PATH": f"{_shims()}:{os.environ['PATH']}", **env},
-        timeout=120,
+        timeout=PATIENCE,
         preexec_fn=as_anyone,
     )
     return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())

@@ -28,6 +28,9 @@ from typing import Any, NamedTuple, Self
 import orjson
 from aiohttp import web
 
+clock = time.monotonic
+"""What rates are kept by."""
+
 JSON = dict[str, Any]
 Direct = web.StreamResponse | Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -242,6 +245,7 @@ class Server:
     - key: the only one that it takes, if given
     - batch_delay: seconds until a batch is finished by itself, rather than by `finish`; then `expire_share` of its
       requests expire, and `error_share` of them end in a server's error
+    - held: how many questions are answered at once; the others wait until `release` is called
     - log_file: where the log is written too, a line as soon as a request is answered
     """
 
@@ -267,6 +271,7 @@ class Server:
     batch_delay: float | None = None
     expire_share: float = 0.0
     error_share: float = 0.0
+    held: int | None = None
     log_file: Path | None = None
     url: str = field(init=False, default="")
     log: list[Entry] = field(init=False, default_factory=list)
@@ -275,7 +280,7 @@ class Server:
         if unknown := [fault for fault in self.faults if fault not in FAULTS and not fault.isdigit()]:
             raise ValueError(f"no such faults: {unknown}")
         self._asked: Counter[str] = Counter()
-        self._in_flight = 0
+        self._in_flight, self._begun = 0, 0
         self._room, self._filled = 0.0, 0.0
         self._kept: dict[str, dict[str, JSON]] = {"files": {}, "batches": {}}
         self._contents: dict[str, bytes] = {}
@@ -284,17 +289,27 @@ class Server:
         started: Future[int] = Future()
         self._thread = threading.Thread(target=asyncio.run, args=[self._serve(started)], daemon=True)
         self._thread.start()
-        self.port = started.result(timeout=10)
+        self.port = started.result(timeout=60)
         self.url = f"http://127.0.0.1:{self.port}/v1"
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.release()  # nothing ends before it is answered
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
     def billed(self) -> Counter[str]:
         """How often each question was billed."""
         return billed(self.log)
+
+    @property
+    def waiting(self) -> int:
+        """How many questions are without an answer."""
+        return self._in_flight
+
+    def release(self) -> None:
+        """Answer all that was held, and hold nothing from now on."""
+        self._loop.call_soon_threadsafe(self._released.set)
 
     @property
     def peak(self) -> int:
@@ -313,7 +328,7 @@ class Server:
         asyncio.run_coroutine_threadsafe(finish(), self._loop).result()
 
     async def _serve(self, started: "Future[int]") -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._loop, self._stop, self._released = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
         app = web.Application(client_max_size=2**30)
         asked = self._canned() if self.canned else self._handled(self._question)
         app.router.add_post("/v1/chat/completions", asked)
@@ -385,7 +400,10 @@ class Server:
             return limited
         self._room -= 1
         self._in_flight += 1
+        self._begun += 1
         try:
+            if self.held is not None and self._begun > self.held:
+                await self._released.wait()
             await asyncio.sleep(self.latency)
             sent = self._reply(request.path, body)
             if sent.fault == "timeout":
@@ -400,7 +418,7 @@ class Server:
         """How many more requests would be taken, and the seconds until one more is."""
         room, wait = 2**31, 0.0
         if self.per_minute:
-            now, rate = time.monotonic(), self.per_minute / 60
+            now, rate = clock(), self.per_minute / 60
             most = max(1.0, rate * (self.window or 1))
             if not self.window:
                 self._filled, self._room = now, min(most, self._room + (now - self._filled) * rate)

@@ -11,7 +11,21 @@ from unittest.mock import patch
 
 import pytest
 
-from tests.conftest import ENVIRONMENT, FAIR, HOME, Ended, Plugin, Run, bash, draw, lines, vpctl, write_lines
+from tests.conftest import (
+    ENVIRONMENT,
+    FAIR,
+    HOME,
+    Ended,
+    Plugin,
+    Run,
+    bash,
+    draw,
+    lines,
+    rest,
+    told,
+    vpctl,
+    write_lines,
+)
 from vpctl import __version__, manual, progress
 from vpctl.cli import COMMANDS, EVALUATIONS, about, as_typed, described, load, main
 from vpctl.records import Prompt, prompt_key
@@ -438,7 +452,7 @@ def test_quiet_silences_notes_and_tables_but_no_warning_and_no_error(
 
 
 STUCK = """
-import asyncio, time
+import asyncio, os, time
 from vpctl.contracts import Verdicts
 
 count = 0
@@ -451,7 +465,8 @@ async def waiting(prompt, images, aspect):
     count += 1
     if count > 2:
         open("stuck", "w").close()
-        await asyncio.sleep(float(open("seconds").read()))
+        while not os.path.exists("go"):
+            await asyncio.sleep(0.01)
     return verdicts(images)
 
 def working(prompt, images, aspect):
@@ -459,7 +474,8 @@ def working(prompt, images, aspect):
     count += 1
     if count > 2:
         open("stuck", "w").close()
-        time.sleep(float(open("seconds").read()))
+        while not os.path.exists("go"):
+            time.sleep(0.01)
     return verdicts(images)
 
 return working if argument else waiting
@@ -467,26 +483,25 @@ return working if argument else waiting
 
 
 @contextmanager
-def stuck(tmp_path: Path, plugin: Plugin, argument: str, seconds: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """annotate, after two judgements, in the midst of the third."""
+def stuck(tmp_path: Path, plugin: Plugin, argument: str) -> Iterator["subprocess.Popen[str]"]:
+    """annotate, after two judgements, in the midst of the third, which ends once there is a file `go`."""
     draw(tmp_path, prompts=3)
-    (tmp_path / "seconds").write_text(seconds)
     plugin("fair", FAIR)
     plugin("stuck", STUCK)
     os.mkfifo(tmp_path / "stuck")
     spec = f"./stuck.py:{argument}" if argument else "./stuck.py"
     command = vpctl("annotate", "metadata.jsonl", "--annotator", spec, "--concurrency", "1", "--out", "out.jsonl")
-    with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=tmp_path, env=ENVIRONMENT) as running:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=ENVIRONMENT) as running:
         (tmp_path / "stuck").read_bytes()
         yield running
 
 
-WAITING = b"vpctl annotate: interrupted: waiting for what is under way; interrupt again to stop at once\n"
-INTERRUPTED = b"vpctl annotate: interrupted; out.jsonl holds what is finished; run the same command again to continue\n"
+WAITING = "vpctl annotate: interrupted: waiting for what is under way; interrupt again to stop at once\n"
+INTERRUPTED = "vpctl annotate: interrupted; out.jsonl holds what is finished; run the same command again to continue\n"
 
 
-def written(judgements: int) -> bytes:
-    return b"vpctl annotate: %d judgements written to out.jsonl\n" % judgements
+def written(judgements: int) -> str:
+    return f"vpctl annotate: {judgements} judgements written to out.jsonl\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -494,16 +509,16 @@ def written(judgements: int) -> bytes:
 def test_an_interrupt_keeps_what_is_finished_and_tells_the_way_on(
     run: Run, tmp_path: Path, plugin: Plugin, number: int, argument: str
 ) -> None:
-    with stuck(tmp_path, plugin, argument, "0.4") as running:
+    with stuck(tmp_path, plugin, argument) as running:
         running.send_signal(number)
-        said = running.communicate(timeout=30)[1]
+        assert told(running, "waiting") == WAITING
+        (tmp_path / "go").touch()
+        assert rest(running) == written(3) + INTERRUPTED
         assert running.returncode == 130
-        assert said == WAITING + written(3) + INTERRUPTED
     kept = lines((tmp_path / "out.jsonl").read_text())
     assert len(kept) == 3, "what is under way is waited for"
     os.unlink(tmp_path / "stuck")
     (tmp_path / "stuck").symlink_to(os.devnull)
-    (tmp_path / "seconds").write_text("0")
     spec = f"./stuck.py:{argument}" if argument else "./stuck.py"
     again = run("annotate", "metadata.jsonl", "--annotator", spec, "--out", "out.jsonl")
     assert again.code == 0
@@ -517,12 +532,11 @@ def test_an_interrupt_keeps_what_is_finished_and_tells_the_way_on(
 
 
 def test_a_second_interrupt_is_no_louder_than_the_first(tmp_path: Path, plugin: Plugin) -> None:
-    with stuck(tmp_path, plugin, "working", "60") as running:
+    with stuck(tmp_path, plugin, "working") as running:
         running.send_signal(signal.SIGINT)
-        with pytest.raises(subprocess.TimeoutExpired):
-            running.wait(0.3)
+        assert told(running, "waiting") == WAITING
         running.send_signal(signal.SIGINT)
-        assert running.communicate(timeout=30)[1] == WAITING + written(2) + INTERRUPTED
+        assert rest(running) == written(2) + INTERRUPTED
         assert running.returncode == 130
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
 
@@ -530,12 +544,14 @@ def test_a_second_interrupt_is_no_louder_than_the_first(tmp_path: Path, plugin: 
 def test_a_command_in_the_background_of_a_script_can_be_ended(tmp_path: Path, plugin: Plugin) -> None:
     """There SIGINT is ignored, and SIGTERM is what is left."""
     draw(tmp_path, prompts=3)
-    (tmp_path / "seconds").write_text("0.4")
     plugin("stuck", STUCK)
     os.mkfifo(tmp_path / "stuck")
-    command = "vpctl annotate metadata.jsonl --annotator ./stuck.py --concurrency 1 --out out.jsonl"
-    ended = bash(f"{command} & cat stuck; kill -TERM $!; wait $!", tmp_path)
-    assert ended == Ended(130, "", (WAITING + written(3) + INTERRUPTED).decode())
+    command = "vpctl annotate metadata.jsonl --annotator ./stuck.py --concurrency 1 --out out.jsonl 2> said"
+    waits = "until grep -q waiting said; do sleep 0.01; done"
+    ended = bash(
+        f"{command} & cat stuck; kill -TERM $!; {waits}; touch go; wait $!; code=$?; cat said; exit $code", tmp_path
+    )
+    assert ended == Ended(130, WAITING + written(3) + INTERRUPTED, "")
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 3
 
 

@@ -3,13 +3,12 @@
 import asyncio
 import signal
 import subprocess
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ENVIRONMENT, draw, lines, vpctl
+from tests.conftest import ENVIRONMENT, draw, lines, rest, told, until, vpctl
 from tests.servers import Server
 from vpctl import flow
 from vpctl.errors import LimitReached, Stopped, UserError
@@ -46,15 +45,8 @@ class Annotating:
             text=True,
         )
 
-    def until_answered(self, number: int) -> None:
-        deadline = time.monotonic() + 30
-        while len(self.server.log) < number:
-            assert time.monotonic() < deadline
-            assert self.process.poll() is None, self.process.communicate()[1]
-            time.sleep(0.005)
-
     def end(self) -> tuple[int, str]:
-        _, said = self.process.communicate(timeout=30)
+        said = rest(self.process)
         return self.process.returncode, said
 
     @property
@@ -63,17 +55,18 @@ class Annotating:
 
 
 def test_an_interrupt_keeps_all_that_was_paid_for_and_the_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    with Server(latency=0.2) as server:
+    with Server(held=6) as server:
         run = Annotating(tmp_path, server)
-        run.until_answered(6)
+        until(lambda: len(server.log) == 6 and server.waiting, run.process)
         run.process.send_signal(signal.SIGINT)
+        told(run.process, "waiting for what is under way")
+        server.release()
         code, said = run.end()
         assert code == 130
-        assert "waiting for what is under way" in said
         assert "Traceback" not in said
         answered = len(server.log)
         assert all(entry.heard for entry in server.log), "nobody left before the answer"
-        assert len(run.keys) == answered < 160
+        assert 6 < len(run.keys) == answered < 160
         run.process = run.start()
         assert run.end()[0] == 0
         assert len(run.keys) == len(set(run.keys)) == len(server.log) == 160
@@ -81,14 +74,11 @@ def test_an_interrupt_keeps_all_that_was_paid_for_and_the_run_goes_on_where_it_s
 
 
 def test_a_second_interrupt_ends_it_at_once(tmp_path: Path) -> None:
-    with Server(answer=lambda body: None, faults={"timeout": 1.0}, hang=5) as server:
+    with Server(held=0) as server:
         run = Annotating(tmp_path, server)
-        deadline = time.monotonic() + 30
-        while not server._in_flight and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: server.waiting, run.process)
         run.process.send_signal(signal.SIGINT)
-        time.sleep(0.5)
-        assert run.process.poll() is None, "it waits for what is under way"
+        told(run.process, "waiting for what is under way")
         run.process.send_signal(signal.SIGINT)
         assert run.end()[0] == 130
         assert not server.log, "no answer was waited for"
@@ -98,26 +88,23 @@ def test_a_slow_annotator_of_ones_own_does_not_hold_up_a_second_interrupt(tmp_pa
     draw(tmp_path, prompts=2)
     (tmp_path / "slow.py").write_text(
         '"""Slow."""\nimport time\n\n\ndef load(argument, *, device):\n'
-        '    def annotate(prompt, images, aspect):\n        open("begun", "w").close()\n        time.sleep(60)\n'
+        '    def annotate(prompt, images, aspect):\n        open("begun", "w").close()\n        time.sleep(3600)\n'
         "    return annotate\n"
     )
     process = subprocess.Popen(
         vpctl("annotate", "metadata.jsonl", "--annotator", "slow.py", "--out", "out.jsonl"),
         cwd=tmp_path,
         env=ENVIRONMENT,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    try:
-        while not (tmp_path / "begun").exists():
-            assert process.poll() is None
-            time.sleep(0.01)
+    with process:
+        until((tmp_path / "begun").exists, process)
         process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
+        told(process, "waiting for what is under way")
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=15) == 130
-    finally:
-        process.kill()
-        process.wait()
+        rest(process)
+    assert process.returncode == 130
 
 
 def test_the_first_reason_to_stop_counts_and_whoever_sleeps_is_woken() -> None:

@@ -1,4 +1,4 @@
-"""Killed at any moment and started again, every command ends with what it would have ended with.
+"""Killed at any event and started again, every command ends with what it would have ended with.
 
 VPCTL_KILLS=5 kills every command five times instead of once, as it is done before a release.
 """
@@ -6,7 +6,7 @@ VPCTL_KILLS=5 kills every command five times instead of once, as it is done befo
 import os
 import signal
 import subprocess
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -15,60 +15,53 @@ import orjson
 import pytest
 from safetensors.torch import load_file
 
-from tests.conftest import ENVIRONMENT, vpctl
+from tests.conftest import ENVIRONMENT, HOME, PATIENCE
 from vpctl.shapes.prompts import raw_prompts
 
 KILLS = int(os.environ.get("VPCTL_KILLS", "1"))
-CHANCE = Random(KILLS)
+rng = Random(KILLS)
 
-STAGES: dict[str, tuple[list[str], str, list[str]]] = {
-    # name: the command line with {out} for its output; the file that grows while it works, if any; what it leaves
+STAGES: dict[str, tuple[list[str], list[str]]] = {
+    # name: the command line with {out} for its output; what it leaves
     "polish": (
         ["polish", "raw.txt", "--keep-original", "--out", "{out}.jsonl"],
-        "{out}.jsonl",
         ["{out}.jsonl", "{out}.dropped.jsonl"],
     ),
     "generate": (
         ["generate", "prompts.txt", "-n", "2", "--batch", "4", "--out", "{out}/metadata.jsonl"],
-        "{out}/metadata.jsonl",
         ["{out}/metadata.jsonl"],
     ),
-    "annotate": (["annotate", "images/metadata.jsonl", "--out", "{out}.jsonl"], "{out}.jsonl", ["{out}.jsonl"]),
-    "merge": (["merge", "judgements.jsonl", "--out", "{out}.jsonl"], "", ["{out}.jsonl"]),
+    "annotate": (["annotate", "images/metadata.jsonl", "--out", "{out}.jsonl"], ["{out}.jsonl"]),
+    "merge": (["merge", "judgements.jsonl", "--out", "{out}.jsonl"], ["{out}.jsonl"]),
     "score": (
         ["score", "images/metadata.jsonl", "--batch", "4", "--out", "{out}.jsonl"],
-        "{out}.jsonl",
         ["{out}.jsonl"],
     ),
     "train-rm": (
         ["train-rm", "pairs.jsonl", "--out", "{out}", "--epochs", "6", "--batch", "4", "--save-every", "4"],
-        "{out}/metrics.jsonl",
         ["{out}/metrics.jsonl", "{out}/model.safetensors", "{out}/reward.json", "{out}/README.md"],
     ),
     "tune-dpo": (
         ["tune-dpo", "pairs.jsonl", "--out", "{out}", "--steps", "24", "--save-every", "4", "--preview-every", "8"],
-        "{out}/metrics.jsonl",
         ["{out}/metrics.jsonl", "{out}/pytorch_lora_weights.safetensors", "{out}/previews/000024.png"],
     ),
     "tune-ppo": (
         ["tune-ppo", "prompts.txt", "--out", "{out}", "--epochs", "8", "--prompts-per-epoch", "4", "--save-every", "2"],
-        "{out}/metrics.jsonl",
         ["{out}/metrics.jsonl", "{out}/pytorch_lora_weights.safetensors"],
     ),
     "eval": (
         ["eval", "accuracy", "pairs.jsonl", "--html", "{out}.html", "--out", "{out}.jsonl"],
-        "",
         ["{out}.jsonl"],
     ),
 }
 
 
-def call(arguments: list[str], folder: Path) -> float:
-    """Run the command to its end; how many seconds it took."""
-    began = time.monotonic()
-    done = subprocess.run(vpctl(*arguments), cwd=folder, env=ENVIRONMENT, capture_output=True, timeout=300)
-    assert done.returncode == 0, done.stderr.decode()
-    return time.monotonic() - began
+def call(arguments: list[str], folder: Path, at: int = 0) -> int:
+    """Run the command to its end, or have it killed at one of its events; its exit."""
+    command = [sys.executable, str(HOME / "tests" / "killed.py"), str(at), *arguments]
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, timeout=PATIENCE)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
+    return done.returncode
 
 
 @pytest.fixture(scope="module")
@@ -80,25 +73,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     call(["annotate", "images/metadata.jsonl", "--out", "judgements.jsonl"], folder)
     call(["merge", "judgements.jsonl", "--split", "train:0.8,validation:0.1,test:0.1", "--out", "pairs.jsonl"], folder)
     return folder
-
-
-def kill_at_work(arguments: list[str], folder: Path, growing: Path | None, whole: int, seconds: float) -> bool:
-    """Start the command, and kill it before it ends; whether that came to pass.
-
-    It is killed when what it writes has come to a random place before `whole`, or at a random moment of `seconds`.
-    """
-    process = subprocess.Popen(vpctl(*arguments), cwd=folder, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-    before = growing.stat().st_size if growing and growing.exists() else 0
-    target = CHANCE.randint(before, max(before, whole - 1))
-    deadline = time.monotonic() + (300 if growing else CHANCE.uniform(0.1, 0.7) * seconds)
-    while process.poll() is None and time.monotonic() < deadline:
-        if growing and growing.exists() and growing.stat().st_size > target:
-            break
-        time.sleep(0.002)
-    killed = process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    return killed
 
 
 def records(file: Path) -> list[bytes]:
@@ -116,19 +90,18 @@ def same(one: Path, other: Path) -> bool:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed_and_started_again_it_ends_as_if_it_had_not_been(stage: str, workplace: Path) -> None:
-    arguments, growing, results = STAGES[stage]
+    arguments, results = STAGES[stage]
 
     def named(out: str) -> Callable[[str], str]:
         return lambda text: text.format(out=out)
 
     whole, cut = named(f"{stage}-whole"), named(f"{stage}-cut")
-    seconds = call([*map(whole, arguments)], workplace)
-    left = workplace / whole(results[0])
-    size = left.stat().st_size
-    watched = workplace / cut(growing) if growing else None
-    killed = [kill_at_work([*map(cut, arguments)], workplace, watched, size, seconds) for _ in range(KILLS)]
-    assert any(killed)
-    call([*map(cut, arguments)], workplace)
+    assert call([*map(whole, arguments)], workplace) == 0
+    events = int((workplace / "events").read_text())
+    assert events > len(results), "it is seen at work"
+    kills = [call([*map(cut, arguments)], workplace, rng.randint(1, events)) for _ in range(KILLS)]
+    assert kills[0] == -signal.SIGKILL
+    assert call([*map(cut, arguments)], workplace) == 0
     for result in results:
         assert same(workplace / whole(result), workplace / cut(result)), result
     if stage == "generate":

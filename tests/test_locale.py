@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ENVIRONMENT, HOME, Ended, lines, vpctl
+from tests.conftest import ENVIRONMENT, HOME, PATIENCE, Ended, lines, vpctl
 from vpctl.cli import COMMANDS
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -17,7 +17,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 def run(folder: Path, *arguments: str | bytes, **more: str) -> Ended:
     done = subprocess.run(
-        [*vpctl(), *arguments], cwd=folder, env=ENVIRONMENT | ASCII | more, capture_output=True, timeout=120
+        [*vpctl(), *arguments], cwd=folder, env=ENVIRONMENT | ASCII | more, capture_output=True, timeout=PATIENCE
     )
     return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 

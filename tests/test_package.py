@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HOME
+from tests.conftest import HOME, PATIENCE
 from vpctl.cli import COMMANDS
 from vpctl.shapes.grammar import canonical, held_out, read
 from vpctl.shapes.prompts import example_files
@@ -41,7 +41,7 @@ def test_a_wheel_has_all_that_a_command_opens(tmp_path: Path) -> None:
         cwd=HOME,
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         packed = {name.partition(".data/data/")[2] or name for name in wheel.namelist()}

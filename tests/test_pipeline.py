@@ -4,7 +4,6 @@ import os
 import shlex
 import signal
 import subprocess
-import time
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from tests.conftest import ENVIRONMENT, HOME, Ended, code_of_card, lines, vpctl
+from tests.conftest import ENVIRONMENT, HOME, PATIENCE, Ended, code_of_card, lines, until, vpctl
 from vpctl import plugins
 from vpctl.shapes.prompts import raw_prompts
 
@@ -25,7 +24,9 @@ PROMPTS = 30
 
 
 def call(folder: Path, *arguments: str | Path) -> Ended:
-    done = subprocess.run(vpctl(*arguments), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        vpctl(*arguments), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr
     return Ended(done.returncode, done.stdout, done.stderr)
 
@@ -114,26 +115,29 @@ def test_the_trained_reward_is_differentiable_and_finite(job: Path) -> None:
 
 
 def test_in_a_pipe_the_first_judgement_is_there_before_the_last_picture(tmp_path: Path) -> None:
-    (tmp_path / "raw.txt").write_text("\n".join(raw_prompts(60, Random(3))))
+    """The second half of the prompts comes once there is a judgement of the first."""
+    prompts = [f"{prompt}\n".encode() for prompt in raw_prompts(60, Random(3))]
     program = shlex.join(vpctl())
     pipe = subprocess.Popen(
-        f"{program} polish - < raw.txt | {program} generate - -n 2 --batch 4 | tee images.jsonl"
+        f"{program} polish - | {program} generate - -n 2 --batch 4 | tee images.jsonl"
         f" | {program} annotate - | tee judgements.jsonl | {program} merge - > pairs.jsonl",
         shell=True,
         cwd=tmp_path,
         env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     judgements, images = tmp_path / "judgements.jsonl", tmp_path / "images.jsonl"
     try:
-        deadline = time.monotonic() + 100
-        while not (judgements.exists() and judgements.stat().st_size):
-            assert pipe.poll() is None, "the pipe ended before a judgement was seen"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        assert pipe.stdin
+        pipe.stdin.write(b"".join(prompts[:30]))
+        pipe.stdin.flush()
+        until(lambda: judgements.exists() and judgements.stat().st_size, pipe)
         drawn = images.read_bytes().count(b"\n")
-        assert pipe.wait(100) == 0
+        pipe.stdin.write(b"".join(prompts[30:]))
+        pipe.stdin.close()
+        assert pipe.wait(PATIENCE) == 0
     finally:
         if pipe.poll() is None:
             os.killpg(pipe.pid, signal.SIGKILL)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import ENVIRONMENT, HOME, Ended, Plugin, Run, lines, vpctl
+from tests.conftest import ENVIRONMENT, HOME, PATIENCE, Ended, Plugin, Run, lines, vpctl
 from vpctl import plugins
 from vpctl.contracts import Aspect
 from vpctl.errors import UserError
@@ -350,7 +350,9 @@ def test_adding_a_part_of_any_kind_is_adding_a_file(added: Path, run: Run, tmp_p
 def completed(words: str, home: Path) -> str:
     """What the package in `home` offers behind the words."""
     asked = {"COMP_WORDS": f"vpctl {words}", "COMP_CWORD": str(len(words.split())), "_VPCTL_COMPLETE": "complete_bash"}
-    done = subprocess.run(vpctl(), capture_output=True, text=True, env={**ENVIRONMENT, **asked}, cwd=home, timeout=60)
+    done = subprocess.run(
+        vpctl(), capture_output=True, text=True, env={**ENVIRONMENT, **asked}, cwd=home, timeout=PATIENCE
+    )
     assert done.stderr == ""
     return done.stdout
 

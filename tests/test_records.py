@@ -70,9 +70,19 @@ def complaint(record: object, kind: Any) -> str:
         ({}, Prompt, "a prompt needs 'prompt'; this one has no keys"),
         ({"text": "x", "id": 1}, Prompt, "a prompt needs 'prompt'; this one has text, id"),
         (
-            without(IMAGE, "seed"),
+            without(IMAGE, "file_name"),
             Image,
-            "an image needs 'seed'; this one has prompt, prompt_id, image_id, file_name, model",
+            "an image needs 'file_name'; this one has prompt, prompt_id, image_id, model, seed",
+        ),
+        (
+            {"caption": "x", "prompt_id": 5},
+            Image,
+            "an image needs 'prompt' and 'file_name'; this one has caption, prompt_id",
+        ),
+        (
+            {"prompt": "x", "margin": 1, "prompt_id": "p"},
+            Pair,
+            "a pair needs 'chosen_file_name' and 'rejected_file_name'; this one has prompt, margin, prompt_id",
         ),
         ({"prompt": 5}, Prompt, "'prompt' of a prompt is text, not 5"),
         ({"prompt": None}, Prompt, "'prompt' of a prompt is text, not null"),
@@ -146,6 +156,7 @@ def test_a_record_that_is_none_is_told_why(record: object, kind: Any, message: s
         ({"prompt": ""}, Prompt),
         ({"prompt": "x", "split": "train", "unsafe": "why"}, Prompt),
         (IMAGE, Image),
+        ({"prompt": "x", "file_name": "x.png"}, Image),
         ({**IMAGE, "guidance_scale": 7, "scores": {"clip": 1, "vp": -0.5}}, Image),
         (JUDGEMENT, Judgement),
         ({**JUDGEMENT, "scores": [], "refused": "no"}, Judgement),
@@ -194,7 +205,7 @@ def test_what_each_record_cannot_do_without() -> None:
     needed = {kind.__name__: [key for key, (required, _, _) in schema(kind).items() if required] for kind in RECORDS}
     assert needed == {
         "Prompt": ["prompt"],
-        "Image": ["prompt", "prompt_id", "image_id", "file_name", "model", "seed"],
+        "Image": ["prompt", "file_name"],
         "Judgement": ["prompt_id", "prompt", "aspect", "annotator", "image_ids", "file_names", "scores"],
         "Pair": ["prompt_id", "prompt", "chosen_file_name", "rejected_file_name", "margin"],
         "Report": ["name", "metric", "value", "low", "high", "n"],
@@ -220,7 +231,8 @@ def test_the_identities_of_records() -> None:
     polished: Prompt = {"prompt": "a circle", "source_prompt": "a red circle"}
     assert prompt_key(first) == prompt_key(polished) == digest("a red circle")
     assert prompt_key({"prompt": "a circle", "prompt_id": "mine"}) == "mine"
-    assert image_key(cast(Image, IMAGE)) == "i"
+    assert image_key(cast(Image, IMAGE)) == "p i"
+    assert image_key(cast(Image, {**IMAGE, "prompt_id": "q"})) != image_key(cast(Image, IMAGE))
 
 
 @given(st.permutations([("i", "i.png", 1.0), ("j", "j.png", 2.0), ("k", "k.png", 3.0)]))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ENVIRONMENT, Ended, write_lines
+from tests.conftest import ENVIRONMENT, PATIENCE, Ended, write_lines
 from vpctl.cli import COMMANDS, EVALUATIONS
 from vpctl.generators import shapes
 
@@ -43,7 +43,7 @@ def listed(folder: Path, *words: str) -> tuple[Ended, set[str]]:
         capture_output=True,
         cwd=folder,
         env=ENVIRONMENT,
-        timeout=60,
+        timeout=PATIENCE,
     )
     return Ended(done.returncode, done.stdout.decode(), done.stderr.decode()), set(json.loads(report.read_text()))
 

@@ -239,7 +239,8 @@ keeps the old one as `source_prompt`.
 Names of files, in every key that ends in file_name or file_names, are relative to the folder of the file the record
 stands in. Hugging Face's imagefolder loader reads them the same way, so that the folder of generate is a dataset.
 
-Identities are hashes of content: order, sharding, batch size and resuming do not change them."""
+Identities are hashes of content: order, sharding, batch size and resuming do not change them. A record of a picture of
+your own needs `prompt` and `file_name`; annotate and score compute the identities that it lacks."""
 
 
 def synopsis(name: str) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, Required, TypedDict, get_args, get_origin, get_type_hints
@@ -48,14 +48,20 @@ class Prompt(TypedDict):
 
 
 class Image(TypedDict):
-    """A picture drawn from a prompt. Written by generate and score; read by annotate, score and eval."""
+    """A picture of a prompt. Written by you, generate and score; read by annotate, score and eval."""
 
     prompt: PromptText
-    prompt_id: PromptId
-    image_id: Annotated[str, "Hash of all that determines the picture: prompt, model, adapter, seed and settings."]
     file_name: Annotated[str, "The picture's file."]
-    model: Annotated[str, "The generator that drew it, as `--model` named it."]
-    seed: Annotated[int, "Seed of the initial noise."]
+    prompt_id: NotRequired[PromptId]
+    image_id: NotRequired[
+        Annotated[
+            str,
+            "Hash of all that determines the picture: prompt, model, adapter, seed and settings. Where it is missing, "
+            "annotate and score compute it from the bytes of the file.",
+        ]
+    ]
+    model: NotRequired[Annotated[str, "The generator that drew it, as `--model` named it."]]
+    seed: NotRequired[Annotated[int, "Seed of the initial noise."]]
     source_prompt: NotRequired[Source]
     split: NotRequired[Split]
     guidance_scale: NotRequired[Annotated[float, "Weight of classifier-free guidance; 1 is none."]]
@@ -175,8 +181,8 @@ def prompt_key(record: Mapping[str, Any]) -> str:
 
 
 def image_key(image: Image) -> str:
-    """The picture's identity."""
-    return image["image_id"]
+    """The identity of a picture that has an `image_id`: that of its prompt, and its own among the prompt's pictures."""
+    return f"{prompt_key(image)} {image['image_id']}"
 
 
 def judgement_key(judgement: Judgement) -> str:
@@ -220,23 +226,23 @@ def check(record: object, kind: Any, where: str) -> dict[str, Any]:
 
     An optional key that is null, or a list of nothing but null, is absent, and so is a null within its object:
     `datasets` writes these where another record has the key. They are removed. Raises `UserError`, beginning with
-    `where`, for anything that is no object, lacks a key or holds one of another type, for a prompt that is too long to
+    `where`, for anything that is no object, lacks keys or holds one of another type, for a prompt that is too long to
     be judged, and for a judgement without one score and one place in the order for each picture.
     """
+    known = schema(kind)
     if not isinstance(record, dict):
         way_out = "; write one on each line, e.g. with jq -c '.[]'" if isinstance(record, list) else ""
         raise UserError(f"{where}: a record is a JSON object, one a line; this is {_found(record)}{way_out}")
     name = _with_article(kind.__name__.lower())
-    for key, (required, expected, _) in schema(kind).items():
+    if missing := [key for key, (required, _, _) in known.items() if required and key not in record]:
+        has = ", ".join(record) or "no keys"
+        raise UserError(f"{where}: {name} needs {in_a_row(map(repr, missing))}; this one has {has}")
+    for key, (required, expected, _) in known.items():
         if not required and key in record:
             _drop_null(record, key)
-        if key not in record:
-            if required:
-                has = ", ".join(record) or "no keys"
-                raise UserError(f"{where}: {name} needs {key!r}; this one has {has}")
-        elif not _conforms(record[key], expected):
+        if key in record and not _conforms(record[key], expected):
             raise UserError(f"{where}: {key!r} of {name} is {in_words(expected)}, not {_found(record[key], expected)}")
-    if kind is not Prompt and "prompt" in schema(kind) and (reason := oversized(record)):
+    if kind is not Prompt and "prompt" in known and (reason := oversized(record)):
         raise UserError(f"{where}: {reason}")
     if kind is Judgement:
         _check_pictures(record, where)
@@ -284,6 +290,8 @@ _MARKS = {"aspect": "a judgement", "image_id": "a picture", "chosen_file_name": 
 def of_another_kind(kind: Any, record: Mapping[str, object]) -> str:
     """Why a file that holds such a record is none to add prompts to; nothing if it is, or if no prompts are added."""
     found = next((what for key, what in _MARKS.items() if key in record), "") if kind is Prompt else ""
+    if kind is Prompt and "file_name" in record and "prompt_id" not in record:  # polish writes no record without one
+        found = "a picture"
     return f"this is {found}, and prompts were to be added; name another file with --out" if found else ""
 
 
@@ -335,6 +343,12 @@ def _found(value: object, expected: Any = None) -> str:
         holding = f" with {_found(wrong[0])} in it" if wrong else ""
         return f"{'a list' if isinstance(value, list) else 'an object'}{holding}"
     return f"{value}"[:40] + " (more than 64 bits)" if _too_large(value) else orjson.dumps(value).decode()[:40]
+
+
+def in_a_row(items: Iterable[str]) -> str:
+    """The items as a sentence lists them: ``a``, ``a and b``, ``a, b and c``."""
+    *before, last = items
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def _with_article(noun: str) -> str:

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from PIL import Image
 
-from tests.conftest import ENVIRONMENT, HOME, Plugin
+from tests.conftest import ENVIRONMENT, HOME, PATIENCE, Plugin
 from vpctl import plugins
 from vpctl.annotators.reward import RewardJudge
 from vpctl.contracts import Mode, Question, Verdicts
@@ -151,7 +151,7 @@ print("torch" in sys.modules)
         text=True,
         cwd=tmp_path,
         env={**ENVIRONMENT, "PYTHONPATH": str(HOME)},
-        timeout=60,
+        timeout=PATIENCE,
     )
     first, second = done.stdout.splitlines()
     assert first.startswith(said), done.stderr

@@ -113,7 +113,7 @@ def server(taught: Path, tmp_path: Path) -> Iterator[str]:
 
 
 def _wait(served: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
-    for _ in range(600):
+    for _ in range(3000):
         try:
             urllib.request.urlopen(url, timeout=5).close()
             return

@@ -1,6 +1,5 @@
 """annotate as cron and people run it: resumed, killed, interrupted, on a budget, and many at once on one output."""
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from tests.conftest import ENVIRONMENT, Ended, draw, lines, vpctl, write_lines
+from tests.conftest import ENVIRONMENT, PATIENCE, Ended, draw, lines, rest, told, until, vpctl, write_lines
 from tests.servers import Server
 from vpctl.records import Image
 
@@ -54,7 +53,7 @@ def annotate(server: Server, folder: Path, out: Path, *more: str, env: Mapping[s
         cwd=out.parent,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     return Ended(done.returncode, done.stdout, done.stderr)
 
@@ -142,7 +141,7 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been_and_pays_for_no_more
 
 def test_of_ten_runs_at_once_one_works_and_nine_leave_at_once_without_a_word(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "judgements.jsonl"
-    with Server(latency=0.1, key=KEY) as server:
+    with Server(held=0, key=KEY) as server:
         runs = [
             subprocess.Popen(
                 command(pictures, out, "-q"),
@@ -153,59 +152,49 @@ def test_of_ten_runs_at_once_one_works_and_nine_leave_at_once_without_a_word(pic
             )
             for _ in range(10)
         ]
-        said = [run.communicate(timeout=120) for run in runs]
+        until(lambda: sum(run.poll() is not None for run in runs) >= 9)
+        server.release()
+        said = [run.communicate(timeout=PATIENCE) for run in runs]
         assert sorted(run.returncode for run in runs) == [0, *[75] * 9]
         assert set(said) == {(b"", b"")}
         assert set(server.billed().values()) == {1}
     assert len(records(out)) == 160
 
 
-def interrupted(server: Server, folder: Path, out: Path, *signals: int) -> Ended:
-    """A run that is sent signals once the server has a number of calls under way, a little after one another."""
+def interrupted(server: Server, folder: Path, out: Path, sent: int) -> Ended:
+    """A run that is sent a signal once the server has answered some calls and holds others."""
     process = subprocess.Popen(
         command(folder, out),
         env={**ENVIRONMENT, **environment(server)},
         cwd=out.parent,
-        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    while process.poll() is None and len(server.log) < 4:
-        time.sleep(0.01)
-    for one in signals:
-        process.send_signal(one)
-        time.sleep(0.3)
-    said, talked = process.communicate(timeout=60)
-    return Ended(process.returncode, said, talked)
+    until(lambda: len(server.log) == server.held and server.waiting, process)
+    process.send_signal(sent)
+    said = told(process, "waiting for what is under way")
+    server.release()
+    said += rest(process)
+    return Ended(process.returncode, "", said)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_waits_for_what_was_paid_for(pictures: Path, tmp_path: Path, sent: int) -> None:
     out = tmp_path / "judgements.jsonl"
-    with Server(latency=0.5, key=KEY) as server:
+    with Server(held=4, key=KEY) as server:
         ended = interrupted(server, pictures, out, sent)
         assert ended.code == 130, ended.err
-        assert "waiting for what is under way" in ended.err
         assert "run the same command again to continue" in ended.err
         assert "Traceback" not in ended.err
-        assert 0 < len(server.log) < 160
+        assert 4 < len(server.log) < 160
         assert len(records(out)) == len(server.log), "what the server was asked was waited for and written"
-        server.latency = 0.005
         assert annotate(server, pictures, out).code == 0
         assert set(server.billed().values()) == {1}
 
 
 def test_a_second_interrupt_waits_for_nothing(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "judgements.jsonl"
-    answered = []
-
-    async def never(request: web.Request) -> web.StreamResponse:
-        answered.append(1)
-        while request.transport is not None:
-            await asyncio.sleep(0.05)
-        return web.Response()
-
-    with Server(answer=lambda body: never, key=KEY) as server:
+    with Server(held=0, key=KEY) as server:
         process = subprocess.Popen(
             command(pictures, out),
             env={**ENVIRONMENT, **environment(server)},
@@ -213,13 +202,12 @@ def test_a_second_interrupt_waits_for_nothing(pictures: Path, tmp_path: Path) ->
             stderr=subprocess.PIPE,
             text=True,
         )
-        while process.poll() is None and not answered:
-            time.sleep(0.01)
+        until(lambda: server.waiting, process)
         process.send_signal(signal.SIGINT)
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(1)
+        talked = told(process, "waiting for what is under way")
         process.send_signal(signal.SIGINT)
-        _, talked = process.communicate(timeout=10)
+        talked += rest(process)
+        assert not server.log, "no answer was waited for"
     assert process.returncode == 130
     assert "Traceback" not in talked
 
@@ -388,7 +376,7 @@ def test_the_key_is_in_nothing_that_is_written(pictures: Path, tmp_path: Path, l
             time.sleep(0.01)
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
-        said, talked = process.communicate(timeout=60)
+        said, talked = process.communicate(timeout=PATIENCE)
     assert server.log, talked.decode()
     assert KEY.encode() not in seen + said + talked
     written = [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.conftest import ENVIRONMENT, Ended, lines, vpctl
+from tests.conftest import ENVIRONMENT, PATIENCE, Ended, lines, rest, told, until, vpctl
 from tests.servers import Server
 from vpctl.polishers.openai import PER_CALL
 from vpctl.shapes.grammar import describe, sample
@@ -52,7 +52,7 @@ def command(raw: Path, out: Path, *more: str) -> list[str]:
 
 def polish(server: Server, raw: Path, out: Path, *more: str) -> Ended:
     env = {**ENVIRONMENT, "OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": KEY}
-    done = subprocess.run(command(raw, out, *more), env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command(raw, out, *more), env=env, capture_output=True, text=True, timeout=PATIENCE)
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
@@ -100,17 +100,17 @@ def test_killed_at_any_moment_it_pays_for_no_more_than_was_under_way(raw: Path, 
 
 def test_an_interrupt_keeps_what_was_paid_for(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    with Server(answer=cleaned, key=KEY, latency=0.5) as server:
+    with Server(answer=cleaned, key=KEY, held=2) as server:
         env = {**ENVIRONMENT, "OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": KEY}
         process = subprocess.Popen(command(raw, out), env=env, stderr=subprocess.PIPE, text=True)
-        while process.poll() is None and len(server.log) < 2:
-            time.sleep(0.01)
+        until(lambda: len(server.log) == 2 and server.waiting, process)
         process.send_signal(signal.SIGINT)
-        _, talked = process.communicate(timeout=30)
+        talked = told(process, "waiting for what is under way")
+        server.release()
+        talked += rest(process)
         assert process.returncode == 130, talked
         assert len(texts(out)) == PER_CALL * len(server.log) < PROMPTS
         assert texts(out) == expected(raw)[: len(texts(out))]
-        server.latency = 0.0
         assert polish(server, raw, out).code == 0
         assert set(server.billed().values()) == {1}
     assert texts(out) == expected(raw)

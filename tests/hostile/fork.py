@@ -62,7 +62,7 @@ class Forks:
         *,
         stdin: Path | None = None,
         env: Mapping[str, str | None] | None = None,
-        seconds: int = 60,
+        seconds: int = 300,
         cpu_seconds: int = 60,
         err: str | None = None,
         memory: int = MEMORY,

@@ -53,7 +53,7 @@ PLUGINS = HERE.parent / "cases" / "plugins"
 RAN = "RAN"
 """The file that hostile code makes where it runs."""
 CODES = {0, 2, 3, 4, 5, 75, 130}
-SECONDS = 30
+SECONDS = 150
 
 _IMAGE = '"prompt":"a red circle","prompt_id":"p1","image_id":"i1","file_name":"a.png","model":"m","seed":1'
 RECORDS = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ENVIRONMENT, draw, write_lines
+from tests.conftest import ENVIRONMENT, PATIENCE, draw, write_lines
 from tests.hostile import folders
 from tests.hostile.folders import SENTINEL, WEIGHTS, change, sound, tensors
 from vpctl import cli
@@ -451,7 +451,7 @@ def test_nothing_heavy_is_loaded_for_a_wrong_option(line: str, place: Path) -> N
         input=b"y\n" * 9,
         capture_output=True,
         env={**ENVIRONMENT, "HF_HOME": str(place / "cache")},
-        timeout=60,
+        timeout=PATIENCE,
         cwd=place,
     )
     assert (ended.returncode, ended.stdout) == (2, b"\n"), ended

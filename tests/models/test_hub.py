@@ -16,7 +16,7 @@ from pytest_httpserver import HTTPServer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoModelForSequenceClassification, BlipForImageTextRetrieval
 
-from tests.conftest import ENVIRONMENT, HOME
+from tests.conftest import ENVIRONMENT, HOME, PATIENCE
 from tests.hostile import folders
 from tests.hostile.folders import CODE, SENTINEL, WEIGHTS, change, sound
 from vpctl.errors import UserError
@@ -246,7 +246,7 @@ def on_a_hub(place: Path, name: str, **env: str) -> subprocess.CompletedProcess[
         capture_output=True,
         cwd=place,
         env={**ENVIRONMENT, "HF_HOME": str(place / "cache"), "NO_PROXY": "*", **env},
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 
@@ -321,7 +321,7 @@ def test_a_hub_model_is_fetched_and_found_again_when_the_hub_is_away(tmp_path: P
             capture_output=True,
             cwd=tmp_path,
             env={**ENVIRONMENT, "HF_HOME": str(tmp_path / "cache"), "NO_PROXY": "*", "PYTHONPATH": str(HOME), **env},
-            timeout=100,
+            timeout=PATIENCE,
         )
         assert ended.returncode == 0, ended.stderr.decode()
 

@@ -127,12 +127,13 @@ def test_what_is_kept_of_images_does_not_grow_with_their_pictures_and_texts() ->
 
 
 def test_neighbours_of_one_prompt_are_bounded_also_where_their_pictures_are_not_kept() -> None:
-    located: Any = [
+    with_ids: Any = [
         (f"f:{n}", {"prompt_id": "p", "prompt": "a cat", "image_id": f"{n}", "file_name": "/1"}) for n in (1, 2, 3)
     ]
-    assert "f:3: prompt_id 'p' has more pictures than --max-pictures 2, the first at f:1" in error(
-        lambda: [*Joined(max_pictures=2).images(located)]
-    )
+    without: Any = [(f"f:{n}", {"prompt_id": "p", "prompt": "a cat", "file_name": f"/{n}"}) for n in (1, 2, 3)]
+    for located in (with_ids, without):
+        with pytest.raises(UserError, match="f:3: prompt_id 'p' has more pictures than --max-pictures 2, the first at"):
+            list(Joined(max_pictures=2).images(located))
 
 
 def test_a_file_is_named_once(tmp_path: Path) -> None:

@@ -20,7 +20,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import ENVIRONMENT, FAIR, ONE, Ended, Plugin, Run, as_anyone, bash, draw, lines, vpctl, write_lines
+from tests.conftest import (
+    ENVIRONMENT,
+    FAIR,
+    ONE,
+    PATIENCE,
+    Ended,
+    Plugin,
+    Run,
+    as_anyone,
+    bash,
+    draw,
+    lines,
+    vpctl,
+    write_lines,
+)
 from vpctl.errors import UserError
 from vpctl.records import LONGEST_PROMPT, Image, Pair, Prompt, oversized, prompt_key
 from vpctl.streams import jsonlines
@@ -754,7 +768,7 @@ def test_a_terminal_is_no_input(tmp_path: Path, command: str) -> None:
         text=True,
         cwd=tmp_path,
         env=ENVIRONMENT,
-        timeout=60,
+        timeout=PATIENCE,
     )
     os.close(ours)
     os.close(terminal)

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import orjson
 
-from tests.conftest import ENVIRONMENT, HOME, Ended
+from tests.conftest import ENVIRONMENT, HOME, PATIENCE, Ended
 
 
 class Forks:
@@ -64,7 +64,7 @@ class Forks:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.communicate(timeout=60)
+        self._server.communicate(timeout=PATIENCE)
 
 
 def serve() -> None:

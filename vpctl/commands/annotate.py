@@ -111,6 +111,13 @@ def annotate(
     could change the answer, from the server to the pictures' bytes: what changed is asked again, and merge takes the
     last.
 
+    The aspects, their five levels and the call for each aspect are those of VisionPrefer (Wu et al. 2024, arXiv
+    2404.15100).
+
+    A record needs `prompt` and `file_name`. Where `prompt_id` or `image_id` is missing, it is computed from the prompt
+    or from the bytes of the file. Two files of one prompt with the same bytes are one picture: the second is left out
+    with a warning.
+
     A refusal is recorded as one, in `refused`, an answer of which nothing can be made, after one more try, in `failed`;
     neither is asked again unless --retry says so. A call that met a fault of the server's is reported and left out, so
     that the next run tries it again. The exit is 3 if there were failures, and 5 at a limit.

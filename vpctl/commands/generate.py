@@ -13,7 +13,7 @@ from ..contracts import Settings
 from ..errors import UserError
 from ..images.folders import mark
 from ..options import STDIO, BatchSize, Device, Input, Output, Seed, option, plugin
-from ..records import Image, Prompt, digest, fingerprint, image_key, oversized, prompt_key
+from ..records import Image, Prompt, digest, fingerprint, image_key, in_a_row, oversized, prompt_key
 from ..streams.places import folder_of, is_stream
 from ..streams.reading import count, read_prompts
 from ..streams.writing import Out
@@ -56,6 +56,8 @@ class Plan:
 
 OF_ANOTHER_PICTURE = Image.__annotations__.keys() - Prompt.__annotations__.keys()
 """What a record that came with a picture says of it, and not of its prompt."""
+DRAWN = ("prompt_id", "image_id", "model", "seed")
+"""Keys that the record of every picture of this command has, and those of other pictures may lack."""
 
 
 class Job(NamedTuple):
@@ -114,7 +116,7 @@ def drawn(
     window: list[Job] = []
     with ThreadPoolExecutor(1) as writer:
         for prompt in prompts:
-            window += [job for job in planned(prompt, plan) if claim(job.record["image_id"])]
+            window += [job for job in planned(prompt, plan) if claim(image_key(job.record))]
             if _full(window, batch):
                 yield from _drawn_window(window, folder, batch, save, writer)
                 window = []
@@ -241,7 +243,15 @@ def generate(
     if not model:
         progress.note("no --model is named: drawing with the built-in shapes world")
     target = folder or ("images" if is_stream(out) else os.path.dirname(out) or "./")
-    with Out(out, Image, image_key) as sink:
+
+    def key(image: Image) -> str:
+        """The picture's identity. Raises `UserError` for one that was drawn elsewhere."""
+        if missing := [name for name in DRAWN if name not in image]:
+            has_not = in_a_row(map(repr, missing))
+            raise UserError(f"{out}: holds pictures that generate did not draw, without {has_not}; name another --out")
+        return image_key(image)
+
+    with Out(out, Image, key) as sink:
         if os.path.realpath(target) != os.path.realpath(folder_of(out)):
             mark(target)  # or the next command would refuse pictures that lie beside neither it nor the records
         from ..images.pictures import save

@@ -167,6 +167,9 @@ def merge(
     that annotate made of the same pictures in the same order, the last counts. Which part of the data a prompt falls
     into depends on its id alone.
 
+    With the same weight for every aspect this is the preference of VisionPrefer (Wu et al. 2024, arXiv 2404.15100,
+    section 4.1).
+
     Judgements that are joined must agree: a prompt_id has one prompt and, unless --split divides anew, one part of the
     data, and an image_id has one picture. A file that was moved or copied is the same picture.
 

@@ -2,14 +2,15 @@
 
 import math
 import os
+from collections.abc import Iterator
 from typing import Annotated, cast
 
 import typer
 
 from .. import plugins, progress
-from ..errors import UserError
+from ..errors import RecordFailed, UserError
 from ..options import STDIO, BatchSize, Device, Input, Output, Roots, plugin
-from ..records import Image, image_key
+from ..records import Image, image_key, in_a_row
 from ..streams.places import folder_of
 from ..streams.reading import count, read
 from ..streams.writing import Out
@@ -34,6 +35,10 @@ def score(
     Adds to every record, under `scores`, what each reward says of its picture, raw and under the name `--reward`
     gives it. All rewards are computed in one pass, and a picture is decoded once for all of them.
 
+    A record needs `prompt` and `file_name`. Where `prompt_id` or `image_id` is missing, it is computed from the prompt
+    or from the bytes of the file, and added. Two files of one prompt with the same bytes are one picture: the second is
+    left out with a warning.
+
     A picture that cannot be opened is reported and left out; the exit is then 3.
 
     Examples:
@@ -49,29 +54,48 @@ def score(
         progress.note("no --reward is named: scoring with the pixel judge of the built-in shapes world")
 
     def key(image: Image) -> str:
-        """The picture's identity; one that lacks a score asked for cannot be gone on with."""
-        if missing := [spec for spec in specs if spec not in image.get("scores", {})]:
-            raise UserError(f"{out}: holds pictures without a score of {missing[0]}; name another file with --out")
+        """The picture's identity. Raises `UserError` for a record that this command did not write."""
+        missing = [] if "image_id" in image else ["an image_id"]
+        missing += [f"a score of {spec}" for spec in dict.fromkeys(specs) if spec not in image.get("scores", {})]
+        if missing:
+            raise UserError(f"{out}: holds pictures without {in_a_row(missing)}; name another file with --out")
         return image_key(image)
 
     done = failed = 0
+
+    def fail(failure: RecordFailed) -> None:
+        nonlocal failed
+        failed += 1
+        progress.warn_each("pictures could not be scored", str(failure))
+
     before = os.stat(out).st_mtime if os.path.isfile(out) else math.inf
     with Out(out, Image, key) as sink:
         for spec in specs:
             if sink.resumed and plugins.changed(spec) > before:
                 raise UserError(f"--reward {spec}: has changed since {out} was written; name another file with --out")
+        from ..images.hashes import Contents
+        from ..images.identities import distinct, identified
         from ..images.pictures import Pictures
         from ..models.scoring import scored
 
         pictures = Pictures([folder_of(images), *(root or [])])
-        wanted = (record for record in read(images, Image) if sink.claim(image_key(record)))
+        contents = Contents(pictures)
+
+        def known() -> Iterator[Image]:
+            """The records with their ids."""
+            for record in read(images, Image):
+                try:
+                    yield identified(record, contents)
+                except RecordFailed as failure:
+                    fail(failure)
+
+        wanted = (record for record in distinct(known()) if sink.claim(image_key(record)))
         rewards = {spec: plugins.load("reward", spec, device=device) for spec in dict.fromkeys(specs)}
         total = count(images)
         results = scored(wanted, rewards, batch=batch, open_picture=pictures.open)
         for record, scores, failure in progress.track(results, "pictures", total=total and total - sink.resumed):
             if failure:
-                failed += 1
-                progress.warn_each("pictures could not be scored", str(failure))
+                fail(failure)
             else:
                 sink.write(cast(Image, {**record, "scores": {**record.get("scores", {}), **scores}}))
                 done += 1

@@ -116,6 +116,10 @@ def train_rm(
     any, and puts the accuracy on those of test into the model card. Where no pair has a split, a tenth of the prompts
     is held out as test.
 
+    The loss is the Bradley-Terry likelihood of the preferred picture, as in VisionPrefer (Wu et al. 2024, arXiv
+    2404.15100, section 4.1). Which layers are frozen and how the learning rate falls follow ImageReward (Xu et al.
+    2023, arXiv 2304.05977).
+
     The folder is a plain transformers model with its tokenizer and image processor: vpctl reads it as the reward
     vp:DIR, and transformers alone can use it as its model card shows. It is also the run's: options in run.json,
     metrics in metrics.jsonl and for TensorBoard.

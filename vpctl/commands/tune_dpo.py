@@ -40,8 +40,8 @@ def tune_dpo(
 ) -> None:
     """Tune a model on preference pairs.
 
-    Trains a LoRA by Diffusion-DPO (Wallace et al. 2024): no reward model, no drawing, only the pairs, of which those
-    with a `split` other than train are left alone. The pictures need not be the model's own.
+    Trains a LoRA by Diffusion-DPO (Wallace et al. 2024, arXiv 2311.12908): no reward model, no drawing, only the
+    pairs, of which those with a `split` other than train are left alone. The pictures need not be the model's own.
 
     The folder gets pytorch_lora_weights.safetensors, which generate takes as --adapter DIR and diffusers as
     pipe.load_lora_weights(DIR), previews drawn from fixed seeds, and metrics in metrics.jsonl and for TensorBoard. A

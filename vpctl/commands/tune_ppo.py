@@ -49,9 +49,9 @@ def tune_ppo(
 ) -> None:
     """Tune a model by reinforcement learning from rewards.
 
-    Trains a LoRA by DDPO (Black et al. 2024): draws pictures, has them scored, and makes the denoising steps that led
-    to better ones likelier, within a clipped range. Rewards are compared among the pictures of one prompt. Prompts
-    with a `split` other than train are left alone.
+    Trains a LoRA by DDPO (Black et al. 2024, arXiv 2305.13301): draws pictures, has them scored, and makes the
+    denoising steps that led to better ones likelier, within a clipped range. Rewards are compared among the pictures of
+    one prompt. Prompts with a `split` other than train are left alone.
 
     The folder gets pytorch_lora_weights.safetensors, which generate takes as --adapter DIR and diffusers as
     pipe.load_lora_weights(DIR), previews drawn from fixed seeds, and metrics in metrics.jsonl and for TensorBoard.

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from ..contracts import Aspect, Kind, Mode
 from ..errors import RecordFailed
-from ..records import Image, Judgement, digest
+from ..images.identities import distinct, identified
+from ..records import Image, Judgement, digest, prompt_key
 
 
 @dataclass(frozen=True)
@@ -164,10 +165,15 @@ def comparisons(
 
 
 def grouped(images: Iterator[Image], content: Callable[[str], str]) -> Iterator[Group]:
-    """Neighbouring pictures of one prompt together, with the hashes that `content` gives of their files."""
-    for _, neighbours in groupby(images, key=lambda image: image["prompt_id"]):
+    """Neighbouring pictures of one prompt together, with the hashes that `content` gives of their files.
+
+    Pictures without ids get them. A picture that comes twice is left out the second time.
+    """
+    for _, neighbours in groupby(images, key=prompt_key):
         together = list(neighbours)
         try:
-            yield Group(together, [content(image["file_name"]) for image in together])
+            hashes = {image["file_name"]: content(image["file_name"]) for image in together}
+            together = list(distinct(identified(image, hashes.__getitem__) for image in together))
+            yield Group(together, [hashes[image["file_name"]] for image in together])
         except RecordFailed as failure:
             yield Group(together, failure)

@@ -46,25 +46,27 @@ class Joined:
         self._counts: Counter[str] = Counter()
 
     def images(self, located: Located[Image]) -> Iterator[Image]:
-        """The records, checked as they pass; no picture comes twice within neighbours of one prompt.
+        """The records, checked as they pass; no `image_id` comes twice within neighbours of one prompt.
 
         Once neighbours have passed, only a hash of their prompt and its part are kept: pictures may be millions. So
         whether an image_id is one file is checked of judgements and pairs alone.
         """
         neighbours: dict[str, str] = {}
-        before = ""
+        together, before = 0, ""
         for where, image in located:
-            prompt_id, image_id = prompt_key(image), image["image_id"]
+            prompt_id, image_id = prompt_key(image), image.get("image_id")
             self._prompt(where, prompt_id, image)
             if prompt_id != before:
-                neighbours, before = {}, prompt_id
+                neighbours, together, before = {}, 0, prompt_id
             if image_id in neighbours:
                 raise UserError(
                     f"{where}: image_id {image_id!r} is here and at {neighbours[image_id]}; "
                     "a prompt's pictures need an image_id each"
                 )
-            neighbours[image_id] = where
-            self._bound(where, prompt_id, len(neighbours))
+            if image_id:
+                neighbours[image_id] = where
+            together += 1
+            self._bound(where, prompt_id, together)
             yield image
 
     def judgements(self, located: Located[Judgement]) -> Iterator[Judgement]:

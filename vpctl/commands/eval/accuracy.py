@@ -39,7 +39,8 @@ def accuracy(
     """How often a reward prefers what was preferred.
 
     Every pair counts 1 if the chosen picture scores higher, 0.5 if both score the same, 0 if it scores lower. The
-    interval is a bootstrap over prompts, since the pairs of one prompt share their pictures.
+    interval is a bootstrap over prompts, since the pairs of one prompt share their pictures, with its percentiles
+    expanded as by Hesterberg (2015, arXiv 1411.5279, section 5.3). All intervals of eval are computed in this way.
 
     Examples:
 

@@ -10,7 +10,7 @@ import typer
 from ... import progress
 from ...errors import UserError
 from ...options import STDIO, Roots, Whole, argument, option
-from ...records import Image, Report
+from ...records import Image, Report, prompt_key
 from ...report.statistics import preferred, reported
 from ...streams.joins import Joined, once
 from ...streams.places import folder_of, short_labels
@@ -45,10 +45,10 @@ def compare(
 ) -> None:
     """How often a tuned model's pictures beat another's on the same prompts.
 
-    Reads what score wrote. Of every prompt the pictures of one seed meet, and where the two have no seed in common,
-    the first meets the first, the second the second, and so on. Prompts are matched by their prompt_id, which polish
-    keeps: pictures of raw prompts meet those of polished ones. A win counts 1, a tie 0.5; the interval is a bootstrap
-    over prompts.
+    Reads what score wrote. Of every prompt the pictures of one seed meet. Where the two have no seed in common, or
+    pictures have none, the first meets the first, the second the second, and so on. Prompts are matched by their
+    prompt_id, which polish keeps: pictures of raw prompts meet those of polished ones. A win counts 1, a tie 0.5; the
+    interval is a bootstrap over prompts.
 
     Examples:
 
@@ -96,7 +96,7 @@ def by_prompt(images: Iterable[Image]) -> dict[str, list[Image]]:
     """Pictures by prompt, in their order."""
     prompts: dict[str, list[Image]] = defaultdict(list)
     for image in images:
-        prompts[image["prompt_id"]].append(image)
+        prompts[prompt_key(image)].append(image)
     return dict(prompts)
 
 
@@ -143,9 +143,12 @@ def warn_of_the_rest(base: dict[str, list[Image]], tuned: dict[str, list[Image]]
 
 
 def matched(ones: list[Image], others: list[Image]) -> Iterator[tuple[Image, Image]]:
-    """The pictures of a prompt that meet: those of one seed, or if no seed is on both sides, those of one place."""
-    by_seed = {other["seed"]: other for other in others}
-    seeds = {one["seed"] for one in ones}
+    """The pictures of a prompt that meet: those of one seed, or if the seeds do not tell, those of one place.
+
+    Seeds do not tell if a picture has none, if two pictures of one side share theirs, or if no seed is on both sides.
+    """
+    by_seed = {other["seed"]: other for other in others if "seed" in other}
+    seeds = {one["seed"] for one in ones if "seed" in one}
     if len(seeds) == len(ones) and len(by_seed) == len(others) and seeds & by_seed.keys():
         return ((one, by_seed[one["seed"]]) for one in ones if one["seed"] in by_seed)
     return zip(ones, others, strict=True) if len(ones) == len(others) else iter(())
@@ -155,7 +158,8 @@ def _score(image: Image, reward: str, source: str) -> float:
     scores = image.get("scores", {})
     if reward not in scores:
         has = ", ".join(scores) or "no score"
-        raise UserError(f"{source}: {image['image_id']} has no score of {reward!r}; it has {has}")
+        name = image.get("image_id", image["file_name"])
+        raise UserError(f"{source}: {name} has no score of {reward!r}; it has {has}")
     return scores[reward]
 
 

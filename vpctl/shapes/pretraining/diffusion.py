@@ -229,8 +229,15 @@ def finish(
 
 
 def save(pipe: StableDiffusionPipeline, out: Path, dtype: torch.dtype) -> None:
-    """Write the pipeline folder in `dtype`, leaving `pipe` itself as it is."""
-    copy.deepcopy(pipe).to(dtype=dtype).save_pretrained(out)
+    """Write the pipeline folder with weights in `dtype`, leaving `pipe` itself as it is.
+
+    The text encoder's config says float32, whatever its weights are stored in. transformers loads a model in the dtype
+    of its config and diffusers loads its own in float32. Together they must not differ.
+    """
+    copied = copy.deepcopy(pipe).to(dtype=dtype)
+    copied.save_pretrained(out)
+    copied.text_encoder.config.dtype = torch.float32
+    copied.text_encoder.config.save_pretrained(out / "text_encoder")
 
 
 if __name__ == "__main__":
