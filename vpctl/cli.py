@@ -29,9 +29,15 @@ from .streams.places import own_stdout
 
 COMMANDS = ("polish", "generate", "annotate", "merge", "train-rm", "score", "tune-ppo", "tune-dpo", "eval")
 """In the order of the pipeline; each is the file, or the folder, of its name in `commands/`."""
-EVALUATIONS = ("accuracy", "compare", "agreement")
+EVALUATIONS = ("accuracy", "compare", "agreement", "judgements")
 """Of eval, which has commands of its own; each is the file of its name in `commands/eval/`."""
 INTERRUPTED = 130
+RENAMED = {
+    "annotate --batch": "--batch-api",
+    "annotate --report": "vpctl eval judgements FILE",
+    "tune-dpo --steps": "--max-steps",
+}
+"""The new names of options, by command and old name."""
 _NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 
 
@@ -226,6 +232,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             progress.error("out of memory; lower --batch, take smaller pictures, or take a smaller model", error)
         elif usage is None:
             raise
+        elif new := RENAMED.get(f"{arguments[0]} {(old := getattr(error, 'option_name', ''))}"):
+            progress.error(f"{old}: is now {new}")
         elif text := usage().rstrip("."):
             progress.error(f"{text} see --help" if text.endswith("?") else f"{text}; see --help")
         code = UserError.exit_code

@@ -45,7 +45,7 @@ class RewardModelConfig:
 class DPOConfig:
     """Options of tune-dpo."""
 
-    steps: Annotated[int, option(metavar="N", min=1, max=1_000_000, help="Optimizer steps.")] = 2000
+    max_steps: Annotated[int, option("--max-steps", metavar="N", min=1, max=1_000_000, help="Optimizer steps.")] = 2000
     """Diffusion-DPO's SD 1.5 run."""
     batch: Annotated[int, option("--batch", metavar="N", min=1, max=4096, help="Pairs in a forward pass.")] = 8
     accumulate: Annotated[int, option(metavar="N", min=1, max=4096, help="Forward passes in a step.")] = 4

@@ -123,7 +123,7 @@ class Report(TypedDict):
     """One measured number with its interval. Written by eval; read by you and by eval for its page."""
 
     name: Annotated[str, "What was measured: a reward, an annotator, a set of pictures."]
-    metric: Annotated[str, "`accuracy`, `win_rate`, `agreement` …"]
+    metric: Annotated[str, "`accuracy`, `win_rate`, `agreement`, `ties` …"]
     value: Annotated[float, "The number."]
     low: Annotated[float, "Lower end of its interval."]
     high: Annotated[float, "Upper end of its interval."]

@@ -331,15 +331,6 @@ def test_a_dry_run_says_what_it_would_take_and_asks_nothing(server: Server, pict
 LEAKS = ["401 echo", "500 echo", "400 echo", "answer echo", "html"]
 
 
-def test_a_report_is_given_at_a_limit_too_and_of_files_only(server: Server, pictures: Path, tmp_path: Path) -> None:
-    ended = annotate(server, pictures, tmp_path / "judgements.jsonl", "--report", "--max-requests", "4")
-    assert ended.code == 5, ended.err
-    assert "Judged by openai:gpt-4o, list" in ended.err
-    streamed = annotate(server, pictures, Path("/dev/null"), "--report")
-    assert streamed.code == 2
-    assert "--report: speaks of a whole output; name it with --out" in streamed.err
-
-
 def test_an_aspect_is_named_once(server: Server, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "fidelity.md").write_text("# Mine\n\nIs it mine?\n")
     ended = annotate(server, pictures, tmp_path / "out.jsonl", "--aspect", "fidelity", "--aspect", "./fidelity.md")

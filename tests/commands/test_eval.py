@@ -14,6 +14,7 @@ from tests.conftest import Plugin, Run, lines, write_lines
 from vpctl.commands.eval.accuracy import accuracy
 from vpctl.commands.eval.agreement import agreement
 from vpctl.commands.eval.compare import compare
+from vpctl.commands.eval.judgements import judgements
 from vpctl.errors import UserError
 from vpctl.records import Report, check
 from vpctl.report.intervals import bootstrap
@@ -352,6 +353,45 @@ def test_what_cannot_agree_is_told(tmp_path: Path, rows: list[Record], said: str
     with pytest.raises(UserError) as raised:
         agreement([str(source)])
     assert str(raised.value) == said
+
+
+def test_judgements_are_described_over_all_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = [
+        judgement("m", [5, 3, 3], order=[2, 0, 1], key="1"),
+        judgement("m", [1, 2, 4], "q", order=[0, 1, 2], key="2"),
+    ]
+    second = [
+        judgement("m", [2, 1, 1], "q", order=[0, 1, 2], key="3"),  # replaces the one of the first file
+        judgement("m", [1, 3, 3], order=[0, 1, 2], repeat=2, key="4"),
+        judgement("m", [], "r", refused="no", key="5") | {"image_ids": ["a"], "file_names": ["a.png"]},
+    ]
+    sources = [str(write_lines(tmp_path / f"{name}.jsonl", rows)) for name, rows in (("1", first), ("2", second))]
+    out = tmp_path / "out.jsonl"
+    judgements(sources, str(out))
+    found = {(one["metric"], one.get("level")): one for one in reports(out)}
+    shares = {key: (one["value"], one["n"]) for key, one in found.items()}
+    expected: dict[tuple[str, int | None], tuple[Any, int]] = {
+        ("refused", None): (0.25, 4),
+        ("failed", None): (0.0, 4),
+        ("ties", None): (pytest.approx(1 / 3), 9),
+        # First and last shown: 3 and 3, 2 and 1, 1 and 3.
+        ("first_preferred", None): (0.5, 3),
+        # Of the pictures of p, a lost to b and to c in the second pass only; b and c were equal in both.
+        ("flips", None): (1.0, 2),
+        **{("level", level): (pytest.approx(n / 9), 9) for level, n in ((1, 3), (2, 1), (3, 4), (4, 0), (5, 1))},
+    }
+    assert shares == expected
+    assert found["first_preferred", None]["difference"] == pytest.approx(-1 / 3)
+    estimate = bootstrap([1, 0, 0, 1, 0, 0, 1, 0, 0], "pppqqqppp")
+    assert (found["ties", None]["low"], found["ties", None]["high"]) == (estimate.low, estimate.high)
+    assert {(one["name"], one["aspect"], one["mode"]) for one in found.values()} == {("m", "fidelity", "list")}
+    assert "Judged by m, list" in capsys.readouterr().err
+
+
+def test_scores_that_are_no_levels_have_no_shares_of_levels(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "in.jsonl", [judgement("reward:clip", [0.1, -7.3])])
+    judgements([str(source)], str(tmp_path / "out.jsonl"))
+    assert {one["metric"] for one in reports(tmp_path / "out.jsonl")} == {"refused", "failed", "ties"}
 
 
 def test_a_gate_that_is_not_met_is_exit_4_and_the_reports_are_there(

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing
 from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -17,7 +17,7 @@ from ..options import STDIO, Device, Input, MaxPictures, Output, Roots, Seed, op
 from ..records import MODES, Image, Judgement, judgement_key
 from ..streams.joins import Joined
 from ..streams.places import folder_of, hidden_beside, is_stream
-from ..streams.reading import count, located, read
+from ..streams.reading import count, located
 from ..streams.writing import Out
 
 if TYPE_CHECKING:
@@ -77,10 +77,10 @@ def annotate(
             help="In a dry run, ask so many calls all the same and estimate the rest by them.",
         ),
     ] = 0,
-    batch: Annotated[
+    batch_api: Annotated[
         bool,
         option(
-            "--batch",
+            "--batch-api",
             help="Ask through the server's Batch API, at the price of batches: a run collects what is finished into "
             "--out, asks for what is new, and ends. The same command again, hours later, goes on.",
         ),
@@ -95,9 +95,6 @@ def annotate(
             show_default="none",
         ),
     ] = "",
-    report: Annotated[
-        bool, option("--report", help="Say at the end how all in the output was judged: levels, ties, slots, flips.")
-    ] = False,
     server: ServerConfig,
     pictures: PictureConfig,
     max_pictures: MaxPictures = 100,
@@ -117,8 +114,8 @@ def annotate(
     neither is asked again unless --retry says so. A call that met a fault of the server's is reported and left out, so
     that the next run tries it again. The exit is 3 if there were failures, and 5 at a limit.
 
-    With --batch nothing is waited for: run the same command by cron until it says that nothing is under way. What is
-    under way stands in a folder beside the output, .OUTPUT.batches, and is on the disk before a server is asked, so
+    With --batch-api nothing is waited for: run the same command by cron until it says that nothing is under way. What
+    is under way stands in a folder beside the output, .OUTPUT.batches, and is on the disk before a server is asked, so
     that nothing is paid twice. --max-cost then counts the most that batches under way may cost, of earlier runs too.
 
     Examples:
@@ -137,11 +134,11 @@ def annotate(
         raise UserError(f"--break-ties: with --mode {mode} there are no ties of levels; leave one of them out")
     if sample and (not dry_run or is_stream(images)):
         raise UserError(f"--sample {sample}: goes with --dry-run and a FILE, which is read twice")
-    _check_output(out, report=report, batch=batch, batch_file=batch_file)
+    _check_output(out, batch_api=batch_api, batch_file=batch_file)
     if not annotator:
         progress.note("no --annotator is named: judging with the pixel judge of the built-in shapes world")
     known = Known(again={*(retry or [])}, refresh=refresh, ties=break_ties)
-    with _reported(out) if report else nullcontext(), Out(out, Judgement, known.key, optional=dry_run) as sink:
+    with Out(out, Judgement, known.key, optional=dry_run) as sink:
         from ..images.hashes import Contents
         from ..images.pictures import Pictures
         from ..judging import run as judging
@@ -162,13 +159,13 @@ def annotate(
             groups = grouped()
             if sample:
                 groups = takewhile(lambda _: tally.begun < sample, groups)
-            if (dry_run or not batch) and os.path.exists(hidden_beside(out, "batches")):
+            if (dry_run or not batch_api) and os.path.exists(hidden_beside(out, "batches")):
                 from ..judging import offline as batches
 
                 if under_way := batches.leave_out(out, sink.claim):
                     asked = progress.plural(under_way, "request")
-                    progress.note(f"{asked} under way in batches and left out; --batch collects the answers")
-            if (batch or batch_file) and not dry_run:
+                    progress.note(f"{asked} under way in batches and left out; --batch-api collects the answers")
+            if (batch_api or batch_file) and not dry_run:
                 from ..judging import offline as batches
 
                 desk = desk._replace(emit=lambda *done: known.learn(sink.write, *done))
@@ -177,33 +174,20 @@ def annotate(
             elif sample or not dry_run:
                 _judge(groups, plan, desk, tally, server, pictures=count(images), out=sink)
             if dry_run:
-                _estimate(grouped(), plan, desk, opener, batch=batch or bool(batch_file))
+                _estimate(grouped(), plan, desk, opener, batch=batch_api or bool(batch_file))
     if tally.lost or tally.failed:
         raise typer.Exit(SOME_FAILED)
 
 
-def _check_output(out: str, *, report: bool, batch: bool, batch_file: str) -> None:
+def _check_output(out: str, *, batch_api: bool, batch_file: str) -> None:
     """Raise `UserError` if the output is none that the options can work with."""
     is_a_file = bool(hidden_beside(out, "batches"))
-    if report and not is_a_file:
-        raise UserError("--report: speaks of a whole output; name it with --out")
-    if batch and batch_file:
-        raise UserError("--batch: asks a server, and --batch-file does not; leave one of them out")
-    if (batch or batch_file) and not is_a_file:
-        raise UserError(f"--batch{'-file' if batch_file else ''}: goes with --out FILE, where its answers are gathered")
-
-
-@contextmanager
-def _reported(out: str) -> Iterator[None]:
-    """Say how all in the output was judged once the run is over, be it at a limit."""
-    from ..judging.quality import summarise
-
-    try:
-        yield
-    except LimitReached:
-        summarise(lambda: read(out, Judgement))
-        raise
-    summarise(lambda: read(out, Judgement))
+    if batch_api and batch_file:
+        raise UserError("--batch-api: asks a server, and --batch-file does not; leave one of them out")
+    if (batch_api or batch_file) and not is_a_file:
+        raise UserError(
+            f"--batch-{'file' if batch_file else 'api'}: goes with --out FILE, where its answers are gathered"
+        )
 
 
 class Known:

@@ -86,8 +86,8 @@ def tune_dpo(
         latents, preferences = encoded(wanted, policy, Pictures([folder_of(pairs), *(root or [])]))
         shown = list(islice(dict.fromkeys(pair["prompt"] for pair in wanted), PREVIEWS))
         progress.note(
-            f"{progress.plural(len(preferences), 'pair')}, {progress.plural(config.steps, 'step')} of {config.batch} × "
-            f"{config.accumulate} = {progress.plural(config.batch * config.accumulate, 'pair')}"
+            f"{progress.plural(len(preferences), 'pair')}, {progress.plural(config.max_steps, 'step')} of "
+            f"{config.batch} × {config.accumulate} = {progress.plural(config.batch * config.accumulate, 'pair')}"
         )
         dpo.train(
             policy,
