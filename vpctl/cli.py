@@ -21,10 +21,11 @@ from typing import Annotated, Any
 
 import typer
 from typer.completion import completion_init  # type: ignore[attr-defined]
+from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from . import __version__, plugins, progress
 from .errors import LimitReached, OutputClosed, OutputLocked, UserError
-from .options import Quiet, Traceback, option
+from .options import Quiet, Traceback, in_groups, option
 from .streams.places import own_stdout
 
 COMMANDS = ("polish", "generate", "annotate", "merge", "train-rm", "score", "tune-ppo", "tune-dpo", "eval")
@@ -148,6 +149,26 @@ def _vpctl(
     _help_if_alone(context)
 
 
+class _Command(TyperCommand):
+    """A command whose help lists its options in groups, which Typer does only in Rich's boxes."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments and then each group of options, under its heading."""
+        parameters = [
+            (parameter, record) for parameter in self.get_params(ctx) if (record := parameter.get_help_record(ctx))
+        ]
+        arguments = [record for parameter, record in parameters if isinstance(parameter, TyperArgument)]
+        groups = in_groups(
+            (parameter.rich_help_panel, record)
+            for parameter, record in parameters
+            if isinstance(parameter, TyperOption)
+        )
+        for heading, records in {"Arguments": arguments, **groups}.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+
 def described(command: Callable[..., None]) -> str:
     """The command's docstring for Typer, which fills paragraphs but leaves a block behind a backspace as it is."""
     blocks = (inspect.getdoc(command) or "").split("\n\n")
@@ -185,11 +206,11 @@ def build(words: Collection[str]) -> typer.Typer:
             )
             for one in EVALUATIONS:
                 command = common(f"eval {one}")
-                evaluations.command(one, help=described(command))(command)
+                evaluations.command(one, cls=_Command, help=described(command))(command)
             app.add_typer(evaluations, name=name)
         else:
             command = common(name)
-            app.command(name, help=described(command))(command)
+            app.command(name, cls=_Command, help=described(command))(command)
     return app
 
 

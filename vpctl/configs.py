@@ -8,15 +8,24 @@ from typing import Annotated
 
 from .options import duration, option
 
-LearningRate = Annotated[float, option(metavar="LR", min=0, max=1, help="Peak learning rate of AdamW.")]
+LearningRate = Annotated[
+    float, option(metavar="LR", min=0, max=1, group="Training", help="Peak learning rate of AdamW.")
+]
 Rank = Annotated[
-    int, option(metavar="R", min=1, max=1024, help="Rank of the LoRA; its alpha is the same, so its scale is 1.")
+    int,
+    option(
+        metavar="R",
+        min=1,
+        max=1024,
+        group="Training",
+        help="Rank of the LoRA; its alpha is the same, so its scale is 1.",
+    ),
 ]
 Checkpoint = Annotated[
-    int, option("--save-every", metavar="N", min=1, max=1_000_000, help="Steps between checkpoints.")
+    int, option("--save-every", metavar="N", min=1, max=1_000_000, group="Output", help="Steps between checkpoints.")
 ]
 PreviewEvery = Annotated[
-    int, option(metavar="N", min=0, max=1_000_000, help="Steps between preview grids; 0 draws none.")
+    int, option(metavar="N", min=0, max=1_000_000, group="Output", help="Steps between preview grids; 0 draws none.")
 ]
 
 
@@ -24,18 +33,31 @@ PreviewEvery = Annotated[
 class RewardModelConfig:
     """Options of train-rm."""
 
-    epochs: Annotated[int, option(metavar="N", min=1, max=10_000, help="Passes over the training pairs.")] = 4
+    epochs: Annotated[
+        int, option(metavar="N", min=1, max=10_000, group="Training", help="Passes over the training pairs.")
+    ] = 4
     """ImageReward's code says 10; a user with 20,000 pairs of his own saw it converge at 4."""
     batch: Annotated[
-        int, option("--batch", metavar="N", min=1, max=4096, help="Prompts in a step, each with all its pairs.")
+        int,
+        option(
+            "--batch",
+            metavar="N",
+            min=1,
+            max=4096,
+            group="Training",
+            help="Prompts in a step, each with all its pairs.",
+        ),
     ] = 16
     """ImageReward trains on 64 pairs at once; four pictures a prompt make six."""
     learning_rate: LearningRate = 1e-5
     """ImageReward, section 4.1."""
-    weight_decay: Annotated[float, option(metavar="W", min=0, max=10, help="Weight decay of AdamW.")] = 0.0
+    weight_decay: Annotated[
+        float, option(metavar="W", min=0, max=10, group="Training", help="Weight decay of AdamW.")
+    ] = 0.0
     """ImageReward's code."""
     freeze: Annotated[
-        float, option(metavar="F", min=0, max=1, help="Share of the layers kept as they are, from below.")
+        float,
+        option(metavar="F", min=0, max=1, group="Training", help="Share of the layers kept as they are, from below."),
     ] = 0.7
     """The paper, appendix D.1."""
     save_every: Checkpoint = 100
@@ -45,22 +67,32 @@ class RewardModelConfig:
 class DPOConfig:
     """Options of tune-dpo."""
 
-    max_steps: Annotated[int, option("--max-steps", metavar="N", min=1, max=1_000_000, help="Optimizer steps.")] = 2000
+    max_steps: Annotated[
+        int, option("--max-steps", metavar="N", min=1, max=1_000_000, group="Training", help="Optimizer steps.")
+    ] = 2000
     """Diffusion-DPO's SD 1.5 run."""
-    batch: Annotated[int, option("--batch", metavar="N", min=1, max=4096, help="Pairs in a forward pass.")] = 8
-    accumulate: Annotated[int, option(metavar="N", min=1, max=4096, help="Forward passes in a step.")] = 4
+    batch: Annotated[
+        int, option("--batch", metavar="N", min=1, max=4096, group="Training", help="Pairs in a forward pass.")
+    ] = 8
+    accumulate: Annotated[
+        int, option(metavar="N", min=1, max=4096, group="Training", help="Forward passes in a step.")
+    ] = 4
     beta: Annotated[
-        float, option(metavar="B", min=0, max=1_000_000, help="How strongly the model is held to its reference.")
+        float,
+        option(
+            metavar="B", min=0, max=1_000_000, group="Training", help="How strongly the model is held to its reference."
+        ),
     ] = 5000.0
     """Diffusion-DPO, for a squared error that is a mean over the latent's elements."""
     learning_rate: LearningRate = 1e-4
     """Between the 1e-5 and 5e-4 that diffusers' example script uses for LoRA."""
     warmup: Annotated[
-        int, option(metavar="N", min=0, max=1_000_000, help="Steps over which the learning rate rises.")
+        int,
+        option(metavar="N", min=0, max=1_000_000, group="Training", help="Steps over which the learning rate rises."),
     ] = 50
     rank: Rank = 8
     prompt_dropout: Annotated[
-        float, option(metavar="P", min=0, max=1, help="Share of pairs trained without their prompt.")
+        float, option(metavar="P", min=0, max=1, group="Training", help="Share of pairs trained without their prompt.")
     ] = 0.0
     """Diffusion-DPO's code says 0.2, for models that are used with strong guidance."""
     preview_every: PreviewEvery = 200
@@ -71,12 +103,12 @@ class DPOConfig:
 class PPOConfig:
     """Options of tune-ppo."""
 
-    epochs: Annotated[int, option(metavar="N", min=1, max=100_000, help="Rounds of drawing, scoring and training.")] = (
-        100
-    )
+    epochs: Annotated[
+        int, option(metavar="N", min=1, max=100_000, group="Training", help="Rounds of drawing, scoring and training.")
+    ] = 100
     """DDPO's compressibility run."""
     prompts_per_epoch: Annotated[
-        int, option("--prompts-per-epoch", metavar="N", min=1, max=65_536, help="Prompts in a round.")
+        int, option("--prompts-per-epoch", metavar="N", min=1, max=65_536, group="Sampling", help="Prompts in a round.")
     ] = 32
     images: Annotated[
         int,
@@ -86,15 +118,21 @@ class PPOConfig:
             metavar="N",
             min=2,
             max=1024,
+            group="Sampling",
             help="Pictures a prompt; their rewards are compared with one another.",
         ),
     ] = 8
     """32 × 8 is DDPO's 256 pictures a round."""
-    updates: Annotated[int, option(metavar="N", min=1, max=10_000, help="Optimizer steps in a round.")] = 2
+    updates: Annotated[
+        int, option(metavar="N", min=1, max=10_000, group="Training", help="Optimizer steps in a round.")
+    ] = 2
     """DDPO's aesthetic run."""
-    batch: Annotated[int, option("--batch", metavar="N", min=1, max=4096, help="Pictures in a forward pass.")] = 8
+    batch: Annotated[
+        int, option("--batch", metavar="N", min=1, max=4096, group="Training", help="Pictures in a forward pass.")
+    ] = 8
     steps: Annotated[
-        int | None, option(metavar="N", min=2, max=1000, help="Denoising steps.", show_default="the model's own")
+        int | None,
+        option(metavar="N", min=2, max=1000, group="Sampling", help="Denoising steps.", show_default="the model's own"),
     ] = None
     guidance: Annotated[
         float | None,
@@ -102,12 +140,14 @@ class PPOConfig:
             metavar="W",
             min=0,
             max=1000,
+            group="Sampling",
             help="Guidance, in drawing and training alike.",
             show_default="the model's own",
         ),
     ] = None
     eta: Annotated[
-        float, option(metavar="E", min=0.01, max=1, help="Noise in a denoising step; 1 is as much as DDPM.")
+        float,
+        option(metavar="E", min=0.01, max=1, group="Sampling", help="Noise in a denoising step; 1 is as much as DDPM."),
     ] = 1.0
     timestep_fraction: Annotated[
         float,
@@ -115,33 +155,46 @@ class PPOConfig:
             metavar="F",
             min=0.01,
             max=1,
+            group="Training",
             help="Share of the denoising steps to train on; each round picks them at random.",
         ),
     ] = 0.5
     skip_last: Annotated[
-        int, option(metavar="N", min=0, max=1000, help="Last denoising steps left out of training.")
+        int, option(metavar="N", min=0, max=1000, group="Training", help="Last denoising steps left out of training.")
     ] = 1
     """Their noise is so small that they dominate the gradient and mean nothing for the picture; DanceGRPO drops one."""
     clip: Annotated[
-        float, option(metavar="E", min=0, max=100, help="How far the probability ratio may move in a round.")
+        float,
+        option(
+            metavar="E", min=0, max=100, group="Training", help="How far the probability ratio may move in a round."
+        ),
     ] = 1e-4
     """DDPO, for log-probabilities that are a mean over the latent's elements."""
     advantage_clip: Annotated[
-        float, option(metavar="A", min=0, max=1_000_000, help="Largest advantage, in standard deviations.")
+        float,
+        option(metavar="A", min=0, max=1_000_000, group="Training", help="Largest advantage, in standard deviations."),
     ] = 5.0
     """DDPO."""
     kl: Annotated[
         float,
-        option("--kl", metavar="W", min=0, max=1_000_000, help="Weight of the divergence from the untuned model."),
+        option(
+            "--kl",
+            metavar="W",
+            min=0,
+            max=1_000_000,
+            group="Training",
+            help="Weight of the divergence from the untuned model.",
+        ),
     ] = 0.0
     learning_rate: LearningRate = 3e-4
     """DDPO, for LoRA."""
     rank: Rank = 8
     preview_every: Annotated[
-        int, option(metavar="N", min=0, max=100_000, help="Rounds between preview grids; 0 draws none.")
+        int, option(metavar="N", min=0, max=100_000, group="Output", help="Rounds between preview grids; 0 draws none.")
     ] = 10
     save_every: Annotated[
-        int, option("--save-every", metavar="N", min=1, max=1_000_000, help="Rounds between checkpoints.")
+        int,
+        option("--save-every", metavar="N", min=1, max=1_000_000, group="Output", help="Rounds between checkpoints."),
     ] = 5
 
 
@@ -151,17 +204,31 @@ class ServerConfig:
 
     base_url: Annotated[
         str,
-        option("--base-url", metavar="URL", help="The server, OpenAI-compatible.", show_default="OPENAI_BASE_URL"),
+        option(
+            "--base-url",
+            metavar="URL",
+            group="Server",
+            help="The server, OpenAI-compatible.",
+            show_default="OPENAI_BASE_URL",
+        ),
     ] = ""
     concurrency: Annotated[
         int,
-        option(metavar="N", min=1, max=4096, help="Most calls under way at once; how many there really are adapts."),
+        option(
+            metavar="N",
+            min=1,
+            max=4096,
+            group="Server",
+            help="Most calls under way at once; how many there really are adapts.",
+        ),
     ] = 64
     rpm: Annotated[
-        float | None, option(metavar="N", min=1, max=1e9, help="Requests a minute, at most.", show_default="any")
+        float | None,
+        option(metavar="N", min=1, max=1e9, group="Server", help="Requests a minute, at most.", show_default="any"),
     ] = None
     tpm: Annotated[
-        float | None, option(metavar="N", min=1, max=1e12, help="Tokens a minute, at most.", show_default="any")
+        float | None,
+        option(metavar="N", min=1, max=1e12, group="Server", help="Tokens a minute, at most.", show_default="any"),
     ] = None
     max_cost: Annotated[
         float | None,
@@ -170,6 +237,7 @@ class ServerConfig:
             metavar="USD",
             min=0,
             max=1e9,
+            group="Budget",
             help="Stop before a run spends this much; a call under way counts as the most it may cost.",
             show_default="none",
         ),
@@ -181,6 +249,7 @@ class ServerConfig:
             metavar="N",
             min=0,
             max=1_000_000_000,
+            group="Budget",
             help="Stop after so many requests.",
             show_default="any",
         ),
@@ -191,13 +260,19 @@ class ServerConfig:
             "--max-time",
             metavar="TIME",
             parser=duration,
+            group="Budget",
             help="Begin nothing new after this time, as 90s, 45m or 6h.",
             show_default="any",
         ),
     ] = None
-    timeout: Annotated[float, option(metavar="S", min=0.1, max=86_400, help="Seconds to wait for an answer.")] = 120.0
+    timeout: Annotated[
+        float, option(metavar="S", min=0.1, max=86_400, group="Server", help="Seconds to wait for an answer.")
+    ] = 120.0
     temperature: Annotated[
-        float, option(metavar="T", min=0, max=2, help="Sampling temperature; left out where a model refuses one.")
+        float,
+        option(
+            metavar="T", min=0, max=2, group="Server", help="Sampling temperature; left out where a model refuses one."
+        ),
     ] = 0.0
     """The paper, section 5: accuracy and self-consistency both fall as it rises."""
     max_tokens: Annotated[
@@ -207,15 +282,22 @@ class ServerConfig:
             metavar="N",
             min=1,
             max=1_000_000,
+            group="Server",
             help="Longest answer, with the reasoning of models that reason.",
         ),
     ] = 4096
     extra: Annotated[
-        str, option(metavar="JSON", help='More keys of every request, as \'{"reasoning_effort": "low"}\'.')
+        str,
+        option(metavar="JSON", group="Server", help='More keys of every request, as \'{"reasoning_effort": "low"}\'.'),
     ] = ""
     prices: Annotated[
         str,
-        option(metavar="FILE", help="Prices of your own, TOML, laid over those that vpctl knows.", show_default="none"),
+        option(
+            metavar="FILE",
+            group="Budget",
+            help="Prices of your own, TOML, laid over those that vpctl knows.",
+            show_default="none",
+        ),
     ] = ""
 
 
@@ -230,18 +312,25 @@ class PictureConfig:
             metavar="PX",
             min=0,
             max=16_384,
+            group="Picture",
             help="Shrink pictures that are larger than this; 0 sends them as they are.",
         ),
     ] = 1024
     detail: Annotated[
         str,
-        option("--detail", choices=("low", "high", "auto"), help="How closely the model looks, where it knows levels."),
+        option(
+            "--detail",
+            choices=("low", "high", "auto"),
+            group="Picture",
+            help="How closely the model looks, where it knows levels.",
+        ),
     ] = ""
     image_url: Annotated[
         str,
         option(
             "--image-url",
             metavar="PREFIX",
+            group="Picture",
             help="Name pictures by URL, this and their path below the records, instead of sending them; for servers "
             "that can read them, also by file://.",
         ),

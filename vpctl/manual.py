@@ -13,6 +13,7 @@ from typer.models import ArgumentInfo, OptionInfo
 
 from . import __version__
 from .cli import COMMANDS, EVALUATIONS, about, as_typed, common, load
+from .options import in_groups
 from .records import RECORDS, in_words, schema
 
 HOME = Path(__file__).parent.parent
@@ -204,17 +205,22 @@ def _docstring(name: str) -> tuple[str, str]:
 def _body(name: str, level: str) -> list[str]:
     """Description, options and examples of a command; `level` is the roff macro of a heading."""
     description, _, examples = _docstring(name)[1].partition("Examples:\n")
-    options = {}
+    arguments, options = {}, []
     for parameter, info, kind in parameters(name):
         if isinstance(info, ArgumentInfo):
-            options[str(info.metavar)] = info.help or ""
+            arguments[str(info.metavar)] = info.help or ""
         else:
-            options[_written(parameter, info, kind)] = f"{info.help}{_default(parameter, info)}"
+            entry = (_written(parameter, info, kind), f"{info.help}{_default(parameter, info)}")
+            options.append((info.rich_help_panel, entry))
+    groups = [
+        line for heading, group in in_groups(options).items() for line in (f".SS {heading}", *_items(dict(group)))
+    ]
     return [
         *([".SH DESCRIPTION"] if level == "SH" else [".PP"]),
         *_paragraphs(description),
         f".{level} OPTIONS",
-        *_items(options),
+        *_items(arguments),
+        *groups,
         f".{level} EXAMPLES",
         *_examples(inspect.cleandoc(examples)),
     ]

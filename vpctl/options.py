@@ -10,7 +10,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -21,6 +21,7 @@ from . import plugins
 from .errors import UserError
 
 C = TypeVar("C")
+T = TypeVar("T")
 
 STDIO = "-"
 LONGEST = 365 * 86400.0
@@ -33,9 +34,29 @@ GPU_NODES = ("nvidia*", "kfd", "dxg", "nvhost*", "nvmap", "nvgpu*")
 """Device files. A Linux machine with a GPU for CUDA or ROCm has at least one of them."""
 
 
+GENERAL = "General"
+GROUPS = (
+    "Input",
+    "Prompt",
+    "Model",
+    "Judging",
+    "Preference",
+    "Sampling",
+    "Training",
+    "Picture",
+    "Server",
+    "Budget",
+    "Batch",
+    "Output",
+    GENERAL,
+)
+"""Headings of options in the help and the manual, in this order; an option without a group is in the last."""
+
+
 def option(
     *names: str,
     help: str,
+    group: str = GENERAL,
     choices: Sequence[str] = (),
     offered: Sequence[str] = (),
     min: float | None = None,
@@ -44,10 +65,11 @@ def option(
 ) -> Any:
     """A command's option. `names` begin with dashes; without any, the parameter's name is used.
 
+    `group` is one of `GROUPS`: the heading that the option stands under.
     `choices` are all values it can have. They are checked, completed, and shown in place of a metavar. `offered` are
     values to complete where others are possible too. `min` and `max` are the smallest and the largest number allowed.
     """
-    settings: dict[str, Any] = {"callback": _checked(choices, min, max)}
+    settings: dict[str, Any] = {"callback": _checked(choices, min, max), "rich_help_panel": group}
     if choices:
         settings["metavar"] = "|".join(choices)
     if choices or offered:
@@ -90,7 +112,7 @@ def _wrong(value: Any, choices: Sequence[str], low: float | None, high: float | 
 def _range(low: float | None, high: float | None) -> str:
     """The range of a number as a sentence, with a space in front; empty where it is what anyone expects."""
     if high is not None and high < NO_LIMIT:
-        return f" At most {high}." if low is None else f" From {low} to {high}."
+        return f" At most {high:.12g}." if low is None else f" From {low:.12g} to {high:.12g}."
     return "" if low in (None, 0, 1) else f" At least {low}."
 
 
@@ -136,6 +158,14 @@ def duration(text: str) -> float:
     except ValueError:
         pass
     raise typer.BadParameter(f"{text!r} is no length of time; write it as 90s, 45m, 6h or 1h30m")
+
+
+def in_groups(options: Iterable[tuple[str | None, T]]) -> dict[str, list[T]]:
+    """Options by heading, in the order of `GROUPS`; each comes with its group, which is `GENERAL` if it has none."""
+    found: dict[str, list[T]] = {group: [] for group in GROUPS}
+    for group, one in options:
+        found[group or GENERAL].append(one)
+    return {f"{group} options": ones for group, ones in found.items() if ones}
 
 
 def argument(*, help: str, **more: Any) -> Any:
@@ -197,13 +227,20 @@ Output = Annotated[
         "--out",
         "-o",
         metavar="FILE",
+        group="Output",
         help="Where the records go; - is standard output. If the file exists, the run resumes: records that are in it "
         "are not done again.",
     ),
 ]
 Whole = Annotated[
     str,
-    option("--out", "-o", metavar="FILE", help="Where the records go, all at once at the end; - is standard output."),
+    option(
+        "--out",
+        "-o",
+        metavar="FILE",
+        group="Output",
+        help="Where the records go, all at once at the end; - is standard output.",
+    ),
 ]
 Roots = Annotated[
     list[str] | None,
@@ -211,6 +248,7 @@ Roots = Annotated[
         "--root",
         metavar="DIR",
         callback=_folders,
+        group="Picture",
         help="Also read pictures below this folder. Otherwise only those below the folder of the records and the "
         "working directory are read, and those of generate. Links that lead out of these need a --root too. File names "
         "stay relative to the records; repeatable.",
@@ -223,6 +261,7 @@ MaxPictures = Annotated[
         metavar="N",
         min=1,
         max=10_000,
+        group="Picture",
         help="Most pictures of one prompt. More are an error, since it most often means that many prompts share a "
         "prompt_id, and the number of pairs grows with the square.",
     ),
@@ -234,11 +273,15 @@ Device = Annotated[
         metavar="NAME",
         callback=_device,
         offered=("auto", "cpu", "cuda", "mps"),
+        group="Model",
         help="Where models run: auto, cpu, cuda, cuda:1, mps. Auto takes the fastest there is.",
     ),
 ]
 BatchSize = Annotated[
-    int, option("--batch", metavar="N", min=1, max=4096, help="How many pictures go through a model at once.")
+    int,
+    option(
+        "--batch", metavar="N", min=1, max=4096, group="Model", help="How many pictures go through a model at once."
+    ),
 ]
 Traceback = Annotated[
     bool, option("--traceback", help="Show the traceback of an error too, such as one in a plug-in of your own.")
@@ -250,6 +293,7 @@ Folder = Annotated[
         "--out",
         "-o",
         metavar="DIR",
+        group="Output",
         help="The run's folder. An interrupted run in it resumes if the options are the same.",
     ),
 ]

@@ -35,11 +35,16 @@ def annotate(
     images: Input,
     out: Output = STDIO,
     *,
-    annotator: Annotated[str, plugin("annotator", help="Who judges.", show_default="shapes, the pixel judge")] = "",
+    annotator: Annotated[
+        str, plugin("annotator", group="Model", help="Who judges.", show_default="shapes, the pixel judge")
+    ] = "",
     aspect: Annotated[
         list[str] | None,
         plugin(
-            "aspect", help="What to judge; repeatable; a Markdown file of your own too.", show_default="all there are"
+            "aspect",
+            group="Judging",
+            help="What to judge; repeatable; a Markdown file of your own too.",
+            show_default="all there are",
         ),
     ] = None,
     mode: Annotated[
@@ -47,26 +52,41 @@ def annotate(
         option(
             "--mode",
             choices=MODES,
+            group="Judging",
             help="How pictures are shown: list, all of a prompt in one call; point, one a call; pair, two a call, in "
             "both orders, of which the better is to be told.",
         ),
     ] = "list",
     passes: Annotated[
-        int, option(metavar="K", min=1, max=1000, help="Ask so many times, each time in another order.")
+        int,
+        option(metavar="K", min=1, max=1000, group="Judging", help="Ask so many times, each time in another order."),
     ] = 1,
     all_aspects: Annotated[
-        bool, option("--all-aspects", help="Ask for all aspects in one call: cheaper, and less apart.")
+        bool, option("--all-aspects", group="Judging", help="Ask for all aspects in one call: cheaper, and less apart.")
     ] = False,
     break_ties: Annotated[
-        bool, option("--break-ties", help="Have pictures with the same score compared by twos, in both orders.")
+        bool,
+        option(
+            "--break-ties", group="Judging", help="Have pictures with the same score compared by twos, in both orders."
+        ),
     ] = False,
-    refresh: Annotated[bool, option("--refresh", help="Ask again for all of the input, whatever is there.")] = False,
+    refresh: Annotated[
+        bool, option("--refresh", group="Output", help="Ask again for all of the input, whatever is there.")
+    ] = False,
     retry: Annotated[
         list[str] | None,
-        option("--retry", choices=AGAIN, help="Ask again for judgements that failed or were refused; repeatable."),
+        option(
+            "--retry",
+            choices=AGAIN,
+            group="Output",
+            help="Ask again for judgements that failed or were refused; repeatable.",
+        ),
     ] = None,
     dry_run: Annotated[
-        bool, option("--dry-run", help="Say how many calls, tokens and dollars it would take, and ask nothing.")
+        bool,
+        option(
+            "--dry-run", group="Budget", help="Say how many calls, tokens and dollars it would take, and ask nothing."
+        ),
     ] = False,
     sample: Annotated[
         int,
@@ -74,6 +94,7 @@ def annotate(
             metavar="N",
             min=0,
             max=1_000_000,
+            group="Budget",
             help="In a dry run, ask so many calls all the same and estimate the rest by them.",
         ),
     ] = 0,
@@ -81,6 +102,7 @@ def annotate(
         bool,
         option(
             "--batch-api",
+            group="Batch",
             help="Ask through the server's Batch API, at the price of batches: a run collects what is finished into "
             "--out, asks for what is new, and ends. The same command again, hours later, goes on.",
         ),
@@ -90,6 +112,7 @@ def annotate(
         option(
             "--batch-file",
             metavar="FILE",
+            group="Batch",
             help="Write what is to be asked to a batch file, for vllm run-batch or to be uploaded, and read what came "
             "of it: the results of requests.jsonl are to be in requests.out.jsonl. Needs no key.",
             show_default="none",

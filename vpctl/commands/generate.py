@@ -183,29 +183,41 @@ def generate(
             "generator",
             "--model",
             "-m",
+            group="Model",
             help="The model. Given several times, each picture uses one of them at random.",
         ),
     ] = None,
     adapter: Annotated[
-        str, option(metavar="DIR", help="Draw with the LoRA that tune-ppo or tune-dpo wrote there.")
+        str, option(metavar="DIR", group="Model", help="Draw with the LoRA that tune-ppo or tune-dpo wrote there.")
     ] = "",
     images: Annotated[
-        int, option("--images", "-n", metavar="N", min=1, max=10_000, help="Pictures for each prompt.")
+        int,
+        option("--images", "-n", metavar="N", min=1, max=10_000, group="Sampling", help="Pictures for each prompt."),
     ] = 4,
     guidance: Annotated[
         str,
         option(
             metavar="W[:W]",
+            group="Sampling",
             help="Weight of classifier-free guidance, or a range from which each picture draws its own.",
         ),
     ] = "",
     steps: Annotated[
-        int | None, option(metavar="N", min=1, max=1000, help="Denoising steps.", show_default="the model's own")
+        int | None,
+        option(metavar="N", min=1, max=1000, group="Sampling", help="Denoising steps.", show_default="the model's own"),
     ] = None,
-    size: Annotated[str, option(metavar="WxH", help="Pixels.", show_default="the model's own")] = "",
-    negative: Annotated[str | None, option(metavar="TEXT", help="What the pictures should keep away from.")] = None,
+    size: Annotated[str, option(metavar="WxH", group="Sampling", help="Pixels.", show_default="the model's own")] = "",
+    negative: Annotated[
+        str | None, option(metavar="TEXT", group="Sampling", help="What the pictures should keep away from.")
+    ] = None,
     folder: Annotated[
-        str, option(metavar="DIR", help="Where the pictures go.", show_default="the folder of --out, or ./images")
+        str,
+        option(
+            metavar="DIR",
+            group="Output",
+            help="Where the pictures go.",
+            show_default="the folder of --out, or ./images",
+        ),
     ] = "",
     seed: Seed = 0,
     batch: BatchSize = 16,

@@ -134,24 +134,39 @@ def merge(
     *,
     weight: Annotated[
         list[str] | None,
-        option("--weight", "-w", metavar="ASPECT=W", help="How much an aspect counts, 1 if not said; 0 leaves it out."),
+        option(
+            "--weight",
+            "-w",
+            metavar="ASPECT=W",
+            group="Preference",
+            help="How much an aspect counts, 1 if not said; 0 leaves it out.",
+        ),
     ] = None,
     scale: Annotated[
         list[str] | None,
         option(
             metavar="[WHO=]LOW:HIGH",
+            group="Preference",
             help="Lowest and highest score, of one annotator or of all without a scale of their own.",
             show_default="1:5",
         ),
     ] = None,
     min_margin: Annotated[
-        float, option(metavar="M", min=0, max=1, help="Pairs with a smaller margin count as ties and are dropped.")
+        float,
+        option(
+            metavar="M",
+            min=0,
+            max=1,
+            group="Preference",
+            help="Pairs with a smaller margin count as ties and are dropped.",
+        ),
     ] = 0.0,
     split: Annotated[
         str,
         option(
             metavar="NAME:SHARE,...",
             offered=("train:0.9,test:0.1",),
+            group="Preference",
             help="Put every prompt into one part of the data, as train:0.9,test:0.1.",
             show_default="as the judgements say",
         ),

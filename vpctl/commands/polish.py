@@ -379,26 +379,33 @@ def polish(
     out: Output = STDIO,
     *,
     polisher: Annotated[
-        str, plugin("polisher", help="What cleans: rules, or a language model, as openai:gpt-4o-mini.")
+        str, plugin("polisher", group="Model", help="What cleans: rules, or a language model, as openai:gpt-4o-mini.")
     ] = "rules",
     keep_original: Annotated[
         bool,
         option(
             "--keep-original",
+            group="Prompt",
             help="Write prompts as first given too, beside their polished forms, where the words differ.",
         ),
     ] = False,
     keep_unsafe: Annotated[
         bool,
-        option("--keep-unsafe", help="Flag unsafe prompts with their reason in `unsafe` instead of dropping them."),
+        option(
+            "--keep-unsafe",
+            group="Prompt",
+            help="Flag unsafe prompts with their reason in `unsafe` instead of dropping them.",
+        ),
     ] = False,
     nsfw_threshold: Annotated[
-        float, option(metavar="P", min=0, max=1, help="A prompt whose `prompt_nsfw` is above this is unsafe.")
+        float,
+        option(metavar="P", min=0, max=1, group="Prompt", help="A prompt whose `prompt_nsfw` is above this is unsafe."),
     ] = NSFW_THRESHOLD,
     unsafe_model: Annotated[
         str,
         option(
             metavar="MODEL",
+            group="Model",
             help="Folder or hub id of a classifier that gives prompts without a `prompt_nsfw` theirs, such as "
             "unitary/unbiased-toxic-roberta, which is Detoxify's.",
             show_default="none",
@@ -410,6 +417,7 @@ def polish(
             metavar="S",
             min=0,
             max=1,
+            group="Prompt",
             help="Drop prompts this similar to an earlier one; 1 drops exact duplicates only.",
         ),
     ] = 0.8,

@@ -23,7 +23,14 @@ def score(
     *,
     reward: Annotated[
         list[str] | None,
-        plugin("reward", "--reward", "-r", help="What scores; repeatable.", show_default="shapes, the pixel judge"),
+        plugin(
+            "reward",
+            "--reward",
+            "-r",
+            group="Model",
+            help="What scores; repeatable.",
+            show_default="shapes, the pixel judge",
+        ),
     ] = None,
     root: Roots = None,
     batch: BatchSize = 32,

@@ -100,6 +100,7 @@ def train_rm(
         option(
             metavar="MODEL",
             offered=("new:blip", "new:clip"),
+            group="Model",
             help="What to start from: the folder or hub id of a BLIP (image-text retrieval) or CLIP, or new:blip, "
             "new:clip for a small one from nothing.",
             show_default="the shapes world's",

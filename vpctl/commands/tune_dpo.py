@@ -30,7 +30,8 @@ def tune_dpo(
     *,
     out: Folder,
     model: Annotated[
-        str, plugin("generator", "--model", "-m", help="What to tune.", show_default="the shapes world's")
+        str,
+        plugin("generator", "--model", "-m", group="Model", help="What to tune.", show_default="the shapes world's"),
     ] = "",
     root: Roots = None,
     seed: Seed = 0,

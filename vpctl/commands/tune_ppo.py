@@ -30,7 +30,8 @@ def tune_ppo(
     *,
     out: Folder,
     model: Annotated[
-        str, plugin("generator", "--model", "-m", help="What to tune.", show_default="the shapes world's")
+        str,
+        plugin("generator", "--model", "-m", group="Model", help="What to tune.", show_default="the shapes world's"),
     ] = "",
     reward: Annotated[
         list[str] | None,
@@ -38,6 +39,7 @@ def tune_ppo(
             "reward",
             "--reward",
             "-r",
+            group="Model",
             help="What to tune towards, as SPEC or SPEC=WEIGHT; of several, the weighted sum.",
             show_default="shapes, the pixel judge",
         ),

@@ -22,12 +22,22 @@ def accuracy(
     *,
     reward: Annotated[
         list[str] | None,
-        plugin("reward", "--reward", "-r", help="What to measure; repeatable.", show_default="shapes, the pixel judge"),
+        plugin(
+            "reward",
+            "--reward",
+            "-r",
+            group="Model",
+            help="What to measure; repeatable.",
+            show_default="shapes, the pixel judge",
+        ),
     ] = None,
     split: Annotated[
         str,
         option(
-            metavar="NAME", offered=("train", "test"), help="Only the pairs of this part of the data, such as test."
+            metavar="NAME",
+            offered=("train", "test"),
+            group="Input",
+            help="Only the pairs of this part of the data, such as test.",
         ),
     ] = "",
     fail_under: FailUnder = None,

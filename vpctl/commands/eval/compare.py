@@ -29,15 +29,23 @@ def compare(
     reward: Annotated[
         list[str] | None,
         option(
-            "--reward", "-r", metavar="NAME", help="Which scores decide; repeatable.", show_default="all they share"
+            "--reward",
+            "-r",
+            metavar="NAME",
+            group="Input",
+            help="Which scores decide; repeatable.",
+            show_default="all they share",
         ),
     ] = None,
     run: Annotated[
         list[str] | None,
-        option(metavar="DIR", help="Show this training run's curves on the page of --html; repeatable."),
+        option(
+            metavar="DIR", group="Output", help="Show this training run's curves on the page of --html; repeatable."
+        ),
     ] = None,
     report: Annotated[
-        list[str] | None, option(metavar="FILE", help="Show these reports on the page of --html too; repeatable.")
+        list[str] | None,
+        option(metavar="FILE", group="Output", help="Show these reports on the page of --html too; repeatable."),
     ] = None,
     fail_under: FailUnder = None,
     html: Html = "",
