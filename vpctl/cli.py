@@ -137,13 +137,13 @@ def _vpctl(
     ] = False,
     plugins: Annotated[
         bool,
-        option("--plugins", is_eager=True, callback=_show_plugins, help="List what can be named as a SPEC and exit."),
+        option("--plugins", is_eager=True, callback=_show_plugins, help="List all plug-ins and exit."),
     ] = False,
 ) -> None:
     """Align text-to-image models with preferences judged by multimodal language models.
 
-    Every command reads and writes JSON Lines, so they connect with pipes and resume from files. Without a model,
-    annotator or reward of yours they use the built-in shapes world, in which everything runs on a laptop.
+    Every command reads and writes JSON Lines, so commands connect with pipes and resume from files. If you name no
+    model, annotator or reward, the command uses the built-in shapes world, which runs on a laptop.
     """
     del version, plugins  # Their callbacks have printed what was asked for.
     _help_if_alone(context)

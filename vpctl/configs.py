@@ -18,14 +18,15 @@ Rank = Annotated[
         min=1,
         max=1024,
         group="Training",
-        help="Rank of the LoRA; its alpha is the same, so its scale is 1.",
+        help="Rank of the LoRA. Its alpha equals the rank, so its scale is 1.",
     ),
 ]
 Checkpoint = Annotated[
     int, option("--save-every", metavar="N", min=1, max=1_000_000, group="Output", help="Steps between checkpoints.")
 ]
 PreviewEvery = Annotated[
-    int, option(metavar="N", min=0, max=1_000_000, group="Output", help="Steps between preview grids; 0 draws none.")
+    int,
+    option(metavar="N", min=0, max=1_000_000, group="Output", help="Steps between preview grids; 0 turns them off."),
 ]
 
 
@@ -45,7 +46,7 @@ class RewardModelConfig:
             min=1,
             max=4096,
             group="Training",
-            help="Prompts in a step, each with all its pairs.",
+            help="Prompts per optimizer step. All pairs of a prompt are in the same step.",
         ),
     ] = 16
     """ImageReward trains on 64 pairs at once; four pictures a prompt make six."""
@@ -57,7 +58,13 @@ class RewardModelConfig:
     """ImageReward's code."""
     freeze: Annotated[
         float,
-        option(metavar="F", min=0, max=1, group="Training", help="Share of the layers kept as they are, from below."),
+        option(
+            metavar="F",
+            min=0,
+            max=1,
+            group="Training",
+            help="Share of the layers that are frozen, counted from the input side.",
+        ),
     ] = 0.7
     """The paper, appendix D.1."""
     save_every: Checkpoint = 100
@@ -72,15 +79,19 @@ class DPOConfig:
     ] = 2000
     """Diffusion-DPO's SD 1.5 run."""
     batch: Annotated[
-        int, option("--batch", metavar="N", min=1, max=4096, group="Training", help="Pairs in a forward pass.")
+        int, option("--batch", metavar="N", min=1, max=4096, group="Training", help="Pairs per forward pass.")
     ] = 8
     accumulate: Annotated[
-        int, option(metavar="N", min=1, max=4096, group="Training", help="Forward passes in a step.")
+        int, option(metavar="N", min=1, max=4096, group="Training", help="Forward passes per optimizer step.")
     ] = 4
     beta: Annotated[
         float,
         option(
-            metavar="B", min=0, max=1_000_000, group="Training", help="How strongly the model is held to its reference."
+            metavar="B",
+            min=0,
+            max=1_000_000,
+            group="Training",
+            help="Regularization: a larger value keeps the model closer to its reference.",
         ),
     ] = 5000.0
     """Diffusion-DPO, for a squared error that is a mean over the latent's elements."""
@@ -88,11 +99,24 @@ class DPOConfig:
     """Between the 1e-5 and 5e-4 that diffusers' example script uses for LoRA."""
     warmup: Annotated[
         int,
-        option(metavar="N", min=0, max=1_000_000, group="Training", help="Steps over which the learning rate rises."),
+        option(
+            metavar="N",
+            min=0,
+            max=1_000_000,
+            group="Training",
+            help="Number of warm-up steps, during which the learning rate rises.",
+        ),
     ] = 50
     rank: Rank = 8
     prompt_dropout: Annotated[
-        float, option(metavar="P", min=0, max=1, group="Training", help="Share of pairs trained without their prompt.")
+        float,
+        option(
+            metavar="P",
+            min=0,
+            max=1,
+            group="Training",
+            help="Share of the pairs that are trained without their prompt.",
+        ),
     ] = 0.0
     """Diffusion-DPO's code says 0.2, for models that are used with strong guidance."""
     preview_every: PreviewEvery = 200
@@ -104,11 +128,18 @@ class PPOConfig:
     """Options of tune-ppo."""
 
     epochs: Annotated[
-        int, option(metavar="N", min=1, max=100_000, group="Training", help="Rounds of drawing, scoring and training.")
+        int,
+        option(
+            metavar="N",
+            min=1,
+            max=100_000,
+            group="Training",
+            help="Number of rounds. Each round draws pictures, scores them and trains on them.",
+        ),
     ] = 100
     """DDPO's compressibility run."""
     prompts_per_epoch: Annotated[
-        int, option("--prompts-per-epoch", metavar="N", min=1, max=65_536, group="Sampling", help="Prompts in a round.")
+        int, option("--prompts-per-epoch", metavar="N", min=1, max=65_536, group="Sampling", help="Prompts per round.")
     ] = 32
     images: Annotated[
         int,
@@ -119,16 +150,16 @@ class PPOConfig:
             min=2,
             max=1024,
             group="Sampling",
-            help="Pictures a prompt; their rewards are compared with one another.",
+            help="Pictures per prompt. The rewards of these pictures are compared with one another.",
         ),
     ] = 8
     """32 × 8 is DDPO's 256 pictures a round."""
     updates: Annotated[
-        int, option(metavar="N", min=1, max=10_000, group="Training", help="Optimizer steps in a round.")
+        int, option(metavar="N", min=1, max=10_000, group="Training", help="Optimizer steps per round.")
     ] = 2
     """DDPO's aesthetic run."""
     batch: Annotated[
-        int, option("--batch", metavar="N", min=1, max=4096, group="Training", help="Pictures in a forward pass.")
+        int, option("--batch", metavar="N", min=1, max=4096, group="Training", help="Pictures per forward pass.")
     ] = 8
     steps: Annotated[
         int | None,
@@ -141,13 +172,19 @@ class PPOConfig:
             min=0,
             max=1000,
             group="Sampling",
-            help="Guidance, in drawing and training alike.",
+            help="Weight of classifier-free guidance, in drawing and in training.",
             show_default="the model's own",
         ),
     ] = None
     eta: Annotated[
         float,
-        option(metavar="E", min=0.01, max=1, group="Sampling", help="Noise in a denoising step; 1 is as much as DDPM."),
+        option(
+            metavar="E",
+            min=0.01,
+            max=1,
+            group="Sampling",
+            help="Amount of noise in a denoising step; 1 is the amount of DDPM.",
+        ),
     ] = 1.0
     timestep_fraction: Annotated[
         float,
@@ -156,23 +193,34 @@ class PPOConfig:
             min=0.01,
             max=1,
             group="Training",
-            help="Share of the denoising steps to train on; each round picks them at random.",
+            help="Share of the denoising steps to train on. Each round selects them at random.",
         ),
     ] = 0.5
     skip_last: Annotated[
-        int, option(metavar="N", min=0, max=1000, group="Training", help="Last denoising steps left out of training.")
+        int,
+        option(
+            metavar="N",
+            min=0,
+            max=1000,
+            group="Training",
+            help="Number of final denoising steps to leave out of training.",
+        ),
     ] = 1
     """Their noise is so small that they dominate the gradient and mean nothing for the picture; DanceGRPO drops one."""
     clip: Annotated[
         float,
-        option(
-            metavar="E", min=0, max=100, group="Training", help="How far the probability ratio may move in a round."
-        ),
+        option(metavar="E", min=0, max=100, group="Training", help="Clip range of the probability ratio in a round."),
     ] = 1e-4
     """DDPO, for log-probabilities that are a mean over the latent's elements."""
     advantage_clip: Annotated[
         float,
-        option(metavar="A", min=0, max=1_000_000, group="Training", help="Largest advantage, in standard deviations."),
+        option(
+            metavar="A",
+            min=0,
+            max=1_000_000,
+            group="Training",
+            help="Maximum absolute value of an advantage, in standard deviations.",
+        ),
     ] = 5.0
     """DDPO."""
     kl: Annotated[
@@ -183,14 +231,15 @@ class PPOConfig:
             min=0,
             max=1_000_000,
             group="Training",
-            help="Weight of the divergence from the untuned model.",
+            help="Weight of the KL divergence from the untuned model.",
         ),
     ] = 0.0
     learning_rate: LearningRate = 3e-4
     """DDPO, for LoRA."""
     rank: Rank = 8
     preview_every: Annotated[
-        int, option(metavar="N", min=0, max=100_000, group="Output", help="Rounds between preview grids; 0 draws none.")
+        int,
+        option(metavar="N", min=0, max=100_000, group="Output", help="Rounds between preview grids; 0 turns them off."),
     ] = 10
     save_every: Annotated[
         int,
@@ -208,7 +257,7 @@ class ServerConfig:
             "--base-url",
             metavar="URL",
             group="Server",
-            help="The server, OpenAI-compatible.",
+            help="URL of an OpenAI-compatible server.",
             show_default="OPENAI_BASE_URL",
         ),
     ] = ""
@@ -219,16 +268,30 @@ class ServerConfig:
             min=1,
             max=4096,
             group="Server",
-            help="Most calls under way at once; how many there really are adapts.",
+            help="Maximum number of calls at the same time. The actual number adapts to the server.",
         ),
     ] = 64
     rpm: Annotated[
         float | None,
-        option(metavar="N", min=1, max=1e9, group="Server", help="Requests a minute, at most.", show_default="any"),
+        option(
+            metavar="N",
+            min=1,
+            max=1e9,
+            group="Server",
+            help="Maximum number of requests per minute.",
+            show_default="no limit",
+        ),
     ] = None
     tpm: Annotated[
         float | None,
-        option(metavar="N", min=1, max=1e12, group="Server", help="Tokens a minute, at most.", show_default="any"),
+        option(
+            metavar="N",
+            min=1,
+            max=1e12,
+            group="Server",
+            help="Maximum number of tokens per minute.",
+            show_default="no limit",
+        ),
     ] = None
     max_cost: Annotated[
         float | None,
@@ -238,8 +301,8 @@ class ServerConfig:
             min=0,
             max=1e9,
             group="Budget",
-            help="Stop before a run spends this much; a call under way counts as the most it may cost.",
-            show_default="none",
+            help="Stop before the run costs more than this. An unfinished call counts with its maximum cost.",
+            show_default="no limit",
         ),
     ] = None
     max_requests: Annotated[
@@ -250,8 +313,8 @@ class ServerConfig:
             min=0,
             max=1_000_000_000,
             group="Budget",
-            help="Stop after so many requests.",
-            show_default="any",
+            help="Stop after this number of requests.",
+            show_default="no limit",
         ),
     ] = None
     max_time: Annotated[
@@ -261,8 +324,8 @@ class ServerConfig:
             metavar="TIME",
             parser=duration,
             group="Budget",
-            help="Begin nothing new after this time, as 90s, 45m or 6h.",
-            show_default="any",
+            help="Start no new work after this time, such as 90s, 45m or 6h.",
+            show_default="no limit",
         ),
     ] = None
     timeout: Annotated[
@@ -271,7 +334,11 @@ class ServerConfig:
     temperature: Annotated[
         float,
         option(
-            metavar="T", min=0, max=2, group="Server", help="Sampling temperature; left out where a model refuses one."
+            metavar="T",
+            min=0,
+            max=2,
+            group="Server",
+            help="Sampling temperature. It is not sent to models that reject it.",
         ),
     ] = 0.0
     """The paper, section 5: accuracy and self-consistency both fall as it rises."""
@@ -283,19 +350,23 @@ class ServerConfig:
             min=1,
             max=1_000_000,
             group="Server",
-            help="Longest answer, with the reasoning of models that reason.",
+            help="Maximum number of tokens in an answer, including reasoning tokens.",
         ),
     ] = 4096
     extra: Annotated[
         str,
-        option(metavar="JSON", group="Server", help='More keys of every request, as \'{"reasoning_effort": "low"}\'.'),
+        option(
+            metavar="JSON",
+            group="Server",
+            help='Additional keys for every request, such as \'{"reasoning_effort": "low"}\'.',
+        ),
     ] = ""
     prices: Annotated[
         str,
         option(
             metavar="FILE",
             group="Budget",
-            help="Prices of your own, TOML, laid over those that vpctl knows.",
+            help="TOML file with your own prices. They override the built-in prices.",
             show_default="none",
         ),
     ] = ""
@@ -313,7 +384,7 @@ class PictureConfig:
             min=0,
             max=16_384,
             group="Picture",
-            help="Shrink pictures that are larger than this; 0 sends them as they are.",
+            help="Shrink pictures that are larger than this; 0 never shrinks.",
         ),
     ] = 1024
     detail: Annotated[
@@ -322,7 +393,7 @@ class PictureConfig:
             "--detail",
             choices=("low", "high", "auto"),
             group="Picture",
-            help="How closely the model looks, where it knows levels.",
+            help="How closely the model looks at pictures, if the model supports this setting.",
         ),
     ] = ""
     image_url: Annotated[
@@ -331,7 +402,7 @@ class PictureConfig:
             "--image-url",
             metavar="PREFIX",
             group="Picture",
-            help="Name pictures by URL, this and their path below the records, instead of sending them; for servers "
-            "that can read them, also by file://.",
+            help="Send the URL of each picture instead of its data. The URL is this prefix and the picture's "
+            "path relative to the records. The server must be able to open it; file:// URLs are possible.",
         ),
     ] = ""

@@ -220,7 +220,7 @@ def _folders(value: list[str] | None) -> list[str] | None:
     return value
 
 
-Input = Annotated[str, argument(metavar="FILE", help="Records to read, JSON Lines; - is standard input.")]
+Input = Annotated[str, argument(metavar="FILE", help="Input records, JSON Lines; - is standard input.")]
 Output = Annotated[
     str,
     option(
@@ -228,8 +228,7 @@ Output = Annotated[
         "-o",
         metavar="FILE",
         group="Output",
-        help="Where the records go; - is standard output. If the file exists, the run resumes: records that are in it "
-        "are not done again.",
+        help="Output file; - is standard output. An existing FILE is resumed: finished records are skipped.",
     ),
 ]
 Whole = Annotated[
@@ -239,7 +238,7 @@ Whole = Annotated[
         "-o",
         metavar="FILE",
         group="Output",
-        help="Where the records go, all at once at the end; - is standard output.",
+        help="Output file, written in one piece at the end; - is standard output.",
     ),
 ]
 Roots = Annotated[
@@ -249,9 +248,10 @@ Roots = Annotated[
         metavar="DIR",
         callback=_folders,
         group="Picture",
-        help="Also read pictures below this folder. Otherwise only those below the folder of the records and the "
-        "working directory are read, and those of generate. Links that lead out of these need a --root too. File names "
-        "stay relative to the records; repeatable.",
+        help="Also allow pictures below this folder; repeatable. By default, pictures are read only below "
+        "the folder of the records, below the working directory, and from folders that generate wrote. "
+        "A link that points outside these folders needs a --root, too. File names stay relative to the "
+        "folder of the records.",
     ),
 ]
 MaxPictures = Annotated[
@@ -262,11 +262,11 @@ MaxPictures = Annotated[
         min=1,
         max=10_000,
         group="Picture",
-        help="Most pictures of one prompt. More are an error, since it most often means that many prompts share a "
-        "prompt_id, and the number of pairs grows with the square.",
+        help="Maximum number of pictures per prompt. More is an error, because it usually means that "
+        "different prompts share a prompt_id. The number of pairs grows with the square of this number.",
     ),
 ]
-Seed = Annotated[int, option(metavar="N", min=0, max=2**63 - 1, help="Seed of all that is random.")]
+Seed = Annotated[int, option(metavar="N", min=0, max=2**63 - 1, help="Random seed.")]
 Device = Annotated[
     str,
     option(
@@ -274,19 +274,18 @@ Device = Annotated[
         callback=_device,
         offered=("auto", "cpu", "cuda", "mps"),
         group="Model",
-        help="Where models run: auto, cpu, cuda, cuda:1, mps. Auto takes the fastest there is.",
+        help="Device for the models: auto, cpu, cuda, cuda:1 or mps; auto selects the fastest one.",
     ),
 ]
 BatchSize = Annotated[
     int,
-    option(
-        "--batch", metavar="N", min=1, max=4096, group="Model", help="How many pictures go through a model at once."
-    ),
+    option("--batch", metavar="N", min=1, max=4096, group="Model", help="Number of pictures processed at once."),
 ]
 Traceback = Annotated[
-    bool, option("--traceback", help="Show the traceback of an error too, such as one in a plug-in of your own.")
+    bool,
+    option("--traceback", help="Also print the traceback of an error, for example of an error in your own plug-in."),
 ]
-Quiet = Annotated[bool, option("--quiet", "-q", help="Say nothing on stderr but warnings and errors.")]
+Quiet = Annotated[bool, option("--quiet", "-q", help="Print only warnings and errors on stderr.")]
 Folder = Annotated[
     str,
     option(
@@ -294,6 +293,6 @@ Folder = Annotated[
         "-o",
         metavar="DIR",
         group="Output",
-        help="The run's folder. An interrupted run in it resumes if the options are the same.",
+        help="Folder of the run. If it holds an interrupted run with the same options, that run is resumed.",
     ),
 ]

@@ -1,4 +1,4 @@
-"""Have pictures judged by a multimodal model."""
+"""Judge pictures with a multimodal model."""
 
 import os
 from collections import Counter
@@ -36,15 +36,21 @@ def annotate(
     out: Output = STDIO,
     *,
     annotator: Annotated[
-        str, plugin("annotator", group="Model", help="Who judges.", show_default="shapes, the pixel judge")
+        str,
+        plugin(
+            "annotator",
+            group="Model",
+            help="Annotator that judges the pictures.",
+            show_default="shapes, the pixel judge",
+        ),
     ] = "",
     aspect: Annotated[
         list[str] | None,
         plugin(
             "aspect",
             group="Judging",
-            help="What to judge; repeatable; a Markdown file of your own too.",
-            show_default="all there are",
+            help="Aspect to judge, by name or as your own Markdown file; repeatable.",
+            show_default="all aspects",
         ),
     ] = None,
     mode: Annotated[
@@ -53,25 +59,41 @@ def annotate(
             "--mode",
             choices=MODES,
             group="Judging",
-            help="How pictures are shown: list, all of a prompt in one call; point, one a call; pair, two a call, in "
-            "both orders, of which the better is to be told.",
+            help="How pictures are shown. list: all pictures of a prompt in one call. point: one picture per "
+            "call. pair: two pictures per call, in both orders; the judge says which is better.",
         ),
     ] = "list",
     passes: Annotated[
         int,
-        option(metavar="K", min=1, max=1000, group="Judging", help="Ask so many times, each time in another order."),
+        option(
+            metavar="K",
+            min=1,
+            max=1000,
+            group="Judging",
+            help="Number of passes. Each pass shows the pictures in a different order.",
+        ),
     ] = 1,
     all_aspects: Annotated[
-        bool, option("--all-aspects", group="Judging", help="Ask for all aspects in one call: cheaper, and less apart.")
+        bool,
+        option(
+            "--all-aspects",
+            group="Judging",
+            help="Judge all aspects in one call: cheaper, but aspects may influence each other.",
+        ),
     ] = False,
     break_ties: Annotated[
         bool,
         option(
-            "--break-ties", group="Judging", help="Have pictures with the same score compared by twos, in both orders."
+            "--break-ties",
+            group="Judging",
+            help="Resolve ties: compare pictures with equal scores two at a time, in both orders.",
         ),
     ] = False,
     refresh: Annotated[
-        bool, option("--refresh", group="Output", help="Ask again for all of the input, whatever is there.")
+        bool,
+        option(
+            "--refresh", group="Output", help="Judge the whole input again, even if the output already has judgements."
+        ),
     ] = False,
     retry: Annotated[
         list[str] | None,
@@ -79,13 +101,13 @@ def annotate(
             "--retry",
             choices=AGAIN,
             group="Output",
-            help="Ask again for judgements that failed or were refused; repeatable.",
+            help="Ask again for judgements that failed, or for those that were refused; repeatable.",
         ),
     ] = None,
     dry_run: Annotated[
         bool,
         option(
-            "--dry-run", group="Budget", help="Say how many calls, tokens and dollars it would take, and ask nothing."
+            "--dry-run", group="Budget", help="Estimate the number of calls, the tokens and the cost, and send nothing."
         ),
     ] = False,
     sample: Annotated[
@@ -95,7 +117,7 @@ def annotate(
             min=0,
             max=1_000_000,
             group="Budget",
-            help="In a dry run, ask so many calls all the same and estimate the rest by them.",
+            help="With --dry-run: send this number of calls anyway, and base the estimate on them.",
         ),
     ] = 0,
     batch_api: Annotated[
@@ -103,8 +125,8 @@ def annotate(
         option(
             "--batch-api",
             group="Batch",
-            help="Ask through the server's Batch API, at the price of batches: a run collects what is finished into "
-            "--out, asks for what is new, and ends. The same command again, hours later, goes on.",
+            help="Use the server's Batch API, at batch prices. A run adds finished answers to --out, submits new "
+            "requests and ends. Hours later, run the same command again to collect the answers.",
         ),
     ] = False,
     batch_file: Annotated[
@@ -113,8 +135,9 @@ def annotate(
             "--batch-file",
             metavar="FILE",
             group="Batch",
-            help="Write what is to be asked to a batch file, for vllm run-batch or to be uploaded, and read what came "
-            "of it: the results of requests.jsonl are to be in requests.out.jsonl. Needs no key.",
+            help="Write the requests to this batch file, for vllm run-batch or for an upload. Put the results of "
+            "requests.jsonl into requests.out.jsonl, and run the same command again to read them. No API "
+            "key is needed.",
             show_default="none",
         ),
     ] = "",
@@ -125,21 +148,25 @@ def annotate(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Have pictures judged by a multimodal model.
+    """Judge pictures with a multimodal model.
 
-    Neighbouring records of one prompt are judged together, one call for each aspect, the pictures in an order shuffled
-    for each call. Every judgement is written as soon as it is there: with --out FILE an interrupted run goes on where
-    it stopped, and a run with a longer input asks only for what is new. What is there is known by a hash of all that
-    could change the answer, from the server to the pictures' bytes: what changed is asked again, and merge takes the
-    last.
+    Consecutive records of one prompt are judged together, with one call per aspect. Each call shuffles the order of
+    the pictures.
 
-    A refusal is recorded as one, in `refused`, an answer of which nothing can be made, after one more try, in `failed`;
-    neither is asked again unless --retry says so. A call that met a fault of the server's is reported and left out, so
-    that the next run tries it again. The exit is 3 if there were failures, and 5 at a limit.
+    Each judgement is written as soon as it is complete. With --out FILE, an interrupted run is resumed, and a run
+    with more input judges only the new pictures. Each judgement has a key: a hash of everything that could change the
+    answer, including the server and the bytes of the pictures. If any of this changes, the pictures are judged again,
+    and merge uses the last judgement.
 
-    With --batch-api nothing is waited for: run the same command by cron until it says that nothing is under way. What
-    is under way stands in a folder beside the output, .OUTPUT.batches, and is on the disk before a server is asked, so
-    that nothing is paid twice. --max-cost then counts the most that batches under way may cost, of earlier runs too.
+    If the model refuses, the reason is recorded in `refused`. If an answer is unusable, the model is asked once more;
+    if the second answer is unusable too, the reason is recorded in `failed`. Both are judged again only with --retry.
+    If the server fails, nothing is recorded, and the next run asks again. The exit code is 3 if any call failed, and
+    5 if a limit was reached.
+
+    With --batch-api the command does not wait for answers. Run the same command again, for example from cron, until
+    it says that no batches are pending. Before a batch is submitted, it is recorded in the folder .OUTPUT.batches
+    beside the output, so that nothing is paid for twice. --max-cost also counts the pending batches of earlier runs,
+    at their maximum cost.
 
     Examples:
 

@@ -184,38 +184,47 @@ def generate(
             "--model",
             "-m",
             group="Model",
-            help="The model. Given several times, each picture uses one of them at random.",
+            help="The model. Given several times: each picture uses one of them at random.",
         ),
     ] = None,
     adapter: Annotated[
-        str, option(metavar="DIR", group="Model", help="Draw with the LoRA that tune-ppo or tune-dpo wrote there.")
+        str, option(metavar="DIR", group="Model", help="Folder of a LoRA that tune-ppo or tune-dpo wrote.")
     ] = "",
     images: Annotated[
         int,
-        option("--images", "-n", metavar="N", min=1, max=10_000, group="Sampling", help="Pictures for each prompt."),
+        option("--images", "-n", metavar="N", min=1, max=10_000, group="Sampling", help="Pictures per prompt."),
     ] = 4,
     guidance: Annotated[
         str,
         option(
             metavar="W[:W]",
             group="Sampling",
-            help="Weight of classifier-free guidance, or a range from which each picture draws its own.",
+            help="Weight of classifier-free guidance. With a range LOW:HIGH, each picture uses a random weight "
+            "in the range.",
         ),
     ] = "",
     steps: Annotated[
         int | None,
         option(metavar="N", min=1, max=1000, group="Sampling", help="Denoising steps.", show_default="the model's own"),
     ] = None,
-    size: Annotated[str, option(metavar="WxH", group="Sampling", help="Pixels.", show_default="the model's own")] = "",
+    size: Annotated[
+        str,
+        option(
+            metavar="WxH",
+            group="Sampling",
+            help="Width and height in pixels, such as 768x512.",
+            show_default="the model's own",
+        ),
+    ] = "",
     negative: Annotated[
-        str | None, option(metavar="TEXT", group="Sampling", help="What the pictures should keep away from.")
+        str | None, option(metavar="TEXT", group="Sampling", help="Negative prompt: what the pictures should not show.")
     ] = None,
     folder: Annotated[
         str,
         option(
             metavar="DIR",
             group="Output",
-            help="Where the pictures go.",
+            help="Folder for the pictures.",
             show_default="the folder of --out, or ./images",
         ),
     ] = "",
@@ -225,12 +234,13 @@ def generate(
 ) -> None:
     """Draw pictures for prompts.
 
-    Reads prompts as JSON Lines, or as plain text from a .txt file, and writes one record a picture. The records of a
-    prompt stand side by side, so that annotate can judge them together while the next are drawn. A picture depends on
-    its own record alone: order, batch size and resuming do not change it.
+    The input is JSON Lines, or plain text from a .txt file. generate writes one record per picture. The records of
+    one prompt are consecutive, so annotate can judge them while the next pictures are drawn. A picture depends only
+    on its own record. Order, batch size and resuming do not change it.
 
-    The folder of --out opens with Hugging Face's imagefolder loader. Any other folder of pictures gets the file .vpctl,
-    which lets the next commands read the pictures that generate wrote there, wherever it is.
+    Hugging Face's imagefolder loader can open the folder of --out. If the pictures go to another folder, generate
+    writes a file named .vpctl into it. This file allows later commands to read these pictures, wherever the folder
+    is.
 
     Examples:
 

@@ -127,9 +127,7 @@ def merged(
 
 
 def merge(
-    judgements: Annotated[
-        list[str], argument(metavar="FILE...", help="Judgements to read, JSON Lines; - is standard input.")
-    ],
+    judgements: Annotated[list[str], argument(metavar="FILE...", help="Judgements, JSON Lines; - is standard input.")],
     out: Whole = STDIO,
     *,
     weight: Annotated[
@@ -139,7 +137,7 @@ def merge(
             "-w",
             metavar="ASPECT=W",
             group="Preference",
-            help="How much an aspect counts, 1 if not said; 0 leaves it out.",
+            help="Weight of an aspect. The default weight is 1; 0 leaves the aspect out.",
         ),
     ] = None,
     scale: Annotated[
@@ -147,7 +145,8 @@ def merge(
         option(
             metavar="[WHO=]LOW:HIGH",
             group="Preference",
-            help="Lowest and highest score, of one annotator or of all without a scale of their own.",
+            help="Lowest and highest score. WHO is the annotator with this scale; without WHO it is the scale of "
+            "all others.",
             show_default="1:5",
         ),
     ] = None,
@@ -158,7 +157,7 @@ def merge(
             min=0,
             max=1,
             group="Preference",
-            help="Pairs with a smaller margin count as ties and are dropped.",
+            help="Pairs with a smaller margin are ties, and ties are dropped.",
         ),
     ] = 0.0,
     split: Annotated[
@@ -167,23 +166,26 @@ def merge(
             metavar="NAME:SHARE,...",
             offered=("train:0.9,test:0.1",),
             group="Preference",
-            help="Put every prompt into one part of the data, as train:0.9,test:0.1.",
-            show_default="as the judgements say",
+            help="Assign every prompt to one part of the data, such as train:0.9,test:0.1.",
+            show_default="the split of the judgements",
         ),
     ] = "",
     max_pictures: MaxPictures = 100,
 ) -> None:
     """Turn judgements into preference pairs.
 
-    Reads any number of files, of many runs and annotators, people's too. A picture's score on an aspect is the mean of
-    what each annotator gave it, and the margin of a pair the mean over aspects and annotators of the difference, in
-    the units of the annotator's whole scale. Pictures that were compared by twos are preferred as far as both orders
-    say so; where they have the same level besides, that counts as half a level. Tied pairs are dropped. Of judgements
-    that annotate made of the same pictures in the same order, the last counts. Which part of the data a prompt falls
-    into depends on its id alone.
+    Reads any number of files, from several runs and annotators, including people. The score of a picture on an aspect
+    is the mean of the scores that an annotator gave it. The margin of a pair is the difference of the two scores,
+    divided by the width of the annotator's scale, and averaged over aspects and annotators. Tied pairs are dropped.
 
-    Judgements that are joined must agree: a prompt_id has one prompt and, unless --split divides anew, one part of the
-    data, and an image_id has one picture. A file that was moved or copied is the same picture.
+    In a pairwise comparison a picture is preferred only if it wins in both orders. If the two pictures also have
+    scores, and these are equal, the preference counts as half a level.
+
+    If annotate judged the same pictures in the same order several times, the last judgement counts. The part of the
+    data that a prompt is assigned to depends only on its id.
+
+    Judgements that are merged must agree. One prompt_id has one prompt. One image_id has one picture; a moved or
+    copied file is the same picture. One prompt is in one part of the data, unless --split assigns the parts anew.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""Clean raw prompts for pictures worth judging."""
+"""Clean raw prompts, and drop unsafe prompts and duplicates."""
 
 import os
 import re
@@ -379,14 +379,19 @@ def polish(
     out: Output = STDIO,
     *,
     polisher: Annotated[
-        str, plugin("polisher", group="Model", help="What cleans: rules, or a language model, as openai:gpt-4o-mini.")
+        str,
+        plugin(
+            "polisher",
+            group="Model",
+            help="What cleans the prompts: rules, or a language model such as openai:gpt-4o-mini.",
+        ),
     ] = "rules",
     keep_original: Annotated[
         bool,
         option(
             "--keep-original",
             group="Prompt",
-            help="Write prompts as first given too, beside their polished forms, where the words differ.",
+            help="Also write the original prompt, if its words differ from the polished prompt.",
         ),
     ] = False,
     keep_unsafe: Annotated[
@@ -394,20 +399,22 @@ def polish(
         option(
             "--keep-unsafe",
             group="Prompt",
-            help="Flag unsafe prompts with their reason in `unsafe` instead of dropping them.",
+            help="Keep unsafe prompts, and write the reason into `unsafe`, instead of dropping them.",
         ),
     ] = False,
     nsfw_threshold: Annotated[
         float,
-        option(metavar="P", min=0, max=1, group="Prompt", help="A prompt whose `prompt_nsfw` is above this is unsafe."),
+        option(
+            metavar="P", min=0, max=1, group="Prompt", help="A prompt is unsafe if its `prompt_nsfw` is above this."
+        ),
     ] = NSFW_THRESHOLD,
     unsafe_model: Annotated[
         str,
         option(
             metavar="MODEL",
             group="Model",
-            help="Folder or hub id of a classifier that gives prompts without a `prompt_nsfw` theirs, such as "
-            "unitary/unbiased-toxic-roberta, which is Detoxify's.",
+            help="Classifier that computes `prompt_nsfw` for prompts without it: a folder or a hub id, such as "
+            "unitary/unbiased-toxic-roberta (Detoxify's model).",
             show_default="none",
         ),
     ] = "",
@@ -418,36 +425,39 @@ def polish(
             min=0,
             max=1,
             group="Prompt",
-            help="Drop prompts this similar to an earlier one; 1 drops exact duplicates only.",
+            help="Drop prompts that are at least this similar to an earlier prompt; 1 drops only exact duplicates.",
         ),
     ] = 0.8,
     server: ServerConfig,
     device: Device = "auto",
 ) -> None:
-    """Clean raw prompts for pictures worth judging.
+    """Clean raw prompts, and drop unsafe prompts and duplicates.
 
-    People's prompts are full of what is no content: quality and resolution words, lists of artists, names of platforms
-    and renderers, styles that contradict each other. Polishing takes it away, so that what is judged is whether a
-    picture shows what was asked for, and not whose style it apes. Unsafe prompts, exact and near duplicates, and what
-    is empty afterwards are dropped. So are prompts of more than 10000 characters, as `too long`: no text encoder reads
-    that much.
+    Prompts that people write contain many words that do not describe the picture: quality words, resolutions, lists
+    of artists, names of platforms and renderers, contradictory styles. polish removes these words. Judges can then
+    rate whether a picture shows what the prompt asks for, and not whose style it copies.
 
-    Reads JSON Lines, or plain text with one prompt a line, from a .txt file or standard input. The old text is kept as
-    `source_prompt`, and `prompt_id` is its hash. With --keep-original the old text is a prompt of its own as well, with
-    `-original` behind that id. `clip_tokens` is the length of the new text: Stable Diffusion reads 75.
+    polish drops unsafe prompts, exact duplicates, near duplicates, and prompts that are empty after polishing. It
+    also drops prompts of more than 10000 characters as `too long`, because no text encoder reads that much.
 
-    A language model's rewrite that adds something, or loses what the prompt is about, is not taken: the rules polish
-    that prompt instead, and `rejected` says why. A refusal makes a prompt unsafe.
+    The input is JSON Lines, or plain text with one prompt per line. A .txt file and standard input can be plain text.
+    The old text is kept as `source_prompt`, and `prompt_id` is its hash. With --keep-original, the old text is also
+    written as a second prompt; its id is the `prompt_id` with `-original` at the end. `clip_tokens` is the length of
+    the new text. Stable Diffusion reads at most 75 tokens.
 
-    A prompt is unsafe if the polisher says so, or if `prompt_nsfw`, a column of DiffusionDB, is above the threshold.
+    A rewrite by a language model is rejected if it adds something, or if it loses the subject of the prompt. Then the
+    rules polish the prompt instead, and `rejected` gives the reason. If the model refuses, the prompt is unsafe.
 
-    With --out prompts.jsonl, what is dropped goes to prompts.dropped.jsonl with its reason in `dropped`, and is not
-    done again by a run that goes on; to have a prompt tried once more, take its line out of that file. A prompt that is
-    there word for word already is only counted.
+    A prompt is unsafe if the polisher says so, or if its `prompt_nsfw` is above the threshold. `prompt_nsfw` is a
+    column of DiffusionDB.
 
-    A prompt on which a model gave an answer, and after one more try another, of which nothing can be made, is dropped
-    as `failed`. One that met a fault of the server's is in neither file and is tried again. The exit is 3 if there were
-    any of these, and 5 at a limit.
+    With --out prompts.jsonl, dropped prompts go to prompts.dropped.jsonl, with the reason in `dropped`. A resumed run
+    skips them. To retry a dropped prompt, delete its line from that file. Prompts that repeat an earlier prompt word
+    for word are only counted.
+
+    If a model's answer for a prompt is unusable, the model is asked once more. If the second answer is unusable too,
+    the prompt is dropped as `failed`. If the server fails, the prompt is in neither file, and the next run tries it
+    again. The exit code is 3 if any prompt failed, and 5 if a limit was reached.
 
     Examples:
 

@@ -28,7 +28,7 @@ def score(
             "--reward",
             "-r",
             group="Model",
-            help="What scores; repeatable.",
+            help="Reward model that scores the pictures; repeatable.",
             show_default="shapes, the pixel judge",
         ),
     ] = None,
@@ -38,10 +38,10 @@ def score(
 ) -> None:
     """Score pictures with reward models.
 
-    Adds to every record, under `scores`, what each reward says of its picture, raw and under the name `--reward`
-    gives it. All rewards are computed in one pass, and a picture is decoded once for all of them.
+    Adds the score of each reward to `scores` in every record. The scores are raw, and each has the name that was
+    given to --reward. All rewards are computed in one pass, and each picture is decoded only once.
 
-    A picture that cannot be opened is reported and left out; the exit is then 3.
+    A picture that cannot be opened is reported and left out. The exit code is then 3.
 
     Examples:
 

@@ -101,8 +101,8 @@ def train_rm(
             metavar="MODEL",
             offered=("new:blip", "new:clip"),
             group="Model",
-            help="What to start from: the folder or hub id of a BLIP (image-text retrieval) or CLIP, or new:blip, "
-            "new:clip for a small one from nothing.",
+            help="Model to start from: the folder or hub id of a BLIP (image-text retrieval) or CLIP model, or "
+            "new:blip or new:clip for a small untrained model.",
             show_default="the shapes world's",
         ),
     ] = "",
@@ -113,13 +113,13 @@ def train_rm(
 ) -> None:
     """Train a reward model on preference pairs.
 
-    Trains on the pairs whose `split` is train, keeps the weights that do best on those of validation, if there are
-    any, and puts the accuracy on those of test into the model card. Where no pair has a split, a tenth of the prompts
-    is held out as test.
+    Trains on the pairs whose `split` is train. If there are pairs with the split validation, the weights that do best
+    on them are kept. The model card reports the accuracy on the pairs with the split test. If no pair has a split, 10
+    % of the prompts are held out as test.
 
-    The folder is a plain transformers model with its tokenizer and image processor: vpctl reads it as the reward
-    vp:DIR, and transformers alone can use it as its model card shows. It is also the run's: options in run.json,
-    metrics in metrics.jsonl and for TensorBoard.
+    The output folder is a plain transformers model with its tokenizer and image processor. vpctl uses it as the
+    reward vp:DIR. The model card shows how to use it with transformers alone. The folder also holds the run: options
+    in run.json, and metrics in metrics.jsonl and in files for TensorBoard.
 
     Examples:
 

@@ -31,7 +31,7 @@ def tune_dpo(
     out: Folder,
     model: Annotated[
         str,
-        plugin("generator", "--model", "-m", group="Model", help="What to tune.", show_default="the shapes world's"),
+        plugin("generator", "--model", "-m", group="Model", help="Model to tune.", show_default="the shapes world's"),
     ] = "",
     root: Roots = None,
     seed: Seed = 0,
@@ -40,12 +40,13 @@ def tune_dpo(
 ) -> None:
     """Tune a model on preference pairs.
 
-    Trains a LoRA by Diffusion-DPO (Wallace et al. 2024): no reward model, no drawing, only the pairs, of which those
-    with a `split` other than train are left alone. The pictures need not be the model's own.
+    Trains a LoRA with Diffusion-DPO (Wallace et al. 2024). It needs only pairs: it uses no reward model and draws no
+    training pictures. Pairs with a `split` other than train are skipped. The pictures can come from any model.
 
-    The folder gets pytorch_lora_weights.safetensors, which generate takes as --adapter DIR and diffusers as
-    pipe.load_lora_weights(DIR), previews drawn from fixed seeds, and metrics in metrics.jsonl and for TensorBoard. A
-    healthy loss stays near log 2 = 0.693 for long; what rises is implicit_accuracy.
+    The output folder holds pytorch_lora_weights.safetensors, previews drawn from fixed seeds, and metrics in
+    metrics.jsonl and in files for TensorBoard. To use the LoRA, run generate --adapter DIR, or call
+    pipe.load_lora_weights(DIR) in diffusers. In a healthy run the loss stays near log 2 = 0.693 for a long time, and
+    implicit_accuracy rises.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""Tune a model by reinforcement learning from rewards."""
+"""Tune a model with reinforcement learning from rewards."""
 
 import dataclasses
 import math
@@ -31,7 +31,7 @@ def tune_ppo(
     out: Folder,
     model: Annotated[
         str,
-        plugin("generator", "--model", "-m", group="Model", help="What to tune.", show_default="the shapes world's"),
+        plugin("generator", "--model", "-m", group="Model", help="Model to tune.", show_default="the shapes world's"),
     ] = "",
     reward: Annotated[
         list[str] | None,
@@ -40,7 +40,8 @@ def tune_ppo(
             "--reward",
             "-r",
             group="Model",
-            help="What to tune towards, as SPEC or SPEC=WEIGHT; of several, the weighted sum.",
+            help="Reward to increase, as SPEC or SPEC=WEIGHT; repeatable. Several rewards are added up with "
+            "their weights.",
             show_default="shapes, the pixel judge",
         ),
     ] = None,
@@ -48,14 +49,15 @@ def tune_ppo(
     device: Device = "auto",
     config: PPOConfig,
 ) -> None:
-    """Tune a model by reinforcement learning from rewards.
+    """Tune a model with reinforcement learning from rewards.
 
-    Trains a LoRA by DDPO (Black et al. 2024): draws pictures, has them scored, and makes the denoising steps that led
-    to better ones likelier, within a clipped range. Rewards are compared among the pictures of one prompt. Prompts
-    with a `split` other than train are left alone.
+    Trains a LoRA with DDPO (Black et al. 2024). Each round draws pictures, scores them, and makes the denoising steps
+    that led to higher rewards more likely, within a clip range. A reward is compared only with the rewards of other
+    pictures of the same prompt. Prompts with a `split` other than train are skipped.
 
-    The folder gets pytorch_lora_weights.safetensors, which generate takes as --adapter DIR and diffusers as
-    pipe.load_lora_weights(DIR), previews drawn from fixed seeds, and metrics in metrics.jsonl and for TensorBoard.
+    The output folder holds pytorch_lora_weights.safetensors, previews drawn from fixed seeds, and metrics in
+    metrics.jsonl and in files for TensorBoard. To use the LoRA, run generate --adapter DIR, or call
+    pipe.load_lora_weights(DIR) in diffusers.
 
     Examples:
 

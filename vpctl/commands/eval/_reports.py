@@ -22,13 +22,11 @@ FailUnder = Annotated[
         min=0,
         max=1,
         group="Output",
-        help="A gate for CI: exit 4 unless the lower end of every interval is at least X.",
+        help="Gate for CI: exit 4 unless the lower end of every interval is at least X.",
         show_default="no gate",
     ),
 ]
-Html = Annotated[
-    str, option("--html", metavar="FILE", group="Output", help="Also write a self-contained page to look at.")
-]
+Html = Annotated[str, option("--html", metavar="FILE", group="Output", help="Also write a self-contained HTML page.")]
 
 
 def publish(reports: list[Report], out: Replacement, *, title: str, labels: Mapping[str, str] | None = None) -> None:

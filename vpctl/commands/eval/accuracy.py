@@ -1,4 +1,4 @@
-"""How often a reward prefers what was preferred."""
+"""Measure how often a reward prefers the chosen picture."""
 
 from itertools import chain
 from typing import Annotated
@@ -27,7 +27,7 @@ def accuracy(
             "--reward",
             "-r",
             group="Model",
-            help="What to measure; repeatable.",
+            help="Reward to measure; repeatable.",
             show_default="shapes, the pixel judge",
         ),
     ] = None,
@@ -37,7 +37,7 @@ def accuracy(
             metavar="NAME",
             offered=("train", "test"),
             group="Input",
-            help="Only the pairs of this part of the data, such as test.",
+            help="Use only the pairs of this part of the data, such as test.",
         ),
     ] = "",
     fail_under: FailUnder = None,
@@ -46,10 +46,10 @@ def accuracy(
     batch: BatchSize = 32,
     device: Device = "auto",
 ) -> None:
-    """How often a reward prefers what was preferred.
+    """Measure how often a reward prefers the chosen picture.
 
-    Every pair counts 1 if the chosen picture scores higher, 0.5 if both score the same, 0 if it scores lower. The
-    interval is a bootstrap over prompts, since the pairs of one prompt share their pictures.
+    A pair counts 1 if the chosen picture scores higher, 0.5 if both score the same, and 0 if the chosen picture
+    scores lower. The interval is a bootstrap over prompts, because the pairs of one prompt share their pictures.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""How often annotators agree on which of two pictures is better."""
+"""Measure how often annotators agree on which of two pictures is better."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from ._reports import FailUnder, Html, check_page, gate, publish, write_page
 
 def agreement(
     judgements: Annotated[
-        list[str], argument(metavar="FILE...", help="Judgements of at least two annotators, people among them or not.")
+        list[str], argument(metavar="FILE...", help="Judgements of at least two annotators: models, people, or both.")
     ],
     out: Whole = STDIO,
     *,
@@ -26,11 +26,11 @@ def agreement(
     fail_under: FailUnder = None,
     html: Html = "",
 ) -> None:
-    """How often annotators agree on which of two pictures is better.
+    """Measure how often annotators agree on which of two pictures is better.
 
-    Compares every two annotators on the pairs of pictures that both judged on the same aspect and that neither held
-    equal. The interval is a bootstrap over prompts. Single people agree with one another on 65 to 78 percent of pairs
-    in the public data sets, so that no more can be asked of a model.
+    Compares every two annotators. A pair of pictures counts if both annotators judged it on the same aspect and
+    neither gave a tie. The interval is a bootstrap over prompts. In public data sets, two people agree on 65 to 78
+    percent of the pairs. Do not expect more of a model.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""How often a tuned model's pictures beat another's on the same prompts."""
+"""Measure how often a tuned model's pictures beat the base model's on the same prompts."""
 
 import os
 from collections import Counter, defaultdict
@@ -22,8 +22,10 @@ SOME_FAILED = 3
 
 
 def compare(
-    base: Annotated[str, argument(metavar="BASE", help="Scored pictures of the model compared with.")],
-    tuned: Annotated[list[str], argument(metavar="TUNED...", help="Scored pictures of tuned models, a file each.")],
+    base: Annotated[str, argument(metavar="BASE", help="Scored pictures of the base model.")],
+    tuned: Annotated[
+        list[str], argument(metavar="TUNED...", help="Scored pictures of tuned models, one file per model.")
+    ],
     out: Whole = STDIO,
     *,
     reward: Annotated[
@@ -33,30 +35,32 @@ def compare(
             "-r",
             metavar="NAME",
             group="Input",
-            help="Which scores decide; repeatable.",
-            show_default="all they share",
+            help="Reward whose scores are compared; repeatable.",
+            show_default="all rewards that the files share",
         ),
     ] = None,
     run: Annotated[
         list[str] | None,
         option(
-            metavar="DIR", group="Output", help="Show this training run's curves on the page of --html; repeatable."
+            metavar="DIR",
+            group="Output",
+            help="Show the curves of this training run on the page of --html; repeatable.",
         ),
     ] = None,
     report: Annotated[
         list[str] | None,
-        option(metavar="FILE", group="Output", help="Show these reports on the page of --html too; repeatable."),
+        option(metavar="FILE", group="Output", help="Show the reports of this file on the page of --html; repeatable."),
     ] = None,
     fail_under: FailUnder = None,
     html: Html = "",
     root: Roots = None,
 ) -> None:
-    """How often a tuned model's pictures beat another's on the same prompts.
+    """Measure how often a tuned model's pictures beat the base model's on the same prompts.
 
-    Reads what score wrote. Of every prompt the pictures of one seed meet, and where the two have no seed in common,
-    the first meets the first, the second the second, and so on. Prompts are matched by their prompt_id, which polish
-    keeps: pictures of raw prompts meet those of polished ones. A win counts 1, a tie 0.5; the interval is a bootstrap
-    over prompts.
+    The files are the output of score. For each prompt, pictures with the same seed are compared. If the two files
+    have no seed in common for a prompt, the first picture is compared with the first, the second with the second, and
+    so on. Files are matched by prompt_id, which polish keeps, so pictures of raw prompts can be compared with
+    pictures of polished prompts. A win counts 1, and a tie 0.5. The interval is a bootstrap over prompts.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""How judges judged: levels, ties, position bias, changes of mind."""
+"""Describe how annotators judge: levels, ties, position bias, changed preferences."""
 
 import contextlib
 from collections import Counter
@@ -18,12 +18,14 @@ from ...streams.writing import Replacement
 
 
 def judgements(
-    files: Annotated[list[str], argument(metavar="FILE...", help="Judgements to describe, JSON Lines.")],
+    files: Annotated[
+        list[str], argument(metavar="FILE...", help="Judgements to describe, JSON Lines; - is standard input.")
+    ],
     out: Whole = STDIO,
     *,
     max_pictures: MaxPictures = 100,
 ) -> None:
-    """How judges judged: levels, ties, position bias, changes of mind.
+    """Describe how annotators judge: levels, ties, position bias, changed preferences.
 
     Prints a table for each annotator and mode, with a row for each aspect. "judged" is the number of answers with
     scores, and "refused" the share of refusals. "1 to 5" is the share of each level among the scores. "ties" is the
