@@ -69,7 +69,7 @@ def test_an_interrupt_keeps_all_that_was_paid_for_and_the_run_goes_on_where_it_s
         run.process.send_signal(signal.SIGINT)
         code, said = run.end()
         assert code == 130
-        assert "waiting for what is under way" in said
+        assert "waiting for running work to finish" in said
         assert "Traceback" not in said
         answered = len(server.log)
         assert all(entry.heard for entry in server.log), "nobody left before the answer"

@@ -250,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         usage = getattr(error, "format_message", None)
         if _is_out_of_memory(error):
-            progress.error("out of memory; lower --batch, take smaller pictures, or take a smaller model", error)
+            progress.error("out of memory; lower --batch, use smaller pictures, or use a smaller model", error)
         elif usage is None:
             raise
         elif new := RENAMED.get(f"{arguments[0]} {(old := getattr(error, 'option_name', ''))}"):
@@ -277,7 +277,7 @@ def _check_names(arguments: Sequence[str]) -> None:
     try:
         here = os.getcwd()
     except OSError:
-        raise UserError("the working directory is gone; cd to one that exists") from None
+        raise UserError("the working directory no longer exists; cd to another one") from None
     for name, what in ((here, "the working directory's name"), *((argument, "an argument") for argument in arguments)):
         if not name.isascii() and re.search("[\ud800-\udfff]", name):
             shown = os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -97,9 +97,9 @@ def _wrong(value: Any, choices: Sequence[str], low: float | None, high: float | 
         from difflib import get_close_matches
 
         near = get_close_matches(value, choices, n=1)
-        return f"is one of {', '.join(choices)}{f'; did you mean {near[0]!r}?' if near else ''}"
+        return f"must be one of {', '.join(choices)}{f'; did you mean {near[0]!r}?' if near else ''}"
     if isinstance(value, float) and not math.isfinite(value):  # NaN is within every range.
-        return "is no number"
+        return "is not a number"
     if low is not None and high is not None and not low <= value <= high:
         return f"must be from {low} to {high}"
     if low is not None and value < low:
@@ -133,11 +133,11 @@ def check_device(name: str, *, nodes: Path = Path("/dev"), system: str = sys.pla
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name):
         raise UserError(f"--device {name}: is not a device; known: {', '.join(DEVICES)}")
     if name == "mps" and system != "darwin":
-        raise UserError("--device mps: is for Apple's GPUs, and this is not macOS; leave it out for the fastest device")
+        raise UserError("--device mps: needs an Apple GPU and macOS; leave it out to use the fastest device")
     if name.startswith("cuda") and (
         system == "darwin" or (system == "linux" and not any(any(nodes.glob(node)) for node in GPU_NODES))
     ):
-        raise UserError(f"--device {name}: this machine has no GPU for CUDA; leave it out for the fastest device")
+        raise UserError(f"--device {name}: this machine has no GPU for CUDA; leave it out to use the fastest device")
     return name
 
 
@@ -157,7 +157,7 @@ def duration(text: str) -> float:
             raise typer.BadParameter(f"{text!r} is longer than a year")
     except ValueError:
         pass
-    raise typer.BadParameter(f"{text!r} is no length of time; write it as 90s, 45m, 6h or 1h30m")
+    raise typer.BadParameter(f"{text!r} is not a length of time; write it as 90s, 45m, 6h or 1h30m")
 
 
 def in_groups(options: Iterable[tuple[str | None, T]]) -> dict[str, list[T]]:

@@ -245,7 +245,7 @@ def check(record: object, kind: Any, where: str) -> dict[str, Any]:
     if kind is Judgement:
         _check_pictures(record, where)
     if kind is Pair and not 0 < record["margin"] <= 1:
-        raise UserError(f"{where}: 'margin' of a pair is above 0 and at most 1, not {_found(record['margin'])}")
+        raise UserError(f"{where}: 'margin' of a pair must be above 0 and at most 1, not {_found(record['margin'])}")
     return record
 
 
@@ -254,7 +254,7 @@ def oversized(record: Mapping[str, Any]) -> str:
     length = len(record["prompt"])
     if length <= LONGEST_PROMPT:
         return ""
-    return f"the prompt has {length} characters; the most is {LONGEST_PROMPT}: shorten it, or leave the record out"
+    return f"the prompt has {length} characters; the maximum is {LONGEST_PROMPT}: shorten it, or leave the record out"
 
 
 def _drop_null(record: dict[str, Any], key: str) -> None:
@@ -272,13 +272,15 @@ def _check_pictures(judgement: dict[str, Any], where: str) -> None:
         lengths = {key: len(judgement[key]) for key in ("image_ids", "file_names", "scores")}
         if len(set(lengths.values())) > 1:
             numbers = ", ".join(f"{number} {key}" for key, number in lengths.items())
-            raise UserError(f"{where}: a judgement has as many image_ids as file_names and scores, not {numbers}")
+            raise UserError(
+                f"{where}: a judgement must have equal numbers of image_ids, file_names and scores, not {numbers}"
+            )
     if mode is not None and mode not in MODES:
-        raise UserError(f"{where}: 'mode' of a judgement is one of {', '.join(MODES)}, not {_found(mode)}")
+        raise UserError(f"{where}: 'mode' of a judgement must be one of {', '.join(MODES)}, not {_found(mode)}")
     if mode == "pair" and pictures != 2:
-        raise UserError(f"{where}: a judgement of mode 'pair' is of two pictures, not {pictures}")
+        raise UserError(f"{where}: a judgement of mode 'pair' must have two pictures, not {pictures}")
     if order is not None and sorted(order) != [*range(pictures)]:
-        raise UserError(f"{where}: 'order' of a judgement has every index into its {pictures} image_ids once")
+        raise UserError(f"{where}: 'order' of a judgement must have every index into its {pictures} image_ids once")
 
 
 _MARKS = {"aspect": "a judgement", "image_id": "a picture", "chosen_file_name": "a pair", "metric": "a report"}

@@ -216,7 +216,7 @@ def test_pictures_of_one_seed_meet_wherever_they_stand_and_what_meets_none_is_to
     compare("base.jsonl", ["tuned.jsonl"], "out.jsonl", reward=["clip"])
     [report] = reports(sides / "out.jsonl")
     assert (report["wins"], report["ties"], report["losses"]) == (0, 3, 0)
-    assert "1 picture, of these or of base.jsonl, left out: no counterpart" in capsys.readouterr().err
+    assert "1 picture of this file or of base.jsonl left out: no counterpart" in capsys.readouterr().err
     write_lines(sides / "tuned.jsonl", [{**one, "seed": one["seed"] + 100} for one in four])
     compare("base.jsonl", ["tuned.jsonl"], "out.jsonl", reward=["clip"])
     assert reports(sides / "out.jsonl")[0]["ties"] == 4, "seeds that are all others say nothing; places do"
@@ -261,7 +261,7 @@ def test_compare_says_the_same_every_time(run: Run, tmp_path: Path) -> None:
         (
             [image("a", 0, other=1)],
             {},
-            "the pictures share no score; run vpctl score with the same --reward on all of them first",
+            "the files have no score in common; first run vpctl score with the same --reward on all of them",
         ),
         (
             [image("a", 0, clip=1)],
@@ -340,8 +340,8 @@ def test_agreement_compares_every_two_annotators_over_all_files(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([], "agreement takes at least two annotators; there is none"),
-        ([judgement("human", [1, 2])], "agreement takes at least two annotators; there is human"),
+        ([], "agreement needs at least two annotators; found: none"),
+        ([judgement("human", [1, 2])], "agreement needs at least two annotators; found: human"),
         (
             [judgement("human", [1, 2]), judgement("net", [1, 2], "q")],
             "no two annotators judged the same two pictures on the same aspect",
@@ -405,10 +405,10 @@ def test_a_gate_that_is_not_met_is_exit_4_and_the_reports_are_there(
         compare("base.jsonl", ["certain.jsonl", "lost.jsonl"], "out.jsonl", fail_under=0.29)
     assert ended.value.exit_code == 4
     assert len(reports(sides / "out.jsonl")) == 4
-    warnings = [line for line in capsys.readouterr().err.splitlines() if "under the gate" in line]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "below the gate" in line]
     named = [line.split(": ")[2] for line in warnings]
     assert named == ["lost.jsonl, base.jsonl, clip", "lost.jsonl, base.jsonl, vp"]
-    assert all(line.endswith("the lower end, is under the gate of 0.29") for line in warnings)
+    assert all(line.endswith("is the lower end of the interval, below the gate of 0.29") for line in warnings)
 
 
 def test_the_table_shows_what_differs_and_takes_names_as_they_are(

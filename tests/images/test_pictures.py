@@ -189,7 +189,7 @@ def test_a_huge_picture_is_refused_before_anything_is_set_aside_for_it(tmp_path:
     (tmp_path / "huge.png").write_bytes(png_of(width, height))
 
     def refused() -> None:
-        said = f"{width} × {height} pixels is too large; {LARGEST} in all is the most"
+        said = f"{width} × {height} pixels is too large; the maximum is {LARGEST} in total"
         assert reason(tmp_path, "huge.png") == said
 
     within(100 << 20, refused)

@@ -230,7 +230,7 @@ def test_with_nothing_to_do_nothing_is_asked(place: Place) -> None:
     before = len(place.server.log)
     idle = place("--batch-api")
     assert idle.code == 0
-    assert "nothing is to be asked" in idle.err
+    assert "nothing is left to ask" in idle.err
     assert len(place.server.log) == before
     assert sorted(path.name for path in place.state.iterdir()) == ["journal.jsonl"]
 
@@ -411,7 +411,7 @@ def test_what_is_asked_again_is_recorded_again_though_it_is_there(place: Place) 
     place.server.finish_all()
     assert place("--batch-api", "--aspect", "fidelity").code == 0
     assert [("failed" in record) for record in place.records] == [True] * 3 + [False] * 3
-    assert "nothing is to be asked" in place("--batch-api", "--aspect", "fidelity").err
+    assert "nothing is left to ask" in place("--batch-api", "--aspect", "fidelity").err
 
 
 def test_a_live_run_leaves_out_what_is_under_way(place: Place) -> None:
@@ -505,7 +505,7 @@ def test_a_batch_that_is_not_valid_is_told_and_tried_once_more_and_not_for_ever(
     for _ in range(2):
         twice = place("--batch-api")
         assert twice.code == 2
-        assert "12 requests failed twice, in whole batches: The file has 12 requests." in twice.err
+        assert "12 requests failed twice, because whole batches failed: The file has 12 requests." in twice.err
     assert len(place.server.batches) == 2
     place.server.max_batch_requests = 12
     place.until_done("--batch-api", "--retry", "failed")
@@ -573,7 +573,7 @@ def test_it_needs_a_judge_that_takes_batches_and_a_file(place: Place, run: Any) 
     assert place("--batch-api", "--batch-file", "r.jsonl").code == 2
     ended = run("annotate", "metadata.jsonl", "--annotator", "openai:judge", "--batch-api", env=place.env)
     assert ended.code == 2
-    assert "--batch-api: goes with --out FILE" in ended.err
+    assert "--batch-api: needs --out FILE" in ended.err
 
 
 def test_a_dry_run_knows_the_price_and_what_is_under_way(place: Place) -> None:

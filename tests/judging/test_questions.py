@@ -65,7 +65,7 @@ def test_a_level_may_be_said_in_more_ways_than_one(level: object) -> None:
     ],
 )
 def test_a_level_that_is_none_or_could_be_two_is_no_answer(level: object) -> None:
-    with pytest.raises(Unusable, match="of picture A is none of the levels 1 Bad, 2 Poor"):
+    with pytest.raises(Unusable, match="of picture A is not one of the levels 1 Bad, 2 Poor"):
         verdicts(Kind((NAMED,), "list", 1), {"A": {"rationale": "x", "level": level}})
 
 
@@ -82,7 +82,7 @@ def test_a_level_that_is_none_or_could_be_two_is_no_answer(level: object) -> Non
         ({**answer(1, 1, 1), "A": {"level": 1, "rationale": 7}}, "no rationale for picture A"),
         ({**answer(1, 1, 1), "A": {"rationale": "x"}}, "'None' of picture A is none"),
         ({key: value for key, value in answer(1, 1, 1).items() if key != "ranking"}, "'ranking' is to name"),
-        (answer(1, 1, 1, ranking="ABC"), "'ranking' is to name each of A, B, C once"),
+        (answer(1, 1, 1, ranking="ABC"), "'ranking' must name each of A, B, C once"),
         (answer(1, 1, 1, ranking=[]), "'ranking' is to name"),
         (answer(1, 1, 1, ranking=["A", "B"]), "'ranking' is to name"),
         (answer(1, 1, 1, ranking=["A", "B", "B"]), "'ranking' is to name"),

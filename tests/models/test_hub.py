@@ -181,7 +181,7 @@ def test_a_missing_weight_is_named(tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     del weights["itm_head.bias"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    assert complaint(folder) == "its weights are not all there: itm_head.bias is missing"
+    assert complaint(folder) == "its weights are incomplete: itm_head.bias is missing"
 
 
 def test_a_pipeline_does_not_make_weights_up(tmp_path: Path) -> None:

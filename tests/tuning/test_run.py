@@ -343,7 +343,7 @@ def test_folders_of_earlier_versions_are_read(tmp_path: Path) -> None:
         ("/dev/stdout", "is not a folder; --out names the folder of the run"),
         ("file", "is a file, not a folder"),
         ("file/run", "is not a directory"),
-        ("foreign", "is no run's folder, it holds README.md"),
+        ("foreign", "is not the folder of a run: it holds README.md"),
         ("begun", "holds a run with beta 2.0, not 3.0"),
         ("held", "another run is writing it"),
         ("x" * 300, "file name too long"),

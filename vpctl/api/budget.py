@@ -65,14 +65,14 @@ def _reason(error: Exception) -> str:
 
 def _check(entry: object, where: str) -> None:
     if not isinstance(entry, dict) or not {"input", "output"} <= entry.keys():
-        raise UserError(f"{where} needs input and output, in dollars for a million tokens")
+        raise UserError(f"{where} needs input and output, in dollars per million tokens")
     picture = entry.get("picture")
     if picture is not None and not (isinstance(picture, dict) and any(keys <= picture.keys() for keys in _PICTURE)):
-        raise UserError(f"{where}: picture has base and tile, or most and times")
+        raise UserError(f"{where}: picture needs either base and tile, or most and times")
     for key, value in {**entry, **(picture or {})}.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if key != "picture" and not (number and 0 <= value < math.inf):
-            raise UserError(f"{where}: {key} is not a number from 0 up")
+            raise UserError(f"{where}: {key} is not a number of at least 0")
 
 
 def price(model: str, prices: Mapping[str, Any]) -> Price | None:

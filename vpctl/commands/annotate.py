@@ -181,12 +181,12 @@ def annotate(
     if twice := [name for name, times in Counter(one.name for one in aspects).items() if times > 1]:
         raise UserError(f"--aspect {twice[0]}: is named twice")
     if break_ties and mode != "list":
-        raise UserError(f"--break-ties: with --mode {mode} there are no ties of levels; leave one of them out")
+        raise UserError(f"--break-ties: needs --mode list; with --mode {mode} there are no scores to tie")
     if sample and (not dry_run or is_stream(images)):
-        raise UserError(f"--sample {sample}: goes with --dry-run and a FILE, which is read twice")
+        raise UserError(f"--sample {sample}: needs --dry-run, and a FILE that can be read twice")
     _check_output(out, batch_api=batch_api, batch_file=batch_file)
     if not annotator:
-        progress.note("no --annotator is named: judging with the pixel judge of the built-in shapes world")
+        progress.note("no --annotator given: using the pixel judge of the built-in shapes world")
     known = Known(again={*(retry or [])}, refresh=refresh, ties=break_ties)
     with Out(out, Judgement, known.key, optional=dry_run) as sink:
         from ..images.hashes import Contents
@@ -214,7 +214,7 @@ def annotate(
 
                 if under_way := batches.leave_out(out, sink.claim):
                     asked = progress.plural(under_way, "request")
-                    progress.note(f"{asked} under way in batches and left out; --batch-api collects the answers")
+                    progress.note(f"{asked} pending in batches and left out; collect the answers with --batch-api")
             if (batch_api or batch_file) and not dry_run:
                 from ..judging import offline as batches
 
@@ -233,11 +233,9 @@ def _check_output(out: str, *, batch_api: bool, batch_file: str) -> None:
     """Raise `UserError` if the output is none that the options can work with."""
     is_a_file = bool(hidden_beside(out, "batches"))
     if batch_api and batch_file:
-        raise UserError("--batch-api: asks a server, and --batch-file does not; leave one of them out")
+        raise UserError("--batch-api: cannot be used with --batch-file; leave one of them out")
     if (batch_api or batch_file) and not is_a_file:
-        raise UserError(
-            f"--batch-{'file' if batch_file else 'api'}: goes with --out FILE, where its answers are gathered"
-        )
+        raise UserError(f"--batch-{'file' if batch_file else 'api'}: needs --out FILE, where the answers are collected")
 
 
 class Known:
@@ -338,9 +336,9 @@ def _estimate(
         for call in calls:
             shown = [sizes[place] for place in call.shown]
             usage.update(desk.annotator.expected(call.kind, group.images[0]["prompt"], shown))
-    tokens = f"about {usage['prompt_tokens']:.0f} tokens of prompts and {usage['completion_tokens']:.0f} of answers"
+    tokens = f"about {usage['prompt_tokens']:.0f} prompt tokens and {usage['completion_tokens']:.0f} answer tokens"
     cost = f", {usage['cost'] * share:.2f} USD" if "cost" in usage else ""
     broken = f"; {progress.plural(tally.lost, 'prompt')} with pictures that cannot be judged" if tally.lost else ""
     progress.note(
-        f"dry run: {progress.plural(calls_in_all, 'call')} to be made{f', {tokens}{cost}' if usage else ''}{broken}"
+        f"dry run: {progress.plural(calls_in_all, 'call')} left{f', {tokens}{cost}' if usage else ''}{broken}"
     )

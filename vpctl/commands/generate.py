@@ -257,11 +257,11 @@ def generate(
     span = guidance_range(guidance)
     width, height = pixels(size)
     if adapter and len(model or []) > 1:
-        raise UserError("--adapter: a LoRA belongs to one model; name a single --model with it")
+        raise UserError("--adapter: a LoRA belongs to one model; use it with a single --model")
     asked = {"adapter": adapter, "width": width, "height": height}
     specs = [plugins.check("generator", spec, **asked) for spec in model or ["shapes"]]
     if not model:
-        progress.note("no --model is named: drawing with the built-in shapes world")
+        progress.note("no --model given: using the built-in shapes world")
     target = folder or ("images" if is_stream(out) else os.path.dirname(out) or "./")
     with Out(out, Image, image_key) as sink:
         if os.path.realpath(target) != os.path.realpath(folder_of(out)):
@@ -294,7 +294,7 @@ def loaded(spec: str, adapter: str, device: str) -> Model:
     if adapter:
         adapt = read.function("adapt", None, lambda _: True, "adapt takes the folder of a LoRA")
         if not adapt:
-            raise UserError(f"--adapter: the generator {spec} takes none")
+            raise UserError(f"--adapter: the generator {spec} does not support adapters")
         adapt(adapter)
     own = read.value("settings", Settings(), plugins.are_settings, plugins.SETTINGS)
     identity = read.value("fingerprint", plugins.fingerprints(spec)[spec], plugins.is_text, plugins.FINGERPRINT)
@@ -315,9 +315,9 @@ def guidance_range(text: str) -> tuple[float, float] | None:
     try:
         span = float(low), float(high if colon else low)
     except ValueError:
-        raise UserError(f"--guidance {text}: a number, as 7.5, or a range, as 3:12") from None
+        raise UserError(f"--guidance {text}: must be a number such as 7.5, or a range such as 3:12") from None
     if not 0 <= span[0] <= span[1] <= LARGEST_GUIDANCE:
-        raise UserError(f"--guidance {text}: numbers from 0 to {LARGEST_GUIDANCE}, the smaller first")
+        raise UserError(f"--guidance {text}: must be numbers from 0 to {LARGEST_GUIDANCE}, the smaller first")
     return span
 
 
@@ -327,7 +327,7 @@ def pixels(text: str) -> tuple[int | None, int | None]:
         return None, None
     found = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)
     if not found:
-        raise UserError(f"--size {text}: width and height in pixels, as 768x512")
+        raise UserError(f"--size {text}: must be width and height in pixels, such as 768x512")
     if int(found[1]) * int(found[2]) > LARGEST_SIZE:
-        raise UserError(f"--size {text}: is too large; {LARGEST_SIZE} pixels in all is the most")
+        raise UserError(f"--size {text}: is too large; the maximum is {LARGEST_SIZE} pixels in total")
     return int(found[1]), int(found[2])

@@ -76,7 +76,7 @@ def misfit(judgement: Judgement, scales: Mapping[str, Scale]) -> str:
         return ""
     return (
         f"{who} gave {outside[0]:g}, which is outside {scale.low:g} to {scale.high:g}; "
-        f"say what its scores mean with --scale {who}=LOW:HIGH"
+        f"set its scale with --scale {who}=LOW:HIGH"
     )
 
 
@@ -199,7 +199,9 @@ def merge(
     weights = _numbers("--weight", [(text, *_assignment(text)) for text in weight or []])
     shares = _numbers("--split", [(split, *_share(split, part)) for part in split.split(",") if part])
     if split and not 0 < sum(shares.values()) < math.inf:
-        raise UserError(f"--split {split}: no part has a share; write parts and shares as train:0.9,test:0.1")
+        raise UserError(
+            f"--split {split}: no part has a share above 0; write parts and shares such as train:0.9,test:0.1"
+        )
     scales = parse_scales(scale or [])
     counts: Counter[str] = Counter()
     joined = Joined(max_pictures=max_pictures, parts=not shares)
@@ -222,20 +224,20 @@ def merge(
 def known(name: str, asked: Iterable[str], there: set[str]) -> None:
     """Raise `UserError` for what an option names and no judgement has: it would do nothing."""
     for one in sorted(set(asked) - there):
-        raise UserError(f"{name} {one}: the judgements have none of that name, they have {', '.join(sorted(there))}")
+        raise UserError(f"{name} {one}: the judgements have no such name; they have {', '.join(sorted(there))}")
 
 
 def _assignment(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise UserError(f"--weight {text}: an aspect and its weight, as aesthetic=0.5")
+        raise UserError(f"--weight {text}: must be an aspect and its weight, such as aesthetic=0.5")
     return name, value
 
 
 def _share(split: str, part: str) -> tuple[str, str]:
     name, colon, value = part.partition(":")
     if not (name and colon):
-        raise UserError(f"--split {split}: names and shares of the parts, as train:0.9,test:0.1")
+        raise UserError(f"--split {split}: must be names and shares of the parts, such as train:0.9,test:0.1")
     return name, value
 
 
@@ -255,7 +257,7 @@ def _number(name: str, text: str, value: str) -> float:
     except ValueError:
         number = -1
     if not 0 <= number < float("inf"):
-        raise UserError(f"{name} {text}: {value!r} is not a number from 0 up")
+        raise UserError(f"{name} {text}: {value!r} is not a number of at least 0")
     return number
 
 
@@ -271,9 +273,11 @@ def parse_scales(texts: list[str]) -> dict[str, Scale]:
         try:
             scales[whose] = Scale(float(low), float(high))
         except ValueError:
-            raise UserError(f"--scale {text}: lowest and highest score, as 1:10, or human=1:10") from None
+            raise UserError(
+                f"--scale {text}: must be the lowest and highest score, such as 1:10 or human=1:10"
+            ) from None
         if not -math.inf < float(low) < float(high) < math.inf:
-            raise UserError(f"--scale {text}: goes from a smaller number to a larger one")
+            raise UserError(f"--scale {text}: the first number must be smaller than the second")
     return {ANYONE: Scale(1, 5), **scales}
 
 

@@ -89,7 +89,7 @@ def fresh(prompts: Iterable[Prompt], outs: Sequence[Out], counts: Counter[str]) 
 def too_long(prompt: Prompt) -> str:
     """Why a prompt is dropped for its length, or nothing. `source_prompt` counts too: --keep-original writes it."""
     length = max(len(prompt["prompt"]), len(prompt.get("source_prompt", "")))
-    return f"too long: {length} characters; the most is {LONGEST_PROMPT}" if length > LONGEST_PROMPT else ""
+    return f"too long: {length} characters; the maximum is {LONGEST_PROMPT}" if length > LONGEST_PROMPT else ""
 
 
 def scored(prompts: Iterable[Prompt], scorer: Scorer, batch: int) -> Iterator[Prompt]:
@@ -359,15 +359,15 @@ class Outputs:
             yield f"dropped: {', '.join(f'{number} {why}' for why, number in self.reasons.most_common())}{listed}"
         if number := self.reasons["too long"]:
             prompts = progress.plural(number, "prompt")
-            yield f"{prompts} of more than {LONGEST_PROMPT} characters, the most polish takes; shorten or split them"
+            yield f"{prompts} of more than {LONGEST_PROMPT} characters, the maximum length; shorten or split them"
         if self._apart and self._apart.resumed:
             prompts = progress.plural(self._apart.resumed, "prompt")
-            yield f"{prompts} dropped by a run before this; see {self._apart.target}"
+            yield f"{prompts} dropped by an earlier run; see {self._apart.target}"
         if counts["rejected"]:
             rewrites = progress.plural(counts["rejected"], "rewrite")
-            yield f"{rewrites} not true to the prompt and replaced by what the rules make of it; see rejected"
+            yield f"{rewrites} rejected and replaced by the text of the rules; see rejected"
         if counts["repeated"]:
-            yield f"{progress.plural(counts['repeated'], 'more prompt')} left out: word for word the same as one before"
+            yield f"{progress.plural(counts['repeated'], 'more prompt')} left out: repeats of earlier prompts"
         if long := counts["long"]:
             prompts = progress.plural(long, "prompt")
             yield f"{prompts} of more than the {CLIP_READS} tokens that Stable Diffusion reads; see clip_tokens"
@@ -473,7 +473,7 @@ def polish(
         raise UserError(f"--out {out}: a .txt file is read as plain text; name a .jsonl file for these records")
     drops = beside(out, "dropped")
     if drops and os.path.realpath(prompts) in map(os.path.realpath, (out, drops)):
-        raise UserError(f"{prompts}: is read by this command, and written too; name another file with --out")
+        raise UserError(f"{prompts}: is both read and written by this command; name another file with --out")
     if unsafe_model:
         sources.check("unsafe", unsafe_model, option="--unsafe-model ")
     with ExitStack() as files:

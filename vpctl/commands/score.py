@@ -53,7 +53,7 @@ def score(
     """
     specs = [plugins.check("reward", spec) for spec in reward or ["shapes"]]
     if not reward:
-        progress.note("no --reward is named: scoring with the pixel judge of the built-in shapes world")
+        progress.note("no --reward given: using the pixel judge of the built-in shapes world")
 
     def key(image: Image) -> str:
         """The picture's identity; one that lacks a score asked for cannot be gone on with."""

@@ -130,7 +130,7 @@ def train_rm(
     """
     sources.check_backbone(backbone)
     if not backbone:
-        progress.note("no --backbone is named: starting from the built-in one of the shapes world")
+        progress.note("no --backbone given: using the backbone of the built-in shapes world")
     joined = Joined(unsaid=PARTS[0]).pairs(located(pairs, Pair, _no_such_part))
     everything = list(progress.track(joined, "pairs"))
     split = divided(everything, pairs)
@@ -152,7 +152,7 @@ def train_rm(
     place = pick(device)
     with Run(out, {**asked, **data}) as run:
         if run.ended:
-            progress.note(f"{out} holds this very run, ended; nothing to do")
+            progress.note(f"{out} already holds the finished run; nothing to do")
             return
         model = open_backbone(backbone, seed=seed)
         store = Store(model, Pictures([folder_of(pairs), *(root or [])]))

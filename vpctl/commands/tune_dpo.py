@@ -58,7 +58,7 @@ def tune_dpo(
     """
     spec = plugins.check("generator", model or "shapes", tuned=True)
     if not model:
-        progress.note("no --model is named: tuning the built-in one of the shapes world")
+        progress.note("no --model given: using the built-in shapes world")
     joined = Joined(unsaid="train").pairs(located(pairs, Pair))
     wanted = [pair for pair in progress.track(joined, "pairs") if pair.get("split", "train") == "train"]
     if not wanted:
@@ -82,7 +82,7 @@ def tune_dpo(
 
     with Run(out, {**asked, "model_fingerprint": generator.fingerprint}) as run:
         if run.ended:
-            progress.note(f"{out} holds this very run, ended; nothing to do")
+            progress.note(f"{out} already holds the finished run; nothing to do")
             return
         policy = Policy(plugins.pipeline(generator, spec), rank=config.rank, source=spec, seed=seed)
         latents, preferences = encoded(wanted, policy, Pictures([folder_of(pairs), *(root or [])]))
@@ -102,7 +102,7 @@ def tune_dpo(
         )
         with run.results() as folder:
             policy.save_lora(folder)
-    progress.note(f"the LoRA is in {out}; draw with it as generate --adapter {out}")
+    progress.note(f"the LoRA is in {out}; use it with generate --adapter {out}")
 
 
 def encoded(pairs: list[Pair], policy: "Policy", pictures: "Pictures") -> "tuple[Latents, list[Preference]]":

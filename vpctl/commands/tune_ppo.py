@@ -79,7 +79,7 @@ def tune_ppo(
         check_steps(config, config.steps)
     for name, given in (("--model", model), ("--reward", reward)):
         if not given:
-            progress.note(f"no {name} is named: taking the built-in one of the shapes world")
+            progress.note(f"no {name} given: using the built-in shapes world")
     trained_on = (one for one in read_prompts(prompts, oversized) if one.get("split", "train") == "train")
     texts = list(dict.fromkeys(one["prompt"] for one in trained_on))
     if not texts:
@@ -106,7 +106,7 @@ def tune_ppo(
 
     with Run(out, {**asked, "model_fingerprint": generator.fingerprint}) as run:
         if run.ended:
-            progress.note(f"{out} holds this very run, ended; nothing to do")
+            progress.note(f"{out} already holds the finished run; nothing to do")
             return
         summed = summed_reward({name: plugins.load("reward", name, device=device) for name in weights}, weights)
         policy = Policy(plugins.pipeline(generator, spec), rank=config.rank, source=spec, seed=seed, exact=True)
@@ -127,7 +127,7 @@ def tune_ppo(
         )
         with run.results() as folder:
             policy.save_lora(folder)
-    progress.note(f"the LoRA is in {out}; draw with it as generate --adapter {out}")
+    progress.note(f"the LoRA is in {out}; use it with generate --adapter {out}")
 
 
 def check_steps(config: PPOConfig, steps: int) -> None:
@@ -146,7 +146,7 @@ def weighted(text: str) -> tuple[str, float]:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"--reward {text}: {weight!r} is not a number; a weight stands behind =, as pickscore=0.5")
+        raise UserError(f"--reward {text}: {weight!r} is not a number; write the weight after =, as in pickscore=0.5")
     return spec, number
 
 

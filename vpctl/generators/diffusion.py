@@ -37,7 +37,9 @@ def check(
     if tuned:
         kind = sources.check("pipeline", argument, option=OPTION).read("model_index.json")["_class_name"]
         if kind != TUNED:
-            raise UserError(f"{OPTION}{argument}: a {kind}; tuning is for Stable Diffusion 1 and 2 and their kin")
+            raise UserError(
+                f"{OPTION}{argument}: a {kind}; only Stable Diffusion 1 and 2 and similar models can be tuned"
+            )
 
 
 def load(argument: str, *, device: str = "auto") -> "Diffusion":

@@ -141,7 +141,7 @@ class Run:
 
     def _damaged(self) -> UserError:
         return UserError(
-            f"{self.folder / CHECKPOINT}: is damaged, or of another run: restore it, "
+            f"{self.folder / CHECKPOINT}: is damaged, or belongs to another run; restore it, "
             "or remove it to start over from the beginning"
         )
 
@@ -188,7 +188,9 @@ class Run:
             shutil.copyfile(file, aside)
             _write_whole(file, kept)
             where = f":{steps.index(None) + 1}" if None in steps else ""
-            progress.warn(f"{file}{where}: is damaged; its good lines are kept, and a copy of it is {aside}")
+            progress.warn(
+                f"{file}{where}: is damaged; its valid lines are kept, and the damaged file is copied to {aside}"
+            )
 
     @contextlib.contextmanager
     def training(self, total: int, unit: str = "step") -> Iterator[None]:
@@ -236,7 +238,7 @@ class Run:
         if again or not self._waits:
             return True
         with contextlib.suppress(RuntimeError):  # the signal came in the middle of a write to stderr
-            progress.note("interrupted: saving a checkpoint; interrupt again to stop at once")
+            progress.note("interrupted: saving a checkpoint; interrupt again to stop immediately")
         return False
 
     def log(self, step: int, **metrics: float) -> None:

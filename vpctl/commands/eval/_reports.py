@@ -88,6 +88,6 @@ def gate(reports: list[Report], fail_under: float | None) -> None:
     for report in under:
         facts = cast(Mapping[str, object], report)
         what = ", ".join(str(facts[key]) for key in NAMES if key in facts)
-        progress.warn(f"{what}: {report['low']:.3f}, the lower end, is under the gate of {fail_under:g}")
+        progress.warn(f"{what}: {report['low']:.3f} is the lower end of the interval, below the gate of {fail_under:g}")
     if under:
         raise typer.Exit(GATE_NOT_MET)

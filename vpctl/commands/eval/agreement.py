@@ -46,7 +46,7 @@ def agreement(
             place = said[judgement["annotator"]][judgement["prompt_id"], judgement["aspect"]]
             place.add(judgement, Scale(0, 1))
     if len(said) < 2:
-        raise UserError(f"agreement takes at least two annotators; there is {', '.join(said) or 'none'}")
+        raise UserError(f"agreement needs at least two annotators; found: {', '.join(said) or 'none'}")
     reports = [
         report
         for one, other in combinations(said, 2)

@@ -72,7 +72,7 @@ def compare(
     """
     for name, shown in (("--run", run), ("--report", report)):
         if shown and not html:
-            raise UserError(f"{name} {shown[0]}: is shown on the page; say with --html where that goes")
+            raise UserError(f"{name} {shown[0]}: is shown on the page; name the page with --html")
     check_page(html, [base, *tuned, *(report or []), out], runs=run or [])
     once(tuned)
     sides = {source: by_prompt(Joined(parts=False).images(located(source, Image))) for source in (base, *tuned)}
@@ -117,7 +117,9 @@ def shared_rewards(sides: dict[str, dict[str, list[Image]]]) -> list[str]:
     every = [image.get("scores", {}) for prompts in sides.values() for images in prompts.values() for image in images]
     shared = [name for name in every[0] if all(name in scores for scores in every)]
     if not shared:
-        raise UserError("the pictures share no score; run vpctl score with the same --reward on all of them first")
+        raise UserError(
+            "the files have no score in common; first run vpctl score with the same --reward on all of them"
+        )
     return shared
 
 
@@ -147,11 +149,13 @@ def warn_of_the_rest(base: dict[str, list[Image]], tuned: dict[str, list[Image]]
     shared = base.keys() & tuned.keys()
     if rest := len(base.keys() ^ tuned.keys()):
         both = progress.plural(len(shared), "prompt")
-        progress.warn(f"{source}: {both} also in {against}; {rest} in one of the two files alone and left out")
+        progress.warn(
+            f"{source}: {both} also in {against}; {rest} left out, because only one of the two files has them"
+        )
     pairs = sum(1 for prompt in shared for _ in matched(tuned[prompt], base[prompt]))
     if alone := sum(len(base[prompt]) + len(tuned[prompt]) for prompt in shared) - 2 * pairs:
         pictures = progress.plural(alone, "picture")
-        progress.warn(f"{source}: {pictures}, of these or of {against}, left out: no counterpart in the other file")
+        progress.warn(f"{source}: {pictures} of this file or of {against} left out: no counterpart in the other file")
 
 
 def matched(ones: list[Image], others: list[Image]) -> Iterator[tuple[Image, Image]]:

@@ -70,7 +70,7 @@ def asked_by_batch(desk: Desk) -> Judge:
     """The annotator, as one that can be asked by batch. Raises `UserError` if it cannot."""
     with plugins.blamed("annotator", desk.name):
         if not isinstance(getattr(desk.annotator.plugin, "model", None), Model):
-            raise UserError(f"--annotator {desk.name}: takes no batches; openai:MODEL does")
+            raise UserError(f"--annotator {desk.name}: does not support batches; use openai:MODEL")
     return cast(Judge, desk.annotator.plugin)
 
 

@@ -154,7 +154,7 @@ def _open(path: str) -> BinaryIO:
 
 
 def _failed(path: str, error: OSError) -> UserError:
-    return UserError(f"{path}: {(error.strerror or str(error)).lower()}; the same command goes on")
+    return UserError(f"{path}: {(error.strerror or str(error)).lower()}; run the same command again to resume")
 
 
 class Stubs:

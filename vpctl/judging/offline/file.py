@@ -35,7 +35,7 @@ class Exchange:
         if not self._stubs or os.path.isdir(requests):
             raise UserError(f"--batch-file {requests}: name a file")
         if os.path.exists(requests) and not os.path.exists(self._stubs):
-            raise UserError(f"--batch-file {requests}: is there, and this command did not write it; name another file")
+            raise UserError(f"--batch-file {requests}: exists, and this command did not write it; name another file")
 
     async def work(self, groups: Iterator[Group], plan: Plan) -> None:
         """Read the results, and write a file of what is still to be asked."""
@@ -95,7 +95,7 @@ class Exchange:
             progress.note(
                 f"{progress.plural(len(left) + new, 'request')} in {self._requests}, {new:,} of them new: "
                 f"vllm run-batch -i {self._requests} -o {self._results} --model {self._judge.model.model}, "
-                "or upload it and put what comes back there; then the same command reads it"
+                "or upload the file and save the results there; then run the same command again to read them"
             )
         else:
             self._end()
@@ -103,7 +103,7 @@ class Exchange:
             self._brake.pull(why)
 
     def _end(self) -> None:
-        progress.note("nothing is left to be asked")
+        progress.note("nothing is left to ask")
         for path in (self._requests, self._stubs):
             if os.path.exists(path):
                 os.unlink(path)

@@ -166,8 +166,8 @@ class Run:
         if stuck := [job for job in self._jobs("failed") if job.again]:
             requests = progress.plural(sum(job.requests for job in stuck), "request")
             raise UserError(
-                f"{self._engine.name}: {requests} failed twice, in whole batches: {stuck[0].why}; "
-                "once that is mended, --retry failed asks them again"
+                f"{self._engine.name}: {requests} failed twice, because whole batches failed: {stuck[0].why}; "
+                "fix the cause, then ask again with --retry failed"
             )
 
     def _learn_limit(self, accepted: int) -> None:
@@ -206,7 +206,9 @@ class Run:
                     self._brake.check()
                     dollars = packing.dollars(self._judge, stub)
                     if room is not None and room <= 0:
-                        progress.note("the server takes no more at once; the same command goes on when a batch is over")
+                        progress.note(
+                            "the server accepts no more batches now; run the same command again when a batch has ended"
+                        )
                         break
                     self._why = budget.allows(dollars)
                     if self._why:
@@ -251,8 +253,9 @@ class Run:
         }
         number = sum(told.values())
         if not number:
-            progress.note("no batches are under way, and nothing is to be asked")
+            progress.note("no batches are pending, and nothing is left to ask")
             return
         what = ", ".join(f"{count} {text}" for text, count in told.items() if count)
-        goes_on = "; the same command, without --refresh and --retry, collects" if self._jobs("") else ""
+        again = "; to collect the answers, run the same command again, without --refresh and --retry"
+        goes_on = again if self._jobs("") else ""
         progress.note(f"{number} {'batch' if number == 1 else 'batches'}: {what}{goes_on}")

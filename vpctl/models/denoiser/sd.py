@@ -34,7 +34,8 @@ class Policy:
         """`exact` is for what compares its own predictions to 1e-4: on a GPU 16 bits would drown that in rounding."""
         if not isinstance(pipe, StableDiffusionPipeline):
             raise UserError(
-                f"--model {source}: a {type(pipe).__name__}; tuning is for Stable Diffusion 1 and 2 and their kin"
+                f"--model {source}: a {type(pipe).__name__}; only Stable Diffusion 1 and 2 and similar models can "
+                "be tuned"
             )
         if pipe.scheduler.config.prediction_type not in PREDICTIONS:
             raise UserError(
