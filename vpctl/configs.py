@@ -91,7 +91,7 @@ class DPOConfig:
             min=0,
             max=1_000_000,
             group="Training",
-            help="Regularization: a larger value keeps the model closer to its reference.",
+            help="Regularization: a larger value keeps the model closer to the untuned model.",
         ),
     ] = 5000.0
     """Diffusion-DPO, for a squared error that is a mean over the latent's elements."""

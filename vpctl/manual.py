@@ -66,7 +66,7 @@ its NAME or by the path of your own Markdown file, which has a title line and th
 all plug-ins."""
 
 EXITS = {
-    "0": "Success. Also used if the reader of the output closes the pipe.",
+    "0": "Success, or the reader of the output has closed the pipe.",
     "1": "A bug in vpctl. Please report the traceback.",
     "2": "The options or the input are wrong. The message says where the error is and how to fix it.",
     "3": "Finished, but some records failed. Run the same command again to retry the records that were not written.",

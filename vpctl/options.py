@@ -250,8 +250,8 @@ Roots = Annotated[
         group="Picture",
         help="Also allow pictures below this folder; repeatable. By default, pictures are read only below "
         "the folder of the records, below the working directory, and from folders that generate wrote. "
-        "A link that points outside these folders needs a --root, too. File names stay relative to the "
-        "folder of the records.",
+        "If a picture is a link to a file outside these folders, the file's folder needs a --root, too. "
+        "File names stay relative to the folder of the records.",
     ),
 ]
 MaxPictures = Annotated[

@@ -40,7 +40,7 @@ class Prompt(TypedDict):
     ]
     template: NotRequired[Annotated[str, "Name and hash of the instructions that the language model got."]]
     rejected: NotRequired[
-        Annotated[str, "Why the rules polished the prompt: what was wrong with the language model's rewrite."]
+        Annotated[str, "Why the language model's rewrite was rejected. The rules polished the prompt instead."]
     ]
     clip_tokens: NotRequired[Annotated[int, "Length of `prompt` in CLIP tokens. Stable Diffusion reads at most 75."]]
     dropped: NotRequired[
@@ -60,10 +60,10 @@ class Image(TypedDict):
     seed: Annotated[int, "Seed of the initial noise."]
     source_prompt: NotRequired[Source]
     split: NotRequired[Split]
-    guidance_scale: NotRequired[Annotated[float, "Weight of classifier-free guidance; 1 is none."]]
+    guidance_scale: NotRequired[Annotated[float, "Weight of classifier-free guidance; 1 turns it off."]]
     num_inference_steps: NotRequired[Annotated[int, "Denoising steps."]]
-    width: NotRequired[Annotated[int, "Pixels."]]
-    height: NotRequired[Annotated[int, "Pixels."]]
+    width: NotRequired[Annotated[int, "Width in pixels."]]
+    height: NotRequired[Annotated[int, "Height in pixels."]]
     adapter: NotRequired[Annotated[str, "Folder of the LoRA."]]
     scores: NotRequired[Annotated[dict[str, float], "Raw score of each reward, by name; higher is better."]]
 

@@ -172,7 +172,7 @@ class Place:
         for _ in range(20):
             ended = self(*more, limits=limits)
             assert ended.code == 0, ended.err
-            if "collects" not in ended.err:
+            if "collect the answers" not in ended.err:
                 return
             self.server.finish_all()
         raise AssertionError(ended.err)
@@ -200,11 +200,11 @@ def test_a_batch_is_sent_and_a_later_run_collects_what_a_live_run_would_have_got
     prices = ("--prices", "prices.toml")
     sent = place("--batch-api", *prices)
     assert (sent.code, sent.out) == (0, "")
-    assert "1 batch: 1 new (12 requests); the same command" in sent.err
+    assert "1 batch: 1 new (12 requests); to collect the answers" in sent.err
     [batch] = place.server.batches
     assert (batch["endpoint"], batch["completion_window"]) == ("/v1/chat/completions", "24h")
     early = place("--batch-api", *prices)
-    assert "1 batch: 1 under way (0 of 12 requests done)" in early.err
+    assert "1 batch: 1 pending (0 of 12 requests done)" in early.err
     assert (early.code, place.records) == (0, [])
     place.server.finish_all()
     asked = {line["custom_id"] for line in place.server.lines(batch)}
@@ -346,7 +346,7 @@ def test_the_input_may_grow_and_what_was_asked_is_recorded_as_it_was_asked(place
     changed = [{**record, "split": "test"} if record["prompt_id"] == "p0" else record for record in records]
     write_lines(place.folder / "metadata.jsonl", changed[:2] + changed[4:])  # p1 has gone, p0 has changed
     grown = place("--batch-api")
-    assert "2 batches: 1 under way (0 of 8 requests done), 1 new (12 requests)" in grown.err
+    assert "2 batches: 1 pending (0 of 8 requests done), 1 new (12 requests)" in grown.err
     place.until_done("--batch-api")
     assert sorted(Counter(record["prompt_id"] for record in place.records).items()) == [
         (f"p{number}", 4) for number in range(5)
@@ -417,7 +417,7 @@ def test_what_is_asked_again_is_recorded_again_though_it_is_there(place: Place) 
 def test_a_live_run_leaves_out_what_is_under_way(place: Place) -> None:
     place("--batch-api", "--aspect", "fidelity")
     live = place()
-    assert "3 requests under way in batches and left out" in live.err
+    assert "3 requests pending in batches and left out" in live.err
     assert {record["aspect"] for record in place.records} == {*ALL} - {"fidelity"}
     place.until_done("--batch-api")
     assert len(place.known) == 12
@@ -501,7 +501,7 @@ def test_a_batch_that_is_not_valid_is_told_and_tried_once_more_and_not_for_ever(
     once = place("--batch-api")
     assert once.code == 0
     assert "warning: batch batch_0: The file has 12 requests." in once.err
-    assert "1 not taken by the server, 1 new (12 requests)" in once.err
+    assert "1 rejected by the server, 1 new (12 requests)" in once.err
     for _ in range(2):
         twice = place("--batch-api")
         assert twice.code == 2
@@ -529,7 +529,7 @@ def test_a_server_that_takes_only_so_much_at_once_is_given_no_more(place: Place)
     place("--batch-api", limits=limits)
     assert [batch["status"] for batch in place.server.batches] == ["in_progress", "failed", "failed"]
     seen = place("--batch-api", limits=limits)
-    assert "the server takes no more at once" in seen.err
+    assert "the server accepts no more batches now" in seen.err
     assert len(place.server.batches) == 3, "nothing is uploaded in vain"
     place.until_done("--batch-api", limits=limits)
     assert sorted(place.server.billed().values()) == [1] * 12
@@ -569,7 +569,7 @@ def test_batches_of_another_model_are_left_to_it(place: Place) -> None:
 
 
 def test_it_needs_a_judge_that_takes_batches_and_a_file(place: Place, run: Any) -> None:
-    assert "takes no batches" in place("--batch-api", judge="shapes").err
+    assert "does not support batches" in place("--batch-api", judge="shapes").err
     assert place("--batch-api", "--batch-file", "r.jsonl").code == 2
     ended = run("annotate", "metadata.jsonl", "--annotator", "openai:judge", "--batch-api", env=place.env)
     assert ended.code == 2
@@ -757,7 +757,8 @@ def test_results_may_be_torn_foreign_and_there_twice(place: Place) -> None:
     out.write_bytes(b"".join([*lines[:4], foreign, lines[1], b"[]\n", lines[5][:40]]))
     read = place("--batch-file", "requests.jsonl")
     assert read.code == 0
-    assert "4 judgements; 8 requests without a result; 2 cut off, or no results; 2 of requests that are not" in read.err
+    assert "4 judgements; 8 requests without a result; 2 incomplete or invalid lines" in read.err
+    assert "; 2 results for unknown requests" in read.err
     assert "8 requests in requests.jsonl, 0 of them new" in read.err
     assert [line["custom_id"] for line in requests_in(place)] == [line["custom_id"] for line in asked[4:]]
     out.write_bytes(b"".join(lines))

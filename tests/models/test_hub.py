@@ -144,7 +144,9 @@ def test_no_code_runs_even_if_nobody_inspects_the_folder(
     for opens in OPEN[use]:
         said = said_by(opens, folder)
         assert not said or (said.startswith("x: ") and "\n" not in said)
-        assert spoil.__name__ not in NEVER or "which vpctl does not open" in said or "in one folder" in said, said
+        assert spoil.__name__ not in NEVER or "which vpctl does not open" in said or "single-folder pipeline" in said, (
+            said
+        )
     assert not (tmp_path / SENTINEL).exists()
     assert sys.stdin.read() == "y\n" * 20, "nothing was asked"
     assert capfd.readouterr() == ("", "")

@@ -479,9 +479,9 @@ def test_a_run_without_metrics(tmp_path: Path, target: Path) -> None:
     ("line", "message"),
     [
         ("loss 0.5", r"metrics.jsonl:2: not JSON"),
-        ("[1, 2]", r"metrics.jsonl:2: a line of metrics is an object with a 'step'"),
-        ('{"loss": 0.5}', r"metrics.jsonl:2: a line of metrics is an object with a 'step'"),
-        ('{"step": NaN}', r"metrics.jsonl:2: a line of metrics is an object with a 'step'"),
+        ("[1, 2]", r"metrics.jsonl:2: a line of metrics must be an object with a number 'step'"),
+        ('{"loss": 0.5}', r"metrics.jsonl:2: a line of metrics must be an object with a number 'step'"),
+        ('{"step": NaN}', r"metrics.jsonl:2: a line of metrics must be an object with a number 'step'"),
         ('{"step": 2, "loss": "low"}', r"metrics.jsonl:2: 'loss' is not a number"),
     ],
 )

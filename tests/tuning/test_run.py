@@ -229,7 +229,7 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(
     begun(tmp_path / "run")
     file = tmp_path / "run/checkpoint.pt"
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(UserError, match=r"run/checkpoint\.pt: is damaged, .*: restore it, or remove it to start over"):
+    with pytest.raises(UserError, match=r"run/checkpoint\.pt: is damaged, .*; restore it, or remove it to start over"):
         Run(str(tmp_path / "run"), {"beta": 2.0})
     assert not Path("evil").exists()
     file.unlink()
@@ -258,7 +258,7 @@ def test_what_fits_nowhere_or_lies_beyond_the_end_is_damage_too(tmp_path: Path) 
 def test_damaged_options_are_named_and_stay(tmp_path: Path, content: bytes) -> None:
     begun(tmp_path)
     (tmp_path / "run.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"run\.json: is damaged, .*: restore it, or name another folder"):
+    with pytest.raises(UserError, match=r"run\.json: is damaged: .*; restore it, or name another folder"):
         Run(str(tmp_path), {"beta": 2.0})
     assert (tmp_path / "run.json").read_bytes() == content
     assert (tmp_path / "checkpoint.pt").exists()
@@ -279,7 +279,10 @@ def test_broken_metrics_are_put_aside_and_cost_no_training(
         assert run.step == 2
     assert file.read_bytes() == good
     assert (tmp_path / "metrics.damaged-1.jsonl").read_bytes() == first + bad + second
-    assert "metrics.jsonl:2: is damaged; its good lines are kept, and a copy of it is" in capsys.readouterr().err
+    assert (
+        "metrics.jsonl:2: is damaged; its valid lines are kept, and the damaged file is copied to"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("tail", [b'{"step":3,"lo', b"\0\0\0\0", b'{"step":3,"loss":0.1}\n'])
@@ -303,7 +306,7 @@ def test_a_run_that_has_ended_and_lost_its_results_is_no_success(tmp_path: Path,
         (tmp_path / "weights").unlink()
     else:
         (tmp_path / ".ended").write_bytes(b"")
-    with pytest.raises(UserError, match=r"is damaged or gone, .* remove \S*\.ended to train again"):
+    with pytest.raises(UserError, match=r"is damaged or missing, .* remove \S*\.ended to train again"):
         Run(str(tmp_path), {})
     (tmp_path / ".ended").unlink()
     with Run(str(tmp_path), {}) as run:

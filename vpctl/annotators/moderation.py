@@ -1,4 +1,4 @@
-"""The moderations endpoint of an OpenAI-compatible server, which costs nothing: judges harmlessness only.
+"""The moderations endpoint of an OpenAI-compatible server: judges only harmlessness; free of charge.
 
 `moderation` or `moderation:MODEL`. Each picture is sent by itself, without its prompt: what counts is what can be seen.
 The score goes down from 5 by four times the highest of the categories' scores, which are probabilities.

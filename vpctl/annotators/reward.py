@@ -1,4 +1,4 @@
-"""Any reward model as a judge: reward:SPEC, as in reward:vp:vp-score/, reward:pickscore or reward:./mine.py.
+"""Any reward model as a judge: reward:SPEC, such as reward:vp:vp-score/, reward:pickscore or reward:./mine.py.
 
 The score of a picture is its reward, the same for every aspect asked for, and the reason is the number in words. Where
 two pictures are compared, the one of the higher reward is preferred, and the scores are those of any comparison.

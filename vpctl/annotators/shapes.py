@@ -1,4 +1,4 @@
-"""The pixel judge of the shapes world: measures, asks nobody, costs nothing.
+"""The pixel judge of the shapes world: measures pixels, asks no server; free of charge.
 
 The contract of an annotator: ``load(argument, *, device)`` returns a callable ``(prompt, images, aspect) -> Verdicts``
 that judges all the pictures of one prompt on one aspect, higher is better. It may be a coroutine function; then many

@@ -159,9 +159,9 @@ def annotate(
     and merge uses the last judgement.
 
     If the model refuses, the reason is recorded in `refused`. If an answer is unusable, the model is asked once more;
-    if the second answer is unusable too, the reason is recorded in `failed`. Both are judged again only with --retry.
-    If the server fails, nothing is recorded, and the next run asks again. The exit code is 3 if any call failed, and
-    5 if a limit was reached.
+    if the second answer is unusable too, the reason is recorded in `failed`. Refused and failed judgements are asked
+    for again only with --retry. If the server fails, nothing is recorded, and the next run asks again. The exit code
+    is 3 if any call failed, and 5 if a limit was reached.
 
     With --batch-api the command does not wait for answers. Run the same command again, for example from cron, until
     it says that no batches are pending. Before a batch is submitted, it is recorded in the folder .OUTPUT.batches

@@ -184,8 +184,9 @@ def merge(
     If annotate judged the same pictures in the same order several times, the last judgement counts. The part of the
     data that a prompt is assigned to depends only on its id.
 
-    Judgements that are merged must agree. One prompt_id has one prompt. One image_id has one picture; a moved or
-    copied file is the same picture. One prompt is in one part of the data, unless --split assigns the parts anew.
+    Judgements that are merged must agree. A prompt_id must always have the same prompt. An image_id must always have
+    the same picture; a moved or copied file is the same picture. A prompt must always be in the same part of the
+    data, unless --split assigns the parts anew.
 
     Examples:
 

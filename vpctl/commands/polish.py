@@ -452,8 +452,8 @@ def polish(
     column of DiffusionDB.
 
     With --out prompts.jsonl, dropped prompts go to prompts.dropped.jsonl, with the reason in `dropped`. A resumed run
-    skips them. To retry a dropped prompt, delete its line from that file. Prompts that repeat an earlier prompt word
-    for word are only counted.
+    skips them. To retry a dropped prompt, delete its line from that file. If a prompt repeats an earlier prompt word
+    for word, it is counted but not written.
 
     If a model's answer for a prompt is unusable, the model is asked once more. If the second answer is unusable too,
     the prompt is dropped as `failed`. If the server fails, the prompt is in neither file, and the next run tries it

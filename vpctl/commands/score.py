@@ -38,8 +38,8 @@ def score(
 ) -> None:
     """Score pictures with reward models.
 
-    Adds the score of each reward to `scores` in every record. The scores are raw, and each has the name that was
-    given to --reward. All rewards are computed in one pass, and each picture is decoded only once.
+    Adds the score of each reward to `scores` in every record. The scores are raw. The key of a score is the SPEC that
+    was given to --reward. All rewards are computed in one pass, and each picture is decoded only once.
 
     A picture that cannot be opened is reported and left out. The exit code is then 3.
 

@@ -113,9 +113,9 @@ def train_rm(
 ) -> None:
     """Train a reward model on preference pairs.
 
-    Trains on the pairs whose `split` is train. If there are pairs with the split validation, the weights that do best
-    on them are kept. The model card reports the accuracy on the pairs with the split test. If no pair has a split, 10
-    % of the prompts are held out as test.
+    Trains on the pairs whose `split` is train. If there are pairs with the split validation, the weights with the
+    best result on these pairs are kept. The model card reports the accuracy on the pairs with the split test. If no
+    pair has a split, 10 % of the prompts are held out as test.
 
     The output folder is a plain transformers model with its tokenizer and image processor. vpctl uses it as the
     reward vp:DIR. The model card shows how to use it with transformers alone. The folder also holds the run: options

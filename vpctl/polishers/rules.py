@@ -1,4 +1,4 @@
-"""Rules: words of quality, artists, platforms, renderers and leftovers of syntax are taken away; costs nothing.
+"""Rules that remove quality words, artists, platforms, renderers and leftover syntax; free of charge.
 
 The contract of a polisher: ``load(argument, *, device)`` returns a callable ``(prompts) -> list[Polished]``, one for
 each prompt and in their order. What is left empty had no content; `unsafe` is a short reason, or empty. In the place of

@@ -1,4 +1,4 @@
-"""The pixel judge of the shapes world as a reward: the mean of its four aspects, or one, as shapes:aesthetic.
+"""The pixel judge of the shapes world as a reward: the mean of its four aspects, or one, such as shapes:aesthetic.
 
 The contract of a reward: ``load(argument, *, device)`` returns a callable ``(images, prompts) -> Tensor`` of shape
 (B,), higher is better. `images` are a list of PIL pictures or a tensor (B, 3, H, W) in [0, 1]; scores do not depend on

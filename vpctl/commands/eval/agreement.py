@@ -28,9 +28,9 @@ def agreement(
 ) -> None:
     """Measure how often annotators agree on which of two pictures is better.
 
-    Compares every two annotators. A pair of pictures counts if both annotators judged it on the same aspect and
-    neither gave a tie. The interval is a bootstrap over prompts. In public data sets, two people agree on 65 to 78
-    percent of the pairs. Do not expect more of a model.
+    Compares each annotator with each other annotator. A pair of pictures counts if both annotators judged it on the
+    same aspect and neither gave a tie. The interval is a bootstrap over prompts. In public data sets, two people
+    agree on 65 to 78 percent of the pairs. Do not expect more of a model.
 
     Examples:
 

@@ -59,7 +59,7 @@ def compare(
 
     The files are the output of score. For each prompt, pictures with the same seed are compared. If the two files
     have no seed in common for a prompt, the first picture is compared with the first, the second with the second, and
-    so on. Files are matched by prompt_id, which polish keeps, so pictures of raw prompts can be compared with
+    so on. Prompts are matched by prompt_id, which polish keeps, so pictures of raw prompts can be compared with
     pictures of polished prompts. A win counts 1, and a tie 0.5. The interval is a bootstrap over prompts.
 
     Examples:

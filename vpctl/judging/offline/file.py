@@ -94,7 +94,7 @@ class Exchange:
         if len(left) + new:
             progress.note(
                 f"{progress.plural(len(left) + new, 'request')} in {self._requests}, {new:,} of them new: "
-                f"vllm run-batch -i {self._requests} -o {self._results} --model {self._judge.model.model}, "
+                f"run vllm run-batch -i {self._requests} -o {self._results} --model {self._judge.model.model}, "
                 "or upload the file and save the results there; then run the same command again to read them"
             )
         else:
@@ -125,8 +125,8 @@ class Exchange:
         reader = self._reader
         told = {
             "requests without a result": left,
-            "cut off, or no results": reader.torn,
-            "of requests that are not asked here, or not any more": reader.unknown,
+            "incomplete or invalid lines": reader.torn,
+            "results for unknown requests": reader.unknown,
         }
         rest = "".join(f"; {number:,} {text}" for text, number in told.items() if number)
         progress.note(f"{self._results}: {progress.plural(reader.judgements, 'judgement')}{rest}")

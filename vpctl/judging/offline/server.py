@@ -246,10 +246,10 @@ class Run:
         asked, new = (sum(job.requests for job in jobs) for jobs in (waiting, self._begun))
         told = {
             f"collected ({progress.plural(self._reader.judgements, 'judgement')})": len(self._collected),
-            "not taken by the server": len(self._failed) + len(self._full),
-            f"under way ({self._answered:,} of {progress.plural(asked, 'request')} done)": len(waiting),
+            "rejected by the server": len(self._failed) + len(self._full),
+            f"pending ({self._answered:,} of {progress.plural(asked, 'request')} done)": len(waiting),
             f"new ({progress.plural(new, 'request')})": len(begun),
-            "packed, and to be uploaded": len(packed),
+            "packed but not uploaded": len(packed),
         }
         number = sum(told.values())
         if not number:
