@@ -31,7 +31,7 @@ from .streams.places import own_stdout
 COMMANDS = ("polish", "generate", "annotate", "merge", "train-rm", "score", "tune-ppo", "tune-dpo", "eval")
 """In the order of the pipeline; each is the file, or the folder, of its name in `commands/`."""
 EVALUATIONS = ("accuracy", "compare", "agreement", "judgements")
-"""Of eval, which has commands of its own; each is the file of its name in `commands/eval/`."""
+"""The commands of eval; each is the file of its name in `commands/eval/`."""
 INTERRUPTED = 130
 RENAMED = {
     "annotate --batch": "--batch-api",
@@ -176,7 +176,7 @@ def described(command: Callable[..., None]) -> str:
 
 
 def as_typed(example: str) -> str:
-    """An example as a shell takes it: a line that goes on in the next one, which is indented, ends in a backslash."""
+    """An example for a shell: a line before an indented line ends in a backslash."""
     further = " " * (len(example) - len(example.lstrip(" ")) + 4)
     return example.replace(f"\n{further}", f" \\\n{further}")
 
@@ -235,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(end.__context__, BrokenPipeError):
             raise
         code = 0
-    except (OutputLocked, LimitReached) as end:  # of which a cron job that says -q wants no mail
+    except (OutputLocked, LimitReached) as end:  # a cron job with -q wants no mail about these
         progress.note(str(end))
         code = end.exit_code
     except UserError as error:

@@ -200,8 +200,8 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "an object of classes": (config_with(architectures={"a": 1}), 'architectures is {"a": 1}; it must be a list of'),
     "a number of classes": (config_with(architectures=5), "architectures is 5; it must be a list of texts"),
-    "endless blocks": (config_with(block_out_channels=[8] * 20_000), "it has to have at most 16 values"),
-    "endless layers": (config_with(num_attention_heads=[8] * 5000), "it has to have at most 4096 values"),
+    "endless blocks": (config_with(block_out_channels=[8] * 20_000), "it must have at most 16 values"),
+    "endless layers": (config_with(num_attention_heads=[8] * 5000), "it must have at most 4096 values"),
     "two colours": (
         lambda folder: change(folder / "preprocessor_config.json", image_mean=[0.5, 0.5]),
         "image_mean is [0.5, 0.5]; it must be three numbers",
@@ -228,7 +228,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "an absolute part": (sharded({"a": "/etc/passwd"}), "names a file outside the folder"),
     "a variant alone": (
         lambda folder: (folder / "model.safetensors").rename(folder / "model.fp16.safetensors"),
-        "only a variant of its weights is there (model.fp16.safetensors); rename it to model.safetensors in a copy",
+        "only a variant of its weights exists (model.fp16.safetensors); rename it to model.safetensors in a copy",
     ),
     "no map": (sharded({}), "has no weight_map"),
     "a map of numbers": (sharded({"a": 1}), "has no weight_map"),

@@ -210,5 +210,5 @@ def test_a_silent_pipe_does_not_hold_up_an_interrupt(tmp_path: Path, plugin: Plu
         assert stage.stderr
         said = stage.stderr.read().decode()
         assert stage.wait(20) == 130
-    way_on = "interrupted; the records written so far are whole"
+    way_on = "interrupted; the records written so far are complete"
     assert said == f"vpctl score: {way_on}\n"

@@ -457,7 +457,7 @@ def write_to_full_disk(run: Run, name: str) -> None:
 def test_a_full_disk_names_the_file_and_what_is_kept(tmp_path: Path, write: str) -> None:
     begun(tmp_path)
     kept = (tmp_path / "checkpoint.pt").read_bytes()
-    said = "no space left on device; the checkpoint of step 2 is whole: make room and run the same command again$"
+    said = "no space left on device; the checkpoint of step 2 is complete: make room and run the same command again$"
     with Run(str(tmp_path), {"beta": 2.0}) as run:
         name = tmp_path.name if write == "results" else write
         with pytest.raises(UserError, match=rf"{re.escape(name)}: {said}"):

@@ -183,7 +183,7 @@ class Budget:
                     f"--max-cost {self._max_cost:g} is reached, with {self.spent:.4f} dollars spent"
                     if self.spent
                     else f"--max-cost {self._max_cost:g} is less than the {most:.4f} dollars that one call may cost; "
-                    "raise it, or lower --max-tokens, the longest answer"
+                    "raise it, or lower --max-tokens"
                 )
                 raise Stopped
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

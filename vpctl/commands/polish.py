@@ -194,7 +194,7 @@ def outcomes(
     counts: Counter[str],
     words: str = "",
 ) -> Iterator[Prompt]:
-    """The records of a chunk with what became of their texts, of which `answers` are those of `wanted_of`."""
+    """The records of a chunk with their polished texts; `answers` are the results for the texts of `wanted_of`."""
     left = iter(answers)
     for record in chunk:
         if not _is_wanted(record, keep_unsafe, words):

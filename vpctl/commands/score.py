@@ -56,7 +56,7 @@ def score(
         progress.note("no --reward given: using the pixel judge of the built-in shapes world")
 
     def key(image: Image) -> str:
-        """The picture's identity; one that lacks a score asked for cannot be gone on with."""
+        """The picture's identity. Raises `UserError` if one of the requested scores is missing."""
         if missing := [spec for spec in specs if spec not in image.get("scores", {})]:
             raise UserError(f"{out}: holds pictures without a score of {missing[0]}; name another file with --out")
         return image_key(image)

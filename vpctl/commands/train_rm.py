@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..tuning.reward import Group
 
 SHARES = {"train": 0.9, "test": 0.1}
-"""How prompts are divided where no pair says which part it belongs to."""
+"""Shares of the prompts in each part, if no pair has a split."""
 PARTS = ("train", "validation", "test")
 CACHE_BYTES = 2 << 30
 
@@ -268,12 +268,12 @@ from {start} on {train} preference pairs of {prompts} prompts, with the Bradley-
 
     vpctl score images/metadata.jsonl --reward vp:FOLDER
 
-It is a plain transformers model. Of a BLIP the reward is the difference of the two matching logits, of a CLIP the
-logit of picture and text; `reward.json` has the mean and deviation that vpctl takes off and divides by.
+It is a plain transformers model. For a BLIP model, the reward is the difference of the two matching logits. For a CLIP
+model, it is the logit of picture and text. vpctl subtracts the `mean` in `reward.json` and divides by its `std`.
 
 {use}
 
-Rewards are comparable between pictures of one prompt. They say nothing of pictures unlike those it was trained on.
+Compare rewards only between pictures of one prompt. Rewards are unreliable for pictures unlike the training pictures.
 
 ## Training
 

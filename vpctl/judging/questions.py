@@ -22,7 +22,7 @@ from ..plugins import Aspect, Verdicts
 from ..records import digest
 
 Mode = Literal["list", "point", "pair"]
-"""All pictures in one call; one picture a call; two pictures a call, of which one is preferred."""
+"""All pictures in one call; one picture per call; two pictures per call, one of them preferred."""
 
 MOST = len(ascii_uppercase)
 """Pictures in one question."""
@@ -176,7 +176,7 @@ def template(kind: Kind) -> str:
 
 
 def compared(scores: Sequence[float]) -> list[float]:
-    """The scores of a comparison of two pictures, of which it is known how good each is by itself."""
+    """The scores of a comparison of two pictures whose own scores are known."""
     first, second = scores
     return [EQUAL, EQUAL] if first == second else [PREFERRED, OTHER] if first > second else [OTHER, PREFERRED]
 

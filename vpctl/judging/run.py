@@ -58,7 +58,7 @@ class Plan:
     """What is asked of every prompt's pictures.
 
     `passes` ask the same again with the pictures in another order; `together` asks for all aspects in one call;
-    `break_ties` has pictures compared by twos that got the same score.
+    `break_ties` compares pictures with equal scores, two at a time.
     """
 
     aspects: tuple[Aspect, ...]
@@ -452,7 +452,7 @@ def _or_raise(verdicts: list[Verdicts] | Exception) -> list[Verdicts]:
 
 
 def lose(failure: RecordFailed, calls: list[Call], tally: Tally) -> None:
-    """Count and report calls of which nothing is recorded, so that the next run tries them again."""
+    """Count and report calls without a recorded answer; the next run tries them again."""
     tally.lost += sum(len(call.fresh) for call in calls)
     _warn(LOST, str(failure), calls)
 

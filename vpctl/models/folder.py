@@ -472,7 +472,7 @@ def _no_weights(folder: Folder, single: str, inside: str) -> str:
     variants = [name for name in names if name.endswith(".safetensors") and os.path.basename(name).startswith(stem)]
     if variants:
         return (
-            f"only a variant of its weights is there ({variants[0]}); rename it to {os.path.basename(single)} in a copy"
+            f"only a variant of its weights exists ({variants[0]}); rename it to {os.path.basename(single)} in a copy"
         )
     pickled = [name for name in names if name.endswith((*PICKLES, ".bin.index.json"))]
     if pickled:
@@ -578,7 +578,7 @@ def _wrong(key: str, value: Any) -> str:
             return f"it must be an integer from 1 to {most}"
         longest = _MOST_BLOCKS if key == "block_out_channels" else _MOST_LAYERS
         if isinstance(value, list) and len(value) > longest:
-            return f"it has to have at most {longest} values"
+            return f"it must have at most {longest} values"
     # Some configs write false for a rate of 0, and Python reads it as 0.
     if _NUMBERS.match(key) and value is not False and not all(map(_is_number, _flat(value))):
         return "it must be a number"

@@ -315,9 +315,9 @@ def _sentence(report: Facts, labels: Mapping[str, str], compared: str) -> str:
         meant = {1: f"{tuned}’s are preferred", 0: "neither can be said to be better", -1: f"{base}’s are preferred"}
     else:
         on = f" on {report['aspect']}" if "aspect" in report else ""
-        told = f"{name} prefers what was preferred" if metric == "accuracy" else f"{name} and {other} agree{on}"
+        told = f"{name} prefers the chosen picture" if metric == "accuracy" else f"{name} and {other} agree{on}"
         said = f"{told} in {value} of {_count(report['n'], 'pair')} ({span(report)})"
-        meant = {1: "better than guessing", 0: "it cannot be told from guessing", -1: "worse than guessing"}
+        meant = {1: "better than guessing", 0: "this is not different from guessing", -1: "worse than guessing"}
     return f"{said}; {_VERDICTS[side(report)]}: {meant[side(report)]}."
 
 

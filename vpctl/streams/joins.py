@@ -143,7 +143,7 @@ def malformed(judgement: Judgement) -> str:
     seen: set[str] = set()
     for image_id in judgement["image_ids"]:
         if image_id in seen:
-            return f"image_id {image_id!r} is twice in one judgement"
+            return f"image_id {image_id!r} occurs twice in one judgement"
         seen.add(image_id)
     ranking = judgement.get("ranking")
     if ranking is not None and sorted(ranking) != [*range(len(judgement["image_ids"]))]:

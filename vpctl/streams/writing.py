@@ -90,7 +90,7 @@ class Out:
         os.close(self._file)
         if type(error) is KeyboardInterrupt and not self._optional:
             kept = f"{self.target} holds what is finished; run the same command again to continue"
-            raise Interrupted(f"interrupted; {kept if self._regular else 'the records written so far are whole'}")
+            raise Interrupted(f"interrupted; {kept if self._regular else 'the records written so far are complete'}")
 
 
 class Replacement:

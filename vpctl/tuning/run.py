@@ -324,7 +324,9 @@ class Run:
                 raise
             name = self.folder / Path(cause.filename).name if file == self.folder and cause.filename else file
             kept = (
-                f"the checkpoint of {self._unit} {self.saved} is whole" if self.saved else "there is no checkpoint yet"
+                f"the checkpoint of {self._unit} {self.saved} is complete"
+                if self.saved
+                else "there is no checkpoint yet"
             )
             remedy = "make room" if cause.errno in (errno.ENOSPC, errno.EDQUOT) else "fix this"
             raise UserError(f"{name}: {reason(cause)}; {kept}: {remedy} and run the same command again") from None

@@ -94,7 +94,7 @@ class Run:
 
         async def look(job: Job) -> dict[str, Any]:
             async with slots:
-                way_out = f"; if batch {job.id} is gone for good, take {self._journal.folder} away to ask anew"
+                way_out = f"; if batch {job.id} is permanently lost, remove {self._journal.folder} to ask again"
                 return await self._api.get(job.id, way_out)
 
         found = list(zip(jobs, await asyncio.gather(*map(look, jobs)), strict=True))
@@ -119,7 +119,7 @@ class Run:
         for kind, name in ((ANSWERS, "output_file_id"), (ERRORS, "error_file_id")):
             if batch.get(name):
                 paths.append(journal.path(job.tag, kind))
-                way_out = f"; if the answers of batch {job.id} are gone, take {journal.folder} away to ask anew"
+                way_out = f"; if the answers of batch {job.id} are lost, remove {journal.folder} to ask again"
                 await self._api.download(batch[name], paths[-1], way_out)
                 self._brake.check()
         stubs = self._stubs(job)
