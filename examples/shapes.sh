@@ -23,7 +23,7 @@ draw() { # Prompts no model has seen: draw FOLDER [--adapter LORA]
 # One way from pairs to a better model needs no reward model ...
 {
     vpctl tune-dpo "$run/pairs.jsonl" -m shapes --beta 1000 --learning-rate 5e-4 --batch 32 --accumulate 1 \
-        --steps 300 --preview-every 50 --seed "$seed" --out "$run/dpo-lora"
+        --max-steps 300 --preview-every 50 --seed "$seed" --out "$run/dpo-lora"
     draw base
     draw dpo --adapter "$run/dpo-lora"
 } &

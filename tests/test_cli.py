@@ -341,22 +341,31 @@ def test_what_a_plug_in_prints_or_asks_does_not_touch_the_data(run: Run, tmp_pat
         ("--verbose", "vpctl: error: No such option: --verbose"),
         (
             "merge x --weight fidelity",
-            "vpctl merge: error: --weight fidelity: an aspect and its weight, as aesthetic=0.5",
+            "vpctl merge: error: --weight fidelity: must be an aspect and its weight, such as aesthetic=0.5",
         ),
-        ("merge x --weight a=-1", "vpctl merge: error: --weight a=-1: '-1' is not a number from 0 up"),
-        ("merge x --split train:most", "vpctl merge: error: --split train:most: 'most' is not a number from 0 up"),
+        ("merge x --weight a=-1", "vpctl merge: error: --weight a=-1: '-1' is not a number of at least 0"),
+        ("merge x --split train:most", "vpctl merge: error: --split train:most: 'most' is not a number of at least 0"),
         (
             "merge x --split train",
-            "vpctl merge: error: --split train: names and shares of the parts, as train:0.9,test:0.1",
+            "vpctl merge: error: --split train: must be names and shares of the parts, such as train:0.9,test:0.1",
         ),
-        ("merge x --scale 1-5", "vpctl merge: error: --scale 1-5: lowest and highest score, as 1:10, or human=1:10"),
-        ("merge x --scale 5:1", "vpctl merge: error: --scale 5:1: goes from a smaller number to a larger one"),
-        ("generate x --guidance wide", "vpctl generate: error: --guidance wide: a number, as 7.5, or a range, as 3:12"),
+        (
+            "merge x --scale 1-5",
+            "vpctl merge: error: --scale 1-5: must be the lowest and highest score, such as 1:10 or human=1:10",
+        ),
+        ("merge x --scale 5:1", "vpctl merge: error: --scale 5:1: the first number must be smaller than the second"),
+        (
+            "generate x --guidance wide",
+            "vpctl generate: error: --guidance wide: must be a number such as 7.5, or a range such as 3:12",
+        ),
         (
             "generate x --guidance 9:3",
-            "vpctl generate: error: --guidance 9:3: numbers from 0 to 1000, the smaller first",
+            "vpctl generate: error: --guidance 9:3: must be numbers from 0 to 1000, the smaller first",
         ),
-        ("generate x --size 512", "vpctl generate: error: --size 512: width and height in pixels, as 768x512"),
+        (
+            "generate x --size 512",
+            "vpctl generate: error: --size 512: must be width and height in pixels, such as 768x512",
+        ),
         ("eval compare a b -r", "vpctl eval: error: Option '-r' requires an argument; see --help"),
     ],
 )
@@ -439,9 +448,10 @@ def test_quiet_silences_notes_and_tables_but_no_warning_and_no_error(
     assert quiet.code == 4
     assert (
         quiet.err
-        == "vpctl eval agreement: warning: human, other, fidelity: 0.000, the lower end, is under the gate of 0.5\n"
+        == "vpctl eval agreement: warning: human, other, fidelity: 0.000 is the lower end of the interval, below "
+        "the gate of 0.5\n"
     )
-    assert "no --annotator is named" in call("annotate metadata.jsonl --aspect fidelity --out shapes.jsonl").err
+    assert "no --annotator given" in call("annotate metadata.jsonl --aspect fidelity --out shapes.jsonl").err
     os.unlink(tmp_path / records[0]["file_name"])
     plugin("fair", FAIR)
     quiet = call("annotate metadata.jsonl --annotator ./fair.py --aspect fidelity -q")
@@ -496,7 +506,7 @@ def stuck(tmp_path: Path, plugin: Plugin, argument: str) -> Iterator["subprocess
         yield running
 
 
-WAITING = "vpctl annotate: interrupted: waiting for what is under way; interrupt again to stop at once\n"
+WAITING = "vpctl annotate: interrupted: waiting for running work to finish; interrupt again to stop immediately\n"
 INTERRUPTED = "vpctl annotate: interrupted; out.jsonl holds what is finished; run the same command again to continue\n"
 
 
@@ -524,7 +534,7 @@ def test_an_interrupt_keeps_what_is_finished_and_tells_the_way_on(
     assert again.code == 0
     assert (
         again.err
-        == f"vpctl annotate: {12 - len(kept)} judgements written to out.jsonl; {len(kept)} were there already\n"
+        == f"vpctl annotate: {12 - len(kept)} judgements written to out.jsonl; {len(kept)} were already there\n"
     )
     found = lines((tmp_path / "out.jsonl").read_text())
     assert found[: len(kept)] == kept

@@ -59,7 +59,7 @@ def test_an_interrupt_keeps_all_that_was_paid_for_and_the_run_goes_on_where_it_s
         run = Annotating(tmp_path, server)
         until(lambda: len(server.log) == 6 and server.waiting, run.process)
         run.process.send_signal(signal.SIGINT)
-        told(run.process, "waiting for what is under way")
+        told(run.process, "waiting for running work to finish")
         server.release()
         code, said = run.end()
         assert code == 130
@@ -78,7 +78,7 @@ def test_a_second_interrupt_ends_it_at_once(tmp_path: Path) -> None:
         run = Annotating(tmp_path, server)
         until(lambda: server.waiting, run.process)
         run.process.send_signal(signal.SIGINT)
-        told(run.process, "waiting for what is under way")
+        told(run.process, "waiting for running work to finish")
         run.process.send_signal(signal.SIGINT)
         assert run.end()[0] == 130
         assert not server.log, "no answer was waited for"
@@ -101,7 +101,7 @@ def test_a_slow_annotator_of_ones_own_does_not_hold_up_a_second_interrupt(tmp_pa
     with process:
         until((tmp_path / "begun").exists, process)
         process.send_signal(signal.SIGINT)
-        told(process, "waiting for what is under way")
+        told(process, "waiting for running work to finish")
         process.send_signal(signal.SIGINT)
         rest(process)
     assert process.returncode == 130

@@ -42,7 +42,7 @@ STAGES: dict[str, tuple[list[str], list[str]]] = {
         ["{out}/metrics.jsonl", "{out}/model.safetensors", "{out}/reward.json", "{out}/README.md"],
     ),
     "tune-dpo": (
-        ["tune-dpo", "pairs.jsonl", "--out", "{out}", "--steps", "24", "--save-every", "4", "--preview-every", "8"],
+        ["tune-dpo", "pairs.jsonl", "--out", "{out}", "--max-steps", "24", "--save-every", "4", "--preview-every", "8"],
         ["{out}/metrics.jsonl", "{out}/pytorch_lora_weights.safetensors", "{out}/previews/000024.png"],
     ),
     "tune-ppo": (

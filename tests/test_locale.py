@@ -124,5 +124,5 @@ def test_a_working_folder_of_other_bytes_or_none_is_one_line(tmp_path: Path) -> 
     )
     assert (done.returncode, done.stderr) == (
         2,
-        "vpctl merge: error: the working directory is gone; cd to one that exists\n",
+        "vpctl merge: error: the working directory no longer exists; cd to another one\n",
     )

@@ -2,6 +2,7 @@ import inspect
 import re
 import shlex
 import subprocess
+from itertools import chain
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from tests.conftest import ENVIRONMENT, HOME, bash
 from vpctl import cli, manual, plugins
+from vpctl.options import GROUPS
 from vpctl.records import RECORDS, schema
 
 PAGES = sorted((HOME / "man").iterdir())
@@ -138,8 +140,33 @@ def test_an_example_can_be_copied_out_of_the_help(name: str, columns: str, monke
 def test_the_text_of_every_option_has_room_at_80_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     text = CliRunner().invoke(cli.build({*name.split()}), [*name.split(), "--help"]).output
-    further = [line for line in text.partition("Options:\n")[2].splitlines() if not line.startswith("  -")]
+    told = re.split(r"^[A-Z][a-z]+ options:\n", text, flags=re.MULTILINE)[1:]
+    further = [line for part in told for line in part.splitlines() if line and not line.startswith("  -")]
     assert min((78 - (len(line) - len(line.lstrip())) for line in further), default=78) >= 44
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_stand_in_groups_in_the_help_and_in_the_page(name: str) -> None:
+    """In both the same headings in the same order, with the same options."""
+    text = CliRunner().invoke(cli.build({*name.split()}), [*name.split(), "--help"]).output
+    told = re.split(r"^([A-Z][a-z]+ options):\n", text, flags=re.MULTILINE)[1:]
+    in_help = {
+        heading: set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", part, flags=re.MULTILINE))
+        for heading, part in zip(told[::2], told[1::2], strict=True)
+    }
+    parts = re.split(r"^\.SS ([A-Z][a-z]+ options)\n", page_of(name), flags=re.MULTILINE)[1:]
+    in_page = {
+        heading: set(
+            re.findall(r"^(--[a-z-]+)", re.split(r"^\.S[HS] ", part, flags=re.MULTILINE)[0], flags=re.MULTILINE)
+        )
+        for heading, part in zip(parts[::2], parts[1::2], strict=True)
+    }
+    assert in_help.pop("General options") - in_page.pop("General options") == {"--help"}
+    assert in_help == in_page
+    assert list(in_help) == [f"{group} options" for group in GROUPS if f"{group} options" in in_help]
+    assert {max(one.opts, key=len) for one in options(name) if one.param_type_name == "option"} - {
+        *chain.from_iterable(in_help.values())
+    } <= {"--seed", "--quiet", "--traceback"}, "an option without a group"
 
 
 def faults(page: str) -> list[str]:

@@ -96,12 +96,12 @@ def bounded() -> typer.Typer:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--mode lst", "--mode lst: is one of list, point, pair; did you mean 'list'?"),
-        ("-m q", "--mode q: is one of list, point, pair"),
-        ("--again failed --again refusd", "--again refusd: is one of failed, refused; did you mean 'refused'?"),
+        ("--mode lst", "--mode lst: must be one of list, point, pair; did you mean 'list'?"),
+        ("-m q", "--mode q: must be one of list, point, pair"),
+        ("--again failed --again refusd", "--again refusd: must be one of failed, refused; did you mean 'refused'?"),
         ("--share 1.5", "--share 1.5: must be from 0 to 1"),
-        ("--share nan", "--share nan: is no number"),
-        ("--share -inf", "--share -inf: is no number"),
+        ("--share nan", "--share nan: is not a number"),
+        ("--share -inf", "--share -inf: is not a number"),
         ("--steps 1", "--steps 1: must be at least 2"),
         ("--most 10", "--most 10: must be at most 9"),
     ],
@@ -229,7 +229,7 @@ def test_a_device_is_checked_as_far_as_is_certain(tmp_path: Path) -> None:
             check_device(name, nodes=tmp_path, system="linux")
         with pytest.raises(UserError, match="no GPU for CUDA"):
             check_device(name, nodes=Path("/dev"), system="darwin")
-    with pytest.raises(UserError, match="this is not macOS"):
+    with pytest.raises(UserError, match="needs an Apple GPU"):
         check_device("mps", system="linux")
     assert check_device("mps", system="darwin") == "mps"
     for node in ("nvidia0", "kfd", "dxg"):

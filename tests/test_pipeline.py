@@ -42,7 +42,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     call(folder, "merge", "judgements.jsonl", "--split", "train:0.7,test:0.3", "--out", "pairs.jsonl")
     call(folder, "train-rm", "pairs.jsonl", "--epochs", "1", "--out", "vp-score")
     steeply = ["--learning-rate", "0.01"]  # A few steps are to be seen in the pictures.
-    call(folder, "tune-dpo", "pairs.jsonl", *steeply, "--warmup", "0", "--steps", "4", "--out", "dpo-lora")
+    call(folder, "tune-dpo", "pairs.jsonl", *steeply, "--warmup", "0", "--max-steps", "4", "--out", "dpo-lora")
     call(folder, "tune-ppo", "prompts.jsonl", *steeply, "-r", "vp:vp-score", "--epochs", "1", "--out", "ppo-lora")
     return folder
 

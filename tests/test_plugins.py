@@ -81,7 +81,7 @@ def test_specs_as_people_write_them(spec: str, parts: tuple[str, str]) -> None:
 )
 def test_a_misspelling_is_told_with_what_there_is(kind: str, spec: str, said: str) -> None:
     assert complaint(kind, spec).startswith(said)
-    assert complaint(kind, spec).endswith("or a path of your own") or "there is no file" in said
+    assert complaint(kind, spec).endswith("or the path of your own file") or "there is no file" in said
 
 
 @pytest.mark.parametrize(("kind", "path"), FILES)
@@ -144,7 +144,7 @@ def test_a_misspelt_aspect_is_told_with_what_there_is() -> None:
         plugins.aspect("estetic")
     known = "aesthetic, fidelity, harmlessness, prompt-following"
     meant = "there is no aspect 'estetic'; did you mean 'aesthetic'?"
-    assert str(raised.value) == f"--aspect estetic: {meant} known: {known}, or a path of your own"
+    assert str(raised.value) == f"--aspect estetic: {meant} known: {known}, or the path of your own file"
 
 
 def test_an_own_file_is_loaded_with_its_argument_and_the_device(plugin: Plugin) -> None:
@@ -193,7 +193,7 @@ def test_an_aspect_without_title_or_rubric_is_told(tmp_path: Path, text: str) ->
     path.write_text(text)
     with pytest.raises(UserError) as raised:
         plugins.aspect(str(path))
-    assert str(raised.value) == f"{path}: an aspect begins with a title line, '# …', and a rubric below it"
+    assert str(raised.value) == f"{path}: an aspect must begin with a title line, '# …', and a rubric must follow"
 
 
 def test_an_aspect_that_is_no_text_is_told(tmp_path: Path) -> None:

@@ -30,6 +30,6 @@ def test_what_was_there_is_counted_in_the_right_number(capsys: pytest.CaptureFix
     for resumed in (1, 2):
         progress.finished(progress.plural(resumed, "picture"), "out.jsonl", resumed=resumed)
     assert capsys.readouterr().err.splitlines() == [
-        "vpctl: 1 picture written to out.jsonl; 1 was there already",
-        "vpctl: 2 pictures written to out.jsonl; 2 were there already",
+        "vpctl: 1 picture written to out.jsonl; 1 was already there",
+        "vpctl: 2 pictures written to out.jsonl; 2 were already there",
     ]

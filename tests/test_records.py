@@ -127,22 +127,23 @@ def complaint(record: object, kind: Any) -> str:
         (
             {**JUDGEMENT, "order": [1, 2]},
             Judgement,
-            "'order' of a judgement has every index into its 2 image_ids once",
+            "'order' of a judgement must have every index into its 2 image_ids once",
         ),
         (
             {**JUDGEMENT, "scores": [], "refused": "no", "order": [7]},
             Judgement,
-            "'order' of a judgement has every index into its 2 image_ids once",
+            "'order' of a judgement must have every index into its 2 image_ids once",
         ),
         (
             {**JUDGEMENT, "mode": "pair", "image_ids": [*"abc"], "file_names": [*"abc"], "scores": [1, 2, 3]},
             Judgement,
-            "a judgement of mode 'pair' is of two pictures, not 3",
+            "a judgement of mode 'pair' must have two pictures, not 3",
         ),
         (
             {**JUDGEMENT, "scores": [1]},
             Judgement,
-            "a judgement has as many image_ids as file_names and scores, not 2 image_ids, 2 file_names, 1 scores",
+            "a judgement must have equal numbers of image_ids, file_names and scores, not 2 image_ids, 2 "
+            "file_names, 1 scores",
         ),
     ],
 )

@@ -21,17 +21,24 @@ from typing import Annotated, Any
 
 import typer
 from typer.completion import completion_init  # type: ignore[attr-defined]
+from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from . import __version__, plugins, progress
 from .errors import LimitReached, OutputClosed, OutputLocked, UserError
-from .options import Quiet, Traceback, option
+from .options import Quiet, Traceback, in_groups, option
 from .streams.places import own_stdout
 
 COMMANDS = ("polish", "generate", "annotate", "merge", "train-rm", "score", "tune-ppo", "tune-dpo", "eval")
 """In the order of the pipeline; each is the file, or the folder, of its name in `commands/`."""
-EVALUATIONS = ("accuracy", "compare", "agreement")
-"""Of eval, which has commands of its own; each is the file of its name in `commands/eval/`."""
+EVALUATIONS = ("accuracy", "compare", "agreement", "judgements")
+"""The commands of eval; each is the file of its name in `commands/eval/`."""
 INTERRUPTED = 130
+RENAMED = {
+    "annotate --batch": "--batch-api",
+    "annotate --report": "vpctl eval judgements FILE",
+    "tune-dpo --steps": "--max-steps",
+}
+"""The new names of options, by command and old name."""
 _NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 
 
@@ -130,16 +137,36 @@ def _vpctl(
     ] = False,
     plugins: Annotated[
         bool,
-        option("--plugins", is_eager=True, callback=_show_plugins, help="List what can be named as a SPEC and exit."),
+        option("--plugins", is_eager=True, callback=_show_plugins, help="List all plug-ins and exit."),
     ] = False,
 ) -> None:
     """Align text-to-image models with preferences judged by multimodal language models.
 
-    Every command reads and writes JSON Lines, so they connect with pipes and resume from files. Without a model,
-    annotator or reward of yours they use the built-in shapes world, in which everything runs on a laptop.
+    Every command reads and writes JSON Lines, so commands connect with pipes and resume from files. If you name no
+    model, annotator or reward, the command uses the built-in shapes world, which runs on a laptop.
     """
     del version, plugins  # Their callbacks have printed what was asked for.
     _help_if_alone(context)
+
+
+class _Command(TyperCommand):
+    """A command whose help lists its options in groups, which Typer does only in Rich's boxes."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments and then each group of options, under its heading."""
+        parameters = [
+            (parameter, record) for parameter in self.get_params(ctx) if (record := parameter.get_help_record(ctx))
+        ]
+        arguments = [record for parameter, record in parameters if isinstance(parameter, TyperArgument)]
+        groups = in_groups(
+            (parameter.rich_help_panel, record)
+            for parameter, record in parameters
+            if isinstance(parameter, TyperOption)
+        )
+        for heading, records in {"Arguments": arguments, **groups}.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
 
 
 def described(command: Callable[..., None]) -> str:
@@ -149,7 +176,7 @@ def described(command: Callable[..., None]) -> str:
 
 
 def as_typed(example: str) -> str:
-    """An example as a shell takes it: a line that goes on in the next one, which is indented, ends in a backslash."""
+    """An example for a shell: a line before an indented line ends in a backslash."""
     further = " " * (len(example) - len(example.lstrip(" ")) + 4)
     return example.replace(f"\n{further}", f" \\\n{further}")
 
@@ -179,11 +206,11 @@ def build(words: Collection[str]) -> typer.Typer:
             )
             for one in EVALUATIONS:
                 command = common(f"eval {one}")
-                evaluations.command(one, help=described(command))(command)
+                evaluations.command(one, cls=_Command, help=described(command))(command)
             app.add_typer(evaluations, name=name)
         else:
             command = common(name)
-            app.command(name, help=described(command))(command)
+            app.command(name, cls=_Command, help=described(command))(command)
     return app
 
 
@@ -208,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(end.__context__, BrokenPipeError):
             raise
         code = 0
-    except (OutputLocked, LimitReached) as end:  # of which a cron job that says -q wants no mail
+    except (OutputLocked, LimitReached) as end:  # a cron job with -q wants no mail about these
         progress.note(str(end))
         code = end.exit_code
     except UserError as error:
@@ -223,9 +250,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         usage = getattr(error, "format_message", None)
         if _is_out_of_memory(error):
-            progress.error("out of memory; lower --batch, take smaller pictures, or take a smaller model", error)
+            progress.error("out of memory; lower --batch, use smaller pictures, or use a smaller model", error)
         elif usage is None:
             raise
+        elif new := RENAMED.get(f"{arguments[0]} {(old := getattr(error, 'option_name', ''))}"):
+            progress.error(f"{old}: is now {new}")
         elif text := usage().rstrip("."):
             progress.error(f"{text} see --help" if text.endswith("?") else f"{text}; see --help")
         code = UserError.exit_code
@@ -248,7 +277,7 @@ def _check_names(arguments: Sequence[str]) -> None:
     try:
         here = os.getcwd()
     except OSError:
-        raise UserError("the working directory is gone; cd to one that exists") from None
+        raise UserError("the working directory no longer exists; cd to another one") from None
     for name, what in ((here, "the working directory's name"), *((argument, "an argument") for argument in arguments)):
         if not name.isascii() and re.search("[\ud800-\udfff]", name):
             shown = os.fsencode(name).decode("utf-8", "backslashreplace")

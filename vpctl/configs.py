@@ -8,15 +8,25 @@ from typing import Annotated
 
 from .options import duration, option
 
-LearningRate = Annotated[float, option(metavar="LR", min=0, max=1, help="Peak learning rate of AdamW.")]
+LearningRate = Annotated[
+    float, option(metavar="LR", min=0, max=1, group="Training", help="Peak learning rate of AdamW.")
+]
 Rank = Annotated[
-    int, option(metavar="R", min=1, max=1024, help="Rank of the LoRA; its alpha is the same, so its scale is 1.")
+    int,
+    option(
+        metavar="R",
+        min=1,
+        max=1024,
+        group="Training",
+        help="Rank of the LoRA. Its alpha equals the rank, so its scale is 1.",
+    ),
 ]
 Checkpoint = Annotated[
-    int, option("--save-every", metavar="N", min=1, max=1_000_000, help="Steps between checkpoints.")
+    int, option("--save-every", metavar="N", min=1, max=1_000_000, group="Output", help="Steps between checkpoints.")
 ]
 PreviewEvery = Annotated[
-    int, option(metavar="N", min=0, max=1_000_000, help="Steps between preview grids; 0 draws none.")
+    int,
+    option(metavar="N", min=0, max=1_000_000, group="Output", help="Steps between preview grids; 0 turns them off."),
 ]
 
 
@@ -24,18 +34,37 @@ PreviewEvery = Annotated[
 class RewardModelConfig:
     """Options of train-rm."""
 
-    epochs: Annotated[int, option(metavar="N", min=1, max=10_000, help="Passes over the training pairs.")] = 4
+    epochs: Annotated[
+        int, option(metavar="N", min=1, max=10_000, group="Training", help="Passes over the training pairs.")
+    ] = 4
     """ImageReward's code says 10; a user with 20,000 pairs of his own saw it converge at 4."""
     batch: Annotated[
-        int, option("--batch", metavar="N", min=1, max=4096, help="Prompts in a step, each with all its pairs.")
+        int,
+        option(
+            "--batch",
+            metavar="N",
+            min=1,
+            max=4096,
+            group="Training",
+            help="Prompts per optimizer step. All pairs of a prompt are in the same step.",
+        ),
     ] = 16
     """ImageReward trains on 64 pairs at once; four pictures a prompt make six."""
     learning_rate: LearningRate = 1e-5
     """ImageReward, section 4.1."""
-    weight_decay: Annotated[float, option(metavar="W", min=0, max=10, help="Weight decay of AdamW.")] = 0.0
+    weight_decay: Annotated[
+        float, option(metavar="W", min=0, max=10, group="Training", help="Weight decay of AdamW.")
+    ] = 0.0
     """ImageReward's code."""
     freeze: Annotated[
-        float, option(metavar="F", min=0, max=1, help="Share of the layers kept as they are, from below.")
+        float,
+        option(
+            metavar="F",
+            min=0,
+            max=1,
+            group="Training",
+            help="Share of the layers that are frozen, counted from the input side.",
+        ),
     ] = 0.7
     """The paper, appendix D.1."""
     save_every: Checkpoint = 100
@@ -45,22 +74,49 @@ class RewardModelConfig:
 class DPOConfig:
     """Options of tune-dpo."""
 
-    steps: Annotated[int, option(metavar="N", min=1, max=1_000_000, help="Optimizer steps.")] = 2000
+    max_steps: Annotated[
+        int, option("--max-steps", metavar="N", min=1, max=1_000_000, group="Training", help="Optimizer steps.")
+    ] = 2000
     """Diffusion-DPO's SD 1.5 run."""
-    batch: Annotated[int, option("--batch", metavar="N", min=1, max=4096, help="Pairs in a forward pass.")] = 8
-    accumulate: Annotated[int, option(metavar="N", min=1, max=4096, help="Forward passes in a step.")] = 4
+    batch: Annotated[
+        int, option("--batch", metavar="N", min=1, max=4096, group="Training", help="Pairs per forward pass.")
+    ] = 8
+    accumulate: Annotated[
+        int, option(metavar="N", min=1, max=4096, group="Training", help="Forward passes per optimizer step.")
+    ] = 4
     beta: Annotated[
-        float, option(metavar="B", min=0, max=1_000_000, help="How strongly the model is held to its reference.")
+        float,
+        option(
+            metavar="B",
+            min=0,
+            max=1_000_000,
+            group="Training",
+            help="Regularization: a larger value keeps the model closer to the untuned model.",
+        ),
     ] = 5000.0
     """Diffusion-DPO, for a squared error that is a mean over the latent's elements."""
     learning_rate: LearningRate = 1e-4
     """Between the 1e-5 and 5e-4 that diffusers' example script uses for LoRA."""
     warmup: Annotated[
-        int, option(metavar="N", min=0, max=1_000_000, help="Steps over which the learning rate rises.")
+        int,
+        option(
+            metavar="N",
+            min=0,
+            max=1_000_000,
+            group="Training",
+            help="Number of warm-up steps, during which the learning rate rises.",
+        ),
     ] = 50
     rank: Rank = 8
     prompt_dropout: Annotated[
-        float, option(metavar="P", min=0, max=1, help="Share of pairs trained without their prompt.")
+        float,
+        option(
+            metavar="P",
+            min=0,
+            max=1,
+            group="Training",
+            help="Share of the pairs that are trained without their prompt.",
+        ),
     ] = 0.0
     """Diffusion-DPO's code says 0.2, for models that are used with strong guidance."""
     preview_every: PreviewEvery = 200
@@ -71,12 +127,19 @@ class DPOConfig:
 class PPOConfig:
     """Options of tune-ppo."""
 
-    epochs: Annotated[int, option(metavar="N", min=1, max=100_000, help="Rounds of drawing, scoring and training.")] = (
-        100
-    )
+    epochs: Annotated[
+        int,
+        option(
+            metavar="N",
+            min=1,
+            max=100_000,
+            group="Training",
+            help="Number of rounds. Each round draws pictures, scores them and trains on them.",
+        ),
+    ] = 100
     """DDPO's compressibility run."""
     prompts_per_epoch: Annotated[
-        int, option("--prompts-per-epoch", metavar="N", min=1, max=65_536, help="Prompts in a round.")
+        int, option("--prompts-per-epoch", metavar="N", min=1, max=65_536, group="Sampling", help="Prompts per round.")
     ] = 32
     images: Annotated[
         int,
@@ -86,15 +149,21 @@ class PPOConfig:
             metavar="N",
             min=2,
             max=1024,
-            help="Pictures a prompt; their rewards are compared with one another.",
+            group="Sampling",
+            help="Pictures per prompt. The rewards of these pictures are compared with one another.",
         ),
     ] = 8
     """32 × 8 is DDPO's 256 pictures a round."""
-    updates: Annotated[int, option(metavar="N", min=1, max=10_000, help="Optimizer steps in a round.")] = 2
+    updates: Annotated[
+        int, option(metavar="N", min=1, max=10_000, group="Training", help="Optimizer steps per round.")
+    ] = 2
     """DDPO's aesthetic run."""
-    batch: Annotated[int, option("--batch", metavar="N", min=1, max=4096, help="Pictures in a forward pass.")] = 8
+    batch: Annotated[
+        int, option("--batch", metavar="N", min=1, max=4096, group="Training", help="Pictures per forward pass.")
+    ] = 8
     steps: Annotated[
-        int | None, option(metavar="N", min=2, max=1000, help="Denoising steps.", show_default="the model's own")
+        int | None,
+        option(metavar="N", min=2, max=1000, group="Sampling", help="Denoising steps.", show_default="the model's own"),
     ] = None
     guidance: Annotated[
         float | None,
@@ -102,12 +171,20 @@ class PPOConfig:
             metavar="W",
             min=0,
             max=1000,
-            help="Guidance, in drawing and training alike.",
+            group="Sampling",
+            help="Weight of classifier-free guidance, in drawing and in training.",
             show_default="the model's own",
         ),
     ] = None
     eta: Annotated[
-        float, option(metavar="E", min=0.01, max=1, help="Noise in a denoising step; 1 is as much as DDPM.")
+        float,
+        option(
+            metavar="E",
+            min=0.01,
+            max=1,
+            group="Sampling",
+            help="Amount of noise in a denoising step; 1 is the amount of DDPM.",
+        ),
     ] = 1.0
     timestep_fraction: Annotated[
         float,
@@ -115,33 +192,58 @@ class PPOConfig:
             metavar="F",
             min=0.01,
             max=1,
-            help="Share of the denoising steps to train on; each round picks them at random.",
+            group="Training",
+            help="Share of the denoising steps to train on. Each round selects them at random.",
         ),
     ] = 0.5
     skip_last: Annotated[
-        int, option(metavar="N", min=0, max=1000, help="Last denoising steps left out of training.")
+        int,
+        option(
+            metavar="N",
+            min=0,
+            max=1000,
+            group="Training",
+            help="Number of final denoising steps to leave out of training.",
+        ),
     ] = 1
     """Their noise is so small that they dominate the gradient and mean nothing for the picture; DanceGRPO drops one."""
     clip: Annotated[
-        float, option(metavar="E", min=0, max=100, help="How far the probability ratio may move in a round.")
+        float,
+        option(metavar="E", min=0, max=100, group="Training", help="Clip range of the probability ratio in a round."),
     ] = 1e-4
     """DDPO, for log-probabilities that are a mean over the latent's elements."""
     advantage_clip: Annotated[
-        float, option(metavar="A", min=0, max=1_000_000, help="Largest advantage, in standard deviations.")
+        float,
+        option(
+            metavar="A",
+            min=0,
+            max=1_000_000,
+            group="Training",
+            help="Maximum absolute value of an advantage, in standard deviations.",
+        ),
     ] = 5.0
     """DDPO."""
     kl: Annotated[
         float,
-        option("--kl", metavar="W", min=0, max=1_000_000, help="Weight of the divergence from the untuned model."),
+        option(
+            "--kl",
+            metavar="W",
+            min=0,
+            max=1_000_000,
+            group="Training",
+            help="Weight of the KL divergence from the untuned model.",
+        ),
     ] = 0.0
     learning_rate: LearningRate = 3e-4
     """DDPO, for LoRA."""
     rank: Rank = 8
     preview_every: Annotated[
-        int, option(metavar="N", min=0, max=100_000, help="Rounds between preview grids; 0 draws none.")
+        int,
+        option(metavar="N", min=0, max=100_000, group="Output", help="Rounds between preview grids; 0 turns them off."),
     ] = 10
     save_every: Annotated[
-        int, option("--save-every", metavar="N", min=1, max=1_000_000, help="Rounds between checkpoints.")
+        int,
+        option("--save-every", metavar="N", min=1, max=1_000_000, group="Output", help="Rounds between checkpoints."),
     ] = 5
 
 
@@ -151,17 +253,45 @@ class ServerConfig:
 
     base_url: Annotated[
         str,
-        option("--base-url", metavar="URL", help="The server, OpenAI-compatible.", show_default="OPENAI_BASE_URL"),
+        option(
+            "--base-url",
+            metavar="URL",
+            group="Server",
+            help="URL of an OpenAI-compatible server.",
+            show_default="OPENAI_BASE_URL",
+        ),
     ] = ""
     concurrency: Annotated[
         int,
-        option(metavar="N", min=1, max=4096, help="Most calls under way at once; how many there really are adapts."),
+        option(
+            metavar="N",
+            min=1,
+            max=4096,
+            group="Server",
+            help="Maximum number of calls at the same time. The actual number adapts to the server.",
+        ),
     ] = 64
     rpm: Annotated[
-        float | None, option(metavar="N", min=1, max=1e9, help="Requests a minute, at most.", show_default="any")
+        float | None,
+        option(
+            metavar="N",
+            min=1,
+            max=1e9,
+            group="Server",
+            help="Maximum number of requests per minute.",
+            show_default="no limit",
+        ),
     ] = None
     tpm: Annotated[
-        float | None, option(metavar="N", min=1, max=1e12, help="Tokens a minute, at most.", show_default="any")
+        float | None,
+        option(
+            metavar="N",
+            min=1,
+            max=1e12,
+            group="Server",
+            help="Maximum number of tokens per minute.",
+            show_default="no limit",
+        ),
     ] = None
     max_cost: Annotated[
         float | None,
@@ -170,8 +300,9 @@ class ServerConfig:
             metavar="USD",
             min=0,
             max=1e9,
-            help="Stop before a run spends this much; a call under way counts as the most it may cost.",
-            show_default="none",
+            group="Budget",
+            help="Stop before the run costs more than this. An unfinished call counts with its maximum cost.",
+            show_default="no limit",
         ),
     ] = None
     max_requests: Annotated[
@@ -181,8 +312,9 @@ class ServerConfig:
             metavar="N",
             min=0,
             max=1_000_000_000,
-            help="Stop after so many requests.",
-            show_default="any",
+            group="Budget",
+            help="Stop after this number of requests.",
+            show_default="no limit",
         ),
     ] = None
     max_time: Annotated[
@@ -191,13 +323,23 @@ class ServerConfig:
             "--max-time",
             metavar="TIME",
             parser=duration,
-            help="Begin nothing new after this time, as 90s, 45m or 6h.",
-            show_default="any",
+            group="Budget",
+            help="Start no new work after this time, such as 90s, 45m or 6h.",
+            show_default="no limit",
         ),
     ] = None
-    timeout: Annotated[float, option(metavar="S", min=0.1, max=86_400, help="Seconds to wait for an answer.")] = 120.0
+    timeout: Annotated[
+        float, option(metavar="S", min=0.1, max=86_400, group="Server", help="Seconds to wait for an answer.")
+    ] = 120.0
     temperature: Annotated[
-        float, option(metavar="T", min=0, max=2, help="Sampling temperature; left out where a model refuses one.")
+        float,
+        option(
+            metavar="T",
+            min=0,
+            max=2,
+            group="Server",
+            help="Sampling temperature. It is not sent to models that reject it.",
+        ),
     ] = 0.0
     """The paper, section 5: accuracy and self-consistency both fall as it rises."""
     max_tokens: Annotated[
@@ -207,15 +349,26 @@ class ServerConfig:
             metavar="N",
             min=1,
             max=1_000_000,
-            help="Longest answer, with the reasoning of models that reason.",
+            group="Server",
+            help="Maximum number of tokens in an answer, including reasoning tokens.",
         ),
     ] = 4096
     extra: Annotated[
-        str, option(metavar="JSON", help='More keys of every request, as \'{"reasoning_effort": "low"}\'.')
+        str,
+        option(
+            metavar="JSON",
+            group="Server",
+            help='Additional keys for every request, such as \'{"reasoning_effort": "low"}\'.',
+        ),
     ] = ""
     prices: Annotated[
         str,
-        option(metavar="FILE", help="Prices of your own, TOML, laid over those that vpctl knows.", show_default="none"),
+        option(
+            metavar="FILE",
+            group="Budget",
+            help="TOML file with your own prices. They override the built-in prices.",
+            show_default="none",
+        ),
     ] = ""
 
 
@@ -230,19 +383,26 @@ class PictureConfig:
             metavar="PX",
             min=0,
             max=16_384,
-            help="Shrink pictures that are larger than this; 0 sends them as they are.",
+            group="Picture",
+            help="Shrink pictures that are larger than this; 0 never shrinks.",
         ),
     ] = 1024
     detail: Annotated[
         str,
-        option("--detail", choices=("low", "high", "auto"), help="How closely the model looks, where it knows levels."),
+        option(
+            "--detail",
+            choices=("low", "high", "auto"),
+            group="Picture",
+            help="How closely the model looks at pictures, if the model supports this setting.",
+        ),
     ] = ""
     image_url: Annotated[
         str,
         option(
             "--image-url",
             metavar="PREFIX",
-            help="Name pictures by URL, this and their path below the records, instead of sending them; for servers "
-            "that can read them, also by file://.",
+            group="Picture",
+            help="Send the URL of each picture instead of its data. The URL is this prefix and the picture's "
+            "path relative to the records. The server must be able to open it; file:// URLs are possible.",
         ),
     ] = ""

@@ -65,7 +65,7 @@ class Brake:
             return
         self._interrupted = True
         self.pull("interrupted")
-        progress.note("interrupted: waiting for what is under way; interrupt again to stop at once")
+        progress.note("interrupted: waiting for running work to finish; interrupt again to stop immediately")
 
     def end(self) -> None:
         """Raise what tells the program why the run ended early, if it did."""

@@ -15,17 +15,17 @@ from typer.models import ArgumentInfo, OptionInfo
 
 from . import __version__, contracts, plugins
 from .cli import COMMANDS, EVALUATIONS, about, as_typed, common, load
+from .options import in_groups
 from .records import RECORDS, in_words, schema
 
 HOME = Path(__file__).parent.parent
 
-ABOUT = """vpctl aligns text-to-image models with preferences judged by multimodal language models, the method of
-VisionPrefer. Its commands are the stages of that method, in this order. Each reads records and writes records, in JSON
-Lines, so that they connect with pipes, resume from files, and can each be replaced by something else.
+ABOUT = """vpctl aligns text-to-image models with preferences judged by multimodal language models. It implements the
+VisionPrefer method, and each command is one stage of that method. Every command reads records and writes records, in
+JSON Lines. So commands connect with pipes and resume from files, and you can replace any of them with another program.
 
-Where no model, annotator or reward is named, the commands use the shapes world, a small world of coloured shapes that
-is inside the package: its models run on two CPU cores, and its judge measures pixels. The whole method really happens
-in it."""
+If you name no model, annotator or reward, the command uses the shapes world: a small world of coloured shapes inside
+the package. Its models run on two CPU cores, and its judge measures pixels. Every stage of the method works in it."""
 
 PIPELINE = """vpctl polish prompts.txt --out prompts.jsonl
 
@@ -41,45 +41,47 @@ vpctl train-rm pairs.jsonl --backbone Salesforce/blip-itm-large-coco --out vp-sc
 vpctl tune-dpo pairs.jsonl -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
     --out dpo-lora/"""
 
-FILES = """A FILE to read is JSON Lines: one record a line. The name - is standard input. File names in records are
-relative to the folder of the file they stand in, on a pipe to the working directory, and pictures are opened below
-these folders and below every --root only.
+FILES = """An input FILE is JSON Lines: one record on each line. The name - is standard input. File names in records are
+relative to the folder of the records file; on a pipe they are relative to the working directory. Pictures are opened
+only below these folders and below every --root.
 
-An output FILE of polish, generate, annotate and score is gone on with when it is there already: records it holds are
-not done again, and a last line that a killed run left unfinished is cut off. It is locked while a run writes it. The
-output of merge and eval, which need all their input, appears whole at the end.
+An existing output FILE of polish, generate, annotate or score is resumed: finished records are skipped. If a killed run
+left an incomplete last line, that line is removed. The file is locked during a run. merge and eval need their whole
+input before they can write, so they write their output FILE in one piece at the end.
 
-Beside an output named prompts.jsonl, polish writes what it dropped to prompts.dropped.jsonl. Beside an output named
-judgements.jsonl, annotate keeps what only it has a use for: hashes of the pictures' files in
-.judgements.jsonl.contents, which may be deleted at any time, and what is under way in batches in the folder
-.judgements.jsonl.batches; beside a batch file named requests.jsonl, which judgement each request is for in
-.requests.jsonl.stubs. Without these two, answers that were paid for are lost.
+polish writes dropped prompts to a second file: beside prompts.jsonl it is prompts.dropped.jsonl.
 
-The DIR of train-rm, tune-ppo and
-tune-dpo holds the run: options in run.json, metrics in metrics.jsonl and for TensorBoard, previews, and while it lasts
-a checkpoint from which the same command goes on.
+annotate keeps its own files beside its output judgements.jsonl. The file .judgements.jsonl.contents holds hashes of the
+picture files; you can delete it at any time. The folder .judgements.jsonl.batches lists the pending batches. With
+--batch-file requests.jsonl, the file .requests.jsonl.stubs says which judgement each request is for. Do not delete
+this folder or the stubs file: answers that you have paid for would be lost.
 
-Records go to standard output or a file, everything said to people goes to standard error."""
+The output DIR of train-rm, tune-ppo and tune-dpo holds the run. The options are in run.json. The metrics are in
+metrics.jsonl and in files for TensorBoard. Until the run has ended, the folder also holds a checkpoint, and the same
+command resumes from it.
 
-PLUGINS = """What polishes, draws, judges and scores is named by a SPEC: NAME, NAME:ARGUMENT, or PATH.py[:ARGUMENT] for
-a file of your own, which has a function load(argument, *, device). An aspect is a name, or a Markdown file of your own:
-a title line, then the rubric. vpctl --plugins lists all names. vpctl-plugins(7) has the contract of each kind."""
+Records go to standard output or to a file. Messages go to standard error."""
+
+PLUGINS = """Polishers, generators, annotators and rewards are plug-ins. A SPEC names a plug-in: NAME, NAME:ARGUMENT, or
+PATH.py[:ARGUMENT] for your own file. Your file must define a function load(argument, *, device). An aspect is named by
+its NAME or by the path of your own Markdown file, which has a title line and then the rubric. vpctl --plugins lists
+all plug-ins. vpctl-plugins(7) describes how to write one."""
 
 EXITS = {
-    "0": "Done, or the reader of the output has gone.",
-    "1": "A bug in vpctl; please report the traceback.",
-    "2": "The options or the input are not right; the message says where and what to do.",
-    "3": "Finished, but some records failed; the same command tries those again of which nothing was written.",
-    "4": "A gate given with --fail-under was not met.",
-    "5": "Stopped at a budget or a time limit; the same command goes on.",
+    "0": "Success, or the reader of the output has closed the pipe.",
+    "1": "A bug in vpctl. Please report the traceback.",
+    "2": "The options or the input are wrong. The message says where the error is and how to fix it.",
+    "3": "Finished, but some records failed. Run the same command again to retry the records that were not written.",
+    "4": "The gate of --fail-under was not met.",
+    "5": "Stopped at a budget or a time limit. Run the same command again to resume.",
     "75": "Another run is writing the output.",
-    "130": "Interrupted, by SIGINT or SIGTERM; the same command goes on.",
+    "130": "Interrupted by SIGINT or SIGTERM. Run the same command again to resume.",
 }
 ENVIRONMENT = {
-    "OPENAI_API_KEY": "Key of the server that `openai` and `moderation` ask. It is no option, and never written.",
-    "OPENAI_BASE_URL": "Any OpenAI-compatible server, such as http://localhost:8000/v1; --base-url goes before.",
-    "HF_HOME": "Where Hugging Face keeps models named by hub id.",
-    "OMP_NUM_THREADS": "Threads of a command on the CPU. If not set: all cores, in a pipe half of them.",
+    "OPENAI_API_KEY": "API key for `openai` and `moderation`. It is not an option, and it is never written to a file.",
+    "OPENAI_BASE_URL": "URL of an OpenAI-compatible server, such as http://localhost:8000/v1. --base-url overrides it.",
+    "HF_HOME": "Folder in which Hugging Face stores models that are named by hub id.",
+    "OMP_NUM_THREADS": "Number of CPU threads. If it is not set, a command uses all cores, or half of them in a pipe.",
     "NO_COLOR": "If set, tables have no colours.",
 }
 
@@ -232,15 +234,15 @@ def _plain(docstring: str) -> str:
     return " ".join(docstring.replace("``", "`").split())
 
 
-RECORDS_ABOUT = """A record is a JSON object on a line of its own, in UTF-8. A command only adds keys to the records it
-reads, and keys it does not know pass through. One value changes, once: polish writes the new text into `prompt` and
-keeps the old one as `source_prompt`.
+RECORDS_ABOUT = """A record is one JSON object on one line, in UTF-8. Commands add keys to the records that they read.
+Unknown keys pass through unchanged. Only one value ever changes: polish writes the new text into `prompt` and keeps the
+old text as `source_prompt`.
 
-Names of files, in every key that ends in file_name or file_names, are relative to the folder of the file the record
-stands in. Hugging Face's imagefolder loader reads them the same way, so that the folder of generate is a dataset.
+Every key that ends in file_name or file_names holds file names. They are relative to the folder of the records file.
+Hugging Face's imagefolder loader follows the same rule, so it can load generate's output folder as a dataset.
 
-Identities are hashes of content: order, sharding, batch size and resuming do not change them. A record of a picture of
-your own needs `prompt` and `file_name`; annotate and score compute the identities that it lacks."""
+Ids are hashes of content. They do not depend on order, sharding, batch size or resuming. A record of your own picture
+needs `prompt` and `file_name`; annotate and score compute the missing ids."""
 
 
 def synopsis(name: str) -> str:
@@ -277,17 +279,22 @@ def _docstring(name: str) -> tuple[str, str]:
 def _body(name: str, level: str) -> list[str]:
     """Description, options and examples of a command; `level` is the roff macro of a heading."""
     description, _, examples = _docstring(name)[1].partition("Examples:\n")
-    options = {}
+    arguments, options = {}, []
     for parameter, info, kind in parameters(name):
         if isinstance(info, ArgumentInfo):
-            options[str(info.metavar)] = info.help or ""
+            arguments[str(info.metavar)] = info.help or ""
         else:
-            options[_written(parameter, info, kind)] = f"{info.help}{_default(parameter, info)}"
+            entry = (_written(parameter, info, kind), f"{info.help}{_default(parameter, info)}")
+            options.append((info.rich_help_panel, entry))
+    groups = [
+        line for heading, group in in_groups(options).items() for line in (f".SS {heading}", *_items(dict(group)))
+    ]
     return [
         *([".SH DESCRIPTION"] if level == "SH" else [".PP"]),
         *_paragraphs(description),
         f".{level} OPTIONS",
-        *_items(options),
+        *_items(arguments),
+        *groups,
         f".{level} EXAMPLES",
         *_examples(inspect.cleandoc(examples)),
     ]

@@ -10,7 +10,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -21,6 +21,7 @@ from . import plugins
 from .errors import UserError
 
 C = TypeVar("C")
+T = TypeVar("T")
 
 STDIO = "-"
 LONGEST = 365 * 86400.0
@@ -33,9 +34,29 @@ GPU_NODES = ("nvidia*", "kfd", "dxg", "nvhost*", "nvmap", "nvgpu*")
 """Device files. A Linux machine with a GPU for CUDA or ROCm has at least one of them."""
 
 
+GENERAL = "General"
+GROUPS = (
+    "Input",
+    "Prompt",
+    "Model",
+    "Judging",
+    "Preference",
+    "Sampling",
+    "Training",
+    "Picture",
+    "Server",
+    "Budget",
+    "Batch",
+    "Output",
+    GENERAL,
+)
+"""Headings of options in the help and the manual, in this order; an option without a group is in the last."""
+
+
 def option(
     *names: str,
     help: str,
+    group: str = GENERAL,
     choices: Sequence[str] = (),
     offered: Sequence[str] = (),
     min: float | None = None,
@@ -44,10 +65,11 @@ def option(
 ) -> Any:
     """A command's option. `names` begin with dashes; without any, the parameter's name is used.
 
+    `group` is one of `GROUPS`: the heading that the option stands under.
     `choices` are all values it can have. They are checked, completed, and shown in place of a metavar. `offered` are
     values to complete where others are possible too. `min` and `max` are the smallest and the largest number allowed.
     """
-    settings: dict[str, Any] = {"callback": _checked(choices, min, max)}
+    settings: dict[str, Any] = {"callback": _checked(choices, min, max), "rich_help_panel": group}
     if choices:
         settings["metavar"] = "|".join(choices)
     if choices or offered:
@@ -75,9 +97,9 @@ def _wrong(value: Any, choices: Sequence[str], low: float | None, high: float | 
         from difflib import get_close_matches
 
         near = get_close_matches(value, choices, n=1)
-        return f"is one of {', '.join(choices)}{f'; did you mean {near[0]!r}?' if near else ''}"
+        return f"must be one of {', '.join(choices)}{f'; did you mean {near[0]!r}?' if near else ''}"
     if isinstance(value, float) and not math.isfinite(value):  # NaN is within every range.
-        return "is no number"
+        return "is not a number"
     if low is not None and high is not None and not low <= value <= high:
         return f"must be from {low} to {high}"
     if low is not None and value < low:
@@ -90,7 +112,7 @@ def _wrong(value: Any, choices: Sequence[str], low: float | None, high: float | 
 def _range(low: float | None, high: float | None) -> str:
     """The range of a number as a sentence, with a space in front; empty where it is what anyone expects."""
     if high is not None and high < NO_LIMIT:
-        return f" At most {high}." if low is None else f" From {low} to {high}."
+        return f" At most {high:.12g}." if low is None else f" From {low:.12g} to {high:.12g}."
     return "" if low in (None, 0, 1) else f" At least {low}."
 
 
@@ -111,11 +133,11 @@ def check_device(name: str, *, nodes: Path = Path("/dev"), system: str = sys.pla
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name):
         raise UserError(f"--device {name}: is not a device; known: {', '.join(DEVICES)}")
     if name == "mps" and system != "darwin":
-        raise UserError("--device mps: is for Apple's GPUs, and this is not macOS; leave it out for the fastest device")
+        raise UserError("--device mps: needs an Apple GPU and macOS; leave it out to use the fastest device")
     if name.startswith("cuda") and (
         system == "darwin" or (system == "linux" and not any(any(nodes.glob(node)) for node in GPU_NODES))
     ):
-        raise UserError(f"--device {name}: this machine has no GPU for CUDA; leave it out for the fastest device")
+        raise UserError(f"--device {name}: this machine has no GPU for CUDA; leave it out to use the fastest device")
     return name
 
 
@@ -135,7 +157,15 @@ def duration(text: str) -> float:
             raise typer.BadParameter(f"{text!r} is longer than a year")
     except ValueError:
         pass
-    raise typer.BadParameter(f"{text!r} is no length of time; write it as 90s, 45m, 6h or 1h30m")
+    raise typer.BadParameter(f"{text!r} is not a length of time; write it as 90s, 45m, 6h or 1h30m")
+
+
+def in_groups(options: Iterable[tuple[str | None, T]]) -> dict[str, list[T]]:
+    """Options by heading, in the order of `GROUPS`; each comes with its group, which is `GENERAL` if it has none."""
+    found: dict[str, list[T]] = {group: [] for group in GROUPS}
+    for group, one in options:
+        found[group or GENERAL].append(one)
+    return {f"{group} options": ones for group, ones in found.items() if ones}
 
 
 def argument(*, help: str, **more: Any) -> Any:
@@ -190,20 +220,26 @@ def _folders(value: list[str] | None) -> list[str] | None:
     return value
 
 
-Input = Annotated[str, argument(metavar="FILE", help="Records to read, JSON Lines; - is standard input.")]
+Input = Annotated[str, argument(metavar="FILE", help="Input records, JSON Lines; - is standard input.")]
 Output = Annotated[
     str,
     option(
         "--out",
         "-o",
         metavar="FILE",
-        help="Where the records go; - is standard output. If the file exists, the run resumes: records that are in it "
-        "are not done again.",
+        group="Output",
+        help="Output file; - is standard output. An existing FILE is resumed: finished records are skipped.",
     ),
 ]
 Whole = Annotated[
     str,
-    option("--out", "-o", metavar="FILE", help="Where the records go, all at once at the end; - is standard output."),
+    option(
+        "--out",
+        "-o",
+        metavar="FILE",
+        group="Output",
+        help="Output file, written in one piece at the end; - is standard output.",
+    ),
 ]
 Roots = Annotated[
     list[str] | None,
@@ -211,9 +247,11 @@ Roots = Annotated[
         "--root",
         metavar="DIR",
         callback=_folders,
-        help="Also read pictures below this folder. Otherwise only those below the folder of the records and the "
-        "working directory are read, and those of generate. Links that lead out of these need a --root too. File names "
-        "stay relative to the records; repeatable.",
+        group="Picture",
+        help="Also allow pictures below this folder; repeatable. By default, pictures are read only below "
+        "the folder of the records, below the working directory, and from folders that generate wrote. "
+        "If a picture is a link to a file outside these folders, the file's folder needs a --root, too. "
+        "File names stay relative to the folder of the records.",
     ),
 ]
 MaxPictures = Annotated[
@@ -223,33 +261,38 @@ MaxPictures = Annotated[
         metavar="N",
         min=1,
         max=10_000,
-        help="Most pictures of one prompt. More are an error, since it most often means that many prompts share a "
-        "prompt_id, and the number of pairs grows with the square.",
+        group="Picture",
+        help="Maximum number of pictures per prompt. More is an error, because it usually means that "
+        "different prompts share a prompt_id. The number of pairs grows with the square of this number.",
     ),
 ]
-Seed = Annotated[int, option(metavar="N", min=0, max=2**63 - 1, help="Seed of all that is random.")]
+Seed = Annotated[int, option(metavar="N", min=0, max=2**63 - 1, help="Random seed.")]
 Device = Annotated[
     str,
     option(
         metavar="NAME",
         callback=_device,
         offered=("auto", "cpu", "cuda", "mps"),
-        help="Where models run: auto, cpu, cuda, cuda:1, mps. Auto takes the fastest there is.",
+        group="Model",
+        help="Device for the models: auto, cpu, cuda, cuda:1 or mps; auto selects the fastest one.",
     ),
 ]
 BatchSize = Annotated[
-    int, option("--batch", metavar="N", min=1, max=4096, help="How many pictures go through a model at once.")
+    int,
+    option("--batch", metavar="N", min=1, max=4096, group="Model", help="Number of pictures processed at once."),
 ]
 Traceback = Annotated[
-    bool, option("--traceback", help="Show the traceback of an error too, such as one in a plug-in of your own.")
+    bool,
+    option("--traceback", help="Also print the traceback of an error, for example of an error in your own plug-in."),
 ]
-Quiet = Annotated[bool, option("--quiet", "-q", help="Say nothing on stderr but warnings and errors.")]
+Quiet = Annotated[bool, option("--quiet", "-q", help="Print only warnings and errors on stderr.")]
 Folder = Annotated[
     str,
     option(
         "--out",
         "-o",
         metavar="DIR",
-        help="The run's folder. An interrupted run in it resumes if the options are the same.",
+        group="Output",
+        help="Folder of the run. If it holds an interrupted run with the same options, that run is resumed.",
     ),
 ]

@@ -289,7 +289,7 @@ def check_texts(kind: str, spec: str, *texts: str) -> None:
         if not is_text(text):
             raise UserError(
                 f"{_option(kind)} {spec}: it returned the text {reprlib.repr(text)}, which UTF-8 cannot encode; "
-                "a text has no lone surrogates"
+                "a text must not contain lone surrogates"
             )
 
 
@@ -475,7 +475,7 @@ def aspect(spec: str) -> Aspect:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--aspect {spec}: cannot be read: {error}") from None
     if not title.startswith("# ") or not rubric.strip():
-        raise UserError(f"{path}: an aspect begins with a title line, '# …', and a rubric below it")
+        raise UserError(f"{path}: an aspect must begin with a title line, '# …', and a rubric must follow")
     named = re.findall(r"^(\d+)\. ([^:\n]+):", rubric, re.MULTILINE)
     if named and tuple(number for number, _ in named) != LEVELS:
         raise UserError(
@@ -496,4 +496,4 @@ def _no_such(kind: str, name: str, known: dict[str, str]) -> str:
     meant = f"did you mean {near[0]!r}? " if near else ""
     if not near and kind in _WHERE_NAMES_BELONG and {*"/-"} & {*name}:
         meant = f"did you mean {_WHERE_NAMES_BELONG[kind]}:{name}? "
-    return f"there is no {kind} {name!r}; {meant}known: {', '.join(known)}, or a path of your own"
+    return f"there is no {kind} {name!r}; {meant}known: {', '.join(known)}, or the path of your own file"

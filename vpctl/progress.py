@@ -209,8 +209,8 @@ def finished(done: str, target: str, *, resumed: int = 0, failed: int = 0, more:
     `target` is the file or folder as the user named it; ``-`` is standard output.
     """
     settle()
-    there = f"; {resumed} {'was' if resumed == 1 else 'were'} there already" if resumed else ""
-    lost = f"; {failed} failed, and the same command tries them again" if failed else ""
+    there = f"; {resumed} {'was' if resumed == 1 else 'were'} already there" if resumed else ""
+    lost = f"; {failed} failed; run the same command again to retry them" if failed else ""
     note(f"{done} {written(target)}{there}{lost}{f'; {more}' if more else ''}")
 
 

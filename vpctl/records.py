@@ -11,38 +11,40 @@ import orjson
 
 from .errors import UserError
 
-PromptText = Annotated[str, "The text a picture is drawn from."]
+PromptText = Annotated[str, "Text that a picture is drawn from."]
 PromptId = Annotated[
     str,
-    "Sixteen hex digits: the hash of the prompt as it was first given; polish does not change it. The form as first "
-    "given that polish --keep-original writes too has `-original` behind it, and stays in the same part of the data.",
+    "Sixteen hex digits: the hash of the original prompt. polish does not change it. If polish --keep-original also "
+    "writes the original prompt, that record has the same id with `-original` at the end.",
 ]
-Source = Annotated[str, "The prompt as it was before polish rewrote it."]
-Split = Annotated[str, "Part of the data this belongs to, such as `train` or `test`; all records of a prompt share it."]
+Source = Annotated[str, "The prompt before polish rewrote it."]
+Split = Annotated[str, "Part of the data, such as `train` or `test`. All records of one prompt are in the same part."]
 Aspects = Annotated[
-    dict[str, float], "Margin of each aspect by itself; negative where it speaks for the other picture."
+    dict[str, float], "Margin of each aspect. It is negative if the aspect prefers the rejected picture."
 ]
 
 
 class Prompt(TypedDict):
-    """Something to draw. Written by you and polish; read by polish, generate and tune-ppo."""
+    """A prompt to draw. Written by you and polish; read by polish, generate and tune-ppo."""
 
     prompt: PromptText
     prompt_id: NotRequired[PromptId]
     source_prompt: NotRequired[Source]
-    unsafe: NotRequired[Annotated[str, "Why polish thinks the prompt asks for something harmful."]]
+    unsafe: NotRequired[Annotated[str, "Why polish considers the prompt unsafe."]]
     prompt_nsfw: NotRequired[
         Annotated[
             float,
-            "How toxic or sexually explicit the prompt as first given is, from 0 to 1: DiffusionDB has it, and polish "
-            "--unsafe-model adds it.",
+            "How toxic or sexually explicit the original prompt is, from 0 to 1. DiffusionDB has this key, and polish "
+            "--unsafe-model computes it.",
         ]
     ]
-    template: NotRequired[Annotated[str, "Name and hash of the words a language model was asked with to polish it."]]
-    rejected: NotRequired[Annotated[str, "Why a language model's rewrite was not taken, but that of the rules."]]
-    clip_tokens: NotRequired[Annotated[int, "Length of `prompt` in CLIP's tokens; Stable Diffusion reads 75 of them."]]
+    template: NotRequired[Annotated[str, "Name and hash of the instructions that the language model got."]]
+    rejected: NotRequired[
+        Annotated[str, "Why the language model's rewrite was rejected. The rules polished the prompt instead."]
+    ]
+    clip_tokens: NotRequired[Annotated[int, "Length of `prompt` in CLIP tokens. Stable Diffusion reads at most 75."]]
     dropped: NotRequired[
-        Annotated[str, "Why polish dropped the prompt; only in the file of dropped prompts beside its output."]
+        Annotated[str, "Why polish dropped the prompt. Only records in the file of dropped prompts have this key."]
     ]
     split: NotRequired[Split]
 
@@ -64,47 +66,49 @@ class Image(TypedDict):
     seed: NotRequired[Annotated[int, "Seed of the initial noise."]]
     source_prompt: NotRequired[Source]
     split: NotRequired[Split]
-    guidance_scale: NotRequired[Annotated[float, "Weight of classifier-free guidance; 1 is none."]]
+    guidance_scale: NotRequired[Annotated[float, "Weight of classifier-free guidance; 1 turns it off."]]
     num_inference_steps: NotRequired[Annotated[int, "Denoising steps."]]
-    width: NotRequired[Annotated[int, "Pixels."]]
-    height: NotRequired[Annotated[int, "Pixels."]]
-    adapter: NotRequired[Annotated[str, "Folder of the LoRA the picture was drawn with."]]
-    scores: NotRequired[Annotated[dict[str, float], "Reward by name, raw; higher is better."]]
+    width: NotRequired[Annotated[int, "Width in pixels."]]
+    height: NotRequired[Annotated[int, "Height in pixels."]]
+    adapter: NotRequired[Annotated[str, "Folder of the LoRA."]]
+    scores: NotRequired[Annotated[dict[str, float], "Raw score of each reward, by name; higher is better."]]
 
 
 class Judgement(TypedDict):
-    """One annotator's scores of a prompt's pictures on an aspect. Written by annotate, people; read by merge, eval."""
+    """One annotator's scores for pictures of one prompt. Written by annotate and people; read by merge and eval."""
 
     prompt_id: PromptId
     prompt: PromptText
-    aspect: Annotated[str, "What was judged, such as `aesthetic`."]
-    annotator: Annotated[str, "Who judged, such as `openai:gpt-4o`."]
-    image_ids: Annotated[list[str], "The pictures judged together."]
-    file_names: Annotated[list[str], "Their files, in the same order."]
-    scores: Annotated[list[float], "Their scores, in the same order; higher is better. Empty if `refused` or `failed`."]
-    rationales: NotRequired[Annotated[list[str], "Why, a text a picture, in the same order."]]
-    order: NotRequired[Annotated[list[int], "In which order the annotator saw the pictures: indices into `image_ids`."]]
-    ranking: NotRequired[Annotated[list[int], "The pictures from the best to the worst: indices into `image_ids`."]]
+    aspect: Annotated[str, "Aspect that was judged, such as `aesthetic`."]
+    annotator: Annotated[str, "Annotator, such as `openai:gpt-4o`."]
+    image_ids: Annotated[list[str], "Ids of the pictures that were judged together."]
+    file_names: Annotated[list[str], "Files of the pictures, in the same order."]
+    scores: Annotated[list[float], "Scores, in the same order; higher is better. Empty if `refused` or `failed`."]
+    rationales: NotRequired[Annotated[list[str], "Reason for each score, in the same order."]]
+    order: NotRequired[Annotated[list[int], "Order in which the annotator saw the pictures: indices into `image_ids`."]]
+    ranking: NotRequired[Annotated[list[int], "Pictures from best to worst: indices into `image_ids`."]]
     mode: NotRequired[
         Annotated[
             str,
-            "How the pictures were shown: `list`, all together, if not said; `point`, one a call; `pair`, two a call, "
-            "of which the preferred one has the score 5 and the other 1, or both 3.",
+            "How the pictures were shown. `list`: all in one call; this is the default. `point`: one per call. `pair`: "
+            "two per call; the preferred picture has the score 5 and the other 1, and in a tie both have 3.",
         ]
     ]
-    repeat: NotRequired[Annotated[int, "Which of several passes this is, counted from 1; the first if not said."]]
-    template: NotRequired[Annotated[str, "Name and hash of the words the annotator was asked with."]]
-    key: NotRequired[Annotated[str, "Hash of all that could change the answer, down to the pictures' bytes."]]
+    repeat: NotRequired[Annotated[int, "Number of the pass, counted from 1. The default is 1."]]
+    template: NotRequired[Annotated[str, "Name and hash of the instructions that the annotator got."]]
+    key: NotRequired[
+        Annotated[str, "Hash of everything that could change the answer, including the bytes of the pictures."]
+    ]
     usage: NotRequired[
         Annotated[
             dict[str, float],
-            "What the call used: `prompt_tokens`, `completion_tokens`, `cached_tokens`, `cost` in dollars, and `calls` "
-            "if it took more than one.",
+            "Usage: `prompt_tokens`, `completion_tokens`, `cached_tokens`, `cost` in dollars, and `calls` if there was "
+            "more than one call.",
         ]
     ]
-    refused: NotRequired[Annotated[str, "Why the annotator would not judge."]]
-    failed: NotRequired[Annotated[str, "Why nothing could be made of the annotator's answer."]]
-    raw: NotRequired[Annotated[str, "The answer of which nothing could be made."]]
+    refused: NotRequired[Annotated[str, "Why the annotator refused to judge."]]
+    failed: NotRequired[Annotated[str, "Why the annotator's answer was unusable."]]
+    raw: NotRequired[Annotated[str, "The unusable answer."]]
     source_prompt: NotRequired[Source]
     split: NotRequired[Split]
 
@@ -114,26 +118,26 @@ class Pair(TypedDict):
 
     prompt_id: PromptId
     prompt: PromptText
-    chosen_file_name: Annotated[str, "The preferred picture's file."]
-    rejected_file_name: Annotated[str, "The other picture's file."]
-    margin: Annotated[float, "How clear the preference is, in (0, 1]: the difference of the merged scores."]
-    chosen_image_id: NotRequired[Annotated[str, "Identity of the preferred picture."]]
-    rejected_image_id: NotRequired[Annotated[str, "Identity of the other picture."]]
+    chosen_file_name: Annotated[str, "File of the preferred picture."]
+    rejected_file_name: Annotated[str, "File of the rejected picture."]
+    margin: Annotated[float, "Strength of the preference, in (0, 1]: the difference of the merged scores."]
+    chosen_image_id: NotRequired[Annotated[str, "Id of the preferred picture."]]
+    rejected_image_id: NotRequired[Annotated[str, "Id of the rejected picture."]]
     aspects: NotRequired[Aspects]
-    annotators: NotRequired[Annotated[list[str], "Whose judgements went into the pair."]]
+    annotators: NotRequired[Annotated[list[str], "Annotators whose judgements were used."]]
     source_prompt: NotRequired[Source]
     split: NotRequired[Split]
 
 
 class Report(TypedDict):
-    """One measured number with its interval. Written by eval; read by you and by eval for its page."""
+    """One measured number with its interval. Written by eval; read by you and by eval compare."""
 
-    name: Annotated[str, "What was measured: a reward, an annotator, a set of pictures."]
-    metric: Annotated[str, "`accuracy`, `win_rate`, `agreement` …"]
+    name: Annotated[str, "What was measured: a reward, an annotator or a file of pictures."]
+    metric: Annotated[str, "`accuracy`, `win_rate`, `agreement`, `ties` …"]
     value: Annotated[float, "The number."]
     low: Annotated[float, "Lower end of its interval."]
     high: Annotated[float, "Upper end of its interval."]
-    n: Annotated[int, "How many items it rests on: pairs, or prompts."]
+    n: Annotated[int, "Number of items that were measured, such as pairs."]
     baseline: NotRequired[Annotated[str, "What it was compared with."]]
     confidence: NotRequired[Annotated[float, "Coverage of the interval, such as 0.95."]]
 
@@ -247,7 +251,7 @@ def check(record: object, kind: Any, where: str) -> dict[str, Any]:
     if kind is Judgement:
         _check_pictures(record, where)
     if kind is Pair and not 0 < record["margin"] <= 1:
-        raise UserError(f"{where}: 'margin' of a pair is above 0 and at most 1, not {_found(record['margin'])}")
+        raise UserError(f"{where}: 'margin' of a pair must be above 0 and at most 1, not {_found(record['margin'])}")
     return record
 
 
@@ -256,7 +260,7 @@ def oversized(record: Mapping[str, Any]) -> str:
     length = len(record["prompt"])
     if length <= LONGEST_PROMPT:
         return ""
-    return f"the prompt has {length} characters; the most is {LONGEST_PROMPT}: shorten it, or leave the record out"
+    return f"the prompt has {length} characters; the maximum is {LONGEST_PROMPT}: shorten it, or leave the record out"
 
 
 def _drop_null(record: dict[str, Any], key: str) -> None:
@@ -274,13 +278,15 @@ def _check_pictures(judgement: dict[str, Any], where: str) -> None:
         lengths = {key: len(judgement[key]) for key in ("image_ids", "file_names", "scores")}
         if len(set(lengths.values())) > 1:
             numbers = ", ".join(f"{number} {key}" for key, number in lengths.items())
-            raise UserError(f"{where}: a judgement has as many image_ids as file_names and scores, not {numbers}")
+            raise UserError(
+                f"{where}: a judgement must have equal numbers of image_ids, file_names and scores, not {numbers}"
+            )
     if mode is not None and mode not in MODES:
-        raise UserError(f"{where}: 'mode' of a judgement is one of {', '.join(MODES)}, not {_found(mode)}")
+        raise UserError(f"{where}: 'mode' of a judgement must be one of {', '.join(MODES)}, not {_found(mode)}")
     if mode == "pair" and pictures != 2:
-        raise UserError(f"{where}: a judgement of mode 'pair' is of two pictures, not {pictures}")
+        raise UserError(f"{where}: a judgement of mode 'pair' must have two pictures, not {pictures}")
     if order is not None and sorted(order) != [*range(pictures)]:
-        raise UserError(f"{where}: 'order' of a judgement has every index into its {pictures} image_ids once")
+        raise UserError(f"{where}: 'order' of a judgement must have every index into its {pictures} image_ids once")
 
 
 _MARKS = {"aspect": "a judgement", "image_id": "a picture", "chosen_file_name": "a pair", "metric": "a report"}

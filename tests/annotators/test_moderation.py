@@ -45,7 +45,7 @@ def test_it_judges_no_other_aspect(run: Run, tmp_path: Path) -> None:
         ended = moderate(run, tmp_path / "pictures", server, "--aspect", "aesthetic")
         assert not [entry for entry in server.log if entry.path == "/v1/chat/completions"]
     assert ended.code == 2
-    assert "judges harmlessness only, not aesthetic; say --aspect harmlessness" in ended.err
+    assert "judges harmlessness only, not aesthetic; use --aspect harmlessness" in ended.err
 
 
 @pytest.mark.parametrize(
@@ -53,5 +53,5 @@ def test_it_judges_no_other_aspect(run: Run, tmp_path: Path) -> None:
     [{}, {"results": []}, {"results": [7]}, {"results": [{}]}, {"results": [{"category_scores": {"x": "y", "z": 2}}]}],
 )
 def test_an_answer_without_scores_is_a_failure(answer: dict[str, Any]) -> None:
-    with pytest.raises(RecordFailed, match="the moderation has no scores of categories"):
+    with pytest.raises(RecordFailed, match="the moderation answer has no category scores"):
         read(answer)

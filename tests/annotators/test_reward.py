@@ -99,7 +99,7 @@ def test_what_is_no_number_is_no_score(plugin: Plugin, mode: Mode) -> None:
     judge = load(path)
     (found,) = ask(judge, Question("", pictures(judge, 3, 4), (FIDELITY,), mode))
     assert type(found) is RecordFailed
-    assert str(found) == f"{path} gave nan, which is no score"
+    assert str(found) == f"{path} gave nan, which is not a valid score"
 
 
 def test_a_reward_that_gives_too_few_ends_the_run(plugin: Plugin) -> None:

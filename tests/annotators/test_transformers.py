@@ -125,7 +125,7 @@ def test_an_answer_that_is_no_json_is_kept_with_what_it_used(random: Path, short
     judge = judge_in(random)
     (failure,) = ask(judge, ODD[:1])
     assert isinstance(failure, Unusable)
-    assert str(failure) == "the answer was cut off, as it is too long"
+    assert str(failure) == "the answer was cut off because it is too long"
     assert failure.raw
     first = judge.inputs([vlm.first_turn(judge, ODD[0])])["input_ids"].shape[1]
     assert failure.usage["completion_tokens"] == 2 * (4 + 2 * 16), "it was asked twice"
@@ -333,7 +333,7 @@ def test_weights_that_are_not_there_end_the_run_in_one_line(random: Path, tmp_pa
     found = ask(judge_in(broken), [GREEN, RED_BLUE])
     assert [type(one) for one in found] == [UserError, UserError]
     where = f"--annotator transformers:{broken}"
-    said = re.fullmatch(rf"{re.escape(where)}: its weights are not all there: (\S+) is missing", str(found[0]))
+    said = re.fullmatch(rf"{re.escape(where)}: its weights are incomplete: (\S+) is missing", str(found[0]))
     assert said, found[0]
     assert lost.endswith(said[1]), "the file's name of it may have a prefix that the model's has not"
     (broken / "model.safetensors").unlink()

@@ -348,7 +348,7 @@ def test_an_answer_nested_as_no_answer_is_is_none() -> None:
     deep = b'{"choices":' + b"[" * 1000 + b"]" * 1000 + b"}"
     with Server(answer=lambda _: web.Response(body=deep)) as server:
         (why,) = Asked(server).why
-    assert "does not answer as an OpenAI server does" in str(why)
+    assert "does not answer like an OpenAI server" in str(why)
 
 
 def test_a_connection_that_was_never_made_costs_nothing() -> None:
@@ -369,7 +369,7 @@ def test_a_server_that_does_not_bound_its_answers_is_not_asked_under_a_cap(named
         assert Asked(server).kinds == {"Answer": 1}
         asked = Asked(server, 20, one_by_one=True, model="gpt-4o", max_cost=1.0)
         assert len(server.billed()) == 1
-    assert ("takes no limit to the length of answers" if named else "the server says 400") in str(asked.why[0])
+    assert ("does not accept a limit on the length of answers" if named else "the server says 400") in str(asked.why[0])
 
 
 def test_a_question_over_which_the_server_breaks_is_given_up_while_others_are_answered() -> None:
@@ -406,7 +406,7 @@ def test_a_server_that_dies_in_the_middle_ends_the_run() -> None:
     assert asked.kinds["Answer"] == 100
     assert asked.kinds["RecordFailed"] == engine.HOPELESS - 1
     assert asked.kinds["Stopped"] + asked.kinds["UserError"] == 400 - 100 - 3
-    assert "does not answer any more (going down, 12 times); try again later" in str(asked.why[0])
+    assert "no longer answers (going down, 12 times); try again later" in str(asked.why[0])
 
 
 PAGE = "<html><title>Sign in</title></html>"
@@ -418,7 +418,7 @@ def test_what_is_no_server_of_the_kind_is_told_at_once(body: str) -> None:
         asked = Asked(server, 20)
         assert len(server.log) == 1
         assert str(asked.why[0]) == (
-            f"openai:judge: {server.url} does not answer as an OpenAI server does; check --base-url or "
+            f"openai:judge: {server.url} does not answer like an OpenAI server; check --base-url or "
             "OPENAI_BASE_URL, which usually ends in /v1"
         )
 
@@ -501,7 +501,7 @@ def test_an_answer_that_was_cut_off_says_what_to_do() -> None:
     with Server(answer=lambda _: completion('{"answer": "whole"}', "length")) as server:
         (end,) = Asked(server).ends
     assert isinstance(end, Unusable)
-    assert "--max-tokens is how long it may be" in str(end)
+    assert "raise --max-tokens" in str(end)
 
 
 @pytest.mark.parametrize(
@@ -581,9 +581,9 @@ def test_a_word_in_place_of_a_key_spoils_no_answer(monkeypatch: pytest.MonkeyPat
         (None, "OPENAI_API_KEY is not set"),
         ("", "OPENAI_API_KEY is not set"),
         (" \n", "OPENAI_API_KEY is not set"),
-        ("sk-one sk-two", "OPENAI_API_KEY holds spaces or characters that no key has"),
-        ("sk-one\nsk-two", "OPENAI_API_KEY holds spaces or characters that no key has"),
-        ("sk-ö", "OPENAI_API_KEY holds spaces or characters that no key has"),
+        ("sk-one sk-two", "OPENAI_API_KEY contains spaces or characters that a key cannot have"),
+        ("sk-one\nsk-two", "OPENAI_API_KEY contains spaces or characters that a key cannot have"),
+        ("sk-ö", "OPENAI_API_KEY contains spaces or characters that a key cannot have"),
     ],
 )
 def test_a_key_that_is_none_is_told_before_anything_is_asked_and_not_shown(
@@ -627,7 +627,7 @@ def test_a_password_in_the_url_is_never_shown(dead: bool, capsys: pytest.Capture
     ],
 )
 def test_a_url_that_is_none_is_told_before_anything_is_asked(url: str) -> None:
-    with pytest.raises(UserError, match=r"^--base-url .*: a URL, as http://localhost:8000/v1$") as raised:
+    with pytest.raises(UserError, match=r"^--base-url .*: must be a URL such as http://localhost:8000/v1$") as raised:
         Asked(url)
     assert "hush" not in str(raised.value)
 
@@ -644,12 +644,12 @@ def test_the_environment_names_the_server_unless_the_option_does(monkeypatch: py
     ("how", "said"),
     [
         ({"model": ""}, "--annotator openai: name the model, as in --annotator openai:gpt-4o"),
-        ({"max_cost": 1.0}, "--max-cost 1: the price of judge is not known; say it with --prices FILE"),
-        ({"extra": "{"}, "--extra {: a JSON object"),
-        ({"extra": "[1]"}, r"--extra \[1\]: a JSON object"),
+        ({"max_cost": 1.0}, "--max-cost 1: the price of judge is unknown; set it with --prices FILE"),
+        ({"extra": "{"}, "--extra {: must be a JSON object"),
+        ({"extra": "[1]"}, r"--extra \[1\]: must be a JSON object"),
         (
             {"extra": '{"max_tokens": 9, "n": 2}'},
-            "--extra: max_tokens, n cannot be set in it; --max-tokens is how long",
+            "--extra: max_tokens, n cannot be set with --extra; limit the length of answers with --max-tokens",
         ),
         ({"prices": "nowhere.toml"}, "--prices nowhere.toml: no such file"),
     ],
@@ -724,5 +724,5 @@ def test_a_server_that_turns_all_away_is_given_up_in_the_end(monkeypatch: pytest
     with Server(answer=echo, faults={"429": 1.0}, limit_headers={"Retry-After": "0.01"}) as server:
         asked = Asked(server, 8, concurrency=2)
         assert len(server.log) >= engine.TRIES
-    assert "does not answer any more (" in str(asked.why[0])
+    assert "no longer answers (" in str(asked.why[0])
     assert asked.kinds["RecordFailed"] == engine.HOPELESS - 1

@@ -121,7 +121,7 @@ def test_a_picture_may_be_named_by_a_url_instead(tmp_path: Path, name: str, url:
 def test_a_picture_that_no_jpeg_can_hold_is_told(tmp_path: Path) -> None:
     noise = Image.effect_noise((70_000, 10), 90).convert("RGB")
     noise.save(tmp_path / "long.png")
-    with pytest.raises(RecordFailed, match="70000 × 10 pixels cannot be a JPEG; --max-side makes it smaller"):
+    with pytest.raises(RecordFailed, match="70000 × 10 pixels is too large for JPEG; shrink it with --max-side"):
         encoded(tmp_path / "long.png", max_side=0)
 
 

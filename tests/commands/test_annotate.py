@@ -82,7 +82,7 @@ def test_a_run_is_asked_for_once_and_a_second_asks_nothing(server: Server, pictu
     before = len(server.log)
     again = annotate(server, pictures, out)
     assert (again.code, again.out) == (0, "")
-    assert again.err == f"vpctl annotate: 0 judgements written to {out}; 160 were there already\n"
+    assert again.err == f"vpctl annotate: 0 judgements written to {out}; 160 were already there\n"
     assert len(server.log) == before
 
 
@@ -172,7 +172,7 @@ def interrupted(server: Server, folder: Path, out: Path, sent: int) -> Ended:
     )
     until(lambda: len(server.log) == server.held and server.waiting, process)
     process.send_signal(sent)
-    said = told(process, "waiting for what is under way")
+    said = told(process, "waiting for running work to finish")
     server.release()
     said += rest(process)
     return Ended(process.returncode, "", said)
@@ -204,7 +204,7 @@ def test_a_second_interrupt_waits_for_nothing(pictures: Path, tmp_path: Path) ->
         )
         until(lambda: server.waiting, process)
         process.send_signal(signal.SIGINT)
-        talked = told(process, "waiting for what is under way")
+        talked = told(process, "waiting for running work to finish")
         process.send_signal(signal.SIGINT)
         talked += rest(process)
         assert not server.log, "no answer was waited for"
@@ -251,7 +251,7 @@ def test_a_cost_is_not_limited_where_the_price_is_not_known(server: Server, pict
     asked = ["--annotator", "openai:my-own", "--max-cost", "3"]
     ended = annotate(server, pictures, tmp_path / "out.jsonl", *asked)
     assert ended.code == 2
-    assert "the price of my-own is not known" in ended.err
+    assert "the price of my-own is unknown" in ended.err
     assert not server.log
     prices = tmp_path / "prices.toml"
     prices.write_text("[my-own]\ninput = 1000\noutput = 1000\n")
@@ -302,14 +302,14 @@ def test_a_dry_run_says_what_it_would_take_and_asks_nothing(server: Server, pict
     out = tmp_path / "judgements.jsonl"
     ended = annotate(server, pictures, out, "--dry-run")
     assert ended.code == 0
-    assert "dry run: 160 calls to be made, about" in ended.err
+    assert "dry run: 160 calls left, about" in ended.err
     assert "USD" in ended.err
     assert not server.log
     assert not out.exists()
     sampled = annotate(server, pictures, out, "--dry-run", "--sample", "8")
     assert sampled.code == 0
     assert len(server.log) == len(records(out)) == 8
-    assert "dry run: 152 calls to be made" in sampled.err
+    assert "dry run: 152 calls left" in sampled.err
     whole = annotate(server, pictures, out)
     told = float(sampled.err.rpartition(" USD")[0].rpartition(" ")[2])
     spent = float(whole.err.rpartition(" USD")[0].rpartition(" ")[2])
@@ -317,15 +317,6 @@ def test_a_dry_run_says_what_it_would_take_and_asks_nothing(server: Server, pict
 
 
 LEAKS = ["401 echo", "500 echo", "400 echo", "answer echo", "html"]
-
-
-def test_a_report_is_given_at_a_limit_too_and_of_files_only(server: Server, pictures: Path, tmp_path: Path) -> None:
-    ended = annotate(server, pictures, tmp_path / "judgements.jsonl", "--report", "--max-requests", "4")
-    assert ended.code == 5, ended.err
-    assert "Judged by openai:gpt-4o, list" in ended.err
-    streamed = annotate(server, pictures, Path("/dev/null"), "--report")
-    assert streamed.code == 2
-    assert "--report: speaks of a whole output; name it with --out" in streamed.err
 
 
 def test_an_aspect_is_named_once(server: Server, pictures: Path, tmp_path: Path) -> None:
@@ -343,7 +334,7 @@ def test_a_dry_run_leaves_out_prompts_of_which_a_picture_is_none(server: Server,
     ended = annotate(server, tmp_path, tmp_path / "judgements.jsonl", "--dry-run")
     assert ended.code == 0
     assert f"{images[0]['prompt']!r}: {tmp_path / images[0]['file_name']}: not a picture" in ended.err
-    assert "dry run: 4 calls to be made, about" in ended.err
+    assert "dry run: 4 calls left, about" in ended.err
     assert ended.err.endswith("; 2 prompts with pictures that cannot be judged\n")
     assert server.log == []
 
@@ -434,6 +425,6 @@ def test_one_call_for_all_aspects_and_comparisons_of_what_ties(server: Server, p
     asked = len(server.log)
     ties = sum(record["scores"][0] == record["scores"][1] for record in records(out))
     assert annotate(server, pictures, out, "--all-aspects", "--break-ties").code == 0
-    assert len(server.log) == asked + 2 * ties, "both orders of every tie, also of those that were there already"
+    assert len(server.log) == asked + 2 * ties, "both orders of every tie, also of those that were already there"
     assert annotate(server, pictures, out, "--all-aspects", "--break-ties").code == 0
     assert len(server.log) == asked + 2 * ties

@@ -14,6 +14,7 @@ from tests.conftest import Plugin, Run, lines, write_lines
 from vpctl.commands.eval.accuracy import accuracy
 from vpctl.commands.eval.agreement import agreement
 from vpctl.commands.eval.compare import compare
+from vpctl.commands.eval.judgements import judgements
 from vpctl.errors import UserError
 from vpctl.records import Report, check
 from vpctl.report.intervals import bootstrap
@@ -215,7 +216,7 @@ def test_pictures_of_one_seed_meet_wherever_they_stand_and_what_meets_none_is_to
     compare("base.jsonl", ["tuned.jsonl"], "out.jsonl", reward=["clip"])
     [report] = reports(sides / "out.jsonl")
     assert (report["wins"], report["ties"], report["losses"]) == (0, 3, 0)
-    assert "1 picture, of these or of base.jsonl, left out: no counterpart" in capsys.readouterr().err
+    assert "1 picture of this file or of base.jsonl left out: no counterpart" in capsys.readouterr().err
     write_lines(sides / "tuned.jsonl", [{**one, "seed": one["seed"] + 100} for one in four])
     compare("base.jsonl", ["tuned.jsonl"], "out.jsonl", reward=["clip"])
     assert reports(sides / "out.jsonl")[0]["ties"] == 4, "seeds that are all others say nothing; places do"
@@ -260,7 +261,7 @@ def test_compare_says_the_same_every_time(run: Run, tmp_path: Path) -> None:
         (
             [image("a", 0, other=1)],
             {},
-            "the pictures share no score; run vpctl score with the same --reward on all of them first",
+            "the files have no score in common; first run vpctl score with the same --reward on all of them",
         ),
         (
             [image("a", 0, clip=1)],
@@ -339,8 +340,8 @@ def test_agreement_compares_every_two_annotators_over_all_files(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([], "agreement takes at least two annotators; there is none"),
-        ([judgement("human", [1, 2])], "agreement takes at least two annotators; there is human"),
+        ([], "agreement needs at least two annotators; found: none"),
+        ([judgement("human", [1, 2])], "agreement needs at least two annotators; found: human"),
         (
             [judgement("human", [1, 2]), judgement("net", [1, 2], "q")],
             "no two annotators judged the same two pictures on the same aspect",
@@ -354,6 +355,45 @@ def test_what_cannot_agree_is_told(tmp_path: Path, rows: list[Record], said: str
     assert str(raised.value) == said
 
 
+def test_judgements_are_described_over_all_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = [
+        judgement("m", [5, 3, 3], order=[2, 0, 1], key="1"),
+        judgement("m", [1, 2, 4], "q", order=[0, 1, 2], key="2"),
+    ]
+    second = [
+        judgement("m", [2, 1, 1], "q", order=[0, 1, 2], key="3"),  # replaces the one of the first file
+        judgement("m", [1, 3, 3], order=[0, 1, 2], repeat=2, key="4"),
+        judgement("m", [], "r", refused="no", key="5") | {"image_ids": ["a"], "file_names": ["a.png"]},
+    ]
+    sources = [str(write_lines(tmp_path / f"{name}.jsonl", rows)) for name, rows in (("1", first), ("2", second))]
+    out = tmp_path / "out.jsonl"
+    judgements(sources, str(out))
+    found = {(one["metric"], one.get("level")): one for one in reports(out)}
+    shares = {key: (one["value"], one["n"]) for key, one in found.items()}
+    expected: dict[tuple[str, int | None], tuple[Any, int]] = {
+        ("refused", None): (0.25, 4),
+        ("failed", None): (0.0, 4),
+        ("ties", None): (pytest.approx(1 / 3), 9),
+        # First and last shown: 3 and 3, 2 and 1, 1 and 3.
+        ("first_preferred", None): (0.5, 3),
+        # Of the pictures of p, a lost to b and to c in the second pass only; b and c were equal in both.
+        ("flips", None): (1.0, 2),
+        **{("level", level): (pytest.approx(n / 9), 9) for level, n in ((1, 3), (2, 1), (3, 4), (4, 0), (5, 1))},
+    }
+    assert shares == expected
+    assert found["first_preferred", None]["difference"] == pytest.approx(-1 / 3)
+    estimate = bootstrap([1, 0, 0, 1, 0, 0, 1, 0, 0], "pppqqqppp")
+    assert (found["ties", None]["low"], found["ties", None]["high"]) == (estimate.low, estimate.high)
+    assert {(one["name"], one["aspect"], one["mode"]) for one in found.values()} == {("m", "fidelity", "list")}
+    assert "Judged by m, list" in capsys.readouterr().err
+
+
+def test_scores_that_are_no_levels_have_no_shares_of_levels(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "in.jsonl", [judgement("reward:clip", [0.1, -7.3])])
+    judgements([str(source)], str(tmp_path / "out.jsonl"))
+    assert {one["metric"] for one in reports(tmp_path / "out.jsonl")} == {"refused", "failed", "ties"}
+
+
 def test_a_gate_that_is_not_met_is_exit_4_and_the_reports_are_there(
     sides: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -365,10 +405,10 @@ def test_a_gate_that_is_not_met_is_exit_4_and_the_reports_are_there(
         compare("base.jsonl", ["certain.jsonl", "lost.jsonl"], "out.jsonl", fail_under=0.29)
     assert ended.value.exit_code == 4
     assert len(reports(sides / "out.jsonl")) == 4
-    warnings = [line for line in capsys.readouterr().err.splitlines() if "under the gate" in line]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "below the gate" in line]
     named = [line.split(": ")[2] for line in warnings]
     assert named == ["lost.jsonl, base.jsonl, clip", "lost.jsonl, base.jsonl, vp"]
-    assert all(line.endswith("the lower end, is under the gate of 0.29") for line in warnings)
+    assert all(line.endswith("is the lower end of the interval, below the gate of 0.29") for line in warnings)
 
 
 def test_the_table_shows_what_differs_and_takes_names_as_they_are(

@@ -185,5 +185,5 @@ def test_other_guidance_is_refused(text: str) -> None:
 def test_a_size_is_width_by_height() -> None:
     assert pixels("768x512") == (768, 512)
     assert pixels("") == (None, None)
-    with pytest.raises(UserError, match="--size 768: width and height"):
+    with pytest.raises(UserError, match="--size 768: must be width and height"):
         pixels("768")

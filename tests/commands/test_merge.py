@@ -306,7 +306,7 @@ def test_a_score_outside_its_scale_is_told_with_its_place(tmp_path: Path) -> Non
     with pytest.raises(UserError) as raised:
         merge([str(source)], str(out))
     assert str(raised.value) == (
-        f"{source}:2: human gave 7.5, which is outside 1 to 5; say what its scores mean with --scale human=LOW:HIGH"
+        f"{source}:2: human gave 7.5, which is outside 1 to 5; set its scale with --scale human=LOW:HIGH"
     )
     assert out.read_text() == "{}\n"
     merge([str(source)], str(out), scale=["human=1:7.5"])

@@ -159,7 +159,7 @@ def test_a_run_on_more_prompts_adds_only_what_is_new(run: Run, tmp_path: Path) -
     after = (tmp_path / "clean.jsonl").read_bytes()
     assert after.startswith(before)
     assert [orjson.loads(line)["prompt"] for line in after.splitlines()] == ["a cat", "a dog", "a mouse"]
-    assert "2 were there already" in again.err
+    assert "2 were already there" in again.err
 
 
 RAW = """a cat, 8k
@@ -200,12 +200,12 @@ def test_what_is_dropped_is_kept_apart_with_its_reason_and_not_done_again(
         ("a red circle left of a blue star on a white background, large", f"near duplicate of {shapes}"),
     ]
     assert "dropped: 1 empty, 1 unsafe, 1 duplicate, 1 near duplicate; see clean.dropped.jsonl" in done.err
-    assert "1 more prompt left out: word for word" in done.err
+    assert "1 more prompt left out: repeats of earlier prompts" in done.err
     left = {file: file.read_bytes() for file in tmp_path.glob("clean*")}
     again = run("polish", "raw.txt", "--polisher", rules, "--out", "clean.jsonl")
     assert {file: file.read_bytes() for file in tmp_path.glob("clean*")} == left
     assert (tmp_path / "asked.txt").read_text().splitlines() == RAW.splitlines()[:7]
-    assert "4 prompts dropped by a run before this" in again.err
+    assert "4 prompts dropped by an earlier run" in again.err
 
 
 def test_what_failed_is_in_neither_file_and_tried_again(run: Run, tmp_path: Path, plugin: Plugin) -> None:
@@ -258,7 +258,7 @@ def test_the_dropped_cannot_be_read_while_they_are_written(run: Run, tmp_path: P
     (tmp_path / "clean.dropped.jsonl").write_text('{"prompt": "a cat"}\n')
     done = run("polish", "clean.dropped.jsonl", "--out", "clean.jsonl")
     assert done.code == 2
-    assert "clean.dropped.jsonl: is read by this command, and written too; name another file with --out" in done.err
+    assert "clean.dropped.jsonl: is both read and written by this command; name another file with --out" in done.err
 
 
 def test_both_forms_are_written_side_by_side_and_a_run_that_goes_on_adds_what_lacks(run: Run, tmp_path: Path) -> None:
@@ -305,20 +305,20 @@ def test_what_is_too_long_is_neither_polished_nor_scored() -> None:
         {"prompt": "a cat", "source_prompt": most + "xy"},
         {"prompt": most + "x", "prompt_nsfw": 0.9},
     ]
-    reason = "too long: 10001 characters; the most is 10000"
+    reason = "too long: 10001 characters; the maximum is 10000"
     scorer = Lengths()
     assert ["prompt_nsfw" in one for one in scored(prompts, scorer, 4)] == [True, False, False, True]
     assert scorer.batches == [1]
     for one in prompts[:3]:
         one["prompt_nsfw"] = 0
     records, _ = polish_all(prompts, polish=polish)
-    assert reasons(records) == ["", reason, "too long: 10002 characters; the most is 10000", reason]
+    assert reasons(records) == ["", reason, "too long: 10002 characters; the maximum is 10000", reason]
     assert asked == [most]
 
 
 def test_a_text_that_polishing_makes_too_long_is_dropped() -> None:
     records, _ = polish_all([{"prompt": "a,b"}], polish=lambda _: [Polished("x" * (LONGEST_PROMPT + 1))])
-    assert reasons(records) == ["too long: 10001 characters; the most is 10000"]
+    assert reasons(records) == ["too long: 10001 characters; the maximum is 10000"]
 
 
 def test_a_line_of_ten_megabytes_is_dropped_with_a_message(run: Run, tmp_path: Path) -> None:
@@ -331,8 +331,8 @@ def test_a_line_of_ten_megabytes_is_dropped_with_a_message(run: Run, tmp_path: P
     assert dropped["prompt"] == line.strip()
     assert dropped["dropped"].startswith("too long: ")
     assert "dropped: 1 too long; see clean.dropped.jsonl" in done.err
-    assert "1 prompt of more than 10000 characters, the most polish takes; shorten or split them" in done.err
-    assert "1 was there already" in run("polish", "raw.txt", "--out", "clean.jsonl").err
+    assert "1 prompt of more than 10000 characters, the maximum length; shorten or split them" in done.err
+    assert "1 was already there" in run("polish", "raw.txt", "--out", "clean.jsonl").err
 
 
 def test_the_help_says_how_long_a_prompt_may_be() -> None:

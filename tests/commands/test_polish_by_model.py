@@ -105,7 +105,7 @@ def test_an_interrupt_keeps_what_was_paid_for(raw: Path, tmp_path: Path) -> None
         process = subprocess.Popen(command(raw, out), env=env, stderr=subprocess.PIPE, text=True)
         until(lambda: len(server.log) == 2 and server.waiting, process)
         process.send_signal(signal.SIGINT)
-        talked = told(process, "waiting for what is under way")
+        talked = told(process, "waiting for running work to finish")
         server.release()
         talked += rest(process)
         assert process.returncode == 130, talked
@@ -133,7 +133,7 @@ def test_a_rewrite_that_drifts_is_replaced_and_what_is_refused_is_dropped(raw: P
         rejected = [record for record in records if "rejected" in record]
         assert len(rejected) == PROMPTS / 2
         assert {record["rejected"] for record in rejected} == {"adds 'castle'"}
-        assert "40 rewrites not true to the prompt" in ended.err
+        assert "40 rewrites rejected and replaced by the text of the rules" in ended.err
         dropped = lines((tmp_path / "out.dropped.jsonl").read_text())
         assert [record["dropped"] for record in dropped] == ["unsafe: gore"] * 10
         assert not any("castle" in text for text in texts(out))

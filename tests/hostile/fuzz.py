@@ -87,7 +87,8 @@ READERS: dict[str, list[str]] = {
         "merge {}",
         "merge {} judgements.jsonl --split train:0.5,test:0.5",
         "eval agreement {} people.jsonl",
-        "annotate images.jsonl --annotator ./fair.py --aspect fidelity --out {} --report",
+        "eval judgements {} people.jsonl",
+        "annotate images.jsonl --annotator ./fair.py --aspect fidelity --out {}",
     ],
     "PAIR": ["eval accuracy {} -r ./red.py", "eval accuracy {} -r ./red.py --split train"],
     "REPORT": ["eval compare scored.jsonl better.jsonl --html page.html --report {}"],
@@ -132,7 +133,7 @@ def _words(command: str) -> tuple[str, ...]:
 SCORE = "score in.jsonl -r ./red.py"
 DRAW = "generate prompts.txt -m shapes:small -n 1 --steps 1 --adapter lora"
 DRY = "annotate images.jsonl --annotator openai:gpt-4o --aspect fidelity --dry-run"
-TUNE = "tune-dpo pairs.jsonl -m shapes:small --steps 1 --batch 1 --accumulate 1 --preview-every 0 --out run"
+TUNE = "tune-dpo pairs.jsonl -m shapes:small --max-steps 1 --batch 1 --accumulate 1 --preview-every 0 --out run"
 PRICES = b'["gpt-4o"]\ninput = 2.5\noutput = 10.0\ncached_input = 1.25\n'
 ASPECT = b"# Mine\n\nA rubric of mine.\n\n1. Bad: x\n2. Poor: x\n3. Fair: x\n4. Good: x\n5. Best: x\n"
 METRICS = b'{"step":1,"loss":0.69,"implicit_accuracy":0.5}\n{"step":2,"loss":0.68,"implicit_accuracy":0.6}\n'
@@ -228,6 +229,7 @@ BASES = {
     "eval accuracy": "eval accuracy pairs.jsonl -r ./red.py",
     "eval compare": "eval compare scored.jsonl better.jsonl",
     "eval agreement": "eval agreement judgements.jsonl people.jsonl",
+    "eval judgements": "eval judgements judgements.jsonl people.jsonl",
 }
 """What is right by itself; what trains has nothing to train on, since its options are looked at before its files."""
 PLACES = st.sampled_from(

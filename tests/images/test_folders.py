@@ -19,12 +19,12 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_hint_comes_once_and_helps_all(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = Folders([str(own)])
     for name in ("a/b/1.png", "a/c/2.png"):
-        with pytest.raises(RecordFailed, match="lies outside the folders allowed"):
+        with pytest.raises(RecordFailed, match="is outside the allowed folders"):
             folders.find(str(own.parent / name))
     progress.settle()
     progress.settle()
     assert capsys.readouterr().err == (
-        f"vpctl test: warning: 2 pictures lie outside the folders allowed; add --root {own.parent}/a\n"
+        f"vpctl test: warning: 2 pictures lie outside the allowed folders; add --root {own.parent}/a\n"
     )
 
 

@@ -189,7 +189,7 @@ def test_a_huge_picture_is_refused_before_anything_is_set_aside_for_it(tmp_path:
     (tmp_path / "huge.png").write_bytes(png_of(width, height))
 
     def refused() -> None:
-        said = f"{width} × {height} pixels is too large; {LARGEST} in all is the most"
+        said = f"{width} × {height} pixels is too large; the maximum is {LARGEST} in total"
         assert reason(tmp_path, "huge.png") == said
 
     within(100 << 20, refused)
@@ -219,9 +219,9 @@ def test_no_way_leads_out_of_the_folders_that_are_allowed(tmp_path: Path, outsid
     (own / "folder").symlink_to(outside)
     for way in ("../own-too/a.png", str(outside / "a.png"), "link.png", "folder/a.png", "folder/../own-too/a.png"):
         said = reason(own, way)
-        assert said == "lies outside the folders allowed", way
+        assert said == "is outside the allowed folders", way
         Pictures([str(own), str(outside)]).open(str(own / way))
-    assert reason(own, "/etc/passwd") == "lies outside the folders allowed"
+    assert reason(own, "/etc/passwd") == "is outside the allowed folders"
 
 
 def test_links_within_the_folders_and_links_to_them_are_followed(tmp_path: Path, outside: Path) -> None:
@@ -232,7 +232,7 @@ def test_links_within_the_folders_and_links_to_them_are_followed(tmp_path: Path,
     elsewhere.mkdir()
     Pictures([str(elsewhere)]).open(str(own / "inner.png"))  # the working folder is always allowed
     Pictures([str(tmp_path / "alias")]).open(str(tmp_path / "alias" / "a.png"))
-    assert reason(elsewhere, str(outside / "a.png")).startswith("lies outside")
+    assert reason(elsewhere, str(outside / "a.png")).startswith("is outside")
 
 
 def test_root_allows_a_folder_on_the_command_line(tmp_path: Path, outside: Path, run: Run, plugin: Plugin) -> None:
@@ -249,8 +249,8 @@ def test_root_allows_a_folder_on_the_command_line(tmp_path: Path, outside: Path,
     write_lines(own / "in.jsonl", [record])
     refused = run("annotate", "in.jsonl", "--annotator", "../fair.py", "--aspect", "fidelity", cwd=own)
     assert (refused.code, refused.out) == (3, "")
-    assert f"{outside}/a.png: lies outside the folders allowed\n" in refused.err
-    assert f"1 picture lies outside the folders allowed; add --root {outside}\n" in refused.err
+    assert f"{outside}/a.png: is outside the allowed folders\n" in refused.err
+    assert f"1 picture is outside the allowed folders; add --root {outside}\n" in refused.err
     allowed = run(
         "annotate", "in.jsonl", "--annotator", "../fair.py", "--aspect", "fidelity", "--root", outside, cwd=own
     )

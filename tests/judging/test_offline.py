@@ -172,7 +172,7 @@ class Place:
         for _ in range(20):
             ended = self(*more, limits=limits)
             assert ended.code == 0, ended.err
-            if "collects" not in ended.err:
+            if "collect the answers" not in ended.err:
                 return
             self.server.finish_all()
         raise AssertionError(ended.err)
@@ -198,17 +198,17 @@ def place(tmp_path: Path, server: Hooked, stable: Stable) -> Place:
 def test_a_batch_is_sent_and_a_later_run_collects_what_a_live_run_would_have_got(place: Place) -> None:
     (place.folder / "prices.toml").write_text(PRICES)
     prices = ("--prices", "prices.toml")
-    sent = place("--batch", *prices)
+    sent = place("--batch-api", *prices)
     assert (sent.code, sent.out) == (0, "")
-    assert "1 batch: 1 new (12 requests); the same command" in sent.err
+    assert "1 batch: 1 new (12 requests); to collect the answers" in sent.err
     [batch] = place.server.batches
     assert (batch["endpoint"], batch["completion_window"]) == ("/v1/chat/completions", "24h")
-    early = place("--batch", *prices)
-    assert "1 batch: 1 under way (0 of 12 requests done)" in early.err
+    early = place("--batch-api", *prices)
+    assert "1 batch: 1 pending (0 of 12 requests done)" in early.err
     assert (early.code, place.records) == (0, [])
     place.server.finish_all()
     asked = {line["custom_id"] for line in place.server.lines(batch)}
-    assert "1 batch: 1 collected (12 judgements)" in place("--batch", *prices).err
+    assert "1 batch: 1 collected (12 judgements)" in place("--batch-api", *prices).err
     by_batch = {record["key"]: record for record in place.records}
     assert by_batch.keys() == asked
     assert all(count == 1 for count in place.server.billed().values())
@@ -224,35 +224,35 @@ def test_a_batch_is_sent_and_a_later_run_collects_what_a_live_run_would_have_got
 
 
 def test_with_nothing_to_do_nothing_is_asked(place: Place) -> None:
-    place("--batch")
+    place("--batch-api")
     place.server.finish_all()
-    place("--batch")
+    place("--batch-api")
     before = len(place.server.log)
-    idle = place("--batch")
+    idle = place("--batch-api")
     assert idle.code == 0
-    assert "nothing is to be asked" in idle.err
+    assert "nothing is left to ask" in idle.err
     assert len(place.server.log) == before
     assert sorted(path.name for path in place.state.iterdir()) == ["journal.jsonl"]
 
 
 def test_what_expired_is_asked_again_and_nothing_else_is(place: Place) -> None:
-    place("--batch")
+    place("--batch-api")
     place.server.finish("batch_0", expire_share=0.5)
-    again = place("--batch")
+    again = place("--batch-api")
     done = len(place.records)
     assert 0 < done < 12
     assert f"2 batches: 1 collected ({done} judgements), 1 new ({12 - done} requests)" in again.err
-    place.until_done("--batch")
+    place.until_done("--batch-api")
     assert len(place.known) == 12
     assert sorted(place.server.billed().values()) == [1] * 12
 
 
 def test_a_batch_that_was_cancelled_is_collected_as_far_as_it_came(place: Place) -> None:
-    place("--batch")
+    place("--batch-api")
     place.server.batches[0]["status"] = "cancelling"
     place.server.finish("batch_0", expire_share=0.5)
     assert place.server.batches[0]["status"] == "cancelled"
-    place.until_done("--batch")
+    place.until_done("--batch-api")
     assert len(place.known) == 12
     assert sorted(place.server.billed().values()) == [1] * 12
 
@@ -261,9 +261,9 @@ def test_errors_are_refusals_failures_or_asked_again_by_what_they_are(place: Pla
     """Each request meets one fault in the batch; what the server's errors say decides."""
     faults = iter(["content_filter", "400", "429", "500", "refusal", "out_of_range", "cut_json"])
     place.server._fault = lambda asked: next(faults, "")  # type: ignore[method-assign]
-    place("--batch")
+    place("--batch-api")
     place.server.finish_all()
-    collected = place("--batch")
+    collected = place("--batch-api")
     assert collected.code == 3  # one failed
     assert "11 judgements" not in collected.err
     assert "1 collected (10 judgements), 1 new (2 requests)" in collected.err
@@ -277,19 +277,19 @@ def test_errors_are_refusals_failures_or_asked_again_by_what_they_are(place: Pla
     assert sum(record.get("usage", {}).get("calls") == 2 for record in place.records) == 2, "two were mended"
     live = Counter(entry.path for entry in place.server.log)["/v1/chat/completions"]
     assert live == 2
-    place.until_done("--batch")
+    place.until_done("--batch-api")
     assert len(place.known) == 12
 
 
 def test_an_answer_is_not_mended_where_the_pictures_are_not_what_they_were(place: Place) -> None:
     place.server.faults = {"out_of_range": 1.0}
-    place("--batch", "--aspect", "fidelity")
+    place("--batch-api", "--aspect", "fidelity")
     shutil.copy(place.folder / "1-0.png", place.folder / "0-0.png")
     (place.folder / "2-0.png").unlink()
     place.server.finish_all()
     place.server.faults = {}
     write_lines(place.folder / "metadata.jsonl", [])
-    assert place("--batch", "--aspect", "fidelity").code == 3
+    assert place("--batch-api", "--aspect", "fidelity").code == 3
     by_prompt = {record["prompt_id"]: record for record in place.records}
     assert "9 Superb" in by_prompt["p0"]["raw"]
     assert "9 Superb" in by_prompt["p2"]["raw"]
@@ -300,7 +300,7 @@ def test_an_answer_is_not_mended_where_the_pictures_are_not_what_they_were(place
 def test_a_second_try_that_meets_a_fault_loses_no_answer(place: Place) -> None:
     """The answers of the batch were paid for, and so are the second tries that others get."""
     place.server.faults = {"out_of_range": 1.0}
-    place("--batch", "--aspect", "fidelity")
+    place("--batch-api", "--aspect", "fidelity")
     place.server.finish_all()
     place.server.faults = {}
     first: list[str] = []
@@ -313,7 +313,7 @@ def test_a_second_try_that_meets_a_fault_loses_no_answer(place: Place) -> None:
         return place.server._default(body)
 
     place.server.answer = breaks_one
-    ended = place("--batch", "--aspect", "fidelity")
+    ended = place("--batch-api", "--aspect", "fidelity")
     assert ended.code == 3
     assert "Traceback" not in ended.err
     failed = [record for record in place.records if "failed" in record]
@@ -323,7 +323,7 @@ def test_a_second_try_that_meets_a_fault_loses_no_answer(place: Place) -> None:
 
 
 def test_a_server_that_never_answers_is_not_waited_for_for_ever(place: Place) -> None:
-    place("--batch")
+    place("--batch-api")
     place.server.finish_all()
     handled = place.server._one
     left = [1]
@@ -336,19 +336,19 @@ def test_a_server_that_never_answers_is_not_waited_for_for_ever(place: Place) ->
         return await handled(request, entry)
 
     place.server._one = silent  # type: ignore[method-assign]
-    assert place("--batch", "--timeout", "2").code == 0
+    assert place("--batch-api", "--timeout", "2").code == 0
     assert len(place.known) == 12
 
 
 def test_the_input_may_grow_and_what_was_asked_is_recorded_as_it_was_asked(place: Place) -> None:
     records = draw(place.folder, prompts=5)
     write_lines(place.folder / "metadata.jsonl", records[:4])
-    place("--batch")
+    place("--batch-api")
     changed = [{**record, "split": "test"} if record["prompt_id"] == "p0" else record for record in records]
     write_lines(place.folder / "metadata.jsonl", changed[:2] + changed[4:])  # p1 has gone, p0 has changed
-    grown = place("--batch")
-    assert "2 batches: 1 under way (0 of 8 requests done), 1 new (12 requests)" in grown.err
-    place.until_done("--batch")
+    grown = place("--batch-api")
+    assert "2 batches: 1 pending (0 of 8 requests done), 1 new (12 requests)" in grown.err
+    place.until_done("--batch-api")
     assert sorted(Counter(record["prompt_id"] for record in place.records).items()) == [
         (f"p{number}", 4) for number in range(5)
     ]
@@ -361,19 +361,19 @@ def test_files_are_as_large_as_the_server_takes_them(place: Place, limit: str) -
     if limit == "requests":
         place.server.max_batch_requests = 5
         limits, sizes = {"MOST_REQUESTS": 5}, [5, 5, 2]
-        place("--batch", limits=limits)
+        place("--batch-api", limits=limits)
         assert [len(place.server.lines(batch)) for batch in place.server.batches] == sizes
     else:
         place("--batch-file", "sizes.jsonl")
         largest = max(map(len, (place.folder / "sizes.jsonl").read_bytes().splitlines(keepends=True)))
         limits = {"MOST_BYTES": 3 * largest}
         place.server.max_file_bytes = 3 * largest
-        place("--batch", limits=limits)
+        place("--batch-api", limits=limits)
         contents = [place.server._contents[batch["input_file_id"]] for batch in place.server.batches]
         assert len(contents) <= 12 / 3 + 1
         assert all(len(content) <= 3 * largest for content in contents)
     assert all(batch["status"] == "in_progress" for batch in place.server.batches)
-    place.until_done("--batch", limits=limits)
+    place.until_done("--batch-api", limits=limits)
     assert len(place.known) == 12
 
 
@@ -389,45 +389,45 @@ def test_all_aspects_in_one_call_and_ties_compared_afterwards(place: Place) -> N
         return made
 
     place.server.answer = answer
-    place("--batch", "--all-aspects", "--break-ties")
+    place("--batch-api", "--all-aspects", "--break-ties")
     [batch] = place.server.batches
     names = [line["custom_id"] for line in place.server.lines(batch)]
     assert len(names) == 3
     assert all(len(name) <= 64 for name in names)
     place.server.finish_all()
-    second = place("--batch", "--all-aspects", "--break-ties")
+    second = place("--batch-api", "--all-aspects", "--break-ties")
     assert "1 collected (12 judgements), 1 new (24 requests)" in second.err, "both orders of each tie"
-    place.until_done("--batch", "--all-aspects", "--break-ties")
+    place.until_done("--batch-api", "--all-aspects", "--break-ties")
     assert Counter(record.get("mode", "list") for record in place.records) == {"list": 12, "pair": 24}
 
 
 def test_what_is_asked_again_is_recorded_again_though_it_is_there(place: Place) -> None:
     place.server.faults = {"400": 1.0}
-    place("--batch", "--aspect", "fidelity")
+    place("--batch-api", "--aspect", "fidelity")
     place.server.finish_all()
-    assert place("--batch", "--aspect", "fidelity").code == 3
+    assert place("--batch-api", "--aspect", "fidelity").code == 3
     assert [("failed" in record) for record in place.records] == [True] * 3
     place.server.faults = {}
-    place("--batch", "--aspect", "fidelity", "--retry", "failed")
+    place("--batch-api", "--aspect", "fidelity", "--retry", "failed")
     place.server.finish_all()
-    assert place("--batch", "--aspect", "fidelity").code == 0
+    assert place("--batch-api", "--aspect", "fidelity").code == 0
     assert [("failed" in record) for record in place.records] == [True] * 3 + [False] * 3
-    assert "nothing is to be asked" in place("--batch", "--aspect", "fidelity").err
+    assert "nothing is left to ask" in place("--batch-api", "--aspect", "fidelity").err
 
 
 def test_a_live_run_leaves_out_what_is_under_way(place: Place) -> None:
-    place("--batch", "--aspect", "fidelity")
+    place("--batch-api", "--aspect", "fidelity")
     live = place()
-    assert "3 requests under way in batches and left out" in live.err
+    assert "3 requests pending in batches and left out" in live.err
     assert {record["aspect"] for record in place.records} == {*ALL} - {"fidelity"}
-    place.until_done("--batch")
+    place.until_done("--batch-api")
     assert len(place.known) == 12
     assert sorted(place.server.billed().values()) == [1] * 12
 
 
 def test_money_is_put_aside_for_batches_across_runs(place: Place) -> None:
     (place.folder / "prices.toml").write_text(PRICES)
-    options = ("--batch", "--prices", "prices.toml", "--max-tokens", "100", "--max-cost")
+    options = ("--batch-api", "--prices", "prices.toml", "--max-tokens", "100", "--max-cost")
     assert place(*options, "0.001").code == 5
     assert not place.server.batches
     some = place(*options, "20")
@@ -451,12 +451,12 @@ def test_money_is_put_aside_for_batches_across_runs(place: Place) -> None:
 
 
 def test_max_requests_is_how_many_are_asked_for_by_one_run(place: Place) -> None:
-    assert place("--batch", "--max-requests", "5").code == 5
+    assert place("--batch-api", "--max-requests", "5").code == 5
     assert [len(place.server.lines(batch)) for batch in place.server.batches] == [5]
-    assert place("--batch", "--max-requests", "5").code == 5
+    assert place("--batch-api", "--max-requests", "5").code == 5
     place.server.finish_all()
-    place("--batch", "--max-requests", "5")
-    place.until_done("--batch")
+    place("--batch-api", "--max-requests", "5")
+    place.until_done("--batch-api")
     assert sorted(place.server.billed().values()) == [1] * 12
 
 
@@ -476,7 +476,7 @@ def test_faults_that_pass_are_waited_out_and_nothing_is_begun_twice(place: Place
         place.server.after = fails
     else:
         place.server.before = fails
-    place.until_done("--batch")
+    place.until_done("--batch-api")
     assert not left[0]
     assert len(place.server.batches) == 1
     assert len(place.known) == 12
@@ -484,7 +484,7 @@ def test_faults_that_pass_are_waited_out_and_nothing_is_begun_twice(place: Place
 
 def test_a_wrong_key_is_told_in_one_line_at_the_first_answer(place: Place) -> None:
     place.server.key = "another"
-    ended = place("--batch")
+    ended = place("--batch-api")
     assert ended.code == 2
     assert (
         ended.err.splitlines()[-1]
@@ -492,24 +492,24 @@ def test_a_wrong_key_is_told_in_one_line_at_the_first_answer(place: Place) -> No
     )
     assert len(place.server.log) == 1
     place.server.key = ""
-    place.until_done("--batch")
+    place.until_done("--batch-api")
     assert sorted(place.server.billed().values()) == [1] * 12
 
 
 def test_a_batch_that_is_not_valid_is_told_and_tried_once_more_and_not_for_ever(place: Place) -> None:
     place.server.max_batch_requests = 5
-    place("--batch")
-    once = place("--batch")
+    place("--batch-api")
+    once = place("--batch-api")
     assert once.code == 0
     assert "warning: batch batch_0: The file has 12 requests." in once.err
-    assert "1 not taken by the server, 1 new (12 requests)" in once.err
+    assert "1 rejected by the server, 1 new (12 requests)" in once.err
     for _ in range(2):
-        twice = place("--batch")
+        twice = place("--batch-api")
         assert twice.code == 2
-        assert "12 requests failed twice, in whole batches: The file has 12 requests." in twice.err
+        assert "12 requests failed twice, because whole batches failed: The file has 12 requests." in twice.err
     assert len(place.server.batches) == 2
     place.server.max_batch_requests = 12
-    place.until_done("--batch", "--retry", "failed")
+    place.until_done("--batch-api", "--retry", "failed")
     assert len(place.known) == 12
 
 
@@ -527,12 +527,12 @@ def test_a_server_that_takes_only_so_much_at_once_is_given_no_more(place: Place)
 
     place.server._problem = full  # type: ignore[method-assign]
     limits = {"MOST_REQUESTS": 4}
-    place("--batch", limits=limits)
+    place("--batch-api", limits=limits)
     assert [batch["status"] for batch in place.server.batches] == ["in_progress", "failed", "failed"]
-    seen = place("--batch", limits=limits)
-    assert "the server takes no more at once" in seen.err
+    seen = place("--batch-api", limits=limits)
+    assert "the server accepts no more batches now" in seen.err
     assert len(place.server.batches) == 3, "nothing is uploaded in vain"
-    place.until_done("--batch", limits=limits)
+    place.until_done("--batch-api", limits=limits)
     assert sorted(place.server.billed().values()) == [1] * 12
 
 
@@ -545,13 +545,13 @@ def test_a_server_that_takes_less_than_a_file_is_given_smaller_ones(place: Place
         return problem(rows, endpoint)
 
     place.server._problem = full  # type: ignore[method-assign]
-    place.until_done("--batch")
+    place.until_done("--batch-api")
     assert sorted(place.server.billed().values()) == [1] * 12
 
 
 def test_what_a_server_refuses_in_requests_is_left_out_of_the_next(place: Place) -> None:
     place.server.refuses_parameters = ["temperature", "max_completion_tokens"]
-    place.until_done("--batch")
+    place.until_done("--batch-api")
     assert len(place.known) == 12
     assert not any("failed" in record for record in place.records)
     last = place.server.lines(place.server.batches[-1])[0]["body"]
@@ -561,20 +561,20 @@ def test_what_a_server_refuses_in_requests_is_left_out_of_the_next(place: Place)
 
 
 def test_batches_of_another_model_are_left_to_it(place: Place) -> None:
-    place("--batch", "--aspect", "fidelity")
+    place("--batch-api", "--aspect", "fidelity")
     place.server.finish_all()
-    other = place("--batch", "--aspect", "fidelity", judge="openai:other")
+    other = place("--batch-api", "--aspect", "fidelity", judge="openai:other")
     assert "1 batch: 1 new (3 requests)" in other.err
-    place.until_done("--batch", "--aspect", "fidelity")
+    place.until_done("--batch-api", "--aspect", "fidelity")
     assert {record["annotator"] for record in place.records} == {"openai:judge"}
 
 
 def test_it_needs_a_judge_that_takes_batches_and_a_file(place: Place, run: Any) -> None:
-    assert "takes no batches" in place("--batch", judge="shapes").err
-    assert place("--batch", "--batch-file", "r.jsonl").code == 2
-    ended = run("annotate", "metadata.jsonl", "--annotator", "openai:judge", "--batch", env=place.env)
+    assert "does not support batches" in place("--batch-api", judge="shapes").err
+    assert place("--batch-api", "--batch-file", "r.jsonl").code == 2
+    ended = run("annotate", "metadata.jsonl", "--annotator", "openai:judge", "--batch-api", env=place.env)
     assert ended.code == 2
-    assert "--batch: goes with --out FILE" in ended.err
+    assert "--batch-api: needs --out FILE" in ended.err
 
 
 def test_a_dry_run_knows_the_price_and_what_is_under_way(place: Place) -> None:
@@ -584,9 +584,9 @@ def test_a_dry_run_knows_the_price_and_what_is_under_way(place: Place) -> None:
         ended = place("--dry-run", "--prices", "prices.toml", *more)
         return float(ended.err.split(" USD")[0].split()[-1])
 
-    assert dollars("--batch") == pytest.approx(dollars() / 2, abs=0.01)
-    place("--batch", "--aspect", "fidelity")
-    assert "9 calls" in place("--dry-run", "--batch").err
+    assert dollars("--batch-api") == pytest.approx(dollars() / 2, abs=0.01)
+    place("--batch-api", "--aspect", "fidelity")
+    assert "9 calls" in place("--dry-run", "--batch-api").err
 
 
 # Interrupts and kills ------------------------------------------------------------------------------------------------
@@ -602,10 +602,10 @@ def test_an_interrupt_leaves_all_in_order(place: Place, stable: Stable) -> None:
             os.kill(stable.running, signal.SIGINT)
 
     place.server.before = interrupts
-    ended = place("--batch", limits={"MOST_REQUESTS": 5})
+    ended = place("--batch-api", limits={"MOST_REQUESTS": 5})
     assert ended.code == 130, ended.err
     assert len(place.server.batches) <= 1
-    place.until_done("--batch", limits={"MOST_REQUESTS": 5})
+    place.until_done("--batch-api", limits={"MOST_REQUESTS": 5})
     assert sorted(place.server.billed().values()) == [1] * 12
     assert len(place.known) == 12
 
@@ -620,7 +620,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, stable: Stable) -> Iterator[
         folder = tmp_path_factory.mktemp("whole")
         draw(folder, prompts=3)
         place = Place(folder, server, stable)
-        place.until_done("--batch", limits=LIMITS)
+        place.until_done("--batch-api", limits=LIMITS)
         yield place, place.known
 
 
@@ -634,7 +634,7 @@ def anew(whole: Place, folder: Path, stable: Stable) -> Place:
 
 def go_on(place: Place, expected: set[bytes]) -> None:
     place.server.finish_all()
-    place.until_done("--batch", limits=LIMITS)
+    place.until_done("--batch-api", limits=LIMITS)
     assert place.known == expected
     assert sorted(place.server.billed().values()) == [1] * 12
     assert [path.name for path in place.state.iterdir()] == ["journal.jsonl"]
@@ -659,7 +659,7 @@ def test_killed_at_any_request_it_ends_as_if_it_had_not_been(
     try:
         codes = []
         while left[0] > 0:
-            ended = place("--batch", limits=LIMITS)
+            ended = place("--batch-api", limits=LIMITS)
             codes.append(ended.code)
             place.server.finish_all()
             if ended.code == 0 and "collects" not in ended.err:
@@ -679,7 +679,7 @@ def test_killed_at_any_write_it_ends_as_if_it_had_not_been(
     place = anew(original, tmp_path, stable)
     codes = []
     for _ in range(3):
-        codes.append(place("--batch", limits=LIMITS, kill=number).code)
+        codes.append(place("--batch-api", limits=LIMITS, kill=number).code)
         place.server.finish_all()
     assert -signal.SIGKILL in codes
     go_on(place, expected)
@@ -692,18 +692,18 @@ def test_killed_while_it_collects_it_ends_as_if_it_had_not_been(
     """Where some requests expired, so that it has to ask again too."""
     original, expected = whole
     place = anew(original, tmp_path, stable)
-    place("--batch", limits=LIMITS)
+    place("--batch-api", limits=LIMITS)
     place.server.finish_all(expire_share=0.3)
-    assert place("--batch", limits=LIMITS, kill=number).code == -signal.SIGKILL
-    place("--batch", limits=LIMITS, kill=number)
+    assert place("--batch-api", limits=LIMITS, kill=number).code == -signal.SIGKILL
+    place("--batch-api", limits=LIMITS, kill=number)
     go_on(place, expected)
 
 
 def test_a_kill_in_the_middle_of_a_line_of_the_journal_is_mended(place: Place) -> None:
-    place("--batch")
+    place("--batch-api")
     with (place.state / "journal.jsonl").open("ab") as file:
         file.write(b'{"batch":"abc","requ')
-    place.until_done("--batch")
+    place.until_done("--batch-api")
     assert sorted(place.server.billed().values()) == [1] * 12
 
 
@@ -758,7 +758,8 @@ def test_results_may_be_torn_foreign_and_there_twice(place: Place) -> None:
     out.write_bytes(b"".join([*lines[:4], foreign, lines[1], b"[]\n", lines[5][:40]]))
     read = place("--batch-file", "requests.jsonl")
     assert read.code == 0
-    assert "4 judgements; 8 requests without a result; 2 cut off, or no results; 2 of requests that are not" in read.err
+    assert "4 judgements; 8 requests without a result; 2 incomplete or invalid lines" in read.err
+    assert "; 2 results for unknown requests" in read.err
     assert "8 requests in requests.jsonl, 0 of them new" in read.err
     assert [line["custom_id"] for line in requests_in(place)] == [line["custom_id"] for line in asked[4:]]
     out.write_bytes(b"".join(lines))

@@ -1,9 +1,11 @@
 """How judgements turned out, by hand."""
 
+from collections import Counter
 from typing import Any, cast
 
 import pytest
 
+from vpctl.judging.preferences import latest
 from vpctl.judging.quality import measured, summarise
 from vpctl.records import Judgement
 
@@ -23,12 +25,12 @@ def test_levels_ties_slots_and_failures_are_counted() -> None:
     ]
     for number, record in enumerate(records):
         record["prompt_id"] = str(number)
-    found = measured(lambda: records)[("m", "x", "list")]
-    assert (found.judged, found.refused, found.failed) == (2, 1, 1)
+    found = measured(records)[("m", "x", "list")]
+    assert (found.judged, sum(found.refused.values), sum(found.failed.values)) == (2, 1, 1)
     assert found.levels == {5: 1, 3: 2, 1: 1, 2: 1, 4: 1}
-    assert (found.pairs, found.ties) == (6, 1)
+    assert (len(found.ties.values), sum(found.ties.values)) == (6, 1)
     # Shown first were the third of the one, 3, and the first of the other, 1; last the second, 3, and the third, 4.
-    assert found.slot_bias == pytest.approx((3 + 1) / 2 - (3 + 4) / 2)
+    assert found.slots.mean == pytest.approx((3 + 1) / 2 - (3 + 4) / 2)
 
 
 def test_of_what_was_asked_anew_the_last_counts_though_the_words_be_others() -> None:
@@ -37,8 +39,8 @@ def test_of_what_was_asked_anew_the_last_counts_though_the_words_be_others() -> 
         judged([], key="k", failed="x", image_ids=["a", "b"], order=[0, 1]),
         judged([4.0, 5.0], key="other"),
     ]
-    found = measured(lambda: records)[("m", "x", "list")]
-    assert (found.judged, found.failed, found.ties, found.compared) == (1, 0, 0, 0)
+    found = measured(latest(records, Counter()))[("m", "x", "list")]
+    assert (found.answers, found.judged, found.ties.values, found.flips.values) == (1, 1, [False], [])
     assert found.levels == {4: 1, 5: 1}
 
 
@@ -51,9 +53,9 @@ def test_preferences_that_turn_round_are_flips() -> None:
         judged([1.0, 5.0], ids="dc", key="5", repeat=2),
         judged([3.0, 3.0], ids="cd", key="6", repeat=3),
     ]
-    found = measured(lambda: records)[("m", "x", "list")]
+    found = measured(records)[("m", "x", "list")]
     # a and b are preferred as 1, -1, -1; c and d as 1, 1, and then neither.
-    assert (found.compared, found.flips) == (3, 1)
+    assert (len(found.flips.values), sum(found.flips.values)) == (3, 1)
 
 
 def test_annotators_aspects_and_modes_are_told_apart_and_people_need_no_key() -> None:
@@ -64,16 +66,16 @@ def test_annotators_aspects_and_modes_are_told_apart_and_people_need_no_key() ->
         judged([2.0, 1.0], annotator="n"),
         judged([2.0, 1.0], annotator="n"),
     ]
-    found = measured(lambda: records)
+    found = measured(records)
     assert list(found) == [("m", "x", "list"), ("m", "x", "pair"), ("m", "y", "list"), ("n", "x", "list")]
     assert found[("n", "x", "list")].judged == 2
 
 
 def test_nothing_is_divided_by_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert measured(list) == {}
+    assert measured([]) == {}
     records = [judged([3.0], key="1"), judged([], refused="no", key="2", aspect="y")]
-    assert measured(lambda: records)[("m", "x", "list")].slot_bias is None
-    summarise(lambda: records)
+    assert measured(records)[("m", "x", "list")].slots.mean is None
+    summarise(measured(records))
     said = capsys.readouterr().err
     assert "Judged by m" in said
     assert "100%" in said
@@ -90,7 +92,7 @@ def test_a_table_fits_into_a_narrow_terminal(
         for number in range(100)
         for repeat, order in ((1, [0, 1, 2, 3, 4, 5]), (2, [5, 4, 3, 2, 1, 0]))
     ]
-    summarise(lambda: [*there_and_back, judged([], failed="what"), judged([0.1, -7.3], annotator="reward:clip")])
+    summarise(measured([*there_and_back, judged([], failed="what"), judged([0.1, -7.3], annotator="reward:clip")]))
     title, *_, first, second, _, other, _, _, _, rewards, _ = capsys.readouterr().err.splitlines()
     assert title.strip() == "Judged by m, list; 1 of 201 failed"
     assert [cell.strip() for cell in first.split("│")[1:-1]] == (

@@ -65,30 +65,30 @@ def test_a_level_may_be_said_in_more_ways_than_one(level: object) -> None:
     ],
 )
 def test_a_level_that_is_none_or_could_be_two_is_no_answer(level: object) -> None:
-    with pytest.raises(Unusable, match="of picture A is none of the levels 1 Bad, 2 Poor"):
+    with pytest.raises(Unusable, match="of picture A is not one of the levels 1 Bad, 2 Poor"):
         verdicts(Kind((NAMED,), "list", 1), {"A": {"rationale": "x", "level": level}})
 
 
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        ({}, "says nothing of picture A"),
-        ({key: value for key, value in answer(1, 1, 1).items() if key != "C"}, "says nothing of picture C"),
-        ({**answer(1, 1, 1), "B": 2}, "says nothing of picture B"),
-        ({**answer(1, 1, 1), "B": [2]}, "says nothing of picture B"),
-        ({**answer(1, 1, 1), "D": {"rationale": "x", "level": 1}}, "speaks of a picture D, and there is none"),
+        ({}, "does not mention picture A"),
+        ({key: value for key, value in answer(1, 1, 1).items() if key != "C"}, "does not mention picture C"),
+        ({**answer(1, 1, 1), "B": 2}, "does not mention picture B"),
+        ({**answer(1, 1, 1), "B": [2]}, "does not mention picture B"),
+        ({**answer(1, 1, 1), "D": {"rationale": "x", "level": 1}}, "mentions a picture D, which does not exist"),
         ({**answer(1, 1, 1), "A": {"level": 1}}, "no rationale for picture A"),
         ({**answer(1, 1, 1), "A": {"level": 1, "rationale": " \n"}}, "no rationale for picture A"),
         ({**answer(1, 1, 1), "A": {"level": 1, "rationale": 7}}, "no rationale for picture A"),
-        ({**answer(1, 1, 1), "A": {"rationale": "x"}}, "'None' of picture A is none"),
-        ({key: value for key, value in answer(1, 1, 1).items() if key != "ranking"}, "'ranking' is to name"),
-        (answer(1, 1, 1, ranking="ABC"), "'ranking' is to name each of A, B, C once"),
-        (answer(1, 1, 1, ranking=[]), "'ranking' is to name"),
-        (answer(1, 1, 1, ranking=["A", "B"]), "'ranking' is to name"),
-        (answer(1, 1, 1, ranking=["A", "B", "B"]), "'ranking' is to name"),
-        (answer(1, 1, 1, ranking=["A", "B", "C", "C"]), "'ranking' is to name"),
-        (answer(1, 1, 1, ranking=["A", "B", "D"]), "'ranking' is to name"),
-        (answer(1, 1, 1, ranking=[0, 1, 2]), "'ranking' is to name"),
+        ({**answer(1, 1, 1), "A": {"rationale": "x"}}, "'None' of picture A is not one of the levels"),
+        ({key: value for key, value in answer(1, 1, 1).items() if key != "ranking"}, "'ranking' must name"),
+        (answer(1, 1, 1, ranking="ABC"), "'ranking' must name each of A, B, C once"),
+        (answer(1, 1, 1, ranking=[]), "'ranking' must name"),
+        (answer(1, 1, 1, ranking=["A", "B"]), "'ranking' must name"),
+        (answer(1, 1, 1, ranking=["A", "B", "B"]), "'ranking' must name"),
+        (answer(1, 1, 1, ranking=["A", "B", "C", "C"]), "'ranking' must name"),
+        (answer(1, 1, 1, ranking=["A", "B", "D"]), "'ranking' must name"),
+        (answer(1, 1, 1, ranking=[0, 1, 2]), "'ranking' must name"),
         (answer(1, 2, 1, ranking=["A", "B", "C"]), "puts picture A before B, which has the higher level"),
         (answer(5, 1, 2, ranking=["A", "B", "C"]), "puts picture B before C, which has the higher level"),
     ],
@@ -254,5 +254,5 @@ def test_every_aspect_of_the_package_is_asked_for_with_its_levels() -> None:
 
 def test_more_pictures_than_letters_are_too_many() -> None:
     assert len(Kind((PLAIN,), "list", 26).letters) == 26
-    with pytest.raises(Unusable, match="27 pictures are too many for one question; 26 is the most"):
+    with pytest.raises(Unusable, match="27 pictures are too many for one question; the maximum is 26"):
         template(Kind((PLAIN,), "list", 27))

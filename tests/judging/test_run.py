@@ -198,7 +198,7 @@ def infinite(prompt: str, pictures: list[PIL.Image], aspect: Aspect) -> Verdicts
         (failing, "the server is tired"),
         (unequal, "the annotator gave 1 score for 2 pictures"),
         (wordless, "the annotator gave 0 rationales for 2 pictures"),
-        (infinite, "the annotator gave nan, which is no score"),
+        (infinite, "the annotator gave nan, which is not a valid score"),
     ],
 )
 def test_a_call_that_fails_is_counted_reported_and_left_out(

@@ -154,27 +154,27 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "NaN": (text_of("config.json", '{"model_type": "blip", "x": NaN}'), "NaN is not a number"),
     "no type": (config_with(model_type=None), "config.json: has no model_type"),
-    "a type of number": (config_with(model_type=3), "config.json: model_type is 3; it has to be a text"),
-    "another type": (config_with(model_type="bert"), "a bert model; reward models begin as blip or clip"),
+    "a type of number": (config_with(model_type=3), "config.json: model_type is 3; it must be a text"),
+    "another type": (config_with(model_type="bert"), "a bert model; a reward model must start from blip or clip"),
     "text for a number": (
         part_with("text_config", hidden_size="128"),
-        'config.json: hidden_size is "128"; it has to be an integer from 1 to 16777216',
+        'config.json: hidden_size is "128"; it must be an integer from 1 to 16777216',
     ),
     "negative": (part_with("text_config", vocab_size=-3), "config.json: vocab_size is -3"),
     "true": (part_with("vision_config", patch_size=True), "config.json: patch_size is true"),
     "no end of layers": (part_with("text_config", num_hidden_layers=10**9), "from 1 to 4096"),
-    "a rate of text": (part_with("text_config", layer_norm_eps="x"), 'layer_norm_eps is "x"; it has to be a number'),
+    "a rate of text": (part_with("text_config", layer_norm_eps="x"), 'layer_norm_eps is "x"; it must be a number'),
     "uneven heads": (
         part_with("text_config", num_attention_heads=3),
         "hidden_size 128 is not a multiple of num_attention_heads 3",
     ),
-    "a part of text": (config_with(text_config="x"), 'text_config is "x"; it has to be an object'),
+    "a part of text": (config_with(text_config="x"), 'text_config is "x"; it must be an object'),
     "no tokenizer": (without("tokenizer.json", "tokenizer_config.json"), "it has no tokenizer (tokenizer.json)"),
     "a tokenizer's config alone": (without("tokenizer.json"), "it has no tokenizer (tokenizer.json)"),
-    "a tokenizer of nothing": (text_of("tokenizer.json", "{}"), "tokenizer.json: is no tokenizer"),
+    "a tokenizer of nothing": (text_of("tokenizer.json", "{}"), "tokenizer.json: is not a tokenizer"),
     "a limit of keys": (
         lambda folder: change(folder / "tokenizer_config.json", model_max_length={"a": 0}),
-        'tokenizer_config.json: model_max_length is {"a": 0}; it has to be a positive number',
+        'tokenizer_config.json: model_max_length is {"a": 0}; it must be a positive number',
     ),
     "a misspelt key of a token": (
         lambda folder: change(folder / "tokenizer.json", added_tokens=[{"id": 0, "content": "[PAD]", "lstripp": True}]),
@@ -183,7 +183,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no preprocessor": (without("preprocessor_config.json"), "there is no image processor in it"),
     "a preprocessor of sound": (
         text_of("preprocessor_config.json", '{"feature_extractor_type": "Wav2Vec2FeatureExtractor"}'),
-        'feature_extractor_type is "Wav2Vec2FeatureExtractor", which prepares no pictures',
+        'feature_extractor_type is "Wav2Vec2FeatureExtractor", which does not process pictures',
     ),
     "other pictures": (
         lambda folder: change(folder / "preprocessor_config.json", size={"height": 384, "width": 384}),
@@ -196,15 +196,15 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a list of other pictures": (part_with("vision_config", image_size=[48, 32]), "the model takes 48 × 32"),
     "pictures of text": (
         part_with("vision_config", image_size={"height": "x"}),
-        'config.json: image_size is ["x"]; it has to be sides in pixels',
+        'config.json: image_size is ["x"]; it must be sides in pixels',
     ),
-    "an object of classes": (config_with(architectures={"a": 1}), 'architectures is {"a": 1}; it has to be a list of'),
-    "a number of classes": (config_with(architectures=5), "architectures is 5; it has to be a list of texts"),
-    "endless blocks": (config_with(block_out_channels=[8] * 20_000), "it has to have at most 16 values"),
-    "endless layers": (config_with(num_attention_heads=[8] * 5000), "it has to have at most 4096 values"),
+    "an object of classes": (config_with(architectures={"a": 1}), 'architectures is {"a": 1}; it must be a list of'),
+    "a number of classes": (config_with(architectures=5), "architectures is 5; it must be a list of texts"),
+    "endless blocks": (config_with(block_out_channels=[8] * 20_000), "it must have at most 16 values"),
+    "endless layers": (config_with(num_attention_heads=[8] * 5000), "it must have at most 4096 values"),
     "two colours": (
         lambda folder: change(folder / "preprocessor_config.json", image_mean=[0.5, 0.5]),
-        "image_mean is [0.5, 0.5]; it has to be three numbers",
+        "image_mean is [0.5, 0.5]; it must be three numbers",
     ),
     "no deviation": (
         lambda folder: change(folder / "preprocessor_config.json", image_std=[0.5, 0, 0.5]),
@@ -228,7 +228,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "an absolute part": (sharded({"a": "/etc/passwd"}), "names a file outside the folder"),
     "a variant alone": (
         lambda folder: (folder / "model.safetensors").rename(folder / "model.fp16.safetensors"),
-        "only a variant of its weights is there (model.fp16.safetensors); rename it to model.safetensors in a copy",
+        "only a variant of its weights exists (model.fp16.safetensors); rename it to model.safetensors in a copy",
     ),
     "no map": (sharded({}), "has no weight_map"),
     "a map of numbers": (sharded({"a": 1}), "has no weight_map"),
@@ -325,7 +325,7 @@ PIPELINES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a component of three": (
         lambda folder: change(folder / "model_index.json", unet=["a", "b", "c"]),
-        'unet is ["a", "b", "c"]; it has to be a library and a class',
+        'unet is ["a", "b", "c"]; it must be a library and a class',
     ),
     "an unknown component": (
         lambda folder: change(folder / "model_index.json", unet=["diffusers", "NoSuchModel"]),
@@ -366,8 +366,8 @@ def test_what_is_wrong_with_a_pipeline_is_said(
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("generate prompts.txt --size 33x32", "--size 33x32: each side is a multiple of 8 pixels, as 32 or 40"),
-        ("generate prompts.txt --size 32x4", "--size 32x4: each side is a multiple of 8 pixels, as 8"),
+        ("generate prompts.txt --size 33x32", "--size 33x32: each side must be a multiple of 8 pixels, as 32 or 40"),
+        ("generate prompts.txt --size 32x4", "--size 32x4: each side must be a multiple of 8 pixels, as 8"),
         ("generate prompts.txt --size 8000x32", "8000 pixels are more than 8 times the 32 that the model draws"),
         ("generate prompts.txt --adapter nowhere", "--adapter nowhere: there is no such folder"),
         ("generate prompts.txt --adapter prompts.txt", "--adapter prompts.txt: is not a folder"),
@@ -405,7 +405,7 @@ def test_the_scale_of_a_reward_is_two_numbers(place: Path, capfd: pytest.Capture
     folder = sound("reward", place / "rm")
     for text in ('{"mean": NaN, "std": 1}', '{"mean": 0, "std": 0}', '{"mean": 0, "std": -1}', "[]", "[" * 100_000):
         (folder / "reward.json").write_text(text)
-        assert "not an object with the numbers mean and std" in error_of(
+        assert "must be an object with the numbers mean and std" in error_of(
             "score metadata.jsonl --reward vp:FOLDER", folder, capfd
         )
 
@@ -414,9 +414,11 @@ def test_an_unsafe_classifier_has_a_label_for_it(place: Path, capfd: pytest.Capt
     folder = sound("unsafe", place / "moods")
     change(folder / "config.json", id2label={"0": "glad", "1": "sad"})
     said = error_of("polish prompts.txt --unsafe-model FOLDER", folder, capfd)
-    assert "its labels are glad, sad; one of them has to be nsfw, sexual_explicit" in said
+    assert "its labels are glad, sad; one of them must be nsfw, sexual_explicit" in said
     change(folder / "config.json", architectures=["BertModel"])
-    assert "a BertModel, which is no classifier" in error_of("polish prompts.txt --unsafe-model FOLDER", folder, capfd)
+    assert "a BertModel, which is not a classifier" in error_of(
+        "polish prompts.txt --unsafe-model FOLDER", folder, capfd
+    )
 
 
 LISTING = """

@@ -144,7 +144,9 @@ def test_no_code_runs_even_if_nobody_inspects_the_folder(
     for opens in OPEN[use]:
         said = said_by(opens, folder)
         assert not said or (said.startswith("x: ") and "\n" not in said)
-        assert spoil.__name__ not in NEVER or "which vpctl does not open" in said or "in one folder" in said, said
+        assert spoil.__name__ not in NEVER or "which vpctl does not open" in said or "single-folder pipeline" in said, (
+            said
+        )
     assert not (tmp_path / SENTINEL).exists()
     assert sys.stdin.read() == "y\n" * 20, "nothing was asked"
     assert capfd.readouterr() == ("", "")
@@ -181,7 +183,7 @@ def test_a_missing_weight_is_named(tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     del weights["itm_head.bias"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    assert complaint(folder) == "its weights are not all there: itm_head.bias is missing"
+    assert complaint(folder) == "its weights are incomplete: itm_head.bias is missing"
 
 
 def test_a_pipeline_does_not_make_weights_up(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_what_is_no_number_is_a_failure_and_no_score(value: float) -> None:
 
     found = list(scored(records(3), {"red": red, "mine": reward}, batch=8, open_picture=Album().open))
     assert [bool(one.failure) for one in found] == [False, True, False]
-    assert str(found[1].failure) == f"1: mine gave {value}, which is no score"
+    assert str(found[1].failure) == f"1: mine gave {value}, which is not a valid score"
     assert found[1].scores == {}
 
 
@@ -168,11 +168,11 @@ def test_a_picture_that_fails_is_left_out_and_tried_again(run: Run, tmp_path: Pa
     assert ended.code == 3
     assert ended.err == (
         f"vpctl score: warning: {hidden}: there is no such picture\n"
-        "vpctl score: 3 pictures written to scored.jsonl; 1 failed, and the same command tries them again\n"
+        "vpctl score: 3 pictures written to scored.jsonl; 1 failed; run the same command again to retry them\n"
     )
     hidden.write_bytes(picture)
     ended = run(*command)
-    assert ended == (0, "", "vpctl score: 1 picture written to scored.jsonl; 3 were there already\n")
+    assert ended == (0, "", "vpctl score: 1 picture written to scored.jsonl; 3 were already there\n")
     done = [record["image_id"] for record in lines((tmp_path / "scored.jsonl").read_text())]
     assert sorted(done) == sorted(record["image_id"] for record in records)
 
@@ -210,5 +210,5 @@ def test_a_silent_pipe_does_not_hold_up_an_interrupt(tmp_path: Path, plugin: Plu
         assert stage.stderr
         said = stage.stderr.read().decode()
         assert stage.wait(20) == 130
-    way_on = "interrupted; the records written so far are whole"
+    way_on = "interrupted; the records written so far are complete"
     assert said == f"vpctl score: {way_on}\n"

@@ -129,7 +129,7 @@ def test_a_reference_to_a_character_of_many_digits_is_taken_away() -> None:
 
 def test_a_rewrite_that_is_too_long_is_rejected_unseen() -> None:
     found = faith.checked("a cat", "a cat " * LONGEST_PROMPT, "cruel")
-    assert found == ("", "cruel", f"too long: {6 * LONGEST_PROMPT} characters; the most is {LONGEST_PROMPT}")
+    assert found == ("", "cruel", f"too long: {6 * LONGEST_PROMPT} characters; the maximum is {LONGEST_PROMPT}")
 
 
 @pytest.mark.parametrize("ending", ["s", "x", ""])

@@ -69,12 +69,12 @@ def test_what_is_no_classifier_of_the_unsafe_is_told_so(tmp_path: Path) -> None:
     assert complaint("./nowhere") == "--unsafe-model ./nowhere: there is no such folder"
     moods = saved(tmp_path / "moods", ["glad", "sad"])
     assert complaint(moods) == (
-        f"--unsafe-model {moods}: its labels are glad, sad; one of them has to be "
+        f"--unsafe-model {moods}: its labels are glad, sad; one of them must be "
         "nsfw, sexual_explicit, toxic, toxicity, unsafe"
     )
     bare = str(tmp_path / "bare")
     BertModel(config(DETOXIFY)).save_pretrained(bare)
     AutoTokenizer.from_pretrained(SHAPES_BACKBONE).save_pretrained(bare)
-    assert complaint(bare) == f"--unsafe-model {bare}: a BertModel, which is no classifier"
+    assert complaint(bare) == f"--unsafe-model {bare}: a BertModel, which is not a classifier"
     (tmp_path / "empty").mkdir()
     assert complaint(str(tmp_path / "empty")) == f"--unsafe-model {tmp_path / 'empty'}: there is no config.json in it"

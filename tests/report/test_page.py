@@ -214,7 +214,7 @@ def test_a_picture_that_cannot_be_opened_leaves_a_cell_that_says_why(tmp_path: P
     page = Page(target)
     assert len(page.all("div", **{"class": "missing"})) == 3
     assert len(page.all("img")) == 3
-    for reason in ("there is no such picture", "not a picture", "lies outside the folders allowed"):
+    for reason in ("there is no such picture", "not a picture", "is outside the allowed folders"):
         assert reason in page.text
 
 
@@ -309,7 +309,7 @@ def test_the_summary_names_prompts_where_each_gave_one_comparison(tmp_path: Path
 
 def test_accuracy_and_agreement_are_told_too(target: Path) -> None:
     web_page.write(str(target), title="Accuracy", reports=[accuracy()])
-    assert "clip prefers what was preferred in 71.2 % of 1,200 pairs (interval 68.0 % to 74.4 %)" in Page(target).text
+    assert "clip prefers the chosen picture in 71.2 % of 1,200 pairs (interval 68.0 % to 74.4 %)" in Page(target).text
     report = accuracy(metric="agreement", baseline="people", aspect="fidelity", low=0.4)
     web_page.write(str(target), title="Agreement", reports=[report])
     said = (
@@ -479,9 +479,9 @@ def test_a_run_without_metrics(tmp_path: Path, target: Path) -> None:
     ("line", "message"),
     [
         ("loss 0.5", r"metrics.jsonl:2: not JSON"),
-        ("[1, 2]", r"metrics.jsonl:2: a line of metrics is an object with a 'step'"),
-        ('{"loss": 0.5}', r"metrics.jsonl:2: a line of metrics is an object with a 'step'"),
-        ('{"step": NaN}', r"metrics.jsonl:2: a line of metrics is an object with a 'step'"),
+        ("[1, 2]", r"metrics.jsonl:2: a line of metrics must be an object with a number 'step'"),
+        ('{"loss": 0.5}', r"metrics.jsonl:2: a line of metrics must be an object with a number 'step'"),
+        ('{"step": NaN}', r"metrics.jsonl:2: a line of metrics must be an object with a number 'step'"),
         ('{"step": 2, "loss": "low"}', r"metrics.jsonl:2: 'loss' is not a number"),
     ],
 )

@@ -138,8 +138,8 @@ def test_the_packaged_backbone_knows_what_it_sees() -> None:
     [
         ("model.safetensors", b"cut off", "is not a whole safetensors file"),
         ("config.json", b"[]", "is not a JSON object"),
-        ("reward.json", b'{"mean": 1}', "not an object with the numbers mean and std"),
-        ("reward.json", b'{"mean": 1', "not an object with the numbers mean and std"),
+        ("reward.json", b'{"mean": 1}', "must be an object with the numbers mean and std"),
+        ("reward.json", b'{"mean": 1', "must be an object with the numbers mean and std"),
     ],
 )
 def test_a_spoilt_folder_is_said_to_be_so(blip: Path, tmp_path: Path, file: str, content: bytes, message: str) -> None:

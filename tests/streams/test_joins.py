@@ -69,9 +69,9 @@ def test_an_image_id_is_one_picture_wherever_it_was_copied_or_moved(tmp_path: Pa
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        ({"image_ids": ["1", "1"]}, "image_id '1' is twice in one judgement"),
-        ({"ranking": [0, 0]}, "'ranking' of a judgement has every index into its 2 image_ids once"),
-        ({"ranking": [1, 2]}, "'ranking' of a judgement has every index into its 2 image_ids once"),
+        ({"image_ids": ["1", "1"]}, "image_id '1' occurs twice in one judgement"),
+        ({"ranking": [0, 0]}, "'ranking' of a judgement must have every index into its 2 image_ids once"),
+        ({"ranking": [1, 2]}, "'ranking' of a judgement must have every index into its 2 image_ids once"),
     ],
 )
 def test_a_judgement_agrees_with_itself(more: dict[str, Any], why: str) -> None:

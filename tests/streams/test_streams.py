@@ -564,7 +564,7 @@ def test_the_old_file_survives_an_error_and_a_kill_and_what_they_leave_does_not_
 def test_a_replacement_takes_the_place_of_records_only(tmp_path: Path) -> None:
     for name, content in {"a.png": b"\x89PNG\r\n", "notes.jsonl": b"notes\n", "list.json": b"[1]\n"}.items():
         (tmp_path / name).write_bytes(content)
-        reason = "holds something else than records; name another file with --out"
+        reason = "holds something other than records; name another file with --out"
         assert complaint(partial(Replacement, str(tmp_path / name))) == f"{tmp_path / name}: {reason}"
         assert (tmp_path / name).read_bytes() == content
     for content in (b"", b" \n", b'{"a": 1}\n'):
@@ -626,8 +626,8 @@ def test_an_output_that_cannot_be_is_refused_in_one_line(tmp_path: Path, run: Ru
     write_lines(tmp_path / "in.jsonl", [])
     for target, reason in {
         "folder": "is a folder; name a file in it, such as folder/out.jsonl",
-        "file/out.jsonl": "file is a file and no folder",
-        "file/deep/out.jsonl": "file/deep is a file and no folder",
+        "file/out.jsonl": "file is a file, not a folder",
+        "file/deep/out.jsonl": "file/deep is a file, not a folder",
         "closed/new.jsonl": "permission denied",
         "closed/old.jsonl": "permission denied",
         "closed/deep/new.jsonl": "permission denied",
@@ -689,14 +689,14 @@ def test_what_fits_on_a_full_disk_is_kept_and_the_same_command_goes_on(tmp_path:
 
     ended = judge(full, target)
     assert ended.returncode == 2
-    kept = "the records before are kept, and the same command goes on"
+    kept = "earlier records are kept; run the same command again to resume"
     assert ended.stderr == f"vpctl annotate: error: {target}: file too large; {kept}\n"
     assert target.stat().st_size == 1500
     whole = target.read_text().splitlines()[:-1]
     assert 2 <= len(whole) < 12
     ended = judge(None, target)
     assert ended.returncode == 0
-    assert f"{12 - len(whole)} judgements written to {target}; {len(whole)} were there already" in ended.stderr
+    assert f"{12 - len(whole)} judgements written to {target}; {len(whole)} were already there" in ended.stderr
     assert judge(None, tmp_path / "uninterrupted.jsonl").returncode == 0
     everything = (tmp_path / "uninterrupted.jsonl").read_bytes()
     assert sorted(target.read_bytes().splitlines()) == sorted(everything.splitlines())
@@ -840,7 +840,7 @@ def test_prompts_are_not_added_to_a_file_of_something_else(tmp_path: Path, recor
 def test_a_prompt_oversized_to_draw_or_judge_is_refused_where_it_is_not_polished(tmp_path: Path, run: Run) -> None:
     long = "x" * (LONGEST_PROMPT + 1)
     write_lines(tmp_path / "in.jsonl", [{"prompt": "x" * LONGEST_PROMPT}, {"prompt": long}])
-    reason = "the prompt has 10001 characters; the most is 10000: shorten it, or leave the record out"
+    reason = "the prompt has 10001 characters; the maximum is 10000: shorten it, or leave the record out"
     reader = read_prompts(str(tmp_path / "in.jsonl"), oversized)
     assert len(next(reader)["prompt"]) == LONGEST_PROMPT
     assert complaint(lambda: next(reader)) == f"{tmp_path}/in.jsonl:2: {reason}"

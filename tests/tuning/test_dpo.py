@@ -31,8 +31,8 @@ def true_pairs(rendered: Rendered) -> list[Preference]:
 def run_dpo(
     policy: StableDiffusion, rendered: Rendered, folder: Path, pairs: list[Preference] | None = None, **config: object
 ) -> None:
-    settings = DPOConfig(**{"steps": 4, "batch": 4, "accumulate": 2, "warmup": 0, "preview_every": 0, **config})  # type: ignore[arg-type]
-    asked = {"steps": settings.steps}
+    settings = DPOConfig(**{"max_steps": 4, "batch": 4, "accumulate": 2, "warmup": 0, "preview_every": 0, **config})  # type: ignore[arg-type]
+    asked = {"max_steps": settings.max_steps}
     with Run(str(folder), asked, ALONE) as run:
         train(
             policy,
@@ -100,8 +100,8 @@ def test_one_by_one_accumulated_is_the_same_as_all_at_once(
     packaged: StableDiffusionPipeline, rendered: Rendered, tmp_path: Path
 ) -> None:
     together, singly = new_policy(packaged), new_policy(packaged)
-    run_dpo(together, rendered, tmp_path / "together", batch=8, accumulate=1, steps=2)
-    run_dpo(singly, rendered, tmp_path / "singly", batch=1, accumulate=8, steps=2)
+    run_dpo(together, rendered, tmp_path / "together", batch=8, accumulate=1, max_steps=2)
+    run_dpo(singly, rendered, tmp_path / "singly", batch=1, accumulate=8, max_steps=2)
     # AdamW divides by the size of the gradient: of one near zero, rounding alone may turn a step of 1e-4 a little.
     differences = [
         (ours - theirs).detach().abs() for ours, theirs in zip(together.trainable, singly.trainable, strict=True)
@@ -118,7 +118,15 @@ def test_it_learns_what_is_preferred_and_not_what_is_not(
     for name, shown in (("true", pairs), ("swapped", [Preference(b, a, prompt) for a, b, prompt in pairs])):
         policy = new_policy(packaged)
         run_dpo(
-            policy, rendered, tmp_path / name, shown, steps=12, batch=12, accumulate=1, learning_rate=1e-3, beta=500.0
+            policy,
+            rendered,
+            tmp_path / name,
+            shown,
+            max_steps=12,
+            batch=12,
+            accumulate=1,
+            learning_rate=1e-3,
+            beta=500.0,
         )
         asked = noised_pairs(policy, policy.encode(rendered[1]), pairs * 4, 0.0, torch.Generator().manual_seed(77))
         with torch.no_grad():
@@ -131,14 +139,14 @@ def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(
     packaged: StableDiffusionPipeline, rendered: Rendered, tmp_path: Path
 ) -> None:
     whole, first = new_policy(packaged), new_policy(packaged)
-    run_dpo(whole, rendered, tmp_path / "whole", steps=6, save_every=2)
+    run_dpo(whole, rendered, tmp_path / "whole", max_steps=6, save_every=2)
 
-    config = DPOConfig(steps=6, batch=4, accumulate=2, warmup=0, preview_every=0, save_every=2)
+    config = DPOConfig(max_steps=6, batch=4, accumulate=2, warmup=0, preview_every=0, save_every=2)
     arguments = first.encode(rendered[1]), true_pairs(rendered), config
-    with pytest.raises(Killed), Mortal(tmp_path / "cut", {"steps": 6}, last=5) as run:
+    with pytest.raises(Killed), Mortal(tmp_path / "cut", {"max_steps": 6}, last=5) as run:
         train(first, *arguments, run, seed=0, preview=lambda _: None)
     again = new_policy(packaged, seed=5)
-    with Run(str(tmp_path / "cut"), {"steps": 6}, ALONE) as run:
+    with Run(str(tmp_path / "cut"), {"max_steps": 6}, ALONE) as run:
         assert run.resumes
         assert run.saved == 4
         train(again, *arguments, run, seed=0, preview=lambda _: None)

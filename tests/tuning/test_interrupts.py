@@ -69,7 +69,7 @@ TRAININGS = {
         ["model.safetensors", "reward.json", "README.md", "tokenizer.json"],
     ),
     "tune-dpo": Training(
-        f"tune-dpo pairs.jsonl -m shapes:small --steps {6 * INTERRUPTS} --batch 2 --accumulate 2 --save-every 1000 "
+        f"tune-dpo pairs.jsonl -m shapes:small --max-steps {6 * INTERRUPTS} --batch 2 --accumulate 2 --save-every 1000 "
         "--preview-every 0".split(),
         ["pytorch_lora_weights.safetensors"],
     ),

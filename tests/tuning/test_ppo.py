@@ -215,7 +215,7 @@ def test_a_reward_that_is_no_number_ends_the_run_before_it_spoils_the_weights(
     monkeypatch.setattr(
         "tests.tuning.test_ppo.brightness", lambda pixels, prompts: torch.full((len(pixels),), math.nan)
     )
-    with pytest.raises(UserError, match="gave nan, which is no reward"):
+    with pytest.raises(UserError, match="gave nan, which is not a valid reward"):
         run_ppo(policy, tmp_path)
     assert all(torch.equal(weight, other) for weight, other in zip(policy.trainable, before, strict=True))
 

@@ -233,7 +233,7 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(
     begun(tmp_path / "run")
     file = tmp_path / "run/checkpoint.pt"
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(UserError, match=r"run/checkpoint\.pt: is damaged, .*: restore it, or remove it to start over"):
+    with pytest.raises(UserError, match=r"run/checkpoint\.pt: is damaged, .*; restore it, or remove it to start over"):
         Run(str(tmp_path / "run"), {"beta": 2.0}, ALONE)
     assert not Path("evil").exists()
     file.unlink()
@@ -262,7 +262,7 @@ def test_what_fits_nowhere_or_lies_beyond_the_end_is_damage_too(tmp_path: Path) 
 def test_damaged_options_are_named_and_stay(tmp_path: Path, content: bytes) -> None:
     begun(tmp_path)
     (tmp_path / "run.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"run\.json: is damaged, .*: restore it, or name another folder"):
+    with pytest.raises(UserError, match=r"run\.json: is damaged: .*; restore it, or name another folder"):
         Run(str(tmp_path), {"beta": 2.0}, ALONE)
     assert (tmp_path / "run.json").read_bytes() == content
     assert (tmp_path / "checkpoint.pt").exists()
@@ -283,7 +283,10 @@ def test_broken_metrics_are_put_aside_and_cost_no_training(
         assert run.step == 2
     assert file.read_bytes() == good
     assert (tmp_path / "metrics.damaged-1.jsonl").read_bytes() == first + bad + second
-    assert "metrics.jsonl:2: is damaged; its good lines are kept, and a copy of it is" in capsys.readouterr().err
+    assert (
+        "metrics.jsonl:2: is damaged; its valid lines are kept, and the damaged file is copied to"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("tail", [b'{"step":3,"lo', b"\0\0\0\0", b'{"step":3,"loss":0.1}\n'])
@@ -307,7 +310,7 @@ def test_a_run_that_has_ended_and_lost_its_results_is_no_success(tmp_path: Path,
         (tmp_path / "weights").unlink()
     else:
         (tmp_path / ".ended").write_bytes(b"")
-    with pytest.raises(UserError, match=r"is damaged or gone, .* remove \S*\.ended to train again"):
+    with pytest.raises(UserError, match=r"is damaged or missing, .* remove \S*\.ended to train again"):
         Run(str(tmp_path), {}, ALONE)
     (tmp_path / ".ended").unlink()
     with Run(str(tmp_path), {}, ALONE) as run:
@@ -347,7 +350,7 @@ def test_folders_of_earlier_versions_are_read(tmp_path: Path) -> None:
         ("/dev/stdout", "is not a folder; --out names the folder of the run"),
         ("file", "is a file, not a folder"),
         ("file/run", "is not a directory"),
-        ("foreign", "is no run's folder, it holds README.md"),
+        ("foreign", "is not the folder of a run: it holds README.md"),
         ("begun", "holds a run with beta 2.0, not 3.0"),
         ("held", "another run is writing it"),
         ("x" * 300, "file name too long"),
@@ -458,7 +461,7 @@ def write_to_full_disk(run: Run, name: str) -> None:
 def test_a_full_disk_names_the_file_and_what_is_kept(tmp_path: Path, write: str) -> None:
     begun(tmp_path)
     kept = (tmp_path / "checkpoint.pt").read_bytes()
-    said = "no space left on device; the checkpoint of step 2 is whole: make room and run the same command again$"
+    said = "no space left on device; the checkpoint of step 2 is complete: make room and run the same command again$"
     with Run(str(tmp_path), {"beta": 2.0}, ALONE) as run:
         name = tmp_path.name if write == "results" else write
         with pytest.raises(UserError, match=rf"{re.escape(name)}: {said}"):

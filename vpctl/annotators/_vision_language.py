@@ -297,7 +297,7 @@ def _object(said: Said) -> dict[str, Any]:
     try:
         return parse(said.text)
     except Unusable as error:
-        raise Unusable("the answer was cut off, as it is too long" if said.cut else str(error)) from None
+        raise Unusable("the answer was cut off because it is too long" if said.cut else str(error)) from None
 
 
 def _text(text: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Any reward model as a judge: reward:SPEC, as in reward:vp:vp-score/, reward:pickscore or reward:./mine.py.
+"""Any reward model as a judge: reward:SPEC, such as reward:vp:vp-score/, reward:pickscore or reward:./mine.py.
 
 The score of a picture is its reward, the same for every aspect asked for, and the reason is the number in words. Where
 two pictures are compared, the one of the higher reward is preferred, and the scores are those of any comparison.
@@ -61,7 +61,7 @@ class RewardJudge(Annotator):
         rewards = await self._batches(question)
         for reward in rewards:
             if not math.isfinite(reward):
-                raise RecordFailed(f"{self._spec} gave {reward}, which is no score")
+                raise RecordFailed(f"{self._spec} gave {reward}, which is not a valid score")
         scores = compared(rewards) if question.mode == "pair" else rewards
         rationales = [f"{self._spec} gives {reward:.4g}" for reward in rewards]
         return [Verdicts([*scores], rationales, {}) for _ in question.aspects]
@@ -84,7 +84,7 @@ def check(argument: str) -> None:
     """Raise `UserError` if `argument` names no reward, or one that cannot be used."""
     if not argument:
         known = ", ".join(f"reward:{name}" for name in plugins.catalog("reward"))
-        raise UserError(f"--annotator reward: name a reward model: {known}, or reward:PATH.py of your own")
+        raise UserError(f"--annotator reward: name a reward model: {known}, or your own file as reward:PATH.py")
     with _named(argument):
         plugins.check("reward", argument)
 

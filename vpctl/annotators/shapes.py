@@ -1,4 +1,4 @@
-"""The pixel judge of the shapes world: measures, asks nobody, costs nothing."""
+"""The pixel judge of the shapes world: measures pixels, asks no server; free of charge."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""A local vision-language model: transformers:FOLDER or transformers:HUB-ID, asked many questions at once.
+"""A local vision-language model: transformers:FOLDER or transformers:HUB-ID, with many questions in a batch.
 
 Any model that transformers' AutoModelForImageTextToText opens and that has a chat template, on one device, in bfloat16
 on a GPU. Answers are greedy: the same question gets the same answer.

@@ -45,7 +45,7 @@ def parse(text: str | None) -> dict[str, Any]:
             continue
         if isinstance(value, dict):
             return value
-        raise Unusable(f"the answer is no JSON object: {text[:80]!r}", text)
+        raise Unusable(f"the answer is not a JSON object: {text[:80]!r}", text)
     fenced = [found[1] for found in _FENCED.finditer(text)]
     inner = _object(fenced[-1] if fenced else text)
     if not inner:

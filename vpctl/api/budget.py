@@ -65,14 +65,14 @@ def _reason(error: Exception) -> str:
 
 def _check(entry: object, where: str) -> None:
     if not isinstance(entry, dict) or not {"input", "output"} <= entry.keys():
-        raise UserError(f"{where} needs input and output, in dollars for a million tokens")
+        raise UserError(f"{where} needs input and output, in dollars per million tokens")
     picture = entry.get("picture")
     if picture is not None and not (isinstance(picture, dict) and any(keys <= picture.keys() for keys in _PICTURE)):
-        raise UserError(f"{where}: picture has base and tile, or most and times")
+        raise UserError(f"{where}: picture needs either base and tile, or most and times")
     for key, value in {**entry, **(picture or {})}.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if key != "picture" and not (number and 0 <= value < math.inf):
-            raise UserError(f"{where}: {key} is not a number from 0 up")
+            raise UserError(f"{where}: {key} is not a number of at least 0")
 
 
 def price(model: str, prices: Mapping[str, Any]) -> Price | None:
@@ -183,7 +183,7 @@ class Budget:
                     f"--max-cost {self._max_cost:g} is reached, with {self.spent:.4f} dollars spent"
                     if self.spent
                     else f"--max-cost {self._max_cost:g} is less than the {most:.4f} dollars that one call may cost; "
-                    "raise it, or lower --max-tokens, the longest answer"
+                    "raise it, or lower --max-tokens"
                 )
                 raise Stopped
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -199,7 +199,7 @@ class Budget:
         if self._max_requests is not None and self.requests >= self._max_requests:
             return f"--max-requests {self._max_requests} is reached"
         if self._max_cost is not None and self.spent + self._reserved + dollars > self._max_cost:
-            under_way = f" and {self._reserved:.4f} put aside for what is under way" if self._reserved > 0 else ""
+            under_way = f" and {self._reserved:.4f} reserved for running calls" if self._reserved > 0 else ""
             return f"--max-cost {self._max_cost:g} is reached, with {self.spent:.4f} dollars spent{under_way}"
         return ""
 

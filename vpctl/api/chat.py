@@ -94,9 +94,11 @@ class Model:
         except UserError:
             self._extra = None
         if not isinstance(self._extra, dict):
-            raise UserError(f'--extra {config.extra}: a JSON object, as \'{{"reasoning_effort": "low"}}\'')
+            raise UserError(f'--extra {config.extra}: must be a JSON object such as \'{{"reasoning_effort": "low"}}\'')
         if taken := sorted(OWN & self._extra.keys()):
-            raise UserError(f"--extra: {', '.join(taken)} cannot be set in it; --max-tokens is how long answers may be")
+            raise UserError(
+                f"--extra: {', '.join(taken)} cannot be set with --extra; limit the length of answers with --max-tokens"
+            )
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -198,8 +200,9 @@ class Model:
         dialect, config = self._dialect, self._config
         if not dialect.limit and config.max_cost is not None:
             raise UserError(
-                f"--max-cost {config.max_cost:g}: {self.engine.name} takes no limit to the length of answers, so that "
-                "nobody knows what one costs; leave --max-cost out, or say --max-requests"
+                f"--max-cost {config.max_cost:g}: {self.engine.name} does not accept a limit on the length of "
+                "answers, so "
+                "their cost is unknown; leave --max-cost out, or use --max-requests"
             )
         options: dict[str, Any] = {"model": self.model}
         if dialect.temperature:
@@ -247,7 +250,7 @@ def _read(reply: Reply, read: Callable[[dict[str, Any]], T]) -> T:
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     message = choice.get("message")
     if not isinstance(message, dict):
-        raise Unusable("the server answered with no choice")
+        raise Unusable("the answer of the server has no choices")
     refusal, text = message.get("refusal"), message.get("content")
     if refusal:
         raise Refused(str(refusal), reply.usage)
@@ -256,7 +259,7 @@ def _read(reply: Reply, read: Callable[[dict[str, Any]], T]) -> T:
     if not isinstance(text, str):
         text = ""
     if choice.get("finish_reason") == "length":
-        raise Unusable("the answer was cut off; --max-tokens is how long it may be", text)
+        raise Unusable("the answer was cut off; raise --max-tokens", text)
     if _NO.fullmatch(text.strip()):
         raise Refused(" ".join(text.split()), reply.usage)
     try:

@@ -84,8 +84,8 @@ class Engine:
         self.price: Price | None = price(model, table(config.prices))
         if config.max_cost is not None and self.price is None:
             raise UserError(
-                f"--max-cost {config.max_cost:g}: the price of {model} is not known; "
-                "say it with --prices FILE, a TOML table as vpctl/api/prices.toml"
+                f"--max-cost {config.max_cost:g}: the price of {model} is unknown; "
+                "set it with --prices FILE, a TOML table like vpctl/api/prices.toml"
             )
         self.budget = Budget(max_cost=config.max_cost, max_requests=config.max_requests, price=self.price)
         self.right = False
@@ -264,10 +264,10 @@ class Engine:
         except (ValueError, RecursionError):
             answer = None
         if isinstance(answer, dict) and answer.get("error") and not answer.get("choices"):
-            raise ValueError(f"an answer that is an error: {self.redacted(str(answer['error']))}")
+            raise ValueError(f"the answer is an error: {self.redacted(str(answer['error']))}")
         if not isinstance(answer, dict):
             if self.right:
-                raise ValueError("the answer is no JSON object")
+                raise ValueError("the answer is not a JSON object")
             raise self._no_server()
         self.right, self._lost = True, 0
         return answer
@@ -346,14 +346,14 @@ class Engine:
 
     def _unreachable(self, failure: str) -> UserError:
         if self._heard:
-            return UserError(f"{self.name}: {self.server} does not answer any more ({failure}); try again later")
+            return UserError(f"{self.name}: {self.server} no longer answers ({failure}); try again later")
         return UserError(
             f"{self.name}: {self.server} cannot be reached ({failure}); check --base-url or OPENAI_BASE_URL"
         )
 
     def _no_server(self) -> UserError:
         return UserError(
-            f"{self.name}: {self.server} does not answer as an OpenAI server does; "
+            f"{self.name}: {self.server} does not answer like an OpenAI server; "
             "check --base-url or OPENAI_BASE_URL, which usually ends in /v1"
         )
 
@@ -378,9 +378,9 @@ def _key() -> str:
     """The key, of the environment only. No message has it, also where it is not right."""
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if not key:
-        raise UserError("OPENAI_API_KEY is not set; export your key (for a server without keys, any text)")
+        raise UserError("OPENAI_API_KEY is not set; export your key (any text, if the server needs no key)")
     if not re.fullmatch(r"[!-~]+", key):
-        raise UserError("OPENAI_API_KEY holds spaces or characters that no key has; set it again")
+        raise UserError("OPENAI_API_KEY contains spaces or characters that a key cannot have; set it again")
     return key
 
 
@@ -394,7 +394,7 @@ def _server(url: str) -> str:
         right = False
     if not right:
         shown = url.partition("?")[0].rpartition("@")[2]
-        raise UserError(f"--base-url {shown}: a URL, as http://localhost:8000/v1")
+        raise UserError(f"--base-url {shown}: must be a URL such as http://localhost:8000/v1")
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
 
 

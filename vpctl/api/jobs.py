@@ -123,5 +123,5 @@ class Batches:
 def _object(response: httpx2.Response) -> dict[str, Any]:
     answer = response.json()
     if not isinstance(answer, dict):
-        raise ValueError("the answer is no JSON object")
+        raise ValueError("the answer is not a JSON object")
     return answer

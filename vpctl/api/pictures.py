@@ -54,7 +54,7 @@ class Encoder:
         if config.image_url:
             relative = os.path.relpath(path, self._folder or ".")
             if relative.startswith(os.pardir + os.sep):
-                raise RecordFailed(f"{path}: lies outside the records' folder, and so has no URL below --image-url")
+                raise RecordFailed(f"{path}: is outside the folder of the records, so it has no URL below --image-url")
             part = picture_part(config.image_url + quote(relative.replace(os.sep, "/")), config.detail)
             return Encoded(part, picture.width, picture.height)
         fits = not config.max_side or max(picture.size) <= config.max_side
@@ -88,5 +88,5 @@ def _as_jpeg(picture: Image.Image) -> bytes:
         picture.save(encoded, format="JPEG", quality=QUALITY, subsampling=0)
     except (OSError, SystemError):
         size = f"{picture.width} × {picture.height}"
-        raise RecordFailed(f"a picture of {size} pixels cannot be a JPEG; --max-side makes it smaller") from None
+        raise RecordFailed(f"a picture of {size} pixels is too large for JPEG; shrink it with --max-side") from None
     return encoded.getvalue()

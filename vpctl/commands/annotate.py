@@ -1,9 +1,9 @@
-"""Have pictures judged by a multimodal model."""
+"""Judge pictures with a multimodal model."""
 
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing
 from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -11,13 +11,13 @@ import typer
 
 from .. import plugins, progress
 from ..configs import PictureConfig, ServerConfig
-from ..errors import LimitReached, UserError
+from ..errors import UserError
 from ..judging.preferences import tied
 from ..options import STDIO, Device, Input, MaxPictures, Output, Roots, Seed, option, options, plugin
 from ..records import MODES, Image, Judgement, judgement_key
 from ..streams.joins import Joined
 from ..streams.places import folder_of, hidden_beside, is_stream
-from ..streams.reading import count, located, read
+from ..streams.reading import count, located
 from ..streams.writing import Out
 
 if TYPE_CHECKING:
@@ -33,11 +33,22 @@ def annotate(
     images: Input,
     out: Output = STDIO,
     *,
-    annotator: Annotated[str, plugin("annotator", help="Who judges.", show_default="shapes, the pixel judge")] = "",
+    annotator: Annotated[
+        str,
+        plugin(
+            "annotator",
+            group="Model",
+            help="Annotator that judges the pictures.",
+            show_default="shapes, the pixel judge",
+        ),
+    ] = "",
     aspect: Annotated[
         list[str] | None,
         plugin(
-            "aspect", help="What to judge; repeatable; a Markdown file of your own too.", show_default="all there are"
+            "aspect",
+            group="Judging",
+            help="Aspect to judge, by name or as your own Markdown file; repeatable.",
+            show_default="all aspects",
         ),
     ] = None,
     mode: Annotated[
@@ -45,26 +56,57 @@ def annotate(
         option(
             "--mode",
             choices=MODES,
-            help="How pictures are shown: list, all of a prompt in one call; point, one a call; pair, two a call, in "
-            "both orders, of which the better is to be told.",
+            group="Judging",
+            help="How pictures are shown. list: all pictures of a prompt in one call. point: one picture per "
+            "call. pair: two pictures per call, in both orders; the judge says which is better.",
         ),
     ] = "list",
     passes: Annotated[
-        int, option(metavar="K", min=1, max=1000, help="Ask so many times, each time in another order.")
+        int,
+        option(
+            metavar="K",
+            min=1,
+            max=1000,
+            group="Judging",
+            help="Number of passes. Each pass shows the pictures in a different order.",
+        ),
     ] = 1,
     all_aspects: Annotated[
-        bool, option("--all-aspects", help="Ask for all aspects in one call: cheaper, and less apart.")
+        bool,
+        option(
+            "--all-aspects",
+            group="Judging",
+            help="Judge all aspects in one call: cheaper, but aspects may influence each other.",
+        ),
     ] = False,
     break_ties: Annotated[
-        bool, option("--break-ties", help="Have pictures with the same score compared by twos, in both orders.")
+        bool,
+        option(
+            "--break-ties",
+            group="Judging",
+            help="Resolve ties: compare pictures with equal scores two at a time, in both orders.",
+        ),
     ] = False,
-    refresh: Annotated[bool, option("--refresh", help="Ask again for all of the input, whatever is there.")] = False,
+    refresh: Annotated[
+        bool,
+        option(
+            "--refresh", group="Output", help="Judge the whole input again, even if the output already has judgements."
+        ),
+    ] = False,
     retry: Annotated[
         list[str] | None,
-        option("--retry", choices=AGAIN, help="Ask again for judgements that failed or were refused; repeatable."),
+        option(
+            "--retry",
+            choices=AGAIN,
+            group="Output",
+            help="Ask again for judgements that failed, or for those that were refused; repeatable.",
+        ),
     ] = None,
     dry_run: Annotated[
-        bool, option("--dry-run", help="Say how many calls, tokens and dollars it would take, and ask nothing.")
+        bool,
+        option(
+            "--dry-run", group="Budget", help="Estimate the number of calls, the tokens and the cost, and send nothing."
+        ),
     ] = False,
     sample: Annotated[
         int,
@@ -72,15 +114,17 @@ def annotate(
             metavar="N",
             min=0,
             max=1_000_000,
-            help="In a dry run, ask so many calls all the same and estimate the rest by them.",
+            group="Budget",
+            help="With --dry-run: send this number of calls anyway, and base the estimate on them.",
         ),
     ] = 0,
-    batch: Annotated[
+    batch_api: Annotated[
         bool,
         option(
-            "--batch",
-            help="Ask through the server's Batch API, at the price of batches: a run collects what is finished into "
-            "--out, asks for what is new, and ends. The same command again, hours later, goes on.",
+            "--batch-api",
+            group="Batch",
+            help="Use the server's Batch API, at batch prices. A run adds finished answers to --out, submits new "
+            "requests and ends. Hours later, run the same command again to collect the answers.",
         ),
     ] = False,
     batch_file: Annotated[
@@ -88,14 +132,13 @@ def annotate(
         option(
             "--batch-file",
             metavar="FILE",
-            help="Write what is to be asked to a batch file, for vllm run-batch or to be uploaded, and read what came "
-            "of it: the results of requests.jsonl are to be in requests.out.jsonl. Needs no key.",
+            group="Batch",
+            help="Write the requests to this batch file, for vllm run-batch or for an upload. Put the results of "
+            "requests.jsonl into requests.out.jsonl, and run the same command again to read them. No API "
+            "key is needed.",
             show_default="none",
         ),
     ] = "",
-    report: Annotated[
-        bool, option("--report", help="Say at the end how all in the output was judged: levels, ties, slots, flips.")
-    ] = False,
     server: ServerConfig,
     pictures: PictureConfig,
     max_pictures: MaxPictures = 100,
@@ -103,28 +146,31 @@ def annotate(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Have pictures judged by a multimodal model.
+    """Judge pictures with a multimodal model.
 
-    Neighbouring records of one prompt are judged together, one call for each aspect, the pictures in an order shuffled
-    for each call. Every judgement is written as soon as it is there: with --out FILE an interrupted run goes on where
-    it stopped, and a run with a longer input asks only for what is new. What is there is known by a hash of all that
-    could change the answer, from the server to the pictures' bytes: what changed is asked again, and merge takes the
-    last.
+    Consecutive records of one prompt are judged together, with one call per aspect. Each call shuffles the order of
+    the pictures.
 
-    The aspects, their five levels and the call for each aspect are those of VisionPrefer (Wu et al. 2024, arXiv
-    2404.15100).
+    The aspects, their five levels and the call for each aspect follow VisionPrefer (Wu et al. 2024, arXiv 2404.15100).
 
-    A record needs `prompt` and `file_name`. Where `prompt_id` or `image_id` is missing, it is computed from the prompt
-    or from the bytes of the file. Two files of one prompt with the same bytes are one picture: the second is left out
-    with a warning.
+    A record needs `prompt` and `file_name`. A missing `prompt_id` is computed from the prompt, and a missing `image_id`
+    from the bytes of the file. Two files of one prompt with the same bytes are one picture: the second is left out with
+    a warning.
 
-    A refusal is recorded as one, in `refused`, an answer of which nothing can be made, after one more try, in `failed`;
-    neither is asked again unless --retry says so. A call that met a fault of the server's is reported and left out, so
-    that the next run tries it again. The exit is 3 if there were failures, and 5 at a limit.
+    Each judgement is written as soon as it is complete. With --out FILE, an interrupted run is resumed, and a run
+    with more input judges only the new pictures. Each judgement has a key: a hash of everything that could change the
+    answer, including the server and the bytes of the pictures. If any of this changes, the pictures are judged again,
+    and merge uses the last judgement.
 
-    With --batch nothing is waited for: run the same command by cron until it says that nothing is under way. What is
-    under way stands in a folder beside the output, .OUTPUT.batches, and is on the disk before a server is asked, so
-    that nothing is paid twice. --max-cost then counts the most that batches under way may cost, of earlier runs too.
+    If the model refuses, the reason is recorded in `refused`. If an answer is unusable, the model is asked once more;
+    if the second answer is unusable too, the reason is recorded in `failed`. Refused and failed judgements are asked
+    for again only with --retry. If the server fails, nothing is recorded, and the next run asks again. The exit code
+    is 3 if any call failed, and 5 if a limit was reached.
+
+    With --batch-api the command does not wait for answers. Run the same command again, for example from cron, until
+    it says that no batches are pending. Before a batch is submitted, it is recorded in the folder .OUTPUT.batches
+    beside the output, so that nothing is paid for twice. --max-cost also counts the pending batches of earlier runs,
+    at their maximum cost.
 
     Examples:
 
@@ -139,14 +185,14 @@ def annotate(
     if twice := [name for name, times in Counter(one.name for one in aspects).items() if times > 1]:
         raise UserError(f"--aspect {twice[0]}: is named twice")
     if break_ties and mode != "list":
-        raise UserError(f"--break-ties: with --mode {mode} there are no ties of levels; leave one of them out")
+        raise UserError(f"--break-ties: needs --mode list; with --mode {mode} there are no scores to tie")
     if sample and (not dry_run or is_stream(images)):
-        raise UserError(f"--sample {sample}: goes with --dry-run and a FILE, which is read twice")
-    _check_output(out, report=report, batch=batch, batch_file=batch_file)
+        raise UserError(f"--sample {sample}: needs --dry-run, and a FILE that can be read twice")
+    _check_output(out, batch_api=batch_api, batch_file=batch_file)
     if not annotator:
-        progress.note("no --annotator is named: judging with the pixel judge of the built-in shapes world")
+        progress.note("no --annotator given: using the pixel judge of the built-in shapes world")
     known = Known(again={*(retry or [])}, refresh=refresh, ties=break_ties)
-    with _reported(out) if report else nullcontext(), Out(out, Judgement, known.key, optional=dry_run) as sink:
+    with Out(out, Judgement, known.key, optional=dry_run) as sink:
         from ..images.hashes import Contents
         from ..images.pictures import Pictures
         from ..judging import live
@@ -172,47 +218,32 @@ def annotate(
             groups = grouped()
             if sample:
                 groups = takewhile(lambda _: tally.begun < sample, groups)
-            under_way = os.path.exists(hidden_beside(out, "batches"))
-            if batch or batch_file or under_way:
+            pending = os.path.exists(hidden_beside(out, "batches"))
+            if batch_api or batch_file or pending:
                 from ..judging import offline  # which imports the client of servers
-            if under_way and (dry_run or not batch) and (requests := offline.leave_out(out, sink.claim)):
+            if pending and (dry_run or not batch_api) and (requests := offline.leave_out(out, sink.claim)):
                 asked = progress.plural(requests, "request")
-                progress.note(f"{asked} under way in batches and left out; --batch collects the answers")
-            if (batch or batch_file) and not dry_run:
+                progress.note(f"{asked} pending in batches and left out; collect the answers with --batch-api")
+            if (batch_api or batch_file) and not dry_run:
                 desk = desk._replace(emit=lambda *done: known.learn(sink.write, *done))
                 retries = "failed" in known.again
                 offline.judge(iter(groups), plan, desk, tally, server, sink, file=batch_file, retry=retries)
             elif sample or not dry_run:
                 live.judge(groups, plan, desk, tally, server, pictures=count(images), out=sink)
             if dry_run:
-                share = offline.price_share(desk) if batch or batch_file else 1.0
+                share = offline.price_share(desk) if batch_api or batch_file else 1.0
                 estimate(grouped(), plan, desk, opener, share=share)
     if tally.lost or tally.failed:
         raise typer.Exit(SOME_FAILED)
 
 
-def _check_output(out: str, *, report: bool, batch: bool, batch_file: str) -> None:
+def _check_output(out: str, *, batch_api: bool, batch_file: str) -> None:
     """Raise `UserError` if the output is none that the options can work with."""
     is_a_file = bool(hidden_beside(out, "batches"))
-    if report and not is_a_file:
-        raise UserError("--report: speaks of a whole output; name it with --out")
-    if batch and batch_file:
-        raise UserError("--batch: asks a server, and --batch-file does not; leave one of them out")
-    if (batch or batch_file) and not is_a_file:
-        raise UserError(f"--batch{'-file' if batch_file else ''}: goes with --out FILE, where its answers are gathered")
-
-
-@contextmanager
-def _reported(out: str) -> Iterator[None]:
-    """Say how all in the output was judged once the run is over, be it at a limit."""
-    from ..judging.quality import summarise
-
-    try:
-        yield
-    except LimitReached:
-        summarise(lambda: read(out, Judgement))
-        raise
-    summarise(lambda: read(out, Judgement))
+    if batch_api and batch_file:
+        raise UserError("--batch-api: cannot be used with --batch-file; leave one of them out")
+    if (batch_api or batch_file) and not is_a_file:
+        raise UserError(f"--batch-{'file' if batch_file else 'api'}: needs --out FILE, where the answers are collected")
 
 
 class Known:

@@ -185,29 +185,50 @@ def generate(
             "generator",
             "--model",
             "-m",
-            help="The model. Given several times, each picture uses one of them at random.",
+            group="Model",
+            help="The model. Given several times: each picture uses one of them at random.",
         ),
     ] = None,
     adapter: Annotated[
-        str, option(metavar="DIR", help="Draw with the LoRA that tune-ppo or tune-dpo wrote there.")
+        str, option(metavar="DIR", group="Model", help="Folder of a LoRA that tune-ppo or tune-dpo wrote.")
     ] = "",
     images: Annotated[
-        int, option("--images", "-n", metavar="N", min=1, max=10_000, help="Pictures for each prompt.")
+        int,
+        option("--images", "-n", metavar="N", min=1, max=10_000, group="Sampling", help="Pictures per prompt."),
     ] = 4,
     guidance: Annotated[
         str,
         option(
             metavar="W[:W]",
-            help="Weight of classifier-free guidance, or a range from which each picture draws its own.",
+            group="Sampling",
+            help="Weight of classifier-free guidance. With a range LOW:HIGH, each picture uses a random weight "
+            "in the range.",
         ),
     ] = "",
     steps: Annotated[
-        int | None, option(metavar="N", min=1, max=1000, help="Denoising steps.", show_default="the model's own")
+        int | None,
+        option(metavar="N", min=1, max=1000, group="Sampling", help="Denoising steps.", show_default="the model's own"),
     ] = None,
-    size: Annotated[str, option(metavar="WxH", help="Pixels.", show_default="the model's own")] = "",
-    negative: Annotated[str | None, option(metavar="TEXT", help="What the pictures should keep away from.")] = None,
+    size: Annotated[
+        str,
+        option(
+            metavar="WxH",
+            group="Sampling",
+            help="Width and height in pixels, such as 768x512.",
+            show_default="the model's own",
+        ),
+    ] = "",
+    negative: Annotated[
+        str | None, option(metavar="TEXT", group="Sampling", help="Negative prompt: what the pictures should not show.")
+    ] = None,
     folder: Annotated[
-        str, option(metavar="DIR", help="Where the pictures go.", show_default="the folder of --out, or ./images")
+        str,
+        option(
+            metavar="DIR",
+            group="Output",
+            help="Folder for the pictures.",
+            show_default="the folder of --out, or ./images",
+        ),
     ] = "",
     seed: Seed = 0,
     batch: BatchSize = 16,
@@ -215,12 +236,13 @@ def generate(
 ) -> None:
     """Draw pictures for prompts.
 
-    Reads prompts as JSON Lines, or as plain text from a .txt file, and writes one record a picture. The records of a
-    prompt stand side by side, so that annotate can judge them together while the next are drawn. A picture depends on
-    its own record alone: order, batch size and resuming do not change it.
+    The input is JSON Lines, or plain text from a .txt file. generate writes one record per picture. The records of
+    one prompt are consecutive, so annotate can judge them while the next pictures are drawn. A picture depends only
+    on its own record. Order, batch size and resuming do not change it.
 
-    The folder of --out opens with Hugging Face's imagefolder loader. Any other folder of pictures gets the file .vpctl,
-    which lets the next commands read the pictures that generate wrote there, wherever it is.
+    Hugging Face's imagefolder loader can open the folder of --out. If the pictures go to another folder, generate
+    writes a file named .vpctl into it. This file allows later commands to read these pictures, wherever the folder
+    is.
 
     Examples:
 
@@ -237,11 +259,11 @@ def generate(
     span = guidance_range(guidance)
     width, height = pixels(size)
     if adapter and len(model or []) > 1:
-        raise UserError("--adapter: a LoRA belongs to one model; name a single --model with it")
+        raise UserError("--adapter: a LoRA belongs to one model; use it with a single --model")
     asked = {"adapter": adapter, "width": width, "height": height}
     specs = [plugins.check("generator", spec, **asked) for spec in model or ["shapes"]]
     if not model:
-        progress.note("no --model is named: drawing with the built-in shapes world")
+        progress.note("no --model given: using the built-in shapes world")
     target = folder or ("images" if is_stream(out) else os.path.dirname(out) or "./")
 
     def key(image: Image) -> str:
@@ -297,9 +319,9 @@ def guidance_range(text: str) -> tuple[float, float] | None:
     try:
         span = float(low), float(high if colon else low)
     except ValueError:
-        raise UserError(f"--guidance {text}: a number, as 7.5, or a range, as 3:12") from None
+        raise UserError(f"--guidance {text}: must be a number such as 7.5, or a range such as 3:12") from None
     if not 0 <= span[0] <= span[1] <= LARGEST_GUIDANCE:
-        raise UserError(f"--guidance {text}: numbers from 0 to {LARGEST_GUIDANCE}, the smaller first")
+        raise UserError(f"--guidance {text}: must be numbers from 0 to {LARGEST_GUIDANCE}, the smaller first")
     return span
 
 
@@ -309,7 +331,7 @@ def pixels(text: str) -> tuple[int | None, int | None]:
         return None, None
     found = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)
     if not found:
-        raise UserError(f"--size {text}: width and height in pixels, as 768x512")
+        raise UserError(f"--size {text}: must be width and height in pixels, such as 768x512")
     if int(found[1]) * int(found[2]) > LARGEST_SIZE:
-        raise UserError(f"--size {text}: is too large; {LARGEST_SIZE} pixels in all is the most")
+        raise UserError(f"--size {text}: is too large; the maximum is {LARGEST_SIZE} pixels in total")
     return int(found[1]), int(found[2])

@@ -76,7 +76,7 @@ def misfit(judgement: Judgement, scales: Mapping[str, Scale]) -> str:
         return ""
     return (
         f"{who} gave {outside[0]:g}, which is outside {scale.low:g} to {scale.high:g}; "
-        f"say what its scores mean with --scale {who}=LOW:HIGH"
+        f"set its scale with --scale {who}=LOW:HIGH"
     )
 
 
@@ -127,51 +127,69 @@ def merged(
 
 
 def merge(
-    judgements: Annotated[
-        list[str], argument(metavar="FILE...", help="Judgements to read, JSON Lines; - is standard input.")
-    ],
+    judgements: Annotated[list[str], argument(metavar="FILE...", help="Judgements, JSON Lines; - is standard input.")],
     out: Whole = STDIO,
     *,
     weight: Annotated[
         list[str] | None,
-        option("--weight", "-w", metavar="ASPECT=W", help="How much an aspect counts, 1 if not said; 0 leaves it out."),
+        option(
+            "--weight",
+            "-w",
+            metavar="ASPECT=W",
+            group="Preference",
+            help="Weight of an aspect. The default weight is 1; 0 leaves the aspect out.",
+        ),
     ] = None,
     scale: Annotated[
         list[str] | None,
         option(
             metavar="[WHO=]LOW:HIGH",
-            help="Lowest and highest score, of one annotator or of all without a scale of their own.",
+            group="Preference",
+            help="Lowest and highest score. WHO is the annotator with this scale; without WHO it is the scale of "
+            "all others.",
             show_default="1:5",
         ),
     ] = None,
     min_margin: Annotated[
-        float, option(metavar="M", min=0, max=1, help="Pairs with a smaller margin count as ties and are dropped.")
+        float,
+        option(
+            metavar="M",
+            min=0,
+            max=1,
+            group="Preference",
+            help="Pairs with a smaller margin are ties, and ties are dropped.",
+        ),
     ] = 0.0,
     split: Annotated[
         str,
         option(
             metavar="NAME:SHARE,...",
             offered=("train:0.9,test:0.1",),
-            help="Put every prompt into one part of the data, as train:0.9,test:0.1.",
-            show_default="as the judgements say",
+            group="Preference",
+            help="Assign every prompt to one part of the data, such as train:0.9,test:0.1.",
+            show_default="the split of the judgements",
         ),
     ] = "",
     max_pictures: MaxPictures = 100,
 ) -> None:
     """Turn judgements into preference pairs.
 
-    Reads any number of files, of many runs and annotators, people's too. A picture's score on an aspect is the mean of
-    what each annotator gave it, and the margin of a pair the mean over aspects and annotators of the difference, in
-    the units of the annotator's whole scale. Pictures that were compared by twos are preferred as far as both orders
-    say so; where they have the same level besides, that counts as half a level. Tied pairs are dropped. Of judgements
-    that annotate made of the same pictures in the same order, the last counts. Which part of the data a prompt falls
-    into depends on its id alone.
+    Reads any number of files, from several runs and annotators, including people. The score of a picture on an aspect
+    is the mean of the scores that an annotator gave it. The margin of a pair is the difference of the two scores,
+    divided by the width of the annotator's scale, and averaged over aspects and annotators. Tied pairs are dropped.
 
     With the same weight for every aspect this is the preference of VisionPrefer (Wu et al. 2024, arXiv 2404.15100,
     section 4.1).
 
-    Judgements that are joined must agree: a prompt_id has one prompt and, unless --split divides anew, one part of the
-    data, and an image_id has one picture. A file that was moved or copied is the same picture.
+    In a pairwise comparison a picture is preferred only if it wins in both orders. If the two pictures also have
+    scores, and these are equal, the preference counts as half a level.
+
+    If annotate judged the same pictures in the same order several times, the last judgement counts. The part of the
+    data that a prompt is assigned to depends only on its id.
+
+    Judgements that are merged must agree. A prompt_id must always have the same prompt. An image_id must always have
+    the same picture; a moved or copied file is the same picture. A prompt must always be in the same part of the
+    data, unless --split assigns the parts anew.
 
     Examples:
 
@@ -185,7 +203,9 @@ def merge(
     weights = _numbers("--weight", [(text, *_assignment(text)) for text in weight or []])
     shares = _numbers("--split", [(split, *_share(split, part)) for part in split.split(",") if part])
     if split and not 0 < sum(shares.values()) < math.inf:
-        raise UserError(f"--split {split}: no part has a share; write parts and shares as train:0.9,test:0.1")
+        raise UserError(
+            f"--split {split}: no part has a share above 0; write parts and shares such as train:0.9,test:0.1"
+        )
     scales = parse_scales(scale or [])
     counts: Counter[str] = Counter()
     joined = Joined(max_pictures=max_pictures, parts=not shares)
@@ -208,20 +228,20 @@ def merge(
 def known(name: str, asked: Iterable[str], there: set[str]) -> None:
     """Raise `UserError` for what an option names and no judgement has: it would do nothing."""
     for one in sorted(set(asked) - there):
-        raise UserError(f"{name} {one}: the judgements have none of that name, they have {', '.join(sorted(there))}")
+        raise UserError(f"{name} {one}: the judgements have no such name; they have {', '.join(sorted(there))}")
 
 
 def _assignment(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise UserError(f"--weight {text}: an aspect and its weight, as aesthetic=0.5")
+        raise UserError(f"--weight {text}: must be an aspect and its weight, such as aesthetic=0.5")
     return name, value
 
 
 def _share(split: str, part: str) -> tuple[str, str]:
     name, colon, value = part.partition(":")
     if not (name and colon):
-        raise UserError(f"--split {split}: names and shares of the parts, as train:0.9,test:0.1")
+        raise UserError(f"--split {split}: must be names and shares of the parts, such as train:0.9,test:0.1")
     return name, value
 
 
@@ -241,7 +261,7 @@ def _number(name: str, text: str, value: str) -> float:
     except ValueError:
         number = -1
     if not 0 <= number < float("inf"):
-        raise UserError(f"{name} {text}: {value!r} is not a number from 0 up")
+        raise UserError(f"{name} {text}: {value!r} is not a number of at least 0")
     return number
 
 
@@ -257,9 +277,11 @@ def parse_scales(texts: list[str]) -> dict[str, Scale]:
         try:
             scales[whose] = Scale(float(low), float(high))
         except ValueError:
-            raise UserError(f"--scale {text}: lowest and highest score, as 1:10, or human=1:10") from None
+            raise UserError(
+                f"--scale {text}: must be the lowest and highest score, such as 1:10 or human=1:10"
+            ) from None
         if not -math.inf < float(low) < float(high) < math.inf:
-            raise UserError(f"--scale {text}: goes from a smaller number to a larger one")
+            raise UserError(f"--scale {text}: the first number must be smaller than the second")
     return {ANYONE: Scale(1, 5), **scales}
 
 

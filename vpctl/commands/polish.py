@@ -1,4 +1,4 @@
-"""Clean raw prompts for pictures worth judging."""
+"""Clean raw prompts, and drop unsafe prompts and duplicates."""
 
 import os
 import re
@@ -56,7 +56,7 @@ def fresh(prompts: Iterable[Prompt], outs: Sequence[Out], counts: Counter[str]) 
 def too_long(prompt: Prompt) -> str:
     """Why a prompt is dropped for its length, or nothing. `source_prompt` counts too: --keep-original writes it."""
     length = max(len(prompt["prompt"]), len(prompt.get("source_prompt", "")))
-    return f"too long: {length} characters; the most is {LONGEST_PROMPT}" if length > LONGEST_PROMPT else ""
+    return f"too long: {length} characters; the maximum is {LONGEST_PROMPT}" if length > LONGEST_PROMPT else ""
 
 
 def scored(prompts: Iterable[Prompt], scorer: Scorer, batch: int) -> Iterator[Prompt]:
@@ -162,7 +162,7 @@ def outcomes(
     counts: Counter[str],
     words: str = "",
 ) -> Iterator[Prompt]:
-    """The records of a chunk with what became of their texts, of which `answers` are those of `wanted_of`."""
+    """The records of a chunk with their polished texts; `answers` are the results for the texts of `wanted_of`."""
     left = iter(answers)
     for record in chunk:
         if not _is_wanted(record, keep_unsafe, words):
@@ -327,15 +327,15 @@ class Outputs:
             yield f"dropped: {', '.join(f'{number} {why}' for why, number in self.reasons.most_common())}{listed}"
         if number := self.reasons["too long"]:
             prompts = progress.plural(number, "prompt")
-            yield f"{prompts} of more than {LONGEST_PROMPT} characters, the most polish takes; shorten or split them"
+            yield f"{prompts} of more than {LONGEST_PROMPT} characters, the maximum length; shorten or split them"
         if self._apart and self._apart.resumed:
             prompts = progress.plural(self._apart.resumed, "prompt")
-            yield f"{prompts} dropped by a run before this; see {self._apart.target}"
+            yield f"{prompts} dropped by an earlier run; see {self._apart.target}"
         if counts["rejected"]:
             rewrites = progress.plural(counts["rejected"], "rewrite")
-            yield f"{rewrites} not true to the prompt and replaced by what the rules make of it; see rejected"
+            yield f"{rewrites} rejected and replaced by the text of the rules; see rejected"
         if counts["repeated"]:
-            yield f"{progress.plural(counts['repeated'], 'more prompt')} left out: word for word the same as one before"
+            yield f"{progress.plural(counts['repeated'], 'more prompt')} left out: repeats of earlier prompts"
         if long := counts["long"]:
             prompts = progress.plural(long, "prompt")
             yield f"{prompts} of more than the {CLIP_READS} tokens that Stable Diffusion reads; see clip_tokens"
@@ -347,28 +347,42 @@ def polish(
     out: Output = STDIO,
     *,
     polisher: Annotated[
-        str, plugin("polisher", help="What cleans: rules, or a language model, as openai:gpt-4o-mini.")
+        str,
+        plugin(
+            "polisher",
+            group="Model",
+            help="What cleans the prompts: rules, or a language model such as openai:gpt-4o-mini.",
+        ),
     ] = "rules",
     keep_original: Annotated[
         bool,
         option(
             "--keep-original",
-            help="Write prompts as first given too, beside their polished forms, where the words differ.",
+            group="Prompt",
+            help="Also write the original prompt, if its words differ from the polished prompt.",
         ),
     ] = False,
     keep_unsafe: Annotated[
         bool,
-        option("--keep-unsafe", help="Flag unsafe prompts with their reason in `unsafe` instead of dropping them."),
+        option(
+            "--keep-unsafe",
+            group="Prompt",
+            help="Keep unsafe prompts, and write the reason into `unsafe`, instead of dropping them.",
+        ),
     ] = False,
     nsfw_threshold: Annotated[
-        float, option(metavar="P", min=0, max=1, help="A prompt whose `prompt_nsfw` is above this is unsafe.")
+        float,
+        option(
+            metavar="P", min=0, max=1, group="Prompt", help="A prompt is unsafe if its `prompt_nsfw` is above this."
+        ),
     ] = NSFW_THRESHOLD,
     unsafe_model: Annotated[
         str,
         option(
             metavar="MODEL",
-            help="Folder or hub id of a classifier that gives prompts without a `prompt_nsfw` theirs, such as "
-            "unitary/unbiased-toxic-roberta, which is Detoxify's.",
+            group="Model",
+            help="Classifier that computes `prompt_nsfw` for prompts without it: a folder or a hub id, such as "
+            "unitary/unbiased-toxic-roberta (Detoxify's model).",
             show_default="none",
         ),
     ] = "",
@@ -378,36 +392,40 @@ def polish(
             metavar="S",
             min=0,
             max=1,
-            help="Drop prompts this similar to an earlier one; 1 drops exact duplicates only.",
+            group="Prompt",
+            help="Drop prompts that are at least this similar to an earlier prompt; 1 drops only exact duplicates.",
         ),
     ] = 0.8,
     server: ServerConfig,
     device: Device = "auto",
 ) -> None:
-    """Clean raw prompts for pictures worth judging.
+    """Clean raw prompts, and drop unsafe prompts and duplicates.
 
-    People's prompts are full of what is no content: quality and resolution words, lists of artists, names of platforms
-    and renderers, styles that contradict each other. Polishing takes it away, so that what is judged is whether a
-    picture shows what was asked for, and not whose style it apes. Unsafe prompts, exact and near duplicates, and what
-    is empty afterwards are dropped. So are prompts of more than 10000 characters, as `too long`: no text encoder reads
-    that much.
+    Prompts that people write contain many words that do not describe the picture: quality words, resolutions, lists
+    of artists, names of platforms and renderers, contradictory styles. polish removes these words. Judges can then
+    rate whether a picture shows what the prompt asks for, and not whose style it copies.
 
-    Reads JSON Lines, or plain text with one prompt a line, from a .txt file or standard input. The old text is kept as
-    `source_prompt`, and `prompt_id` is its hash. With --keep-original the old text is a prompt of its own as well, with
-    `-original` behind that id. `clip_tokens` is the length of the new text: Stable Diffusion reads 75.
+    polish drops unsafe prompts, exact duplicates, near duplicates, and prompts that are empty after polishing. It
+    also drops prompts of more than 10000 characters as `too long`, because no text encoder reads that much.
 
-    A language model's rewrite that adds something, or loses what the prompt is about, is not taken: the rules polish
-    that prompt instead, and `rejected` says why. A refusal makes a prompt unsafe.
+    The input is JSON Lines, or plain text with one prompt per line. A .txt file and standard input can be plain text.
+    The old text is kept as `source_prompt`, and `prompt_id` is its hash. With --keep-original, the old text is also
+    written as a second prompt; its id is the `prompt_id` with `-original` at the end. `clip_tokens` is the length of
+    the new text. Stable Diffusion reads at most 75 tokens.
 
-    A prompt is unsafe if the polisher says so, or if `prompt_nsfw`, a column of DiffusionDB, is above the threshold.
+    A rewrite by a language model is rejected if it adds something, or if it loses the subject of the prompt. Then the
+    rules polish the prompt instead, and `rejected` gives the reason. If the model refuses, the prompt is unsafe.
 
-    With --out prompts.jsonl, what is dropped goes to prompts.dropped.jsonl with its reason in `dropped`, and is not
-    done again by a run that goes on; to have a prompt tried once more, take its line out of that file. A prompt that is
-    there word for word already is only counted.
+    A prompt is unsafe if the polisher says so, or if its `prompt_nsfw` is above the threshold. `prompt_nsfw` is a
+    column of DiffusionDB.
 
-    A prompt on which a model gave an answer, and after one more try another, of which nothing can be made, is dropped
-    as `failed`. One that met a fault of the server's is in neither file and is tried again. The exit is 3 if there were
-    any of these, and 5 at a limit.
+    With --out prompts.jsonl, dropped prompts go to prompts.dropped.jsonl, with the reason in `dropped`. A resumed run
+    skips them. To retry a dropped prompt, delete its line from that file. If a prompt repeats an earlier prompt word
+    for word, it is counted but not written.
+
+    If a model's answer for a prompt is unusable, the model is asked once more. If the second answer is unusable too,
+    the prompt is dropped as `failed`. If the server fails, the prompt is in neither file, and the next run tries it
+    again. The exit code is 3 if any prompt failed, and 5 if a limit was reached.
 
     Examples:
 
@@ -423,7 +441,7 @@ def polish(
         raise UserError(f"--out {out}: a .txt file is read as plain text; name a .jsonl file for these records")
     drops = beside(out, "dropped")
     if drops and os.path.realpath(prompts) in map(os.path.realpath, (out, drops)):
-        raise UserError(f"{prompts}: is read by this command, and written too; name another file with --out")
+        raise UserError(f"{prompts}: is both read and written by this command; name another file with --out")
     if unsafe_model:
         sources.check("unsafe", unsafe_model, option="--unsafe-model ")
     with ExitStack() as files:

@@ -24,7 +24,14 @@ def score(
     *,
     reward: Annotated[
         list[str] | None,
-        plugin("reward", "--reward", "-r", help="What scores; repeatable.", show_default="shapes, the pixel judge"),
+        plugin(
+            "reward",
+            "--reward",
+            "-r",
+            group="Model",
+            help="Reward model that scores the pictures; repeatable.",
+            show_default="shapes, the pixel judge",
+        ),
     ] = None,
     root: Roots = None,
     batch: BatchSize = 32,
@@ -32,14 +39,14 @@ def score(
 ) -> None:
     """Score pictures with reward models.
 
-    Adds to every record, under `scores`, what each reward says of its picture, raw and under the name `--reward`
-    gives it. All rewards are computed in one pass, and a picture is decoded once for all of them.
+    Adds the score of each reward to `scores` in every record. The scores are raw. The key of a score is the SPEC that
+    was given to --reward. All rewards are computed in one pass, and each picture is decoded only once.
 
-    A record needs `prompt` and `file_name`. Where `prompt_id` or `image_id` is missing, it is computed from the prompt
-    or from the bytes of the file, and added. Two files of one prompt with the same bytes are one picture: the second is
-    left out with a warning.
+    A record needs `prompt` and `file_name`. A missing `prompt_id` is computed from the prompt, and a missing `image_id`
+    from the bytes of the file; both are added. Two files of one prompt with the same bytes are one picture: the second
+    is left out with a warning.
 
-    A picture that cannot be opened is reported and left out; the exit is then 3.
+    A picture that cannot be opened is reported and left out. The exit code is then 3.
 
     Examples:
 
@@ -51,7 +58,7 @@ def score(
     """
     specs = [plugins.check("reward", spec) for spec in reward or ["shapes"]]
     if not reward:
-        progress.note("no --reward is named: scoring with the pixel judge of the built-in shapes world")
+        progress.note("no --reward given: using the pixel judge of the built-in shapes world")
 
     def key(image: Image) -> str:
         """The picture's identity. Raises `UserError` for a record that this command did not write."""

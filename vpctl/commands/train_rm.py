@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..tuning.reward import Group
 
 SHARES = {"train": 0.9, "test": 0.1}
-"""How prompts are divided where no pair says which part it belongs to."""
+"""Shares of the prompts in each part, if no pair has a split."""
 PARTS = ("train", "validation", "test")
 CACHE_BYTES = 2 << 30
 
@@ -100,8 +100,9 @@ def train_rm(
         option(
             metavar="MODEL",
             offered=("new:blip", "new:clip"),
-            help="What to start from: the folder or hub id of a BLIP (image-text retrieval) or CLIP, or new:blip, "
-            "new:clip for a small one from nothing.",
+            group="Model",
+            help="Model to start from: the folder or hub id of a BLIP (image-text retrieval) or CLIP model, or "
+            "new:blip or new:clip for a small untrained model.",
             show_default="the shapes world's",
         ),
     ] = "",
@@ -112,17 +113,17 @@ def train_rm(
 ) -> None:
     """Train a reward model on preference pairs.
 
-    Trains on the pairs whose `split` is train, keeps the weights that do best on those of validation, if there are
-    any, and puts the accuracy on those of test into the model card. Where no pair has a split, a tenth of the prompts
-    is held out as test.
+    Trains on the pairs whose `split` is train. If there are pairs with the split validation, the weights with the
+    best result on these pairs are kept. The model card reports the accuracy on the pairs with the split test. If no
+    pair has a split, 10 % of the prompts are held out as test.
 
     The loss is the Bradley-Terry likelihood of the preferred picture, as in VisionPrefer (Wu et al. 2024, arXiv
     2404.15100, section 4.1). Which layers are frozen and how the learning rate falls follow ImageReward (Xu et al.
     2023, arXiv 2304.05977).
 
-    The folder is a plain transformers model with its tokenizer and image processor: vpctl reads it as the reward
-    vp:DIR, and transformers alone can use it as its model card shows. It is also the run's: options in run.json,
-    metrics in metrics.jsonl and for TensorBoard.
+    The output folder is a plain transformers model with its tokenizer and image processor. vpctl uses it as the
+    reward vp:DIR. The model card shows how to use it with transformers alone. The folder also holds the run: options
+    in run.json, and metrics in metrics.jsonl and in files for TensorBoard.
 
     Examples:
 
@@ -133,7 +134,7 @@ def train_rm(
     """
     sources.check_backbone(backbone)
     if not backbone:
-        progress.note("no --backbone is named: starting from the built-in one of the shapes world")
+        progress.note("no --backbone given: using the backbone of the built-in shapes world")
     joined = Joined(unsaid=PARTS[0]).pairs(located(pairs, Pair, _no_such_part))
     everything = list(progress.track(joined, "pairs"))
     split = divided(everything, pairs)
@@ -272,12 +273,12 @@ from {start} on {train} preference pairs of {prompts} prompts, with the Bradley-
 
     vpctl score images/metadata.jsonl --reward vp:FOLDER
 
-It is a plain transformers model. Of a BLIP the reward is the difference of the two matching logits, of a CLIP the
-logit of picture and text; `reward.json` has the mean and deviation that vpctl takes off and divides by.
+It is a plain transformers model. For a BLIP model, the reward is the difference of the two matching logits. For a CLIP
+model, it is the logit of picture and text. vpctl subtracts the `mean` in `reward.json` and divides by its `std`.
 
 {use}
 
-Rewards are comparable between pictures of one prompt. They say nothing of pictures unlike those it was trained on.
+Compare rewards only between pictures of one prompt. Rewards are unreliable for pictures unlike the training pictures.
 
 ## Training
 

@@ -31,7 +31,8 @@ def tune_dpo(
     *,
     out: Folder,
     model: Annotated[
-        str, plugin("generator", "--model", "-m", help="What to tune.", show_default="the shapes world's")
+        str,
+        plugin("generator", "--model", "-m", group="Model", help="Model to tune.", show_default="the shapes world's"),
     ] = "",
     root: Roots = None,
     seed: Seed = 0,
@@ -40,12 +41,14 @@ def tune_dpo(
 ) -> None:
     """Tune a model on preference pairs.
 
-    Trains a LoRA by Diffusion-DPO (Wallace et al. 2024, arXiv 2311.12908): no reward model, no drawing, only the
-    pairs, of which those with a `split` other than train are left alone. The pictures need not be the model's own.
+    Trains a LoRA with Diffusion-DPO (Wallace et al. 2024, arXiv 2311.12908). It needs only pairs: it uses no reward
+    model and draws no training pictures. Pairs with a `split` other than train are skipped. The pictures can come from
+    any model.
 
-    The folder gets pytorch_lora_weights.safetensors, which generate takes as --adapter DIR and diffusers as
-    pipe.load_lora_weights(DIR), previews drawn from fixed seeds, and metrics in metrics.jsonl and for TensorBoard. A
-    healthy loss stays near log 2 = 0.693 for long; what rises is implicit_accuracy.
+    The output folder holds pytorch_lora_weights.safetensors, previews drawn from fixed seeds, and metrics in
+    metrics.jsonl and in files for TensorBoard. To use the LoRA, run generate --adapter DIR, or call
+    pipe.load_lora_weights(DIR) in diffusers. In a healthy run the loss stays near log 2 = 0.693 for a long time, and
+    implicit_accuracy rises.
 
     Examples:
 
@@ -57,7 +60,7 @@ def tune_dpo(
     """
     spec = plugins.check("generator", model or "shapes", tuned=True)
     if not model:
-        progress.note("no --model is named: tuning the built-in one of the shapes world")
+        progress.note("no --model given: using the built-in shapes world")
     joined = Joined(unsaid="train").pairs(located(pairs, Pair))
     wanted = [pair for pair in progress.track(joined, "pairs") if pair.get("split", "train") == "train"]
     if not wanted:
@@ -91,8 +94,8 @@ def tune_dpo(
         posteriors, preferences = encoded(wanted, policy, Pictures([folder_of(pairs), *(root or [])]))
         shown = list(islice(dict.fromkeys(pair["prompt"] for pair in wanted), PREVIEWS))
         progress.note(
-            f"{progress.plural(len(preferences), 'pair')}, {progress.plural(config.steps, 'step')} of {config.batch} × "
-            f"{config.accumulate} = {progress.plural(config.batch * config.accumulate, 'pair')}"
+            f"{progress.plural(len(preferences), 'pair')}, {progress.plural(config.max_steps, 'step')} of "
+            f"{config.batch} × {config.accumulate} = {progress.plural(config.batch * config.accumulate, 'pair')}"
         )
         dpo.train(
             policy,
@@ -105,7 +108,7 @@ def tune_dpo(
         )
         with run.results() as folder:
             policy.save_lora(folder)
-    progress.note(f"the LoRA is in {out}; draw with it as generate --adapter {out}")
+    progress.note(f"the LoRA is in {out}; use it with generate --adapter {out}")
 
 
 def encoded(pairs: list[Pair], policy: "Denoiser", pictures: "Pictures") -> "tuple[Posteriors, list[Preference]]":

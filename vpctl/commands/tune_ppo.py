@@ -1,4 +1,4 @@
-"""Tune a model by reinforcement learning from rewards."""
+"""Tune a model with reinforcement learning from rewards."""
 
 import dataclasses
 import math
@@ -31,7 +31,8 @@ def tune_ppo(
     *,
     out: Folder,
     model: Annotated[
-        str, plugin("generator", "--model", "-m", help="What to tune.", show_default="the shapes world's")
+        str,
+        plugin("generator", "--model", "-m", group="Model", help="Model to tune.", show_default="the shapes world's"),
     ] = "",
     reward: Annotated[
         list[str] | None,
@@ -39,7 +40,9 @@ def tune_ppo(
             "reward",
             "--reward",
             "-r",
-            help="What to tune towards, as SPEC or SPEC=WEIGHT; of several, the weighted sum.",
+            group="Model",
+            help="Reward to increase, as SPEC or SPEC=WEIGHT; repeatable. Several rewards are added up with "
+            "their weights.",
             show_default="shapes, the pixel judge",
         ),
     ] = None,
@@ -47,14 +50,15 @@ def tune_ppo(
     device: Device = "auto",
     config: PPOConfig,
 ) -> None:
-    """Tune a model by reinforcement learning from rewards.
+    """Tune a model with reinforcement learning from rewards.
 
-    Trains a LoRA by DDPO (Black et al. 2024, arXiv 2305.13301): draws pictures, has them scored, and makes the
-    denoising steps that led to better ones likelier, within a clipped range. Rewards are compared among the pictures of
-    one prompt. Prompts with a `split` other than train are left alone.
+    Trains a LoRA with DDPO (Black et al. 2024, arXiv 2305.13301). Each round draws pictures, scores them, and makes
+    the denoising steps that led to higher rewards more likely, within a clip range. A reward is compared only with the
+    rewards of other pictures of the same prompt. Prompts with a `split` other than train are skipped.
 
-    The folder gets pytorch_lora_weights.safetensors, which generate takes as --adapter DIR and diffusers as
-    pipe.load_lora_weights(DIR), previews drawn from fixed seeds, and metrics in metrics.jsonl and for TensorBoard.
+    The output folder holds pytorch_lora_weights.safetensors, previews drawn from fixed seeds, and metrics in
+    metrics.jsonl and in files for TensorBoard. To use the LoRA, run generate --adapter DIR, or call
+    pipe.load_lora_weights(DIR) in diffusers.
 
     Examples:
 
@@ -76,7 +80,7 @@ def tune_ppo(
         check_steps(config, config.steps)
     for name, given in (("--model", model), ("--reward", reward)):
         if not given:
-            progress.note(f"no {name} is named: taking the built-in one of the shapes world")
+            progress.note(f"no {name} given: using the built-in shapes world")
     trained_on = (one for one in read_prompts(prompts, oversized) if one.get("split", "train") == "train")
     texts = list(dict.fromkeys(one["prompt"] for one in trained_on))
     if not texts:
@@ -128,7 +132,7 @@ def tune_ppo(
         )
         with run.results() as folder:
             policy.save_lora(folder)
-    progress.note(f"the LoRA is in {out}; draw with it as generate --adapter {out}")
+    progress.note(f"the LoRA is in {out}; use it with generate --adapter {out}")
 
 
 def chosen(option: str, given: N | None, own: N | None, spec: str) -> N:
@@ -155,7 +159,7 @@ def weighted(text: str) -> tuple[str, float]:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"--reward {text}: {weight!r} is not a number; a weight stands behind =, as pickscore=0.5")
+        raise UserError(f"--reward {text}: {weight!r} is not a number; write the weight after =, as in pickscore=0.5")
     return spec, number
 
 

@@ -86,4 +86,6 @@ class Diffusion(TunableGenerator):
         with hub.computing(self._where):
             self._cut.update(prompt for prompt in prompts if len(tokenizer(prompt).input_ids) > limit)
         if self._cut:
-            progress.warn(f"prompts of more than {limit} tokens are cut off there, as {next(iter(self._cut))[:60]!r}")
+            progress.warn(
+                f"prompts of more than {limit} tokens are cut off, for example {next(iter(self._cut))[:60]!r}"
+            )

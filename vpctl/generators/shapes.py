@@ -1,4 +1,4 @@
-"""The shapes world's own models: shapes:base, or shapes:small, which is worse."""
+"""The models of the shapes world: shapes:base, or shapes:small, which is worse."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

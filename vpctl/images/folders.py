@@ -66,17 +66,17 @@ class Folders:
             folder = os.path.dirname(real)
             self._parent = os.path.commonpath([self._parent, folder]) if self._refused else folder
             self._refused += 1
-            return "lies outside the folders allowed"
+            return "is outside the allowed folders"
         return "" if os.path.isfile(real) else "there is no such picture"
 
     def _way_out_for_all(self) -> str:
         are = "picture lies" if self._refused == 1 else "pictures lie"
-        return f"{self._refused} {are} outside the folders allowed; {self._way_out()}"
+        return f"{self._refused} {are} outside the allowed folders; {self._way_out()}"
 
     def _way_out(self) -> str:
         if is_for_pictures(self._parent):
             return f"add --root {self._parent}"
-        return "move the pictures below the folder of the records, or name the folder they lie in with --root"
+        return "move the pictures below the folder of the records, or allow their folder with --root"
 
 
 def is_for_pictures(folder: str) -> bool:

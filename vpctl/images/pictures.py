@@ -40,7 +40,8 @@ class Pictures:
             with Image.open(real, formats=FORMATS) as opened:
                 if opened.width * opened.height > LARGEST:
                     raise RecordFailed(
-                        f"{path}: {opened.width} × {opened.height} pixels is too large; {LARGEST} in all is the most"
+                        f"{path}: {opened.width} × {opened.height} pixels is too large; the maximum is {LARGEST} "
+                        "in total"
                     )
                 opened.load()
                 return _as_rgb(opened)

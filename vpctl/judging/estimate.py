@@ -27,9 +27,9 @@ def estimate(groups: Iterable[Group], plan: Plan, desk: Desk, pictures: Pictures
         for call in calls:
             shown = [sizes[place] for place in call.shown]
             usage.update(desk.annotator.expected(call.kind, group.images[0]["prompt"], shown))
-    tokens = f"about {usage['prompt_tokens']:.0f} tokens of prompts and {usage['completion_tokens']:.0f} of answers"
+    tokens = f"about {usage['prompt_tokens']:.0f} prompt tokens and {usage['completion_tokens']:.0f} answer tokens"
     cost = f", {usage['cost'] * share:.2f} USD" if "cost" in usage else ""
     broken = f"; {progress.plural(tally.lost, 'prompt')} with pictures that cannot be judged" if tally.lost else ""
     progress.note(
-        f"dry run: {progress.plural(calls_in_all, 'call')} to be made{f', {tokens}{cost}' if usage else ''}{broken}"
+        f"dry run: {progress.plural(calls_in_all, 'call')} left{f', {tokens}{cost}' if usage else ''}{broken}"
     )

@@ -12,7 +12,7 @@ ROUNDING = 1e-6
 """Margins below this are what floating point leaves of a tie."""
 
 TIE_BREAK = 0.125
-"""Margin of two pictures of the same level of which one was preferred when they were compared: half a level of five."""
+"""Margin of two pictures with the same level if one won their comparison: half a level of five."""
 
 
 class Scale(NamedTuple):
@@ -45,8 +45,8 @@ class Mean:
 class Said:
     """What one annotator said on one aspect of one prompt's pictures.
 
-    Scores are means of repeated judgements, in [0, 1] of the annotator's scale. Preferences are by twos: how often each
-    of the two orders in which the pictures were shown spoke for the one or the other, from -1 to 1.
+    Scores are means of repeated judgements, in [0, 1] of the annotator's scale. Preferences are of
+    two pictures: for each of the two orders they were shown in, the mean preference from -1 to 1.
     """
 
     scores: dict[str, Mean] = field(default_factory=dict)

@@ -5,93 +5,100 @@ when pictures change places, are faults of the judge and not of the pictures.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 
 from .. import progress
 from ..records import Judgement
-from .preferences import place
 
 LEVELS = (1, 2, 3, 4, 5)
 
 
 @dataclass
-class Quality:
-    """What one annotator's judgements on one aspect are like."""
+class Series:
+    """Numbers, each with the id of the prompt that it was counted on."""
 
-    judged: int = 0
-    refused: int = 0
-    failed: int = 0
-    levels: Counter[int] = field(default_factory=Counter)
-    pairs: int = 0
-    ties: int = 0
-    slots: defaultdict[int, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0.0]))
-    compared: int = 0
-    flips: int = 0
+    values: list[float] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)
+
+    def add(self, value: float, prompt: str) -> None:
+        """Append one number."""
+        self.values.append(value)
+        self.prompts.append(prompt)
+
+    @property
+    def mean(self) -> float | None:
+        """The mean; None if there are no numbers."""
+        return sum(self.values) / len(self.values) if self.values else None
+
+
+@dataclass
+class Quality:
+    """How one annotator judged one aspect in one mode. Every series has a value per event; shares are 0 or 1 each.
+
+    `refused` and `failed` have a value per answer, `scores` one per picture, `ties` one per two pictures in one
+    judgement. `slots` is the score of the picture shown first minus that of the picture shown last, per judgement of
+    several pictures: orders are shuffled, so its mean is near 0 for a judge without a position bias. `flips` has a
+    value each time a judge sees two pictures again and prefers one of them both times: 1 if it changed its mind.
+    """
+
+    refused: Series = field(default_factory=Series)
+    failed: Series = field(default_factory=Series)
+    scores: Series = field(default_factory=Series)
+    ties: Series = field(default_factory=Series)
+    slots: Series = field(default_factory=Series)
+    flips: Series = field(default_factory=Series)
 
     @property
     def answers(self) -> int:
-        """All that were given, whatever became of them."""
-        return self.judged + self.refused + self.failed
+        """All answers: judgements, refusals and failures."""
+        return len(self.refused.values)
 
     @property
-    def slot_bias(self) -> float | None:
-        """Mean score in the first place a picture can be shown in, above that in the last; orders are shuffled."""
-        if len(self.slots) < 2:
-            return None
-        first, last = self.slots[min(self.slots)], self.slots[max(self.slots)]
-        return first[0] / first[1] - last[0] / last[1]
+    def judged(self) -> int:
+        """Answers with scores."""
+        return self.answers - int(sum(self.refused.values) + sum(self.failed.values))
+
+    @property
+    def levels(self) -> Counter[int]:
+        """How often each score was given, rounded to a whole number."""
+        return Counter(round(score) for score in self.scores.values)
 
 
 Kind = tuple[str, str, str]
 """Annotator, aspect and mode."""
 
 
-def measured(read: Callable[[], Iterable[Judgement]]) -> dict[Kind, Quality]:
-    """The quality of judgements of a kind. They are read twice; what a later one took the place of does not count.
-
-    `flips` counts pairs of pictures that a judge who saw them more than once preferred now one way and now the other,
-    of all that it did not find equal each time.
-    """
-    last: dict[str, int] = {}
-    for number, judgement in enumerate(read()):
-        if "key" in judgement:
-            last[place(judgement)] = number
+def measured(judgements: Iterable[Judgement]) -> dict[Kind, Quality]:
+    """The quality of judgements by kind. Judgements that a later one replaces must be left out; see `latest`."""
     found: defaultdict[Kind, Quality] = defaultdict(Quality)
-    leanings: dict[tuple[Kind, str, str], int] = {}
-    for number, judgement in enumerate(read()):
-        if "key" in judgement and last[place(judgement)] != number:
-            continue
+    leanings: dict[tuple[Kind, str, str, str], int] = {}
+    for judgement in judgements:
         kind = (judgement["annotator"], judgement["aspect"], judgement.get("mode", "list"))
-        quality = found[kind]
+        quality, prompt = found[kind], judgement["prompt_id"]
+        quality.refused.add("refused" in judgement, prompt)
+        quality.failed.add("failed" in judgement and "refused" not in judgement, prompt)
         if "refused" in judgement or "failed" in judgement:
-            quality.refused += "refused" in judgement
-            quality.failed += "failed" in judgement
             continue
-        quality.judged += 1
         _count(judgement, quality)
         for pair, leaning in _leanings(judgement):
-            key = (kind, *pair)
+            key = (kind, prompt, *pair)
             before = leanings.get(key)
-            if before is not None and before and leaning:
-                quality.compared += 1
-                quality.flips += before != leaning
+            if before and leaning:
+                quality.flips.add(before != leaning, prompt)
             leanings[key] = leaning or before or 0
     return dict(sorted(found.items()))
 
 
 def _count(judgement: Judgement, quality: Quality) -> None:
-    scores, order = judgement["scores"], judgement.get("order", [])
-    quality.levels.update(round(score) for score in scores)
+    scores, order, prompt = judgement["scores"], judgement.get("order", []), judgement["prompt_id"]
+    for score in scores:
+        quality.scores.add(score, prompt)
     for left, right in combinations(scores, 2):
-        quality.pairs += 1
-        quality.ties += left == right
-    if len(scores) > 1:
-        for turn, index in enumerate(order):
-            slot = quality.slots[turn]
-            slot[0] += scores[index]
-            slot[1] += 1
+        quality.ties.add(left == right, prompt)
+    if len(order) > 1:
+        quality.slots.add(scores[order[0]] - scores[order[-1]], prompt)
 
 
 def _leanings(judgement: Judgement) -> Iterator[tuple[tuple[str, str], int]]:
@@ -101,14 +108,14 @@ def _leanings(judgement: Judgement) -> Iterator[tuple[tuple[str, str], int]]:
         yield (first, second), (left > right) - (left < right)
 
 
-def summarise(read: Callable[[], Iterable[Judgement]]) -> None:
-    """Show the quality of judgements to a person, a table for each annotator and mode, as wide as any terminal is."""
+def summarise(found: Mapping[Kind, Quality]) -> None:
+    """Print what `measured` found on stderr, a table for each annotator and mode. It fits into 80 columns."""
     tables: defaultdict[tuple[str, str], dict[str, Quality]] = defaultdict(dict)
-    for (annotator, aspect, mode), quality in measured(read).items():
+    for (annotator, aspect, mode), quality in found.items():
         tables[annotator, mode][aspect] = quality
     for (annotator, mode), aspects in tables.items():
         answers = sum(quality.answers for quality in aspects.values())
-        failed = sum(quality.failed for quality in aspects.values())
+        failed = sum(int(sum(quality.failed.values)) for quality in aspects.values())
         progress.table(
             f"Judged by {annotator}, {mode}{f'; {failed} of {answers} failed' if failed else ''}",
             ["aspect", "judged", "refused", "1 to 5, in %", "ties", "slots", "flips"],
@@ -116,20 +123,22 @@ def summarise(read: Callable[[], Iterable[Judgement]]) -> None:
         )
 
 
+def on_levels(quality: Quality) -> bool:
+    """Whether some scores are on the levels 1 to 5."""
+    return any(level in quality.levels for level in LEVELS)
+
+
 def _row(quality: Quality) -> list[str]:
-    scored = sum(quality.levels.values())
-    on_levels = any(quality.levels[level] for level in LEVELS)
-    shares = [f"{100 * quality.levels[level] / scored:.0f}" for level in LEVELS] if on_levels else []
-    bias = quality.slot_bias
+    scored, levels, bias = len(quality.scores.values), quality.levels, quality.slots.mean
     return [
         str(quality.judged),
-        _share(quality.refused, quality.answers),
-        " ".join(shares),
-        _share(quality.ties, quality.pairs),
+        _share(quality.refused),
+        " ".join(f"{100 * levels[level] / scored:.0f}" for level in LEVELS) if on_levels(quality) else "",
+        _share(quality.ties),
         "" if bias is None else f"{bias:+.2f}",
-        _share(quality.flips, quality.compared),
+        _share(quality.flips),
     ]
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{part / whole:.0%}" if whole else ""
+def _share(series: Series) -> str:
+    return "" if series.mean is None else f"{series.mean:.0%}"

@@ -137,7 +137,7 @@ def template(kind: Kind) -> str:
 
 
 def compared(scores: Sequence[float]) -> list[float]:
-    """The scores of a comparison of two pictures, of which it is known how good each is by itself."""
+    """The scores of a comparison of two pictures whose own scores are known."""
     first, second = scores
     return [EQUAL, EQUAL] if first == second else [PREFERRED, OTHER] if first > second else [OTHER, PREFERRED]
 
@@ -167,7 +167,7 @@ def verdicts(kind: Kind, answer: Mapping[str, Any]) -> list[Verdicts]:
 def _comparison(kind: Kind, answer: Mapping[str, Any]) -> Verdicts:
     choice = answer.get("preferred")
     if choice not in _choices(kind):
-        raise Unusable(f"'preferred' is to be one of {', '.join(_choices(kind))}")
+        raise Unusable(f"'preferred' must be one of {', '.join(_choices(kind))}")
     rationales = [_rationale(answer.get(letter), letter) for letter in kind.letters]
     if choice == TIE:
         return Verdicts([EQUAL] * kind.pictures, rationales, {})
@@ -179,12 +179,12 @@ def _verdicts(aspect: Aspect, letters: str, answer: Mapping[str, Any]) -> Verdic
     for letter in letters:
         verdict = answer.get(letter)
         if not isinstance(verdict, dict):
-            raise Unusable(f"the answer says nothing of picture {letter}")
+            raise Unusable(f"the answer does not mention picture {letter}")
         scores.append(_level(verdict.get("level"), aspect, letter))
         rationales.append(_rationale(verdict.get("rationale"), letter))
     extra = [key for key in answer if len(key) == 1 and key in ascii_uppercase and key not in letters]
     if extra:
-        raise Unusable(f"the answer speaks of a picture {extra[0]}, and there is none")
+        raise Unusable(f"the answer mentions a picture {extra[0]}, which does not exist")
     ranking = _ranking(answer.get("ranking"), letters, scores) if len(letters) > 1 else []
     return Verdicts(scores, rationales, {}, ranking)
 
@@ -210,14 +210,14 @@ def _level(value: object, aspect: Aspect, letter: str) -> float:
         number, name = (int(found[1]), (found[2] or "").strip()) if found else (None, "")
     is_level = isinstance(number, int | float) and not isinstance(number, bool) and number in range(1, len(names) + 1)
     if not is_level or (name and any(names) and name != names[int(number) - 1]):  # type: ignore[call-overload]
-        raise Unusable(f"{str(value)[:40]!r} of picture {letter} is none of the levels {', '.join(aspect.levels)}")
+        raise Unusable(f"{str(value)[:40]!r} of picture {letter} is not one of the levels {', '.join(aspect.levels)}")
     return float(number)  # type: ignore[arg-type]
 
 
 def _ranking(value: object, letters: str, scores: Sequence[float]) -> list[int]:
     named = value if isinstance(value, list) and all(isinstance(one, str) for one in value) else []
     if sorted(named) != [*letters]:
-        raise Unusable(f"'ranking' is to name each of {', '.join(letters)} once, the best first")
+        raise Unusable(f"'ranking' must name each of {', '.join(letters)} once, the best first")
     places = [letters.index(letter) for letter in named]
     for better, worse in pairwise(places):
         if scores[better] < scores[worse]:

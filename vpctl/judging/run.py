@@ -204,7 +204,7 @@ def tallied(judgements: list[Judgement], call: Call, tally: Tally) -> list[Judge
 
 
 def lose(failure: RecordFailed, calls: list[Call], tally: Tally) -> None:
-    """Count and report calls of which nothing is recorded, so that the next run tries them again."""
+    """Count and report calls without a recorded answer; the next run tries them again."""
     tally.lost += sum(len(call.fresh) for call in calls)
     _warn(LOST, str(failure), calls)
 

@@ -26,7 +26,7 @@ MODEL, COMPONENT = "model", "diffusion_pytorch_model"
 """Names of weight files, without suffix: of transformers and of diffusers."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 _NO_CODE = "vpctl never runs a model folder's code; "
-_HAS_ITSELF = _NO_CODE + "name a model that {} has itself"
+_HAS_ITSELF = _NO_CODE + "name a model that {} supports without it"
 _AS_SAFETENSORS = "name a copy in safetensors"
 
 _DEEPEST = 32
@@ -159,7 +159,7 @@ def reward_model(folder: Folder) -> list[str]:
     config = _transformers_config(folder)
     kind = config["model_type"]
     if kind not in REWARD_KINDS:
-        raise Unfit(f"a {kind} model; reward models begin as {' or '.join(REWARD_KINDS)}")
+        raise Unfit(f"a {kind} model; a reward model must start from {' or '.join(REWARD_KINDS)}")
     _check_tokenizer(folder)
     _check_pixels(_image_processor(folder), config)
     weights = _weights(folder, MODEL)
@@ -195,12 +195,12 @@ def unsafe_classifier(folder: Folder) -> list[str]:
     config = _transformers_config(folder)
     made_for: list[str] = config.get("architectures") or []
     if made_for and not any(name.endswith("ForSequenceClassification") for name in made_for):
-        raise Unfit(f"a {made_for[0]}, which is no classifier")
+        raise Unfit(f"a {made_for[0]}, which is not a classifier")
     labels = config.get("id2label")
     if not isinstance(labels, dict) or not all(isinstance(label, str) for label in labels.values()):
         raise Unfit("config.json: has no id2label, the names of the classes")
     if LABELS.isdisjoint(label.lower() for label in labels.values()):
-        raise Unfit(f"its labels are {', '.join(labels.values())}; one of them has to be {', '.join(sorted(LABELS))}")
+        raise Unfit(f"its labels are {', '.join(labels.values())}; one of them must be {', '.join(sorted(LABELS))}")
     _check_tokenizer(folder)
     return _checked_weights(folder, MODEL)
 
@@ -310,18 +310,18 @@ def _check_no_code(folder: Folder, inside: str = "") -> None:
             if "auto_map" in config:
                 raise Unfit(
                     f"{name}: asks to run its own code (auto_map); {_NO_CODE}"
-                    f"if transformers has this model itself, remove auto_map from a copy of {name}"
+                    f"if transformers supports this model without it, remove auto_map from a copy of {name}"
                 )
             for key, value in config.items():
                 # transformers takes an implementation that is named as USER/NAME from the hub, and runs it.
                 if key.endswith("_implementation") and any("/" in text for text in _texts(value)):
                     raise Unfit(f"{name}: asks to run code of the hub ({key}); {_HAS_ITSELF.format('transformers')}")
             if "transformers_weights" in config:
-                raise Unfit(f"{name}: names a weight file of its own (transformers_weights); {_AS_SAFETENSORS}")
+                raise Unfit(f"{name}: names its own weight file (transformers_weights); {_AS_SAFETENSORS}")
     if folder.has(os.path.join(inside, "custom_generate", "generate.py")):
         raise Unfit(f"asks to run its own code (custom_generate); {_HAS_ITSELF.format('transformers')}")
     if folder.has(os.path.join(inside, "adapter_config.json")):
-        raise Unfit("is an adapter to another model, which it names itself (adapter_config.json); merge the two first")
+        raise Unfit("is an adapter for the model named in adapter_config.json; merge the two first")
 
 
 def _check_tokenizer(folder: Folder, inside: str = "") -> None:
@@ -336,7 +336,7 @@ def _check_tokenizer(folder: Folder, inside: str = "") -> None:
         name = os.path.join(inside, "tokenizer.json")
         tokenizer = folder.read(name)
         if not isinstance(tokenizer.get("model"), dict):
-            raise Unfit(f"{name}: is no tokenizer: it has no model")
+            raise Unfit(f"{name}: is not a tokenizer: it has no model")
         added = tokenizer.get("added_tokens")
         for token in added if isinstance(added, list) else ():
             if isinstance(token, dict) and (unknown := token.keys() - _TOKEN_KEYS):
@@ -362,24 +362,24 @@ def _check_pixels(processor: Mapping[str, Any], config: Mapping[str, Any]) -> No
     name = "preprocessor_config.json"
     if "image_processor_type" not in processor and "feature_extractor_type" in processor and "size" not in processor:
         kind = _short(processor["feature_extractor_type"])
-        raise Unfit(f"{name}: feature_extractor_type is {kind}, which prepares no pictures")
+        raise Unfit(f"{name}: feature_extractor_type is {kind}, which does not process pictures")
     for key in ("image_mean", "image_std"):
         values = processor.get(key)
         if values is not None and not (
             isinstance(values, list) and len(values) == 3 and all(_is_number(value) for value in values)
         ):
-            raise Unfit(f"{name}: {key} is {_short(values)}; it has to be three numbers")
+            raise Unfit(f"{name}: {key} is {_short(values)}; it must be three numbers")
     if 0 in (processor.get("image_std") or ()):
         raise Unfit(f"{name}: image_std has a 0, and pixels are divided by it")
     size = processor.get("crop_size") if processor.get("do_center_crop") else None
     size = size or processor.get("size")
     sides = _sides(size)
     if size is not None and not (sides and all(map(_is_size, sides))):
-        raise Unfit(f"{name}: size is {_short(size)}; it has to be sides in pixels")
+        raise Unfit(f"{name}: size is {_short(size)}; it must be sides in pixels")
     vision = config.get("vision_config")
     taken = _sides(vision.get("image_size")) if isinstance(vision, dict) else []
     if not all(map(_is_size, taken)):
-        raise Unfit(f"config.json: image_size is {_short(taken)}; it has to be sides in pixels")
+        raise Unfit(f"config.json: image_size is {_short(taken)}; it must be sides in pixels")
     exact = not isinstance(size, dict) or {*size} == {"height", "width"}
     if sides and taken and exact and {*sides} != {*taken}:
         made, wanted = (" × ".join(map(str, each)) for each in (sides, taken))
@@ -396,7 +396,7 @@ def _parts(index: Mapping[str, Any]) -> Iterator[tuple[str, str | None, str | No
     for name, value in index.items():
         if isinstance(value, list) and not name.startswith("_"):
             if len(value) != 2 or not all(one is None or isinstance(one, str) for one in value):
-                raise Unfit(f"model_index.json: {name} is {_short(value)}; it has to be a library and a class")
+                raise Unfit(f"model_index.json: {name} is {_short(value)}; it must be a library and a class")
             yield name, value[0], value[1]
 
 
@@ -413,7 +413,7 @@ def _check_origin(folder: Folder, part: str, library: str | None, class_name: st
     own = of in ("diffusers", "transformers") or (of.isidentifier() and (own_modules / of / "__init__.py").is_file())
     if not own or folder.has(os.path.join(part, f"{of}.py")) or not part.isidentifier():
         raise Unfit(
-            f"model_index.json: asks to run code of its own ({part}: {library}); "
+            f"model_index.json: asks to run its own code ({part}: {library}); "
             f"{_HAS_ITSELF.format('diffusers or transformers')}"
         )
     if not name.isidentifier() or (of == "diffusers" and not pipelines.exists(name)):
@@ -472,7 +472,7 @@ def _no_weights(folder: Folder, single: str, inside: str) -> str:
     variants = [name for name in names if name.endswith(".safetensors") and os.path.basename(name).startswith(stem)]
     if variants:
         return (
-            f"only a variant of its weights is there ({variants[0]}); rename it to {os.path.basename(single)} in a copy"
+            f"only a variant of its weights exists ({variants[0]}); rename it to {os.path.basename(single)} in a copy"
         )
     pickled = [name for name in names if name.endswith((*PICKLES, ".bin.index.json"))]
     if pickled:
@@ -519,9 +519,9 @@ def _header(path: Path, name: str) -> Shapes:
     except OSError as error:
         raise Unfit(f"{name}: cannot be read: {_reason(error)}") from None
     except (ValueError, RecursionError):
-        raise Unfit(f"{name}: is not a safetensors file: its header is no JSON") from None
+        raise Unfit(f"{name}: is not a safetensors file: its header is not JSON") from None
     if not isinstance(header, dict):
-        raise Unfit(f"{name}: is not a safetensors file: its header is no JSON object")
+        raise Unfit(f"{name}: is not a safetensors file: its header is not a JSON object")
     shapes: Shapes = {}
     end = 0
     for tensor, about in header.items():
@@ -571,23 +571,23 @@ def _wrong(key: str, value: Any) -> str:
     if value is None:
         return ""
     if key == "model_max_length":  # transformers writes 1e30 for no limit
-        return "" if _is_number(value) and value > 0 else "it has to be a positive number"
+        return "" if _is_number(value) and value > 0 else "it must be a positive number"
     if key in _SIZES and not isinstance(value, dict):
         most = _MOST_LAYERS if _COUNTS.match(key) else _LARGEST_SIZE
         if not all(_is_size(one, most) for one in _flat(value)):
-            return f"it has to be an integer from 1 to {most}"
+            return f"it must be an integer from 1 to {most}"
         longest = _MOST_BLOCKS if key == "block_out_channels" else _MOST_LAYERS
         if isinstance(value, list) and len(value) > longest:
-            return f"it has to have at most {longest} values"
+            return f"it must have at most {longest} values"
     # Some configs write false for a rate of 0, and Python reads it as 0.
     if _NUMBERS.match(key) and value is not False and not all(map(_is_number, _flat(value))):
-        return "it has to be a number"
+        return "it must be a number"
     if key.endswith("_config") and not isinstance(value, dict):
-        return "it has to be an object"
+        return "it must be an object"
     if key == "architectures" and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
-        return "it has to be a list of texts"
+        return "it must be a list of texts"
     if key == "model_type" and not isinstance(value, str):
-        return "it has to be a text"
+        return "it must be a text"
     return ""
 
 

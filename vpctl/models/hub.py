@@ -90,7 +90,7 @@ def model(kind: Any, folder: Path, *, dtype: torch.dtype, where: str) -> Any:
             output_loading_info=True,
         )
         if missing := sorted(found["missing_keys"]):
-            raise UserError(f"{where}: its weights are not all there: {missing[0]} is missing")
+            raise UserError(f"{where}: its weights are incomplete: {missing[0]} is missing")
         return opened
 
 
@@ -105,9 +105,7 @@ def pipeline(folder: Path, *, dtype: torch.dtype, where: str) -> Any:
         index = DiffusionPipeline.load_config(folder, local_files_only=True)
         kind: Any = getattr(diffusers, str(index["_class_name"]), None)
         if not _is_a(kind, DiffusionPipeline) or kind._load_connected_pipes:
-            raise UserError(
-                f"{where}: {index['_class_name']} is not a pipeline in one folder that diffusers has itself"
-            )
+            raise UserError(f"{where}: {index['_class_name']} is not a single-folder pipeline of diffusers")
         parts: dict[str, Any] = {}
         if "safety_checker" in index:
             parts = {"safety_checker": None, "requires_safety_checker": False}

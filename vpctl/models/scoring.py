@@ -127,5 +127,9 @@ def rewarded(spec: str, reward: Reward, pictures: list[Image.Image], prompts: li
 def _checked(record: R, scores: dict[str, float]) -> Scored:
     """What is not a number cannot be compared, and JSON cannot say it."""
     bad = [name for name, score in scores.items() if not math.isfinite(score)]
-    failure = RecordFailed(f"{record['file_name']}: {bad[0]} gave {scores[bad[0]]}, which is no score") if bad else None
+    failure = (
+        RecordFailed(f"{record['file_name']}: {bad[0]} gave {scores[bad[0]]}, which is not a valid score")
+        if bad
+        else None
+    )
     return Scored(record, {} if bad else scores, failure)

@@ -48,7 +48,7 @@ def check_pipeline(source: str, *, option: str, adapter: str, size: tuple[int | 
     for pixels in filter(None, size):
         if step and pixels % step:
             near = " or ".join(str(one) for one in (pixels // step * step, -(-pixels // step) * step) if one)
-            raise UserError(f"--size {width}x{height}: each side is a multiple of {step} pixels, as {near}")
+            raise UserError(f"--size {width}x{height}: each side must be a multiple of {step} pixels, as {near}")
         if own and pixels > LARGEST * own:
             raise UserError(
                 f"--size {width}x{height}: {pixels} pixels are more than {LARGEST} times the {own} that the model "

@@ -175,7 +175,7 @@ class Sheet:
             raise Unusable("the answer has no list 'prompts'")
         times = Counter(map(_id, items))
         problems = [f"there is no id {one[:SHOWN]!r}" for one in times if one not in self.ids]
-        problems += [f"id {one} is there {times[one]} times, not once" for one in self.ids if times[one] != 1]
+        problems += [f"id {one} occurs {times[one]} times, not once" for one in self.ids if times[one] != 1]
         results: dict[int, Polished] = {}
         for item in items:
             if times[one := _id(item)] != 1 or one not in self.ids:

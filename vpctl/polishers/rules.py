@@ -1,4 +1,4 @@
-"""Rules: words of quality, artists, platforms, renderers and leftovers of syntax are taken away; costs nothing."""
+"""Rules that remove quality words, artists, platforms, renderers and leftover syntax; free of charge."""
 
 from collections.abc import Callable
 

@@ -163,7 +163,7 @@ def checked(original: str, rewrite: str, unsafe: str = "") -> Polished:
     Noise that a model left is taken away by the rules first, so that to polish it once more changes nothing.
     """
     if len(rewrite) > LONGEST_PROMPT:
-        return Polished("", unsafe, f"too long: {len(rewrite)} characters; the most is {LONGEST_PROMPT}")
+        return Polished("", unsafe, f"too long: {len(rewrite)} characters; the maximum is {LONGEST_PROMPT}")
     text = polish([rewrite])[0].prompt
     return Polished(text, unsafe, _too_much(original, text) or added(original, text) or lost(original, text))
 

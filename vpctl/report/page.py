@@ -170,9 +170,9 @@ def check(path: str, runs: Sequence[str] = (), others: Iterable[str] = ()) -> No
     if os.path.realpath(path) in map(os.path.realpath, others):
         raise UserError(f"--html {path}: this command reads or writes that file; name another")
     if path in STREAMS or path.startswith("/dev/fd/"):
-        raise UserError(f"--html {path}: the page is a file; name one, such as page.html")
+        raise UserError(f"--html {path}: the page must be a file, such as page.html")
     if os.path.isfile(path) and not _is_page(path):
-        raise UserError(f"--html {path}: holds something else than a page; name another file")
+        raise UserError(f"--html {path}: holds something other than a page; name another file")
     for run in runs:
         read_metrics(run)
     _write_whole(path, None)
@@ -315,9 +315,9 @@ def _sentence(report: Facts, labels: Mapping[str, str], compared: str) -> str:
         meant = {1: f"{tuned}’s are preferred", 0: "neither can be said to be better", -1: f"{base}’s are preferred"}
     else:
         on = f" on {report['aspect']}" if "aspect" in report else ""
-        told = f"{name} prefers what was preferred" if metric == "accuracy" else f"{name} and {other} agree{on}"
+        told = f"{name} prefers the chosen picture" if metric == "accuracy" else f"{name} and {other} agree{on}"
         said = f"{told} in {value} of {_count(report['n'], 'pair')} ({span(report)})"
-        meant = {1: "better than guessing", 0: "it cannot be told from guessing", -1: "worse than guessing"}
+        meant = {1: "better than guessing", 0: "this is not different from guessing", -1: "worse than guessing"}
     return f"{said}; {_VERDICTS[side(report)]}: {meant[side(report)]}."
 
 
@@ -479,15 +479,15 @@ def read_metrics(run: str) -> dict[str, list[Point]]:
         try:
             logged = json.loads(line, parse_int=float)
         except ValueError:
-            raise UserError(f"{file}:{place}: not JSON; mend or remove the line") from None
+            raise UserError(f"{file}:{place}: not JSON; fix or remove the line") from None
         step = logged.pop("step", None) if isinstance(logged, dict) else None
         if not isinstance(step, float) or not drawable(step):
             raise UserError(
-                f"{file}:{place}: a line of metrics is an object with a 'step', a number; mend or remove it"
+                f"{file}:{place}: a line of metrics must be an object with a number 'step'; fix or remove it"
             )
         for name, value in logged.items():
             if value is not None and not isinstance(value, float):
-                raise UserError(f"{file}:{place}: {name!r} is not a number; mend or remove the line")
+                raise UserError(f"{file}:{place}: {name!r} is not a number; fix or remove the line")
             found.setdefault(name, []).append((step, math.nan if value is None else value))
     return found
 

@@ -1,4 +1,4 @@
-"""CLIP score: the cosine of picture and prompt, as clip:FOLDER or clip:openai/clip-vit-large-patch14.
+"""CLIP score: the cosine similarity of picture and prompt; clip:FOLDER or clip:HUB-ID.
 
 Published CLIP scores are this times 1, 2.5, 100 or the model's own logit scale; here it is the bare cosine, in [-1, 1].
 """

@@ -1,4 +1,4 @@
-"""PickScore v1 (Kirstain et al. 2023, arXiv 2305.01569), from the hub, or as pickscore:FOLDER from a copy.
+"""PickScore v1 (Kirstain et al. 2023, arXiv 2305.01569): from the hub, or pickscore:FOLDER from a local copy.
 
 The score is the scaled cosine, about 17 to 24; the softmax over the pictures of one prompt is the preference.
 """

@@ -1,4 +1,4 @@
-"""The pixel judge of the shapes world as a reward: the mean of its four aspects, or one, as shapes:aesthetic."""
+"""The pixel judge of the shapes world as a reward: the mean of its four aspects, or one, such as shapes:aesthetic."""
 
 from typing import TYPE_CHECKING
 

@@ -35,7 +35,8 @@ def scale(argument: str) -> tuple[float, float]:
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         pass
     raise UserError(
-        f"{file}: not an object with the numbers mean and std, above 0; remove it, and rewards are taken as they are"
+        f"{file}: must be an object with the numbers mean and std, std above 0; without the file, rewards are not "
+        "scaled"
     )
 
 

@@ -145,11 +145,11 @@ def malformed(judgement: Judgement) -> str:
     seen: set[str] = set()
     for image_id in judgement["image_ids"]:
         if image_id in seen:
-            return f"image_id {image_id!r} is twice in one judgement"
+            return f"image_id {image_id!r} occurs twice in one judgement"
         seen.add(image_id)
     ranking = judgement.get("ranking")
     if ranking is not None and sorted(ranking) != [*range(len(judgement["image_ids"]))]:
-        return f"'ranking' of a judgement has every index into its {len(judgement['image_ids'])} image_ids once"
+        return f"'ranking' of a judgement must have every index into its {len(judgement['image_ids'])} image_ids once"
     return ""
 
 
@@ -160,7 +160,7 @@ def once(sources: Sequence[str]) -> None:
         place = source if source == "-" else os.path.realpath(source)
         if place in seen:
             also = f", also as {seen[place]}" if seen[place] != source else ""
-            raise UserError(f"{source}: is named twice{also}, and all it holds would count double; name it once")
+            raise UserError(f"{source}: is named twice{also}, and its records would count twice; name it once")
         seen[place] = source
 
 

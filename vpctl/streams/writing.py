@@ -66,7 +66,7 @@ class Out:
 
     def write(self, *records: Mapping[str, object]) -> None:
         """Append records, all in one go. Raises `OutputClosed` when the reader of a pipe has gone."""
-        goes_on = "; the records before are kept, and the same command goes on" if self._regular else ""
+        goes_on = "; earlier records are kept; run the same command again to resume" if self._regular else ""
         _write_all(self._file, b"".join(_to_line(record, self._base) for record in records), self.target, goes_on)
         if self._regular and time.monotonic() - self._synced > _SYNC_SECONDS:
             self.sync()
@@ -90,7 +90,7 @@ class Out:
         os.close(self._file)
         if type(error) is KeyboardInterrupt and not self._optional:
             kept = f"{self.target} holds what is finished; run the same command again to continue"
-            raise Interrupted(f"interrupted; {kept if self._regular else 'the records written so far are whole'}")
+            raise Interrupted(f"interrupted; {kept if self._regular else 'the records written so far are complete'}")
 
 
 class Replacement:
@@ -114,7 +114,7 @@ class Replacement:
         if os.path.isdir(self._place):
             raise UserError(_is_a_folder(target))
         if _is_precious(self._place):
-            raise UserError(f"{target}: holds something else than records; name another file with --out")
+            raise UserError(f"{target}: holds something other than records; name another file with --out")
         self._part = os.path.join(os.path.dirname(self._place), f".{os.path.basename(self._place)}.part")
         self._file = _locked(self._part, os.O_WRONLY | os.O_CREAT, target)
         os.ftruncate(self._file, 0)
@@ -167,7 +167,7 @@ def _locked(path: str, flags: int, target: str) -> int:
     except IsADirectoryError:
         raise UserError(_is_a_folder(target)) from None
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{target}: {os.path.dirname(target)} is a file and no folder") from None
+        raise UserError(f"{target}: {os.path.dirname(target)} is a file, not a folder") from None
     except OSError as error:
         raise UserError(f"{target}: {os_reason(error)}") from None
     try:
@@ -206,7 +206,7 @@ def _mended(file: int, kind: type[R], target: str) -> R | None:
         orjson.loads(tail)
     except orjson.JSONDecodeError:
         if not tail.startswith(b"{"):
-            raise UserError(f"{target}: does not end in a record; name another file with --out") from None
+            raise UserError(f"{target}: does not end with a record; name another file with --out") from None
         os.ftruncate(file, start)
         return None
     record = parsed(tail, kind, f"{target}, last line", folder_of(target))

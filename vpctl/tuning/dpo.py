@@ -82,8 +82,8 @@ def train(
     elif config.preview_every:
         preview(0)
     together = config.batch * config.accumulate
-    with run.training(config.steps):
-        for step in range(run.step + 1, config.steps + 1):
+    with run.training(config.max_steps):
+        for step in range(run.step + 1, config.max_steps + 1):
             while len(order) < together:
                 order += torch.randperm(len(preferences), generator=generator).tolist()
             chosen, order = [preferences[index] for index in order[:together]], order[together:]

@@ -107,7 +107,7 @@ def begun(folder: Path) -> dict[str, Any] | None:
     try:
         if not file.exists():
             if foreign := sorted(set(os.listdir(folder)) - PARTS - {LOCK}):
-                raise UserError(f"--out {folder}: is no run's folder, it holds {foreign[0]}; name a new one")
+                raise UserError(f"--out {folder}: is not the folder of a run: it holds {foreign[0]}; name a new folder")
             return None
         there = orjson.loads(file.read_bytes())["options"]
     except OSError as error:
@@ -115,7 +115,9 @@ def begun(folder: Path) -> dict[str, Any] | None:
     except (ValueError, LookupError, TypeError):
         there = None
     if not isinstance(there, dict):
-        raise UserError(f"{file}: is damaged, it holds no run's options: restore it, or name another folder with --out")
+        raise UserError(
+            f"{file}: is damaged: it does not hold the options of a run; restore it, or name another folder with --out"
+        )
     return there
 
 
@@ -148,7 +150,7 @@ def has_ended(folder: Path) -> bool:
         gone = [ENDED]
     if gone:
         raise UserError(
-            f"{folder / gone[0]}: is damaged or gone, and the run has ended: restore it, "
+            f"{folder / gone[0]}: is damaged or missing, but the run has ended; restore it, "
             f"or remove {file} to train again from the beginning"
         )
     return True

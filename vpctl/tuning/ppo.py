@@ -133,7 +133,9 @@ def one_round(
     batches = [batch for part in parts for batch in part]
     rollout = roll_out(policy, repeated, reward, sampler, batches, guidance=guidance, generator=generator)
     if not rollout.rewards.isfinite().all():
-        raise UserError(f"--reward: gave {rollout.rewards[~rollout.rewards.isfinite()][0]:g}, which is no reward")
+        raise UserError(
+            f"--reward: gave {rollout.rewards[~rollout.rewards.isfinite()][0]:g}, which is not a valid reward"
+        )
     advantages = group_advantages(rollout.rewards, config.images, config.advantage_clip)
     trained = trained_steps(sampler, config, generator)
     watched: list[dict[str, float]] = []

@@ -156,7 +156,7 @@ class Run:
 
     def _damaged(self) -> UserError:
         return UserError(
-            f"{self.folder / CHECKPOINT}: is damaged, or of another run: restore it, "
+            f"{self.folder / CHECKPOINT}: is damaged, or belongs to another run; restore it, "
             "or remove it to start over from the beginning"
         )
 
@@ -203,7 +203,9 @@ class Run:
             shutil.copyfile(file, aside)
             _write_whole(file, kept)
             where = f":{steps.index(None) + 1}" if None in steps else ""
-            progress.warn(f"{file}{where}: is damaged; its good lines are kept, and a copy of it is {aside}")
+            progress.warn(
+                f"{file}{where}: is damaged; its valid lines are kept, and the damaged file is copied to {aside}"
+            )
 
     @contextlib.contextmanager
     def training(self, total: int, unit: str = "step") -> Iterator[None]:
@@ -251,7 +253,7 @@ class Run:
         if again or not self._waits:
             return True
         with contextlib.suppress(RuntimeError):  # the signal came in the middle of a write to stderr
-            progress.note("interrupted: saving a checkpoint; interrupt again to stop at once")
+            progress.note("interrupted: saving a checkpoint; interrupt again to stop immediately")
         return False
 
     def log(self, step: int, **metrics: float) -> None:
@@ -354,7 +356,9 @@ class Run:
                 raise
             name = self.folder / Path(cause.filename).name if file == self.folder and cause.filename else file
             kept = (
-                f"the checkpoint of {self._unit} {self.saved} is whole" if self.saved else "there is no checkpoint yet"
+                f"the checkpoint of {self._unit} {self.saved} is complete"
+                if self.saved
+                else "there is no checkpoint yet"
             )
             remedy = "make room" if cause.errno in (errno.ENOSPC, errno.EDQUOT) else "fix this"
             raise UserError(f"{name}: {reason(cause)}; {kept}: {remedy} and run the same command again") from None

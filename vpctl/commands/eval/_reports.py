@@ -21,11 +21,12 @@ FailUnder = Annotated[
         metavar="X",
         min=0,
         max=1,
-        help="A gate for CI: exit 4 unless the lower end of every interval is at least X.",
+        group="Output",
+        help="Gate for CI: exit 4 unless the lower end of every interval is at least X.",
         show_default="no gate",
     ),
 ]
-Html = Annotated[str, option("--html", metavar="FILE", help="Also write a self-contained page to look at.")]
+Html = Annotated[str, option("--html", metavar="FILE", group="Output", help="Also write a self-contained HTML page.")]
 
 
 def publish(reports: list[Report], out: Replacement, *, title: str, labels: Mapping[str, str] | None = None) -> None:
@@ -87,6 +88,6 @@ def gate(reports: list[Report], fail_under: float | None) -> None:
     for report in under:
         facts = cast(Mapping[str, object], report)
         what = ", ".join(str(facts[key]) for key in NAMES if key in facts)
-        progress.warn(f"{what}: {report['low']:.3f}, the lower end, is under the gate of {fail_under:g}")
+        progress.warn(f"{what}: {report['low']:.3f} is the lower end of the interval, below the gate of {fail_under:g}")
     if under:
         raise typer.Exit(GATE_NOT_MET)

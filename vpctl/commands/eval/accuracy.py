@@ -1,4 +1,4 @@
-"""How often a reward prefers what was preferred."""
+"""Measure how often a reward prefers the chosen picture."""
 
 from itertools import chain
 from typing import Annotated
@@ -22,12 +22,22 @@ def accuracy(
     *,
     reward: Annotated[
         list[str] | None,
-        plugin("reward", "--reward", "-r", help="What to measure; repeatable.", show_default="shapes, the pixel judge"),
+        plugin(
+            "reward",
+            "--reward",
+            "-r",
+            group="Model",
+            help="Reward to measure; repeatable.",
+            show_default="shapes, the pixel judge",
+        ),
     ] = None,
     split: Annotated[
         str,
         option(
-            metavar="NAME", offered=("train", "test"), help="Only the pairs of this part of the data, such as test."
+            metavar="NAME",
+            offered=("train", "test"),
+            group="Input",
+            help="Use only the pairs of this part of the data, such as test.",
         ),
     ] = "",
     fail_under: FailUnder = None,
@@ -36,11 +46,12 @@ def accuracy(
     batch: BatchSize = 32,
     device: Device = "auto",
 ) -> None:
-    """How often a reward prefers what was preferred.
+    """Measure how often a reward prefers the chosen picture.
 
-    Every pair counts 1 if the chosen picture scores higher, 0.5 if both score the same, 0 if it scores lower. The
-    interval is a bootstrap over prompts, since the pairs of one prompt share their pictures, with its percentiles
-    expanded as by Hesterberg (2015, arXiv 1411.5279, section 5.3). All intervals of eval are computed in this way.
+    A pair counts 1 if the chosen picture scores higher, 0.5 if both score the same, and 0 if the chosen picture
+    scores lower. The interval is a bootstrap over prompts, because the pairs of one prompt share their pictures. Its
+    percentiles are expanded as by Hesterberg (2015, arXiv 1411.5279, section 5.3). All intervals of eval are computed
+    in this way.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""How often annotators agree on which of two pictures is better."""
+"""Measure how often annotators agree on which of two pictures is better."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from ._reports import FailUnder, Html, check_page, gate, publish, write_page
 
 def agreement(
     judgements: Annotated[
-        list[str], argument(metavar="FILE...", help="Judgements of at least two annotators, people among them or not.")
+        list[str], argument(metavar="FILE...", help="Judgements of at least two annotators: models, people, or both.")
     ],
     out: Whole = STDIO,
     *,
@@ -26,11 +26,11 @@ def agreement(
     fail_under: FailUnder = None,
     html: Html = "",
 ) -> None:
-    """How often annotators agree on which of two pictures is better.
+    """Measure how often annotators agree on which of two pictures is better.
 
-    Compares every two annotators on the pairs of pictures that both judged on the same aspect and that neither held
-    equal. The interval is a bootstrap over prompts. Single people agree with one another on 65 to 78 percent of pairs
-    in the public data sets, so that no more can be asked of a model.
+    Compares each annotator with each other annotator. A pair of pictures counts if both annotators judged it on the
+    same aspect and neither gave a tie. The interval is a bootstrap over prompts. In public data sets, two people
+    agree on 65 to 78 percent of the pairs. Do not expect more of a model.
 
     Examples:
 
@@ -46,7 +46,7 @@ def agreement(
             place = said[judgement["annotator"]][judgement["prompt_id"], judgement["aspect"]]
             place.add(judgement, Scale(0, 1))
     if len(said) < 2:
-        raise UserError(f"agreement takes at least two annotators; there is {', '.join(said) or 'none'}")
+        raise UserError(f"agreement needs at least two annotators; found: {', '.join(said) or 'none'}")
     reports = [
         report
         for one, other in combinations(said, 2)

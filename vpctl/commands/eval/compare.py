@@ -1,4 +1,4 @@
-"""How often a tuned model's pictures beat another's on the same prompts."""
+"""Measure how often a tuned model's pictures beat the base model's on the same prompts."""
 
 import os
 from collections import Counter, defaultdict
@@ -22,33 +22,46 @@ SOME_FAILED = 3
 
 
 def compare(
-    base: Annotated[str, argument(metavar="BASE", help="Scored pictures of the model compared with.")],
-    tuned: Annotated[list[str], argument(metavar="TUNED...", help="Scored pictures of tuned models, a file each.")],
+    base: Annotated[str, argument(metavar="BASE", help="Scored pictures of the base model.")],
+    tuned: Annotated[
+        list[str], argument(metavar="TUNED...", help="Scored pictures of tuned models, one file per model.")
+    ],
     out: Whole = STDIO,
     *,
     reward: Annotated[
         list[str] | None,
         option(
-            "--reward", "-r", metavar="NAME", help="Which scores decide; repeatable.", show_default="all they share"
+            "--reward",
+            "-r",
+            metavar="NAME",
+            group="Input",
+            help="Reward whose scores are compared; repeatable.",
+            show_default="all rewards that the files share",
         ),
     ] = None,
     run: Annotated[
         list[str] | None,
-        option(metavar="DIR", help="Show this training run's curves on the page of --html; repeatable."),
+        option(
+            metavar="DIR",
+            group="Output",
+            help="Show the curves of this training run on the page of --html; repeatable.",
+        ),
     ] = None,
     report: Annotated[
-        list[str] | None, option(metavar="FILE", help="Show these reports on the page of --html too; repeatable.")
+        list[str] | None,
+        option(metavar="FILE", group="Output", help="Show the reports of this file on the page of --html; repeatable."),
     ] = None,
     fail_under: FailUnder = None,
     html: Html = "",
     root: Roots = None,
 ) -> None:
-    """How often a tuned model's pictures beat another's on the same prompts.
+    """Measure how often a tuned model's pictures beat the base model's on the same prompts.
 
-    Reads what score wrote. Of every prompt the pictures of one seed meet. Where the two have no seed in common, or
-    pictures have none, the first meets the first, the second the second, and so on. Prompts are matched by their
-    prompt_id, which polish keeps: pictures of raw prompts meet those of polished ones. A win counts 1, a tie 0.5; the
-    interval is a bootstrap over prompts.
+    The files are the output of score. For each prompt, pictures with the same seed are compared. If the two files
+    have no seed in common for a prompt, or pictures have no seed, the first picture is compared with the first, the
+    second with the second, and so on. Prompts are matched by prompt_id, which polish keeps, so pictures of raw prompts
+    can be compared with pictures of polished prompts. A win counts 1, and a tie 0.5. The interval is a bootstrap over
+    prompts.
 
     Examples:
 
@@ -60,7 +73,7 @@ def compare(
     """
     for name, shown in (("--run", run), ("--report", report)):
         if shown and not html:
-            raise UserError(f"{name} {shown[0]}: is shown on the page; say with --html where that goes")
+            raise UserError(f"{name} {shown[0]}: is shown on the page; name the page with --html")
     check_page(html, [base, *tuned, *(report or []), out], runs=run or [])
     once(tuned)
     sides = {source: by_prompt(Joined(parts=False).images(located(source, Image))) for source in (base, *tuned)}
@@ -105,7 +118,9 @@ def shared_rewards(sides: dict[str, dict[str, list[Image]]]) -> list[str]:
     every = [image.get("scores", {}) for prompts in sides.values() for images in prompts.values() for image in images]
     shared = [name for name in every[0] if all(name in scores for scores in every)]
     if not shared:
-        raise UserError("the pictures share no score; run vpctl score with the same --reward on all of them first")
+        raise UserError(
+            "the files have no score in common; first run vpctl score with the same --reward on all of them"
+        )
     return shared
 
 
@@ -135,11 +150,13 @@ def warn_of_the_rest(base: dict[str, list[Image]], tuned: dict[str, list[Image]]
     shared = base.keys() & tuned.keys()
     if rest := len(base.keys() ^ tuned.keys()):
         both = progress.plural(len(shared), "prompt")
-        progress.warn(f"{source}: {both} also in {against}; {rest} in one of the two files alone and left out")
+        progress.warn(
+            f"{source}: {both} also in {against}; {rest} left out, because only one of the two files has them"
+        )
     pairs = sum(1 for prompt in shared for _ in matched(tuned[prompt], base[prompt]))
     if alone := sum(len(base[prompt]) + len(tuned[prompt]) for prompt in shared) - 2 * pairs:
         pictures = progress.plural(alone, "picture")
-        progress.warn(f"{source}: {pictures}, of these or of {against}, left out: no counterpart in the other file")
+        progress.warn(f"{source}: {pictures} of this file or of {against} left out: no counterpart in the other file")
 
 
 def matched(ones: list[Image], others: list[Image]) -> Iterator[tuple[Image, Image]]:

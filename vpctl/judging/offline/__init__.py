@@ -70,7 +70,7 @@ def judge(
 def asked_by_batch(desk: Desk) -> OfflineAnnotator:
     """The annotator, as one that can be asked by batch. Raises `UserError` if it cannot."""
     if not plugins.is_a(desk.annotator, OfflineAnnotator):
-        raise UserError(f"--annotator {desk.name}: takes no batches; openai:MODEL does")
+        raise UserError(f"--annotator {desk.name}: does not support batches; use openai:MODEL")
     return cast(OfflineAnnotator, desk.annotator)
 
 

@@ -79,7 +79,7 @@ def said(request: Request) -> str:
 class Packer:
     """Writes a file of requests and one of stubs, which are there when they are sealed.
 
-    `at` is how long the output was, in bytes: what stands in it before was not an answer to any of these requests.
+    `at` is how long the output was, in bytes: earlier records are not answers to these requests.
     `dialect` is how the server is asked. Both stand in front of the stubs.
     """
 
@@ -153,11 +153,11 @@ def _open(path: str) -> BinaryIO:
 
 
 def _failed(path: str, error: OSError) -> UserError:
-    return UserError(f"{path}: {(error.strerror or str(error)).lower()}; the same command goes on")
+    return UserError(f"{path}: {(error.strerror or str(error)).lower()}; run the same command again to resume")
 
 
 class Stubs:
-    """A file of stubs, of which one at a time is in memory; without a path there are none.
+    """A file of stubs that holds one stub at a time in memory; without a path it is empty.
 
     `at` and `dialect` are what the `Packer` was told, and `bytes` is how long the file of requests is.
     """

@@ -37,7 +37,7 @@ class Exchange:
         if not self._stubs or os.path.isdir(requests):
             raise UserError(f"--batch-file {requests}: name a file")
         if os.path.exists(requests) and not os.path.exists(self._stubs):
-            raise UserError(f"--batch-file {requests}: is there, and this command did not write it; name another file")
+            raise UserError(f"--batch-file {requests}: exists, and this command did not write it; name another file")
 
     async def work(self, groups: Iterator[Group], plan: Plan) -> None:
         """Read the results, and write a file of what is still to be asked."""
@@ -96,8 +96,8 @@ class Exchange:
         if len(left) + new:
             progress.note(
                 f"{progress.plural(len(left) + new, 'request')} in {self._requests}, {new:,} of them new: "
-                f"vllm run-batch -i {self._requests} -o {self._results} --model {self._judge.model.model}, "
-                "or upload it and put what comes back there; then the same command reads it"
+                f"run vllm run-batch -i {self._requests} -o {self._results} --model {self._judge.model.model}, "
+                "or upload the file and save the results there; then run the same command again to read them"
             )
         else:
             self._end()
@@ -105,7 +105,7 @@ class Exchange:
             self._brake.pull(why)
 
     def _end(self) -> None:
-        progress.note("nothing is left to be asked")
+        progress.note("nothing is left to ask")
         for path in (self._requests, self._stubs):
             if os.path.exists(path):
                 os.unlink(path)
@@ -127,8 +127,8 @@ class Exchange:
         reader = self._reader
         told = {
             "requests without a result": left,
-            "cut off, or no results": reader.torn,
-            "of requests that are not asked here, or not any more": reader.unknown,
+            "incomplete or invalid lines": reader.torn,
+            "results for unknown requests": reader.unknown,
         }
         rest = "".join(f"; {number:,} {text}" for text, number in told.items() if number)
         progress.note(f"{self._results}: {progress.plural(reader.judgements, 'judgement')}{rest}")

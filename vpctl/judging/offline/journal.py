@@ -67,7 +67,7 @@ class Journal:
             for line in content[:whole].splitlines():
                 self._learn(orjson.loads(line))
         except (orjson.JSONDecodeError, TypeError, KeyError):
-            raise UserError(f"{path}: is no journal of batches; move it away to begin anew") from None
+            raise UserError(f"{path}: is not a journal of batches; move it away to start again") from None
 
     def add(self, requests: int, tag: str, **what: Any) -> Job:
         """Write down a new batch."""

@@ -52,7 +52,7 @@ async def requests(
                 for call in one.calls:
                     packed = _packed(call, one.group.images[0]["prompt"], pictures, judge)
                     if len(packed.line) > MOST_BYTES:
-                        too_large = f"the request has {len(packed.line)} bytes; --max-side makes pictures smaller"
+                        too_large = f"the request has {len(packed.line)} bytes; shrink the pictures with --max-side"
                         lose(RecordFailed(too_large), [call], tally)
                         continue
                     yield packed

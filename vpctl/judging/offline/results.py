@@ -82,7 +82,7 @@ class Again(Exception):
 class Reader:
     """Makes judgements of results and emits them.
 
-    An answer of which nothing can be made is asked for once more through the live API, `at_once` at a time, if
+    An unusable answer is asked for once more through the live API, `at_once` at a time, if
     `mending`: then its engine is running.
     """
 

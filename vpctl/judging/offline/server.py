@@ -103,7 +103,7 @@ class Run:
 
         async def look(job: Job) -> dict[str, Any]:
             async with slots:
-                way_out = f"; if batch {job.id} is gone for good, take {self._journal.folder} away to ask anew"
+                way_out = f"; if batch {job.id} is permanently lost, remove {self._journal.folder} to ask again"
                 return await self._api.get(job.id, way_out)
 
         found = list(zip(jobs, await asyncio.gather(*map(look, jobs)), strict=True))
@@ -128,7 +128,7 @@ class Run:
         for kind, name in ((ANSWERS, "output_file_id"), (ERRORS, "error_file_id")):
             if batch.get(name):
                 paths.append(journal.path(job.tag, kind))
-                way_out = f"; if the answers of batch {job.id} are gone, take {journal.folder} away to ask anew"
+                way_out = f"; if the answers of batch {job.id} are lost, remove {journal.folder} to ask again"
                 await self._api.download(batch[name], paths[-1], way_out)
                 self._brake.check()
         stubs = self._stubs(job)
@@ -175,8 +175,8 @@ class Run:
         if stuck := [job for job in self._jobs("failed") if job.again]:
             requests = progress.plural(sum(job.requests for job in stuck), "request")
             raise UserError(
-                f"{self._engine.name}: {requests} failed twice, in whole batches: {stuck[0].why}; "
-                "once that is mended, --retry failed asks them again"
+                f"{self._engine.name}: {requests} failed twice, because whole batches failed: {stuck[0].why}; "
+                "fix the cause, then ask again with --retry failed"
             )
 
     def _learn_limit(self, accepted: int) -> None:
@@ -215,7 +215,9 @@ class Run:
                     self._brake.check()
                     dollars = packing.dollars(self._judge, stub)
                     if room is not None and room <= 0:
-                        progress.note("the server takes no more at once; the same command goes on when a batch is over")
+                        progress.note(
+                            "the server accepts no more batches now; run the same command again when a batch has ended"
+                        )
                         break
                     self._why = budget.allows(dollars)
                     if self._why:
@@ -253,15 +255,16 @@ class Run:
         asked, new = (sum(job.requests for job in jobs) for jobs in (waiting, self._begun))
         told = {
             f"collected ({progress.plural(self._reader.judgements, 'judgement')})": len(self._collected),
-            "not taken by the server": len(self._failed) + len(self._full),
-            f"under way ({self._answered:,} of {progress.plural(asked, 'request')} done)": len(waiting),
+            "rejected by the server": len(self._failed) + len(self._full),
+            f"pending ({self._answered:,} of {progress.plural(asked, 'request')} done)": len(waiting),
             f"new ({progress.plural(new, 'request')})": len(begun),
-            "packed, and to be uploaded": len(packed),
+            "packed but not uploaded": len(packed),
         }
         number = sum(told.values())
         if not number:
-            progress.note("no batches are under way, and nothing is to be asked")
+            progress.note("no batches are pending, and nothing is left to ask")
             return
         what = ", ".join(f"{count} {text}" for text, count in told.items() if count)
-        goes_on = "; the same command, without --refresh and --retry, collects" if self._jobs("") else ""
+        again = "; to collect the answers, run the same command again, without --refresh and --retry"
+        goes_on = again if self._jobs("") else ""
         progress.note(f"{number} {'batch' if number == 1 else 'batches'}: {what}{goes_on}")

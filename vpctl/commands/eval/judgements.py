@@ -1,0 +1,84 @@
+"""Describe how annotators judge: levels, ties, position bias, changed preferences."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Annotated
+
+from ...errors import OutputClosed, UserError
+from ...judging.preferences import latest
+from ...judging.quality import LEVELS, Kind, Quality, Series, measured, on_levels, summarise
+from ...options import STDIO, MaxPictures, Whole, argument
+from ...records import Judgement, Report
+from ...report.statistics import preferred, reported
+from ...streams.joins import Joined, once
+from ...streams.reading import located
+from ...streams.writing import Replacement
+
+
+def judgements(
+    files: Annotated[
+        list[str], argument(metavar="FILE...", help="Judgements to describe, JSON Lines; - is standard input.")
+    ],
+    out: Whole = STDIO,
+    *,
+    max_pictures: MaxPictures = 100,
+) -> None:
+    """Describe how annotators judge: levels, ties, position bias, changed preferences.
+
+    Prints a table for each annotator and mode, with a row for each aspect. "judged" is the number of answers with
+    scores, and "refused" the share of refusals. "1 to 5" is the share of each level among the scores. "ties" is the
+    share of equal scores, over all pairs of pictures in one answer. "slots" is the mean score of the picture shown
+    first minus that of the picture shown last. "flips" is how often the preference between two pictures changed when
+    they were judged again. A good judge has few ties, few flips and a slot value near 0.
+
+    The output has a report for each share, with an interval by bootstrap over prompts. Its `metric` is `refused`,
+    `failed`, `level`, `ties`, `first_preferred` or `flips`. `first_preferred` is how often the picture shown first
+    scores higher than the picture shown last; a tie counts 0.5.
+
+    If annotate asked the same question again, only the last answer counts.
+
+    Examples:
+
+        vpctl eval judgements judgements.jsonl
+
+        vpctl eval judgements judgements.jsonl 2> /dev/null
+            | jq -r 'select(.metric == "flips") | [.aspect, .value] | @tsv'
+    """
+    once(files)
+    joined = Joined(max_pictures=max_pictures, parts=False)
+    records = joined.judgements(chain.from_iterable(located(source, Judgement) for source in files))
+    found = measured(latest(records, Counter()))
+    if not found:
+        raise UserError(f"{files[0]}: there are no judgements")
+    with Replacement(out, files) as sink, contextlib.suppress(OutputClosed):
+        for report in reports(found):
+            sink.write(report)
+    summarise(found)
+
+
+def reports(found: Mapping[Kind, Quality]) -> Iterator[Report]:
+    """A report for each number of each kind of judgement. Metrics without any event have none."""
+    for (annotator, aspect, mode), quality in found.items():
+        what = {"name": annotator, "aspect": aspect, "mode": mode}
+        shares: list[tuple[Series, dict[str, object]]] = [
+            (quality.refused, {"metric": "refused"}),
+            (quality.failed, {"metric": "failed"}),
+            (quality.ties, {"metric": "ties"}),
+            (_first_preferred(quality.slots), {"metric": "first_preferred", "difference": quality.slots.mean}),
+            (quality.flips, {"metric": "flips"}),
+        ]
+        if on_levels(quality):
+            shares += [(_at(level, quality.scores), {"metric": "level", "level": level}) for level in LEVELS]
+        for series, keys in shares:
+            if series.values:
+                yield reported(series.values, series.prompts, **what, **keys)
+
+
+def _first_preferred(slots: Series) -> Series:
+    return Series([preferred(difference, 0.0) for difference in slots.values], slots.prompts)
+
+
+def _at(level: int, scores: Series) -> Series:
+    return Series([float(round(score) == level) for score in scores.values], scores.prompts)
