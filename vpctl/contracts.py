@@ -206,7 +206,7 @@ class Generator(Protocol):
 
     def adapt(self, folder: str) -> None:
         """Draw with the LoRA in `folder` from now on. Raises `UserError` if it cannot."""
-        raise UserError("--adapter: this generator takes no LoRA")
+        raise UserError("--adapter: this generator does not support adapters")
 
 
 class TunableGenerator(Generator, Protocol):

@@ -223,7 +223,7 @@ def tunable(spec: str, *, device: str) -> Any:
     """A `TunableGenerator`. Raises `UserError` for one that is none. Its weights are not loaded."""
     made = load("generator", spec, device=device)
     if not is_a(made, TunableGenerator):
-        raise UserError(f"--model {spec}: this generator cannot be tuned: it is no vpctl.contracts.TunableGenerator")
+        raise UserError(f"--model {spec}: this generator cannot be tuned; only a vpctl.contracts.TunableGenerator can")
     return made
 
 
