@@ -790,7 +790,8 @@ def test_what_a_record_says_cannot_break_lines_or_move_the_cursor(tmp_path: Path
     source = write_lines(tmp_path / "in.jsonl", [{"a\nb": 1, "\x1b[2J": 2}])
     ended = run("merge", source)
     assert ended.err == (
-        f"vpctl merge: error: {source}:1: a judgement needs 'prompt_id', 'prompt', 'aspect', 'annotator', 'image_ids', 'file_names' and 'scores'; this one has a\\nb, \\x1b[2J\n"
+        f"vpctl merge: error: {source}:1: a judgement needs 'prompt_id', 'prompt', 'aspect', 'annotator', "
+        "'image_ids', 'file_names' and 'scores'; this one has a\\nb, \\x1b[2J\n"
     )
 
 
