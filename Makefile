@@ -1,8 +1,8 @@
-# Both targets do all their own set-up: they need Python 3.11 or later, make, and a package index.
+# All targets do all their own set-up: they need Python 3.11 or later, make, and a package index.
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: demo test clean
+.PHONY: demo test check clean
 
 demo: $(VENV)/demo
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" examples/shapes.sh runs/demo
@@ -12,6 +12,13 @@ test: $(VENV)/test
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest
+
+# For the loop while working: what needs no model and starts no process.
+check: $(VENV)/test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest --quick
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)

@@ -1,5 +1,6 @@
 """What the tests share: vpctl run as a user runs it, small pictures, and files of records."""
 
+import ast
 import ctypes
 import os
 import shutil
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from random import Random
 from textwrap import dedent
@@ -70,6 +72,36 @@ def as_anyone() -> None:
 def vpctl(*arguments: str | Path) -> list[str]:
     """The words of a command line."""
     return [sys.executable, "-m", "vpctl", *map(str, arguments)]
+
+
+MODELS = {"datasets", "diffusers", "peft", "safetensors", "tokenizers", "torch", "transformers"}
+PROCESSES = {"subprocess", "tests.conftest.Run", "tests.conftest.bash", "tests.conftest.vpctl"}
+"""What a test file imports that works with models, or that starts vpctl again and again."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="Leave out the test files that need models or processes.")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With --quick, whether a test file is left out: by what it imports, itself or through the tests' own modules."""
+    is_file = collection_path.suffix == ".py" and collection_path.name.startswith("test_")
+    return True if config.getoption("--quick") and is_file and needs(collection_path) & (MODELS | PROCESSES) else None
+
+
+@cache
+def needs(file: Path) -> set[str]:
+    """The packages and the names that a file of the tests imports; what its helpers import is included."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module.partition(".")[0], *(f"{node.module}.{alias.name}" for alias in node.names)}
+            helper = HOME / f"{node.module.replace('.', '/')}.py"
+            if node.module.startswith("tests.") and node.module != "tests.conftest" and helper.exists():
+                found |= needs(helper)
+    return found
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from vpctl.commands.generate import LARGEST_WINDOW, Model, Plan, drawn, guidance
 from vpctl.contracts import Settings
 from vpctl.errors import UserError
 from vpctl.images.pictures import save
-from vpctl.records import Image, Prompt
+from vpctl.records import Image, Prompt, image_key
 
 
 class Easel:
@@ -157,7 +157,7 @@ def test_what_is_done_is_not_drawn_again_and_a_picture_that_is_there_is_not_eith
     first = Easel()
     whole = draw_all(prompts(6), plan(first), tmp_path, batch=4)
     second = Easel()
-    done = frozenset(record["image_id"] for record in whole[:7])
+    done = frozenset(image_key(record) for record in whole[:7])
     rest = draw_all(prompts(6), plan(second), tmp_path, batch=4, done=done)
     assert rest == whole[7:]
     assert second.batches == []

@@ -790,7 +790,8 @@ def test_what_a_record_says_cannot_break_lines_or_move_the_cursor(tmp_path: Path
     source = write_lines(tmp_path / "in.jsonl", [{"a\nb": 1, "\x1b[2J": 2}])
     ended = run("merge", source)
     assert ended.err == (
-        f"vpctl merge: error: {source}:1: a judgement needs 'prompt_id'; this one has a\\nb, \\x1b[2J\n"
+        f"vpctl merge: error: {source}:1: a judgement needs 'prompt_id', 'prompt', 'aspect', 'annotator', "
+        "'image_ids', 'file_names' and 'scores'; this one has a\\nb, \\x1b[2J\n"
     )
 
 
@@ -819,9 +820,9 @@ def test_records_flow_while_the_input_is_still_open(tmp_path: Path, plugin: Plug
 
 def test_kinds_are_told_apart_when_a_file_is_read(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", [{"prompt": "a"}])
-    for kind, word in ((Image, "an image"), (Pair, "a pair")):
+    for kind, word in ((Image, "an image needs 'file_name'"), (Pair, "a pair needs 'prompt_id'")):
         reader = read(str(source), kind)
-        assert complaint(lambda: next(reader)).startswith(f"{source}:1: {word} needs 'prompt_id'")  # noqa: B023
+        assert complaint(lambda: next(reader)).startswith(f"{source}:1: {word}")  # noqa: B023
 
 
 @pytest.mark.parametrize(

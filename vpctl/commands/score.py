@@ -86,11 +86,11 @@ def score(
         from ..models.scoring import scored
 
         pictures = Pictures([folder_of(images), *(root or [])])
-        contents = Contents(pictures)
+        contents, records = Contents(pictures), read(images, Image)
 
         def known() -> Iterator[Image]:
             """The records with their ids."""
-            for record in read(images, Image):
+            for record in records:
                 try:
                     yield identified(record, contents)
                 except RecordFailed as failure:
