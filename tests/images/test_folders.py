@@ -24,7 +24,7 @@ def test_the_hint_comes_once_and_helps_all(own: Path, capsys: pytest.CaptureFixt
     progress.settle()
     progress.settle()
     assert capsys.readouterr().err == (
-        f"vpctl test: warning: 2 pictures lie outside the allowed folders; add --root {own.parent}/a\n"
+        f"vpctl test: warning: 2 pictures are outside the allowed folders; add --root {own.parent}/a\n"
     )
 
 

@@ -444,7 +444,7 @@ def test_money_is_put_aside_for_batches_across_runs(place: Place) -> None:
         place.server.finish_all()
         ended = place(*options, "20")
         spent = sum(record["usage"]["cost"] for record in place.records)
-        if ended.code == 0 and "collects" not in ended.err:
+        if ended.code == 0 and "collect the answers" not in ended.err:
             break
     assert len(place.known) == 12
     assert spent < 20
@@ -662,7 +662,7 @@ def test_killed_at_any_request_it_ends_as_if_it_had_not_been(
             ended = place("--batch-api", limits=LIMITS)
             codes.append(ended.code)
             place.server.finish_all()
-            if ended.code == 0 and "collects" not in ended.err:
+            if ended.code == 0 and "collect the answers" not in ended.err:
                 break
         assert codes[-1] == -signal.SIGKILL
     finally:

@@ -70,7 +70,7 @@ class Folders:
         return "" if os.path.isfile(real) else "there is no such picture"
 
     def _way_out_for_all(self) -> str:
-        are = "picture lies" if self._refused == 1 else "pictures lie"
+        are = "picture is" if self._refused == 1 else "pictures are"
         return f"{self._refused} {are} outside the allowed folders; {self._way_out()}"
 
     def _way_out(self) -> str:
