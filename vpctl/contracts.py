@@ -92,7 +92,7 @@ class Kind(NamedTuple):
     def letters(self) -> str:
         """The pictures' names. Raises `Unusable` if there are more than there are letters."""
         if self.pictures > MOST:
-            raise Unusable(f"{self.pictures} pictures are too many for one question; {MOST} is the most")
+            raise Unusable(f"{self.pictures} pictures are too many for one question; the maximum is {MOST}")
         return ascii_uppercase[: self.pictures]
 
 

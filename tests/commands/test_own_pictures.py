@@ -50,7 +50,7 @@ def test_neither_their_place_nor_their_order_changes_what_they_are(run: Run, plu
     first = run("annotate", "images/own.jsonl", *asked)
     assert "3 judgements written" in first.err
     again = run("annotate", "elsewhere/backwards/own.jsonl", *asked)
-    assert "0 judgements written to judgements.jsonl; 3 were there already" in again.err
+    assert "0 judgements written to judgements.jsonl; 3 were already there" in again.err
 
 
 def test_a_copy_within_a_prompt_is_left_out_and_said_so_by_a_resumed_run_too(

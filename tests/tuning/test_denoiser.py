@@ -202,11 +202,11 @@ def test_a_pipeline_that_cannot_be_tuned_is_refused_before_and_after_it_is_loade
     sources.check_tunable(str(folder), option="--model diffusion:")
     assert open_denoiser(copy.deepcopy(packaged), rank=1, source="x", seed=0).trainable
     change(folder / "scheduler" / "scheduler_config.json", prediction_type="sample")
-    with pytest.raises(UserError, match="pipe: predicts sample; tuning is for models that predict epsilon or"):
+    with pytest.raises(UserError, match="pipe: predicts sample; only models that predict epsilon or"):
         sources.check_tunable(str(folder), option="--model diffusion:")
     pipe = copy.deepcopy(packaged)
     pipe.scheduler.register_to_config(prediction_type="sample")
-    with pytest.raises(UserError, match=r"^--model x: predicts sample; tuning is for models that predict epsilon or"):
+    with pytest.raises(UserError, match=r"^--model x: predicts sample; only models that predict epsilon or"):
         open_denoiser(pipe, rank=1, source="x", seed=0)
     change(folder / "model_index.json", _class_name="StableDiffusionXLPipeline")
     with pytest.raises(UserError, match=said):

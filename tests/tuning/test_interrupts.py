@@ -223,7 +223,7 @@ def test_an_ended_run_says_so_before_anything_heavy_is_imported(name: str, workp
     before = {path: path.stat().st_mtime_ns for path in (workplace / out).rglob("*")}
     ended, modules = listed(workplace, *arguments)
     assert ended.code == 0
-    assert ended.err.splitlines()[-1] == f"vpctl {name}: {out} holds this very run, ended; nothing to do"
+    assert ended.err.splitlines()[-1] == f"vpctl {name}: {out} already holds the finished run; nothing to do"
     assert not packages(modules) & HEAVY
     with (workplace / out / ".lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -520,7 +520,7 @@ def test_a_run_that_has_ended_is_found_without_a_change(tmp_path: Path, capsys: 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert capsys.readouterr().err == ""
     assert ended(out, {"beta": 2.0})
-    assert capsys.readouterr().err == f"vpctl: {out} holds this very run, ended; nothing to do\n"
+    assert capsys.readouterr().err == f"vpctl: {out} already holds the finished run; nothing to do\n"
     for others in ({"beta": 3.0}, {"beta": 2.0, "new": 1}, {}):
         with pytest.raises(UserError, match="holds a run with"):
             ended(out, others)

@@ -38,7 +38,7 @@ def check_numbers(verdicts: Verdicts, pictures: int) -> None:
             raise RecordFailed(f"the annotator gave {gave} for {asked}")
     for score in verdicts.scores:
         if not math.isfinite(score):
-            raise RecordFailed(f"the annotator gave {score}, which is no score")
+            raise RecordFailed(f"the annotator gave {score}, which is not a valid score")
 
 
 def _put_back(shuffled: Sequence[Any], order: list[int]) -> list[Any]:

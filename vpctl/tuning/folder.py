@@ -43,7 +43,7 @@ def ended(out: str, options: Mapping[str, Any]) -> bool:
 
 def note_ended(out: str) -> None:
     """Say that the run has ended."""
-    progress.note(f"{out} holds this very run, ended; nothing to do")
+    progress.note(f"{out} already holds the finished run; nothing to do")
 
 
 def plain(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -127,9 +127,10 @@ def open_denoiser(pipe: Any, *, rank: int, source: str, seed: int, exact: bool =
 
 
 def _not_tunable(where: str, kind: str) -> UserError:
-    return UserError(f"{where}: a {kind}; tuning is for Stable Diffusion 1 and 2 and their kin")
+    return UserError(f"{where}: a {kind}; only Stable Diffusion 1 and 2 and similar models can be tuned")
 
 
 def _check_prediction(predicts: Any, where: str) -> None:
     if predicts not in PREDICTIONS:
-        raise UserError(f"{where}: predicts {predicts}; tuning is for models that predict {' or '.join(PREDICTIONS)}")
+        known = " or ".join(PREDICTIONS)
+        raise UserError(f"{where}: predicts {predicts}; only models that predict {known} can be tuned")
