@@ -174,6 +174,6 @@ def test_training_does_not_know_what_a_conditioning_is_made_of(
 ) -> None:
     plain, other = new_policy(packaged), TwoEmbeddings(copy.deepcopy(packaged), rank=4, seed=0)
     for name, policy in (("plain", plain), ("other", other)):
-        run_dpo(policy, rendered, tmp_path / name, steps=2)
+        run_dpo(policy, rendered, tmp_path / name, max_steps=2)
     for ours, theirs in zip(other.trainable, plain.trainable, strict=True):
         assert torch.equal(ours, theirs)

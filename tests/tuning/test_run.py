@@ -526,5 +526,5 @@ def test_a_run_that_has_ended_is_found_without_a_change(tmp_path: Path, capsys: 
             ended(out, others)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     (tmp_path / "run" / "weights").unlink()
-    with pytest.raises(UserError, match="is damaged or gone"):
+    with pytest.raises(UserError, match="is damaged or missing"):
         ended(out, {"beta": 2.0})
