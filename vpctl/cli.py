@@ -24,7 +24,7 @@ from typer.completion import completion_init  # type: ignore[attr-defined]
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from . import __version__, plugins, progress
-from .errors import LimitReached, OutputClosed, OutputLocked, UserError
+from .errors import LimitReached, OutputClosed, OutputLocked, UserError, os_reason
 from .options import Quiet, Traceback, in_groups, option
 from .streams.places import own_stdout
 
@@ -245,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _while_printing(error):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python tries once more when it ends.
-        progress.error(f"stdout: {(error.strerror or str(error)).lower()}")
+        progress.error(f"stdout: {os_reason(error)}")
         code = UserError.exit_code
     except Exception as error:
         usage = getattr(error, "format_message", None)

@@ -197,7 +197,7 @@ def test_pictures_are_noised_and_the_target_is_what_the_model_predicts(
 def test_a_pipeline_that_cannot_be_tuned_is_refused_before_and_after_it_is_loaded(
     packaged: StableDiffusionPipeline, tmp_path: Path
 ) -> None:
-    said = r"^--model diffusion:\S+: a StableDiffusionXLPipeline; tuning is for Stable Diffusion 1 and 2"
+    said = r"^--model diffusion:\S+: a StableDiffusionXLPipeline; only Stable Diffusion 1 and 2"
     folder = shutil.copytree(shapes.WEIGHTS / "small", tmp_path / "pipe")
     sources.check_tunable(str(folder), option="--model diffusion:")
     assert open_denoiser(copy.deepcopy(packaged), rank=1, source="x", seed=0).trainable

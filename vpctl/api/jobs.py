@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import httpx2
 
-from ..errors import UserError
+from ..errors import UserError, os_reason
 from .engine import Engine
 
 PATH = "/v1/chat/completions"
@@ -38,7 +38,7 @@ def _written(path: str) -> Iterator[BinaryIO]:
     except OSError as error:
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
             raise
-        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+        raise UserError(f"{path}: {os_reason(error)}") from None
 
 
 class Batches:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import RecordFailed, UserError, os_reason
+from ..streams.whole import whole
 from .folders import Folders
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -85,19 +86,15 @@ def _flat(picture: Image.Image) -> Image.Image:
 
 def save(picture: Image.Image, path: str) -> None:
     """Write a PNG whole or not at all; folders on the way are made. Raises `UserError` where that cannot be done."""
-    part = f"{path}.{os.getpid()}.part"
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        picture.save(part, format="PNG")
-        os.replace(part, path)
+        with whole(path, f"{path}.{os.getpid()}.part") as part:
+            picture.save(part, format="PNG")
         for other in glob.glob(f"{glob.escape(path)}.*.part"):
             if not _runs(other.split(".")[-2]):  # a run that was killed while it wrote
                 os.unlink(other)
     except OSError as error:
         raise UserError(f"{path}: {os_reason(error)}") from None
-    finally:
-        if os.path.exists(part):
-            os.unlink(part)
 
 
 def _runs(process: str) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import os_reason
 from ..plugins import LORA_FILE
 from ..streams.jsonlines import depth
 from . import pipelines
@@ -98,7 +99,7 @@ class Folder:
             try:
                 names = [os.path.join(inside, one.name) for one in (self.path / inside).iterdir() if one.is_file()]
             except OSError as error:
-                raise Unfit(f"{inside or 'the folder'} cannot be read: {_reason(error)}") from None
+                raise Unfit(f"{inside or 'the folder'} cannot be read: {os_reason(error)}") from None
         return sorted(names)
 
     def _what_else(self) -> str:
@@ -130,7 +131,7 @@ class Folder:
                 raise Unfit(f"{name}: more than {_LARGEST_JSON >> 20} MB")
             value = json.loads((self.path / name).read_text("utf-8"), parse_constant=_constant)
         except OSError as error:
-            raise Unfit(f"{name}: cannot be read: {_reason(error)}") from None
+            raise Unfit(f"{name}: cannot be read: {os_reason(error)}") from None
         except RecursionError:
             raise Unfit(f"{name}: is nested too deeply") from None
         except ValueError as error:
@@ -517,7 +518,7 @@ def _header(path: Path, name: str) -> Shapes:
                 raise Unfit(f"{name}: is not a whole safetensors file; copy it again")
             header = json.loads(file.read(length).decode())
     except OSError as error:
-        raise Unfit(f"{name}: cannot be read: {_reason(error)}") from None
+        raise Unfit(f"{name}: cannot be read: {os_reason(error)}") from None
     except (ValueError, RecursionError):
         raise Unfit(f"{name}: is not a safetensors file: its header is not JSON") from None
     if not isinstance(header, dict):
@@ -615,10 +616,6 @@ def _constant(text: str) -> float:
 
 def _there(folder: Folder, *names: str) -> list[str]:
     return [name for name in names if folder.has(name)]
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
 
 
 def _short(value: Any) -> str:

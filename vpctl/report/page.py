@@ -18,10 +18,11 @@ import jinja2
 from PIL import Image as PIL
 
 from .. import __version__, progress
-from ..errors import RecordFailed, UserError
+from ..errors import RecordFailed, UserError, os_reason
 from ..images.pictures import Pictures
 from ..records import Image, Report
 from ..streams.places import short_labels
+from ..streams.whole import whole
 
 PROMPTS_SHOWN = 48
 EXTREMES_SHOWN = 8
@@ -471,7 +472,7 @@ def read_metrics(run: str) -> dict[str, list[Point]]:
             f"--run {run}: there is no metrics.jsonl in it; name a folder that a train or tune command wrote"
         ) from None
     except OSError as error:
-        raise UserError(f"--run {run}: {(error.strerror or str(error)).lower()}") from None
+        raise UserError(f"--run {run}: {os_reason(error)}") from None
     found: dict[str, list[Point]] = {}
     for place, line in enumerate(lines, 1):
         if not line.endswith(b"\n"):
@@ -599,17 +600,17 @@ def _write_whole(path: str, page: bytes | None) -> None:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         if os.path.isdir(target):
             raise IsADirectoryError
-        if not os.path.exists(target) or os.path.isfile(target):
-            Path(part).write_bytes(page or b"")
-            if page is not None:
-                os.replace(part, target)
-        elif page is not None:
+        if page is None:
+            if not os.path.exists(target) or os.path.isfile(target):
+                Path(part).touch()
+                os.unlink(part)
+        elif not os.path.exists(target) or os.path.isfile(target):
+            with whole(target, part):
+                Path(part).write_bytes(page)
+        else:
             Path(target).write_bytes(page)
     except IsADirectoryError:
         example = os.path.join(path, "page.html")
         raise UserError(f"--html {path}: is a folder; name a file in it, such as {example}") from None
     except OSError as error:
-        raise UserError(f"--html {path}: {(error.strerror or str(error)).lower()}; name another file") from None
-    finally:
-        if os.path.exists(part):
-            os.unlink(part)
+        raise UserError(f"--html {path}: {os_reason(error)}; name another file") from None

@@ -17,6 +17,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
 
 from .. import progress
+from ..errors import os_reason
 
 
 class Board:
@@ -62,5 +63,4 @@ class Board:
         if file:
             with contextlib.suppress(OSError):  # it tries to write once more
                 file.close()
-        reason = (error.strerror or str(error)).lower()
-        progress.warn(f"{self._path}: {reason}; the run continues without TensorBoard")
+        progress.warn(f"{self._path}: {os_reason(error)}; the run continues without TensorBoard")

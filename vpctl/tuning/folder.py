@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from .. import progress
-from ..errors import OutputLocked, UserError
+from ..errors import OutputLocked, UserError, os_reason
 from ..streams.places import is_stream
 
 RUN_FILE, METRICS, CHECKPOINT, LOCK, ENDED = "run.json", "metrics.jsonl", "checkpoint.pt", ".lock", ".ended"
@@ -67,7 +67,7 @@ def _inspecting(out: str) -> Iterator[dict[str, Any] | None]:
         elif (folder / LOCK).is_file():
             lock = locked(folder, os.O_RDONLY)
     except OSError as error:
-        raise UserError(f"--out {error.filename or out}: {reason(error)}") from None
+        raise UserError(f"--out {error.filename or out}: {os_reason(error)}") from None
     try:
         yield begun(folder) if exists else None
     finally:
@@ -97,7 +97,7 @@ def locked(folder: Path, flags: int) -> int:
         os.close(lock)
         if isinstance(error, BlockingIOError):
             raise OutputLocked(f"--out {folder}: another run is writing it") from None
-        raise UserError(f"{folder / LOCK}: cannot be locked: {reason(error)}") from None
+        raise UserError(f"{folder / LOCK}: cannot be locked: {os_reason(error)}") from None
     return lock
 
 
@@ -111,7 +111,7 @@ def begun(folder: Path) -> dict[str, Any] | None:
             return None
         there = orjson.loads(file.read_bytes())["options"]
     except OSError as error:
-        raise UserError(f"{error.filename or file}: {reason(error)}") from None
+        raise UserError(f"{error.filename or file}: {os_reason(error)}") from None
     except (ValueError, LookupError, TypeError):
         there = None
     if not isinstance(there, dict):
@@ -154,8 +154,3 @@ def has_ended(folder: Path) -> bool:
             f"or remove {file} to train again from the beginning"
         )
     return True
-
-
-def reason(error: OSError) -> str:
-    """What the system says of an error."""
-    return (error.strerror or str(error)).lower()

@@ -30,13 +30,14 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from .. import __version__, progress
-from ..errors import Interrupted, UserError
+from ..errors import Interrupted, UserError, os_reason
 from ..images.pictures import save as save_picture
 from ..models.devices import World
 from ..records import digest
+from ..streams.whole import sync, whole
 from . import folder as contents
 from .board import Board
-from .folder import CHECKPOINT, ENDED, METRICS, PARTS, RESULTS, RUN_FILE, reason
+from .folder import CHECKPOINT, ENDED, METRICS, PARTS, RESULTS, RUN_FILE
 from .interrupts import deferred
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
@@ -96,7 +97,7 @@ class Run:
         except FileExistsError:
             raise contents.is_a_file(self.folder) from None
         except OSError as error:
-            raise UserError(f"--out {error.filename or self.folder}: {reason(error)}") from None
+            raise UserError(f"--out {error.filename or self.folder}: {os_reason(error)}") from None
 
     def _open(self, config: dict[str, Any]) -> None:
         self._digest = digest(config)
@@ -147,7 +148,7 @@ class Run:
             if ours and type(state["step"]) is int and state["step"] > 0:
                 return state
         except OSError as error:
-            raise UserError(f"{file}: {reason(error)}; remove it to start over from the beginning") from None
+            raise UserError(f"{file}: {os_reason(error)}; remove it to start over from the beginning") from None
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception:  # zipfile, pickle and torch raise anything on bytes that are not theirs
@@ -304,17 +305,11 @@ class Run:
 
     def _write_checkpoint(self, state: Mapping[str, Any]) -> None:
         file = self.folder / CHECKPOINT
-        part = file.with_name(f"{CHECKPOINT}.part")
-        try:
-            with self._writing(file):
-                _sync(self.folder / METRICS)  # a checkpoint has all metrics before it
-                with part.open("wb") as opened:  # of a file of ours torch tells why it could not be written
-                    torch.save(state, opened)
-                _sync(part)
-                part.replace(file)
-                _sync(self.folder)
-        finally:
-            part.unlink(missing_ok=True)
+        with self._writing(file):
+            sync(str(self.folder / METRICS))  # a checkpoint has all metrics before it
+            with whole(str(file), synced=True) as part, open(part, "wb") as opened:  # torch tells why a write failed
+                torch.save(state, opened)
+            sync(str(self.folder))
 
     @contextlib.contextmanager
     def results(self) -> Iterator[Path]:
@@ -335,10 +330,10 @@ class Run:
                 files = sorted(part.iterdir(), key=lambda file: (file.suffix == ".safetensors", file.name))
                 for file in files:
                     shutil.copymode(self.folder / RUN_FILE, file)
-                    _sync(file)
+                    sync(str(file))
                 for file in files:
                     file.replace(self.folder / file.name)
-                _sync(self.folder)
+                sync(str(self.folder))
                 _write_whole(self.folder / ENDED, orjson.dumps([file.name for file in files]))
                 self.ended = True
                 (self.folder / CHECKPOINT).unlink(missing_ok=True)
@@ -361,7 +356,7 @@ class Run:
                 else "there is no checkpoint yet"
             )
             remedy = "make room" if cause.errno in (errno.ENOSPC, errno.EDQUOT) else "fix this"
-            raise UserError(f"{name}: {reason(cause)}; {kept}: {remedy} and run the same command again") from None
+            raise UserError(f"{name}: {os_reason(cause)}; {kept}: {remedy} and run the same command again") from None
 
     def _interrupted(self) -> str:
         if self.ended:
@@ -419,13 +414,8 @@ def _step_of(line: bytes) -> int | None:
 
 
 def _write_whole(file: Path, content: bytes) -> None:
-    part = file.with_name(f"{file.name}.part")
-    try:
-        part.write_bytes(content)
-        _sync(part)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(str(file), synced=True) as part:
+        Path(part).write_bytes(content)
 
 
 def _remove(path: Path) -> None:
@@ -433,18 +423,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk; some network file systems sync no folder."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    except OSError:
-        if not path.is_dir():
-            raise
-    finally:
-        os.close(opened)
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from ...api.budget import Estimate
 from ...api.chat import Dialect, Request
 from ...api.jobs import PATH
 from ...contracts import Aspect, Kind
-from ...errors import UserError
+from ...errors import UserError, os_reason
 from ...records import Judgement, digest
 from ...streams.names import absolute, relative
 from ..plan import Call
@@ -153,7 +153,7 @@ def _open(path: str) -> BinaryIO:
 
 
 def _failed(path: str, error: OSError) -> UserError:
-    return UserError(f"{path}: {(error.strerror or str(error)).lower()}; run the same command again to resume")
+    return UserError(f"{path}: {os_reason(error)}; run the same command again to resume")
 
 
 class Stubs:

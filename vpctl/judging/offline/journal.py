@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import orjson
 
-from ...errors import UserError
+from ...errors import UserError, os_reason
 
 REQUESTS, STUBS, ANSWERS, ERRORS = "requests", "stubs", "answers", "errors"
 """The files that a batch may have beside the journal."""
@@ -58,7 +58,7 @@ class Journal:
             os.makedirs(folder, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         except OSError as error:
-            raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+            raise UserError(f"{path}: {os_reason(error)}") from None
         with open(self._file, "rb", closefd=False) as file:
             content = file.read()
         whole = content.rfind(b"\n") + 1
@@ -87,7 +87,7 @@ class Journal:
             os.write(self._file, orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
             os.fsync(self._file)
         except OSError as error:
-            raise UserError(f"{self.folder}: {(error.strerror or str(error)).lower()}") from None
+            raise UserError(f"{self.folder}: {os_reason(error)}") from None
         self._learn(line)
 
     def _learn(self, line: dict[str, Any]) -> None:
