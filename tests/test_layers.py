@@ -1,6 +1,7 @@
 """Imports run downward only, as DESIGN section 3 draws the house."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -120,6 +121,24 @@ def test_only_a_denoiser_knows_the_parts_of_a_pipeline() -> None:
     assert not {target.partition(".")[0] for target in targets} & {"diffusers", "peft"}
     assert "vpctl.models.denoiser" in targets
     assert "vpctl.models.denoiser.sd" not in targets
+
+
+def named(source: str) -> Iterator[str]:
+    """The public classes of a module, and its aliases of types, which are capitalised too."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            yield node.targets[0].id
+
+
+def test_no_two_public_types_share_a_name() -> None:
+    places: dict[str, list[str]] = {}
+    for path, source in package().items():
+        for name in named(source):
+            if re.fullmatch(r"[A-Z]\w*[a-z]\w*", name):
+                places.setdefault(name, []).append(path)
+    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
 
 
 def test_every_room_is_lived_in() -> None:

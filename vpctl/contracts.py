@@ -13,7 +13,7 @@ wrong. RecordFailed leaves one record out: it is counted, and the next run tries
 """
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -332,7 +332,3 @@ class Reward(Protocol):
 
         The score of a picture must not depend on the rest of its batch.
         """
-
-
-Judge = Callable[[str, "list[Image.Image]", Aspect], Verdicts | Awaitable[Verdicts]]
-"""An annotator that is a function, or a coroutine function."""

@@ -286,7 +286,7 @@ Traceback = Annotated[
     option("--traceback", help="Also print the traceback of an error, for example of an error in your own plug-in."),
 ]
 Quiet = Annotated[bool, option("--quiet", "-q", help="Print only warnings and errors on stderr.")]
-Folder = Annotated[
+RunFolder = Annotated[
     str,
     option(
         "--out",

@@ -20,7 +20,7 @@ from tests.annotators import vlm
 from tests.annotators.vlm import FIDELITY, colour, question
 from vpctl import plugins
 from vpctl.annotators import _vision_language as local
-from vpctl.annotators._vision_language import REPAIR, Judge
+from vpctl.annotators._vision_language import REPAIR, LocalJudge
 from vpctl.contracts import Aspect, Question, Verdicts
 from vpctl.errors import RecordFailed, Unusable, UserError
 from vpctl.judging import questions
@@ -47,13 +47,13 @@ def complaint() -> str:
     return REPAIR.format(raised.value)
 
 
-def judge_in(folder: Path) -> Judge:
+def judge_in(folder: Path) -> LocalJudge:
     judge = plugins.load("annotator", f"transformers:{folder}", device="cpu")
-    assert isinstance(judge, Judge)
+    assert isinstance(judge, LocalJudge)
     return judge
 
 
-def ask(judge: Judge, asked: Iterable[Question]) -> list[Any]:
+def ask(judge: LocalJudge, asked: Iterable[Question]) -> list[Any]:
     """What comes of the questions, asked all at once: verdicts, or what was raised."""
 
     async def all_of_them() -> list[Any]:
@@ -62,7 +62,7 @@ def ask(judge: Judge, asked: Iterable[Question]) -> list[Any]:
     return asyncio.run(all_of_them())
 
 
-def one_by_one(judge: Judge, asked: Iterable[Question]) -> list[Any]:
+def one_by_one(judge: LocalJudge, asked: Iterable[Question]) -> list[Any]:
     return [ask(judge, [one])[0] for one in asked]
 
 

@@ -14,7 +14,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from vpctl import plugins
-from vpctl.annotators._vision_language import Asked, Judge
+from vpctl.annotators._vision_language import Asked, LocalJudge
 from vpctl.contracts import Question
 from vpctl.judging import questions
 
@@ -89,7 +89,7 @@ def _tokenizer() -> transformers.PreTrainedTokenizerFast:
 Lesson = tuple[Asked, str]
 
 
-def teach(folder: Path, judge: Judge, lessons: Sequence[Lesson], *, enough: float = 0.003, most: int = 400) -> int:
+def teach(folder: Path, judge: LocalJudge, lessons: Sequence[Lesson], *, enough: float = 0.003, most: int = 400) -> int:
     """Train the model in `folder` until it says what the lessons want to hear; the number of steps."""
     model: Any = LlavaForConditionalGeneration.from_pretrained(folder)
     batch = _batch(folder, judge, lessons)
@@ -106,7 +106,7 @@ def teach(folder: Path, judge: Judge, lessons: Sequence[Lesson], *, enough: floa
     raise AssertionError(f"after {most} steps the model has not learnt its lessons: {loss.item()}")
 
 
-def _batch(folder: Path, judge: Judge, lessons: Sequence[Lesson]) -> dict[str, Any]:
+def _batch(folder: Path, judge: LocalJudge, lessons: Sequence[Lesson]) -> dict[str, Any]:
     """The questions, padded on the left as the judge pads them, the answers behind them, of which alone is learnt."""
     inputs = dict(judge.inputs([asked for asked, _ in lessons]))
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
@@ -119,7 +119,7 @@ def _batch(folder: Path, judge: Judge, lessons: Sequence[Lesson]) -> dict[str, A
     return inputs
 
 
-def first_turn(judge: Judge, asked: Question) -> Asked:
+def first_turn(judge: LocalJudge, asked: Question) -> Asked:
     return Asked(judge.conversation(asked), [*asked.pictures], 1)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PIL
 
-from vpctl.commands.generate import LARGEST_WINDOW, Model, Plan, drawn, guidance_range, pixels, planned
+from vpctl.commands.generate import LARGEST_WINDOW, DrawingPlan, LoadedGenerator, drawn, guidance_range, pixels, planned
 from vpctl.contracts import Settings
 from vpctl.errors import UserError
 from vpctl.images.pictures import save
@@ -29,8 +29,8 @@ class Easel:
         return [PIL.new("RGB", (1, 1), (seed % 256, seed // 256 % 256, seed // 65536 % 256)) for seed in seeds]
 
 
-def plan(*easels: Easel, **changes: object) -> Plan:
-    models = [Model(f"m{n}", easel, f"weights{n}", Settings(1.0, 10)) for n, easel in enumerate(easels)]
+def plan(*easels: Easel, **changes: object) -> DrawingPlan:
+    models = [LoadedGenerator(f"m{n}", easel, f"weights{n}", Settings(1.0, 10)) for n, easel in enumerate(easels)]
     defaults = {
         "images": 3,
         "guidance": None,
@@ -39,7 +39,7 @@ def plan(*easels: Easel, **changes: object) -> Plan:
         "adapter_fingerprint": "",
         "seed": 0,
     }
-    return Plan(models=models, **{**defaults, **changes})  # type: ignore[arg-type]
+    return DrawingPlan(models=models, **{**defaults, **changes})  # type: ignore[arg-type]
 
 
 def prompts(number: int) -> list[Prompt]:
@@ -47,7 +47,7 @@ def prompts(number: int) -> list[Prompt]:
 
 
 def draw_all(
-    asked: list[Prompt], how: Plan, folder: Path, *, batch: int, done: frozenset[str] = frozenset()
+    asked: list[Prompt], how: DrawingPlan, folder: Path, *, batch: int, done: frozenset[str] = frozenset()
 ) -> list[Image]:
     claimed = set(done)
 

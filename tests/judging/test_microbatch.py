@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from vpctl.errors import RecordFailed, UserError
-from vpctl.judging.microbatch import Batches
+from vpctl.judging.microbatch import MicroBatches
 
 
 class Desk:
@@ -13,7 +13,7 @@ class Desk:
 
     def __init__(self, *, most: int = 4) -> None:
         self.asked: list[list[int]] = []
-        self.batches: Batches[int, int] = Batches(self.answer, most=most, size=lambda number: abs(number))
+        self.batches: MicroBatches[int, int] = MicroBatches(self.answer, most=most, size=lambda number: abs(number))
 
     def answer(self, numbers: list[int]) -> Sequence[int | Exception]:
         self.asked.append(numbers)
@@ -63,7 +63,7 @@ def test_those_who_come_while_a_batch_is_under_way_make_the_next() -> None:
         assert goes_on.wait(20)
         return Desk.answer(desk, numbers)
 
-    desk.batches = Batches(answer, most=4, size=abs)
+    desk.batches = MicroBatches(answer, most=4, size=abs)
 
     async def all_of_them() -> list[int]:
         first = asyncio.create_task(desk.batches(1))
@@ -80,7 +80,9 @@ def test_those_who_come_while_a_batch_is_under_way_make_the_next() -> None:
 def test_one_question_may_fail_and_the_others_be_answered() -> None:
     desk = Desk()
     failure = RecordFailed("three")
-    desk.batches = Batches(lambda numbers: [failure if number == 3 else number for number in numbers], most=4, size=abs)
+    desk.batches = MicroBatches(
+        lambda numbers: [failure if number == 3 else number for number in numbers], most=4, size=abs
+    )
     assert desk.ask(1, 2, 3, 4) == [1, 2, failure, 4]
 
 
@@ -93,13 +95,13 @@ def test_what_answering_raises_is_raised_for_all_and_the_next_batch_is_tried(err
             raise error
         return numbers
 
-    desk.batches = Batches(answer, most=2, size=abs)
+    desk.batches = MicroBatches(answer, most=2, size=abs)
     assert desk.ask(1, 2, 3) == [error, error, 3]
 
 
 def test_an_answer_too_few_is_a_bug_that_nobody_waits_for_in_vain() -> None:
     desk = Desk()
-    desk.batches = Batches(lambda numbers: numbers[1:], most=4, size=abs)
+    desk.batches = MicroBatches(lambda numbers: numbers[1:], most=4, size=abs)
     assert [type(found) for found in desk.ask(1, 2)] == [ValueError, ValueError]
 
 
@@ -114,7 +116,7 @@ def test_who_has_gone_is_not_answered_and_when_all_have_it_shows() -> None:
             pass
         return numbers
 
-    desk.batches = Batches(answer, most=2, size=abs)
+    desk.batches = MicroBatches(answer, most=2, size=abs)
 
     async def some_leave() -> list[int | BaseException]:
         calls = [asyncio.create_task(desk.batches(number)) for number in (1, 2, 3, 4)]

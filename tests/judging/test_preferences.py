@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from vpctl.judging.preferences import Said, Scale, latest
+from vpctl.judging.preferences import Preferences, Scale, latest
 from vpctl.records import Judgement
 
 FIVE = Scale(1, 5)
@@ -32,8 +32,8 @@ def pair(images: str, winner: str, first: str) -> Judgement:
     return judgement(images, *scores, mode="pair", order=order)
 
 
-def said(*judgements: Judgement) -> Said:
-    all_of_it = Said()
+def said(*judgements: Judgement) -> Preferences:
+    all_of_it = Preferences()
     for one in judgements:
         all_of_it.add(one, FIVE)
     return all_of_it

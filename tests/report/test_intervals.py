@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vpctl.report.intervals import CONFIDENCE, Estimate, bootstrap
+from vpctl.report.intervals import CONFIDENCE, Interval, bootstrap
 
 
 def clustered(clusters: int, seed: int = 0) -> tuple[list[float], list[str]]:
@@ -78,11 +78,11 @@ def test_for_few_clusters_the_interval_is_that_of_the_binomial_distribution() ->
 
     The expanded tail is that of the normal at 2.776 √(5/4), 0.1 %, where 2.776 is Student's with 4 degrees of freedom.
     """
-    assert bootstrap([1.0, 1.0, 1.0, 1.0, 0.0], "abcde") == Estimate(0.8, 0.2, 1.0, 5)
+    assert bootstrap([1.0, 1.0, 1.0, 1.0, 0.0], "abcde") == Interval(0.8, 0.2, 1.0, 5)
 
 
 def test_of_a_single_cluster_nothing_is_said() -> None:
-    assert bootstrap([1.0, 0.5], ["p", "p"]) == Estimate(0.75, 0.0, 1.0, 2)
+    assert bootstrap([1.0, 0.5], ["p", "p"]) == Interval(0.75, 0.0, 1.0, 2)
 
 
 @pytest.mark.parametrize("clusters", [2, 5, 400])

@@ -15,7 +15,16 @@ from vpctl.models.reward import RewardModel, open_backbone
 from vpctl.models.tensors import from_pictures
 from vpctl.shapes.grammar import describe, near_misses, read, sample
 from vpctl.shapes.render import render
-from vpctl.tuning.reward import Group, bradley_terry_loss, correct, freeze, measure, preferences, rewards_of, train
+from vpctl.tuning.reward import (
+    PromptPairs,
+    bradley_terry_loss,
+    correct,
+    freeze,
+    measure,
+    preferences,
+    rewards_of,
+    train,
+)
 
 CPU = torch.device("cpu")
 
@@ -26,14 +35,14 @@ def test_the_loss_by_hand() -> None:
 
 
 def test_pairs_are_found_among_the_pictures_of_all_prompts() -> None:
-    groups = [Group("a", [7, 8, 9], [(0, 2), (1, 0)]), Group("b", [3, 4], [(1, 0)])]
+    groups = [PromptPairs("a", [7, 8, 9], [(0, 2), (1, 0)]), PromptPairs("b", [3, 4], [(1, 0)])]
     chosen, rejected = preferences(groups)
     assert chosen.tolist() == [0, 1, 4]
     assert rejected.tolist() == [2, 0, 3]
 
 
 @pytest.fixture(scope="module")
-def made() -> tuple[list[Group], torch.Tensor]:
+def made() -> tuple[list[PromptPairs], torch.Tensor]:
     """Prompts with a true picture, preferred, and one of a near miss; and all pixels, normalised."""
     rng = Random(0)
     pictures, groups = [], []
@@ -41,7 +50,7 @@ def made() -> tuple[list[Group], torch.Tensor]:
         scene = sample(rng)
         wrong = rng.choice(list(near_misses(scene)))
         pictures += [render(scene, rng), render(wrong, rng)]
-        groups.append(Group(describe(scene), [2 * number, 2 * number + 1], [(0, 1)]))
+        groups.append(PromptPairs(describe(scene), [2 * number, 2 * number + 1], [(0, 1)]))
     return groups, from_pictures(pictures) * 2 - 1
 
 
@@ -51,7 +60,7 @@ def fresh(request: pytest.FixtureRequest) -> Callable[[], RewardModel]:
 
 
 def run_training(
-    model: RewardModel, made: tuple[list[Group], torch.Tensor], folder: Path, stop: int = 0, **config: object
+    model: RewardModel, made: tuple[list[PromptPairs], torch.Tensor], folder: Path, stop: int = 0, **config: object
 ) -> None:
     groups, pixels = made
     settings = RewardModelConfig(
@@ -74,7 +83,7 @@ def test_it_learns_what_is_preferred(fresh: Callable[[], RewardModel], tmp_path:
     rng = Random(3)
     grounds = [read(f"a red circle on a {background} background") for background in ("white", "black")]
     pixels = from_pictures([render(grounds[number % 2], rng) for number in range(48)]) * 2 - 1
-    groups = [Group("a red circle", [2 * number, 2 * number + 1], [(0, 1)]) for number in range(24)]
+    groups = [PromptPairs("a red circle", [2 * number, 2 * number + 1], [(0, 1)]) for number in range(24)]
     model = fresh()
     run_training(model, (groups, pixels), tmp_path, epochs=6)
     unseen = measure(model, groups[20:], lambda numbers: pixels[numbers], 8, CPU)
@@ -83,7 +92,7 @@ def test_it_learns_what_is_preferred(fresh: Callable[[], RewardModel], tmp_path:
 
 
 def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(
-    fresh: Callable[[], RewardModel], made: tuple[list[Group], torch.Tensor], tmp_path: Path
+    fresh: Callable[[], RewardModel], made: tuple[list[PromptPairs], torch.Tensor], tmp_path: Path
 ) -> None:
     whole, cut, again = fresh(), fresh(), fresh()
     run_training(whole, made, tmp_path / "whole")
@@ -98,7 +107,7 @@ def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(
 
 
 def test_scores_of_a_batch_are_scores_one_by_one(
-    fresh: Callable[[], RewardModel], made: tuple[list[Group], torch.Tensor]
+    fresh: Callable[[], RewardModel], made: tuple[list[PromptPairs], torch.Tensor]
 ) -> None:
     groups, pixels = made
     model = fresh().eval()
@@ -109,7 +118,7 @@ def test_scores_of_a_batch_are_scores_one_by_one(
 
 
 def test_the_last_weights_are_the_best_on_the_validation_pairs(
-    fresh: Callable[[], RewardModel], made: tuple[list[Group], torch.Tensor], tmp_path: Path
+    fresh: Callable[[], RewardModel], made: tuple[list[PromptPairs], torch.Tensor], tmp_path: Path
 ) -> None:
     groups, pixels = made
     model = fresh()
@@ -121,7 +130,7 @@ def test_the_last_weights_are_the_best_on_the_validation_pairs(
     assert reached == pytest.approx(best, rel=1e-5)
 
 
-def test_an_undecided_model_is_half_right(made: tuple[list[Group], torch.Tensor]) -> None:
+def test_an_undecided_model_is_half_right(made: tuple[list[PromptPairs], torch.Tensor]) -> None:
     groups, pixels = made
     model = open_backbone("new:blip", seed=0).eval()
     with torch.no_grad():
@@ -143,7 +152,7 @@ def test_freezing_keeps_the_lower_layers_and_the_embeddings(fresh: Callable[[], 
     assert freeze(fresh().backbone, 0) == 0
 
 
-def test_what_is_frozen_does_not_move(made: tuple[list[Group], torch.Tensor], tmp_path: Path) -> None:
+def test_what_is_frozen_does_not_move(made: tuple[list[PromptPairs], torch.Tensor], tmp_path: Path) -> None:
     model = open_backbone("new:blip", seed=0)
     freeze(model.backbone, 0.7)
     before = {name: weight.clone() for name, weight in model.named_parameters()}

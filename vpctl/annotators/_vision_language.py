@@ -18,7 +18,7 @@ from ..api.answers import parse
 from ..contracts import Annotator, Kind, Question, Verdicts
 from ..errors import RecordFailed, Unusable, UserError
 from ..judging import questions
-from ..judging.microbatch import Batches
+from ..judging.microbatch import MicroBatches
 from ..models import devices, hub, sources
 from ..models.sources import first_line
 from ..progress import plural
@@ -49,7 +49,7 @@ class Asked(NamedTuple):
         return texts / 4 + sum(picture.width * picture.height for picture in self.pictures) / 28**2
 
 
-class Said(NamedTuple):
+class Generated(NamedTuple):
     """The model's turn. `cut` says that it was at its limit and not at its end."""
 
     text: str
@@ -57,7 +57,7 @@ class Said(NamedTuple):
     usage: dict[str, float]
 
 
-class Judge(Annotator):
+class LocalJudge(Annotator):
     """A vision-language model that judges. Its weights are loaded when it is asked for the first time."""
 
     def __init__(self, source: str, revision: str, device: torch.device, config: Any, processor: Any) -> None:
@@ -79,7 +79,7 @@ class Judge(Annotator):
         self._why_no_more = self._why_not(2)
         self._keeps_places = bool(self._why_no_more) or self._pictures_stay()
         most = BATCH_ON_CPU if device.type == "cpu" else BATCH_ON_GPU
-        self.batches = Batches(self._answers, most=most, size=lambda asked: asked.size)
+        self.batches = MicroBatches(self._answers, most=most, size=lambda asked: asked.size)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class Judge(Annotator):
             else:
                 return [found[0]._replace(usage=dict(used)), *found[1:]]
 
-    def _sent_back(self, asked: Asked, said: Said, error: Unusable) -> Asked:
+    def _sent_back(self, asked: Asked, said: Generated, error: Unusable) -> Asked:
         """The conversation so far, and what is wrong with the answer."""
         turns = [_turn("assistant", self._harmless(said.text)), _turn("user", self._harmless(REPAIR.format(error)))]
         return asked._replace(messages=[*asked.messages, *turns])
@@ -156,7 +156,7 @@ class Judge(Annotator):
         """The text, in which nothing is a control token of the model's: prompts are from strangers."""
         return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
-    def _answers(self, asked: list[Asked]) -> list[Said | Exception]:
+    def _answers(self, asked: list[Asked]) -> list[Generated | Exception]:
         """The model's turns. A batch that does not go through whole is halved, down to the question to blame."""
         try:
             return [*self._generated(asked)]
@@ -176,7 +176,7 @@ class Judge(Annotator):
         return [*self._answers(asked[:half]), *self._answers(asked[half:])]
 
     @torch.inference_mode()
-    def _generated(self, asked: list[Asked]) -> list[Said]:
+    def _generated(self, asked: list[Asked]) -> list[Generated]:
         model = self.model
         inputs = self.inputs(asked)
         read = inputs["attention_mask"].sum(1).tolist()
@@ -216,13 +216,13 @@ class Judge(Annotator):
                 f"are more than the {context} that {self._source} reads; judge with --mode point"
             )
 
-    def _turn_of(self, tokens: list[int], read: int, asked: Asked) -> Said:
+    def _turn_of(self, tokens: list[int], read: int, asked: Asked) -> Generated:
         """What was said in one row of a batch, without what it was padded with."""
         said = tokens[: asked.limit]
         ends = [place for place, token in enumerate(said) if token in self.model.generation_config.eos_token_id]
         said = said[: ends[0] + 1] if ends else said
         text = self._tokenizer.decode(said, skip_special_tokens=True)
-        return Said(text, not ends, {"prompt_tokens": read, "completion_tokens": len(said)})
+        return Generated(text, not ends, {"prompt_tokens": read, "completion_tokens": len(said)})
 
     @cached_property
     def model(self) -> Any:
@@ -275,7 +275,7 @@ class Judge(Annotator):
         return any(_MARK in text for text in between)
 
 
-def _at_limit(start: int, limits: Tensor, batches: Batches[Any, Any]) -> Any:
+def _at_limit(start: int, limits: Tensor, batches: MicroBatches[Any, Any]) -> Any:
     """What ends each row at its own limit, and all of them when nobody waits for them any more."""
 
     def ended(ids: Tensor, scores: Any, **more: Any) -> Tensor:
@@ -292,7 +292,7 @@ REPAIR = (
 )
 
 
-def _object(said: Said) -> dict[str, Any]:
+def _object(said: Generated) -> dict[str, Any]:
     """The JSON object in what was said. Of an answer that was cut off nothing is made up."""
     try:
         return parse(said.text)
@@ -336,7 +336,7 @@ def _pattern_of(tokenizer: Any, processor: Any) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
 
-def open_judge(source: str, device: str) -> Judge:
+def open_judge(source: str, device: str) -> LocalJudge:
     """The model of a folder or a hub id. Raises `UserError` if it cannot be talked to about pictures."""
     where = f"{OPTION}{source}"
     folder = sources.check("judge", source, option=OPTION).path
@@ -351,4 +351,4 @@ def open_judge(source: str, device: str) -> Judge:
         raise UserError(f"{where}: has no image processor beside its tokenizer; copy the whole model folder")
     if not processor.chat_template:
         raise UserError(f"{where}: has no chat template; name a model that was trained to follow instructions")
-    return Judge(source, folder.name, devices.resolve_device(device), config, processor)
+    return LocalJudge(source, folder.name, devices.resolve_device(device), config, processor)

@@ -20,7 +20,7 @@ WORDS = 60.0
 """Tokens that a rationale and its level usually take."""
 
 
-class Judge(OfflineAnnotator):
+class ServedJudge(OfflineAnnotator):
     """A model that is asked in the words of `questions`; what it is asked can also be had without asking it."""
 
     def __init__(self, model: Model, encode: Encoder) -> None:
@@ -109,6 +109,6 @@ def load(
     server: ServerConfig = ServerConfig(),  # noqa: B008 -- it is frozen
     pictures: PictureConfig = PictureConfig(),  # noqa: B008
     folder: str = "",
-) -> Judge:
+) -> ServedJudge:
     """A judge that asks the model named by `argument`; `device` is the server's business."""
-    return Judge(Model(server, argument, option="--annotator openai"), Encoder(pictures, folder))
+    return ServedJudge(Model(server, argument, option="--annotator openai"), Encoder(pictures, folder))

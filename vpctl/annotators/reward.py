@@ -8,21 +8,19 @@ Rewards are not on the scale from 1 to 5 that judges of language answer on: give
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import plugins
 from ..contracts import Annotator, Question, Verdicts
 from ..errors import RecordFailed, UserError
-from ..judging.microbatch import Batches
+from ..judging.microbatch import MicroBatches
 from ..judging.questions import compared
-from ..models.scoring import batches, rewarded
+from ..models.scoring import RewardFunction, batches, rewarded
 
 if TYPE_CHECKING:
     from PIL import Image
-
-Reward = Callable[["list[Image.Image]", list[str]], Any]
 
 ARGUMENTS = "reward"
 QUESTIONS = 8
@@ -42,11 +40,11 @@ class Picture:
 class RewardJudge(Annotator):
     """The judge that answers with what `reward`, named `spec`, gives."""
 
-    def __init__(self, spec: str, reward: Reward) -> None:
+    def __init__(self, spec: str, reward: RewardFunction) -> None:
         self.identity = {"reward": plugins.fingerprints(spec)[spec]}
         self._spec = spec
         self._reward = reward
-        self._batches = Batches(self._rewards, most=QUESTIONS, size=lambda question: len(question.pictures))
+        self._batches = MicroBatches(self._rewards, most=QUESTIONS, size=lambda question: len(question.pictures))
 
     def prepare(self, image: "Image.Image", path: str) -> Picture:
         """The picture, with a place for its rewards."""

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..models import sources
 
 if TYPE_CHECKING:
-    from ._vision_language import Judge
+    from ._vision_language import LocalJudge
 
 ARGUMENTS = "DIR"
 OPTION = "--annotator transformers:"
@@ -27,7 +27,7 @@ def check(argument: str) -> None:
     sources.check("judge", argument, option=OPTION)
 
 
-def load(argument: str, *, device: str = "auto") -> "Judge":
+def load(argument: str, *, device: str = "auto") -> "LocalJudge":
     """The model of a folder or a hub id. Raises `UserError` if it cannot be talked to about pictures."""
     check(argument)
     from ._vision_language import open_judge

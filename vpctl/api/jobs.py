@@ -41,7 +41,7 @@ def _written(path: str) -> Iterator[BinaryIO]:
         raise UserError(f"{path}: {os_reason(error)}") from None
 
 
-class Batches:
+class BatchJobs:
     """The batches of an engine's server. All methods try until they are answered, as `Engine.managed` does."""
 
     def __init__(self, engine: Engine) -> None:

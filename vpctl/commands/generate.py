@@ -32,7 +32,7 @@ LARGEST_WINDOW = 16
 """How many batches are planned ahead at the most, to fill them where several models or guidances are mixed."""
 
 
-class Model(NamedTuple):
+class LoadedGenerator(NamedTuple):
     """A generator under the name records give it; `fingerprint` tells its weights, `settings` are its own."""
 
     name: str
@@ -42,10 +42,10 @@ class Model(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class DrawingPlan:
     """What is drawn for every prompt: `images` pictures, each with one of `models` and a guidance in `guidance`."""
 
-    models: list[Model]
+    models: list[LoadedGenerator]
     images: int
     guidance: tuple[float, float] | None
     settings: Settings
@@ -60,15 +60,15 @@ DRAWN = ("prompt_id", "image_id", "model", "seed")
 """Keys that the record of every picture of this command has, and those of other pictures may lack."""
 
 
-class Job(NamedTuple):
+class Drawing(NamedTuple):
     """One picture to be drawn: its record, its model, its settings."""
 
     record: Image
-    model: Model
+    model: LoadedGenerator
     settings: Settings
 
 
-def planned(prompt: Prompt, plan: Plan) -> Iterator[Job]:
+def planned(prompt: Prompt, plan: DrawingPlan) -> Iterator[Drawing]:
     """The jobs of one prompt. Model, guidance and seed of each depend on the prompt, its number and the seed alone."""
     own_id = prompt_key(prompt)
     for number in range(plan.images):
@@ -91,7 +91,7 @@ def planned(prompt: Prompt, plan: Plan) -> Iterator[Job]:
             **{key: value for key, value in settings._asdict().items() if value is not None},
             **({"adapter": plan.adapter} if plan.adapter else {}),
         }
-        yield Job(cast(Image, record), model, settings)
+        yield Drawing(cast(Image, record), model, settings)
 
 
 def resolved(wanted: Settings, own: Settings) -> Settings:
@@ -101,7 +101,7 @@ def resolved(wanted: Settings, own: Settings) -> Settings:
 
 def drawn(
     prompts: Iterable[Prompt],
-    plan: Plan,
+    plan: DrawingPlan,
     folder: str,
     *,
     batch: int,
@@ -113,7 +113,7 @@ def drawn(
     Pictures that cannot be claimed, being done already, are left out. Full batches are made across prompts, of each
     model and setting.
     """
-    window: list[Job] = []
+    window: list[Drawing] = []
     with ThreadPoolExecutor(1) as writer:
         for prompt in prompts:
             window += [job for job in planned(prompt, plan) if claim(image_key(job.record))]
@@ -123,7 +123,7 @@ def drawn(
         yield from _drawn_window(window, folder, batch, save, writer)
 
 
-def _full(window: list[Job], batch: int) -> bool:
+def _full(window: list[Drawing], batch: int) -> bool:
     """Whether at least half of the batches this window makes are full ones, or it has grown long enough."""
     groups = _grouped(window)
     rounds = sum(-(-len(jobs) // batch) for jobs in groups.values())
@@ -131,15 +131,15 @@ def _full(window: list[Job], batch: int) -> bool:
     return len(window) >= batch and (2 * full >= rounds or len(window) >= LARGEST_WINDOW * batch)
 
 
-def _grouped(window: list[Job]) -> dict[tuple[str, Settings], list[Job]]:
-    groups: dict[tuple[str, Settings], list[Job]] = {}
+def _grouped(window: list[Drawing]) -> dict[tuple[str, Settings], list[Drawing]]:
+    groups: dict[tuple[str, Settings], list[Drawing]] = {}
     for job in window:
         groups.setdefault((job.model.name, job.settings), []).append(job)
     return groups
 
 
 def _drawn_window(
-    window: list[Job],
+    window: list[Drawing],
     folder: str,
     batch: int,
     save: "Callable[[PIL.Image, str], None]",
@@ -161,7 +161,7 @@ def _drawn_window(
         yield {**record, "file_name": os.path.join(folder, record["file_name"])}
 
 
-def _pictures(model: Model, prompts: list[str], seeds: list[int], settings: Settings) -> "list[PIL.Image]":
+def _pictures(model: LoadedGenerator, prompts: list[str], seeds: list[int], settings: Settings) -> "list[PIL.Image]":
     """One picture a prompt. Raises `UserError` for a plug-in of the user's that draws anything else."""
     from PIL import Image as PIL
 
@@ -185,12 +185,12 @@ def generate(
             "generator",
             "--model",
             "-m",
-            group="Model",
+            group="LoadedGenerator",
             help="The model. Given several times: each picture uses one of them at random.",
         ),
     ] = None,
     adapter: Annotated[
-        str, option(metavar="DIR", group="Model", help="Folder of a LoRA that tune-ppo or tune-dpo wrote.")
+        str, option(metavar="DIR", group="LoadedGenerator", help="Folder of a LoRA that tune-ppo or tune-dpo wrote.")
     ] = "",
     images: Annotated[
         int,
@@ -279,7 +279,7 @@ def generate(
         from ..images.pictures import save
 
         source = read_prompts(prompts, oversized)
-        plan = Plan(
+        plan = DrawingPlan(
             models=[loaded(spec, adapter, device) for spec in dict.fromkeys(specs)],
             images=images,
             guidance=span,
@@ -297,12 +297,14 @@ def generate(
     progress.finished(progress.plural(made, "picture"), target, resumed=sink.resumed)
 
 
-def loaded(spec: str, adapter: str, device: str) -> Model:
+def loaded(spec: str, adapter: str, device: str) -> LoadedGenerator:
     """A generator by its spec, with the LoRA on it if there is one."""
     generator = plugins.load("generator", spec, device=device)
     if adapter:
         generator.adapt(adapter)
-    return Model(spec, generator, generator.fingerprint or plugins.fingerprints(spec)[spec], generator.settings)
+    return LoadedGenerator(
+        spec, generator, generator.fingerprint or plugins.fingerprints(spec)[spec], generator.settings
+    )
 
 
 def adapter_fingerprint(folder: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 from .. import progress
 from ..errors import UserError
-from ..judging.preferences import ROUNDING, Said, Scale, latest
+from ..judging.preferences import ROUNDING, Preferences, Scale, latest
 from ..options import STDIO, MaxPictures, Whole, argument, option
 from ..records import Judgement, Pair, part_of
 from ..streams.joins import Joined, once
@@ -22,16 +22,16 @@ ANYONE = "*"
 
 
 @dataclass
-class Pictures:
+class JudgedPrompt:
     """What was said of one prompt's pictures, by aspect and annotator."""
 
     prompt: dict[str, Any]
     files: dict[str, str] = field(default_factory=dict)
-    said: dict[tuple[str, str], Said] = field(default_factory=dict)
+    said: dict[tuple[str, str], Preferences] = field(default_factory=dict)
 
     def add(self, judgement: Judgement, scale: Scale) -> None:
         """Take one judgement in."""
-        said = self.said.setdefault((judgement["aspect"], judgement["annotator"]), Said())
+        said = self.said.setdefault((judgement["aspect"], judgement["annotator"]), Preferences())
         said.add(judgement, scale)
         self.files.update(zip(judgement["image_ids"], judgement["file_names"], strict=True))
 
@@ -47,14 +47,14 @@ class Pictures:
         return {aspect: sum(values) / len(values) for aspect, values in found.items()}, annotators
 
 
-def collected(judgements: Iterable[Judgement], scales: Mapping[str, Scale], counts: Counter[str]) -> list[Pictures]:
+def collected(judgements: Iterable[Judgement], scales: Mapping[str, Scale], counts: Counter[str]) -> list[JudgedPrompt]:
     """The judgements by prompt, in the order in which the prompts come up; refusals are counted and left out."""
-    prompts: dict[str, Pictures] = {}
+    prompts: dict[str, JudgedPrompt] = {}
     for judgement in latest(judgements, counts):
         if "refused" in judgement or "failed" in judgement:
             counts["refusals" if "refused" in judgement else "failures"] += 1
             continue
-        pictures = prompts.setdefault(judgement["prompt_id"], Pictures({}))
+        pictures = prompts.setdefault(judgement["prompt_id"], JudgedPrompt({}))
         for key in ("prompt_id", "prompt", "source_prompt", "split"):
             if key in judgement:
                 pictures.prompt.setdefault(key, judgement[key])
@@ -81,7 +81,7 @@ def misfit(judgement: Judgement, scales: Mapping[str, Scale]) -> str:
 
 
 def merged(
-    prompts: Iterable[Pictures],
+    prompts: Iterable[JudgedPrompt],
     *,
     weights: Mapping[str, float],
     min_margin: float,

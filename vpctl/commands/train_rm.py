@@ -14,7 +14,7 @@ from ..configs import RewardModelConfig
 from ..errors import RecordFailed, UserError
 from ..images.folders import Folders
 from ..models import sources
-from ..options import Device, Folder, Input, Roots, Seed, option, options
+from ..options import Device, Input, Roots, RunFolder, Seed, option, options
 from ..records import Pair, digest, fingerprint, part_of, prompt_key
 from ..streams.joins import Joined
 from ..streams.places import folder_of, place_of
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from ..images.pictures import Pictures
     from ..models.reward import RewardModel
-    from ..report.intervals import Estimate
-    from ..tuning.reward import Group
+    from ..report.intervals import Interval
+    from ..tuning.reward import PromptPairs
 
 SHARES = {"train": 0.9, "test": 0.1}
 """Shares of the prompts in each part, if no pair has a split."""
@@ -73,13 +73,13 @@ class Store:
         return pixels
 
 
-def grouped(pairs: Iterable[Pair], store: Store) -> "list[Group]":
+def grouped(pairs: Iterable[Pair], store: Store) -> "list[PromptPairs]":
     """The pairs by prompt."""
-    from ..tuning.reward import Group
+    from ..tuning.reward import PromptPairs
 
-    groups: dict[str, Group] = {}
+    groups: dict[str, PromptPairs] = {}
     for pair in pairs:
-        group = groups.setdefault(prompt_key(pair), Group(pair["prompt"], [], []))
+        group = groups.setdefault(prompt_key(pair), PromptPairs(pair["prompt"], [], []))
         places = []
         for path in (pair["chosen_file_name"], pair["rejected_file_name"]):
             number = store.number(path)
@@ -94,7 +94,7 @@ def grouped(pairs: Iterable[Pair], store: Store) -> "list[Group]":
 def train_rm(
     pairs: Input,
     *,
-    out: Folder,
+    out: RunFolder,
     backbone: Annotated[
         str,
         option(
@@ -218,7 +218,7 @@ def write_scale(folder: Path, mean: float, std: float) -> None:
     )
 
 
-def card(asked: dict[str, Any], split: dict[str, list[Pair]], accuracy: "Estimate | None", kind: str) -> str:
+def card(asked: dict[str, Any], split: dict[str, list[Pair]], accuracy: "Interval | None", kind: str) -> str:
     """The model card."""
     measured = "No pairs were held out, so its accuracy is not known."
     if accuracy:

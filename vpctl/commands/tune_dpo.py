@@ -8,7 +8,7 @@ from .. import plugins, progress
 from ..configs import DPOConfig
 from ..errors import RecordFailed, UserError
 from ..images.folders import Folders
-from ..options import Device, Folder, Input, Roots, Seed, options, plugin
+from ..options import Device, Input, Roots, RunFolder, Seed, options, plugin
 from ..records import Pair, digest
 from ..streams.joins import Joined
 from ..streams.places import folder_of, place_of
@@ -29,7 +29,7 @@ PREVIEWS = 16
 def tune_dpo(
     pairs: Input,
     *,
-    out: Folder,
+    out: RunFolder,
     model: Annotated[
         str,
         plugin("generator", "--model", "-m", group="Model", help="Model to tune.", show_default="the shapes world's"),

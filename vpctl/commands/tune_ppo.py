@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from .. import plugins, progress
 from ..configs import PPOConfig
 from ..errors import UserError
-from ..options import Device, Folder, Input, Seed, options, plugin
+from ..options import Device, Input, RunFolder, Seed, options, plugin
 from ..records import digest, oversized
 from ..streams.places import place_of
 from ..streams.reading import read_prompts
@@ -18,7 +18,7 @@ from ..tuning.folder import check, ended, note_ended
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..tuning.rollout import Reward
+    from ..tuning.rollout import PixelReward
 
 N = TypeVar("N", int, float)
 PREVIEWS = 16
@@ -29,7 +29,7 @@ PREVIEWS = 16
 def tune_ppo(
     prompts: Input,
     *,
-    out: Folder,
+    out: RunFolder,
     model: Annotated[
         str,
         plugin("generator", "--model", "-m", group="Model", help="Model to tune.", show_default="the shapes world's"),
@@ -163,7 +163,7 @@ def weighted(text: str) -> tuple[str, float]:
     return spec, number
 
 
-def summed_reward(rewards: Mapping[str, Any], weights: Mapping[str, float]) -> "Reward":
+def summed_reward(rewards: Mapping[str, Any], weights: Mapping[str, float]) -> "PixelReward":
     """The weighted sum of rewards, of pictures rounded to 8 bits, as score would see them."""
     import torch
 

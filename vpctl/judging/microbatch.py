@@ -16,7 +16,7 @@ class _Waiting(NamedTuple, Generic[Q, A]):
     answer: "asyncio.Future[A]"
 
 
-class Batches(Generic[Q, A]):
+class MicroBatches(Generic[Q, A]):
     """`await batches(question)` is the question's answer out of ``answer(questions)``, which runs in a thread.
 
     `answer` runs for one batch at a time, so it needs no lock, and gives an answer for every question, or an exception

@@ -42,7 +42,7 @@ class Mean:
 
 
 @dataclass
-class Said:
+class Preferences:
     """What one annotator said on one aspect of one prompt's pictures.
 
     Scores are means of repeated judgements, in [0, 1] of the annotator's scale. Preferences are of

@@ -66,14 +66,14 @@ class Quality:
         return Counter(round(score) for score in self.scores.values)
 
 
-Kind = tuple[str, str, str]
+KindOfJudgement = tuple[str, str, str]
 """Annotator, aspect and mode."""
 
 
-def measured(judgements: Iterable[Judgement]) -> dict[Kind, Quality]:
+def measured(judgements: Iterable[Judgement]) -> dict[KindOfJudgement, Quality]:
     """The quality of judgements by kind. Judgements that a later one replaces must be left out; see `latest`."""
-    found: defaultdict[Kind, Quality] = defaultdict(Quality)
-    leanings: dict[tuple[Kind, str, str, str], int] = {}
+    found: defaultdict[KindOfJudgement, Quality] = defaultdict(Quality)
+    leanings: dict[tuple[KindOfJudgement, str, str, str], int] = {}
     for judgement in judgements:
         kind = (judgement["annotator"], judgement["aspect"], judgement.get("mode", "list"))
         quality, prompt = found[kind], judgement["prompt_id"]
@@ -108,7 +108,7 @@ def _leanings(judgement: Judgement) -> Iterator[tuple[tuple[str, str], int]]:
         yield (first, second), (left > right) - (left < right)
 
 
-def summarise(found: Mapping[Kind, Quality]) -> None:
+def summarise(found: Mapping[KindOfJudgement, Quality]) -> None:
     """Print what `measured` found on stderr, a table for each annotator and mode. It fits into 80 columns."""
     tables: defaultdict[tuple[str, str], dict[str, Quality]] = defaultdict(dict)
     for (annotator, aspect, mode), quality in found.items():

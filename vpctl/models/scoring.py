@@ -12,7 +12,8 @@ from .. import plugins
 from ..errors import RecordFailed, UserError
 from ..progress import plural
 
-Reward = Callable[[list[Image.Image], list[str]], Any]
+RewardFunction = Callable[[list[Image.Image], list[str]], Any]
+"""A reward, or a function with the call of one."""
 PIXELS = 1 << 25
 """A batch is full with so many pixels, which are 128 MiB when decoded: 32 pictures of 1024 × 1024."""
 R = TypeVar("R", bound=Mapping[str, Any])
@@ -28,7 +29,11 @@ class Scored(NamedTuple):
 
 
 def scored(
-    records: Iterable[R], rewards: Mapping[str, Reward], *, batch: int, open_picture: Callable[[str], Image.Image]
+    records: Iterable[R],
+    rewards: Mapping[str, RewardFunction],
+    *,
+    batch: int,
+    open_picture: Callable[[str], Image.Image],
 ) -> Iterator[Scored]:
     """The records, which have a `prompt` and a `file_name`, in their order, with the scores of every reward."""
     decoded = ((record, _decoded(record["file_name"], open_picture)) for record in records)
@@ -101,7 +106,7 @@ def ahead(items: Iterator[T], is_large: Callable[[T], bool] = lambda _: False) -
             made.task_done()
 
 
-def _rows(loaded: list[tuple[R, Image.Image]], rewards: Mapping[str, Reward]) -> list[dict[str, float]]:
+def _rows(loaded: list[tuple[R, Image.Image]], rewards: Mapping[str, RewardFunction]) -> list[dict[str, float]]:
     if not loaded:
         return []
     pictures = [picture for _, picture in loaded]
@@ -110,7 +115,7 @@ def _rows(loaded: list[tuple[R, Image.Image]], rewards: Mapping[str, Reward]) ->
     return [{name: column[index] for name, column in columns.items()} for index in range(len(loaded))]
 
 
-def rewarded(spec: str, reward: Reward, pictures: list[Image.Image], prompts: list[str]) -> list[float]:
+def rewarded(spec: str, reward: RewardFunction, pictures: list[Image.Image], prompts: list[str]) -> list[float]:
     """What a reward gives the pictures. Raises `UserError` if that is not one number for each."""
     with plugins.blamed("reward", spec):
         given = reward(pictures, prompts)

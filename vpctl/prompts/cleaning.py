@@ -21,14 +21,14 @@ ROUNDS = 12
 twenty took a second round, and none a third. A text that still changes after so many, such as "by a by a by a …", has
 no content."""
 
-Table = list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]]
+Replacements = list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]]
 
 
 def _any(patterns: Iterable[str]) -> str:
     return "|".join(line.replace(" ", "[ -]") for line in patterns if line)
 
 
-def _table(*rows: tuple[str, str | Callable[[re.Match[str]], str]]) -> Table:
+def _table(*rows: tuple[str, str | Callable[[re.Match[str]], str]]) -> Replacements:
     return [(re.compile(pattern, re.IGNORECASE), instead) for pattern, instead in rows]
 
 

@@ -15,7 +15,7 @@ SEED = 0
 """The interval of the same data is the same number every time."""
 
 
-class Estimate(NamedTuple):
+class Interval(NamedTuple):
     """A mean with its interval, and how many values it rests on."""
 
     value: float
@@ -24,7 +24,7 @@ class Estimate(NamedTuple):
     n: int
 
 
-def bootstrap(values: Iterable[float], clusters: Iterable[Hashable]) -> Estimate:
+def bootstrap(values: Iterable[float], clusters: Iterable[Hashable]) -> Interval:
     """Mean of `values` with its 95 % percentile interval, whole clusters being drawn with replacement.
 
     Efron and Tibshirani 1993, chapter 13, with the percentiles expanded as Hesterberg 2015 (section 5.3) does it, since
@@ -42,11 +42,11 @@ def bootstrap(values: Iterable[float], clusters: Iterable[Hashable]) -> Estimate
     totals = table.sum(0)
     value, n = float(totals[0] / totals[1]), int(totals[1])
     if len(table) == 1:
-        return Estimate(value, 0.0, 1.0, n)
+        return Interval(value, 0.0, 1.0, n)
     tail, drawn = (1 - CONFIDENCE) / 2, len(table)
     if value in (0.0, 1.0) and (table[:, 0] == value * table[:, 1]).all():
         certain = tail ** (1 / drawn)
-        return Estimate(value, value * certain, 1 - (1 - value) * certain, n)
+        return Interval(value, value * certain, 1 - (1 - value) * certain, n)
     chance = np.random.default_rng(SEED)
     at_once = max(1, DRAWN_AT_ONCE // drawn)
     means = np.concatenate(
@@ -54,7 +54,7 @@ def bootstrap(values: Iterable[float], clusters: Iterable[Hashable]) -> Estimate
     )
     wider = ndtr(math.sqrt(drawn / (drawn - 1)) * stdtrit(drawn - 1, tail))
     low, high = np.quantile(means, [wider, 1 - wider])
-    return Estimate(value, float(low), float(high), n)
+    return Interval(value, float(low), float(high), n)
 
 
 def _resampled(table: np.ndarray, chance: np.random.Generator, times: int) -> np.ndarray:

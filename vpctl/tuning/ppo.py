@@ -16,7 +16,7 @@ from torch import Tensor
 from ..configs import PPOConfig
 from ..errors import UserError
 from ..models.denoiser import Denoiser
-from .rollout import Reward, Rollout, roll_out, step_mean
+from .rollout import PixelReward, Rollout, roll_out, step_mean
 from .run import Run, optimizer_step, random_state, restore_optimizer, restore_random_state
 from .sampler import Sampler, open_sampler
 
@@ -118,7 +118,7 @@ def one_round(
     policy: Denoiser,
     optimizer: torch.optim.Optimizer,
     prompts: list[str],
-    reward: Reward,
+    reward: PixelReward,
     sampler: Sampler,
     config: PPOConfig,
     *,
@@ -161,7 +161,7 @@ def one_round(
 def train(
     policy: Denoiser,
     prompts: list[str],
-    reward: Reward,
+    reward: PixelReward,
     config: PPOConfig,
     run: Run,
     *,

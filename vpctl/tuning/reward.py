@@ -23,7 +23,7 @@ from ..models.tensors import fits
 from .run import Run, optimizer_step, random_state, restore_optimizer, restore_random_state
 
 
-class Group(NamedTuple):
+class PromptPairs(NamedTuple):
     """All pairs of one prompt: its pictures by number, and which is preferred to which, as places in `pictures`."""
 
     prompt: str
@@ -72,7 +72,7 @@ class Measured(NamedTuple):
     std: float
 
 
-def rewards_of(model: RewardModel, groups: list[Group], pixels: Tensor, device: torch.device) -> Tensor:
+def rewards_of(model: RewardModel, groups: list[PromptPairs], pixels: Tensor, device: torch.device) -> Tensor:
     """Rewards (N,) of all pictures of the groups, whose pixels (N, 3, H, W) come in the same order."""
     prompts = [group.prompt for group in groups for _ in group.pictures]
     tokens = {name: value.to(device) for name, value in model.tokens(prompts).items()}
@@ -80,7 +80,7 @@ def rewards_of(model: RewardModel, groups: list[Group], pixels: Tensor, device: 
     return rewards
 
 
-def preferences(groups: list[Group]) -> tuple[Tensor, Tensor]:
+def preferences(groups: list[PromptPairs]) -> tuple[Tensor, Tensor]:
     """Places of chosen and rejected pictures, each (P,), among all pictures of the groups."""
     chosen, rejected, offset = [], [], 0
     for group in groups:
@@ -90,7 +90,7 @@ def preferences(groups: list[Group]) -> tuple[Tensor, Tensor]:
     return torch.tensor(chosen), torch.tensor(rejected)
 
 
-def batches(groups: list[Group], size: int, load: Load) -> Iterator[tuple[list[Group], Tensor]]:
+def batches(groups: list[PromptPairs], size: int, load: Load) -> Iterator[tuple[list[PromptPairs], Tensor]]:
     """The groups, `size` prompts at a time, with their pixels; the next are loaded while these are worked on."""
     parts = [groups[start : start + size] for start in range(0, len(groups), size)]
     with ThreadPoolExecutor(1) as reader:
@@ -101,20 +101,20 @@ def batches(groups: list[Group], size: int, load: Load) -> Iterator[tuple[list[G
             yield part, pixels
 
 
-def _pictures(groups: list[Group]) -> list[int]:
+def _pictures(groups: list[PromptPairs]) -> list[int]:
     return [number for group in groups for number in group.pictures]
 
 
 @torch.inference_mode()
 def rewarded(
-    model: RewardModel, groups: list[Group], load: Load, batch: int, device: torch.device
-) -> Iterator[tuple[list[Group], Tensor]]:
+    model: RewardModel, groups: list[PromptPairs], load: Load, batch: int, device: torch.device
+) -> Iterator[tuple[list[PromptPairs], Tensor]]:
     """The groups in batches with their pictures' rewards (N,), on the CPU."""
     for part, pixels in batches(groups, batch, load):
         yield part, rewards_of(model, part, pixels, device).float().cpu()
 
 
-def measure(model: RewardModel, groups: list[Group], load: Load, batch: int, device: torch.device) -> Measured:
+def measure(model: RewardModel, groups: list[PromptPairs], load: Load, batch: int, device: torch.device) -> Measured:
     """The model as it is on some pairs. An equal pair counts half."""
     margins, every = [], []
     for part, rewards in rewarded(model, groups, load, batch, device):
@@ -127,7 +127,7 @@ def measure(model: RewardModel, groups: list[Group], load: Load, batch: int, dev
 
 
 def correct(
-    model: RewardModel, groups: list[Group], load: Load, batch: int, device: torch.device
+    model: RewardModel, groups: list[PromptPairs], load: Load, batch: int, device: torch.device
 ) -> list[tuple[float, str]]:
     """For every pair 1 if the model prefers what was chosen, 0.5 if it is undecided, else 0; and the pair's prompt."""
     found = []
@@ -142,8 +142,8 @@ def correct(
 
 def train(
     model: RewardModel,
-    groups: list[Group],
-    validation: list[Group],
+    groups: list[PromptPairs],
+    validation: list[PromptPairs],
     load: Load,
     config: RewardModelConfig,
     run: Run,

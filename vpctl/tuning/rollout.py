@@ -10,7 +10,7 @@ from ..models.denoiser import Denoiser
 from ..models.denoiser.conditioning import Conditioning
 from .sampler import Sampler
 
-Reward = Callable[[Tensor, list[str]], Tensor]
+PixelReward = Callable[[Tensor, list[str]], Tensor]
 """Rewards (B,) of pixels (B, 3, H, W) in [0, 1] and their prompts."""
 
 
@@ -30,7 +30,7 @@ class Rollout(NamedTuple):
 def roll_out(
     policy: Denoiser,
     prompts: list[str],
-    reward: Reward,
+    reward: PixelReward,
     sampler: Sampler,
     batches: list[tuple[int, int]],
     *,

@@ -6,7 +6,7 @@ from itertools import chain, combinations
 from typing import Annotated
 
 from ...errors import UserError
-from ...judging.preferences import Said, Scale, latest
+from ...judging.preferences import Preferences, Scale, latest
 from ...options import STDIO, MaxPictures, Whole, argument
 from ...records import Judgement, Report
 from ...report.statistics import preferred, reported
@@ -40,7 +40,7 @@ def agreement(
     once(judgements)
     joined = Joined(max_pictures=max_pictures, parts=False)
     records = joined.judgements(chain.from_iterable(located(source, Judgement) for source in judgements))
-    said: dict[str, dict[tuple[str, str], Said]] = defaultdict(lambda: defaultdict(Said))
+    said: dict[str, dict[tuple[str, str], Preferences]] = defaultdict(lambda: defaultdict(Preferences))
     for judgement in latest(records, Counter()):
         if "refused" not in judgement and "failed" not in judgement:
             place = said[judgement["annotator"]][judgement["prompt_id"], judgement["aspect"]]
@@ -61,8 +61,8 @@ def agreement(
 
 
 def agreements(
-    one: dict[tuple[str, str], Said],
-    other: dict[tuple[str, str], Said],
+    one: dict[tuple[str, str], Preferences],
+    other: dict[tuple[str, str], Preferences],
     *,
     name: str,
     baseline: str,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from ...errors import OutputClosed, UserError
 from ...judging.preferences import latest
-from ...judging.quality import LEVELS, Kind, Quality, Series, measured, on_levels, summarise
+from ...judging.quality import LEVELS, KindOfJudgement, Quality, Series, measured, on_levels, summarise
 from ...options import STDIO, MaxPictures, Whole, argument
 from ...records import Judgement, Report
 from ...report.statistics import preferred, reported
@@ -58,7 +58,7 @@ def judgements(
     summarise(found)
 
 
-def reports(found: Mapping[Kind, Quality]) -> Iterator[Report]:
+def reports(found: Mapping[KindOfJudgement, Quality]) -> Iterator[Report]:
     """A report for each number of each kind of judgement. Metrics without any event have none."""
     for (annotator, aspect, mode), quality in found.items():
         what = {"name": annotator, "aspect": aspect, "mode": mode}

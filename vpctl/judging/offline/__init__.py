@@ -21,7 +21,7 @@ from .asked import Stubs
 from .file import Exchange
 from .journal import STUBS, Journal
 from .results import Reader
-from .server import Run
+from .server import BatchRun
 
 
 def judge(
@@ -49,7 +49,7 @@ def judge(
         journal = Journal(folder(out.target))
         try:
             async with annotator.running(brake):
-                await Run(desk, annotator, tally, out, reader, journal, brake).work(groups, plan, retry=retry)
+                await BatchRun(desk, annotator, tally, out, reader, journal, brake).work(groups, plan, retry=retry)
         finally:
             journal.close()
 

@@ -21,7 +21,7 @@ _NAME = "journal.jsonl"
 
 
 @dataclass(frozen=True)
-class Job:
+class PendingBatch:
     """A batch as far as the journal knows it.
 
     - annotator, server: who was asked, and where
@@ -51,7 +51,7 @@ class Journal:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self.jobs: dict[str, Job] = {}
+        self.jobs: dict[str, PendingBatch] = {}
         self.most: int | None = None
         path = os.path.join(folder, _NAME)
         try:
@@ -69,11 +69,11 @@ class Journal:
         except (orjson.JSONDecodeError, TypeError, KeyError):
             raise UserError(f"{path}: is not a journal of batches; move it away to start again") from None
 
-    def add(self, requests: int, tag: str, **what: Any) -> Job:
+    def add(self, requests: int, tag: str, **what: Any) -> PendingBatch:
         """Write down a new batch."""
         return self.note(tag, requests=requests, time=time.time(), **what)
 
-    def note(self, tag: str, **what: Any) -> Job:
+    def note(self, tag: str, **what: Any) -> PendingBatch:
         """Write down more of a batch."""
         self._write({"batch": tag, **what})
         return self.jobs[tag]
@@ -98,7 +98,7 @@ class Journal:
         what: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in line.items() if key != "batch"
         }
-        self.jobs[tag] = replace(self.jobs[tag], **what) if tag in self.jobs else Job(tag, **what)
+        self.jobs[tag] = replace(self.jobs[tag], **what) if tag in self.jobs else PendingBatch(tag, **what)
 
     def path(self, tag: str, kind: str) -> str:
         """A batch's file."""

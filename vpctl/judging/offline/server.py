@@ -9,7 +9,7 @@ from typing import Any
 from ... import progress
 from ...api.chat import Dialect, plainest
 from ...api.engine import SHOWN
-from ...api.jobs import Batches
+from ...api.jobs import BatchJobs
 from ...contracts import OfflineAnnotator
 from ...errors import Stopped, UserError
 from ...flow import Brake
@@ -18,7 +18,7 @@ from ..plan import Group, Plan
 from ..run import Desk, Tally
 from . import packing
 from .asked import Packer, Stubs
-from .journal import ANSWERS, ERRORS, REQUESTS, STUBS, Job, Journal, new_tag
+from .journal import ANSWERS, ERRORS, REQUESTS, STUBS, Journal, PendingBatch, new_tag
 from .results import Reader, since
 
 LOOKED_UP = 8
@@ -30,7 +30,7 @@ FULL = "token_limit_exceeded"
 OVER = ("completed", "expired", "cancelled")
 
 
-class Run:
+class BatchRun:
     """One run's dealings with the batches of an output."""
 
     def __init__(
@@ -46,15 +46,15 @@ class Run:
         self._desk, self._judge, self._tally, self._out = desk, judge, tally, out
         self._reader, self._journal, self._brake = reader, journal, brake
         engine = judge.model.engine
-        self._engine, self._api = engine, Batches(engine)
-        self._collected: list[Job] = []
-        self._failed: list[Job] = []
-        self._full: list[Job] = []
-        self._begun: list[Job] = []
+        self._engine, self._api = engine, BatchJobs(engine)
+        self._collected: list[PendingBatch] = []
+        self._failed: list[PendingBatch] = []
+        self._full: list[PendingBatch] = []
+        self._begun: list[PendingBatch] = []
         self._answered = 0
         self._why = ""
 
-    def _jobs(self, state: str) -> list[Job]:
+    def _jobs(self, state: str) -> list[PendingBatch]:
         """Of this annotator, on this server: another's are its own business."""
         ours = (self._desk.name, self._engine.server)
         jobs = self._journal.jobs.values()
@@ -81,7 +81,7 @@ class Run:
         if self._why:
             self._brake.pull(self._why)
 
-    async def _begin(self, job: Job) -> None:
+    async def _begin(self, job: PendingBatch) -> None:
         """Have the server begin a batch that the journal knows and whose file may be uploaded already."""
         tag = job.tag
         begun = bool(job.file)
@@ -97,11 +97,11 @@ class Run:
             os.unlink(self._journal.path(tag, REQUESTS))
         self._begun.append(job)
 
-    async def _look(self, jobs: list[Job]) -> None:
+    async def _look(self, jobs: list[PendingBatch]) -> None:
         """Collect the batches that are over; the requests of the others are claimed."""
         slots = asyncio.Semaphore(LOOKED_UP)
 
-        async def look(job: Job) -> dict[str, Any]:
+        async def look(job: PendingBatch) -> dict[str, Any]:
             async with slots:
                 way_out = f"; if batch {job.id} is permanently lost, remove {self._journal.folder} to ask again"
                 return await self._api.get(job.id, way_out)
@@ -122,7 +122,7 @@ class Run:
                 for key in stub.call.fresh:
                     self._desk.claim(key)
 
-    async def _collect(self, job: Job, batch: dict[str, Any]) -> None:
+    async def _collect(self, job: PendingBatch, batch: dict[str, Any]) -> None:
         journal = self._journal
         paths = []
         for kind, name in ((ANSWERS, "output_file_id"), (ERRORS, "error_file_id")):
@@ -146,7 +146,7 @@ class Run:
         if job.again:
             self._forgive()
 
-    def _fail(self, job: Job, batch: dict[str, Any]) -> None:
+    def _fail(self, job: PendingBatch, batch: dict[str, Any]) -> None:
         """The server would not begin a batch."""
         self._engine.budget.hold(-job.reserved)
         errors = (batch.get("errors") or {}).get("data") or []
@@ -161,7 +161,7 @@ class Run:
             progress.warn(f"batch {job.id}: {len(texts) - SHOWN_ERRORS} more errors")
         self._give_up(job, texts[0][:SHOWN] if texts else "no reason")
 
-    def _give_up(self, job: Job, why: str) -> None:
+    def _give_up(self, job: PendingBatch, why: str) -> None:
         """Free what a batch asked for; what comes to this twice stays until it is to be tried again."""
         self._journal.note(job.tag, state="failed", why=why)
         self._failed.append(job)
@@ -244,7 +244,7 @@ class Run:
                 packer.discard()
             raise
 
-    def _stubs(self, job: Job) -> Stubs:
+    def _stubs(self, job: PendingBatch) -> Stubs:
         return Stubs(self._journal.path(job.tag, STUBS))
 
     def _tell(self) -> None:

@@ -78,7 +78,7 @@ def new_backbone(tokenizer: CLIPTokenizer) -> BlipForImageTextRetrieval:
 
 
 @dataclass
-class Shown:
+class ShownScenes:
     """Pictures as 8-bit tensors (N, 3, 32, 32), what they show, and the colour and shape of every patch (N, 64)."""
 
     pixels: Tensor
@@ -92,7 +92,7 @@ _COLOUR_LABELS = {name: index for index, name in enumerate(PALETTE)}
 _SHAPE_LABELS = {name: index for index, name in enumerate(("", *SHAPES, SYMBOL))}
 
 
-def shown(vae: AutoencoderKL, size: int, rng: Random) -> Shown:
+def shown(vae: AutoencoderKL, size: int, rng: Random) -> ShownScenes:
     """`size` pictures of random scenes that are not held out."""
     pixels, scenes, arranged, colours, shapes = [], [], [], [], []
     for _ in range(size):
@@ -119,7 +119,7 @@ def shown(vae: AutoencoderKL, size: int, rng: Random) -> Shown:
             latents += LATENT_NOISE * rng.random() * torch.randn_like(latents)
             pictures[through] = ((vae.decode(latents).sample.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     labels = [torch.from_numpy(np.stack(each)).long() for each in (colours, shapes)]
-    return Shown(pictures, scenes, arranged, *labels)
+    return ShownScenes(pictures, scenes, arranged, *labels)
 
 
 def hard_negative(scene: Scene, rng: Random) -> Scene | None:
