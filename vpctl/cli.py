@@ -24,7 +24,7 @@ from typer.completion import completion_init  # type: ignore[attr-defined]
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from . import __version__, plugins, progress
-from .errors import LimitReached, OutputClosed, OutputLocked, UserError, os_reason
+from .errors import Ended, LimitReached, OutputClosed, OutputLocked, UserError, os_reason
 from .options import Quiet, Traceback, in_groups, option
 from .streams.places import own_stdout
 
@@ -235,6 +235,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(end.__context__, BrokenPipeError):
             raise
         code = 0
+    except Ended as end:
+        code = end.exit_code
     except (OutputLocked, LimitReached) as end:  # a cron job with -q wants no mail about these
         progress.note(str(end))
         code = end.exit_code

@@ -21,6 +21,24 @@ class LimitReached(UserError):
     exit_code = 5
 
 
+class Ended(Exception):
+    """The command has finished and has said all there is to say; `main` exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class SomeFailed(Ended):
+    """Some records could not be done; the next run tries them again."""
+
+    exit_code = 3
+
+
+class GateNotMet(Ended):
+    """An evaluation is below the gate that the user set."""
+
+    exit_code = 4
+
+
 class Stopped(Exception):
     """Nothing new is begun any more: the run is being interrupted, or a limit has been reached."""
 

@@ -7,11 +7,9 @@ from contextlib import closing
 from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-import typer
-
 from .. import plugins, progress
 from ..configs import PictureConfig, ServerConfig
-from ..errors import UserError
+from ..errors import SomeFailed, UserError
 from ..judging.preferences import tied
 from ..options import STDIO, Device, Input, MaxPictures, Output, Roots, Seed, option, options, plugin
 from ..records import MODES, Image, Judgement, judgement_key
@@ -23,7 +21,6 @@ from ..streams.writing import Out
 if TYPE_CHECKING:
     pass
 
-SOME_FAILED = 3
 AGAIN = ("failed", "refused")
 
 
@@ -234,7 +231,7 @@ def annotate(
                 share = offline.price_share(desk) if batch_api or batch_file else 1.0
                 estimate(grouped(), plan, desk, opener, share=share)
     if tally.lost or tally.failed:
-        raise typer.Exit(SOME_FAILED)
+        raise SomeFailed
 
 
 def _check_output(out: str, *, batch_api: bool, batch_file: str) -> None:

@@ -185,12 +185,12 @@ def generate(
             "generator",
             "--model",
             "-m",
-            group="LoadedGenerator",
+            group="Model",
             help="The model. Given several times: each picture uses one of them at random.",
         ),
     ] = None,
     adapter: Annotated[
-        str, option(metavar="DIR", group="LoadedGenerator", help="Folder of a LoRA that tune-ppo or tune-dpo wrote.")
+        str, option(metavar="DIR", group="Model", help="Folder of a LoRA that tune-ppo or tune-dpo wrote.")
     ] = "",
     images: Annotated[
         int,

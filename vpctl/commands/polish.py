@@ -8,12 +8,10 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 
-import typer
-
 from .. import plugins, progress
 from ..configs import ServerConfig
 from ..contracts import AsyncPolisher, Polished, Polisher
-from ..errors import LimitReached, RecordFailed, Unusable, UserError
+from ..errors import LimitReached, RecordFailed, SomeFailed, Unusable, UserError
 from ..models import sources
 from ..options import STDIO, Device, Input, Output, option, options, plugin
 from ..records import LONGEST_PROMPT, ORIGINAL, Prompt, prompt_key
@@ -24,7 +22,6 @@ from ..streams.writing import Out
 if TYPE_CHECKING:
     from ..flow import Brake
 
-SOME_FAILED = 3
 
 CLIP_READS = 75
 """Tokens of a prompt that Stable Diffusion sees: 77 less the marks for its beginning and end."""
@@ -486,7 +483,7 @@ def polish(
             raise
         outputs.tell(work.summary())
     if outputs.counts["failed"] or outputs.reasons["failed"]:
-        raise typer.Exit(SOME_FAILED)
+        raise SomeFailed
 
 
 def _polished_in(out: str) -> Iterator[Prompt]:

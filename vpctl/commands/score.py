@@ -5,17 +5,13 @@ import os
 from collections.abc import Iterator
 from typing import Annotated, cast
 
-import typer
-
 from .. import plugins, progress
-from ..errors import RecordFailed, UserError
+from ..errors import RecordFailed, SomeFailed, UserError
 from ..options import STDIO, BatchSize, Device, Input, Output, Roots, plugin
 from ..records import Image, image_key, in_a_row
 from ..streams.places import folder_of
 from ..streams.reading import count, read
 from ..streams.writing import Out
-
-SOME_FAILED = 3
 
 
 def score(
@@ -108,4 +104,4 @@ def score(
                 done += 1
     progress.finished(progress.plural(done, "picture"), out, resumed=sink.resumed, failed=failed)
     if failed:
-        raise typer.Exit(SOME_FAILED)
+        raise SomeFailed

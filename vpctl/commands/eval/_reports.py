@@ -4,15 +4,12 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, cast
 
-import typer
-
 from ... import progress
-from ...errors import OutputClosed
+from ...errors import GateNotMet, OutputClosed
 from ...options import option
 from ...records import Image, Report
 from ...streams.writing import Replacement
 
-GATE_NOT_MET = 4
 NAMES = ("name", "baseline", "reward", "aspect")
 """Keys of a report that say what it is of."""
 FailUnder = Annotated[
@@ -90,4 +87,4 @@ def gate(reports: list[Report], fail_under: float | None) -> None:
         what = ", ".join(str(facts[key]) for key in NAMES if key in facts)
         progress.warn(f"{what}: {report['low']:.3f} is the lower end of the interval, below the gate of {fail_under:g}")
     if under:
-        raise typer.Exit(GATE_NOT_MET)
+        raise GateNotMet

@@ -5,10 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Annotated
 
-import typer
-
 from ... import progress
-from ...errors import UserError
+from ...errors import SomeFailed, UserError
 from ...options import STDIO, Roots, Whole, argument, option
 from ...records import Image, Report, prompt_key
 from ...report.statistics import preferred, reported
@@ -17,8 +15,6 @@ from ...streams.places import folder_of, short_labels
 from ...streams.reading import located, read
 from ...streams.writing import Replacement
 from ._reports import FailUnder, Html, check_page, gate, publish, write_page
-
-SOME_FAILED = 3
 
 
 def compare(
@@ -102,7 +98,7 @@ def compare(
     )
     gate(reports, fail_under)
     if missing:
-        raise typer.Exit(SOME_FAILED)
+        raise SomeFailed
 
 
 def by_prompt(images: Iterable[Image]) -> dict[str, list[Image]]:
