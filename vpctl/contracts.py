@@ -2,14 +2,16 @@
 
 A plug-in is a Python file, named on the command line as PATH.py or PATH.py:ARGUMENT. The first line of its docstring
 is its help. Its function load(argument, *, device) gets the ARGUMENT, which may be empty, and the name of a device,
-such as auto or cuda:1. It returns the plug-in: a function that has the signature of the contract's call, or an object
-of a class that inherits from the contract. What such a class does not define has the default of the contract.
+such as auto or cuda:1. It returns the plug-in: a function, or an object of a class that inherits from the contract.
+Each section below begins with the signature of the function. A class must define the abstract method, which is
+__call__ or ask; every other attribute and method has the default that is given here.
 
-An annotator's load may also have the parameters server, pictures and folder, and a polisher's server: they get the
-command's options, as vpctl.configs has them, and the folder of the records.
+The load function of a polisher may have one more parameter: server. The load function of an annotator may have three
+more: server, pictures and folder. server and pictures hold the server options and the picture options of the command,
+as the types ServerConfig and PictureConfig of vpctl.configs. folder is the folder of the records file.
 
-A plug-in may raise two errors of vpctl.errors. UserError ends the command with one line: the user can mend what is
-wrong. RecordFailed leaves one record out: it is counted, and the next run tries it again.
+Raise UserError of vpctl.errors if the user can correct the problem: the command ends with its message in one line.
+Raise RecordFailed if one record cannot be done: the command counts it and goes on, and the next run tries it again.
 """
 
 from abc import abstractmethod
@@ -32,8 +34,6 @@ Mode = Literal["list", "point", "pair"]
 MOST = len(ascii_uppercase)
 """Pictures in one question."""
 LEVELS = ("1", "2", "3", "4", "5")
-PREPARING = 4
-"""Prompts whose pictures are being made ready, or wait for their calls' turn."""
 
 
 class Settings(NamedTuple):
@@ -82,7 +82,7 @@ class Aspect(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What is the same in all questions of a kind: everything but the prompt and the pictures."""
+    """What all questions of a kind share. `pictures` is the number of pictures in a question."""
 
     aspects: tuple[Aspect, ...]
     mode: Mode
@@ -141,11 +141,11 @@ class Polisher(Protocol):
         """
 
     def check(self) -> None:
-        """Raise `UserError` if it cannot be used, such as for a missing key. Called before the first prompt."""
+        """Called before the first prompt. Raise `UserError` if the plug-in cannot work, for example without a key."""
         return
 
     def summary(self) -> str:
-        """What the run took, in a few words, for the last line; empty for nothing to say."""
+        """A short text for the last line, such as tokens and cost; empty for none."""
         return ""
 
 
@@ -155,22 +155,22 @@ class AsyncPolisher(Protocol):
     at_once: int = 1
     """How many prompts go in one call."""
     template: str = ""
-    """Identity of the words that it asks in: a prompt that was polished in the same words is not asked for again."""
+    """Name and hash of the instructions for the model. Prompts polished with the same ones are not asked again."""
 
     @abstractmethod
     async def __call__(self, prompts: list[str]) -> list[Polished | RecordFailed]:
         """One `Polished` for each prompt, in their order, or a `RecordFailed` in the place of one that failed."""
 
     def running(self, brake: "Brake") -> AbstractAsyncContextManager[Any]:
-        """The context in which it can be called. Once `brake` is pulled, no new request is to begin."""
+        """The context in which it can be called. Once `brake.pulled` is true, begin no new request."""
         return nullcontext()
 
     def check(self) -> None:
-        """Raise `UserError` if it cannot be used, such as for a missing key. Called before the first prompt."""
+        """Called before the first prompt. Raise `UserError` if the plug-in cannot work, for example without a key."""
         return
 
     def summary(self) -> str:
-        """What the run took, in a few words, for the last line; empty for nothing to say."""
+        """A short text for the last line, such as tokens and cost; empty for none."""
         return ""
 
 
@@ -196,13 +196,13 @@ class Generator(Protocol):
     """
 
     settings: Settings = Settings()
-    """What it uses where a command's settings say None."""
+    """The generator's own defaults. It uses them for every setting that is None."""
     fingerprint: str = ""
-    """Changes with its weights; empty takes that of its file."""
+    """A text that changes when the weights change. If it is empty, the hash of the plug-in's file is used."""
 
     @abstractmethod
     def __call__(self, prompts: list[str], seeds: list[int], settings: Settings) -> "list[Image.Image]":
-        """One picture a prompt, each from a random generator of its own seed: the batch must not change it."""
+        """One picture per prompt. Each seed has its own random generator: the batch does not change a picture."""
 
     def adapt(self, folder: str) -> None:
         """Draw with the LoRA in `folder` from now on. Raises `UserError` if it cannot."""
@@ -244,46 +244,46 @@ class Annotator(Protocol):
     """
 
     identity: Any = None
-    """All that determines its answers, as a value that JSON can hold; None takes the fingerprint of its file."""
-    preparing: int = PREPARING
-    """Prompts whose pictures are made ready at the same time."""
+    """A JSON value that changes whenever the answers could change. None uses the hash of the plug-in's file."""
+    preparing: int = 4
+    """Maximum number of prompts whose pictures are prepared at the same time."""
 
     @abstractmethod
     async def ask(self, question: Question) -> list[Verdicts]:
         """One `Verdicts` for each of the question's aspects."""
 
     def running(self, brake: "Brake") -> AbstractAsyncContextManager[Any]:
-        """The context in which it can be asked. Once `brake` is pulled, no new request is to begin."""
+        """The context in which it can be asked. Once `brake.pulled` is true, begin no new request."""
         return nullcontext()
 
     def check(self) -> None:
-        """Raise `UserError` if it cannot be used, such as for a missing key. Called before the first question."""
+        """Called before the first question. Raise `UserError` if the plug-in cannot work, for example without a key."""
         return
 
     def prepare(self, image: "Image.Image", path: str) -> Any:
-        """What questions show of a picture; called once for each picture, in a thread."""
+        """A picture in the form that `Question.pictures` has. It is called once per picture, in a thread."""
         return image
 
     def pixels(self, prepared: Any) -> float:
-        """How many pixels of a prepared picture stay in memory until its calls have ended."""
+        """Memory that a prepared picture uses, as a number of pixels. It is free when all calls about it have ended."""
         from PIL import Image
 
         return prepared.width * prepared.height if isinstance(prepared, Image.Image) else 0
 
     def template(self, kind: Kind) -> str:
-        """Identity of the words that it asks in; other words are other judgements."""
+        """Name and hash of the instructions for the model. If they change, pictures are judged again."""
         return digest([aspect[:3] for aspect in kind.aspects])
 
     def status(self, share: float | None) -> str:
-        """How the run stands, in a few words, when this share of it is done."""
+        """A short text for the progress line. `share` is the finished part of the run, from 0 to 1, or None."""
         return ""
 
     def summary(self) -> str:
-        """What the run took, in a few words, for the last line; empty for nothing to say."""
+        """A short text for the last line, such as tokens and cost; empty for none."""
         return ""
 
     def expected(self, kind: Kind, prompt: str, sizes: Sequence[tuple[int, int]]) -> dict[str, float]:
-        """What a question will use, by name as in a record's `usage`, for pictures of these sizes in pixels."""
+        """Estimated usage of one question, with the keys of a record's `usage`. `sizes` are (width, height) in pixels."""
         return {}
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image as PIL
 
 from vpctl import flow
-from vpctl.contracts import PREPARING, Annotator, Aspect, Kind, Question, Verdicts
+from vpctl.contracts import Annotator, Aspect, Kind, Question, Verdicts
 from vpctl.errors import OutputClosed, RecordFailed, Refused, Stopped, Unusable, UserError
 from vpctl.flow import Brake, in_background
 from vpctl.judging import plan as planning
@@ -651,7 +651,7 @@ def test_the_pictures_of_few_prompts_are_held_ready() -> None:
     desk.judge(source, Slow(), Plan(ASPECTS, passes=2), at_once=2)
     assert len(desk.done) == 400
     assert len(prepared) == 100, "each once, for both aspects and passes"
-    assert max(ahead) <= PREPARING + 2
+    assert max(ahead) <= Annotator.preparing + 2
 
 
 def test_stopped_calls_leave_no_record() -> None:

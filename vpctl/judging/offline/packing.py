@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import Any, NamedTuple
 
 from ... import flow, progress
-from ...contracts import PREPARING, OfflineAnnotator, Question
+from ...contracts import OfflineAnnotator, Question
 from ...errors import RecordFailed
 from ...flow import Brake
 from ..plan import Call, Group, Plan
@@ -47,7 +47,7 @@ async def requests(
         return one, dict(zip(places, made, strict=True))
 
     with progress.Counter("requests", None) as counter:
-        async with aclosing(flow.in_order(wanted(), ready, at_once=PREPARING, brake=brake)) as prepared:
+        async with aclosing(flow.in_order(wanted(), ready, at_once=judge.preparing, brake=brake)) as prepared:
             async for one, pictures in prepared:
                 for call in one.calls:
                     packed = _packed(call, one.group.images[0]["prompt"], pictures, judge)
