@@ -153,6 +153,12 @@ def test_an_own_file_is_loaded_with_its_argument_and_the_device(plugin: Plugin) 
     assert plugins.load("reward", f"{path}:a:b", device="cuda:1")() == ["a:b", "cuda:1"]
 
 
+def test_members_of_an_object_that_inherits_from_no_contract_are_not_lost_in_silence(plugin: Plugin) -> None:
+    body = "class Mine:\n    def __call__(self, *_):\n        return []\nmine = Mine()\nmine.fingerprint = 'x'\n"
+    said = complaint("generator", str(plugin("mine", f"{body}return mine")))
+    assert "which has fingerprint; have its class inherit from vpctl.contracts.Generator" in said
+
+
 def test_an_own_file_may_be_what_a_module_is(tmp_path: Path) -> None:
     """Data classes look their module up among the loaded ones."""
     path = tmp_path / "mine.py"

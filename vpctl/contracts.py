@@ -283,12 +283,12 @@ class Annotator(Protocol):
         return ""
 
     def expected(self, kind: Kind, prompt: str, sizes: Sequence[tuple[int, int]]) -> dict[str, float]:
-        """Estimated usage of one question, with the keys of a record's `usage`. `sizes` are (width, height) in pixels."""
+        """Estimated usage of one question, with the keys of a record's `usage`. `sizes` are widths and heights."""
         return {}
 
 
 class OfflineAnnotator(Annotator, Protocol):
-    """An annotator that can also be asked by batch: its questions go into files, and the answers come hours later."""
+    """An annotator that can also be asked by batch; so far only those of the package can be."""
 
     model: Any
     """The `vpctl.api.chat.Model` that is asked."""

@@ -69,6 +69,7 @@ def option(
     `choices` are all values it can have. They are checked, completed, and shown in place of a metavar. `offered` are
     values to complete where others are possible too. `min` and `max` are the smallest and the largest number allowed.
     """
+    assert group in GROUPS, group
     settings: dict[str, Any] = {"callback": _checked(choices, min, max), "rich_help_panel": group}
     if choices:
         settings["metavar"] = "|".join(choices)

@@ -201,7 +201,7 @@ def _fulfilling(kind: str, spec: str, made: Any) -> Any:
             return Guarded(kind, spec, made, contract) if _is_own(spec) else made
     inherit = f"have its class inherit from vpctl.contracts.{CONTRACTS[kind][0].__name__}"
     known = {name for contract in CONTRACTS[kind] for name in vars(contract) if not name.startswith("_")}
-    if members := sorted(known & {*dir(type(made))}):
+    if members := sorted(known & {*dir(made)}):
         raise UserError(f"{_option(kind)} {spec}: load returned {_found(made)}, which has {members[0]}; {inherit}")
     if not callable(made):
         raise misfit(kind, spec, made, "load")
@@ -382,7 +382,9 @@ class Guarded:
         return self.plugin(*arguments)
 
     def __getattr__(self, name: str) -> Any:
-        """A member of the plug-in."""
+        """A member of the plug-in that the contract has."""
+        if not hasattr(self._contract, name):
+            raise AttributeError(name)
         fits, contract = MEMBERS[self._kind].get(name, (_is_any, CALLS[self._kind]))
         is_function = callable(getattr(self._contract, name, None))
         with blamed(self._kind, self._spec, contract):

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import takewhile
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 from .. import plugins, progress
 from ..configs import PictureConfig, ServerConfig
@@ -17,9 +17,6 @@ from ..streams.joins import Joined
 from ..streams.places import folder_of, hidden_beside, is_stream
 from ..streams.reading import count, located
 from ..streams.writing import Out
-
-if TYPE_CHECKING:
-    pass
 
 AGAIN = ("failed", "refused")
 

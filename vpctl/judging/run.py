@@ -186,7 +186,8 @@ class _Run:
         name = self._desk.name
         try:
             with plugins.blamed("annotator", name):
-                return judged(call, checked(await self._desk.annotator.ask(question), call, name))
+                verdicts = checked(await self._desk.annotator.ask(question), call, name)
+            return judged(call, verdicts)
         except (Refused, Unusable) as error:
             check_error(error, name)
             return unjudged(call, error)

@@ -19,7 +19,7 @@ def whole(path: str, part: str = "", *, synced: bool = False) -> Iterator[str]:
             sync(part)
         os.replace(part, path)
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # which would hide why it failed
             os.unlink(part)
 
 

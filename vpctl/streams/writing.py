@@ -50,8 +50,8 @@ class Out:
             return
         self._new = not os.path.exists(target)
         self._file = _locked(target, os.O_RDWR | os.O_CREAT | os.O_APPEND, target)
-        whole = ((where, line) for where, line in numbered_lines(target) if line.endswith(b"\n"))
-        known = records_of(whole, kind, self._base, partial(of_another_kind, kind))
+        ended = ((where, line) for where, line in numbered_lines(target) if line.endswith(b"\n"))
+        known = records_of(ended, kind, self._base, partial(of_another_kind, kind))
         self._claimed = {key(record) for _, record in known}
         if last := _mended(self._file, kind, target):
             self._claimed.add(key(last))

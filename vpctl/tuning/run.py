@@ -141,9 +141,9 @@ class Run:
             return None
         try:
             with zipfile.ZipFile(file) as archive:
-                whole = archive.testzip() is None  # torch writes checksums and does not compare them
+                intact = archive.testzip() is None  # torch writes checksums and does not compare them
             with warnings.catch_warnings(action="ignore"):  # torch's, of files that are not its own
-                state: dict[str, Any] = torch.load(file, "cpu", weights_only=True) if whole else {}
+                state: dict[str, Any] = torch.load(file, "cpu", weights_only=True) if intact else {}
             ours = isinstance(state, dict) and state.get("run", self._digest) == self._digest
             if ours and type(state["step"]) is int and state["step"] > 0:
                 return state

@@ -165,21 +165,23 @@ class Reader:
     async def _mended(self, stub: Stub, first: Unusable, brake: Brake) -> None:
         """Emit what comes of a second try. If the run is to end, others are let end: they are paid for."""
         try:
-            done = judged(stub.call, await self._second(stub, first))
-        except Refused as refusal:
-            done = unjudged(stub.call, refusal)
-        except Unusable as error:
-            done = [] if brake.pulled else unjudged(stub.call, error)
-        except Stopped:
-            done = []
+            if done := await self._mended_judgements(stub, first, brake):
+                self._emit(stub, done)
         except UserError as error:
             self._fatal = self._fatal or error
             brake.pull(str(error))
-            done = []
         finally:
             self._slots.release()
-        if done:
-            self._emit(stub, done)
+
+    async def _mended_judgements(self, stub: Stub, first: Unusable, brake: Brake) -> list[Judgement]:
+        try:
+            return judged(stub.call, await self._second(stub, first))
+        except Refused as refusal:
+            return unjudged(stub.call, refusal)
+        except Unusable as error:
+            return [] if brake.pulled else unjudged(stub.call, error)
+        except Stopped:
+            return []
 
     async def _second(self, stub: Stub, first: Unusable) -> list[Verdicts]:
         """The answer to the question asked once more. Raises `first` where the pictures are not what they were."""
