@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.conftest import Run, draw, lines
+from tests.conftest import Plugin, Run, draw, lines
 from vpctl import contracts
 from vpctl.contracts import (
     Annotator,
@@ -75,6 +75,15 @@ class NumberForText(Annotator):
 
     def summary(self) -> int:  # type: ignore[override]
         return 3
+
+
+def test_a_polisher_may_be_a_coroutine_function(run: Run, plugin: Plugin, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
+    body = "from vpctl.contracts import Polished\nasync def polish(prompts):\n    return [*map(Polished, prompts)]\n"
+    plugin("mine", f"{body}return polish")
+    ended = run("polish", "prompts.txt", "--polisher", "./mine.py")
+    assert ended.code == 0, ended.err
+    assert [record["prompt"] for record in lines(ended.out)] == ["a red circle", "a blue square"]
 
 
 @pytest.mark.parametrize("contract", [Polisher, AsyncPolisher, Generator, Annotator, Reward])

@@ -41,9 +41,10 @@ vpctl train-rm pairs.jsonl --backbone Salesforce/blip-itm-large-coco --out vp-sc
 vpctl tune-dpo pairs.jsonl -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
     --out dpo-lora/"""
 
-FILES = """An input FILE is JSON Lines: one record on each line. The name - is standard input. File names in records are
-relative to the folder of the records file; on a pipe they are relative to the working directory. Pictures are opened
-only below these folders and below every --root.
+FILES = """An input FILE is JSON Lines: one record on each line. polish, generate and tune-ppo also read plain text,
+with one prompt per line. The name - is standard input. File names in records are relative to the folder of the records
+file; on a pipe they are relative to the working directory. Pictures are opened only below this folder, below the
+working directory, below every --root, and in folders that generate wrote.
 
 An existing output FILE of polish, generate, annotate or score is resumed: finished records are skipped. If a killed run
 left an incomplete last line, that line is removed. The file is locked during a run. merge and eval need their whole
@@ -68,15 +69,21 @@ its NAME or by the path of your own Markdown file, which has a title line and th
 all plug-ins. vpctl-plugins(7) describes how to write one."""
 
 EXITS = {
-    "0": "Success, or the reader of the output has closed the pipe.",
+    "0": "Success. An output pipe that its reader closes, as head does, also counts as success.",
     "1": "A bug in vpctl. Please report the traceback.",
     "2": "The options or the input are wrong. The message says where the error is and how to fix it.",
     "3": "Finished, but some records failed. Run the same command again to retry the records that were not written.",
     "4": "The gate of --fail-under was not met.",
     "5": "Stopped at a budget or a time limit. Run the same command again to resume.",
-    "75": "Another run is writing the output.",
+    "75": "Another run has locked the output. Run the command again later.",
     "130": "Interrupted by SIGINT or SIGTERM. Run the same command again to resume.",
 }
+ONLY = {
+    "3": ("polish", "annotate", "score", "eval"),
+    "4": ("eval",),
+    "5": ("polish", "annotate"),
+}
+"""Exit codes that only some commands have."""
 ENVIRONMENT = {
     "OPENAI_API_KEY": "API key for `openai` and `moderation`. It is not an option, and it is never written to a file.",
     "OPENAI_BASE_URL": "URL of an OpenAI-compatible server, such as http://localhost:8000/v1. --base-url overrides it.",
@@ -120,8 +127,8 @@ def command_page(name: str) -> str:
         _head(f"vpctl-{name}", 1, _as_phrase(about(name))),
         _section("SYNOPSIS", synopsis(name)),
         _body(name, "SH"),
-        _section("EXIT STATUS", *_items(EXITS)),
-        _section("SEE ALSO", r"\fBvpctl\fR(1), \fBvpctl-records\fR(5)"),
+        _section("EXIT STATUS", *_items(_exits(name))),
+        _section("SEE ALSO", r"\fBvpctl\fR(1), \fBvpctl-records\fR(5), \fBvpctl-plugins\fR(7)"),
     )
 
 
@@ -135,9 +142,14 @@ def evaluation_page() -> str:
         _head("vpctl-eval", 1, _as_phrase(about("eval"))),
         _section("SYNOPSIS", *synopses[1:]),
         lines,
-        _section("EXIT STATUS", *_items(EXITS)),
+        _section("EXIT STATUS", *_items(_exits("eval"))),
         _section("SEE ALSO", r"\fBvpctl\fR(1), \fBvpctl-score\fR(1), \fBvpctl-records\fR(5)"),
     )
+
+
+def _exits(name: str) -> dict[str, str]:
+    """The exit codes that a command can have."""
+    return {code: text for code, text in EXITS.items() if name in ONLY.get(code, (name,))}
 
 
 def _page(*parts: list[str]) -> str:

@@ -222,6 +222,14 @@ def _folders(value: list[str] | None) -> list[str] | None:
 
 
 Input = Annotated[str, argument(metavar="FILE", help="Input records, JSON Lines; - is standard input.")]
+Prompts = Annotated[
+    str,
+    argument(
+        metavar="FILE",
+        help="Prompts: JSON Lines, or plain text with one prompt per line from a .txt file or a pipe; - is standard "
+        "input.",
+    ),
+]
 Output = Annotated[
     str,
     option(

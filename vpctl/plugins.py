@@ -196,6 +196,8 @@ def _fulfilling(kind: str, spec: str, made: Any) -> Any:
 
     An annotator that is a function stays one: `judging` asks it. Members of the user's own classes are guarded.
     """
+    import inspect
+
     for contract in reversed(CONTRACTS[kind]):  # the narrower one first
         if is_a(made, contract):
             return Guarded(kind, spec, made, contract) if _is_own(spec) else made
@@ -205,7 +207,11 @@ def _fulfilling(kind: str, spec: str, made: Any) -> Any:
         raise UserError(f"{_option(kind)} {spec}: load returned {_found(made)}, which has {members[0]}; {inherit}")
     if not callable(made):
         raise misfit(kind, spec, made, "load")
-    return made if kind == "annotator" else function_as(CONTRACTS[kind][0], made)
+    if kind == "annotator":
+        return made
+    if kind == "polisher" and inspect.iscoroutinefunction(made):
+        return function_as(AsyncPolisher, made)
+    return function_as(CONTRACTS[kind][0], made)
 
 
 def function_as(contract: Callable[..., C], call: Callable[..., Any]) -> C:

@@ -133,7 +133,7 @@ class Report(TypedDict):
     """One measured number with its interval. Written by eval; read by you and by eval compare."""
 
     name: Annotated[str, "What was measured: a reward, an annotator or a file of pictures."]
-    metric: Annotated[str, "`accuracy`, `win_rate`, `agreement`, `ties` …"]
+    metric: Annotated[str, "`accuracy`, `win_rate`, `agreement`, `ties` and others."]
     value: Annotated[float, "The number."]
     low: Annotated[float, "Lower end of its interval."]
     high: Annotated[float, "Upper end of its interval."]

@@ -12,7 +12,7 @@ from .. import plugins, progress
 from ..contracts import Settings
 from ..errors import UserError
 from ..images.folders import mark
-from ..options import STDIO, BatchSize, Device, Input, Output, Seed, option, plugin
+from ..options import STDIO, BatchSize, Device, Output, Prompts, Seed, option, plugin
 from ..records import Image, Prompt, digest, fingerprint, image_key, in_a_row, oversized, prompt_key
 from ..streams.places import folder_of, is_stream
 from ..streams.reading import count, read_prompts
@@ -176,7 +176,7 @@ def _pictures(model: LoadedGenerator, prompts: list[str], seeds: list[int], sett
 
 
 def generate(
-    prompts: Input,
+    prompts: Prompts,
     out: Output = STDIO,
     *,
     model: Annotated[

@@ -13,7 +13,7 @@ from ..configs import ServerConfig
 from ..contracts import AsyncPolisher, Polished, Polisher
 from ..errors import LimitReached, RecordFailed, SomeFailed, Unusable, UserError
 from ..models import sources
-from ..options import STDIO, Device, Input, Output, option, options, plugin
+from ..options import STDIO, Device, Output, Prompts, option, options, plugin
 from ..records import LONGEST_PROMPT, ORIGINAL, Prompt, prompt_key
 from ..streams.places import beside
 from ..streams.reading import count, read_prompts
@@ -340,7 +340,7 @@ class Outputs:
 
 @options(ServerConfig, "server")
 def polish(
-    prompts: Input,
+    prompts: Prompts,
     out: Output = STDIO,
     *,
     polisher: Annotated[

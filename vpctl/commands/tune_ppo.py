@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from .. import plugins, progress
 from ..configs import PPOConfig
 from ..errors import UserError
-from ..options import Device, Input, RunFolder, Seed, options, plugin
+from ..options import Device, Prompts, RunFolder, Seed, options, plugin
 from ..records import digest, oversized
 from ..streams.places import place_of
 from ..streams.reading import read_prompts
@@ -27,7 +27,7 @@ PREVIEWS = 16
 
 @options(PPOConfig)
 def tune_ppo(
-    prompts: Input,
+    prompts: Prompts,
     *,
     out: RunFolder,
     model: Annotated[
