@@ -11,7 +11,8 @@ more: server, pictures and folder. server and pictures hold the server options a
 as the types ServerConfig and PictureConfig of vpctl.configs. folder is the folder of the records file.
 
 Raise UserError of vpctl.errors if the user can correct the problem: the command ends with its message in one line.
-Raise RecordFailed if one record cannot be done: the command counts it and goes on, and the next run tries it again.
+Raise RecordFailed of vpctl.errors, with the reason, if one record cannot be done: the command counts it and goes on,
+and the next run tries it again.
 """
 
 from abc import abstractmethod
@@ -222,8 +223,8 @@ class Annotator(Protocol):
     """Judges pictures, for ``annotate --annotator``. As a function: ``judge(prompt, images, aspect) -> Verdicts``.
 
     The function may be a coroutine function: then many calls are under way at once. An annotator may raise two more
-    errors: Refused, where it will not judge, and Unusable, where an answer came that cannot be used. Both are recorded,
-    and are not asked for again.
+    errors of vpctl.errors: Refused, where it will not judge, and Unusable, where an answer cannot be used. Both are
+    recorded, and asked for again only with --retry.
 
     Examples:
 
@@ -250,7 +251,7 @@ class Annotator(Protocol):
 
     @abstractmethod
     async def ask(self, question: Question) -> list[Verdicts]:
-        """One `Verdicts` for each of the question's aspects."""
+        """One `Verdicts` for each of the question's aspects, with scores in the order of the question's pictures."""
 
     def running(self, brake: "Brake") -> AbstractAsyncContextManager[Any]:
         """The context in which it can be asked. Once `brake.pulled` is true, begin no new request."""

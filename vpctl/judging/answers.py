@@ -10,6 +10,9 @@ from ..errors import RecordFailed, Refused, Unusable
 from ..records import Judgement
 from .plan import Call
 
+ASK = "ask takes a Question, is async, and returns a list with one Verdicts for each of its aspects"
+"""The contract of an annotator that is a class, in a line."""
+
 
 def filled(judgement: Judgement, verdicts: Verdicts) -> Judgement:
     """The judgement with its scores, rationales and ranking put back into the order of its pictures.
@@ -69,7 +72,7 @@ def _without_scores(judgement: Judgement, call: Call, usage: dict[str, float], *
 def checked(verdicts: object, call: Call, spec: str) -> list[Verdicts]:
     """The answer to a call, if it is one that can be recorded. Raises `UserError` if the plug-in broke its contract."""
     if not isinstance(verdicts, list) or len(verdicts) != len(call.judgements):
-        raise plugins.misfit("annotator", spec, verdicts, "ask")
+        raise plugins.misfit("annotator", spec, verdicts, "ask", ASK)
     return [_checked(one, len(call.shown), spec) for one in verdicts]
 
 

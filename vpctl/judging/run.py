@@ -13,8 +13,8 @@ from ..contracts import Annotator, Kind, Question
 from ..errors import RecordFailed, Refused, Stopped, Unusable, UserError
 from ..flow import Brake, Room, in_background
 from ..records import Judgement
-from .answers import check_error, checked, judged, unjudged
-from .functions import as_annotator
+from .answers import ASK, check_error, checked, judged, unjudged
+from .functions import FunctionAnnotator, as_annotator
 from .plan import Call, Group, Plan, comparisons, planned
 from .preferences import tied
 
@@ -185,7 +185,8 @@ class _Run:
     async def _answered(self, call: Call, question: Question) -> list[Judgement]:
         name = self._desk.name
         try:
-            with plugins.blamed("annotator", name):
+            contract = "" if isinstance(self._desk.annotator, FunctionAnnotator) else ASK
+            with plugins.blamed("annotator", name, contract):
                 verdicts = checked(await self._desk.annotator.ask(question), call, name)
             return judged(call, verdicts)
         except (Refused, Unusable) as error:
