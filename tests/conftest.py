@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 import pytest
 from hypothesis import settings
+from hypothesis import strategies as st
 
 from vpctl import progress
 from vpctl.records import Image
@@ -32,6 +33,16 @@ settings.load_profile("vpctl")
 # A suite that is started in the background inherits that interrupts are ignored, and so would all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+"""Any value of JSON that is read back as it was written."""
 HOME = Path(__file__).parent.parent
 _OWN = ("OPENAI_", "COMP_", "_VPCTL", "VPCTL")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(_OWN)} | {

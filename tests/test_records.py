@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import JSON
 from vpctl.errors import UserError
 from vpctl.records import (
     RECORDS,
@@ -36,15 +37,6 @@ JUDGEMENT = {
     "file_names": ["i.png", "j.png"],
     "scores": [1, 4.5],
 }
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**53), 2**53)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=10,
-)
 
 
 def without(record: dict[str, Any], key: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .flow import Brake
 
 Mode = Literal["list", "point", "pair"]
-"""All pictures in one call; one picture a call; two pictures a call, of which one is preferred."""
+"""All pictures in one call; one picture per call; two pictures per call, and the answer prefers one of them."""
 MOST = len(ascii_uppercase)
 """Pictures in one question."""
 LEVELS = ("1", "2", "3", "4", "5")

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -29,17 +31,12 @@ class Easel:
         return [PIL.new("RGB", (1, 1), (seed % 256, seed // 256 % 256, seed // 65536 % 256)) for seed in seeds]
 
 
-def plan(*easels: Easel, **changes: object) -> DrawingPlan:
+def plan(*easels: Easel, **changes: Any) -> DrawingPlan:
     models = [LoadedGenerator(f"m{n}", easel, f"weights{n}", Settings(1.0, 10)) for n, easel in enumerate(easels)]
-    defaults = {
-        "images": 3,
-        "guidance": None,
-        "settings": Settings(),
-        "adapter": "",
-        "adapter_fingerprint": "",
-        "seed": 0,
-    }
-    return DrawingPlan(models=models, **{**defaults, **changes})  # type: ignore[arg-type]
+    usual = DrawingPlan(
+        models=models, images=3, guidance=None, settings=Settings(), adapter="", adapter_fingerprint="", seed=0
+    )
+    return replace(usual, **changes)
 
 
 def prompts(number: int) -> list[Prompt]:

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from tests.conftest import (
     ENVIRONMENT,
     FAIR,
+    JSON,
     ONE,
     PATIENCE,
     Ended,
@@ -42,15 +43,6 @@ from vpctl.streams.places import beside
 from vpctl.streams.reading import count, read, read_prompts
 from vpctl.streams.writing import Out, Replacement
 
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**53), 2**53)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=10,
-)
 NAME = st.text(st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="/"), min_size=1).filter(
     lambda name: name not in (".", "..")
 )
@@ -822,7 +814,7 @@ def test_kinds_are_told_apart_when_a_file_is_read(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", [{"prompt": "a"}])
     for kind, word in ((Image, "an image needs 'file_name'"), (Pair, "a pair needs 'prompt_id'")):
         reader = read(str(source), kind)
-        assert complaint(lambda: next(reader)).startswith(f"{source}:1: {word}")  # noqa: B023
+        assert complaint(partial(next, reader)).startswith(f"{source}:1: {word}")
 
 
 @pytest.mark.parametrize(

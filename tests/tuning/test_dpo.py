@@ -4,6 +4,7 @@ import copy
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,9 +30,9 @@ def true_pairs(rendered: Rendered) -> list[Preference]:
 
 
 def run_dpo(
-    policy: StableDiffusion, rendered: Rendered, folder: Path, pairs: list[Preference] | None = None, **config: object
+    policy: StableDiffusion, rendered: Rendered, folder: Path, pairs: list[Preference] | None = None, **config: Any
 ) -> None:
-    settings = DPOConfig(**{"max_steps": 4, "batch": 4, "accumulate": 2, "warmup": 0, "preview_every": 0, **config})  # type: ignore[arg-type]
+    settings = replace(DPOConfig(max_steps=4, batch=4, accumulate=2, warmup=0, preview_every=0), **config)
     asked = {"max_steps": settings.max_steps}
     with Run(str(folder), asked, ALONE) as run:
         train(

@@ -23,8 +23,8 @@ def as_annotator(made: Any) -> Annotator:
 class FunctionAnnotator(Annotator):
     """An annotator of a function ``(prompt, pictures, aspect) -> Verdicts``, which may be a coroutine function.
 
-    One that is none is called in a thread, so that a slow one holds up nothing, and never twice at once. The thread
-    dies with the process: no call can hold up its end.
+    A plain function is called in a thread, one call at a time, so a slow one holds up nothing else. The thread dies
+    with the process: no call can hold up its end.
     """
 
     preparing = 1
@@ -32,8 +32,7 @@ class FunctionAnnotator(Annotator):
 
     def __init__(self, annotate: Callable[..., Any]) -> None:
         self._annotate = annotate
-        call = getattr(annotate, "__call__", annotate)  # noqa: B004 -- whether the call is a coroutine function
-        self._waits = inspect.iscoroutinefunction(annotate) or inspect.iscoroutinefunction(call)
+        self._waits = inspect.iscoroutinefunction(annotate) or inspect.iscoroutinefunction(type(annotate).__call__)
         self._turn = asyncio.Lock()
         self._brake: Brake | None = None
 

@@ -482,7 +482,7 @@ def _no_weights(folder: Folder, single: str, inside: str) -> str:
 
 
 def _indexed(folder: Folder, index: str) -> list[str]:
-    """The files that an index of weights names, all of which are safetensors directly in its folder."""
+    """The files that an index of weights names. Each must be safetensors and lie directly in the folder."""
     parts = folder.read(index).get("weight_map")
     if not isinstance(parts, dict) or not parts or not all(isinstance(part, str) for part in parts.values()):
         raise Unfit(f"{index}: has no weight_map from names of weights to files")

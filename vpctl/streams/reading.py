@@ -20,8 +20,8 @@ Lines = Generator[tuple[str, bytes], None, None]
 def read(source: str, kind: type[R], misfit: Callable[[R], str] = lambda _: "") -> Iterator[R]:
     """The records of a JSON Lines file, or of standard input for ``-``. The file is opened at once.
 
-    Raises `UserError` with file and line at the first line that is no such record, or of which `misfit` says why it
-    will not do; whatever came before it has been yielded by then.
+    Raises `UserError` with file and line at the first line that is not such a record, or that `misfit` gives a reason
+    against. All records before that line have been yielded.
     """
     return (record for _, record in located(source, kind, misfit))
 

@@ -134,7 +134,7 @@ class Run:
     def _checkpoint(self) -> dict[str, Any] | None:
         """What the checkpoint holds, checked to be whole and of this very run; None without one.
 
-        Earlier versions of vpctl did not write of which run it is: what does not fit is found when it is put back.
+        Earlier versions of vpctl wrote no digest of the run. A checkpoint without one is checked when it is restored.
         """
         file = self.folder / CHECKPOINT
         if not file.exists():
