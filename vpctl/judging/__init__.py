@@ -1,1 +1,1 @@
-"""Judging pictures: which questions are asked, by whom and how, and what the judgements say."""
+"""Judging pictures: the questions, the calls that ask them, the answers, and what the judgements mean."""

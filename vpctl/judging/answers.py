@@ -1,4 +1,4 @@
-"""What an annotator answered, checked and made into judgements."""
+"""Checks what an annotator answered and turns it into judgements."""
 
 import math
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from ..records import Judgement
 from .plan import Call
 
 ASK = "ask takes a Question, is async, and returns a list with one Verdicts for each of its aspects"
-"""The contract of an annotator that is a class, in a line."""
+"""The contract of an annotator class in one line, for error messages."""
 
 
 def filled(judgement: Judgement, verdicts: Verdicts) -> Judgement:
-    """The judgement with its scores, rationales and ranking put back into the order of its pictures.
+    """The judgement with its scores, rationales and ranking, put back into the order of its pictures.
 
-    Raises `RecordFailed` for what cannot be compared.
+    Raises `RecordFailed` if the number of scores or rationales is wrong or a score is not finite.
     """
     order = judgement["order"]
     check_numbers(verdicts, len(order))
@@ -34,7 +34,10 @@ def filled(judgement: Judgement, verdicts: Verdicts) -> Judgement:
 
 
 def check_numbers(verdicts: Verdicts, pictures: int) -> None:
-    """Raise `RecordFailed` unless each picture has a finite score and a rationale: others cannot be compared."""
+    """Raise `RecordFailed` unless each of the `pictures` pictures has a finite score and a rationale.
+
+    Without them pictures cannot be compared.
+    """
     for name, values in (("score", verdicts.scores), ("rationale", verdicts.rationales)):
         if len(values) != pictures:
             gave, asked = progress.plural(len(values), name), progress.plural(pictures, "picture")
@@ -52,12 +55,19 @@ def _put_back(shuffled: Sequence[Any], order: list[int]) -> list[Any]:
 
 
 def judged(call: Call, verdicts: list[Verdicts]) -> list[Judgement]:
-    """The judgements of a call with their scores. Raises `RecordFailed` for what cannot be compared."""
+    """The judgements of a call with their scores, one for each of its aspects.
+
+    Raises `RecordFailed` if the number of scores or rationales is wrong or a score is not finite.
+    """
     return [filled(one, verdict) for one, verdict in zip(call.judgements, verdicts, strict=True)]
 
 
 def unjudged(call: Call, error: Refused | Unusable) -> list[Judgement]:
-    """The judgements of a call that was refused, or whose answer could not be used, which is kept."""
+    """The judgements of a call without scores: the call was refused, or its answer cannot be used.
+
+    Each judgement has the reason in `refused` or `failed`, and its share of the usage. An unusable answer is kept in
+    `raw`.
+    """
     if isinstance(error, Refused):
         return [_without_scores(one, call, error.usage, refused=str(error)) for one in call.judgements]
     return [_without_scores(one, call, error.usage, failed=str(error), raw=error.raw) for one in call.judgements]
@@ -70,14 +80,17 @@ def _without_scores(judgement: Judgement, call: Call, usage: dict[str, float], *
 
 
 def checked(verdicts: object, call: Call, spec: str) -> list[Verdicts]:
-    """The answer to a call, if it is one that can be recorded. Raises `UserError` if the plug-in broke its contract."""
+    """The annotator's answer to a call, with plain Python numbers.
+
+    Raises `UserError` if the plug-in broke its contract, so that the answer cannot be recorded.
+    """
     if not isinstance(verdicts, list) or len(verdicts) != len(call.judgements):
         raise plugins.misfit("annotator", spec, verdicts, "ask", ASK)
     return [_checked(one, len(call.shown), spec) for one in verdicts]
 
 
 def _checked(one: object, pictures: int, spec: str) -> Verdicts:
-    """The verdicts with plain numbers: NumPy's float64 is a float, and JSON cannot hold it."""
+    """The verdicts with plain Python numbers. NumPy's float64 is a float too, but the JSON encoder rejects it."""
     if not isinstance(one, Verdicts):
         raise plugins.misfit("annotator", spec, one)
     numbers = isinstance(one.scores, list) and all(_is_score(score) for score in one.scores)
@@ -94,7 +107,7 @@ def _checked(one: object, pictures: int, spec: str) -> Verdicts:
 
 
 def _is_score(value: object) -> bool:
-    """Whether it is a number; one that is not finite fails its call alone."""
+    """Whether the value is a number. One that is not finite is accepted here and later fails its own call only."""
     return plugins.is_number(value) or isinstance(value, float)
 
 
@@ -103,7 +116,7 @@ def _plain(number: float) -> float:
 
 
 def check_error(error: Refused | Unusable, spec: str) -> None:
-    """Raise `UserError` if an annotator raised what a record cannot hold."""
+    """Raise `UserError` if an error that an annotator raised has contents that a record cannot hold."""
     if not plugins.is_usage(error.usage):
         raise plugins.misfit("annotator", spec, error.usage, "ask", "the usage of an error has numbers by name")
     plugins.check_texts("annotator", spec, str(error), getattr(error, "raw", ""), *error.usage)

@@ -1,4 +1,4 @@
-"""What judging would take: calls, tokens and dollars, without asking anything."""
+"""Estimates what judging would use, in calls, tokens and dollars, without asking any question."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,7 +11,10 @@ from .run import LOST, Desk, Tally, claimed
 
 
 def estimate(groups: Iterable[Group], plan: Plan, desk: Desk, pictures: Pictures, *, share: float = 1.0) -> None:
-    """Say what the calls that are still to be made would take; `share` is the part of the price that they cost."""
+    """Print an estimate for the calls that are still to be made.
+
+    `share` is the fraction of the price that they cost, for example 0.5 in the Batch API.
+    """
     tally = Tally()
     usage: Counter[str] = Counter()
     calls_in_all = 0

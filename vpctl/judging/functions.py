@@ -1,4 +1,4 @@
-"""Annotators that are functions."""
+"""Annotators that are plain functions or coroutine functions."""
 
 import asyncio
 import inspect
@@ -15,20 +15,20 @@ from .questions import compared
 
 
 def as_annotator(made: Any) -> Annotator:
-    """What `plugins.load` returned for an annotator, which may be a function, as an `Annotator`."""
+    """The result of `plugins.load` for an annotator as an `Annotator`. A function is wrapped."""
     is_function = not plugins.is_a(made, Annotator)
     return FunctionAnnotator(made) if is_function else cast(Annotator, made)
 
 
 class FunctionAnnotator(Annotator):
-    """An annotator of a function ``(prompt, pictures, aspect) -> Verdicts``, which may be a coroutine function.
+    """An annotator made from a function ``(prompt, pictures, aspect) -> Verdicts``, which may be a coroutine function.
 
-    A plain function is called in a thread, one call at a time, so a slow one holds up nothing else. The thread dies
-    with the process: no call can hold up its end.
+    A plain function runs in a thread, one call at a time, so a slow one does not block the event loop. The threads are
+    daemon threads: a running call does not delay the end of the process.
     """
 
     preparing = 1
-    """So that what it judges comes out in the order of the input, and every run of it is the same."""
+    """One prompt at a time, so that judgements come out in the order of the input and every run is the same."""
 
     def __init__(self, annotate: Callable[..., Any]) -> None:
         self._annotate = annotate
@@ -38,12 +38,12 @@ class FunctionAnnotator(Annotator):
 
     @asynccontextmanager
     async def running(self, brake: Brake) -> AsyncIterator[None]:
-        """Whoever waits for its turn gets `Stopped` once `brake` is pulled."""
+        """Calls that wait for their turn raise `Stopped` once `brake` has been pulled."""
         self._brake = brake
         yield
 
     async def ask(self, question: Question) -> list[Verdicts]:
-        """One `Verdicts` for each aspect, from a call of its own."""
+        """One `Verdicts` for each aspect. The function is called once for each aspect."""
         found = []
         for aspect in question.aspects:
             arguments = (question.prompt, list(question.pictures), aspect)
@@ -83,7 +83,7 @@ async def _in_a_thread(call: Callable[[], Any]) -> Any:
             result = call()
         except BaseException as raised:
             error = raised
-        with suppress(RuntimeError):  # the loop has ended before us
+        with suppress(RuntimeError):  # the event loop is already closed
             loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=work, daemon=True).start()

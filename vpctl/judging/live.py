@@ -1,4 +1,4 @@
-"""Judging now: questions are asked, and answers come, while the run lasts."""
+"""Live judging: questions are asked and answered during the run."""
 
 from collections.abc import Coroutine, Iterable
 from typing import Any
@@ -24,7 +24,10 @@ def judge(
     pictures: int | None,
     out: Out,
 ) -> None:
-    """Judge the groups and write judgements to `out`; a bar shows how far it is of so many `pictures`, if known."""
+    """Judge the groups and write the judgements to `out`, with a progress bar.
+
+    `pictures` is the number of pictures in the input, from which the bar's total is estimated; None if it is unknown.
+    """
     with progress.Counter("judgements", None, desk.annotator.status) as counter:
 
         def emit(*done: Judgement) -> None:

@@ -1,4 +1,4 @@
-"""Questions that wait at the same time, answered together: coroutines ask one by one, a thread answers in batches."""
+"""Microbatching: coroutines ask one question each, and a thread answers the waiting questions in batches."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 PAUSE = 0.005
-"""Seconds in which nothing more is asked before a batch goes off that is not full."""
+"""Seconds without a new question after which a batch starts although it is not full."""
 
 
 class _Waiting(NamedTuple, Generic[Q, A]):
@@ -17,12 +17,15 @@ class _Waiting(NamedTuple, Generic[Q, A]):
 
 
 class MicroBatches(Generic[Q, A]):
-    """`await batches(question)` is the question's answer out of ``answer(questions)``, which runs in a thread.
+    """Answers single questions in batches: ``await batches(question)`` is the answer to one question.
 
-    `answer` runs for one batch at a time, so it needs no lock, and gives an answer for every question, or an exception
-    to be raised where that question was asked; what it raises itself is raised for all. `most` is how many questions
-    it gets, and may be lowered while it runs. Of those that wait, the one that has waited longest goes first, together
-    with the ones nearest to it in `size`: padding to the largest of a batch is work for nothing.
+    ``answer(questions)`` runs in a thread, for one batch at a time, so it needs no lock. It returns an answer for every
+    question, or an exception, which is then raised where that question was asked. If `answer` itself raises an
+    exception, that is raised for every question of the batch.
+
+    `most` is the maximum number of questions in a batch and may be lowered during the run. A batch has the question
+    that has waited longest, and the waiting questions that are nearest to it in `size`: padding to the largest question
+    of a batch costs time and gives nothing.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class MicroBatches(Generic[Q, A]):
         self._worker: asyncio.Task[None] | None = None
 
     async def __call__(self, question: Q) -> A:
-        """The answer, once the batch that the question is in has been answered."""
+        """The answer to the question, when its batch has been answered."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting[Q, A](question, loop.create_future())
         self._waiting.append(waiting)
@@ -46,7 +49,7 @@ class MicroBatches(Generic[Q, A]):
 
     @property
     def abandoned(self) -> bool:
-        """Whether nobody waits any more for any of the questions under way, as after an interrupt."""
+        """Whether nobody waits any longer for an answer of the current batch, for example after an interrupt."""
         return all(one.answer.done() for one in self._under_way)
 
     async def _work(self) -> None:
@@ -63,7 +66,7 @@ class MicroBatches(Generic[Q, A]):
             await asyncio.sleep(PAUSE)
 
     def _next(self) -> list[_Waiting[Q, A]]:
-        """The next batch, out of those still waited for."""
+        """The next batch. Questions that nobody waits for any longer are dropped."""
         left = [one for one in self._waiting if not one.answer.done()]
         sizes = [self._size(one.question) for one in left]
         taken = set(sorted(range(len(left)), key=lambda place: abs(sizes[place] - sizes[0]))[: self.most])

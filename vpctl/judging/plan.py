@@ -1,6 +1,6 @@
-"""Which calls there are to make about pictures: who shows what, in which order, and the judgements to be filled.
+"""Plans the calls about pictures: which pictures each call shows, in which order, and the judgements it will fill in.
 
-Nothing here knows an annotator, only what its judgements call it.
+This module does not know annotators. It uses only what their judgements record about them, which is `Author`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,10 +17,10 @@ from ..records import Image, Judgement, digest, prompt_key
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked of every prompt's pictures.
+    """How the pictures of every prompt are judged.
 
-    `passes` ask the same again with the pictures in another order; `together` asks for all aspects in one call;
-    `break_ties` has pictures compared by twos that got the same score.
+    Each of the `passes` asks the same questions with the pictures in another order. With `together`, one call asks for
+    all aspects. With `break_ties`, pictures with the same score are also compared in pairs.
     """
 
     aspects: tuple[Aspect, ...]
@@ -32,10 +32,11 @@ class Plan:
 
 
 class Call(NamedTuple):
-    """A question to come: which of a prompt's pictures it shows, in the order it shows them, and what is left to fill.
+    """A planned call: one question, and the judgements that its answer will fill in.
 
-    `judgements` have their pictures in the prompt's order, and no scores; there is one for each aspect. Those whose
-    keys are `fresh` are still to be done.
+    `shown` has the places in the group of the pictures that are shown, in the order in which they are shown.
+    `judgements` has one judgement without scores for each aspect, with the pictures in the group's order. `fresh` has
+    the keys of the judgements that are still to be done.
     """
 
     kind: Kind
@@ -45,30 +46,33 @@ class Call(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Neighbouring pictures of one prompt, and hashes of their files, or why there are none."""
+    """Consecutive pictures of one prompt, and the hashes of their files or the error that prevented them."""
 
     images: list[Image]
     contents: list[str] | RecordFailed
 
 
 class Author(Protocol):
-    """What judgements say of whoever makes them: a name, and what of it could change its answers."""
+    """What judgements record about the annotator: its name, and everything that could change its answers."""
 
     @property
     def name(self) -> str:
-        """As it stands in records."""
+        """Its name, as it is written in records."""
 
     @property
     def identity(self) -> Any:
-        """All that determines its answers, as JSON."""
+        """Everything about the annotator that determines its answers, as a JSON value."""
 
     @property
     def words(self) -> Callable[[Kind], str]:
-        """Identity of the words in which it asks a kind of question."""
+        """Returns the name and hash of the instructions for a kind of question."""
 
 
 def planned(group: Group, plan: Plan, author: Author) -> Iterator[Call]:
-    """The calls about one prompt's pictures."""
+    """The calls about the pictures of one prompt.
+
+    Raises `RecordFailed` if the picture files of the group could not be hashed.
+    """
     everything = tuple(range(len(group.images)))
     if plan.mode == "list":
         shows: Iterable[tuple[int, ...]] = [everything]
@@ -92,7 +96,10 @@ def calls(
     mode: Mode,
     repeat: int,
 ) -> Iterator[Call]:
-    """The call about these of the pictures in the order of its turn, or both orders for two that are compared."""
+    """The call about the pictures `shown` in the order of this pass, or two calls in both orders for a comparison.
+
+    Raises `RecordFailed` if the picture files of the group could not be hashed.
+    """
     images, contents = group
     if isinstance(contents, RecordFailed):
         raise contents
@@ -110,7 +117,10 @@ def calls(
 def _order(
     images: list[Image], shown: tuple[int, ...], aspects: tuple[Aspect, ...], seed: int, repeat: int
 ) -> tuple[int, ...]:
-    """Shuffled by prompt, aspects, pictures and seed; each further pass begins one picture later."""
+    """The order in which a pass shows the pictures, shuffled by prompt, aspects, pictures and seed.
+
+    Each further pass rotates it by one picture. After as many passes as there are pictures, it is shuffled anew.
+    """
     order = sorted(shown, key=lambda place: images[place]["image_id"])
     names = [aspect.name for aspect in aspects]
     ids = [images[place]["image_id"] for place in order]
@@ -154,7 +164,10 @@ def _unjudged(
 def comparisons(
     judgement: Judgement, pairs: list[tuple[str, str]], group: Group, call: Call, plan: Plan, author: Author
 ) -> list[Call]:
-    """The calls that compare pairs of pictures of one judgement, named by their ids, in both orders."""
+    """The calls that compare the given pairs of pictures of a judgement, each pair in both orders.
+
+    `pairs` has the pictures' image ids.
+    """
     aspects = tuple(aspect for aspect in call.kind.aspects if aspect.name == judgement["aspect"])
     places = {group.images[place]["image_id"]: place for place in call.shown}
     found: list[Call] = []
@@ -165,9 +178,9 @@ def comparisons(
 
 
 def grouped(images: Iterator[Image], content: Callable[[str], str]) -> Iterator[Group]:
-    """Neighbouring pictures of one prompt together, with the hashes that `content` gives of their files.
+    """Groups of consecutive pictures that have the same prompt. `content` returns the hash of a picture file.
 
-    Pictures without ids get them. A picture that comes twice is left out the second time.
+    Pictures without ids get them. If a picture occurs twice in a group, the second one is dropped.
     """
     for _, neighbours in groupby(images, key=prompt_key):
         together = list(neighbours)

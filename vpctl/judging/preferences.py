@@ -1,4 +1,4 @@
-"""What judgements say of two pictures: scores that are compared, and comparisons that were asked for."""
+"""Turns judgements into preferences between two pictures, from scores and from pairwise comparisons."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -9,14 +9,14 @@ from typing import NamedTuple, cast
 from ..records import Judgement, digest
 
 ROUNDING = 1e-6
-"""Margins below this are what floating point leaves of a tie."""
+"""Margins below this count as ties: they are rounding errors of floating point."""
 
 TIE_BREAK = 0.125
-"""Margin of two pictures with the same level if one won their comparison: half a level of five."""
+"""Margin between two pictures with equal scores if one won their comparison: half a level on a scale of five."""
 
 
 class Scale(NamedTuple):
-    """Lowest and highest score an annotator gives."""
+    """The lowest and the highest score that an annotator gives."""
 
     low: float
     high: float
@@ -31,34 +31,36 @@ class Mean:
         self.total, self.count = 0.0, 0
 
     def add(self, value: float) -> None:
-        """Take one more value in."""
+        """Add one value."""
         self.total += value
         self.count += 1
 
     @property
     def value(self) -> float:
-        """The mean so far."""
+        """The mean so far. At least one value must have been added."""
         return self.total / self.count
 
 
 @dataclass
 class Preferences:
-    """What one annotator said on one aspect of one prompt's pictures.
+    """The judgements of one annotator on one aspect of one prompt's pictures.
 
-    Scores are means of repeated judgements, in [0, 1] of the annotator's scale. Preferences are of
-    two pictures: for each of the two orders they were shown in, the mean preference from -1 to 1.
+    `scores` has the mean score of each picture over repeated judgements, scaled so that the annotator's range becomes
+    [0, 1]. `preferences` is for pairs of image ids in sorted order. For each of the two orders in which the pair was
+    shown, it has the mean preference in [-1, 1]. The order is True if the lesser id was shown first, and a positive
+    preference is for the lesser id.
     """
 
     scores: dict[str, Mean] = field(default_factory=dict)
     preferences: dict[tuple[str, str], dict[bool, Mean]] = field(default_factory=dict)
 
     def add(self, judgement: Judgement, scale: Scale) -> None:
-        """Take one judgement in; it is neither refused nor failed."""
+        """Add one judgement, which must have scores: it is neither refused nor failed."""
         images, scores = judgement["image_ids"], judgement["scores"]
         if judgement.get("mode") == "pair":
             (lesser, left), (greater, right) = sorted(zip(images, scores, strict=True))
             orders = self.preferences.setdefault((lesser, greater), {})
-            # Who does not say in which order the pictures were seen, as people do not, saw them side by side.
+            # A judgement without an order, such as a person's, counts for both orders: the pictures stood side by side.
             for lesser_came_first in (
                 [images[judgement["order"][0]] == lesser] if "order" in judgement else [True, False]
             ):
@@ -68,14 +70,15 @@ class Preferences:
             self.scores.setdefault(image_id, Mean()).add((score - scale.low) / (scale.high - scale.low))
 
     def pictures(self) -> set[str]:
-        """All that were judged."""
+        """The ids of all pictures that were judged."""
         return {*self.scores, *chain.from_iterable(self.preferences)}
 
     def difference(self, first: str, second: str) -> float | None:
-        """How far `first` is above `second`; None if they were not judged both.
+        """How far `first` is above `second`, in [-1, 1]; None if nothing is known about the two.
 
-        Where they were only compared, the preference counts whole, and where their scores tie, as half a level. Orders
-        that contradict each other are a tie, and one order alone is no preference.
+        If both have scores, this is the difference of the scores. If these tie, it is the preference of their
+        comparison times `TIE_BREAK`. If one of them has no score, it is the whole preference of their comparison. Two
+        orders that contradict each other make a tie, and a comparison in one order only does not count.
         """
         preference = self._preference(first, second)
         if first not in self.scores or second not in self.scores:
@@ -93,20 +96,21 @@ class Preferences:
 
 
 def tied(judgement: Judgement) -> list[tuple[str, str]]:
-    """Which of a judgement's pictures, by their ids, have the same score."""
+    """The pairs of image ids in a judgement that have the same score."""
     scored = zip(judgement["image_ids"], judgement["scores"], strict=False)
     return [(one, other) for (one, left), (other, right) in combinations(scored, 2) if left == right]
 
 
 WORDS = frozenset(["rationales", "raw", "usage", "template", "ranking"])
-"""Of a judgement, what no pair is made of, and what takes most of the room."""
+"""Keys of a judgement that pairs do not need. They take most of the memory."""
 
 
 def latest(judgements: Iterable[Judgement], counts: Counter[str]) -> Iterator[Judgement]:
-    """The judgements without those that a later one took the place of, which is one that annotate wrote.
+    """The judgements without those that a later one replaces. Only judgements that annotate wrote can be replaced.
 
-    Of those that differ in nothing but what the annotator was asked with, or in nothing, the last counts: a refresh, a
-    retry, or a new wording takes the place of what was there. `counts` has all that were read and all replaced.
+    A later judgement replaces an earlier one of the same question, also if the annotator's settings or its wording have
+    changed: a refresh, a retry or a new template. See `place`. `counts` is increased by all judgements that were read
+    (``judgements``) and by those that were replaced (``replaced``). The keys in `WORDS` are removed.
     """
     kept: dict[str, Judgement] = {}
     for number, judgement in enumerate(judgements):
@@ -119,7 +123,7 @@ def latest(judgements: Iterable[Judgement], counts: Counter[str]) -> Iterator[Ju
 
 
 def place(judgement: Judgement) -> str:
-    """What two judgements that annotate wrote have in common if the later one takes the place of the other."""
+    """A digest that two judgements by annotate share if the later one replaces the earlier one."""
     shown = [judgement["image_ids"][index] for index in judgement.get("order", [])]
     kind = (judgement.get("mode", "list"), judgement.get("repeat", 1))
     return digest([judgement["prompt_id"], judgement["aspect"], judgement["annotator"], shown, *kind])

@@ -1,7 +1,7 @@
-"""How judgements turned out: what a judge that is lazy, biased or undecided would show.
+"""Measures the quality of judgements: signs of a judge that is lazy, biased or undecided.
 
-Levels that are all the same, scores that depend on the place a picture was shown in, and preferences that turn round
-when pictures change places, are faults of the judge and not of the pictures.
+Three things are faults of the judge and not of the pictures: all levels are the same, scores depend on the position in
+which a picture was shown, or preferences flip when pictures change places.
 """
 
 from collections import Counter, defaultdict
@@ -17,7 +17,7 @@ LEVELS = (1, 2, 3, 4, 5)
 
 @dataclass
 class Series:
-    """Numbers, each with the id of the prompt that it was counted on."""
+    """Numbers, each with the id of the prompt it belongs to."""
 
     values: list[float] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)
@@ -35,12 +35,15 @@ class Series:
 
 @dataclass
 class Quality:
-    """How one annotator judged one aspect in one mode. Every series has a value per event; shares are 0 or 1 each.
+    """Statistics of one annotator on one aspect in one mode. All series but `scores` and `slots` have values of 0 or 1.
 
-    `refused` and `failed` have a value per answer, `scores` one per picture, `ties` one per two pictures in one
-    judgement. `slots` is the score of the picture shown first minus that of the picture shown last, per judgement of
-    several pictures: orders are shuffled, so its mean is near 0 for a judge without a position bias. `flips` has a
-    value each time a judge sees two pictures again and prefers one of them both times: 1 if it changed its mind.
+    - refused, failed: one value per answer
+    - scores: one value per picture
+    - ties: one value per pair of pictures in a judgement; 1 if their scores are equal
+    - slots: one value per judgement of several pictures, the score of the picture shown first minus that of the picture
+      shown last. Orders are shuffled, so the mean is near 0 for a judge without position bias.
+    - flips: one value each time a judge sees two pictures again and prefers one of them both times; 1 if it changed its
+      mind
     """
 
     refused: Series = field(default_factory=Series)
@@ -52,17 +55,17 @@ class Quality:
 
     @property
     def answers(self) -> int:
-        """All answers: judgements, refusals and failures."""
+        """The number of all answers: judgements, refusals and failures."""
         return len(self.refused.values)
 
     @property
     def judged(self) -> int:
-        """Answers with scores."""
+        """The number of answers with scores."""
         return self.answers - int(sum(self.refused.values) + sum(self.failed.values))
 
     @property
     def levels(self) -> Counter[int]:
-        """How often each score was given, rounded to a whole number."""
+        """How often each score was given, rounded to an integer."""
         return Counter(round(score) for score in self.scores.values)
 
 
@@ -71,7 +74,7 @@ KindOfJudgement = tuple[str, str, str]
 
 
 def measured(judgements: Iterable[Judgement]) -> dict[KindOfJudgement, Quality]:
-    """The quality of judgements by kind. Judgements that a later one replaces must be left out; see `latest`."""
+    """The quality of judgements by kind. Pass the judgements through `latest` first: replaced ones must not count."""
     found: defaultdict[KindOfJudgement, Quality] = defaultdict(Quality)
     leanings: dict[tuple[KindOfJudgement, str, str, str], int] = {}
     for judgement in judgements:
@@ -102,14 +105,14 @@ def _count(judgement: Judgement, quality: Quality) -> None:
 
 
 def _leanings(judgement: Judgement) -> Iterator[tuple[tuple[str, str], int]]:
-    """For every two pictures, which is preferred: 1 the one with the lesser id, -1 the other, 0 neither."""
+    """For every pair of pictures, their sorted ids and the preferred one: 1 for the first, -1 the second, 0 neither."""
     pictures = sorted(zip(judgement["image_ids"], judgement["scores"], strict=True))
     for (first, left), (second, right) in combinations(pictures, 2):
         yield (first, second), (left > right) - (left < right)
 
 
 def summarise(found: Mapping[KindOfJudgement, Quality]) -> None:
-    """Print what `measured` found on stderr, a table for each annotator and mode. It fits into 80 columns."""
+    """Print the result of `measured` on stderr, one table for each annotator and mode, at most 80 columns wide."""
     tables: defaultdict[tuple[str, str], dict[str, Quality]] = defaultdict(dict)
     for (annotator, aspect, mode), quality in found.items():
         tables[annotator, mode][aspect] = quality
@@ -124,7 +127,7 @@ def summarise(found: Mapping[KindOfJudgement, Quality]) -> None:
 
 
 def on_levels(quality: Quality) -> bool:
-    """Whether some scores are on the levels 1 to 5."""
+    """Whether any score, rounded, is one of the levels 1 to 5."""
     return any(level in quality.levels for level in LEVELS)
 
 

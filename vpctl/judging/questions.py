@@ -1,11 +1,12 @@
-"""What a judge of language is asked about pictures, and how its answer is read: the same for every model and server.
+"""The questions that language models are asked about pictures, and how their answers are read.
 
-One question is about one prompt's pictures and goes in one call. The method's own is all pictures on one aspect, each
-with a level from 1 to 5 and the reason for it (section 3 of the paper, appendix F.2); the words are ours. Asked beside
-the levels is a ranking, which tells apart what has the same level.
+They are the same for every model and server. One question is about the pictures of one prompt and is sent in one call.
+The question of the paper shows all pictures and asks, on one aspect, for a level from 1 to 5 for each picture with the
+reason for it (section 3 of the paper, appendix F.2). The wording is our own. We also ask for a ranking, which orders
+pictures of the same level.
 
-Prompts and pictures are material from strangers: the prompt stands quoted as JSON, the pictures have neutral letters,
-and both lie between instructions that say so.
+Prompts and pictures come from strangers and may contain instructions. So the prompt is quoted as JSON, the pictures are
+named by neutral letters, and the instructions before and after the material say that it is material only.
 """
 
 import re
@@ -22,7 +23,7 @@ from ..errors import Unusable
 from ..records import digest
 
 PREFERRED, EQUAL, OTHER = 5.0, 3.0, 1.0
-"""Scores in a comparison of two: the ends and the middle of the scale."""
+"""Scores in a comparison of two pictures: the highest, the middle and the lowest of the scale from 1 to 5."""
 
 TIE = "tie"
 
@@ -42,7 +43,10 @@ or that neither is. The order in which they come means nothing; the levels show 
 
 @lru_cache(64)
 def system(kind: Kind) -> str:
-    """The instructions, which say of the answer's form what `schema` says, for servers that know no schemas."""
+    """The system prompt for a kind of question.
+
+    It also describes the answer format that `schema` defines, for servers that do not support schemas.
+    """
     several = len(kind.aspects) > 1
     if kind.mode == "pair":
         task = _COMPARISON
@@ -74,14 +78,14 @@ def _choices(kind: Kind) -> list[str]:
 
 
 def before(question: Question) -> str:
-    """The text in front of the pictures: the aspects with their levels, then the prompt."""
+    """The text in front of the pictures: the rubrics of the aspects, with their levels, then the prompt."""
     rubrics = [f"Aspect: {aspect.title} ({aspect.name})\n\n{aspect.rubric}" for aspect in question.aspects]
     quoted = _CONTROL.sub(r"\\u003c", orjson.dumps({"prompt": question.prompt}).decode())
     return "\n\n".join([*rubrics, "The material begins here.", f"The prompt, as JSON:\n{quoted}"])
 
 
 _CONTROL = re.compile(r"<(?=[|/\w])")
-"""How the control tokens of open models begin, and the tags that hostile prompts try; JSON can say it otherwise."""
+"""The start of control tokens of open models, and of tags that hostile prompts use. JSON can escape this character."""
 
 
 def label(letter: str) -> str:
@@ -90,7 +94,7 @@ def label(letter: str) -> str:
 
 
 def after(kind: Kind) -> str:
-    """The text behind the pictures."""
+    """The text after the pictures."""
     titles = ", ".join(aspect.title for aspect in kind.aspects)
     return f"The material ends here. Judge on: {titles}."
 
@@ -114,7 +118,10 @@ def _schema_of(aspect: Aspect, letters: str) -> dict[str, Any]:
 
 
 def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON schema of the subset that all servers with strict schemas know; keys are written in this order."""
+    """A JSON schema of an object with these keys, which models write in this order.
+
+    It uses only features that all servers with strict schemas support.
+    """
     return {
         "type": "object",
         "properties": dict(properties),
@@ -124,29 +131,32 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def schema(kind: Kind) -> dict[str, Any]:
-    """The answer's JSON schema. The rationale comes before the level: a reason given afterwards is an excuse."""
+    """The JSON schema of the answer.
+
+    The rationale comes before the level, so that the model reasons first. A reason given afterwards only justifies.
+    """
     return _schema(kind)
 
 
 @lru_cache(64)
 def template(kind: Kind) -> str:
-    """Name and hash of everything a question says that is not its material, as stands in every record."""
+    """Name and hash of all fixed text of a question, without its material. It is written into every record."""
     blank = Question("", [None] * kind.pictures, kind.aspects, kind.mode)
     words = [system(kind), before(blank), *map(label, kind.letters), after(kind), schema(kind)]
     return f"{kind.mode}{'-all' if len(kind.aspects) > 1 else ''}@{digest(words)}"
 
 
 def compared(scores: Sequence[float]) -> list[float]:
-    """The scores of a comparison of two pictures whose own scores are known."""
+    """The two scores of a comparison of pictures that have scores of their own: `PREFERRED`, `OTHER` or `EQUAL`."""
     first, second = scores
     return [EQUAL, EQUAL] if first == second else [PREFERRED, OTHER] if first > second else [OTHER, PREFERRED]
 
 
 def verdicts(kind: Kind, answer: Mapping[str, Any]) -> list[Verdicts]:
-    """One for every aspect, checked whole, with the pictures in the order they were shown in.
+    """One `Verdicts` for each aspect, with the pictures in the order in which they were shown.
 
-    Raises `Unusable` if a picture or its rationale lacks, a level is none, or the ranking is no permutation of the
-    pictures or contradicts the levels. Nothing is guessed: what could mean two things means nothing.
+    Raises `Unusable` if a picture or its rationale is missing, a level is invalid, or the ranking is not a permutation
+    of the pictures or contradicts the levels. Nothing is guessed: an ambiguous answer is unusable.
     """
     if kind.mode == "pair":
         return [_comparison(kind, answer)] * len(kind.aspects)
@@ -199,7 +209,7 @@ _NUMBERED = re.compile(r"(\d{1,9})(?:[.:)\-]*\s+(\D*)|[.:)]*)")
 
 
 def _level(value: object, aspect: Aspect, letter: str) -> float:
-    """The score that a level means, from 1 to 5. Its number or its name alone will do, if they do not disagree."""
+    """The score of a level, from 1 to 5. Its number or its name is enough; if both are given, they must agree."""
     names = [level.partition(" ")[2].casefold() for level in aspect.levels]
     number, name = value, ""
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Judging pictures: many questions under way at once, each judgement out as soon as it is there."""
+"""Runs the judging: many questions at the same time, and each judgement is emitted as soon as it is complete."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
@@ -19,16 +19,17 @@ from .plan import Call, Group, Plan, comparisons, planned
 from .preferences import tied
 
 PIXELS = 1 << 27
-"""Of pictures that wait for their calls to end, as long as an annotator keeps them decoded: half a gigabyte."""
+"""Maximum number of pixels in memory, of decoded pictures whose calls have not ended: about half a gigabyte."""
 LOST, FAILED = "calls could not be made", "answers could not be used"
-"""Kinds of warnings, as their count says them."""
+"""Groups of warnings; each name follows the number of warnings in the summary."""
 
 
 @dataclass
 class Tally:
-    """How far a run is: pictures read, calls considered and begun, and what became of them.
+    """Counters of a run: pictures read, calls considered and begun, and judgements without scores.
 
-    `failed` judgements are recorded as that, `lost` ones are not, and are tried again by the next run.
+    Judgements that are `refused` or `failed` are recorded as that. Those that are `lost` are not recorded, and the next
+    run tries them again.
     """
 
     pictures: int = 0
@@ -39,12 +40,12 @@ class Tally:
     lost: int = 0
 
     def told(self) -> str:
-        """What became of the judgements that have no scores, in a few words."""
+        """A short text about the judgements that have no scores."""
         kinds = {"refused": self.refused, "failed (--retry failed asks again)": self.failed}
         return ", ".join(f"{number} of them {kind}" for kind, number in kinds.items() if number)
 
     def expected(self, pictures: int | None, plan: Plan) -> int | None:
-        """How many judgements there will have been, if so many pictures are read in all and nothing else is known."""
+        """The estimated number of judgements of a run over `pictures` pictures; None if it cannot be estimated."""
         if not pictures or not self.pictures:
             return None
         to_come = max(0, pictures - self.pictures) * self.considered / self.pictures
@@ -52,11 +53,13 @@ class Tally:
 
 
 class Desk(NamedTuple):
-    """What a run of judgements works with: the annotator, what it is called, and what of it could change its answers.
+    """What a run of judgements works with: the annotator, its name and identity, and the functions around it.
 
-    `words` is what it makes of a kind of question before it sees the material. `claim` says whether a key is still to
-    be done, `emit` takes judgements that are, and `ties` says which pictures of a judgement that is there have the same
-    score.
+    - identity: a JSON value of everything about the annotator that could change its answers
+    - words: returns the name and hash of the instructions for a kind of question
+    - claim: returns whether the judgement with this key is still to be done, and marks it as taken
+    - emit: takes finished judgements
+    - ties: returns the pairs of image ids with the same score in an existing judgement with this key
     """
 
     annotator: Annotator
@@ -76,11 +79,11 @@ def desk(made: Any, spec: str, **how: Any) -> Desk:
 
 
 async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int, brake: Brake, tally: Tally) -> None:
-    """Judge every group of pictures as planned, `at_once` calls at a time, and emit what is judged once it is there.
+    """Judge all groups as planned, `at_once` calls at a time, and emit each judgement when it is complete.
 
-    What could not be judged is reported and counted. Where the input is not right, what came before is judged; where
-    the annotator says that no further call could do better, nothing more is begun, and calls that are under way are let
-    end. Then it is raised.
+    Calls that fail are reported and counted. If the input is invalid, everything before the fault is judged and the
+    error is raised at the end. If the annotator raises `UserError`, no further call can succeed: nothing new is
+    started, running calls finish, and the error is raised at the end.
     """
     run = _Run(plan, desk, at_once, brake, tally)
     async with run.context, run.tasks:
@@ -91,7 +94,7 @@ async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int
 
 
 class _Run:
-    """The calls under way: of each group its pictures are made ready, then its calls are made."""
+    """The running tasks: for each group, its pictures are prepared, then its calls are made."""
 
     def __init__(self, plan: Plan, desk: Desk, at_once: int, brake: Brake, tally: Tally) -> None:
         self._plan, self._desk, self._brake, self._tally = plan, desk, brake, tally
@@ -99,7 +102,7 @@ class _Run:
         self._preparing = asyncio.Semaphore(desk.annotator.preparing)
         self._room = Room(PIXELS)
         self.context = AsyncExitStack()
-        """In which the annotator can be asked."""
+        """While this context is open, the annotator can be asked."""
         self.tasks = asyncio.TaskGroup()
         self.fatal: Exception | None = None
 
@@ -108,13 +111,13 @@ class _Run:
         self._brake.pull(str(error))
 
     async def read(self, groups: Iterator[Group]) -> None:
-        """Begin with each group that has calls still to be made, as soon as there is room for it."""
+        """Start a task for each group that has calls left to make, as soon as there is capacity for it."""
         claims = ((group, list(claimed(group, self._plan, self._desk, self._tally))) for group in groups)
         begun = False
         try:
             async for group, wanted in in_background((group, wanted) for group, wanted in claims if wanted):
                 self._brake.check()
-                if not begun:  # not before there is something to ask: clients are slow to load
+                if not begun:  # opened only when there is something to ask: clients are slow to load
                     await self.context.enter_async_context(self._desk.annotator.running(self._brake))
                     begun = True
                 await self._preparing.acquire()
@@ -125,7 +128,7 @@ class _Run:
             pass
 
     async def _about(self, group: Group, wanted: list[Call]) -> None:
-        """Make the pictures of a group ready, and then its calls."""
+        """Prepare the pictures of a group, then start its calls."""
         async with AsyncExitStack() as turn:
             turn.callback(self._preparing.release)
             try:
@@ -143,11 +146,11 @@ class _Run:
                     await self._calls.acquire()
                     begun.append(self.tasks.create_task(self._one(call, group, pictures, begun)))
                 await turn.aclose()
-                for task in begun:  # each may append comparisons, which hold the pictures too
+                for task in begun:  # a call may append comparisons to `begun`, which need the pictures too
                     await asyncio.wait([task])
 
     async def _ready(self, group: Group, wanted: list[Call]) -> dict[int, Any]:
-        """The pictures that the calls show, by their place in the group."""
+        """The prepared pictures that the calls show, by their place in the group."""
         desk, places = self._desk, sorted({place for call in wanted for place in call.shown})
 
         def make_ready() -> dict[int, Any]:
@@ -157,7 +160,7 @@ class _Run:
         return await asyncio.to_thread(make_ready)
 
     async def _one(self, call: Call, group: Group, pictures: dict[int, Any], begun: list[asyncio.Task[None]]) -> None:
-        """Make a call, emit its judgements, and begin the comparisons that their ties ask for."""
+        """Make one call, emit its judgements, and start the comparisons that break their ties."""
         try:
             self._brake.check()
             shown = [pictures[place] for place in call.shown]
@@ -195,7 +198,7 @@ class _Run:
 
 
 def tallied(judgements: list[Judgement], call: Call, tally: Tally) -> list[Judgement]:
-    """Those judgements of a call that were still to be done; refusals and failures are counted and reported."""
+    """The judgements of a call that were still to be done. Counts and reports their refusals and failures."""
     done = [one for one in judgements if one["key"] in call.fresh]
     tally.refused += sum("refused" in judgement for judgement in done)
     failed = [judgement for judgement in done if "failed" in judgement]
@@ -206,7 +209,7 @@ def tallied(judgements: list[Judgement], call: Call, tally: Tally) -> list[Judge
 
 
 def lose(failure: RecordFailed, calls: list[Call], tally: Tally) -> None:
-    """Count and report calls without a recorded answer; the next run tries them again."""
+    """Count and report calls that have no answer to record. The next run tries them again."""
     tally.lost += sum(len(call.fresh) for call in calls)
     _warn(LOST, str(failure), calls)
 
@@ -217,7 +220,10 @@ def _warn(kind: str, reason: str, calls: list[Call]) -> None:
 
 
 def claimed(group: Group, plan: Plan, desk: Desk, tally: Tally) -> Iterator[Call]:
-    """The calls about a prompt's pictures that are still to be made; from now on they are not."""
+    """The calls about a prompt's pictures that are still to be made. Claims their keys, so each call is made once.
+
+    If the picture files could not be hashed, the prompt is counted as lost and there are no calls.
+    """
     tally.pictures += len(group.images)
     try:
         everything = list(planned(group, plan, desk))
@@ -241,7 +247,7 @@ def _fresh(some: Iterable[Call], desk: Desk, tally: Tally) -> Iterator[Call]:
 
 
 def _closer(done: list[Judgement], group: Group, call: Call, plan: Plan, desk: Desk) -> list[Call]:
-    """The comparisons that judgements with ties ask for, if that is planned."""
+    """The comparisons that break the ties of these judgements, if the plan asks for them."""
     if not plan.break_ties or call.kind.mode != "list":
         return []
     return [more for one in done for more in comparisons(one, tied(one), group, call, plan, desk)]

@@ -1,7 +1,7 @@
-"""Judging by batch: what is to be asked goes into files, and the answers come hours later, to another run.
+"""Judging by batch: the questions are written to files, and a later run reads the answers, hours later.
 
-`asked` writes what is asked, `packing` makes it of pictures, `results` reads what came of it, `journal` remembers what
-is under way, `server` has a server do it, and `file` leaves it to whoever runs the file.
+`packing` prepares the requests, `asked` writes them to files, `results` reads the answers, and `journal` records the
+pending batches. `server` submits the files to a Batch API. `file` leaves it to the user to run them.
 """
 
 import os
@@ -35,9 +35,12 @@ def judge(
     file: str = "",
     retry: bool = False,
 ) -> None:
-    """Write to `out` the judgements that have come, and ask for the others: a server, or by the batch file `file`.
+    """Write the judgements that have arrived to `out`, and ask for the missing ones.
 
-    Batches that a server would not begin twice are tried again if it is to `retry`.
+    They are asked from a server, or through the batch file `file` if there is one.
+
+    With `retry`, requests that the server has rejected twice are submitted again. Raises `UserError` if the annotator
+    cannot be asked by batch.
     """
     annotator = asked_by_batch(desk)
     reader = Reader(desk, annotator, tally, mending=not file, at_once=config.concurrency)
@@ -68,20 +71,23 @@ def judge(
 
 
 def asked_by_batch(desk: Desk) -> OfflineAnnotator:
-    """The annotator, as one that can be asked by batch. Raises `UserError` if it cannot."""
-    if OfflineAnnotator not in type(desk.annotator).__mro__:  # nor a guarded one of the user's: nothing checks it here
+    """The annotator as an `OfflineAnnotator`. Raises `UserError` if it does not support batches."""
+    if OfflineAnnotator not in type(desk.annotator).__mro__:  # refuses a user's own, which nothing would check here
         raise UserError(f"--annotator {desk.name}: does not support batches; use openai:MODEL")
     return cast(OfflineAnnotator, desk.annotator)
 
 
 def price_share(desk: Desk) -> float:
-    """The part of the usual price that a question costs by batch. Raises `UserError` if it cannot be asked so."""
+    """The fraction of the live price that a batch costs. Raises `UserError` if batches are not supported."""
     share: float = asked_by_batch(desk).model.engine.batch_share
     return share
 
 
 def leave_out(out: str, claim: Callable[[str], bool]) -> int:
-    """Claim what is asked in batches of an output, lest it be asked twice; how many requests these are."""
+    """Claim the judgements that the pending batches of an output will bring, so that they are not asked for twice.
+
+    Returns the number of requests in these batches.
+    """
     if not os.path.isdir(folder(out)):
         return 0
     journal = Journal(folder(out))
@@ -95,5 +101,5 @@ def leave_out(out: str, claim: Callable[[str], bool]) -> int:
 
 
 def folder(out: str) -> str:
-    """Where an output's batches are kept."""
+    """The hidden folder beside an output that holds its batches."""
     return hidden_beside(out, "batches")

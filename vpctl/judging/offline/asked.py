@@ -1,7 +1,8 @@
-"""What is asked in a batch, on disk: the requests as the server gets them, and what their answers will fill in.
+"""The questions of a batch on disk: the requests as the server gets them, and what their answers will fill in.
 
-Beside a file of requests stands one of stubs, a line for each request: the judgements without their scores, as they
-were asked for, whatever becomes of the input meanwhile. Kinds of questions, which many share, have lines of their own.
+Beside each file of requests there is a file of stubs. A stub is one line for one request. It has the request's
+judgements without scores, so that the answer can be read although the input may have changed since. Kinds of questions
+are shared by many requests and have lines of their own.
 """
 
 import hashlib
@@ -24,13 +25,13 @@ from ..plan import Call
 _NEWLINE = orjson.OPT_APPEND_NEWLINE
 PART = ".part"
 MOST_REQUESTS = 50_000
-"""In a file, as OpenAI has it."""
+"""Maximum number of requests in a file, the limit of OpenAI."""
 MOST_BYTES = 190_000_000
-"""In a file; OpenAI says 200 MB. The rest is for what wraps it on its way."""
+"""Maximum size of a file in bytes. OpenAI's limit is 200 MB; the difference is for the encoding of the upload."""
 
 
 class Stub(NamedTuple):
-    """A request: the call that it makes, what it was expected to take, and a hash of what it says."""
+    """What is kept of a request: its call, its estimated usage, and a hash of its content, `asked`."""
 
     call: Call
     estimate: Estimate
@@ -38,49 +39,52 @@ class Stub(NamedTuple):
 
     @property
     def id(self) -> str:
-        """The request's name in its batch: the judgement's key or, where it is about several, one made of theirs."""
+        """The name of the request in its batch. See `named`."""
         return named(self.call)
 
     @property
     def prompt(self) -> str:
-        """What the pictures were drawn from."""
+        """The prompt of the pictures."""
         return self.call.judgements[0]["prompt"]
 
     @property
     def shown(self) -> list[str]:
-        """The pictures' files, in the order in which they are shown."""
+        """The files of the pictures, in the order in which they are shown."""
         judgement = self.call.judgements[0]
         return [judgement["file_names"][place] for place in judgement["order"]]
 
 
 def named(call: Call) -> str:
-    """The name of a call's request, the same for the same call in every run."""
+    """The name of a call's request: the judgement's key, or a digest of the keys if there are several judgements.
+
+    The same call has the same name in every run.
+    """
     keys = [judgement["key"] for judgement in call.judgements]
     return keys[0] if len(keys) == 1 else digest(keys)
 
 
 def line_of(name: str, body: bytes) -> bytes:
-    """A request as a line of a batch's file."""
+    """A request as a line of a batch file. `name` becomes the ``custom_id``."""
     head = orjson.dumps({"custom_id": name, "method": "POST", "url": PATH})
     return head[:-1] + b',"body":' + body + b"}\n"
 
 
 def name_in(line: bytes) -> str:
-    """The name in a line as `line_of` makes it."""
+    """The name in a line that `line_of` made."""
     return line[:100].split(b'"')[3].decode()
 
 
 def said(request: Request) -> str:
-    """A hash of all that a request says, however the server wants it said."""
+    """A hash of the content of a request. It does not depend on the dialect of the server."""
     parts = [request.system.encode(), *request.parts, orjson.dumps(request.schema)]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
 class Packer:
-    """Writes a file of requests and one of stubs, which are there when they are sealed.
+    """Writes a file of requests and a file of stubs. `seal` puts both in place; until then they have temporary names.
 
-    `at` is how long the output was, in bytes: earlier records are not answers to these requests.
-    `dialect` is how the server is asked. Both stand in front of the stubs.
+    `at` is the length of the output in bytes: records before it are not answers to these requests. `dialect` is the
+    dialect of the requests. Both are in the first line of the stubs.
     """
 
     def __init__(self, requests: str, stubs: str, *, at: int, dialect: Dialect) -> None:
@@ -93,7 +97,7 @@ class Packer:
         self._put({"at": at, "dialect": list(dialect)})
 
     def add(self, line: bytes, stub: Stub) -> None:
-        """One more request."""
+        """Add one request. Raises `UserError` if it cannot be written."""
         call = stub.call
         if call.kind not in self._kinds:
             self._kinds[call.kind] = len(self._kinds)
@@ -112,11 +116,15 @@ class Packer:
         self.bytes += len(line)
 
     def fits(self, line: bytes) -> bool:
-        """Whether a server would take one more request in this file."""
+        """Whether the file with one more request is within the limits of the server."""
         return self.count < MOST_REQUESTS and self.bytes + len(line) <= MOST_BYTES
 
     def seal(self) -> None:
-        """Have both files in their places, and on the disk; the last of the stubs' lines says how long the other is."""
+        """Sync both files to the disk and give them their names.
+
+        The last line of the stubs has the length of the file of requests. Raises `UserError` if a file cannot be
+        written.
+        """
         self._put({"bytes": self.bytes})
         for file, path in ((self._stubs, self.stubs), (self._lines, self.requests)):
             try:
@@ -128,7 +136,7 @@ class Packer:
                 raise _failed(path, error) from None
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Remove both temporary files."""
         for file, path in ((self._stubs, self.stubs), (self._lines, self.requests)):
             file.close()
             with suppress(FileNotFoundError):
@@ -157,9 +165,9 @@ def _failed(path: str, error: OSError) -> UserError:
 
 
 class Stubs:
-    """A file of stubs that holds one stub at a time in memory; without a path it is empty.
+    """The stubs in a file, read from disk one at a time. Without a path there are none.
 
-    `at` and `dialect` are what the `Packer` was told, and `bytes` is how long the file of requests is.
+    `at` and `dialect` are those that the `Packer` was given. `bytes` is the length of the file of requests.
     """
 
     def __init__(self, path: str) -> None:
@@ -190,11 +198,11 @@ class Stubs:
         return name in self._places
 
     def names(self) -> list[str]:
-        """The names of those that are left."""
+        """The names of the stubs that have not been dropped."""
         return list(self._places)
 
     def __iter__(self) -> Iterator[Stub]:
-        """Those that are left; they may be dropped meanwhile."""
+        """The stubs that have not been dropped. Stubs may be dropped during the iteration."""
         for line in _lines(self._path):
             record = orjson.loads(line)
             if record.get("id") in self._places:
@@ -212,7 +220,7 @@ class Stubs:
         return Stub(call, Estimate(*record["estimate"]), record["asked"])
 
     def drop(self, *names: str) -> None:
-        """Have some left out from now on."""
+        """Remove the stubs with these names. The file does not change."""
         for name in names:
             del self._places[name]
 

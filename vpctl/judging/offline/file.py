@@ -1,4 +1,4 @@
-"""Judging by a batch file: it is written here and run elsewhere, and what came of it is read here."""
+"""Judging through a batch file: it is written here, run elsewhere by the user, and its results are read here later."""
 
 import os
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ from .results import Reader, since
 
 
 def results_of(requests: str) -> str:
-    """Where the results of a file of requests are to be: ``requests.out.jsonl`` for ``requests.jsonl``."""
+    """The path where the results of a file of requests are expected: ``requests.out.jsonl`` for ``requests.jsonl``."""
     stem, ending = os.path.splitext(requests)
     return f"{stem}.out{ending}"
 
 
 class Exchange:
-    """One run's dealings with a file of requests and that of their results."""
+    """One run over a file of requests and the file of their results."""
 
     def __init__(
         self, desk: Desk, judge: OfflineAnnotator, tally: Tally, out: Out, reader: Reader, requests: str, brake: Brake
@@ -40,7 +40,7 @@ class Exchange:
             raise UserError(f"--batch-file {requests}: exists, and this command did not write it; name another file")
 
     async def work(self, groups: Iterator[Group], plan: Plan) -> None:
-        """Read the results, and write a file of what is still to be asked."""
+        """Read the results, and write a file of the requests that are still to be asked."""
         left = self._left()
         asked = len(left)
         model, used = self._judge.model, Dialect(*left.dialect)
@@ -53,7 +53,7 @@ class Exchange:
             if self._reader.hopeless:
                 raise UserError(f"{self._results}: {self._reader.hopeless}")
         if model.dialect != used or not os.path.exists(self._requests):
-            left.drop(*left.names())  # they are to be written anew
+            left.drop(*left.names())  # these requests are written again
         for stub in left:
             model.engine.budget.hold(packing.dollars(self._judge, stub))
             for key in stub.call.fresh:
@@ -61,7 +61,11 @@ class Exchange:
         await self._pack(groups, plan, left, asked)
 
     def _left(self) -> Stubs:
-        """The stubs of the requests that are there; a run that was killed as it put both files in place is helped."""
+        """The stubs of the existing file of requests.
+
+        If a run was killed in `Packer.seal`, the stubs are in place and the requests are not. They are put in place
+        here.
+        """
         left = Stubs(self._stubs if os.path.exists(self._stubs) else "")
         part = self._requests + PART
         if left and os.path.exists(part) and os.path.getsize(part) == left.bytes:
@@ -111,7 +115,7 @@ class Exchange:
                 os.unlink(path)
 
     def _again(self, left: Stubs) -> Packer:
-        """A new file, of the requests that were not answered."""
+        """A packer for a new file, which begins with the existing requests that have no answer."""
         dialect = self._judge.model.dialect
         packer = Packer(self._requests, self._stubs, at=os.path.getsize(self._out.target), dialect=dialect)
         if left:
@@ -123,7 +127,7 @@ class Exchange:
         return packer
 
     def _tell(self, left: int) -> None:
-        """What the results were."""
+        """Print what the results contained."""
         reader = self._reader
         told = {
             "requests without a result": left,

@@ -1,8 +1,9 @@
-"""Which batches there are, in a journal that is on the disk before anything is begun that could be paid for.
+"""The journal of batches. It is on disk before anything is started that could cost money.
 
-A line says something of a batch, or of all: what a later line says counts. A batch has a line before its file is
-uploaded, with a name of our own that the server is told too, one when it is, and one when it is begun; a run that finds
-the last one missing asks the server for that name. So nothing is begun twice, whenever a run is killed.
+Each line is about one batch, or about the limit of the server. Later lines override earlier ones. A batch gets a line
+before its file is uploaded, one when it is uploaded, and one when it is created. The first has a tag of our own, which
+the server also gets. If a run finds that the last line is missing, it asks the server for the tag. So no batch is
+created twice, whenever a run is killed.
 """
 
 import os
@@ -16,20 +17,21 @@ import orjson
 from ...errors import UserError, os_reason
 
 REQUESTS, STUBS, ANSWERS, ERRORS = "requests", "stubs", "answers", "errors"
-"""The files that a batch may have beside the journal."""
+"""Kinds of files that a batch may have beside the journal."""
 _NAME = "journal.jsonl"
 
 
 @dataclass(frozen=True)
 class PendingBatch:
-    """A batch as far as the journal knows it.
+    """A batch as the journal knows it.
 
     - annotator, server: who was asked, and where
-    - reserved: dollars that it may cost at most
-    - again: whether some of its requests were in a batch before that the server would not begin
-    - dialect: how the server was asked or, once that is done, how it is to be asked after what it said
-    - file, id: what the server calls its file, and the batch
-    - state: empty while it is under way; `why` it failed
+    - reserved: maximum cost in dollars
+    - again: whether some of its requests were in an earlier batch that failed
+    - dialect: how the server was asked; once the batch is done, how to ask it from then on, as its answers showed
+    - file, id: the server's ids of the file and of the batch
+    - state: empty while the batch is pending
+    - why: the reason, if it failed
     """
 
     tag: str
@@ -47,7 +49,10 @@ class PendingBatch:
 
 
 class Journal:
-    """The journal in a folder. `most` is how many requests the server takes at once, as far as it has said."""
+    """The journal in a folder. `most` is how many requests the server accepts at a time; None if that is unknown.
+
+    Raises `UserError` if the journal cannot be opened or its contents are not a journal.
+    """
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -62,7 +67,7 @@ class Journal:
         with open(self._file, "rb", closefd=False) as file:
             content = file.read()
         whole = content.rfind(b"\n") + 1
-        os.ftruncate(self._file, whole)  # a killed run may have begun a line
+        os.ftruncate(self._file, whole)  # a killed run may have left an incomplete line
         try:
             for line in content[:whole].splitlines():
                 self._learn(orjson.loads(line))
@@ -70,16 +75,16 @@ class Journal:
             raise UserError(f"{path}: is not a journal of batches; move it away to start again") from None
 
     def add(self, requests: int, tag: str, **what: Any) -> PendingBatch:
-        """Write down a new batch."""
+        """Record a new batch."""
         return self.note(tag, requests=requests, time=time.time(), **what)
 
     def note(self, tag: str, **what: Any) -> PendingBatch:
-        """Write down more of a batch."""
+        """Record new facts about a batch, and return it."""
         self._write({"batch": tag, **what})
         return self.jobs[tag]
 
     def limit(self, most: int) -> None:
-        """Write down how many requests the server takes at once."""
+        """Record how many requests the server accepts at a time."""
         self._write({"most": most})
 
     def _write(self, line: dict[str, Any]) -> None:
@@ -101,11 +106,11 @@ class Journal:
         self.jobs[tag] = replace(self.jobs[tag], **what) if tag in self.jobs else PendingBatch(tag, **what)
 
     def path(self, tag: str, kind: str) -> str:
-        """A batch's file."""
+        """The path of one of a batch's files. `kind` is one of `REQUESTS`, `STUBS`, `ANSWERS` and `ERRORS`."""
         return os.path.join(self.folder, f"{tag}.{kind}.jsonl")
 
     def tidy(self) -> None:
-        """Take away the files that nothing needs any more, and those that a killed run had begun."""
+        """Remove the files that are no longer needed, and unfinished files of killed runs."""
         needed = {_NAME}
         for job in self.jobs.values():
             if job.state != "done":
@@ -118,10 +123,10 @@ class Journal:
                 os.unlink(os.path.join(self.folder, name))
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the journal's file."""
         os.close(self._file)
 
 
 def new_tag() -> str:
-    """A name that no other batch has, on this server or another."""
+    """A random tag that is unique on every server."""
     return secrets.token_hex(12)

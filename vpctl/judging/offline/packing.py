@@ -1,4 +1,4 @@
-"""What is still to be asked, made into requests, one prompt's pictures at a time."""
+"""Turns the calls that are still to be made into requests, for one prompt's pictures at a time."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -15,7 +15,7 @@ from .asked import MOST_BYTES, Stub, line_of, named, said
 
 
 class Packed(NamedTuple):
-    """A request's line and its stub."""
+    """The line of a request, and its stub."""
 
     line: bytes
     stub: Stub
@@ -29,7 +29,11 @@ class _Wanted(NamedTuple):
 async def requests(
     groups: Iterator[Group], plan: Plan, desk: Desk, judge: OfflineAnnotator, tally: Tally, brake: Brake
 ) -> AsyncGenerator[Packed, None]:
-    """A request for each call that is still to be made. Pictures are made ready once a prompt, some prompts ahead."""
+    """The requests of all calls that are still to be made.
+
+    The pictures of a prompt are prepared once, for up to `judge.preparing` prompts at a time. Calls whose pictures
+    cannot be opened, and requests that are too large for a batch, are reported and counted as lost.
+    """
 
     async def wanted() -> AsyncIterator[_Wanted]:
         async for group in flow.in_background(groups):
@@ -67,7 +71,7 @@ def _packed(call: Call, prompt: str, pictures: dict[int, Any], judge: OfflineAnn
 
 
 def dollars(judge: OfflineAnnotator, stub: Stub) -> float:
-    """What a request can cost at most, by batch."""
+    """The maximum cost of a request in dollars, at the price of a batch."""
     engine = judge.model.engine
     most: float = engine.budget.most(stub.estimate) * engine.batch_share
     return most

@@ -1,4 +1,4 @@
-"""What came of a batch: each line of its results, and the judgements that are made of it."""
+"""Reads the results of a batch and makes judgements of them."""
 
 import asyncio
 import os
@@ -20,7 +20,10 @@ from .asked import Stub, Stubs, said
 
 
 class Result(NamedTuple):
-    """A line of results: whose, the answer's status and body, and what an error says. No status: it was never asked."""
+    """One line of results: the name of the request, the answer's status and body, and the error object.
+
+    The status is 0 if there was no answer: the request was never run.
+    """
 
     name: str
     status: int
@@ -29,17 +32,17 @@ class Result(NamedTuple):
 
     @property
     def code(self) -> str:
-        """The error's code."""
+        """The error's code; empty if there is none."""
         return str(self.error.get("code") or "")
 
     @property
     def message(self) -> str:
-        """What the error says."""
+        """The error's message, in one line."""
         return " ".join(str(self.error.get("message") or self.code or "no reason").split())[:SHOWN]
 
 
 def parsed(line: bytes) -> Result | None:
-    """A line of results; None if it is none. Servers put what an error says in several places."""
+    """A line of results; None if it is not valid. Servers put the error in different places: all are searched."""
     try:
         record = loads(line)
     except ValueError:
@@ -59,7 +62,7 @@ def _dict(value: object) -> dict[str, Any]:
 
 
 def lines(paths: list[str]) -> Iterator[bytes]:
-    """The lines of those of the files that are there."""
+    """The lines of all files that exist."""
     for path in paths:
         if os.path.exists(path):
             with open(path, "rb") as file:
@@ -67,7 +70,10 @@ def lines(paths: list[str]) -> Iterator[bytes]:
 
 
 def since(path: str, at: int) -> set[str]:
-    """The keys of the judgements that stand in a file from a place on; it may have been made anew since then."""
+    """The keys of the judgements in a file from byte `at` on.
+
+    Empty if the file is shorter than that: then it was written anew in the meantime.
+    """
     with open(path, "rb") as file:
         if file.seek(0, os.SEEK_END) < at:
             return set()
@@ -76,14 +82,14 @@ def since(path: str, at: int) -> set[str]:
 
 
 class Again(Exception):
-    """A request came to nothing and cost nothing; it is to be asked again, which the text says why."""
+    """A request failed without cost and has to be asked again. The text is the reason."""
 
 
 class Reader:
     """Makes judgements of results and emits them.
 
-    An unusable answer is asked for once more through the live API, `at_once` at a time, if
-    `mending`: then its engine is running.
+    With `mending`, the question of an unusable answer is asked once more through the live API, `at_once` at a time. The
+    annotator's engine must be running then.
     """
 
     def __init__(self, desk: Desk, judge: OfflineAnnotator, tally: Tally, *, mending: bool, at_once: int = 1) -> None:
@@ -97,10 +103,11 @@ class Reader:
     async def read(
         self, stubs: Stubs, paths: list[str], there: set[str], *, reserved: float, used: Dialect, brake: Brake
     ) -> None:
-        """Emit what the files say of `stubs`; those that came to nothing are left there.
+        """Emit the judgements in these files of results. Stubs with a usable result are dropped from `stubs`.
 
-        What is `there` already, from a run that was killed, is not emitted again, nor what is there twice. `reserved`
-        dollars are put aside for each. Raises `Stopped` where the run is stopped: the rest is left to the next one.
+        `there` has the keys of judgements that an earlier, killed run has already written; they are not emitted again,
+        and neither are repeated results. `reserved` is the reserved cost of each request in dollars, which is released.
+        `used` is the dialect of the requests. Raises `Stopped` if the run is stopped; the next run reads the rest.
         """
         self._there = there
         engine = self._judge.model.engine
@@ -111,7 +118,7 @@ class Reader:
                 engine.budget.hold(-reserved)
         async with asyncio.TaskGroup() as work:
             for line in lines(paths):
-                await asyncio.sleep(0)  # an interrupt is heard here
+                await asyncio.sleep(0)  # lets the event loop handle an interrupt
                 if brake.pulled:
                     break
                 result = parsed(engine.without_key(line))
@@ -141,7 +148,10 @@ class Reader:
         brake.check()
 
     def _answer(self, stub: Stub, result: Result, used: Dialect, reserved: float) -> list[Verdicts]:
-        """What a result says. Raises `Refused` or `Unusable` if it says why not, and `Again` to have it asked again."""
+        """The verdicts in a result.
+
+        Raises `Refused` or `Unusable` if the result is that, and `Again` if the request has to be asked again.
+        """
         engine = self._judge.model.engine
         if result.status == 200:
             usage = tokens(result.body)
@@ -163,7 +173,7 @@ class Reader:
         raise Unusable(f"the server says {result.status}: {result.message}")
 
     async def _mended(self, stub: Stub, first: Unusable, brake: Brake) -> None:
-        """Emit what comes of a second try. If the run is to end, others are let end: they are paid for."""
+        """Emit the result of the second try. If the run stops, a try that has begun is finished: it is paid for."""
         try:
             if done := await self._mended_judgements(stub, first, brake):
                 self._emit(stub, done)
@@ -184,7 +194,7 @@ class Reader:
             return []
 
     async def _second(self, stub: Stub, first: Unusable) -> list[Verdicts]:
-        """The answer to the question asked once more. Raises `first` where the pictures are not what they were."""
+        """The verdicts of the second try. Raises `first` if the pictures or the request have changed since then."""
         judge, kind = self._judge, stub.call.kind
         try:
             pictures = await asyncio.to_thread(

@@ -1,4 +1,4 @@
-"""Judging through a server's Batch API: a run collects what is finished, asks for what is new, and does not wait."""
+"""Judging through a server's Batch API: a run collects finished batches, submits what is new, and does not wait."""
 
 import asyncio
 import os
@@ -22,16 +22,16 @@ from .journal import ANSWERS, ERRORS, REQUESTS, STUBS, Journal, PendingBatch, ne
 from .results import Reader, since
 
 LOOKED_UP = 8
-"""Batches whose state is asked for at once."""
+"""Maximum number of batches whose state is requested at the same time."""
 SHOWN_ERRORS = 5
-"""Of what a server says of a batch that it will not begin."""
+"""Maximum number of error messages shown for a batch that the server rejected."""
 FULL = "token_limit_exceeded"
-"""Code of a batch that failed since others hold all that the server takes at once."""
+"""Error code of a batch that failed because the pending batches use the server's whole limit."""
 OVER = ("completed", "expired", "cancelled")
 
 
 class BatchRun:
-    """One run's dealings with the batches of an output."""
+    """One run over the batches of an output."""
 
     def __init__(
         self,
@@ -55,13 +55,13 @@ class BatchRun:
         self._why = ""
 
     def _jobs(self, state: str) -> list[PendingBatch]:
-        """Of this annotator, on this server: another's are its own business."""
+        """The batches in a state that belong to this annotator and server. Batches of others are left alone."""
         ours = (self._desk.name, self._engine.server)
         jobs = self._journal.jobs.values()
         return [job for job in jobs if (job.annotator, job.server) == ours and job.state == state]
 
     async def work(self, groups: Iterator[Group], plan: Plan, *, retry: bool) -> None:
-        """Collect, and ask for what is new. Batches that failed twice are asked for again if it is to `retry`."""
+        """Collect finished batches, then submit what is new. With `retry`, also requests that failed twice."""
         with suppress(Stopped):
             known = [*self._jobs("done"), *self._jobs("failed"), *self._jobs("")]
             self._judge.model.speak(plainest(Dialect(), *(Dialect(*job.dialect) for job in known)))
@@ -82,7 +82,7 @@ class BatchRun:
             self._brake.pull(self._why)
 
     async def _begin(self, job: PendingBatch) -> None:
-        """Have the server begin a batch that the journal knows and whose file may be uploaded already."""
+        """Upload and create a batch that is in the journal. An earlier run may have uploaded its file already."""
         tag = job.tag
         begun = bool(job.file)
         if not job.file:
@@ -98,7 +98,7 @@ class BatchRun:
         self._begun.append(job)
 
     async def _look(self, jobs: list[PendingBatch]) -> None:
-        """Collect the batches that are over; the requests of the others are claimed."""
+        """Collect the batches that have ended, and claim the judgements of those that are pending."""
         slots = asyncio.Semaphore(LOOKED_UP)
 
         async def look(job: PendingBatch) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class BatchRun:
             self._forgive()
 
     def _fail(self, job: PendingBatch, batch: dict[str, Any]) -> None:
-        """The server would not begin a batch."""
+        """Handle a batch that the server rejected."""
         self._engine.budget.hold(-job.reserved)
         errors = (batch.get("errors") or {}).get("data") or []
         if any(error.get("code") == FULL for error in errors):
@@ -162,7 +162,7 @@ class BatchRun:
         self._give_up(job, texts[0][:SHOWN] if texts else "no reason")
 
     def _give_up(self, job: PendingBatch, why: str) -> None:
-        """Free what a batch asked for; what comes to this twice stays until it is to be tried again."""
+        """Mark a batch as failed: its requests are asked again, but after a second failure only with --retry failed."""
         self._journal.note(job.tag, state="failed", why=why)
         self._failed.append(job)
 
@@ -180,14 +180,19 @@ class BatchRun:
             )
 
     def _learn_limit(self, accepted: int) -> None:
-        """What the server takes at once: as much as it took where it refused more; it is tried again by and by."""
+        """Update the number of requests that the server accepts at a time.
+
+        If it rejected a batch because its limit was reached, this is the number of requests that it has accepted, or
+        half of the smallest rejected batch if it has accepted none. Otherwise a run that collects a batch raises the
+        number by a quarter.
+        """
         if self._full:
             self._journal.limit(accepted or max(1, min(job.requests for job in self._full) // 2))
         elif self._journal.most is not None and self._collected:
             self._journal.limit(self._journal.most * 5 // 4 + 1)
 
     async def _pack(self, groups: Iterator[Group], plan: Plan) -> None:
-        """Ask for what is new, in as many batches as it takes and the limits allow."""
+        """Submit what is new, in as many batches as needed, until a limit of the server or the budget is reached."""
         budget = self._engine.budget
         failed = {name for job in self._jobs("failed") for name in self._stubs(job).names()}
         most = self._journal.most
@@ -248,7 +253,7 @@ class BatchRun:
         return Stubs(self._journal.path(job.tag, STUBS))
 
     def _tell(self) -> None:
-        """How the batches stand."""
+        """Print the state of the batches."""
         begun = {job.tag for job in self._begun}
         packed = [job for job in self._jobs("") if not job.id]
         waiting = [job for job in self._jobs("") if job.id and job.tag not in begun]
