@@ -1,1 +1,1 @@
-"""What judges pictures. A module here is an annotator: `vpctl.contracts` has the contract."""
+"""Annotators, which judge pictures. Each module is a plug-in; `vpctl.contracts` has the contract."""

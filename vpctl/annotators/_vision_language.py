@@ -1,4 +1,4 @@
-"""A local vision-language model that judges, for the annotator `transformers`."""
+"""A local vision-language model as a judge, for the annotator `transformers`."""
 
 import re
 from collections import Counter
@@ -26,17 +26,20 @@ from ..records import fingerprint
 
 OPTION = "--annotator transformers:"
 MAX_SIDE = 1024
-"""Pixels; larger pictures are made smaller before the model's own processor sees them."""
+"""Maximum side of a picture in pixels; larger ones are scaled down before the model's own processor gets them."""
 BATCH_ON_GPU, BATCH_ON_CPU = 8, 2
-"""Questions in one call of the model; a CPU is kept busy by few."""
+"""Maximum number of questions in a batch. Few are enough to keep a CPU busy."""
 PER_ANSWER, PER_PICTURE = 128, 160
-"""New tokens that an answer may have, and of those each picture on each aspect: two sentences and a level take 100."""
+"""Maximum number of new tokens: for an answer, and in addition for each picture on each aspect.
+
+Two sentences and a level take about 100 tokens.
+"""
 
 Message = dict[str, Any]
 
 
 class Asked(NamedTuple):
-    """A conversation that waits for the model's turn, and how many tokens that may have."""
+    """A conversation that waits for an answer, with its pictures. `limit` is the maximum number of new tokens."""
 
     messages: list[Message]
     pictures: list[Image.Image]
@@ -44,13 +47,13 @@ class Asked(NamedTuple):
 
     @property
     def size(self) -> float:
-        """About as many tokens as it takes: what a batch is padded to."""
+        """The approximate number of tokens of the conversation. A batch is padded to its largest conversation."""
         texts = sum(len(part.get("text", "")) for message in self.messages for part in message["content"])
         return texts / 4 + sum(picture.width * picture.height for picture in self.pictures) / 28**2
 
 
 class Generated(NamedTuple):
-    """The model's turn. `cut` says that it was at its limit and not at its end."""
+    """The model's answer. `cut` is true if the answer reached its limit before it was complete."""
 
     text: str
     cut: bool
@@ -58,10 +61,10 @@ class Generated(NamedTuple):
 
 
 class LocalJudge(Annotator):
-    """A vision-language model that judges. Its weights are loaded when it is asked for the first time."""
+    """A vision-language model that judges. Its weights are loaded at the first question."""
 
     def __init__(self, source: str, revision: str, device: torch.device, config: Any, processor: Any) -> None:
-        """`revision` is that of a model on the hub; a folder is known by what is in it."""
+        """`revision` is the commit of a model on the hub; a local folder is identified by its contents."""
         self._source = source
         self._revision = revision
         self._device = device
@@ -83,7 +86,7 @@ class LocalJudge(Annotator):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the answers depend on beside the question."""
+        """Everything besides the question that determines the answers."""
         local = Path(self._source).is_dir()
         return {
             "model": self._source,
@@ -95,7 +98,7 @@ class LocalJudge(Annotator):
         }
 
     def prepare(self, image: Image.Image, path: str) -> Image.Image:
-        """The picture, no larger than `MAX_SIDE`."""
+        """The picture, scaled down if a side is longer than `MAX_SIDE`."""
         if max(image.size) <= MAX_SIDE:
             return image
         smaller = image.copy()
@@ -103,13 +106,14 @@ class LocalJudge(Annotator):
         return smaller
 
     def template(self, kind: Kind) -> str:
-        """Identity of the words."""
+        """Name and hash of the instructions for the model."""
         return questions.template(kind)
 
     async def ask(self, question: Question) -> list[Verdicts]:
-        """The verdicts on every aspect; the first bears what the answer used, as the call was one.
+        """One `Verdicts` for each aspect. The first one has the usage of the whole call.
 
-        Raises `Unusable` where the answer does not hold, nor the one that the model gives when told what is wrong.
+        An unusable answer is sent back to the model once, with the reason. Raises `Unusable` if the second answer is
+        unusable too, and `UserError` if the question shows several pictures and the model accepts only one.
         """
         pictures = list(question.pictures)
         if len(pictures) > 1 and self._why_no_more:
@@ -133,12 +137,12 @@ class LocalJudge(Annotator):
                 return [found[0]._replace(usage=dict(used)), *found[1:]]
 
     def _sent_back(self, asked: Asked, said: Generated, error: Unusable) -> Asked:
-        """The conversation so far, and what is wrong with the answer."""
+        """The conversation, continued with the unusable answer and the reason why it is unusable."""
         turns = [_turn("assistant", self._harmless(said.text)), _turn("user", self._harmless(REPAIR.format(error)))]
         return asked._replace(messages=[*asked.messages, *turns])
 
     def conversation(self, question: Question) -> list[Message]:
-        """The question as a conversation, with a place for every picture and its letter in front of that."""
+        """The question as chat messages. Each picture has a placeholder, with its letter in front of it."""
         kind = question.kind
         system = questions.system(kind)
         start = questions.before(question)
@@ -153,11 +157,11 @@ class LocalJudge(Annotator):
         return [_turn("system", self._harmless(system)), user] if self._knows_system else [user]
 
     def _harmless(self, text: str) -> str:
-        """The text, in which nothing is a control token of the model's: prompts are from strangers."""
+        """The text with every control token of the model broken up by a space: prompts come from strangers."""
         return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
     def _answers(self, asked: list[Asked]) -> list[Generated | Exception]:
-        """The model's turns. A batch that does not go through whole is halved, down to the question to blame."""
+        """The answers to a batch. A batch that fails is halved until only the questions that cause it fail."""
         try:
             return [*self._generated(asked)]
         except torch.OutOfMemoryError:
@@ -192,7 +196,10 @@ class LocalJudge(Annotator):
         return [self._turn_of(*one) for one in zip(output[:, start:].tolist(), read, asked, strict=True)]
 
     def inputs(self, asked: list[Asked]) -> Any:
-        """What the model takes, padded on the left so that every answer begins at the same place."""
+        """The tensors that the model takes, padded on the left so that all answers begin at the same position.
+
+        Raises `RecordFailed` if the processor cannot handle the conversations.
+        """
         conversations = [_with_pictures(one.messages, one.pictures) for one in asked]
         thinking = {"enable_thinking": False} if "enable_thinking" in self._processor.chat_template else {}
         try:
@@ -205,7 +212,7 @@ class LocalJudge(Annotator):
                 processor_kwargs={"padding": True},
                 **thinking,
             )
-        except (ValueError, TypeError, IndexError, KeyError, TemplateError) as error:  # processors raise what they like
+        except (ValueError, TypeError, IndexError, KeyError, TemplateError) as error:  # processors raise all of these
             raise RecordFailed(f"{self._source} cannot read the question: {first_line(error)}") from None
 
     def _check_length(self, length: int, asked: Asked) -> None:
@@ -217,7 +224,7 @@ class LocalJudge(Annotator):
             )
 
     def _turn_of(self, tokens: list[int], read: int, asked: Asked) -> Generated:
-        """What was said in one row of a batch, without what it was padded with."""
+        """The answer in one row of a batch, without padding."""
         said = tokens[: asked.limit]
         ends = [place for place, token in enumerate(said) if token in self.model.generation_config.eos_token_id]
         said = said[: ends[0] + 1] if ends else said
@@ -226,7 +233,7 @@ class LocalJudge(Annotator):
 
     @cached_property
     def model(self) -> Any:
-        """The model on its device, with what its authors say of sampling put aside."""
+        """The model on its device. The authors' sampling settings are replaced by greedy decoding."""
         folder = sources.fetch("judge", self._source, option=OPTION)
         try:
             model = hub.model(AutoModelForImageTextToText, folder, dtype=self._dtype, where=f"{OPTION}{self._source}")
@@ -247,7 +254,7 @@ class LocalJudge(Annotator):
         return model
 
     def _reads_system(self) -> bool:
-        """Whether the chat template has a place for instructions; not all have, and some raise where there are any."""
+        """Whether the chat template supports a system message. Some templates ignore it and some raise an error."""
         try:
             text = self._rendered([_turn("system", _MARK), _turn("user", "x")])
         except (TemplateError, ValueError, TypeError):
@@ -258,7 +265,7 @@ class LocalJudge(Annotator):
         return str(self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
     def _why_not(self, pictures: int) -> str:
-        """Why a question cannot have so many pictures; empty if it can."""
+        """Why a question cannot have this number of pictures; empty if it can."""
         try:
             self.inputs([_sample(pictures)])
             with_fewer, with_all = (self._rendered(_sample(number).messages) for number in (pictures - 1, pictures))
@@ -269,14 +276,14 @@ class LocalJudge(Annotator):
         return ""
 
     def _pictures_stay(self) -> bool:
-        """Whether pictures stay between the texts they stand between; some chat templates put them all in front."""
+        """Whether the chat template keeps pictures between the texts. Some templates move all of them to the front."""
         token = getattr(self._processor, "image_token", None)
         between = self._rendered(_sample(2).messages).split(token)[1:-1] if token else [_MARK]
         return any(_MARK in text for text in between)
 
 
 def _at_limit(start: int, limits: Tensor, batches: MicroBatches[Any, Any]) -> Any:
-    """What ends each row at its own limit, and all of them when nobody waits for them any more."""
+    """A stopping criterion: ends each row at its own limit, and all rows when nobody waits for the answers."""
 
     def ended(ids: Tensor, scores: Any, **more: Any) -> Tensor:
         return (ids.shape[1] - start >= limits) | batches.abandoned
@@ -285,7 +292,7 @@ def _at_limit(start: int, limits: Tensor, batches: MicroBatches[Any, Any]) -> An
 
 
 _MARK = "zqx"
-"""A text that no chat template has in it."""
+"""A text that does not occur in any chat template."""
 REPAIR = (
     "This answer cannot be used: {}. Answer again, with the one JSON object that was asked for and nothing else, "
     "one short sentence for each rationale."
@@ -293,7 +300,7 @@ REPAIR = (
 
 
 def _object(said: Generated) -> dict[str, Any]:
-    """The JSON object in what was said. Of an answer that was cut off nothing is made up."""
+    """The JSON object in an answer. Raises `Unusable` if there is none, or if the answer was cut off."""
     try:
         return parse(said.text)
     except Unusable as error:
@@ -309,7 +316,7 @@ def _turn(role: str, text: str) -> Message:
 
 
 def _with_pictures(messages: Sequence[Message], pictures: Sequence[Image.Image]) -> list[Message]:
-    """The messages with the pictures put into their places, one after another."""
+    """The messages with the pictures put into their placeholders, in order."""
     left = iter(pictures)
     return [
         {
@@ -329,7 +336,7 @@ def _sample(pictures: int) -> Asked:
 
 
 def _pattern_of(tokenizer: Any, processor: Any) -> re.Pattern[str]:
-    """What in a text would be read as more than text: control tokens, and the places of pictures."""
+    """A pattern of the texts that the model would read as control tokens or as placeholders of pictures or videos."""
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     special |= {str(getattr(processor, name, "") or "") for name in ("image_token", "video_token")}
     longest_first = sorted((token for token in special if len(token) > 1), key=len, reverse=True)
@@ -337,7 +344,7 @@ def _pattern_of(tokenizer: Any, processor: Any) -> re.Pattern[str]:
 
 
 def open_judge(source: str, device: str) -> LocalJudge:
-    """The model of a folder or a hub id. Raises `UserError` if it cannot be talked to about pictures."""
+    """The model of a folder or a hub id, as a judge. Raises `UserError` if it cannot chat about pictures."""
     where = f"{OPTION}{source}"
     folder = sources.check("judge", source, option=OPTION).path
     config = hub.config(folder, where=where)

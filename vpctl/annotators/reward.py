@@ -1,9 +1,9 @@
 """Any reward model as a judge: reward:SPEC, such as reward:vp:vp-score/, reward:pickscore or reward:./mine.py.
 
-The score of a picture is its reward, the same for every aspect asked for, and the reason is the number in words. Where
-two pictures are compared, the one of the higher reward is preferred, and the scores are those of any comparison.
+The score of a picture is its reward, the same for every aspect. The rationale states the number. When two pictures are
+compared, the one with the higher reward is preferred, and the scores are those of any comparison.
 
-Rewards are not on the scale from 1 to 5 that judges of language answer on: give merge the reward's own scale, as in
+Rewards are not on the scale from 1 to 5 that language models answer on. Give merge the scale of the reward, for example
 ``--scale reward:clip:openai/clip-vit-large-patch14=-1:1``.
 """
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 ARGUMENTS = "reward"
 QUESTIONS = 8
-"""Answered together."""
+"""Maximum number of questions in a batch."""
 PICTURES = 16
-"""Put through the reward at once."""
+"""Maximum number of pictures that the reward gets at a time."""
 
 
 class Picture:
-    """A picture with the rewards it has been given, by prompt: every aspect and every pass asks for the same ones."""
+    """A picture with its rewards by prompt. Every aspect and every pass asks for the same ones."""
 
     def __init__(self, image: "Image.Image") -> None:
         self.image = image
@@ -38,7 +38,7 @@ class Picture:
 
 
 class RewardJudge(Annotator):
-    """The judge that answers with what `reward`, named `spec`, gives."""
+    """An annotator that answers with the values of `reward`, whose name is `spec`."""
 
     def __init__(self, spec: str, reward: RewardFunction) -> None:
         self.identity = {"reward": plugins.fingerprints(spec)[spec]}
@@ -47,15 +47,15 @@ class RewardJudge(Annotator):
         self._batches = MicroBatches(self._rewards, most=QUESTIONS, size=lambda question: len(question.pictures))
 
     def prepare(self, image: "Image.Image", path: str) -> Picture:
-        """The picture, with a place for its rewards."""
+        """The picture, with room for its rewards."""
         return Picture(image)
 
     def pixels(self, picture: Picture) -> int:
-        """What of a prepared picture stays in memory until its calls have ended."""
+        """The number of pixels that stay in memory until all calls about the picture have ended."""
         return picture.image.width * picture.image.height
 
     async def ask(self, question: Question) -> list[Verdicts]:
-        """The same scores for every aspect."""
+        """The same scores for every aspect. Raises `RecordFailed` if a reward is not finite."""
         rewards = await self._batches(question)
         for reward in rewards:
             if not math.isfinite(reward):
@@ -65,11 +65,11 @@ class RewardJudge(Annotator):
         return [Verdicts([*scores], rationales, {}) for _ in question.aspects]
 
     def _rewards(self, questions: list[Question]) -> list[list[float]]:
-        """The rewards of every question's pictures; what is not known yet is put through the reward."""
+        """The rewards of the pictures of all questions. Only rewards that are not known yet are computed."""
         shown = [(question.prompt, picture) for question in questions for picture in question.pictures]
         new = {(prompt, id(picture)): picture for prompt, picture in shown if prompt not in picture.rewards}
         pairs = [(prompt, picture) for (prompt, _), picture in new.items()]
-        for batch in batches(pairs, PICTURES, lambda pair: self.pixels(pair[1])):  # a reward copies all that it gets
+        for batch in batches(pairs, PICTURES, lambda pair: self.pixels(pair[1])):  # a reward copies its pictures
             pictures, prompts = [picture.image for _, picture in batch], [text for text, _ in batch]
             with _named(self._spec):
                 rewards = scored({self._spec: self._reward}, pictures, prompts)[self._spec]
@@ -79,7 +79,7 @@ class RewardJudge(Annotator):
 
 
 def check(argument: str) -> None:
-    """Raise `UserError` if `argument` names no reward, or one that cannot be used."""
+    """Raise `UserError` if `argument` does not name a reward, or names one that cannot be used."""
     if not argument:
         known = ", ".join(f"reward:{name}" for name in plugins.catalog("reward"))
         raise UserError(f"--annotator reward: name a reward model: {known}, or your own file as reward:PATH.py")
@@ -88,7 +88,7 @@ def check(argument: str) -> None:
 
 
 def load(argument: str, *, device: str = "auto") -> RewardJudge:
-    """The judge of the reward that `argument` names as ``--reward`` would."""
+    """An annotator with the reward that `argument` names, as in ``--reward``."""
     check(argument)
     with _named(argument):
         return RewardJudge(argument, plugins.load("reward", argument, device=device))
@@ -96,7 +96,7 @@ def load(argument: str, *, device: str = "auto") -> RewardJudge:
 
 @contextmanager
 def _named(argument: str) -> Iterator[None]:
-    """What is wrong with a reward is said of the option that names it here."""
+    """A context that puts the annotator option in front of errors about the reward."""
     try:
         yield
     except UserError as error:

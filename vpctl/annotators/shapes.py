@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def annotate(prompt: str, images: "list[Image.Image]", aspect: Aspect) -> Verdicts:
-    """The pixel judge's scores, from 1 to 5, with its reasons."""
+    """The pixel judge's scores, from 1 to 5, and rationales. Raises `UserError` for an aspect it does not measure."""
     from ..shapes.judge import ASPECTS, judge
 
     if aspect.name not in ASPECTS:
@@ -28,6 +28,6 @@ def check(argument: str) -> None:
 
 
 def load(argument: str, *, device: str = "auto") -> object:
-    """The judge; it takes no argument and runs on the CPU."""
+    """The pixel judge. It takes no argument and runs on the CPU."""
     check(argument)
     return annotate

@@ -1,1 +1,1 @@
-"""What draws pictures. A module here is a generator: `vpctl.contracts` has the contract."""
+"""Generators, which draw pictures. Each module is a plug-in; `vpctl.contracts` has the contract."""

@@ -1,4 +1,4 @@
-"""A diffusers pipeline that draws, for the generators `diffusion` and `shapes`."""
+"""A diffusers pipeline as a generator, for the plug-ins `diffusion` and `shapes`."""
 
 from functools import cached_property
 from pathlib import Path
@@ -38,13 +38,13 @@ class Diffusion(TunableGenerator):
         self.fingerprint = fingerprint(source) if Path(source).is_dir() else source
 
     def adapt(self, folder: str) -> None:
-        """Draw with the LoRA in `folder` from now on. Raises `UserError` if there is none, or one of another model."""
+        """Draw with the LoRA in `folder` from now on. Raises `UserError` if there is none or it does not fit."""
         sources.check_adapter(folder, sources.check("pipeline", self.source, option=self._option))
         self._adapter = folder
 
     @cached_property
     def pipeline(self) -> Any:
-        """The pipeline on its device, its progress bar off, its safety checker left out: annotate judges harm."""
+        """The pipeline on its device, without progress bar and safety checker: harm is judged by annotate."""
         from ..models import devices, hub
 
         device = devices.resolve_device(self._device)
@@ -56,7 +56,10 @@ class Diffusion(TunableGenerator):
         return pipe.to(device)
 
     def __call__(self, prompts: list[str], seeds: list[int], settings: Settings) -> "list[Image.Image]":
-        """One picture a prompt, each from a generator of its own: the batch it is in does not change it."""
+        """One picture for each prompt. Each picture has its own random generator, so the batch does not change it.
+
+        Raises `UserError` if the pipeline does not support the settings.
+        """
         import torch
 
         from ..models import hub
@@ -71,12 +74,12 @@ class Diffusion(TunableGenerator):
             try:
                 with torch.inference_mode():
                     pictures: list[Image.Image] = pipeline(prompt=prompts, generator=noise, **wanted).images
-            except ValueError as error:  # a size or a number of steps that this pipeline does not do
+            except ValueError as error:  # a size or a number of steps that this pipeline does not support
                 raise UserError(f"{self._where}: {sources.first_line(error)}") from None
         return pictures
 
     def _report_cut(self, prompts: list[str]) -> None:
-        """Warn once of prompts longer than the text encoder reads; diffusers itself warns at every batch."""
+        """Warn once about prompts longer than the text encoder reads. diffusers itself warns in every batch."""
         from ..models import hub
 
         tokenizer = getattr(self.pipeline, "tokenizer", None)

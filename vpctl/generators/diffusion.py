@@ -1,8 +1,9 @@
 """Any diffusers text-to-image pipeline: diffusion:FOLDER or diffusion:HUB-ID.
 
 A packaged plug-in may also have ``check(argument)``, which raises `UserError` if the argument cannot be used. It is
-called first and takes a second at most, so nothing heavy is imported at the top of this file. A generator's ``check``
-also gets ``adapter``, ``width`` and ``height``, and ``tuned`` from the tune commands, if it has these parameters.
+called first and takes at most a second, so nothing heavy is imported at the top of this file. The ``check`` of a
+generator also gets ``adapter``, ``width`` and ``height``, and from the tune commands ``tuned``, if it has these
+parameters.
 """
 
 from typing import TYPE_CHECKING
@@ -20,9 +21,9 @@ OPTION = "--model diffusion:"
 def check(
     argument: str, *, adapter: str = "", width: int | None = None, height: int | None = None, tuned: bool = False
 ) -> None:
-    """Raise `UserError` if `argument` is no pipeline, does not draw pictures of this size, or does not fit the LoRA.
+    """Raise `UserError` if `argument` is not a pipeline, does not draw pictures of this size, or does not fit the LoRA.
 
-    With `tuned`, also if it is a pipeline that cannot be tuned.
+    With `tuned`, also raise it if the pipeline cannot be tuned.
     """
     if not argument:
         raise UserError(f"{OPTION} name a model, as in diffusion:FOLDER or diffusion:HUB-ID")
@@ -32,7 +33,7 @@ def check(
 
 
 def load(argument: str, *, device: str = "auto") -> "Diffusion":
-    """The pipeline of a folder or a hub id."""
+    """The pipeline of a folder or a hub id, as a generator."""
     check(argument)
     from ._pipeline import Diffusion
 

@@ -17,14 +17,14 @@ OPTION = "--model "
 
 
 def check(argument: str, *, adapter: str = "", width: int | None = None, height: int | None = None) -> None:
-    """Raise `UserError` for another model than these, and as `diffusion.check` does."""
+    """Raise `UserError` if there is no such model, and in the cases of `diffusion.check`."""
     if argument and argument not in ARGUMENTS:
         raise UserError(f"--model shapes:{argument}: known: {', '.join(f'shapes:{model}' for model in ARGUMENTS)}")
     sources.check_pipeline(str(WEIGHTS / (argument or "base")), option=OPTION, adapter=adapter, size=(width, height))
 
 
 def load(argument: str, *, device: str = "auto") -> "Diffusion":
-    """One of the packaged pipelines; base if `argument` is empty."""
+    """A generator with one of the packaged pipelines; the base model if `argument` is empty."""
     check(argument)
     from ._pipeline import Diffusion
 

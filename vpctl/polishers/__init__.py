@@ -1,1 +1,1 @@
-"""What cleans prompts. A module here is a polisher: `vpctl.contracts` has the contract."""
+"""Polishers, which clean prompts. Each module is a plug-in; `vpctl.contracts` has the contract."""

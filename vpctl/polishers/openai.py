@@ -1,9 +1,9 @@
 """A language model behind any OpenAI-compatible server: openai:MODEL, with OPENAI_BASE_URL and OPENAI_API_KEY.
 
-Several prompts go in one call, each under an id that has to come back once. A model drops, doubles and mixes up items
-all the same, so what it says of a prompt is held against the prompt (`prompts.faith`). Where a call fails, also after
-the engine's one repeated try, the rest of it is asked for one by one: a prompt that is refused or that confuses the
-model costs the others nothing but a second question.
+One call has several prompts, each with an id that must occur once in the answer. Models still drop, repeat and mix up
+items, so each answer is compared with its prompt (`prompts.faith`). If a call fails, also in the engine's second try,
+the prompts without a trusted answer are asked one by one. So a prompt that is refused or that confuses the model costs
+the others only a second question.
 """
 
 import asyncio
@@ -25,19 +25,19 @@ from ..prompts.faith import checked
 from ..records import digest
 
 PER_CALL = 8
-"""Prompts in one call: the instructions are then a small part of what is paid for."""
+"""Prompts in one call. With several, the instructions are a small part of the cost."""
 
 ITEM = 25.0
-"""Tokens of an item's id, keys and brackets in an answer."""
+"""Tokens of the id, keys and brackets of an item in an answer."""
 
 SHOWN = 60
-"""Characters of a prompt in a message."""
+"""Maximum length of a prompt in a message, in characters."""
 
 SAFE = frozenset(["", "-", "false", "n/a", "no", "none", "null", "safe"])
-"""What models write where the prompt asks for nothing harmful and they have been told to write nothing."""
+"""Values of `unsafe` that mean that the prompt is safe. Models write them although they were told to write nothing."""
 
-# The method's instruction (appendix F.1 of the paper) in our words, and what people's prompts and models' answers have
-# shown to be wanting in it.
+# The instruction of the paper (appendix F.1) in our words. It also has what was missing there, as people's prompts and
+# models' answers have shown.
 _TASK = """You clean prompts that people wrote for text-to-image models. You are given several, each with an id.
 
 Say in one sentence, or one phrase, what the picture is to show. Keep the subject and all that is said of it: how it
@@ -78,34 +78,34 @@ SCHEMA: dict[str, Any] = {
 
 
 class LanguageModel(AsyncPolisher):
-    """A polisher that asks a model, about `at_once` prompts a call."""
+    """A polisher that asks a language model, with `at_once` prompts in a call."""
 
     at_once = PER_CALL
     template = f"polish@{digest([SYSTEM, _BEFORE, _AFTER, SCHEMA])}"
-    """Identity of the words."""
+    """Name and hash of the instructions for the model."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self.identity = {**model.identity, "template": self.template, "at_once": self.at_once}
 
     def check(self) -> None:
-        """Raise `UserError` if it cannot be asked."""
+        """Raise `UserError` if the API key is missing or malformed."""
         self.model.engine.check()
 
     def running(self, brake: Brake) -> AbstractAsyncContextManager[None]:
-        """While this lasts, it may be called."""
+        """The context in which it may be called."""
         return self.model.engine.running(brake)
 
     def status(self, share: float | None = None) -> str:
-        """How the run stands, in a few words."""
+        """A short text about the progress: cost or tokens so far, and calls in flight."""
         return self.model.engine.status(share)
 
     def summary(self) -> str:
-        """What the run took, in a few words."""
+        """A short text about the whole run: requests, tokens and cost."""
         return self.model.engine.summary()
 
     async def __call__(self, prompts: list[str]) -> list[Polished | RecordFailed]:
-        """What became of each prompt, in their order. A refusal of a prompt is a reason to call it unsafe."""
+        """One result for each prompt, in their order. A prompt that the model refuses is reported as unsafe."""
         if not prompts:
             return []
         sheet = Sheet(prompts)
@@ -122,7 +122,7 @@ class LanguageModel(AsyncPolisher):
         return [*map(_safe, prompts, answer.value)]
 
     def request(self, sheet: "Sheet") -> Request:
-        """What the server is asked."""
+        """The request for the prompts of a sheet."""
         items = [{"id": one, "prompt": prompt} for one, prompt in zip(sheet.ids, sheet.prompts, strict=True)]
         text = f"{_BEFORE}{orjson.dumps(items).decode()}{_AFTER}"
         said = sum(len(prompt.encode()) for prompt in sheet.prompts) / BYTES_PER_TOKEN + ITEM * len(items)
@@ -130,9 +130,10 @@ class LanguageModel(AsyncPolisher):
         return Request(SYSTEM, [text_part(text)], SCHEMA, self.model.estimate(asked, [], "", said))
 
     async def _one_by_one(self, sheet: "Sheet") -> list[Polished | RecordFailed]:
-        """What became of each prompt of a call that came to nothing: what its answers said that can be trusted stands.
+        """The results for a call that failed: trusted answers are kept, and the other prompts are asked one by one.
 
-        If the run is stopped meanwhile, what is known by then is kept, since it has been paid for.
+        If the run is stopped meanwhile, the results so far are kept, since they are paid for. Raises `Stopped` if there
+        are none.
         """
         results: dict[int, Polished | RecordFailed] = {
             place: _safe(sheet.prompts[place], clean) for place, clean in sheet.trusted.items()
@@ -154,9 +155,9 @@ class LanguageModel(AsyncPolisher):
 
 
 class Sheet:
-    """The prompts of one call, with an id each, and what its answers say of them that can be `trusted`, by place.
+    """The prompts of one call, with an id for each. `trusted` has the answers that passed the check, by place.
 
-    An id is made of the prompt's hash and its place: a model that goes wrong in counting does not hit upon another's.
+    An id consists of the prompt's hash and its place. A model that miscounts does not produce the id of another prompt.
     """
 
     def __init__(self, prompts: Sequence[str]) -> None:
@@ -165,10 +166,11 @@ class Sheet:
         self.trusted: dict[int, Polished] = {}
 
     def read(self, answer: dict[str, Any]) -> list[Polished]:
-        """What an answer says of each prompt. Raises `Unusable` if not every id is there once with a text of its own.
+        """The result for each prompt, from an answer.
 
-        What each id is given has to be of its own prompt: a text that cannot be that, and can be another's, was mixed
-        up. Anything else that is wrong with a text is a matter of that prompt alone.
+        Raises `Unusable` if an id does not occur exactly once or has no text. Also raises it if a text does not fit its
+        own prompt but fits another one: then the model has mixed them up. Any other fault of a text concerns that
+        prompt only.
         """
         items = answer.get("prompts")
         if not isinstance(items, list):
@@ -195,7 +197,7 @@ class Sheet:
         return [results[place] for place in range(len(self.prompts))]
 
     def _whose(self, place: int, text: str) -> str:
-        """The id of another prompt that a text can be of."""
+        """The id of another prompt that the text fits; empty if there is none."""
         others = zip(self.ids, self.prompts, strict=True)
         fits = (one for one, other in others if other != self.prompts[place] and not checked(other, text).rejected)
         return next(fits, "") if text.strip() else ""
@@ -212,7 +214,10 @@ def _reason(unsafe: str) -> str:
 
 
 def _safe(prompt: str, clean: Polished) -> Polished:
-    """An answer with the rules' text where the model's was rejected, and their list of what is unsafe as a floor."""
+    """The polished prompt, combined with the result of the rules.
+
+    If the model's text was rejected, the text of the rules is used. A prompt that the rules call unsafe is unsafe.
+    """
     [ruled] = cleaning.polish([prompt])
     return clean._replace(prompt=ruled.prompt if clean.rejected else clean.prompt, unsafe=clean.unsafe or ruled.unsafe)
 
@@ -222,5 +227,5 @@ def _named(prompt: str, failure: object) -> str:
 
 
 def load(argument: str, *, device: str = "auto", server: ServerConfig = ServerConfig()) -> LanguageModel:  # noqa: B008
-    """A polisher that asks the model named by `argument`; `device` is the server's business."""
+    """A polisher that asks the model `argument`. `device` is not used."""
     return LanguageModel(Model(server, argument, option="--polisher openai"))

@@ -8,7 +8,7 @@ from ..prompts.cleaning import polish
 
 
 def load(argument: str, *, device: str = "auto") -> Callable[[list[str]], list[Polished]]:
-    """The rules; they take no argument."""
+    """The rules. They take no argument."""
     if argument:
         raise UserError(f"--polisher rules:{argument}: the rules take no argument")
     return polish

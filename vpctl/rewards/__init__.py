@@ -1,1 +1,1 @@
-"""What scores pictures. A module here is a reward: `vpctl.contracts` has the contract."""
+"""Rewards, which score pictures. Each module is a plug-in; `vpctl.contracts` has the contract."""

@@ -1,6 +1,7 @@
 """CLIP score: the cosine similarity of picture and prompt; clip:FOLDER or clip:HUB-ID.
 
-Published CLIP scores are this times 1, 2.5, 100 or the model's own logit scale; here it is the bare cosine, in [-1, 1].
+Published CLIP scores are this cosine times 1, 2.5, 100 or the model's logit scale. Here it is the cosine itself, in
+[-1, 1].
 """
 
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ ARGUMENTS = "DIR"
 
 
 def check(argument: str) -> None:
-    """Raise `UserError` if `argument` is no folder or hub id of a CLIP."""
+    """Raise `UserError` if `argument` is not a folder or hub id of a CLIP model."""
     if not argument:
         raise UserError(f"{OPTION} name a model, as in clip:openai/clip-vit-large-patch14")
     folder = sources.check("reward", argument, option=OPTION)
@@ -26,7 +27,7 @@ def check(argument: str) -> None:
 
 
 def load(argument: str, *, device: str = "auto") -> "Score":
-    """The CLIP of a folder or hub id, its logit scale divided out."""
+    """The CLIP model of a folder or hub id, as a reward. The scores are divided by its logit scale."""
     check(argument)
     from ..models import devices
     from ..models.reward import Score, open_model

@@ -1,6 +1,6 @@
 """PickScore v1 (Kirstain et al. 2023, arXiv 2305.01569): from the hub, or pickscore:FOLDER from a local copy.
 
-The score is the scaled cosine, about 17 to 24; the softmax over the pictures of one prompt is the preference.
+The score is the scaled cosine, about 17 to 24. The softmax over the pictures of one prompt is the preference.
 """
 
 from typing import TYPE_CHECKING
@@ -16,12 +16,12 @@ OPTION = "--reward pickscore:"
 
 
 def check(argument: str) -> None:
-    """Raise `UserError` if the model is not in the folder `argument`, nor to be fetched from the hub."""
+    """Raise `UserError` if the model in `argument`, or the one on the hub if it is empty, cannot be used."""
     sources.check("reward", argument or HUB_ID, option=OPTION)
 
 
 def load(argument: str, *, device: str = "auto") -> "Score":
-    """PickScore as it was released, with no scale of ours put on it."""
+    """PickScore as it was released, without any further scaling."""
     check(argument)
     from ..models import devices
     from ..models.reward import Score, open_model

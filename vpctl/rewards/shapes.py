@@ -13,7 +13,7 @@ ARGUMENTS = ("prompt-following", "aesthetic", "fidelity", "harmlessness")
 
 
 class PixelJudge(Reward):
-    """The mean of some aspects of the pixel judge, in [1, 5]."""
+    """The mean of some of the pixel judge's aspects, in [1, 5]."""
 
     differentiable = False
 
@@ -21,7 +21,7 @@ class PixelJudge(Reward):
         self.aspects = names
 
     def __call__(self, images: "list[Image.Image] | Tensor", prompts: list[str]) -> "Tensor":
-        """The scores (B,)."""
+        """The scores (B,), in float64."""
         import torch
 
         from ..models.tensors import to_pictures
@@ -36,12 +36,12 @@ class PixelJudge(Reward):
 
 
 def check(argument: str) -> None:
-    """Raise `UserError` if `argument` is not empty and names no aspect."""
+    """Raise `UserError` if `argument` is neither empty nor an aspect."""
     if argument and argument not in ARGUMENTS:
         raise UserError(f"--reward shapes:{argument}: known: {', '.join(f'shapes:{aspect}' for aspect in ARGUMENTS)}")
 
 
 def load(argument: str, *, device: str = "auto") -> PixelJudge:
-    """The judge of one aspect, or of all four; it runs on the CPU."""
+    """A reward from the aspect `argument`, or from all four if it is empty. It runs on the CPU."""
     check(argument)
     return PixelJudge([argument] if argument else list(ARGUMENTS))

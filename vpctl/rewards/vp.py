@@ -16,14 +16,17 @@ OPTION = "--reward vp:"
 
 
 def check(argument: str) -> None:
-    """Raise `UserError` if `argument` is no folder or hub id of a reward model."""
+    """Raise `UserError` if `argument` is not a folder or hub id of a reward model."""
     if not argument:
         raise UserError(f"{OPTION} name the folder that train-rm wrote, as in vp:vp-score/")
     scale(argument)
 
 
 def scale(argument: str) -> tuple[float, float]:
-    """Mean and standard deviation of the model's usual rewards, which train-rm writes down; 0 and 1 without them."""
+    """Mean and standard deviation of the model's rewards, as train-rm saved them; 0 and 1 if there is no such file.
+
+    Raises `UserError` if the file is invalid.
+    """
     file = sources.check("reward", argument, option=OPTION).path / SCALE_FILE
     if not file.is_file():
         return 0.0, 1.0
@@ -41,7 +44,7 @@ def scale(argument: str) -> tuple[float, float]:
 
 
 def load(argument: str, *, device: str = "auto") -> "Score":
-    """The reward model in the folder `argument`."""
+    """The reward model in the folder `argument`, as a reward."""
     check(argument)
     from ..models import devices
     from ..models.reward import Score, open_model
