@@ -1,5 +1,5 @@
-"""The engine for paid, rate-limited servers: `engine` sends, `pace` and `budget` hold it back, `chat` asks and reads.
+"""The client for paid, rate-limited servers: `engine` sends, `pace` and `budget` limit it, `chat` asks and reads.
 
-The server is --base-url, OPENAI_BASE_URL, or OpenAI's own; the key is OPENAI_API_KEY. The key is never an option and
-never an output.
+The server is --base-url, OPENAI_BASE_URL, or OpenAI's own. The key is OPENAI_API_KEY. It is never an option and never
+printed or written.
 """

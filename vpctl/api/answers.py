@@ -1,4 +1,4 @@
-"""Reading what a language model wrote as JSON, however it wrapped it, and never more into it than is there."""
+"""Reads the JSON in a language model's answer, with or without text around it. Missing parts are never made up."""
 
 import json
 import re
@@ -14,9 +14,9 @@ _FENCED = re.compile(r"```(?:json)?\s*+(.*?)```", re.DOTALL)
 
 
 def loads(text: str | bytes) -> Any:
-    """JSON, also with half of a surrogate pair in it, as a model that was cut short may write; that becomes ``?``.
+    """The value of a JSON text. Half of a surrogate pair, as in an answer that was cut short, becomes ``?``.
 
-    Raises `ValueError` if it is none.
+    Raises `ValueError` if the text is not JSON.
     """
     try:
         return orjson.loads(text)
@@ -28,14 +28,15 @@ def loads(text: str | bytes) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    """The value without halves of surrogate pairs."""
+    """The value with halves of surrogate pairs replaced by ``?``."""
     return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def parse(text: str | None) -> dict[str, Any]:
-    """The one JSON object in an answer: alone, fenced, or with words or thoughts around it, small slips mended.
+    """The one JSON object in an answer, which may be in a code fence or have text or thoughts around it.
 
-    Raises `Unusable` if there is none, or if it does not end: what was cut off is not made up.
+    Small errors in the JSON are repaired. Raises `Unusable` if there is no object, if there are several, or if it is
+    incomplete: what was cut off is not made up.
     """
     text = (text or "").rpartition("</think>")[2]
     for candidate in _candidates(text):
@@ -60,10 +61,10 @@ def parse(text: str | None) -> dict[str, Any]:
 
 
 def _object(text: str) -> str:
-    """The one object in a text, from brace to brace; nothing if there are several, or none that ends.
+    """The one object in a text, from brace to brace; empty if there are several, or if it does not end.
 
-    A quote opens a string behind a brace, a bracket, a comma or a colon, and closes it in front of one: others are part
-    of what is said.
+    A quote opens a string after a brace, a bracket, a comma or a colon, and closes it in front of one. Any other quote
+    is part of the string.
     """
     start = text.find("{")
     depth, quote, last, end = 0, "", "", -1

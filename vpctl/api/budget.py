@@ -1,4 +1,4 @@
-"""What calls cost, and the limits that end a run: money, requests, time. No call is begun that could overshoot one."""
+"""Counts what calls cost, and enforces the limits on cost and requests. No call starts that could exceed a limit."""
 
 import asyncio
 import math
@@ -14,16 +14,16 @@ from ..flow import Brake
 
 MILLION = 1_000_000
 BYTES_PER_TOKEN = 4.0
-"""Of English text; what a call really takes is learnt from the first answers."""
+"""In English text. The true ratio is learned from the first answers."""
 TOKENS_PER_PIXEL = 1 / 196
-"""Of a picture, for a model of which nothing is known: patches of 14 × 14 pixels, the most that open models take."""
+"""In a picture, for a model of which nothing is known: one token per 14 × 14 pixels, the most that open models take."""
 
 
 _PICTURE = ({"base", "tile"}, {"most", "times"})
 
 
 class Price(NamedTuple):
-    """Dollars a token, and how pictures are counted (`prices.toml` says how)."""
+    """Dollars per token, and how tokens of pictures are counted. `prices.toml` explains the values."""
 
     input: float
     output: float
@@ -32,7 +32,7 @@ class Price(NamedTuple):
     picture: Mapping[str, float] | None = None
 
     def of(self, usage: Mapping[str, float]) -> float:
-        """What a call costs that took these tokens."""
+        """The cost in dollars of a call with this usage."""
         prompt = usage.get("prompt_tokens", 0.0)
         cached = min(usage.get("cached_tokens", 0.0), prompt)
         fresh = prompt - cached
@@ -45,7 +45,7 @@ def _own_table() -> dict[str, Any]:
 
 
 def table(path: str = "") -> dict[str, Any]:
-    """The prices of the package, under those of a file of one's own. Raises `UserError` if that is not right."""
+    """The prices of the package, overridden by those in the user's file. Raises `UserError` if the file is invalid."""
     if not path:
         return _own_table()
     try:
@@ -76,7 +76,11 @@ def _check(entry: object, where: str) -> None:
 
 
 def price(model: str, prices: Mapping[str, Any]) -> Price | None:
-    """The price of a model, by the longest name that it begins with at a border of words; None if there is none."""
+    """The price of a model; None if it is unknown.
+
+    A name in the table matches models that begin with it and continue with ``-``, ``:`` or ``@``. The longest match
+    counts.
+    """
     bare = model.rpartition("/")[2]
     known = [name for name in prices if bare == name or bare.startswith((f"{name}-", f"{name}:", f"{name}@"))]
     if not known:
@@ -92,7 +96,7 @@ def price(model: str, prices: Mapping[str, Any]) -> Price | None:
 
 
 def picture_tokens(width: int, height: int, detail: str, how: Mapping[str, float] | None) -> float:
-    """How many tokens a picture takes, by the way a model counts them."""
+    """The number of tokens of a picture, by the counting rule `how` of its model; None if the rule is unknown."""
     if how is None:
         return width * height * TOKENS_PER_PIXEL + 16
     if "tile" in how:
@@ -107,7 +111,7 @@ def picture_tokens(width: int, height: int, detail: str, how: Mapping[str, float
 
 
 class Estimate(NamedTuple):
-    """What a call will probably take, in tokens: its prompt, its answer, and the longest answer it may give."""
+    """The estimated tokens of a call: its prompt, its answer, and the longest answer that it allows."""
 
     prompt: float
     answer: float
@@ -115,18 +119,19 @@ class Estimate(NamedTuple):
 
 
 FIRST_RATIO = 4.0
-"""No token is shorter than a byte: so many times the estimate of a prompt is the most its text can be, whatever the
-prompts before it were like."""
+"""Upper bound on the tokens of a text, as a multiple of their estimate. It holds for every prompt, whatever the prompts
+before it were like: no token is shorter than a byte.
+"""
 MARGIN = 1.25
-"""How far above the worst ratio of tokens to estimate so far the next call's may lie, where pictures take more."""
+"""Safety factor on the highest ratio of actual to estimated tokens so far: pictures may take more than estimated."""
 
 
 class Budget:
-    """Counts what was spent and what calls under way may still cost, and stops the run before a limit is passed.
+    """Counts what was spent and what running calls may still cost, and stops the run before a limit is exceeded.
 
-    The cost of a call is known only afterwards. It reserves the most it could cost, and gives back the rest; a call
-    that does not fit waits until others have given back. How many tokens a server counts for a prompt is learnt from
-    its answers; until the first is there, one call is under way at a time.
+    The cost of a call is known only afterwards. So a call reserves the most it could cost, and releases the rest when
+    it ends. A call that does not fit waits until others have released theirs. How many tokens a server counts for a
+    prompt is learned from its answers; until the first answer, only one call runs at a time.
     """
 
     def __init__(
@@ -148,26 +153,26 @@ class Budget:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def begin(self, brake: Brake) -> None:
-        """Have `brake` pulled at a limit from now on; calls can only be reserved after this."""
+        """Pull `brake` at a limit from now on. Calls can be reserved only after this."""
         self._brake = brake
         brake.when_pulled(self._wake)
 
     def expected(self, estimate: Estimate) -> dict[str, float]:
-        """The tokens a call will take, in the light of those that have been answered."""
+        """The expected tokens of a call, corrected by the answers so far."""
         ratio = self.usage["prompt_tokens"] / self._estimated if self._estimated else 1.0
         answer = self.usage["completion_tokens"] / self.calls if self.calls else estimate.answer
         return {"prompt_tokens": estimate.prompt * ratio, "completion_tokens": answer}
 
     def most(self, estimate: Estimate) -> float:
-        """Dollars that a call can cost at most."""
+        """The maximum cost of a call in dollars."""
         ratio = max(FIRST_RATIO, self._worst * MARGIN)
         most = {"prompt_tokens": estimate.prompt * ratio, "completion_tokens": estimate.longest}
         return self.price.of(most) if self.price else 0.0
 
     async def reserve(self, estimate: Estimate) -> float:
-        """Wait until a call fits, and put aside the dollars it may cost.
+        """Wait until a call fits, reserve its maximum cost, and return that in dollars. Without --max-cost this is 0.
 
-        Raises `Stopped`, and stops the run, if it never will fit.
+        Raises `Stopped`, and stops the run, if the call can never fit.
         """
         if self._max_cost is None:
             return 0.0
@@ -191,11 +196,11 @@ class Budget:
             await turn
 
     def hold(self, dollars: float) -> None:
-        """Put dollars aside for what is under way elsewhere, or give back what was put aside, if they are negative."""
+        """Reserve dollars for something that runs elsewhere, such as a batch. A negative amount releases them."""
         self._reserved += dollars
 
     def allows(self, dollars: float) -> str:
-        """Why one more request, of so many dollars at most, may not be made now; nothing if it may."""
+        """Why one more request, which costs at most `dollars`, must not be made now; empty if it may be made."""
         if self._max_requests is not None and self.requests >= self._max_requests:
             return f"--max-requests {self._max_requests} is reached"
         if self._max_cost is not None and self.spent + self._reserved + dollars > self._max_cost:
@@ -204,7 +209,11 @@ class Budget:
         return ""
 
     def settle(self, reserved: float, estimate: Estimate, usage: Mapping[str, float] | None) -> float:
-        """A call has ended: what it cost, in dollars. None used nothing; a server that does not say used the most."""
+        """Release what a call that has ended had reserved, and return its cost in dollars.
+
+        `usage` is None if the call used nothing. If the server did not report its tokens, the whole reserve counts as
+        cost.
+        """
         if self._max_cost is not None:
             self._reserved -= reserved
             self._outstanding -= 1
@@ -213,7 +222,10 @@ class Budget:
         return cost
 
     def answered(self, estimate: Estimate, usage: Mapping[str, float], *, unsaid: float, factor: float = 1.0) -> float:
-        """An answer came: what it cost in dollars, at `factor` of the price; `unsaid` if the server does not say."""
+        """Count an answer, and return its cost in dollars, at `factor` times the price.
+
+        If the server did not report its tokens, the cost is at least `unsaid`.
+        """
         self.calls += 1
         if prompt := usage.get("prompt_tokens"):
             self._estimated += estimate.prompt
@@ -226,7 +238,7 @@ class Budget:
         return cost
 
     def lose(self, reserved: float) -> None:
-        """Nobody heard the end of a call, which may have cost all that was reserved for it."""
+        """Count the whole reserve of a call as spent: its end was not received, so it may have been charged."""
         if self._max_cost is not None:
             self._reserved -= reserved
             self._outstanding -= 1
@@ -234,14 +246,14 @@ class Budget:
             self._wake()
 
     def _wake(self) -> None:
-        """Have whoever waits look again."""
+        """Let all waiting calls check again whether they fit."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
 
     def request(self) -> None:
-        """One more request is about to be sent. Raises `Stopped`, and stops the run, if it is one too many."""
+        """Count a request before it is sent. Raises `Stopped`, and stops the run, if the limit is reached."""
         self._brake.check()
         if self._max_requests is not None and self.requests >= self._max_requests:
             self._brake.pull(f"--max-requests {self._max_requests} is reached")

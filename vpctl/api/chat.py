@@ -1,7 +1,7 @@
-"""Questions to a chat model with pictures, answered as JSON of a given schema, and checked by whoever asks.
+"""Asks a chat model questions with pictures. Answers are JSON of a given schema, and the caller checks them.
 
-How a server wants to be asked is found out once in a run: it may know strict schemas, or only that JSON is wanted, or
-neither; it may refuse a temperature, or know the limit on the answer's length by its old name.
+How a server accepts requests is found out once in a run. It may support strict schemas, or only JSON without a schema,
+or neither. It may reject a temperature, or know the limit on the length of the answer by its old name.
 """
 
 import re
@@ -35,7 +35,7 @@ _OF_SCHEMAS = re.compile(r"response_format|json_schema|json_object|json schema|s
 
 
 class Dialect(NamedTuple):
-    """How a server wants to be asked."""
+    """How a server accepts requests: the response format, the parameter for the answer's length, the temperature."""
 
     schema: str = SCHEMAS[0]
     limit: str = LIMITS[0]
@@ -45,11 +45,11 @@ class Dialect(NamedTuple):
 PLAINEST = Dialect(SCHEMAS[-1], LIMITS[-1], temperature=False)
 
 OWN = frozenset(["model", "messages", "n", "stream", "max_tokens", "max_completion_tokens"])
-"""Keys of a request that are ours: another value would cost what nobody counts, or be answered as nobody reads."""
+"""Keys of a request that vpctl sets. With other values, costs would not be counted, or answers could not be read."""
 
 
 class Request(NamedTuple):
-    """What a model is asked: `parts` are the user's message, each already JSON."""
+    """What a model is asked. `parts` are the parts of the user's message, each encoded as JSON."""
 
     system: str
     parts: Sequence[bytes]
@@ -58,7 +58,7 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple, Generic[T]):
-    """What was made of an answer, and the tokens and dollars it took."""
+    """The value that was read from an answer, and its usage in tokens and dollars."""
 
     value: T
     usage: dict[str, float]
@@ -66,12 +66,12 @@ class Answer(NamedTuple, Generic[T]):
 
 @lru_cache(1024)
 def text_part(text: str) -> bytes:
-    """A piece of text in a question."""
+    """A text as a part of a message."""
     return orjson.dumps({"type": "text", "text": text})
 
 
 def picture_part(url: str, detail: str = "") -> bytes:
-    """A picture in a question, by its URL, which may be one that holds it."""
+    """A picture as a part of a message. `url` may be a data URL."""
     image = {"url": url, **({"detail": detail} if detail else {})}
     return orjson.dumps({"type": "image_url", "image_url": image})
 
@@ -82,7 +82,10 @@ def _dumped(text: str) -> bytes:
 
 
 class Model:
-    """A model on a server. `option` is what named it, as ``--annotator openai``, for messages."""
+    """A model on a server. `option` is the option that named it, such as ``--annotator openai``, for messages.
+
+    Raises `UserError` if the configuration is invalid.
+    """
 
     def __init__(self, config: ServerConfig, model: str, *, option: str) -> None:
         self.engine = Engine(config, model, option=option)
@@ -102,7 +105,7 @@ class Model:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that determines an answer beside the question."""
+        """Everything besides the question that determines an answer."""
         config = self._config
         return {
             "server": self.engine.server,
@@ -113,17 +116,17 @@ class Model:
         }
 
     def estimate(self, text: int, pictures: Sequence[tuple[int, int]], detail: str, answer: float) -> Estimate:
-        """Of a question of so many bytes of text and pictures of these sizes in pixels."""
+        """The estimate for `text` bytes of text, pictures of these sizes in pixels, and `answer` tokens of answer."""
         how = self.engine.price.picture if self.engine.price else None
         seen = sum(budget.picture_tokens(width, height, detail, how) for width, height in pictures)
         return Estimate(text / budget.BYTES_PER_TOKEN + seen, answer, self._config.max_tokens)
 
     async def ask(self, request: Request, read: Callable[[dict[str, Any]], T], *, key: str = "") -> Answer[T]:
-        """The answer to a question, as `read` makes it of its JSON, which raises `Unusable` if nothing can be made.
+        """The answer to a question. `read` makes a value of its JSON object, or raises `Unusable`.
 
-        An answer that cannot be used is asked for once more, with what is wrong with it. Raises `Unusable` if that is
-        no better, `Refused`, and what `Engine.post` raises, also of the second call: then it is not known whether an
-        answer can be had.
+        An unusable answer is sent back once, with the reason. Raises `Unusable` if the second answer is unusable too,
+        `Refused`, and every error of `Engine.post`. The last can also come from the second call; then it is unknown
+        whether the question can be answered.
         """
         reply = await self._post(request, (), key)
         try:
@@ -135,7 +138,7 @@ class Model:
     async def mend(
         self, request: Request, first: Unusable, read: Callable[[dict[str, Any]], T], *, key: str = ""
     ) -> Answer[T]:
-        """The answer to a question that was answered once already, with something that could not be used."""
+        """The answer of a second try, after the unusable answer `first`. Raises the same errors as `ask`."""
         correction = f"This answer cannot be used: {first}. Answer again, with one JSON object of the form asked for."
         try:
             second = await self._post(request, (first.raw, correction), f"{key}-repair" if key else "")
@@ -150,7 +153,7 @@ class Model:
             raise Refused(str(refusal), usage) from None
 
     def read(self, body: dict[str, Any], read: Callable[[dict[str, Any]], T], usage: dict[str, float]) -> T:
-        """What is made of an answer that came another way, as from a batch. Raises `Refused` and `Unusable`."""
+        """The value that `read` makes of an answer that came from a batch. Raises `Refused` and `Unusable`."""
         try:
             return _read(Reply(body, usage), read)
         except Unusable as error:
@@ -158,11 +161,11 @@ class Model:
 
     @property
     def dialect(self) -> Dialect:
-        """How the server is asked, as far as one knows by now."""
+        """The dialect that is in use."""
         return self._dialect
 
     def speak(self, dialect: Dialect) -> None:
-        """Ask in this way from now on."""
+        """Use this dialect from now on."""
         self._dialect = dialect
 
     async def _post(self, request: Request, more: tuple[str, ...], key: str) -> Reply:
@@ -183,7 +186,11 @@ class Model:
                     self._dialect = self._instead(used, rejected)
 
     def _instead(self, used: Dialect, rejected: Rejected) -> Dialect:
-        """What to try where a request was called wrong: without what the server names, or, at first, all at once."""
+        """The dialect to try after a request was rejected as invalid.
+
+        It leaves out what the server named. If it named nothing, and no call has been answered yet, it is the plainest
+        dialect. Otherwise raises the error for the rejected request.
+        """
         if found := simpler(used, rejected.about):
             return found
         plainest = PLAINEST if self._config.max_cost is None else PLAINEST._replace(limit=LIMITS[-2])
@@ -193,9 +200,9 @@ class Model:
         raise self.engine.hopeless(rejected) from None
 
     def body(self, request: Request, more: tuple[str, ...] = ()) -> bytes:
-        """The request as the server gets it; `more` are further messages, the model's and ours by turns.
+        """The body of a request in the current dialect. `more` are further messages, by the model and the user in turn.
 
-        Raises `UserError` if nothing would bound what the answer costs, and that is to be bounded.
+        Raises `UserError` if the cost is limited and the server does not accept a limit on the length of the answer.
         """
         dialect, config = self._dialect, self._config
         if not dialect.limit and config.max_cost is not None:
@@ -225,7 +232,7 @@ class Model:
 
 
 def simpler(dialect: Dialect, about: str) -> Dialect | None:
-    """What to try where a request in `dialect` was called wrong in these words; None if they name nothing of it."""
+    """The dialect to try after a rejection with the text `about`, in lower case; None if that names none of it."""
     if dialect.temperature and "temperature" in about:
         return dialect._replace(temperature=False)
     if dialect.limit and ("max_completion_tokens" in about or "max_tokens" in about):
@@ -236,7 +243,7 @@ def simpler(dialect: Dialect, about: str) -> Dialect | None:
 
 
 def plainest(*dialects: Dialect) -> Dialect:
-    """One that leaves out whatever any of these leaves out."""
+    """The dialect that leaves out everything that any of these leaves out."""
     return Dialect(
         max((one.schema for one in dialects), key=SCHEMAS.index),
         max((one.limit for one in dialects), key=LIMITS.index),
@@ -245,7 +252,7 @@ def plainest(*dialects: Dialect) -> Dialect:
 
 
 def _read(reply: Reply, read: Callable[[dict[str, Any]], T]) -> T:
-    """What `read` makes of an answer; `Unusable` has the answer's text."""
+    """The value that `read` makes of an answer. Raises `Refused`, or `Unusable` with the answer's text."""
     choices = reply.body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     message = choice.get("message")

@@ -1,4 +1,4 @@
-"""One OpenAI-compatible server: every request of a run goes through here, paced, tried again, within the budget."""
+"""A client of one OpenAI-compatible server: every request is paced, retried, and counted in the budget."""
 
 import asyncio
 import math
@@ -22,43 +22,45 @@ from .wire import BadStatus, NoAnswer
 R = TypeVar("R")
 
 TRIES = 12
-"""Of a call that meets faults that pass: with the waits between them, five minutes."""
+"""Maximum tries of a call that gets transient errors: about five minutes with the waits between them."""
 TRIES_UNHEARD = 4
-"""Of a call to a server that has never answered: an address that is wrong should be told soon."""
+"""Maximum tries while the server has never answered: a wrong address is reported soon."""
 TRIES_TIMED_OUT = 3
-"""Of a call that took too long: the server may have done, and charged for, what nobody waited for."""
+"""Maximum tries that time out: the server may have answered, and charged for, each of them."""
 TRIES_BROKEN = 6
-"""Of a call that is answered 500 while others are answered: some servers break over what they are asked."""
+"""Maximum tries of a call that gets status 500 while other calls are answered: some servers fail on certain input."""
 GIVEN_UP = (408, 504, 524)
-"""Statuses by which something between us and the model says that it waited too long, as we might have."""
+"""Statuses by which a proxy between us and the model reports that it stopped waiting, as our own timeout would."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
-"""Seconds between tries, where the server does not say; twice as long each time."""
+"""Seconds between tries if the server does not say. The wait doubles with each try, up to the second value."""
 HOPELESS = 4
-"""So many calls that came to nothing, with none answered between them, mean that the next will not be either."""
+"""After this number of failed calls, with none answered between them, no further call is expected to succeed."""
 PATIENCE = 600.0
-"""Seconds in which a server may turn every call away for its rate before a call is given up."""
+"""Seconds in which a server may reject every call for its rate before a call is given up."""
 SECRET = 8
-"""Characters from which on a key may be one. Servers without keys are given any word, which answers may hold too."""
+"""Minimum length of a key that is removed from text. With servers without keys, the key is any word, and answers may
+contain it.
+"""
 NOTICED = 5.0
-"""Seconds that one notices to wait."""
+"""Waits of this many seconds or more are reported."""
 MOST_TOKENS = 1e12
-"""More than any call takes: a server that says so is wrong."""
+"""More than any call takes: a server that reports so many is wrong."""
 SHOWN = 300
-"""Characters of what a server says that are passed on."""
+"""Maximum number of characters of a server's message that are shown."""
 
 POLICY = frozenset(["content_policy_violation", "content_filter", "moderation_blocked", "ResponsibleAIPolicyViolation"])
-"""Codes of a 400 by which providers say that they would not."""
+"""Codes of errors by which providers say that a policy forbids the request."""
 
 
 class Reply(NamedTuple):
-    """A server's answer as JSON, and what it cost in dollars, if the price is known."""
+    """A server's answer as JSON, and its usage: tokens, and `cost` in dollars if the price is known."""
 
     body: dict[str, Any]
     usage: dict[str, float]
 
 
 class Rejected(Exception):
-    """The server calls a request wrong, which may be for a parameter that it does not know."""
+    """The server rejected a request as invalid, perhaps because of a parameter that it does not know."""
 
     def __init__(self, status: int, about: str, said: str) -> None:
         super().__init__(f"the server says {status}: {said}")
@@ -66,9 +68,10 @@ class Rejected(Exception):
 
 
 class Engine:
-    """A server and the run's dealings with it. Nothing is sent before `running`, and only that needs a key.
+    """A server and the calls of a run to it. Requests can be sent only within `running`, which needs the key.
 
-    Raises `UserError` if the options contradict each other.
+    Raises `UserError` if no model is named, the URL or the prices are invalid, or the cost is limited and no price is
+    known.
     """
 
     def __init__(self, config: ServerConfig, model: str, *, option: str) -> None:
@@ -95,12 +98,12 @@ class Engine:
         self._told = -math.inf
 
     def check(self) -> None:
-        """Raise `UserError` if there is no key to ask with."""
+        """Raise `UserError` if the API key is missing or malformed."""
         _key()
 
     @asynccontextmanager
     async def running(self, brake: Brake) -> AsyncIterator[None]:
-        """Be able to send, within the limits that were set, until `brake` is pulled."""
+        """A context in which requests can be sent, within the limits of the configuration, until `brake` is pulled."""
         self._key = _key()
         self.brake = brake
         self.budget.begin(brake)
@@ -115,17 +118,17 @@ class Engine:
             await self.transport.close()
 
     def expected(self, estimate: Estimate) -> dict[str, float]:
-        """What a call will take, in the light of those that have been answered, if any were asked."""
+        """The expected usage of a call, corrected by the answers so far. It has a `cost` if the price is known."""
         expected = self.budget.expected(estimate)
         return {**expected, "cost": self.price.of(expected)} if self.price else expected
 
     @property
     def batch_share(self) -> float:
-        """What share of the price a call costs that is made by batch."""
+        """The fraction of the live price that a call by batch costs; 1 if the price is unknown."""
         return self.price.batch if self.price else 1.0
 
     def status(self, share: float | None = None) -> str:
-        """What was spent, what all will cost if `share` of it is done, and how many calls are under way."""
+        """A short text: what was spent, the expected total if `share` of the run is done, and the calls in flight."""
         if self.price:
             in_all = f" of about {self.budget.spent / share:.2f}" if share else ""
             spent = f"{self.budget.spent:.2f}{in_all} USD"
@@ -135,7 +138,7 @@ class Engine:
         return f"{spent}, {self.pace.in_flight} in flight{waits}"
 
     def summary(self) -> str:
-        """What the run took, in a few words; nothing if nothing was asked."""
+        """A short text about the usage of the run; empty if nothing was asked."""
         if not self.budget.requests:
             return ""
         dollars = f", {self.budget.spent:.4f} USD" if self.price else ""
@@ -143,13 +146,13 @@ class Engine:
         return f"{progress.plural(self.budget.requests, 'request')}, {tokens:.0f} tokens{dollars}"
 
     def redacted(self, text: str) -> str:
-        """Text from a server, in which neither the key nor a password in the URL is to be, on one line."""
+        """A server's text in one line, without the key and without the user and password in the URL."""
         user, _, _ = urlsplit(self.base_url).netloc.rpartition("@")
         text = text.replace(f"{user}@", "") if user else text
         return " ".join(self._without_key(text).split())
 
     def _without_key(self, value: Any) -> Any:
-        """An answer whose texts do not hold the key."""
+        """The JSON value with the key removed from its texts."""
         if len(self._key) < SECRET:
             return value
         if isinstance(value, str):
@@ -159,16 +162,17 @@ class Engine:
         return {name: self._without_key(one) for name, one in value.items()} if isinstance(value, dict) else value
 
     def without_key(self, content: bytes) -> bytes:
-        """What a server sent, in which the key is not to be; one that is a mere word is no secret, and may well be."""
+        """The bytes that a server sent, with the key removed. Keys shorter than `SECRET` are not removed."""
         return content.replace(self._key.encode(), b"[key]") if len(self._key) >= SECRET else content
 
     async def post(
         self, path: str, body: Callable[[], bytes], estimate: Estimate, *, again: bool = False, key: str = ""
     ) -> Reply:
-        """One call, tried until it is answered. `body` is asked for before every try; `key` is the call's identity.
+        """One call, tried until it is answered. `body` is called before every try. `key` is an idempotency key.
 
-        Raises `Rejected`, `Refused`, `RecordFailed` where it may be better another day, and `UserError` where no call
-        could do better.
+        A call with `again` takes precedence over new calls. Raises `Rejected` if the server rejects the request as
+        invalid, `Refused` if a policy forbids it, `Unusable` if it is too large, `RecordFailed` if this call failed but
+        may succeed another day, `UserError` if no call can succeed, and `Stopped` if the run is stopped.
         """
         reserved: float | None = await self.budget.reserve(estimate)
         used: dict[str, float] | None = None
@@ -198,7 +202,7 @@ class Engine:
         key: str,
         unheard: Callable[[], Awaitable[None]],
     ) -> dict[str, Any]:
-        """The answer to one call. `unheard` is awaited where nobody knows whether a try was charged for."""
+        """The answer to one call. `unheard` is awaited after a try of which nobody knows whether it was charged."""
         now = asyncio.get_running_loop().time
         tries = timed_out = broken = 0
         began = broke = now()
@@ -273,11 +277,11 @@ class Engine:
         return answer
 
     async def managed(self, send: Callable[[], Awaitable[R]], way_out: str = "", *, within: float | None = None) -> R:
-        """What `send` returns, which makes a request that is no call to a model, tried until it is answered.
+        """The result of `send`, which makes a request that is not a call of a model. It is tried until it is answered.
 
-        Such requests are paced by nothing and cost nothing. Each try may take as long as a call, or `within` so many
-        seconds, without end if `send` minds the time itself. Raises `UserError`, with a `way_out` where it is the
-        request that the server calls wrong.
+        Such requests are neither paced nor counted in the budget. Each try may take `within` seconds, or as long as a
+        call if that is None. Use infinity if `send` watches the time itself. Raises `UserError`, with `way_out` at its
+        end if the server rejected the request itself, and `Stopped` if the run is stopped.
         """
         tries = 0
         while True:
@@ -307,7 +311,7 @@ class Engine:
             await self.brake.sleep(wait)
 
     def _after(self, error: BadStatus, ticket: Ticket, tries: int) -> float:
-        """How long to wait after an error that passes; raises for one that does not."""
+        """Seconds to wait after a transient error. Raises an exception for any other error."""
         status, code = error.status, self.redacted(error.code)
         said = self._said(error)
         if status == 429 and code != "insufficient_quota":
@@ -329,7 +333,10 @@ class Engine:
         raise Rejected(status, f"{error.param} {code} {said}".casefold(), said) from None
 
     def hopeless(self, rejected: Rejected) -> Exception:
-        """What a request that the server calls wrong means for its record, or for the run, if all are wrong."""
+        """The exception for a request that the server rejected as invalid.
+
+        It concerns one record if other calls have been answered, and the run if all calls were rejected.
+        """
         self._wrong += 1
         if self.right:
             return Unusable(str(rejected))
@@ -338,7 +345,10 @@ class Engine:
         return RecordFailed(str(rejected))
 
     def _given_up(self, failure: str) -> Exception:
-        """What it means that a call was tried often enough: bad luck, or, if no other fares better, a server down."""
+        """The exception for a call that was tried too often.
+
+        It concerns one record, or the run if the other calls fail too: then the server is down.
+        """
         self._lost += 1
         if self._heard and self._lost < HOPELESS:
             return RecordFailed(failure)
@@ -366,7 +376,7 @@ class Engine:
 
 
 def _way_out(status: int, server: str) -> str:
-    """What to look at where no further call could do better."""
+    """What the user can check, for the end of a message; empty if there is nothing."""
     if status == 401:
         return "; check OPENAI_API_KEY"
     if status == 404 and not server.endswith("/v1"):
@@ -375,7 +385,7 @@ def _way_out(status: int, server: str) -> str:
 
 
 def _key() -> str:
-    """The key, of the environment only. No message has it, also where it is not right."""
+    """The key from the environment. Raises `UserError` if it is missing or malformed; no message shows it."""
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if not key:
         raise UserError("OPENAI_API_KEY is not set; export your key (any text, if the server needs no key)")
@@ -385,7 +395,7 @@ def _key() -> str:
 
 
 def _server(url: str) -> str:
-    """A URL without name, password and query, which may be keys. Raises `UserError`, without them, if it is none."""
+    """The URL without user, password and query, which may be secret. Raises `UserError` if it is invalid."""
     try:
         parts = urlsplit(url)
         right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -399,20 +409,20 @@ def _server(url: str) -> str:
 
 
 def policy(body: object) -> bool:
-    """Whether an error's details, which Azure nests, say that a policy was the reason."""
+    """Whether the details of an error, which Azure nests, give a policy as the reason."""
     inner = body.get("innererror") if isinstance(body, dict) else None
     return isinstance(inner, dict) and inner.get("code") in POLICY
 
 
 def passes(status: int, code: str) -> bool:
-    """Whether an error passes by itself, so that the same request may be answered later."""
+    """Whether an error is transient, so that the same request may be answered later."""
     return status in (408, 409) or status >= 500 or (status == 429 and code != "insufficient_quota")
 
 
 def tokens(answer: Mapping[str, Any]) -> dict[str, float]:
-    """Tokens that an answer says it took; empty if it does not say.
+    """The numbers of tokens that an answer reports, by kind; empty if it reports none.
 
-    Some servers count reasoning, which is charged as the answer is, in the total alone.
+    Some servers count reasoning tokens in the total only. They are charged like the answer, so they are added to it.
     """
     said = answer.get("usage")
     if not isinstance(said, dict):
@@ -427,6 +437,6 @@ def tokens(answer: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _tokens(said: object) -> float | None:
-    """A number of tokens; None if it is none."""
+    """A number of tokens; None if the value is not a valid one."""
     right = isinstance(said, int | float) and not isinstance(said, bool) and 0 <= said < MOST_TOKENS
     return cast(float, said) if right else None

@@ -1,4 +1,4 @@
-"""A server's files and batches: uploaded, begun, looked up and downloaded, without any of them being held in memory.
+"""Files and batches on a server: upload, create, look up and download. Files are streamed and never held in memory.
 
 https://platform.openai.com/docs/guides/batch has the protocol.
 """
@@ -17,20 +17,20 @@ from ..errors import UserError, os_reason
 from .engine import Engine
 
 PATH = "/v1/chat/completions"
-"""Where every request of a batch goes."""
+"""The endpoint of every request in a batch."""
 TAG = "vpctl"
-"""Key of a batch's metadata that has our own name for it."""
+"""The key in a batch's metadata that has our own tag."""
 _CLOCKS = 86_400
-"""Seconds by which the server's clock may be behind ours."""
+"""Maximum number of seconds by which the server's clock may be behind ours."""
 _CHUNK = 1 << 20
 _SLOWEST = 1 << 16
-"""Bytes a second of a connection that is worth waiting for."""
+"""Minimum speed of an upload in bytes per second. A slower one runs into its timeout."""
 _PAGE = "100"
 
 
 @contextmanager
 def _written(path: str) -> Iterator[BinaryIO]:
-    """A new file, on the disk at the end. What is wrong with the disk is not to be taken for the network's fault."""
+    """A new file, synced to the disk at the end. Disk errors become `UserError`, not to be taken for network errors."""
     try:
         with open(path, "wb") as file:
             yield file
@@ -42,13 +42,13 @@ def _written(path: str) -> Iterator[BinaryIO]:
 
 
 class BatchJobs:
-    """The batches of an engine's server. All methods try until they are answered, as `Engine.managed` does."""
+    """The batches on an engine's server. All methods retry until they are answered, as `Engine.managed` does."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     async def upload(self, path: str, name: str) -> str:
-        """Upload a file of requests; its id."""
+        """Upload a file of requests under `name`, and return its id."""
 
         async def send() -> str:
             with open(path, "rb") as file:
@@ -65,10 +65,11 @@ class BatchJobs:
         return await self._engine.managed(send, within=within)
 
     async def create(self, file_id: str, tag: str, since: float, *, begun: bool) -> str:
-        """Begin the batch of an uploaded file; its id.
+        """Create the batch of an uploaded file, and return its id.
 
-        If that may have `begun` before, at `since` or later, or if no answer comes to a try of now, the server is
-        asked first whether it has a batch of this `tag`: one that is begun twice is paid twice.
+        A batch that is created twice is paid for twice. So the server is first searched for a batch with this `tag` if
+        an earlier run may have created it (`begun`), at the time `since` or later, or if a try of this call got no
+        answer.
         """
 
         async def send() -> str:
@@ -83,7 +84,7 @@ class BatchJobs:
         return await self._engine.managed(send)
 
     async def _find(self, tag: str, since: float) -> str:
-        """The id of a batch of this tag; nothing if there is none. The newest are listed first."""
+        """The id of a batch with this tag; empty if there is none. The server lists the newest first."""
         after: dict[str, str] = {}
         while True:
             page = await self._get("/batches", {"limit": _PAGE, **after})
@@ -96,7 +97,7 @@ class BatchJobs:
             after = {"after": listed[-1]["id"]}
 
     async def get(self, batch_id: str, way_out: str) -> dict[str, Any]:
-        """A batch as the server has it now."""
+        """The current state of a batch, as the server's JSON object."""
         return await self._engine.managed(lambda: self._get(f"/batches/{batch_id}"), way_out)
 
     async def _get(self, path: str, query: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -104,7 +105,7 @@ class BatchJobs:
         return _object(await self._engine.transport.client.get(path, cast_to=httpx2.Response, options=options))
 
     async def download(self, file_id: str, path: str, way_out: str) -> None:
-        """Have a file at `path`, whole, unless it is there already."""
+        """Download a file to `path`, unless that exists. An incomplete file never gets this name."""
 
         async def send() -> None:
             now, most = asyncio.get_running_loop().time, self._engine.config.timeout

@@ -1,4 +1,4 @@
-"""Pictures as a server gets them: made small enough and encoded once, however often they are asked about."""
+"""Encodes pictures for a server. Each is scaled and encoded once, however many questions are about it."""
 
 import base64
 import io
@@ -13,14 +13,14 @@ from ..errors import RecordFailed
 from .chat import picture_part
 
 AS_IT_IS = 1 << 17
-"""Bytes of a file that is sent as it is, if it is of a format that servers know and not too large in pixels."""
+"""Maximum size in bytes of a file that is sent unchanged, if its format is common and its sides are not too long."""
 QUALITY = 92
-"""Of the JPEG that is made of others: its faults are well below those that a judge looks for."""
+"""Quality of the JPEG made of all other pictures: its artefacts are far below the faults that a judge looks for."""
 _KINDS = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp"}
 
 
 class Encoded(NamedTuple):
-    """A picture as part of a question, and its size in pixels as the server gets it."""
+    """A picture as a part of a message, and its size in pixels as the server gets it."""
 
     part: bytes
     width: int
@@ -28,7 +28,7 @@ class Encoded(NamedTuple):
 
 
 class Encoder:
-    """Encodes pictures. URLs are made for `config.image_url` and the path from `folder` on, instead, if it is given."""
+    """Encodes pictures. With `config.image_url` it makes URLs instead, of that and the paths relative to `folder`."""
 
     def __init__(self, config: PictureConfig, folder: str) -> None:
         self._config, self._folder = config, folder
@@ -36,20 +36,24 @@ class Encoder:
 
     @property
     def identity(self) -> dict[str, object]:
-        """All that changes what a judge sees of a picture."""
+        """Everything that changes what a judge sees of a picture."""
         config = self._config
         if config.image_url:
             return {"detail": config.detail, "by": "url"}
         return {"max_side": config.max_side, "detail": config.detail, "as_it_is": AS_IT_IS, "quality": QUALITY}
 
     def size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """In which size in pixels the server gets a picture of this one."""
+        """The size in pixels in which the server gets a picture of this size."""
         largest = max(size) if self._config.image_url else self._config.max_side or max(size)
         scale = min(1.0, largest / max(size))
         return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
     def __call__(self, picture: Image.Image, path: str) -> Encoded:
-        """The picture, opened from `path`, as JPEG or as the file is. Thread-safe; the most expensive step there is."""
+        """The picture, opened from `path`, as JPEG or as the unchanged file. Thread-safe.
+
+        This is the most expensive step of judging with a server. Raises `RecordFailed` if the picture is too large for
+        JPEG, or if it has no URL.
+        """
         config = self._config
         if config.image_url:
             relative = os.path.relpath(path, self._folder or ".")
@@ -66,7 +70,7 @@ class Encoder:
 
 
 def _as_it_is(path: str) -> tuple[str, bytes] | None:
-    """Kind and content of a file that says just what the picture opened from it does; None if it does not."""
+    """Format and content of a file that shows exactly the picture opened from it; None if it must be encoded."""
     try:
         if os.path.getsize(path) > AS_IT_IS:
             return None
@@ -82,7 +86,7 @@ def _as_it_is(path: str) -> tuple[str, bytes] | None:
 
 
 def _as_jpeg(picture: Image.Image) -> bytes:
-    """Raises `RecordFailed` for one with a side that JPEG cannot have."""
+    """The picture as JPEG. Raises `RecordFailed` if a side is longer than JPEG allows."""
     encoded = io.BytesIO()
     try:
         picture.save(encoded, format="JPEG", quality=QUALITY, subsampling=0)

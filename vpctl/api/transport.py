@@ -1,7 +1,7 @@
-"""The openai client, which carries the requests over aiohttp: that takes half of the time of its default.
+"""Sends requests with the openai client over aiohttp, which takes half of the time of the client's default.
 
-Bodies are bytes that we have put together, and answers are read by us, since the client's own models of both would take
-more time than all the rest (`benchmarks/engine.py`). Its own retries are off: the pace has to see every answer.
+We build the bodies as bytes and parse the answers ourselves. The client's own models of both would take more time than
+everything else (`benchmarks/engine.py`). The client's retries are off: the pace must see every answer.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from .wire import BadStatus, NoAnswer, Response
 
 
 class Transport:
-    """Connections to one server."""
+    """The connections to one server."""
 
     def __init__(self, base_url: str, key: str, *, concurrency: int) -> None:
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=concurrency)
@@ -23,12 +23,12 @@ class Transport:
             base_url=base_url,
             api_key=key,
             max_retries=0,
-            timeout=None,  # the engine has its own; the client calls a connection that is refused a timeout too
+            timeout=None,  # the engine has its own; the client reports a refused connection as a timeout
             http_client=openai.DefaultAioHttpClient(limits=limits, base_url=base_url),
         )
 
     async def post(self, path: str, content: bytes, headers: Mapping[str, str]) -> Response:
-        """Send one request. Raises `BadStatus` and `NoAnswer`."""
+        """Send one request and return the answer. Raises `BadStatus` and `NoAnswer`."""
         with self.translated():
             response = await self.client.post(
                 path, cast_to=httpx2.Response, content=content, options={"headers": dict(headers)}
@@ -38,7 +38,7 @@ class Transport:
     @staticmethod
     @contextmanager
     def translated() -> Iterator[None]:
-        """Have the client's errors raised as ours; a time-out of ours passes."""
+        """A context that turns the client's errors into `BadStatus` and `NoAnswer`. Our own `TimeoutError` passes."""
         try:
             yield
         except TimeoutError:
@@ -59,5 +59,5 @@ class Transport:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An error and what it comes from, what it comes from in the end last."""
+    """An error and its causes; the root cause is last."""
     return [error, *(_chain(error.__cause__) if error.__cause__ else [])]

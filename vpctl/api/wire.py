@@ -1,6 +1,6 @@
-"""What comes of a request, in words of our own.
+"""The possible outcomes of a request.
 
-The client that carries it takes half a second to be imported, and is imported only when there is something to send.
+They do not use the client's types: importing the client takes half a second, so it is imported only to send something.
 """
 
 from collections.abc import Mapping
@@ -8,16 +8,17 @@ from typing import NamedTuple
 
 
 class Response(NamedTuple):
-    """An answer that is no error."""
+    """An answer that is not an error."""
 
     headers: Mapping[str, str]
     content: bytes
 
 
 class BadStatus(Exception):
-    """The server answered with an error: its HTTP status, and what it says of it, as far as it says it as OpenAI does.
+    """The server answered with an error status.
 
-    `body` is the error's JSON object, and `text` what to show of it.
+    `body` is the error's JSON object, with its `code` and `param`; they are empty if it is not in OpenAI's format.
+    `text` is the message to show.
     """
 
     def __init__(self, status: int, headers: Mapping[str, str], body: object, text: str) -> None:
@@ -29,9 +30,9 @@ class BadStatus(Exception):
 
 
 class NoAnswer(Exception):
-    """The server was not reached, or was lost before it had answered whole; the text says how.
+    """The server was not reached, or the connection ended before the answer was complete. The text has the reason.
 
-    `reached` says that it may have got the request, and may have done what it is paid for.
+    `reached` is true if the server may have received the request, and so may have charged for it.
     """
 
     def __init__(self, text: str, *, reached: bool) -> None:
