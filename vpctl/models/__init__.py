@@ -1,1 +1,1 @@
-"""Models with weights: what a folder holds, where a hub id's files lie, and the one place that opens them."""
+"""Models with weights: inspecting a folder, finding the files of a hub id, and the one place that opens models."""

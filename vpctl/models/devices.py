@@ -1,4 +1,4 @@
-"""Where models run, in which precision, and in how many processes."""
+"""The device and precision that models run in, and the processes of a training."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from ..errors import UserError
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device with this name; ``auto`` is the first GPU, or else the CPU. Raises `UserError` if it is missing."""
+    """The device with this name. ``auto`` is the first GPU, or else the CPU. Raises `UserError` if it is missing."""
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -23,13 +23,13 @@ def resolve_device(device: str) -> torch.device:
 
 
 def half_on_gpu(device: torch.device) -> torch.dtype:
-    """The precision for inference: half on a GPU, full on a CPU, which computes halves slowly."""
+    """The precision for inference: float16 on a GPU, and float32 on a CPU, where float16 is slow."""
     return torch.float32 if device.type == "cpu" else torch.float16
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes that run one training together, as one of them sees it."""
+    """The processes of one training, as one of them sees it."""
 
     device: torch.device
     """The device of this process."""
@@ -44,10 +44,10 @@ class World:
         return self.rank == 0
 
     def gather(self, values: Tensor) -> Tensor:
-        """`values` of all processes, stacked in the order of their ranks: (size, *values.shape)."""
+        """`values` of all processes, stacked in the order of their ranks. The shape is (size, *values.shape)."""
         return values[None]
 
 
 def join_world(device: str) -> World:
-    """The world of this command on the device with this name: vpctl trains in one process."""
+    """The world of this command, on the device with this name. vpctl trains in one process."""
     return World(resolve_device(device), rank=0, size=1)

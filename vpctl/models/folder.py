@@ -1,8 +1,9 @@
 """Inspects a model folder before a library opens it: its JSON files and the headers of its weights.
 
-Nothing here imports code of a folder or a heavy library: a check takes milliseconds. Each function of `USES` takes a
-`Folder` and returns the names of the model's weight files. It raises `Unfit` with the first thing that is wrong. All of
-them refuse a folder that brings its own code. They also refuse pickled weights: a pickle runs code when it is opened.
+This module runs no code of the folder and imports no heavy library: a check takes milliseconds. Each function in `USES`
+takes a `Folder` and returns the names of the model's weight files. It raises `Unfit` with the first problem that it
+finds. All of them refuse a folder that brings its own code. They also refuse pickled weights: a pickle runs code when
+it is opened.
 """
 
 import json
@@ -21,33 +22,33 @@ from . import pipelines
 REWARD_KINDS = ("blip", "clip")
 """Values of `model_type` that a reward model may have."""
 LABELS = frozenset(["toxicity", "toxic", "sexual_explicit", "nsfw", "unsafe"])
-"""Labels of a classifier that count as unsafe: Detoxify's two that DiffusionDB used, and what others call theirs."""
+"""Labels of a classifier that count as unsafe: Detoxify's two that DiffusionDB used, and common names of others."""
 
 MODEL, COMPONENT = "model", "diffusion_pytorch_model"
-"""Names of weight files, without suffix: of transformers and of diffusers."""
+"""Names of weight files without suffix, in transformers and in diffusers."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 _NO_CODE = "vpctl never runs a model folder's code; "
 _HAS_ITSELF = _NO_CODE + "name a model that {} supports without it"
 _AS_SAFETENSORS = "name a copy in safetensors"
 
 _DEEPEST = 32
-"""Objects and lists inside one another; a tokenizer has the most, and less than ten."""
+"""Maximum depth of nested objects and lists. Tokenizers are the deepest files, with less than ten levels."""
 _LARGEST_JSON = 64 << 20
 _LARGEST_HEADER = 100 << 20
-"""Bytes; the limit of the safetensors library."""
+"""Bytes; this is the limit of the safetensors library."""
 _LARGEST_SIZE, _MOST_LAYERS, _MOST_BLOCKS = 1 << 24, 4096, 16
 _LARGEST_DIMENSION, _MOST_DIMENSIONS = 1 << 48, 16
-"""Of a tensor."""
+"""Limits on the shape of a tensor: the size of a dimension, and the number of dimensions."""
 _SIZES = frozenset(
     "attention_head_dim block_out_channels cross_attention_dim d_model embed_dim hidden_size image_size in_channels "
     "intermediate_size latent_channels layers_per_block max_position_embeddings num_attention_heads "
     "num_channels num_hidden_layers num_key_value_heads num_layers num_train_timesteps out_channels patch_size "
     "projection_dim sample_size transformer_layers_per_block vocab_size".split()
 )
-"""Keys of a config that hold a positive integer, or several."""
+"""Keys of a config whose value is a positive integer or a list of them."""
 _COUNTS = re.compile(r"num_(hidden_)?layers$|layers_per_block$")
 _NUMBERS = re.compile(r".*_(eps|dropout|dropout_prob|factor)$|initializer_range$|logit_scale_init_value$")
-"""Keys of a config that hold a number."""
+"""Keys of a config whose value is a number."""
 _VOCABULARIES = (
     "vocab.txt",
     "spiece.model",
@@ -60,14 +61,16 @@ _VOCABULARIES = (
 )
 """Files that hold the whole vocabulary of a tokenizer, besides ``tokenizer.json``."""
 _TOKEN_KEYS = frozenset("id content single_word lstrip rstrip normalized special".split())
-"""Keys of an added token. The tokenizers library ignores any other and prints that, past Python, to standard error."""
+"""Keys of an added token. The tokenizers library ignores any other key, and prints it to stderr without going through
+Python.
+"""
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-"""Either file has the settings of an image processor; transformers 5 writes the second for a whole processor."""
+"""Either file can have the settings of an image processor. transformers 5 writes the second for a whole processor."""
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 _BYTES |= {"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 
 Shapes = dict[str, tuple[int, ...]]
-"""Shape of every tensor of a weight file, by its name."""
+"""The shape of every tensor in a weight file, by name."""
 
 
 class Unfit(Exception):
@@ -80,19 +83,19 @@ _NOT_ENDED = "it holds a training that has not ended; run its command again to f
 class Folder:
     """A model folder.
 
-    `path` is the folder on this machine. A model on the hub also has `listed`, the names of all its files: `path` then
-    has its small files, and its weights may still be missing. `listed` is None for a local folder.
+    `path` is the folder on this machine. For a model on the hub, `listed` has the names of all its files. Then `path`
+    has the small files only, and the weights may still be missing. For a local folder `listed` is None.
     """
 
     def __init__(self, path: Path, listed: frozenset[str] | None = None) -> None:
         self.path, self.listed = path, listed
 
     def has(self, name: str) -> bool:
-        """Whether there is a file of this name, as ``config.json`` or ``vae/config.json``."""
+        """Whether there is a file of this name, such as ``config.json`` or ``vae/config.json``."""
         return (self.path / name).is_file() if self.listed is None else name in self.listed
 
     def names(self, inside: str = "") -> list[str]:
-        """Names of the files directly in the folder, or in a folder inside it, sorted."""
+        """The sorted names of the files directly in the folder, or directly in its subfolder `inside`."""
         if self.listed is not None:
             names = [name for name in self.listed if os.path.dirname(name) == inside]
         else:
@@ -103,15 +106,15 @@ class Folder:
         return sorted(names)
 
     def _what_else(self) -> str:
-        """What vpctl wrote into the folder that is not the model asked for; empty if there is nothing of vpctl's."""
+        """What vpctl wrote into the folder instead of a model, for the end of a message; empty if nothing."""
         if self.has(LORA_FILE):
             return "; it holds a LoRA, which generate takes as --adapter"
         return f"; {_NOT_ENDED}" if self.has("run.json") else ""
 
     def stamp(self) -> frozenset[tuple[str, int, int]]:
-        """Path, size in bytes and time of change in ns of all that an inspection can read here.
+        """Path, size in bytes and modification time in ns of everything that an inspection can read here.
 
-        Two equal stamps mean that an inspection has the same result.
+        If two stamps are equal, an inspection has the same result.
         """
         found = set()
         for path in (self.path, *self.path.glob("*"), *self.path.glob("*/*")):
@@ -123,7 +126,7 @@ class Folder:
         return frozenset(found)
 
     def read(self, name: str) -> dict[str, Any]:
-        """The object in a JSON file."""
+        """The object in a JSON file. Raises `Unfit` if the file is missing, too large, or not a JSON object."""
         if not self.has(name):
             raise Unfit(f"there is no {name} in it{self._what_else()}")
         try:
@@ -143,7 +146,7 @@ class Folder:
         return value
 
     def config(self, name: str) -> dict[str, Any]:
-        """The object in a JSON file that describes a part of a model, with every known key checked."""
+        """The object in a JSON config file. Raises `Unfit` if the value of a known key is invalid."""
         config = self.read(name)
         for config_part in _objects(config):
             for key, value in config_part.items():
@@ -156,7 +159,7 @@ class Folder:
 
 
 def reward_model(folder: Folder) -> list[str]:
-    """A BLIP for image-text matching, or a CLIP, with its tokenizer and image processor."""
+    """Check for a BLIP for image-text matching or a CLIP, with its tokenizer and image processor."""
     config = _transformers_config(folder)
     kind = config["model_type"]
     if kind not in REWARD_KINDS:
@@ -172,7 +175,7 @@ def reward_model(folder: Folder) -> list[str]:
 
 
 def vision_language_model(folder: Folder) -> list[str]:
-    """A model that reads pictures and text and answers in text."""
+    """Check for a model that takes pictures and text and answers in text."""
     config = _transformers_config(folder)
     _check_tokenizer(folder)
     if not any(map(folder.has, _PROCESSORS)):
@@ -192,7 +195,7 @@ def vision_language_model(folder: Folder) -> list[str]:
 
 
 def unsafe_classifier(folder: Folder) -> list[str]:
-    """A text classifier, one of whose labels says that a text is unsafe."""
+    """Check for a text classifier with a label that means unsafe."""
     config = _transformers_config(folder)
     made_for: list[str] = config.get("architectures") or []
     if made_for and not any(name.endswith("ForSequenceClassification") for name in made_for):
@@ -207,7 +210,7 @@ def unsafe_classifier(folder: Folder) -> list[str]:
 
 
 def pipeline(folder: Folder) -> list[str]:
-    """A text-to-image pipeline of diffusers. Its safety checker is never loaded, so it is not inspected."""
+    """Check for a text-to-image pipeline of diffusers. Its safety checker is never loaded, so it is not inspected."""
     if not folder.has("model_index.json"):
         raise Unfit("not a diffusers pipeline: there is no model_index.json in it")
     index = folder.read("model_index.json")
@@ -240,9 +243,9 @@ USES: dict[str, Callable[[Folder], list[str]]] = {
 
 
 def side(folder: Folder) -> tuple[int, int]:
-    """Two sizes in pixels: the sides of every picture are multiples of the first, the model was made for the second.
+    """Two sizes in pixels: the sides of a picture must be multiples of the first; the second is the model's own size.
 
-    A size is 0 if the configs do not say it.
+    A size is 0 if the configs do not have it.
     """
     parts = {part for part, library, _ in _parts(folder.read("model_index.json")) if library}
     blocks = folder.config("vae/config.json").get("block_out_channels") if "vae" in parts else None
@@ -254,7 +257,7 @@ def side(folder: Folder) -> tuple[int, int]:
 
 
 def check_lora(path: str) -> Shapes:
-    """The shapes of the LoRA in a folder. Raises `Unfit` if there is none."""
+    """The shapes of the weights of the LoRA in a folder. Raises `Unfit` if there is none."""
     folder = Folder(Path(path))
     if not folder.path.is_dir():
         raise Unfit("there is no such folder" if not folder.path.exists() else "is not a folder")
@@ -272,9 +275,9 @@ def check_lora(path: str) -> Shapes:
 
 
 def check_fit(lora: Shapes, folder: Folder) -> None:
-    """Raise `Unfit` if a LoRA, by the shapes of its weights, belongs to another model than the pipeline `folder`.
+    """Raise `Unfit` if the shapes of a LoRA show that it belongs to another model than the pipeline `folder`.
 
-    Looks at weights under the names that diffusers writes; other names are left to the library.
+    It checks weights with the names that diffusers writes. Other names are left to the library.
     """
     known: dict[str, Shapes] = {}
     for name, shape in lora.items():
@@ -295,7 +298,7 @@ def check_fit(lora: Shapes, folder: Folder) -> None:
 
 
 def _transformers_config(folder: Folder) -> dict[str, Any]:
-    """``config.json``, after the folder has been searched for code."""
+    """The object in ``config.json``, after the folder was searched for code."""
     _check_no_code(folder)
     config = folder.config("config.json")
     if not isinstance(config.get("model_type"), str):
@@ -304,7 +307,7 @@ def _transformers_config(folder: Folder) -> dict[str, Any]:
 
 
 def _check_no_code(folder: Folder, inside: str = "") -> None:
-    """Raise `Unfit` if a config asks for code: of the folder, of the hub, or of another folder."""
+    """Raise `Unfit` if the folder asks for code, of its own or of the hub, or for other weights, or is an adapter."""
     configs = [name for name in folder.names(inside) if name.endswith("config.json")]
     for name in configs:
         for config in _objects(folder.read(name)):
@@ -314,7 +317,7 @@ def _check_no_code(folder: Folder, inside: str = "") -> None:
                     f"if transformers supports this model without it, remove auto_map from a copy of {name}"
                 )
             for key, value in config.items():
-                # transformers takes an implementation that is named as USER/NAME from the hub, and runs it.
+                # If an implementation is named USER/NAME, transformers fetches it from the hub and runs it.
                 if key.endswith("_implementation") and any("/" in text for text in _texts(value)):
                     raise Unfit(f"{name}: asks to run code of the hub ({key}); {_HAS_ITSELF.format('transformers')}")
             if "transformers_weights" in config:
@@ -326,7 +329,7 @@ def _check_no_code(folder: Folder, inside: str = "") -> None:
 
 
 def _check_tokenizer(folder: Folder, inside: str = "") -> None:
-    """Raise `Unfit` unless there is a vocabulary: without one transformers makes up a tokenizer that knows no word."""
+    """Raise `Unfit` if there is no vocabulary: transformers would then create a tokenizer that knows no word."""
 
     def has(name: str) -> bool:
         return folder.has(os.path.join(inside, name))
@@ -348,7 +351,7 @@ def _check_tokenizer(folder: Folder, inside: str = "") -> None:
 
 
 def _image_processor(folder: Folder) -> dict[str, Any]:
-    """The settings of the image processor: those in a file of its own, or those within a processor's file."""
+    """The settings of the image processor, from its own file or from the file of a whole processor."""
     if folder.has("preprocessor_config.json"):
         return folder.config("preprocessor_config.json")
     if folder.has("processor_config.json"):
@@ -388,12 +391,12 @@ def _check_pixels(processor: Mapping[str, Any], config: Mapping[str, Any]) -> No
 
 
 def _sides(size: Any) -> list[Any]:
-    """The sides in a size of a picture, which is an integer, a list, or an object such as ``{"height": …}``."""
+    """The sides in the value of a size, which is an integer, a list, or an object such as ``{"height": …}``."""
     return [*_flat([*size.values()] if isinstance(size, dict) else size)]
 
 
 def _parts(index: Mapping[str, Any]) -> Iterator[tuple[str, str | None, str | None]]:
-    """Name, library and class of every component that ``model_index.json`` names; None where one is left out."""
+    """Name, library and class of every component in ``model_index.json``. Those of an unused one are None."""
     for name, value in index.items():
         if isinstance(value, list) and not name.startswith("_"):
             if len(value) != 2 or not all(one is None or isinstance(one, str) for one in value):
@@ -402,7 +405,7 @@ def _parts(index: Mapping[str, Any]) -> Iterator[tuple[str, str | None, str | No
 
 
 def _check_origin(folder: Folder, part: str, library: str | None, class_name: str | None) -> None:
-    """Raise `Unfit` if a component's class is not of diffusers or transformers."""
+    """Raise `Unfit` if the class of a component is not of diffusers or transformers."""
     if library is None and class_name is None:
         return
     own_modules = pipelines.home() / "pipelines"
@@ -419,12 +422,12 @@ def _check_origin(folder: Folder, part: str, library: str | None, class_name: st
         )
     if not name.isidentifier() or (of == "diffusers" and not pipelines.exists(name)):
         raise Unfit(f"model_index.json: {part} is a {class_name}, which {library} does not have")
-    if "Pipeline" in name:  # diffusers would open it as a folder of its own, which nobody has inspected
+    if "Pipeline" in name:  # diffusers would open it as another folder, which is not inspected
         raise Unfit(f"model_index.json: {part} is a pipeline itself ({name}), which is not opened; name another model")
 
 
 def _part(folder: Folder, part: str, library: str, class_name: str) -> list[str]:
-    """The weights of a pipeline's component, after a look at its configuration."""
+    """The names of a component's weight files, after its configuration was checked."""
     _check_no_code(folder, part)
     if class_name.endswith("Scheduler"):
         folder.config(f"{part}/scheduler_config.json")
@@ -448,9 +451,9 @@ def _checked_weights(folder: Folder, stem: str, inside: str = "") -> list[str]:
 
 
 def _weights(folder: Folder, stem: str, inside: str = "") -> list[str]:
-    """Names of the weight files of a model: a single file, or an index and its parts.
+    """The names of a model's weight files: a single file, or an index and the files that it names.
 
-    Where there are both, diffusers opens the index and transformers the single file. An index is checked in any case.
+    If there are both, diffusers opens the index and transformers the single file. An index is checked in any case.
     """
     single = os.path.join(inside, f"{stem}.safetensors")
     index = f"{single}.index.json"
@@ -467,7 +470,7 @@ def _weights(folder: Folder, stem: str, inside: str = "") -> list[str]:
 
 
 def _no_weights(folder: Folder, single: str, inside: str) -> str:
-    """What a folder has in place of the weights `single`."""
+    """The reason for an error: what the folder has instead of the weights `single`."""
     stem = f"{os.path.basename(single).partition('.')[0]}."
     names = folder.names(inside)
     variants = [name for name in names if name.endswith(".safetensors") and os.path.basename(name).startswith(stem)]
@@ -482,7 +485,7 @@ def _no_weights(folder: Folder, single: str, inside: str) -> str:
 
 
 def _indexed(folder: Folder, index: str) -> list[str]:
-    """The files that an index of weights names. Each must be safetensors and lie directly in the folder."""
+    """The files in an index of weights. Raises `Unfit` if one is not safetensors or not directly in the folder."""
     parts = folder.read(index).get("weight_map")
     if not isinstance(parts, dict) or not parts or not all(isinstance(part, str) for part in parts.values()):
         raise Unfit(f"{index}: has no weight_map from names of weights to files")
@@ -496,7 +499,7 @@ def _indexed(folder: Folder, index: str) -> list[str]:
 
 
 def _shapes(folder: Folder, weights: Sequence[str]) -> Shapes:
-    """The shapes of all tensors of some weight files; none of a folder whose weights are still on the hub."""
+    """The shapes of all tensors in some weight files; empty if the weights are still on the hub."""
     shapes: Shapes = {}
     if folder.listed is None:
         for name in weights:
@@ -506,7 +509,7 @@ def _shapes(folder: Folder, weights: Sequence[str]) -> Shapes:
 
 
 def _header(path: Path, name: str) -> Shapes:
-    """The shapes that a safetensors file says it holds. Raises `Unfit` if that is not what is there."""
+    """The shapes in the header of a safetensors file. Raises `Unfit` if the header does not match the file."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -548,7 +551,7 @@ def _header(path: Path, name: str) -> Shapes:
 
 
 def _objects(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The object and all that are inside it."""
+    """The object and all objects inside it."""
     rest: list[Any] = [config]
     while rest:
         one = rest.pop()
@@ -560,7 +563,7 @@ def _objects(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The texts in a value of a config."""
+    """All texts in a value of a config."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -568,7 +571,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _wrong(key: str, value: Any) -> str:
-    """What a value of a config has to be, if it is not that."""
+    """What the value of a key must be, for a message; empty if the value is valid."""
     if value is None:
         return ""
     if key == "model_max_length":  # transformers writes 1e30 for no limit
@@ -580,7 +583,7 @@ def _wrong(key: str, value: Any) -> str:
         longest = _MOST_BLOCKS if key == "block_out_channels" else _MOST_LAYERS
         if isinstance(value, list) and len(value) > longest:
             return f"it must have at most {longest} values"
-    # Some configs write false for a rate of 0, and Python reads it as 0.
+    # Some configs write false for a rate of 0. In Python it equals 0.
     if _NUMBERS.match(key) and value is not False and not all(map(_is_number, _flat(value))):
         return "it must be a number"
     if key.endswith("_config") and not isinstance(value, dict):
@@ -619,6 +622,6 @@ def _there(folder: Folder, *names: str) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    """A value as it stands in JSON, cut to fit into a line, with every character printable."""
+    """A value as JSON in printable characters, cut after 60."""
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:60]}…"

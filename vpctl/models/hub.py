@@ -1,8 +1,8 @@
-"""The one place where transformers and diffusers open a folder: `sources.fetch` has inspected it before.
+"""The one place where transformers and diffusers open a folder. `sources.fetch` has inspected the folder before.
 
-Whatever a folder says, hub runs no code of it and opens no pickle. It asks nothing on standard output and reads no
-answer from standard input. It fetches nothing. The libraries raise errors of any kind for a broken folder, so all of
-them are caught here and become one line.
+Whatever a folder contains, this module runs no code of it and opens no pickle. It asks nothing on stdout, reads nothing
+from stdin, and fetches nothing. The libraries raise errors of any kind for a broken folder, so all of them are caught
+here and become one line.
 """
 
 import warnings
@@ -36,9 +36,9 @@ from ..plugins import LORA_FILE
 from .sources import first_line
 
 # transformers drops `trust_remote_code=False` where AutoProcessor falls back to another class, and would ask the user
-# there. Without time for an answer it refuses.
+# there. With a timeout of 0 it refuses instead.
 dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
-# Whatever is worth saying is said by vpctl, in a line of its own.
+# vpctl reports what matters itself, in one line.
 for _logging in (transformers.utils.logging, diffusers.utils.logging):
     _logging.set_verbosity(_logging.CRITICAL)
     _logging.disable_progress_bar()
@@ -46,11 +46,11 @@ for _logging in (transformers.utils.logging, diffusers.utils.logging):
 WITHOUT_WEIGHTS = (
     SchedulerMixin | PreTrainedTokenizerBase | ImageProcessingMixin | FeatureExtractionMixin | ProcessorMixin
 )
-"""Kinds of a pipeline's components that consist of configuration and vocabulary."""
+"""Classes of components that have no weights, only configuration and vocabulary."""
 
 
 def config(folder: Path, *, where: str) -> Any:
-    """The configuration of a transformers model. `where` names the option and the source in an error."""
+    """The configuration of a transformers model. `where` names the option and the source in errors."""
     with _opening(where):
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
@@ -62,7 +62,7 @@ def tokenizer(folder: Path, *, where: str) -> Any:
 
 
 def image_processor(folder: Path, *, where: str) -> Any:
-    """The image processor of a transformers model, the one that works on PIL pictures."""
+    """The image processor of a transformers model, in the version that works on PIL pictures."""
     with _opening(where):
         return AutoImageProcessor.from_pretrained(
             folder, use_fast=False, trust_remote_code=False, local_files_only=True
@@ -70,15 +70,15 @@ def image_processor(folder: Path, *, where: str) -> Any:
 
 
 def processor(folder: Path, *, where: str) -> Any:
-    """Tokenizer and image processor of a vision-language model, as one."""
+    """The processor of a vision-language model, which combines its tokenizer and image processor."""
     with _opening(where):
         return AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
 def model(kind: Any, folder: Path, *, dtype: torch.dtype, where: str) -> Any:
-    """A model of the class `kind`, all of whose weights are in the folder.
+    """A model of the class `kind`. Raises `UserError` if a weight is missing in the folder.
 
-    `kind` is a class of models of transformers or diffusers, or one of transformers' Auto classes.
+    `kind` is a model class of transformers or diffusers, or one of transformers' Auto classes.
     """
     with _opening(where):
         opened, found = kind.from_pretrained(
@@ -95,11 +95,12 @@ def model(kind: Any, folder: Path, *, dtype: torch.dtype, where: str) -> Any:
 
 
 def pipeline(folder: Path, *, dtype: torch.dtype, where: str) -> Any:
-    """A text-to-image pipeline in one precision throughout, without its safety checker.
+    """A text-to-image pipeline with one precision for all components, and without its safety checker.
 
-    The precision has to be said: a folder saved in halves would load in two at once. `model` opens every component
-    that has weights, since a pipeline does not say which weights were missing and are random now. diffusers opens the
-    other components. It refuses nothing, so a component of any other kind, such as a pipeline, is refused here.
+    The precision must be given: a folder saved in float16 would otherwise load in two precisions. `model` opens every
+    component that has weights, because a pipeline does not report missing weights, which are then random. diffusers
+    opens the other components. It opens any class, so a component of any other kind, such as a pipeline, is refused
+    here.
     """
     with _opening(where):
         index = DiffusionPipeline.load_config(folder, local_files_only=True)
@@ -124,16 +125,16 @@ def pipeline(folder: Path, *, dtype: torch.dtype, where: str) -> Any:
 
 
 def check_installed(name: str, *, where: str) -> None:
-    """Raise `UserError` if a pipeline of diffusers needs a library that is not installed."""
+    """Raise `UserError` if a diffusers pipeline needs a library that is not installed."""
     kind = getattr(diffusers, name, None)
-    if isinstance(kind, DummyObject):  # it stands for the pipeline
+    if isinstance(kind, DummyObject):  # a placeholder for a pipeline that needs a missing library
         missing = [library for library in kind._backends if find_spec(library) is None] or kind._backends
         raise UserError(f"{where}: a {name} needs {' and '.join(missing)}; install it first")
 
 
 def _component_class(library: str, name: str) -> Any:
-    """The class that diffusers opens as a component; None if it is not of diffusers or transformers."""
-    own = hasattr(pipelines, library)  # as kolors, the module of a pipeline
+    """The class that diffusers opens for a component; None if it is not of diffusers or transformers."""
+    own = hasattr(pipelines, library)  # for example kolors, a pipeline's module
     if library not in ("diffusers", "transformers") and not own:
         return None
     kind = get_class_obj_and_candidates(library, name, ALL_IMPORTABLE_CLASSES, pipelines, own)[0]
@@ -147,7 +148,7 @@ def _is_a(kind: Any, base: Any) -> bool:
 
 
 def add_lora(pipe: Any, folder: str, *, where: str) -> None:
-    """Put the LoRA of a folder on a pipeline."""
+    """Load the LoRA in a folder into a pipeline. Raises `UserError` if none of its weights fit."""
     with _opening(where):
         pipe.load_lora_weights(
             folder, weight_name=LORA_FILE, use_safetensors=True, trust_remote_code=False, local_files_only=True
@@ -158,7 +159,7 @@ def add_lora(pipe: Any, folder: str, *, where: str) -> None:
 
 @contextmanager
 def _opening(where: str) -> Iterator[None]:
-    """While a library opens something: it warns of nothing, and what it raises becomes a `UserError`."""
+    """A context in which a library opens something. Its warnings are ignored, and its errors become `UserError`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -171,9 +172,9 @@ def _opening(where: str) -> Iterator[None]:
 
 @contextmanager
 def computing(where: str) -> Iterator[None]:
-    """While a model of a folder computes: whatever it raises becomes a `UserError`, lack of memory excepted.
+    """A context in which a model of a folder computes. Errors become `UserError`, except for lack of memory.
 
-    The parts of a folder may each be sound and not fit together, which shows only here.
+    The parts of a folder may each be valid and still not fit together, and this shows only here.
     """
     try:
         yield
@@ -187,13 +188,13 @@ def computing(where: str) -> Iterator[None]:
 
 
 def _why(error: Exception) -> str:
-    """What a library's error means, in one line."""
+    """The reason of a library's error, in one line."""
     said = str(error)
     if isinstance(error, ImportError) and "torchvision" in said.lower():
         return "its processor needs torchvision of the same build as torch; pip install torchvision"
     if "ignore_mismatched_sizes" in said:
         return "cannot be loaded: its weights do not have the sizes that its config.json says"
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    # "Validation error for field 'x':", and what is wrong with it in the next line.
+    # Some messages begin with "Validation error for field 'x':" and have the reason in the next line.
     text = " ".join(lines[:2]) if lines and lines[0].endswith(":") else first_line(error)
     return f"cannot be loaded: {text}"

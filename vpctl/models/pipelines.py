@@ -1,4 +1,4 @@
-"""What the files of diffusers say about its pipelines. diffusers is not imported, since that takes seconds."""
+"""Reads the source files of diffusers to find out about its pipelines. Importing diffusers would take seconds."""
 
 import ast
 from functools import cache
@@ -9,7 +9,7 @@ from typing import Any
 
 @cache
 def home() -> Path:
-    """The folder of the package diffusers."""
+    """The folder of the diffusers package."""
     spec = find_spec("diffusers")
     assert spec, "diffusers is a dependency"
     assert spec.origin, "diffusers is a package"
@@ -22,16 +22,16 @@ def exists(name: str) -> bool:
 
 
 def needs_nothing_more(name: str) -> bool:
-    """Whether a pipeline needs torch and transformers at most, which are dependencies of vpctl."""
+    """Whether a pipeline needs at most torch and transformers, which are dependencies of vpctl."""
     stand_ins = home() / "utils" / "dummy_torch_and_transformers_objects.py"
     return stand_ins.is_file() and f"class {name}(" in stand_ins.read_text("utf-8")
 
 
 @cache
 def parameters(name: str) -> dict[str, Any]:
-    """The parameters of a pipeline's ``__call__`` with their defaults; empty if there is no such pipeline.
+    """The parameters of a pipeline's ``__call__`` and their defaults; empty if there is no such pipeline.
 
-    The value is None where there is no default, or one that is not a literal.
+    A value is None if there is no default, or if the default is not a literal.
     """
     opening = f"class {name}(".encode()
     for file in (home() / "pipelines").rglob("*.py"):

@@ -1,9 +1,9 @@
-"""Reward models: what train-rm trains and the reward `vp` scores with.
+"""Reward models: train-rm trains them, and the reward `vp` scores with them.
 
-A BLIP-style model reads picture and prompt together, and its reward is the difference of its two matching logits: as in
-ImageReward and VP-Score an affine function of the text encoder's first token. A CLIP-style model embeds them apart, and
-its reward is the scaled cosine, as in PickScore. Either way it is a plain transformers model, and nothing but its
-weights makes it a reward model.
+A BLIP-style model reads picture and prompt together. Its reward is the difference of its two matching logits, which is
+an affine function of the text encoder's first token, as in ImageReward and VP-Score. A CLIP-style model embeds picture
+and prompt separately. Its reward is the scaled cosine, as in PickScore. Both are plain transformers models: only the
+weights make them reward models.
 """
 
 from pathlib import Path
@@ -21,7 +21,10 @@ from . import hub, sources
 
 SHAPES_BACKBONE = Path(__file__).parent.parent / "shapes" / "weights" / "backbone"
 LONGEST_TEXT = 77
-"""Tokens; BERT's tokenizer would allow 512, and no prompt is that long. The saved tokenizer cuts there too."""
+"""Maximum tokens of a prompt. BERT's tokenizer allows 512, but no prompt is that long.
+
+The saved tokenizer has this limit too.
+"""
 ARCHITECTURES: dict[str, Any] = {"blip": BlipForImageTextRetrieval, "clip": CLIPModel}
 
 
@@ -31,7 +34,7 @@ class RewardModel(nn.Module):
     def __init__(
         self, backbone: BlipForImageTextRetrieval | CLIPModel, tokenizer: Any, processor: Any, *, where: str
     ) -> None:
-        """`where` names the option and the source in an error."""
+        """`where` names the option and the source in errors."""
         super().__init__()
         self.where = where
         self.backbone = backbone
@@ -53,7 +56,7 @@ class RewardModel(nn.Module):
             return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
     def pixels(self, images: list[Image.Image] | Tensor) -> Tensor:
-        """Normalised pixels (B, 3, height, width). Tensors are resized so that gradients flow back to them."""
+        """Normalised pixels (B, 3, height, width). A tensor is resized by torch, so that gradients flow back to it."""
         if not isinstance(images, Tensor):
             with hub.computing(self.where):
                 prepared: Tensor = self.processor(images, return_tensors="pt")["pixel_values"]
@@ -64,7 +67,10 @@ class RewardModel(nn.Module):
         return (resized - self.mean) / self.std
 
     def forward(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Raw rewards (B,) of pixels (B, 3, height, width) and tokens (B, L): scaled cosine, or matching margin."""
+        """Raw rewards (B,) of pixels (B, 3, height, width) and tokens (B, L).
+
+        The reward is the scaled cosine for a CLIP, and the difference of the matching logits for a BLIP.
+        """
         model: Any = self.backbone
         with hub.computing(self.where):
             if isinstance(model, CLIPModel):
@@ -82,14 +88,14 @@ class RewardModel(nn.Module):
             return logits[:, 1] - logits[:, 0]
 
     def save(self, folder: str | Path) -> None:
-        """Write the transformers folder: float32 safetensors, tokenizer, image processor."""
+        """Write a transformers folder, with float32 safetensors, tokenizer and image processor."""
         self.backbone.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.processor.save_pretrained(folder)
 
 
 class Score(Reward):
-    """A reward model in use: rewards less `mean`, over `std`."""
+    """A reward model as a reward: (raw reward − `mean`) / `std`."""
 
     differentiable = True
 
@@ -98,7 +104,7 @@ class Score(Reward):
         self._device, self._mean, self._std = device, mean, std
 
     def __call__(self, images: list[Image.Image] | Tensor, prompts: list[str]) -> Tensor:
-        """Rewards (B,). Gradients flow to `images` where they are a tensor that wants them."""
+        """Rewards (B,). Gradients flow to `images` if it is a tensor that requires them."""
         with torch.set_grad_enabled(isinstance(images, Tensor) and images.requires_grad):
             tokens = {name: value.to(self._device) for name, value in self.model.tokens(prompts).items()}
             pixels = self.model.pixels(images.to(self._device) if isinstance(images, Tensor) else images)
@@ -107,9 +113,9 @@ class Score(Reward):
 
 
 def open_model(source: str, *, option: str) -> RewardModel:
-    """The model of a folder or a hub id, in float32. Raises `UserError` if it is no BLIP or CLIP.
+    """The model of a folder or a hub id, in float32. Raises `UserError` if it is not a BLIP or CLIP.
 
-    `option` is what stands before the source on the command line, such as ``--reward vp:``.
+    `option` is the text before the source on the command line, such as ``--reward vp:``.
     """
     where = f"{option}{source}"
     folder = sources.fetch("reward", source, option=option)
@@ -127,7 +133,10 @@ def open_model(source: str, *, option: str) -> RewardModel:
 
 
 def open_backbone(source: str, *, seed: int) -> RewardModel:
-    """What train-rm starts from: a folder, a hub id, the packaged backbone if empty, or ``new:blip``, ``new:clip``."""
+    """The model that train-rm starts from. Weights of a new one are random, by `seed`.
+
+    `source` is a folder, a hub id, ``new:blip``, ``new:clip``, or empty for the packaged backbone.
+    """
     if not source.startswith("new:"):
         return open_model(source or str(SHAPES_BACKBONE), option="--backbone ")
     sources.check_backbone(source)
@@ -140,7 +149,7 @@ def open_backbone(source: str, *, seed: int) -> RewardModel:
 
 
 def _small_clip(blip: BlipConfig) -> CLIPConfig:
-    """A CLIP of the packaged BLIP's size, for its tokenizer and its pictures of 32 pixels."""
+    """A CLIP configuration of the packaged BLIP's size, for its tokenizer and its pictures of 32 pixels."""
     sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     text, vision = blip.text_config, blip.vision_config
     return CLIPConfig(

@@ -1,4 +1,4 @@
-"""Pictures through rewards: each decoded once for all of them, the next batch while the rewards work on this one."""
+"""Runs rewards over pictures. Each picture is decoded once for all rewards, one batch ahead of them."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,15 +12,15 @@ from ..flow import ahead
 from ..progress import plural
 
 RewardFunction = Callable[[list[Image.Image], list[str]], Any]
-"""A reward, or a function with the call of one."""
+"""A reward, or a function with the same signature."""
 PIXELS = 1 << 25
-"""A batch is full with so many pixels, which are 128 MiB when decoded: 32 pictures of 1024 × 1024."""
+"""Number of pixels at which a batch is full: 128 MiB when decoded, or 32 pictures of 1024 × 1024."""
 R = TypeVar("R", bound=Mapping[str, Any])
 T = TypeVar("T")
 
 
 class Batch(NamedTuple, Generic[R]):
-    """Records, a decoded picture for each, and why other records have none."""
+    """Records with their decoded pictures, and the errors of records that have no picture."""
 
     records: list[R]
     pictures: list[Image.Image]
@@ -32,9 +32,10 @@ class Batch(NamedTuple, Generic[R]):
         return [record["prompt"] for record in self.records]
 
     def with_scores(self, columns: Mapping[str, list[float]]) -> Iterator[tuple[R, dict[str, float]]]:
-        """Each record with its scores, of what `scored` returned. One that is not finite makes a failure instead.
+        """Each record with its scores. `columns` is the result of `scored`.
 
-        NaN and infinity cannot be compared, and JSON cannot hold them.
+        A record with a score that is not finite is left out, and `failures` gets its error: NaN and infinity cannot be
+        compared, and JSON cannot represent them.
         """
         for place, record in enumerate(self.records):
             scores = {spec: column[place] for spec, column in columns.items()}
@@ -48,10 +49,11 @@ class Batch(NamedTuple, Generic[R]):
 def loaded(
     records: Iterable[R | RecordFailed], open_picture: Callable[[str], Image.Image], *, most: int
 ) -> Iterator[Batch[R]]:
-    """The records with their pictures, at most `most` in a batch, in their order.
+    """The records with their pictures in batches of at most `most`, in order.
 
-    A record has a `file_name`. One that failed before stays a failure. A thread reads the records and decodes the next
-    batch while this one is used. A batch loses its pictures when the next one is taken: large ones fill the memory.
+    A record has a `file_name`. An input that is a `RecordFailed` stays one. A thread reads the records and decodes the
+    next batch while this one is used. The pictures of a batch are released when the next one is taken, because large
+    pictures fill the memory.
     """
     decoded = (_decoded(record, open_picture) for record in records)
     for items in ahead(batches(decoded, most, _pixels), is_large=_fills_memory):
@@ -64,13 +66,16 @@ def loaded(
 
 
 def batches(items: Iterable[T], most: int, pixels: Callable[[T], int]) -> Iterator[list[T]]:
-    """The items, at most `most` in a batch, and fewer where their pictures, of so many `pixels`, are large."""
+    """The items in batches of at most `most`. A batch is smaller if its pictures are large.
+
+    `pixels` returns the number of pixels of an item. A batch ends when it has `PIXELS` of them.
+    """
     batch: list[T] = []
     taken = 0
     for item in items:
         batch.append(item)
         taken += pixels(item)
-        del item  # its picture would stay in memory while the next ones are decoded
+        del item  # or its picture would stay in memory while the next ones are decoded
         if len(batch) == most or taken >= PIXELS:
             yield batch
             batch, taken = [], 0
@@ -94,14 +99,14 @@ def _pixels(one: tuple[Any, Image.Image] | RecordFailed) -> int:
 
 
 def _fills_memory(batch: list[tuple[R, Image.Image] | RecordFailed]) -> bool:
-    """Whether the pictures of a batch take all the memory that pictures may take."""
+    """Whether the pictures of a batch use all the memory that pictures may use."""
     return sum(map(_pixels, batch)) >= PIXELS
 
 
 def scored(
     rewards: Mapping[str, RewardFunction], pictures: list[Image.Image], prompts: list[str]
 ) -> dict[str, list[float]]:
-    """The scores of the pictures, by reward. Raises `UserError` if a reward does not give one number for each."""
+    """The scores of the pictures, by reward. Raises `UserError` if a reward does not return a number for each."""
     scores: dict[str, list[float]] = {}
     for spec, reward in rewards.items():
         with plugins.blamed("reward", spec):

@@ -1,7 +1,7 @@
-"""Finds the files of a model: in a folder, or on the hub.
+"""Finds the files of a model, in a folder or on the hub.
 
-A hub id becomes a folder in the hub's cache before a library opens it. Its small files are fetched and inspected first.
-Its weights are fetched after that, and only those in safetensors. So a hub id passes the same checks as a folder.
+A hub id becomes a folder in the hub's cache before a library opens it. First its small files are fetched and inspected.
+Then its weights are fetched, and only those in safetensors. So a hub id passes the same checks as a folder.
 """
 
 import os
@@ -18,18 +18,18 @@ from . import denoiser
 from .folder import REWARD_KINDS, USES, Folder, Unfit, check_fit, check_lora, side
 
 _PATIENCE = 5.0
-"""Seconds to wait for the hub to answer."""
+"""Timeout in seconds for an answer of the hub."""
 LARGEST = 8
-"""How many times longer a picture's side may be than the side that the model was made for."""
+"""Maximum side of a picture, as a multiple of the side that the model was made for."""
 TOO_MANY_REQUESTS = 429
 _SMALL = (".json", ".jinja", ".txt", ".model")
 """Suffixes of configurations and vocabularies."""
 
 
 def check(use: str, source: str, *, option: str) -> Folder:
-    """The inspected folder of `source`. Raises `UserError` if it cannot be used. Weights of a hub id are not fetched.
+    """The inspected folder of `source`. Raises `UserError` if it cannot be used. Fetches no weights from the hub.
 
-    `use` is a key of `USES`; `option` is the text before the source on the command line, such as ``--reward vp:``.
+    `use` is a key of `USES`. `option` is the text before the source on the command line, such as ``--reward vp:``.
     """
     folder = _look(source, option)
     _inspect(use, folder, f"{option}{source}")
@@ -39,7 +39,7 @@ def check(use: str, source: str, *, option: str) -> Folder:
 def check_pipeline(source: str, *, option: str, adapter: str, size: tuple[int | None, int | None]) -> None:
     """Raise `UserError` if a pipeline cannot be used, cannot draw pictures of `size`, or does not fit a LoRA.
 
-    `size` is the width and height in pixels; None stands for the model's own. `adapter` may be empty.
+    `size` is the width and height in pixels; None is the model's own. `adapter` is the folder of the LoRA, or empty.
     """
     folder = check("pipeline", source, option=option)
     with _inspecting(f"{option}{source}"):
@@ -72,7 +72,7 @@ def check_adapter(adapter: str, pipeline: Folder) -> None:
 
 
 def check_backbone(source: str) -> None:
-    """Raise `UserError` if ``train-rm`` cannot start from `source`; empty stands for the packaged one."""
+    """Raise `UserError` if ``train-rm`` cannot start from `source`. Empty is the packaged backbone."""
     new = [f"new:{kind}" for kind in REWARD_KINDS]
     if source.startswith("new:") and source not in new:
         raise UserError(f"--backbone {source}: known: {', '.join(new)}")
@@ -81,7 +81,7 @@ def check_backbone(source: str) -> None:
 
 
 def fetch(use: str, source: str, *, option: str) -> Path:
-    """The inspected folder of `source`, with the weights of a hub id fetched into the cache of the hub."""
+    """The inspected folder of `source`. The weights of a hub id are fetched into the hub's cache."""
     folder = _look(source, option)
     weights = _inspect(use, folder, f"{option}{source}")
     if folder.listed is None:
@@ -95,7 +95,7 @@ def fetch(use: str, source: str, *, option: str) -> Path:
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether a source is not a folder here and can be the name of a model on the hub."""
+    """Whether a source does not exist as a path here and can be the name of a model on the hub."""
     return not os.path.exists(source) and bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source, re.ASCII))
 
 
@@ -106,13 +106,13 @@ def _inspect(use: str, folder: Folder, where: str) -> list[str]:
 
 @cache
 def _inspected(use: str, path: Path, listed: frozenset[str] | None, stamp: frozenset[Any]) -> list[str]:  # noqa: ARG001
-    """The result of an inspection. A command asks for it several times; a folder that changed has another `stamp`."""
+    """The result of an inspection, cached for the many times a command needs it. `stamp` changes with the folder."""
     return USES[use](Folder(path, listed))
 
 
 @contextmanager
 def _inspecting(where: str) -> Iterator[None]:
-    """While files of a folder are read: what is wrong with them becomes a `UserError` that begins with `where`."""
+    """A context in which files of a folder are read. Errors become `UserError` with `where` at the beginning."""
     try:
         yield
     except Unfit as error:
@@ -120,7 +120,7 @@ def _inspecting(where: str) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{where}: cannot be read: {first_line(error)}") from None
     except (TypeError, ValueError, LookupError, AttributeError, RecursionError, ArithmeticError) as error:
-        # A value of a type or size that no check expects: the folder is wrong, and not vpctl.
+        # A value whose type or size no check expects. The fault is in the folder and not in vpctl.
         raise UserError(f"{where}: a file in it is malformed ({type(error).__name__}: {first_line(error)})") from None
 
 
@@ -136,9 +136,9 @@ def _look(source: str, option: str) -> Folder:
 
 @cache
 def _on_the_hub(name: str, where: str) -> Folder:
-    """The folder in the hub's cache with the small files of a model; if the hub is away, what the cache has.
+    """The folder in the hub's cache with a model's small files. The cached ones are used if the hub is unreachable.
 
-    It is found once in a run, so that all files are of one revision.
+    The result is cached, so that all files of a run are of one revision.
     """
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
@@ -158,12 +158,12 @@ def _on_the_hub(name: str, where: str) -> Folder:
         if status < 500 and status != TOO_MANY_REQUESTS:
             raise UserError(f"{where}: {constants.ENDPOINT} refuses: {first_line(error)}") from None
         unreachable: Exception = error
-    except Exception as error:  # the HTTP client, the proxy and the offline mode have errors of their own
+    except Exception as error:  # the HTTP client, proxies and the offline mode raise other errors
         unreachable = error
     else:
         listed = frozenset(one.rfilename for one in about.siblings or [])
         small = [one for one in listed if one.endswith(_SMALL) and one.count("/") <= 1]
-        # By the branch's name, so that the cache notes which commit it is and finds it when the hub is away.
+        # By the name of the branch, so that the cache records its commit and finds it when the hub is unreachable.
         return Folder(_download(name, "main", small, where), listed)
     for file in ("model_index.json", "config.json"):
         if isinstance(cached := try_to_load_from_cache(name, file), str):
@@ -175,11 +175,11 @@ def _on_the_hub(name: str, where: str) -> Folder:
 
 
 def _download(name: str, revision: str, files: list[str], where: str) -> Path:
-    """Fetch some files of a model on the hub that are not in the cache yet, and return the folder there."""
+    """Fetch the files of a model on the hub that are not in the cache yet, and return the folder in the cache."""
     from huggingface_hub import snapshot_download
 
     try:
-        # The names are patterns to the library; a bracket in a name would be one too.
+        # The library takes names as patterns, so special characters in them are escaped.
         patterns = [re.sub(r"([*?[])", r"[\1]", file) for file in files]
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, etag_timeout=_PATIENCE))
     except Exception as error:
@@ -187,6 +187,6 @@ def _download(name: str, revision: str, files: list[str], where: str) -> Path:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line that is never empty."""
+    """The first line of an error's message, or the name of its type if it has none."""
     lines = [line.strip() for line in str(error).splitlines()]
     return next(filter(None, lines), type(error).__name__)

@@ -1,6 +1,6 @@
-"""Text-to-image models as training sees them: one Protocol, and one file for each family of models.
+"""Text-to-image models for training: one Protocol, and one file for each family of models.
 
-A new family is a new file here and an entry in `open_denoiser` and `TUNABLE`. Nothing here imports torch until a
+A new family is a new file here and an entry in `open_denoiser` and `TUNABLE`. This module does not import torch until a
 denoiser is opened.
 """
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from .schedule import NoiseSchedule
 
 TUNABLE = ("StableDiffusionPipeline",)
-"""Classes of diffusers whose pipelines can be tuned."""
+"""Classes of diffusers pipelines that can be tuned."""
 PREDICTIONS = ("epsilon", "v_prediction")
-"""What a tunable model may predict: the noise, or the velocity of Salimans and Ho 2022."""
+"""What a tunable model may predict: the noise, or the velocity (Salimans and Ho 2022)."""
 
 
 class Denoiser(Protocol):
-    """A text-to-image model with a trainable LoRA. It is the policy with its LoRA and the reference without.
+    """A text-to-image model with a trainable LoRA. With its LoRA it is the policy, and without it the reference.
 
-    Latents are scaled everywhere: `encode` and `decode` do the scaling. They are float32, of shape (B, *latent_shape).
+    Latents are always scaled: `encode` and `decode` do the scaling. They are float32, of shape (B, *latent_shape).
     """
 
     device: "torch.device"
@@ -39,19 +39,19 @@ class Denoiser(Protocol):
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """Shape of the latents of one picture, such as (C, H, W)."""
+        """The shape of the latents of one picture, such as (C, H, W)."""
         ...
 
     def embed(self, prompts: list[str]) -> "Conditioning":
-        """The conditioning of the prompts, one row for each. It carries no gradient."""
+        """The conditioning of the prompts, one row for each, without gradients."""
         ...
 
     def predict(
         self, latents: "Tensor", timesteps: "Tensor", conditioning: "Conditioning", guidance: float = 1.0
     ) -> "Tensor":
-        """The prediction, in float32 and in the shape of `latents`; `timesteps` is (B,).
+        """The prediction, in float32 and in the shape of `latents`. `timesteps` is (B,).
 
-        It is guided without a classifier by the weight `guidance`; 1 means no guidance.
+        `guidance` is the weight of classifier-free guidance; 1 means no guidance.
         """
         ...
 
@@ -60,11 +60,11 @@ class Denoiser(Protocol):
         ...
 
     def decode(self, latents: "Tensor") -> "Tensor":
-        """Pixels (B, 3, H, W) in [0, 1]."""
+        """Pixels (B, 3, H, W) in [0, 1] of scaled latents."""
         ...
 
     def fitted(self, pictures: "list[Image.Image]") -> "Tensor":
-        """Pixels (B, 3, H, W) in [0, 1] of the model's own size; pictures of another aspect ratio are cropped."""
+        """Pixels (B, 3, H, W) in [0, 1] of the model's own size. Pictures of another aspect ratio are cropped."""
         ...
 
     def sample_timesteps(self, number: int, generator: "torch.Generator") -> "Tensor":
@@ -72,7 +72,7 @@ class Denoiser(Protocol):
         ...
 
     def noised(self, clean: "Tensor", noise: "Tensor", timesteps: "Tensor") -> "tuple[Tensor, Tensor]":
-        """Noised latents and the target of their prediction, both on `device`."""
+        """Noised latents, and the target of the prediction, both on `device`."""
         ...
 
     def noise_schedule(self, steps: int) -> "NoiseSchedule":
@@ -80,7 +80,7 @@ class Denoiser(Protocol):
         ...
 
     def draw(self, prompts: list[str], generators: "list[torch.Generator]", settings: Settings) -> "Tensor":
-        """Pixels (B, 3, H, W) in [0, 1] of one picture for each prompt, drawn as diffusers draws them."""
+        """Pixels (B, 3, H, W) in [0, 1], one picture for each prompt, drawn by the diffusers pipeline."""
         ...
 
     def reference(self) -> AbstractContextManager[None]:
@@ -88,7 +88,7 @@ class Denoiser(Protocol):
         ...
 
     def lora(self) -> "dict[str, Tensor]":
-        """The weights of the LoRA by name, on the CPU. On a CPU they are the very tensors that are trained."""
+        """The weights of the LoRA by name, on the CPU. For a model on the CPU they are the trained tensors."""
         ...
 
     def set_lora(self, weights: "dict[str, Tensor]") -> None:
@@ -101,7 +101,7 @@ class Denoiser(Protocol):
 
 
 def check_tunable(folder: Folder, *, where: str) -> None:
-    """Raise `UserError` if no denoiser here opens the pipeline in `folder`. Nothing is loaded.
+    """Raise `UserError` if no denoiser supports the pipeline in `folder`. Loads no weights.
 
     `where` names the option and the source in the error.
     """
@@ -114,7 +114,7 @@ def check_tunable(folder: Folder, *, where: str) -> None:
 def open_denoiser(pipe: Any, *, rank: int, source: str, seed: int, exact: bool = False) -> Denoiser:
     """The denoiser of a diffusers pipeline, with a new LoRA of `rank`. Raises `UserError` if there is none for it.
 
-    `source` is the value of --model. With `exact` two predictions can be compared to 1e-4, also on a GPU.
+    `source` is the value of --model. With `exact`, two predictions can be compared to 1e-4, also on a GPU.
     """
     from diffusers import StableDiffusionPipeline
 

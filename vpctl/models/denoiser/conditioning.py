@@ -1,4 +1,4 @@
-"""Prompts as a denoiser reads them."""
+"""The conditioning of a denoiser: encoded prompts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 REMEMBERED = 4096
-"""Prompts whose conditioning is kept. In Stable Diffusion 1 that of one prompt takes a quarter of a megabyte."""
+"""Number of prompts whose conditioning is cached. In Stable Diffusion 1, one prompt takes a quarter of a megabyte."""
 AT_ONCE = 64
-"""Prompts that are encoded together."""
+"""Number of prompts that are encoded together."""
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a denoiser knows of B prompts: tensors with one row for each prompt.
+    """The encoded form of B prompts: tensors with one row for each prompt.
 
-    Stable Diffusion has one tensor, the text embeddings (B, L, D). SDXL has the pooled embedding (B, D) beside it.
+    Stable Diffusion has one tensor, the text embeddings (B, L, D). SDXL also has the pooled embeddings (B, D).
     """
 
     tensors: tuple[Tensor, ...]
@@ -28,24 +28,24 @@ class Conditioning:
         return Conditioning(tuple(tensor[rows] for tensor in self.tensors))
 
     def repeat(self, times: int) -> "Conditioning":
-        """All rows `times` times, one block of B after the other."""
+        """All rows, `times` times: one block of B rows after the other."""
         return Conditioning(tuple(tensor.repeat(times, *[1] * (tensor.dim() - 1)) for tensor in self.tensors))
 
     def to(self, device: torch.device | str) -> "Conditioning":
-        """The same on another device."""
+        """The conditioning on another device."""
         return Conditioning(tuple(tensor.to(device) for tensor in self.tensors))
 
     @staticmethod
     def cat(parts: "Sequence[Conditioning]") -> "Conditioning":
-        """The rows of all parts."""
+        """The rows of all parts, in order."""
         return Conditioning(tuple(map(torch.cat, zip(*(part.tensors for part in parts), strict=True))))
 
 
 class Embeddings:
-    """The conditioning of prompts. A prompt is encoded once and remembered on the CPU."""
+    """Encodes prompts, each once, and caches their conditioning on the CPU."""
 
     def __init__(self, encode: Callable[[list[str]], Conditioning], device: torch.device) -> None:
-        """`encode` runs the text encoders of a model."""
+        """`encode` runs the text encoders of a model. `device` is the device of the results."""
         self._encode, self._device = encode, device
         self._known: dict[str, Conditioning] = {}
 

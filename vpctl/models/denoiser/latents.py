@@ -9,10 +9,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Posteriors:
-    """Posteriors of N pictures, from which latents are drawn anew at every visit.
+    """Posteriors of N pictures. New latents are sampled from them at every use.
 
-    `mean` and `std` are (N, C, H, W), in half precision, on the CPU. `scale` turns what the autoencoder gives into the
-    latents that the denoiser takes.
+    `mean` and `std` are (N, C, H, W), in float16, on the CPU. `scale` turns the autoencoder's latents into those that
+    the denoiser takes.
     """
 
     mean: Tensor
@@ -24,12 +24,12 @@ class Posteriors:
         return Posteriors(self.mean[pictures], self.std[pictures], self.scale)
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """Scaled latents (N, C, H, W), in float32, on the CPU."""
+        """A sample of scaled latents (N, C, H, W), in float32, on the CPU."""
         mean, std = self.mean.float(), self.std.float()
         return self.scale(mean + std * torch.randn(mean.shape, generator=generator))
 
     @staticmethod
     def cat(parts: "Sequence[Posteriors]") -> "Posteriors":
-        """The posteriors of all parts, which one model encoded."""
+        """The posteriors of all parts, in order. One model must have encoded them all."""
         mean, std = torch.cat([part.mean for part in parts]), torch.cat([part.std for part in parts])
         return Posteriors(mean, std, parts[0].scale)

@@ -1,4 +1,4 @@
-"""The noise of models that were trained on discrete noise levels, such as Stable Diffusion's."""
+"""The noise schedule of models that were trained on discrete noise levels, such as Stable Diffusion."""
 
 from typing import NamedTuple
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 class NoiseSchedule(NamedTuple):
-    """The noise levels that a sampling run of N steps visits, each (N,), on the CPU; the noisiest is first.
+    """The noise levels of a sampling run of N steps, each (N,), on the CPU, from the noisiest on.
 
-    `alpha` is ᾱ, the share of the signal's variance: at the step, and in `alpha_next` after it.
+    `alpha` is ᾱ, the signal's share of the variance, at each step. `alpha_next` is ᾱ after the step.
     """
 
     timesteps: Tensor
@@ -21,7 +21,7 @@ class NoiseSchedule(NamedTuple):
 
 
 def noise_schedule(scheduler: DDIMScheduler, steps: int) -> NoiseSchedule:
-    """The noise levels of a run of `steps` steps, spaced as the scheduler's config says."""
+    """The noise levels of a run of `steps` steps, with the spacing of the scheduler's config."""
     scheduler.set_timesteps(steps)
     timesteps = scheduler.timesteps.cpu().long()
     following = timesteps - scheduler.config.num_train_timesteps // steps
@@ -33,7 +33,7 @@ def noise_schedule(scheduler: DDIMScheduler, steps: int) -> NoiseSchedule:
 
 
 def noised(scheduler: DDIMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-    """Latents with noise at the levels `timesteps` (B,), and the target of their prediction: the noise or velocity."""
+    """Latents with noise at the levels `timesteps` (B,), and the target of the prediction: noise or velocity."""
     target = noise
     if scheduler.config.prediction_type == "v_prediction":
         target = scheduler.get_velocity(clean, noise, timesteps)

@@ -1,7 +1,6 @@
-"""Stable Diffusion 1 and 2, and models of the same shape.
+"""Stable Diffusion 1 and 2, and models of the same architecture.
 
-The weights of the LoRA stay in float32 whatever the model's precision is: in bfloat16 an AdamW step of 1e-5 would
-change next to nothing.
+The weights of the LoRA are float32 in every case: in bfloat16, an AdamW step of 1e-5 would change almost nothing.
 """
 
 from collections.abc import Iterator
@@ -29,17 +28,17 @@ ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 class StableDiffusion:
-    """A Stable Diffusion pipeline whose UNet carries a trainable LoRA on its attention. It is a `Denoiser`."""
+    """A Stable Diffusion pipeline with a trainable LoRA on the attention layers of its UNet. It is a `Denoiser`."""
 
     def __init__(self, pipe: Any, *, rank: int, seed: int, exact: bool = False) -> None:
-        """`exact` is for training that compares predictions to 1e-4: on a GPU the rounding of 16 bits is larger."""
+        """`exact` is for training that compares predictions to 1e-4. On a GPU, 16 bits round by more than that."""
         if pipe.unet.dtype == torch.float16:
-            # A gradient that is a mean over pictures, steps and pixels underflows in float16.
+            # Gradients, which are means over pictures, steps and pixels, underflow in float16.
             wide = not exact and torch.cuda.is_bf16_supported(including_emulation=False)
             pipe.to(dtype=torch.bfloat16 if wide else torch.float32)
             if exact:
                 torch.set_float32_matmul_precision("high")  # TF32: nearly as fast as 16 bits, and exact enough
-            pipe.vae.to(dtype=torch.float32)  # in bfloat16 it is off by half the std of its own latents
+            pipe.vae.to(dtype=torch.float32)  # in bfloat16 its error is half the std of its latents
         self.pipe = pipe
         self.device: torch.device = pipe.device
         self.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
@@ -59,7 +58,7 @@ class StableDiffusion:
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """Shape (C, H, W) of the latents of one picture."""
+        """The shape (C, H, W) of the latents of one picture."""
         unet = self.pipe.unet.config
         return unet.in_channels, unet.sample_size, unet.sample_size
 
@@ -74,9 +73,10 @@ class StableDiffusion:
             self.pipe.unet.enable_adapters()
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: float = 1.0) -> Tensor:
-        """The UNet's prediction (B, C, H, W) in float32, guided by `guidance` unless that is 1.
+        """The UNet's prediction (B, C, H, W) in float32. With a `guidance` of 1 there is no guidance.
 
-        Classifier-free guidance, Ho and Salimans 2022 (arXiv 2207.12598), equation 6, as Stable Diffusion writes it.
+        Classifier-free guidance, Ho and Salimans 2022 (arXiv 2207.12598), equation 6, in the form that Stable Diffusion
+        uses.
         """
         dtype = self.pipe.unet.dtype
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
@@ -115,16 +115,16 @@ class StableDiffusion:
         return (pixels / 2 + 0.5).clamp(0, 1)
 
     def fitted(self, pictures: list[Image.Image]) -> Tensor:
-        """Pixels (B, 3, S, S) in [0, 1] of the model's own size; pictures that are not square are cropped."""
+        """Pixels (B, 3, S, S) in [0, 1], scaled to the model's own size S. Pictures that are not square are cropped."""
         side = self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
         return from_pictures([ImageOps.fit(one, (side, side), Image.Resampling.BICUBIC) for one in pictures])
 
     def sample_timesteps(self, number: int, generator: torch.Generator) -> Tensor:
-        """Uniform timesteps (number,), on the CPU."""
+        """Random timesteps (number,), uniformly distributed, on the CPU."""
         return torch.randint(self.scheduler.config.num_train_timesteps, (number,), generator=generator)
 
     def noised(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """Noised latents and the target of their prediction, both on `device`."""
+        """Noised latents, and the target of the prediction, both on `device`."""
         noisy, target = schedule.noised(self.scheduler, clean, noise, timesteps)
         return noisy.to(self.device), target.to(self.device)
 
@@ -133,19 +133,19 @@ class StableDiffusion:
         return schedule.noise_schedule(self.scheduler, steps)
 
     def draw(self, prompts: list[str], generators: list[torch.Generator], settings: Settings) -> Tensor:
-        """Pixels (B, 3, H, W) in [0, 1] of one picture for each prompt, drawn by the pipeline's own scheduler."""
+        """Pixels (B, 3, H, W) in [0, 1], one picture for each prompt, drawn by the pipeline's own scheduler."""
         wanted = {"num_inference_steps": settings.num_inference_steps, "guidance_scale": settings.guidance_scale}
         given = {name: value for name, value in wanted.items() if value is not None}
         return self.decode(self.pipe(prompts, generator=generators, output_type="latent", **given).images)
 
     def lora(self) -> dict[str, Tensor]:
-        """The weights of the LoRA, by peft's names; on a CPU they are the very tensors that are trained."""
+        """The weights of the LoRA by peft's names, on the CPU. For a UNet on the CPU they are the trained tensors."""
         return {name: weight.cpu() for name, weight in get_peft_model_state_dict(self.pipe.unet).items()}
 
     def set_lora(self, weights: dict[str, Tensor]) -> None:
-        """Load weights from `lora` into the LoRA; a second LoRA would be trained and not saved.
+        """Load weights from `lora` into the trained LoRA. A second LoRA would be trained but not saved.
 
-        Raises `ValueError` if they do not fit.
+        Raises `ValueError` if the weights do not fit.
         """
         if not fits(weights, self.lora()):
             raise ValueError("weights of another LoRA")
