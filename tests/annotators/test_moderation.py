@@ -1,4 +1,4 @@
-"""The moderations endpoint as a judge of harmlessness, against a real server on this machine."""
+"""The moderations endpoint as a judge of harmlessness, against a local test server."""
 
 from pathlib import Path
 from typing import Any

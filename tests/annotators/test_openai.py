@@ -1,4 +1,4 @@
-"""The annotator that asks a server: what it shows, from the file to the request."""
+"""The annotator that asks a server: from the picture file to the request."""
 
 import asyncio
 import base64

@@ -30,7 +30,7 @@ def reward(images, prompts):
 
 return reward
 """
-"""A reward that can be known beforehand: the picture's width, and a hundredth for each letter of the prompt."""
+"""A reward whose value a test can compute: the picture's width, plus a hundredth for each character of the prompt."""
 
 
 def pictures(judge: RewardJudge, *widths: int) -> list[object]:

@@ -36,7 +36,7 @@ SAID = json.dumps(
 
 
 def annotate(run: Run, folder: Path, pictures: Path, server: str) -> Ended:
-    """What vpctl makes of the pictures with the model in `folder`, as `server` serves it."""
+    """Run annotate on the pictures with the model in `folder`, which runs behind `server`."""
     spec = f"openai:{folder}"
     return run(
         "annotate",
@@ -51,7 +51,7 @@ def annotate(run: Run, folder: Path, pictures: Path, server: str) -> Ended:
 
 @pytest.fixture
 def taught(tmp_path: Path, run: Run, drawn: Path, httpserver: HTTPServer) -> Path:
-    """A model that has learnt its answer to exactly what it will be sent, words and pictures."""
+    """A model that was trained to give the right answer to exactly the requests of this test."""
     folder = vlm.make(tmp_path / "model", context=8192)
     message = {"role": "assistant", "content": SAID}
     httpserver.expect_request("/v1/chat/completions").respond_with_json(
@@ -75,7 +75,7 @@ def taught(tmp_path: Path, run: Run, drawn: Path, httpserver: HTTPServer) -> Pat
 
 
 def _conversation(body: bytes) -> Asked:
-    """What a server is sent, as the model behind it reads it."""
+    """The body of a request, in the form in which the model behind the server reads it."""
     messages: list[dict[str, Any]] = []
     pictures: list[Image.Image] = []
     for message in json.loads(body)["messages"]:

@@ -1,4 +1,4 @@
-"""Vision-language models small enough to be made, and taught, in a test."""
+"""Vision-language models that are small enough to be created and trained in a test."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ from vpctl.judging import questions
 IN_PLACE = """{% for message in messages %}<|{{ message.role }}|>{% for part in message.content %}
 {%- if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}<|end|>{% endfor %}
 {%- if add_generation_prompt %}<|assistant|>{% endif %}"""
-"""A chat template with all there can be: a system's turn, and pictures between texts."""
+"""A chat template with all features: a system message, and pictures between texts."""
 CONTROL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<image>"]
 SIDE, PATCH = 16, 8
 FIDELITY = plugins.aspect("fidelity")
@@ -36,7 +36,7 @@ def question(prompt: str, *colours: str) -> Question:
 
 
 def make(folder: Path, *, template: str = IN_PLACE, context: int = 4096) -> Path:
-    """A LLaVA with random weights, large enough that what it babbles depends on what it is given."""
+    """Create a LLaVA with random weights. It is large enough that its output depends on its input."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     tokens: Any = _tokenizer()
@@ -71,7 +71,7 @@ def make(folder: Path, *, template: str = IN_PLACE, context: int = 4096) -> Path
 
 
 def _tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """Bytes, and the words of the questions: what is asked is a few hundred tokens long."""
+    """A tokenizer of bytes and of the words of the questions, so that a question has only a few hundred tokens."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -90,7 +90,7 @@ Lesson = tuple[Asked, str]
 
 
 def teach(folder: Path, judge: LocalJudge, lessons: Sequence[Lesson], *, enough: float = 0.003, most: int = 400) -> int:
-    """Train the model in `folder` until it says what the lessons want to hear; the number of steps."""
+    """Train the model in `folder` until it gives the answers of the lessons, and return the number of steps."""
     model: Any = LlavaForConditionalGeneration.from_pretrained(folder)
     batch = _batch(folder, judge, lessons)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
@@ -107,7 +107,7 @@ def teach(folder: Path, judge: LocalJudge, lessons: Sequence[Lesson], *, enough:
 
 
 def _batch(folder: Path, judge: LocalJudge, lessons: Sequence[Lesson]) -> dict[str, Any]:
-    """The questions, padded on the left as the judge pads them, the answers behind them, of which alone is learnt."""
+    """The training batch: questions, padded on the left as by the judge, then answers. Only answers have labels."""
     inputs = dict(judge.inputs([asked for asked, _ in lessons]))
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
     answers = [f"{answer}{tokenizer.eos_token}" for _, answer in lessons]

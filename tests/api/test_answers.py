@@ -1,4 +1,4 @@
-"""What is read out of a model's answer, and what is not."""
+"""Reading the answers of models: what is accepted and what is rejected."""
 
 import json
 from typing import Any
@@ -74,7 +74,7 @@ def test_small_slips_are_mended(text: str, expected: object) -> None:
         "[" * 100_000,
         '{"a":' * 100_000,
         '{"a":' * 5_000 + "1" + "}" * 5_000 + ",",
-        "```json\n" + "\n" * 1_000_000,  # models that are made to write JSON come to this; it is to be read in no time
+        "```json\n" + "\n" * 1_000_000,  # models that are forced to write JSON produce this; parsing it must be fast
     ],
 )
 def test_what_is_not_one_whole_object_is_nothing(text: str | None) -> None:

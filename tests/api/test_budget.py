@@ -1,4 +1,4 @@
-"""What calls cost, and that no limit is passed."""
+"""The cost of calls, and that no limit is exceeded."""
 
 import asyncio
 import math
@@ -17,7 +17,7 @@ PRICE = Price(2e-6, 8e-6, 1e-6)
 
 
 class Run:
-    """What became of many calls on one budget; `spent` is what the provider says it is owed."""
+    """The result of many calls on one budget. `owed` is what the provider would charge."""
 
     def __init__(self, seed: int) -> None:
         chance = Random(seed)
@@ -73,7 +73,7 @@ def test_a_cap_is_never_passed_and_all_that_was_put_aside_is_given_back() -> Non
 
 
 def spend(budget: Budget, usages: list[dict[str, float] | None], estimate: Estimate) -> tuple[int, Brake]:
-    """How many calls one after another the budget lets go, each of which then uses so much."""
+    """The number of consecutive calls that the budget allows, with these usages, and the brake."""
 
     async def one_by_one() -> tuple[int, Brake]:
         budget.begin(brake := Brake())
@@ -273,7 +273,7 @@ def test_a_table_that_is_not_right_is_told_in_one_line(tmp_path: Path, text: str
         ("gpt-4o-mini", (1024, 1024), "high", 2833 + 4 * 5667),
         ("gpt-4o-mini", (512, 512), "low", 2833),
         ("gpt-5", (1024, 1024), "high", 70 + 4 * 140),
-        # Patches of 32²: 1024² is 32 × 32 of them; 1800 × 2400 is more than there may be.
+        # Patches of 32²: 1024² has 32 × 32 of them; 1800 × 2400 has more than the maximum.
         ("gpt-4.1-mini", (1024, 1024), "", 1024 * 1.62),
         ("gpt-4.1-mini", (1800, 2400), "", 1536 * 1.62),
         ("gpt-4.1-nano", (33, 32), "", 2 * 2.46),

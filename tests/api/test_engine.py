@@ -1,4 +1,4 @@
-"""Questions to a server that answers, limits and fails as real ones do."""
+"""Questions to a server that answers, limits its rate and fails as real servers do."""
 
 import asyncio
 from collections import Counter
@@ -28,7 +28,7 @@ SCHEMA = {
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits that the server does not ask for are short."""
+    """Waits are short, except those that the server asks for."""
     monkeypatch.setattr(engine, "FIRST_WAIT", 0.001)
     monkeypatch.setattr(engine, "LONGEST_WAIT", 0.02)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -47,7 +47,7 @@ def read(answer: JSON) -> str:
 
 
 def echo(body: JSON) -> JSON:
-    """An answer that tells which question it is to."""
+    """An answer that repeats the question."""
     return {"answer": question_of(body)}
 
 
@@ -60,7 +60,7 @@ def refused_by(server: Server) -> Counter[int]:
 
 
 class Asked:
-    """A run of questions: what became of each, in order, and why it ended, as the first `UserError` makes it do."""
+    """A run of questions: the result of each, in order, and the `UserError` that ended the run, if any."""
 
     def __init__(
         self, server: Server | str, questions: int = 1, *, one_by_one: bool = False, model: str = "judge", **how: Any
@@ -280,7 +280,7 @@ def test_where_all_questions_are_too_long_the_run_ends() -> None:
 
 
 def test_faults_that_pass_are_tried_again_and_nothing_is_billed_twice() -> None:
-    """Two thousand questions, three of ten requests of which meet a fault."""
+    """Two thousand questions. Three requests in ten get a fault."""
     faults = {"500": 0.08, "503": 0.06, "408": 0.04, "drop": 0.06, "cut_body": 0.06}
     with Server(answer=echo, faults=faults, capacity=10, latency=0.01, limit_headers={"Retry-After": "0.01"}) as server:
         asked = Asked(server, 2000)
@@ -293,8 +293,10 @@ def test_faults_that_pass_are_tried_again_and_nothing_is_billed_twice() -> None:
 
 
 def test_answers_of_every_kind_end_in_the_right_way() -> None:
-    """Faults of the answers themselves, with those of the way: what can be had is had, and paid for once or with its
-    repair."""
+    """Answers with faults, on a connection with faults.
+
+    Every usable answer is used. It is paid for once, or twice if it was repaired.
+    """
     faults = {"500": 0.1, "drop": 0.05, "empty": 0.05, "refusal": 0.05, "content_filter": 0.05, "fenced": 0.05}
     with Server(answer=echo, faults={**faults, "cut_json": 0.05}, seed=3) as server:
         asked = Asked(server, 600)
@@ -328,7 +330,7 @@ def test_a_call_that_takes_too_long_is_given_up_after_a_few_tries_and_paid_for_i
         asked = Asked(server, timeout=0.1, model="gpt-4o", max_cost=1.0)
         assert len(server.log) <= engine.TRIES_TIMED_OUT
     assert "cannot be reached (no answer within 0.1 s, 3 times)" in str(asked.why[0])
-    # 20 tokens of four bytes each, and a hundred of an answer, each of the three times.
+    # Each of the three tries may have used 20 × 4 tokens of prompt and 100 tokens of answer.
     assert asked.model.engine.budget.spent == pytest.approx(3 * (20 * 4 * 2.5e-6 + 100 * 10e-6))
     assert asked.model.engine.budget._reserved == pytest.approx(0)
 
@@ -488,7 +490,7 @@ def test_a_question_whose_repair_meets_a_fault_is_left_for_another_day() -> None
 
 
 def test_a_repair_reserves_for_the_answer_that_it_quotes() -> None:
-    """The cap is for one short question; asking again quotes an answer of thousands of tokens."""
+    """The cost limit is enough for one short question. The second try quotes an answer of thousands of tokens."""
     text = "x" * 20_000
     with Server(answer=lambda _: completion(text)) as server:
         asked = Asked(server, model="gpt-4o", max_cost=0.01)
@@ -535,7 +537,7 @@ def test_an_answer_without_words_can_not_be_used(body: JSON) -> None:
         ({"prompt_tokens": -5, "completion_tokens": 2}, {"completion_tokens": 2}),
         ({"prompt_tokens": 1e300, "completion_tokens": 10**30}, {}),
         (
-            {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 50},  # with 39 of reasoning
+            {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 50},  # includes 39 tokens of reasoning
             {"prompt_tokens": 9, "completion_tokens": 41},
         ),
         ({"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 0}, {"prompt_tokens": 9, "completion_tokens": 2}),
@@ -552,7 +554,7 @@ def test_a_count_of_tokens_that_is_none_is_left_out(usage: Any, known: dict[str,
 
 @pytest.mark.parametrize("status", [200, 400, 401, 402, 404, 500])
 def test_the_key_is_in_nothing_that_comes_out(status: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a server that says what it was sent, headers and all."""
+    """The server sends back everything it received, including the headers."""
 
     def answer(body: JSON) -> Any:
         said = f"You sent Bearer {KEY}"
@@ -703,7 +705,7 @@ def test_a_pulled_brake_lets_end_what_is_under_way_and_nothing_else() -> None:
 
 
 def test_what_the_server_says_is_left_is_heeded() -> None:
-    """Nothing is left, it says, for half a second: nobody is sent in that time."""
+    """The server reports that its limit is used up for half a second. No request is sent in that time."""
     sent: list[float] = []
 
     def answer(body: JSON) -> Any:

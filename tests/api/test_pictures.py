@@ -1,4 +1,4 @@
-"""Pictures as a server gets them."""
+"""Encoding pictures for a server."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ RED = (220, 40, 40)
 
 
 def encoded(path: Path, **how: Any) -> tuple[str, bytes, tuple[int, int]]:
-    """Kind and bytes of what is sent for a picture, and the size that is said of it."""
+    """Media type and bytes of the picture that is sent, and the size that is reported for it."""
     found = Encoder(PictureConfig(**how), str(path.parent))(Pictures([str(path.parent)]).open(str(path)), str(path))
     part = orjson.loads(found.part)
     assert part["type"] == "image_url"

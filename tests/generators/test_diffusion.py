@@ -1,4 +1,4 @@
-"""The diffusers generator, on the packaged pipeline and on folders that are none."""
+"""The diffusers generator, with the packaged pipeline and with folders that are not pipelines."""
 
 import importlib.util
 import shutil
@@ -26,7 +26,7 @@ def small() -> Diffusion:
 
 
 def levels(one: Image.Image, other: Image.Image) -> int:
-    """Largest difference of any pixel, in levels of 255."""
+    """The largest difference of any pixel, in levels from 0 to 255."""
     return int(np.abs(np.asarray(one, int) - np.asarray(other, int)).max())
 
 

@@ -9,7 +9,7 @@ from vpctl.judging.microbatch import MicroBatches
 
 
 class Desk:
-    """Answers a number with its double, and notes who was asked together."""
+    """Answers a number with twice the number, and records which questions were answered together."""
 
     def __init__(self, *, most: int = 4) -> None:
         self.asked: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""Judging by batch, against a server that knows files and batches, and killed at every turn."""
+"""Judging by batch, against a server with files and batches. The process is killed at every request and many writes."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ from tests.servers import JSON, Entry, Reply, Server, error, instance, schema_of
 
 ALL = ["fidelity", "aesthetic", "harmlessness", "prompt-following"]
 PRICES = "[judge]\ninput = 1000.0\noutput = 10000.0\n"
-"""Dollars for a million tokens: a call takes about two, and half of it by batch."""
+"""Dollars per million tokens: a call costs about two dollars, and half of that by batch."""
 
 STABLE = """
 import os, signal, sys
@@ -64,12 +64,15 @@ for line in sys.stdin.buffer:
     sys.stderr.flush()
     os._exit(code)
 """
-"""A process that has imported everything and becomes the program by forking, which takes a tenth of the time; `kill`
-says at the how manieth write, sync, move or removal of a file it is killed; of a write, half is done."""
+"""A process that has imported everything and forks to run the program, which takes a tenth of the usual time.
+
+`kill` is the number of the write, sync, move or removal of a file at which the program is killed. A write is then half
+done.
+"""
 
 
 class Stable:
-    """Where programs come from."""
+    """Starts the programs. See `STABLE`."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -105,7 +108,7 @@ def stable() -> Iterator[Stable]:
 
 
 class Hooked(Server):
-    """A server that tells of each request before it answers, and after."""
+    """A server that calls a hook before and after it handles each request."""
 
     before: Callable[[web.Request], Reply | None] = staticmethod(lambda request: None)
     after: Callable[[web.Request], Reply | None] = staticmethod(lambda request: None)
@@ -135,7 +138,7 @@ class Hooked(Server):
                 self.finish(batch["id"], **how)
 
     def forget(self) -> None:
-        """As if it were new, but at the same address, which is part of what a judgement's key is made of."""
+        """Forget everything, as a new server. It keeps its address, which is part of the keys of judgements."""
         self._kept = {"files": {}, "batches": {}}
         self._contents.clear()
         self._asked.clear()
@@ -149,7 +152,7 @@ def server() -> Iterator[Hooked]:
 
 
 class Place:
-    """A folder with pictures, and annotate run in it."""
+    """A folder with pictures, in which annotate runs."""
 
     def __init__(self, folder: Path, server: Hooked, stable: Stable) -> None:
         self.folder, self.server, self._stable = folder, server, stable
@@ -168,7 +171,7 @@ class Place:
         return self._stable.run(*argv, cwd=self.folder, env=self.env, limits=limits, kill=kill)
 
     def until_done(self, *more: str, limits: dict[str, int] | None = None) -> None:
-        """Go on until nothing is under way, as cron would; the server finishes its batches meanwhile."""
+        """Run annotate until nothing is pending, as cron would. The server finishes its batches between the runs."""
         for _ in range(20):
             ended = self(*more, limits=limits)
             assert ended.code == 0, ended.err
@@ -183,7 +186,7 @@ class Place:
 
     @property
     def known(self) -> set[bytes]:
-        """The records, in whatever order; none is there twice."""
+        """The records without their order. No record occurs twice."""
         found = {orjson.dumps(record, option=orjson.OPT_SORT_KEYS) for record in self.records}
         assert len(found) == len(self.records)
         return found
@@ -258,13 +261,13 @@ def test_a_batch_that_was_cancelled_is_collected_as_far_as_it_came(place: Place)
 
 
 def test_errors_are_refusals_failures_or_asked_again_by_what_they_are(place: Place) -> None:
-    """Each request meets one fault in the batch; what the server's errors say decides."""
+    """Each request of the batch gets one fault. The server's error determines what becomes of it."""
     faults = iter(["content_filter", "400", "429", "500", "refusal", "out_of_range", "cut_json"])
     place.server._fault = lambda asked: next(faults, "")  # type: ignore[method-assign]
     place("--batch-api")
     place.server.finish_all()
     collected = place("--batch-api")
-    assert collected.code == 3  # one failed
+    assert collected.code == 3  # one record failed
     assert "11 judgements" not in collected.err
     assert "1 collected (10 judgements), 1 new (2 requests)" in collected.err
     refused = sorted(record["refused"] for record in place.records if "refused" in record)
@@ -298,7 +301,7 @@ def test_an_answer_is_not_mended_where_the_pictures_are_not_what_they_were(place
 
 
 def test_a_second_try_that_meets_a_fault_loses_no_answer(place: Place) -> None:
-    """The answers of the batch were paid for, and so are the second tries that others get."""
+    """The answers of the batch were paid for, and so were the other second tries."""
     place.server.faults = {"out_of_range": 1.0}
     place("--batch-api", "--aspect", "fidelity")
     place.server.finish_all()
@@ -345,7 +348,7 @@ def test_the_input_may_grow_and_what_was_asked_is_recorded_as_it_was_asked(place
     write_lines(place.folder / "metadata.jsonl", records[:4])
     place("--batch-api")
     changed = [{**record, "split": "test"} if record["prompt_id"] == "p0" else record for record in records]
-    write_lines(place.folder / "metadata.jsonl", changed[:2] + changed[4:])  # p1 has gone, p0 has changed
+    write_lines(place.folder / "metadata.jsonl", changed[:2] + changed[4:])  # p1 was removed and p0 was changed
     grown = place("--batch-api")
     assert "2 batches: 1 pending (0 of 8 requests done), 1 new (12 requests)" in grown.err
     place.until_done("--batch-api")
@@ -514,7 +517,7 @@ def test_a_batch_that_is_not_valid_is_told_and_tried_once_more_and_not_for_ever(
 
 
 def test_a_server_that_takes_only_so_much_at_once_is_given_no_more(place: Place) -> None:
-    """Its limit on tokens that wait shows only in batches that fail when others hold all of it."""
+    """The server's limit on pending tokens shows only when a batch fails because other batches use the limit."""
     problem = place.server._problem
 
     def full(rows: list[bytes], endpoint: str) -> JSON | None:
@@ -593,7 +596,7 @@ def test_a_dry_run_knows_the_price_and_what_is_under_way(place: Place) -> None:
 
 
 def test_an_interrupt_leaves_all_in_order(place: Place, stable: Stable) -> None:
-    """While files are packed and uploaded: what is under way is let end, and the rest is for the next run."""
+    """The interrupt comes during packing and uploading. Running work finishes, and the next run does the rest."""
     seen = threading.Event()
 
     def interrupts(request: web.Request) -> None:
@@ -615,7 +618,7 @@ LIMITS = {"MOST_REQUESTS": 5}
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, stable: Stable) -> Iterator[tuple[Place, set[bytes]]]:
-    """A place where nobody has been killed, and what came of it; every kill is done anew on its server."""
+    """A place where no run was killed, and its records. Each killed run starts anew on its server."""
     with Hooked() as server:
         folder = tmp_path_factory.mktemp("whole")
         draw(folder, prompts=3)
@@ -645,7 +648,7 @@ def go_on(place: Place, expected: set[bytes]) -> None:
 def test_killed_at_any_request_it_ends_as_if_it_had_not_been(
     whole: tuple[Place, set[bytes]], tmp_path: Path, stable: Stable, request_number: int, when: str
 ) -> None:
-    """Before the server has seen it, and after, when it has been done and the answer is lost."""
+    """The run is killed before the server handles the request, or after it, so that the answer is lost."""
     original, expected = whole
     place = anew(original, tmp_path, stable)
     left = [request_number]
@@ -674,7 +677,7 @@ def test_killed_at_any_request_it_ends_as_if_it_had_not_been(
 def test_killed_at_any_write_it_ends_as_if_it_had_not_been(
     whole: tuple[Place, set[bytes]], tmp_path: Path, stable: Stable, number: int
 ) -> None:
-    """While it packs, and then again."""
+    """The run is killed while it packs, three times in a row."""
     original, expected = whole
     place = anew(original, tmp_path, stable)
     codes = []
@@ -689,7 +692,7 @@ def test_killed_at_any_write_it_ends_as_if_it_had_not_been(
 def test_killed_while_it_collects_it_ends_as_if_it_had_not_been(
     whole: tuple[Place, set[bytes]], tmp_path: Path, stable: Stable, number: int
 ) -> None:
-    """Where some requests expired, so that it has to ask again too."""
+    """Some requests have expired, so the run must also submit requests."""
     original, expected = whole
     place = anew(original, tmp_path, stable)
     place("--batch-api", limits=LIMITS)
@@ -711,7 +714,7 @@ def test_a_kill_in_the_middle_of_a_line_of_the_journal_is_mended(place: Place) -
 
 
 def results(place: Place, lines: list[JSON]) -> list[bytes]:
-    """What `vllm run-batch` would write for requests."""
+    """The results that ``vllm run-batch`` would write for these requests."""
     found = []
     for line in lines:
         sent = place.server._reply("/v1/chat/completions", line["body"])

@@ -1,4 +1,4 @@
-"""What judgements say of two pictures, by numbers worked out by hand."""
+"""Preferences between two pictures, compared with numbers that were worked out by hand."""
 
 from collections import Counter
 from typing import Any, cast
@@ -26,7 +26,7 @@ def judgement(images: str, *scores: float, **more: Any) -> Judgement:
 
 
 def pair(images: str, winner: str, first: str) -> Judgement:
-    """A comparison in which the picture `first` was shown first, and which `winner` won, or none."""
+    """A comparison in which the picture `first` was shown first and `winner` won. An empty `winner` is a tie."""
     scores = [3.0, 3.0] if not winner else [5.0 if one == winner else 1.0 for one in images]
     order = [images.index(first), 1 - images.index(first)]
     return judgement(images, *scores, mode="pair", order=order)

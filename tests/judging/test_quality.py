@@ -1,4 +1,4 @@
-"""How judgements turned out, by hand."""
+"""The quality of judgements, compared with numbers that were worked out by hand."""
 
 from collections import Counter
 from typing import Any, cast
@@ -29,7 +29,7 @@ def test_levels_ties_slots_and_failures_are_counted() -> None:
     assert (found.judged, sum(found.refused.values), sum(found.failed.values)) == (2, 1, 1)
     assert found.levels == {5: 1, 3: 2, 1: 1, 2: 1, 4: 1}
     assert (len(found.ties.values), sum(found.ties.values)) == (6, 1)
-    # Shown first were the third of the one, 3, and the first of the other, 1; last the second, 3, and the third, 4.
+    # Scores of the pictures shown first: 3 and 1. Scores of those shown last: 3 and 4.
     assert found.slots.mean == pytest.approx((3 + 1) / 2 - (3 + 4) / 2)
 
 
@@ -54,7 +54,7 @@ def test_preferences_that_turn_round_are_flips() -> None:
         judged([3.0, 3.0], ids="cd", key="6", repeat=3),
     ]
     found = measured(records)[("m", "x", "list")]
-    # a and b are preferred as 1, -1, -1; c and d as 1, 1, and then neither.
+    # The preferences are 1, -1, -1 for a and b. For c and d they are 1, 1 and a tie.
     assert (len(found.flips.values), sum(found.flips.values)) == (3, 1)
 
 

@@ -1,4 +1,4 @@
-"""What a judge is asked, and what is accepted as its answer."""
+"""The questions to a judge, and the answers that are accepted."""
 
 from collections.abc import Callable
 from itertools import permutations
@@ -150,7 +150,7 @@ def test_all_aspects_at_once_are_all_there_or_it_is_no_answer() -> None:
 
 
 def fits(value: Any, part: dict[str, Any]) -> bool:
-    """Whether a value is an instance of a schema of the strict subset."""
+    """Whether a value matches a schema of the strict subset."""
     if "enum" in part and value not in part["enum"]:
         return False
     match part["type"]:

@@ -29,7 +29,7 @@ PLAN = Plan(ASPECTS)
 
 
 def images(prompt: str, *numbers: int) -> list[Image]:
-    """Records of a prompt's pictures; the number of each is its colour."""
+    """Records of a prompt's pictures. The number of a picture is also its colour."""
     made: list[Image] = []
     for number in numbers:
         name = f"{prompt}{number}"
@@ -57,13 +57,13 @@ def number_of(picture: PIL.Image) -> int:
 
 
 def truthful(prompt: str, pictures: list[PIL.Image], aspect: Aspect) -> Verdicts:
-    """The number of each picture, and what was asked, as its rationale."""
+    """Scores each picture with its number. The rationale has the prompt, the aspect and the number."""
     numbers = [number_of(picture) for picture in pictures]
     return Verdicts([float(one) for one in numbers], [f"{prompt}/{aspect.name}/{one}" for one in numbers], {})
 
 
 class Desk:
-    """Where judgements arrive, what has been claimed, and what was counted."""
+    """Collects judgements, claimed keys and counts."""
 
     def __init__(self, **how: Any) -> None:
         self.done: list[Judgement] = []
@@ -90,7 +90,7 @@ class Desk:
         max_time: float | None = None,
         **how: Any,
     ) -> int:
-        """How many judgements could not be had."""
+        """Judge the records, and return the number of judgements that were lost."""
         annotator = as_annotator(annotate)
         usual = {"name": "mine", "identity": "", "words": annotator.template, "open_picture": opened}
         usual |= {"claim": self.claim, "emit": self.emit}
@@ -105,7 +105,7 @@ class Desk:
 
 
 def planned(records: list[Image], plan: Plan = PLAN, **how: Any) -> list[Call]:
-    """The calls about one prompt's pictures; what a file holds is its name."""
+    """The calls about one prompt's pictures. The content of a file is its name, unless `contents` are given."""
     annotate = how.pop("annotate", truthful)
     annotator = as_annotator(annotate)
     words = annotator.template
@@ -141,7 +141,7 @@ def test_the_annotator_sees_the_pictures_in_the_order_that_is_written_down() -> 
 
 
 async def counting(prompt: str, pictures: list[PIL.Image], aspect: Aspect) -> Verdicts:
-    """As a server would."""
+    """As `truthful`, and reports usage as a server does."""
     verdicts = truthful(prompt, pictures, aspect)
     return verdicts._replace(usage={"prompt_tokens": 7})
 
@@ -493,7 +493,7 @@ def test_an_unusable_answer_is_recorded_with_its_text_and_what_it_took(capsys: p
 
 
 class Together(Annotator):
-    """A judge that is asked for several aspects at once, and finds pictures of the same half of numbers equal."""
+    """A judge of several aspects per call. Pictures whose numbers halve to the same integer get the same score."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.asked: list[Question] = []
@@ -553,7 +553,7 @@ def test_a_callable_that_scores_can_compare_too() -> None:
 
 def test_ties_are_broken_by_comparing_what_has_the_same_score_also_after_a_resume() -> None:
     plan = Plan(ASPECTS[:1], break_ties=True)
-    source = images("a", 2, 3, 4, 5, 8)  # halves 1, 1, 2, 2, 4
+    source = images("a", 2, 3, 4, 5, 8)  # the scores are 1, 1, 2, 2, 4
     whole = Desk()
     whole.judge(iter(source), Together(), plan)
     pairs = Counter(tuple(one["image_ids"]) for one in whole.done if one.get("mode") == "pair")
@@ -567,7 +567,7 @@ def test_ties_are_broken_by_comparing_what_has_the_same_score_also_after_a_resum
 
 
 def test_pictures_take_room_until_the_last_comparison_of_their_ties_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With room for one prompt's pictures, no prompt is asked about while another's pictures are compared."""
+    """There is room for the pictures of one prompt. The next prompt waits until they have been compared."""
     monkeypatch.setattr(judging, "PIXELS", 1)
 
     class Slow(Together):
@@ -586,7 +586,7 @@ def test_pictures_take_room_until_the_last_comparison_of_their_ties_has_ended(mo
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_after_the_time_is_over_nothing_new_is_begun_and_what_is_under_way_is_kept(asynchronous: bool) -> None:
-    """However busy the machine is: what a run has not begun in a short time it has in a longer one."""
+    """This holds on a busy machine too: the calls that a short run did not begin are made in a longer one."""
     began: list[str] = []
 
     def slow(prompt: str, pictures: list[PIL.Image], aspect: Aspect) -> Verdicts:
@@ -630,7 +630,7 @@ def test_a_synchronous_annotator_is_never_called_twice_at_once_and_holds_up_noth
 
 
 def test_the_pictures_of_few_prompts_are_held_ready() -> None:
-    """Memory does not grow with the input: prompts wait for those before them."""
+    """Memory does not grow with the input: a prompt waits for the prompts before it."""
     prepared: list[str] = []
     asked: set[str] = set()
     ahead: list[int] = []
@@ -661,7 +661,7 @@ def test_stopped_calls_leave_no_record() -> None:
 
 
 def test_items_are_taken_one_ahead_by_a_thread_that_nobody_waits_for() -> None:
-    """Neither an endless wait for the next item nor one that nobody takes keeps the program from ending."""
+    """The program can end while the next item never comes, and while an item is never taken."""
     taken: list[int] = []
 
     def numbers() -> Iterator[int]:

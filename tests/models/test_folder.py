@@ -1,4 +1,4 @@
-"""What is wrong with a folder is said in one line, before a library is loaded; no code of a folder is run."""
+"""A problem with a folder is reported in one line, before a library is loaded. No code of the folder runs."""
 
 import io
 import json
@@ -38,19 +38,19 @@ OPTIONS: dict[str, list[str]] = {
     ],
     "adapter": ["generate prompts.txt --adapter FOLDER"],
 }
-"""By use, every option that takes a folder."""
+"""Every option that takes a folder, by use."""
 HOSTILE = [
     pytest.param(use, line, spoil, id=f"{line.partition(' ')[0]} {line.rpartition('--')[2]} {spoil.__name__}")
     for use, lines in OPTIONS.items()
     for number, line in enumerate(lines)
     for spoil in (folders.CODE[use] if number == 0 else folders.CODE[use][:1])
 ]
-"""All hostile folders for the first option of a use. One is enough to see that another option has folders inspected."""
+"""All hostile folders for the first option of a use, and one for each other option, to see that it inspects too."""
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, with records of every kind, and a person on standard input who says yes to all."""
+    """The working directory, with records of every kind. Standard input answers yes to every question."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 20))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -63,7 +63,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def error_of(line: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> str:
-    """The one line in which a command line ends; it exits with 2 and writes nothing else."""
+    """The one line that a command prints. The command exits with 2 and prints nothing else."""
     code = cli.main([*(word.replace("FOLDER", str(folder)) for word in line.split()), "-q"])
     said = capfd.readouterr()
     assert (code, said.out) == (2, "")

@@ -1,4 +1,4 @@
-"""The one place that opens models: nothing else of the package does, and it runs no code even where nobody looked."""
+"""The one place that opens models. No other module does, and it runs no code even of a folder not inspected."""
 
 import ast
 import io
@@ -32,12 +32,12 @@ OPENS = {
     "get_cached_module_file",
     "pipeline",
 }
-"""Functions of the libraries that open a model's folder; `hub.pipeline` is ours."""
+"""Functions of the libraries that open a model's folder. `hub.pipeline` is our own."""
 PLACE = "vpctl/models/hub.py"
 
 
 def careless(path: str, source: str) -> Iterator[str]:
-    """Where a module opens a model outside the one place, runs code of a folder, or unpickles."""
+    """The lines of a module that open a model outside the one place, run code of a folder, or unpickle."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [one.name for one in node.names]
@@ -109,7 +109,7 @@ OPEN: dict[str, list[Callable[[Path], Any]]] = {
     ],
 }
 ELSEWHERE = {"adapter_to_another_model"}
-"""What only the inspection refuses."""
+"""Folders that only the inspection refuses."""
 NEVER = {
     "module_beside_the_index",
     "component_of_the_standard_library",
@@ -118,7 +118,7 @@ NEVER = {
     "pickle_in_the_inner_pipeline",
     "second_pipeline_in_the_readme",
 }
-"""What diffusers would open, or import and then reject; `hub.pipeline` refuses it before."""
+"""Folders that diffusers would open, or would import code for and then reject. `hub.pipeline` refuses them first."""
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_no_code_runs_even_if_nobody_inspects_the_folder(
 
 
 def said_by(opens: Callable[[Path], Any], folder: Path) -> str:
-    """What is wrong when a folder is opened; nothing if it can be."""
+    """The error when a folder is opened; empty if there is none."""
     try:
         opens(folder)
     except UserError as error:
@@ -209,7 +209,7 @@ def test_a_component_that_needs_another_library_names_it(tmp_path: Path) -> None
 
 
 def test_a_pipeline_does_not_make_up_the_weights_of_a_module_of_diffusers(tmp_path: Path) -> None:
-    """The class of this component is in a module of diffusers' pipelines, as those of Kolors are."""
+    """The component's class is in a module of diffusers' pipelines, as in Kolors."""
     folder = sound("pipeline", tmp_path / "own")
     change(folder / "model_index.json", image_encoder=["stable_diffusion", "CLIPImageProjection"])
     part = folder / "image_encoder"
@@ -232,7 +232,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_tokenizer_is_made_up(tmp_path: Path) -> None:
-    """transformers makes one that knows no word, and every prompt scores the same."""
+    """transformers would create a tokenizer that knows no word, and every prompt would get the same score."""
     folder = sound("reward", tmp_path / "mute")
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer_config.json").unlink()
@@ -241,7 +241,7 @@ def test_no_tokenizer_is_made_up(tmp_path: Path) -> None:
 
 
 def on_a_hub(place: Path, name: str, **env: str) -> subprocess.CompletedProcess[bytes]:
-    """`vpctl score` with a reward of a hub id."""
+    """Run ``vpctl score`` with the reward model of a hub id."""
     return subprocess.run(
         [sys.executable, "-m", "vpctl", "score", "-", "--reward", f"vp:{name}"],
         input=b"y\n",
@@ -278,7 +278,7 @@ def test_a_model_that_the_hub_does_not_have_is_said_to_be_so(tmp_path: Path, htt
 
 
 def serve(httpserver: HTTPServer, folder: Path) -> str:
-    """A hub with one model; its address."""
+    """Serve a hub with one model, and return its address."""
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     revision = "a" * 40
     about = {"id": "some/model", "sha": revision, "siblings": [{"rfilename": name} for name in names]}

@@ -1,4 +1,4 @@
-"""What is read from the files of diffusers is what diffusers itself says."""
+"""The facts that are read from the files of diffusers are those that diffusers itself reports."""
 
 import inspect
 

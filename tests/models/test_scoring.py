@@ -23,7 +23,7 @@ from vpctl.models.scoring import loaded, scored
 
 
 class Album:
-    """Pictures that are all of one colour, their number; those in `missing` cannot be opened."""
+    """Pictures of one pixel, whose colour is their number. Those in `missing` cannot be opened."""
 
     def __init__(self, missing: frozenset[int] = frozenset()) -> None:
         self.opened: Counter[str] = Counter()
@@ -37,7 +37,7 @@ class Album:
 
 
 def red(images: list[Image.Image], prompts: list[str]) -> "array.array[float]":
-    """How red, and how long the prompt is: depends on both, and says that they came together."""
+    """The red value, plus a hundredth for each character of the prompt: shows that the two belong together."""
     return array.array("d", [image.getpixel((0, 0))[0] + len(prompt) / 100 for image, prompt in pairs(images, prompts)])
 
 
@@ -52,7 +52,7 @@ def records(count: int) -> list[dict[str, str]]:
 def through(
     records: list[dict[str, str]], rewards: dict[str, Any], *, batch: int, open_picture: Any
 ) -> tuple[list[tuple[dict[str, str], dict[str, float]]], list[str]]:
-    """The records with their scores, and the failures, of all batches."""
+    """The records with their scores, and the failures, from all batches."""
     found: list[tuple[dict[str, str], dict[str, float]]] = []
     failures: list[str] = []
     for some in loaded(records, open_picture, most=batch):
@@ -127,7 +127,7 @@ def test_pictures_of_a_batch_are_let_go_before_large_ones_of_the_next_are_decode
 
 
 def test_pictures_are_opened_while_the_rewards_work() -> None:
-    """The second batch is there before the first has been scored."""
+    """The second batch is ready before the first has been scored."""
     album = Album()
     second_opened = threading.Event()
 
@@ -243,7 +243,7 @@ def test_a_silent_pipe_does_not_hold_up_an_interrupt(tmp_path: Path, plugin: Plu
         env=ENVIRONMENT,
     ) as stage:
         (tmp_path / "ready").read_bytes()
-        time.sleep(0.3)  # until it waits for its input
+        time.sleep(0.3)  # enough time for it to wait for its input
         stage.send_signal(number)
         assert stage.stderr
         said = stage.stderr.read().decode()

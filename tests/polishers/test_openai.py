@@ -1,4 +1,4 @@
-"""The polisher that asks a language model, against a real server on this machine."""
+"""The polisher that asks a language model, against a local test server."""
 
 import asyncio
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def items(body: JSON) -> list[dict[str, str]]:
-    """The prompts in a question, with their ids."""
+    """The prompts in a request, with their ids."""
     found: list[dict[str, str]] = orjson.loads(body["messages"][1]["content"][0]["text"].split("\n\n")[1])
     return found
 
@@ -41,7 +41,7 @@ def is_repair(body: JSON) -> bool:
 
 
 def cleaned(body: JSON) -> list[dict[str, str]]:
-    """What a good model answers, whose work happens to be that of the rules."""
+    """The answer of a good model: each prompt polished by the rules."""
     return [{"id": one["id"], "prompt": polish([one["prompt"]])[0].prompt, "unsafe": ""} for one in items(body)]
 
 
@@ -54,7 +54,7 @@ def refusal(body: JSON) -> Any:
 
 
 class Model:
-    """A model that does as `answer` says, and remembers what it was asked."""
+    """A model that answers with the function `answer` and records its requests."""
 
     def __init__(self, answer: Callable[[JSON], Any] = good) -> None:
         self.answer = answer
@@ -66,12 +66,12 @@ class Model:
 
     @property
     def sizes(self) -> list[int]:
-        """How many prompts each question had."""
+        """The number of prompts in each request."""
         return [len(items(body)) for body in self.asked]
 
 
 def ask(server: Server, *calls: list[str], **config: Any) -> list[Results]:
-    """What the polisher makes of calls that are all made at once."""
+    """The results of the polisher for calls that run concurrently."""
 
     async def all_of_it() -> list[Results]:
         polisher = openai.load("judge", server=ServerConfig(base_url=server.url, **config))
@@ -123,7 +123,7 @@ def test_an_answer_in_another_order_is_as_good() -> None:
 
 
 def swapped(body: JSON) -> list[dict[str, str]]:
-    """The texts of the first two under each other's ids."""
+    """The texts of the first two prompts under each other's ids."""
     first, second, *rest = cleaned(body)
     return [{**first, "prompt": second["prompt"]}, {**second, "prompt": first["prompt"]}, *rest]
 

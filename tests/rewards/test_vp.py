@@ -1,4 +1,4 @@
-"""Reward models in use: vp, clip, and the contract every reward keeps."""
+"""Reward models as rewards: vp, clip, and the contract of every reward."""
 
 import shutil
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_a_clip_reward_is_the_logit_of_transformers_alone(clip_folder: Path, sho
 
 def test_a_saved_tokenizer_cuts_long_prompts_where_the_reward_model_does(tmp_path: Path) -> None:
     packaged = open_model(str(SHAPES_BACKBONE), option="")
-    packaged.tokenizer.model_max_length = 512  # as BERT's says
+    packaged.tokenizer.model_max_length = 512  # as in BERT's tokenizer
     model = RewardModel(packaged.backbone, packaged.tokenizer, packaged.processor, where="")
     model.save(tmp_path)
     long = "a red circle " * 100
