@@ -84,7 +84,10 @@ class ServedJudge(OfflineAnnotator):
         return shared(answer.value, answer.usage)
 
     async def mend(self, question: Question, first: Unusable) -> list[Verdicts]:
-        """The verdicts of a second try, after the unusable answer `first` that came from a batch."""
+        """The verdicts of a second try, after the unusable answer `first` that came from a batch.
+
+        Raises `Refused` and `Unusable`.
+        """
         read = partial(questions.verdicts, question.kind)
         answer = await self.model.mend(self.request(question), first, read, key=question.key)
         return shared(answer.value, answer.usage)

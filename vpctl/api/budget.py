@@ -16,7 +16,7 @@ MILLION = 1_000_000
 BYTES_PER_TOKEN = 4.0
 """In English text. The true ratio is learned from the first answers."""
 TOKENS_PER_PIXEL = 1 / 196
-"""In a picture, for a model of which nothing is known: one token per 14 × 14 pixels, the most that open models take."""
+"""In a picture, for an unknown model: one token per 14 × 14 pixels, the most that open models take."""
 
 
 _PICTURE = ({"base", "tile"}, {"most", "times"})
@@ -78,8 +78,8 @@ def _check(entry: object, where: str) -> None:
 def price(model: str, prices: Mapping[str, Any]) -> Price | None:
     """The price of a model; None if it is unknown.
 
-    A name in the table matches models that begin with it and continue with ``-``, ``:`` or ``@``. The longest match
-    counts.
+    A name in the table matches the model of this name, and those that continue it with ``-``, ``:`` or ``@``. The
+    longest match counts. The part of `model` up to its last ``/`` is ignored.
     """
     bare = model.rpartition("/")[2]
     known = [name for name in prices if bare == name or bare.startswith((f"{name}-", f"{name}:", f"{name}@"))]
@@ -130,8 +130,8 @@ class Budget:
     """Counts what was spent and what running calls may still cost, and stops the run before a limit is exceeded.
 
     The cost of a call is known only afterwards. So a call reserves the most it could cost, and releases the rest when
-    it ends. A call that does not fit waits until others have released theirs. How many tokens a server counts for a
-    prompt is learned from its answers; until the first answer, only one call runs at a time.
+    it ends. A call that does not fit waits until other calls have ended. How many tokens a server counts for a prompt
+    is learned from its answers; until the first answer, only one call runs at a time.
     """
 
     def __init__(
@@ -209,10 +209,10 @@ class Budget:
         return ""
 
     def settle(self, reserved: float, estimate: Estimate, usage: Mapping[str, float] | None) -> float:
-        """Release what a call that has ended had reserved, and return its cost in dollars.
+        """Release the reservation of a call that has ended, and return its cost in dollars.
 
-        `usage` is None if the call used nothing. If the server did not report its tokens, the whole reserve counts as
-        cost.
+        `usage` is None if the call used nothing. If the server did not report its tokens, the whole reservation counts
+        as cost.
         """
         if self._max_cost is not None:
             self._reserved -= reserved
@@ -238,7 +238,7 @@ class Budget:
         return cost
 
     def lose(self, reserved: float) -> None:
-        """Count the whole reserve of a call as spent: its end was not received, so it may have been charged."""
+        """Count the whole reservation of a call as spent: its end was not received, so it may have been charged."""
         if self._max_cost is not None:
             self._reserved -= reserved
             self._outstanding -= 1

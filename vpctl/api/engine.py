@@ -32,7 +32,9 @@ TRIES_BROKEN = 6
 GIVEN_UP = (408, 504, 524)
 """Statuses by which a proxy between us and the model reports that it stopped waiting, as our own timeout would."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
-"""Seconds between tries if the server does not say. The wait doubles with each try, up to the second value."""
+"""Seconds between tries if the server does not say. The wait doubles with each try, up to the second value, and is
+multiplied by a random factor from 0.5 to 1.
+"""
 HOPELESS = 4
 """After this number of failed calls, with none answered between them, no further call is expected to succeed."""
 PATIENCE = 600.0
@@ -44,7 +46,7 @@ contain it.
 NOTICED = 5.0
 """Waits of this many seconds or more are reported."""
 MOST_TOKENS = 1e12
-"""More than any call takes: a server that reports so many is wrong."""
+"""More than any call takes: a server that reports this many is wrong."""
 SHOWN = 300
 """Maximum number of characters of a server's message that are shown."""
 
@@ -202,7 +204,7 @@ class Engine:
         key: str,
         unheard: Callable[[], Awaitable[None]],
     ) -> dict[str, Any]:
-        """The answer to one call. `unheard` is awaited after a try of which nobody knows whether it was charged."""
+        """The answer to one call. `unheard` is awaited after a try that may have been charged but got no answer."""
         now = asyncio.get_running_loop().time
         tries = timed_out = broken = 0
         began = broke = now()
@@ -385,7 +387,7 @@ def _way_out(status: int, server: str) -> str:
 
 
 def _key() -> str:
-    """The key from the environment. Raises `UserError` if it is missing or malformed; no message shows it."""
+    """The key, from the environment only. Raises `UserError` if it is missing or malformed; no message shows it."""
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if not key:
         raise UserError("OPENAI_API_KEY is not set; export your key (any text, if the server needs no key)")
@@ -395,7 +397,10 @@ def _key() -> str:
 
 
 def _server(url: str) -> str:
-    """The URL without user, password and query, which may be secret. Raises `UserError` if it is invalid."""
+    """The URL without user, password and query, which may be secret.
+
+    Raises `UserError` if it is not a valid URL. The message does not have these parts either.
+    """
     try:
         parts = urlsplit(url)
         right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0

@@ -23,9 +23,9 @@ class MicroBatches(Generic[Q, A]):
     question, or an exception, which is then raised where that question was asked. If `answer` itself raises an
     exception, that is raised for every question of the batch.
 
-    `most` is the maximum number of questions in a batch and may be lowered during the run. A batch has the question
-    that has waited longest, and the waiting questions that are nearest to it in `size`: padding to the largest question
-    of a batch costs time and gives nothing.
+    `most` is the maximum number of questions in a batch and may be lowered during the run. A batch is the question that
+    has waited longest, together with the waiting questions that are nearest to it in `size`: padding to the largest
+    question of a batch costs time and gives nothing.
     """
 
     def __init__(

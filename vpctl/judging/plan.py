@@ -34,9 +34,9 @@ class Plan:
 class Call(NamedTuple):
     """A planned call: one question, and the judgements that its answer will fill in.
 
-    `shown` has the places in the group of the pictures that are shown, in the order in which they are shown.
-    `judgements` has one judgement without scores for each aspect, with the pictures in the group's order. `fresh` has
-    the keys of the judgements that are still to be done.
+    `shown` has the indices in the group of the pictures to show, in the order in which they are shown. `judgements` has
+    one judgement without scores for each aspect, with the pictures in the group's order. `fresh` has the keys of the
+    judgements that are still to be done.
     """
 
     kind: Kind
@@ -46,7 +46,7 @@ class Call(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Consecutive pictures of one prompt, and the hashes of their files or the error that prevented them."""
+    """Consecutive pictures of one prompt, and the hashes of their files, or the error if one could not be read."""
 
     images: list[Image]
     contents: list[str] | RecordFailed
@@ -65,7 +65,7 @@ class Author(Protocol):
 
     @property
     def words(self) -> Callable[[Kind], str]:
-        """Returns the name and hash of the instructions for a kind of question."""
+        """A function that returns the name and hash of the instructions for a kind of question."""
 
 
 def planned(group: Group, plan: Plan, author: Author) -> Iterator[Call]:

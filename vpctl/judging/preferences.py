@@ -46,9 +46,9 @@ class Preferences:
     """The judgements of one annotator on one aspect of one prompt's pictures.
 
     `scores` has the mean score of each picture over repeated judgements, scaled so that the annotator's range becomes
-    [0, 1]. `preferences` is for pairs of image ids in sorted order. For each of the two orders in which the pair was
-    shown, it has the mean preference in [-1, 1]. The order is True if the lesser id was shown first, and a positive
-    preference is for the lesser id.
+    [0, 1]. The keys of `preferences` are sorted pairs of image ids. For each of the two orders in which a pair was
+    shown, it has the mean preference, from -1 if the second of the pair is better to 1 if the first is. The key of an
+    order is True if the first of the pair was shown first.
     """
 
     scores: dict[str, Mean] = field(default_factory=dict)

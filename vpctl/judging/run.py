@@ -21,7 +21,7 @@ from .preferences import tied
 PIXELS = 1 << 27
 """Maximum number of pixels in memory, of decoded pictures whose calls have not ended: about half a gigabyte."""
 LOST, FAILED = "calls could not be made", "answers could not be used"
-"""Groups of warnings; each name follows the number of warnings in the summary."""
+"""Kinds of warnings. The summary of a run prints a number in front of each."""
 
 
 @dataclass

@@ -37,7 +37,7 @@ def judge(
 ) -> None:
     """Write the judgements that have arrived to `out`, and ask for the missing ones.
 
-    They are asked from a server, or through the batch file `file` if there is one.
+    The requests go to a server, or into the batch file `file` if one is given.
 
     With `retry`, requests that the server has rejected twice are submitted again. Raises `UserError` if the annotator
     cannot be asked by batch.

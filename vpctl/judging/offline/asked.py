@@ -1,7 +1,7 @@
 """The questions of a batch on disk: the requests as the server gets them, and what their answers will fill in.
 
 Beside each file of requests there is a file of stubs. A stub is one line for one request. It has the request's
-judgements without scores, so that the answer can be read although the input may have changed since. Kinds of questions
+judgements without scores, so that the answer can be read even if the input has changed since then. Kinds of questions
 are shared by many requests and have lines of their own.
 """
 

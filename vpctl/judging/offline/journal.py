@@ -2,8 +2,8 @@
 
 Each line is about one batch, or about the limit of the server. Later lines override earlier ones. A batch gets a line
 before its file is uploaded, one when it is uploaded, and one when it is created. The first has a tag of our own, which
-the server also gets. If a run finds that the last line is missing, it asks the server for the tag. So no batch is
-created twice, whenever a run is killed.
+the server also gets. If a run finds that the last line is missing, it asks the server whether it has a batch with this
+tag. So no batch is created twice, whenever a run is killed.
 """
 
 import os

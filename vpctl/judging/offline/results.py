@@ -103,7 +103,7 @@ class Reader:
     async def read(
         self, stubs: Stubs, paths: list[str], there: set[str], *, reserved: float, used: Dialect, brake: Brake
     ) -> None:
-        """Emit the judgements in these files of results. Stubs with a usable result are dropped from `stubs`.
+        """Emit the judgements in these files of results. Stubs stay in `stubs` if they have to be asked again.
 
         `there` has the keys of judgements that an earlier, killed run has already written; they are not emitted again,
         and neither are repeated results. `reserved` is the reserved cost of each request in dollars, which is released.
@@ -150,7 +150,8 @@ class Reader:
     def _answer(self, stub: Stub, result: Result, used: Dialect, reserved: float) -> list[Verdicts]:
         """The verdicts in a result.
 
-        Raises `Refused` or `Unusable` if the result is that, and `Again` if the request has to be asked again.
+        Raises `Refused` if the model or the server refused, `Unusable` if the answer cannot be used, and `Again` if the
+        request has to be asked again.
         """
         engine = self._judge.model.engine
         if result.status == 200:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class NoiseSchedule(NamedTuple):
-    """The noise levels of a sampling run of N steps, each (N,), on the CPU, from the noisiest on.
+    """The noise levels of a sampling run of N steps, each (N,), on the CPU, the noisiest first.
 
     `alpha` is ᾱ, the signal's share of the variance, at each step. `alpha_next` is ᾱ after the step.
     """
