@@ -159,7 +159,7 @@ class Folder:
 
 
 def reward_model(folder: Folder) -> list[str]:
-    """Check for a BLIP for image-text matching or a CLIP, with its tokenizer and image processor."""
+    """The weight files of a BLIP for image-text matching, or of a CLIP. Checks its tokenizer and image processor too."""
     config = _transformers_config(folder)
     kind = config["model_type"]
     if kind not in REWARD_KINDS:
@@ -175,7 +175,7 @@ def reward_model(folder: Folder) -> list[str]:
 
 
 def vision_language_model(folder: Folder) -> list[str]:
-    """Check for a model that takes pictures and text and answers in text."""
+    """The weight files of a model that takes pictures and text and answers in text."""
     config = _transformers_config(folder)
     _check_tokenizer(folder)
     if not any(map(folder.has, _PROCESSORS)):
@@ -195,7 +195,7 @@ def vision_language_model(folder: Folder) -> list[str]:
 
 
 def unsafe_classifier(folder: Folder) -> list[str]:
-    """Check for a text classifier with a label that means unsafe."""
+    """The weight files of a text classifier with a label that means unsafe."""
     config = _transformers_config(folder)
     made_for: list[str] = config.get("architectures") or []
     if made_for and not any(name.endswith("ForSequenceClassification") for name in made_for):
@@ -210,7 +210,10 @@ def unsafe_classifier(folder: Folder) -> list[str]:
 
 
 def pipeline(folder: Folder) -> list[str]:
-    """Check for a text-to-image pipeline of diffusers. Its safety checker is never loaded, so it is not inspected."""
+    """The weight files of a text-to-image pipeline of diffusers.
+
+    Its safety checker is never loaded, so it is not inspected.
+    """
     if not folder.has("model_index.json"):
         raise Unfit("not a diffusers pipeline: there is no model_index.json in it")
     index = folder.read("model_index.json")
