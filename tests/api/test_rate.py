@@ -65,6 +65,16 @@ def test_a_known_rate_is_corrected_downward_and_keeps_nine_tenths_of_itself() ->
     assert rate.per_second == pytest.approx(KEPT * before)
 
 
+def test_few_calls_right_after_a_burst_are_measured_together_with_it() -> None:
+    """As by a server that counts the calls of the last minute."""
+    rate = LearnedRate(0.0)
+    sent(rate, 600, 1)
+    assert not rate.learn(TOO_MANY_IN_FLIGHT, 60.0, 60.0, 1.0)
+    sent(rate, 1, 1)
+    assert rate.learn(BY_TIME, 64.0, 64.0, 1.0)
+    assert rate.per_second == pytest.approx(601 / 64)
+
+
 def test_a_known_rate_is_the_cause_where_the_window_had_room() -> None:
     rate = learned()
     sent(rate, 570, 1)

@@ -40,6 +40,7 @@ class LearnedRate:
         self.per_second = math.inf
         self._first = math.inf
         self._sent = self._accepted = 0
+        self._last = (0, 0.0)
         self._measured_from = self._learned_at = self._grown_at = now
         self._none_before = -math.inf
 
@@ -64,9 +65,7 @@ class LearnedRate:
         `latency` is the mean time of a call, above 0.
         """
         known = self.per_second < math.inf
-        measured = (self._accepted + (0 if known else MARGIN)) / max(sent_at - self._measured_from, SHORTEST)
-        self._sent -= self._accepted
-        self._measured_from = sent_at
+        measured = self._measured(sent_at, 0 if known else MARGIN)
         by_time = episode.rejected > MANY * episode.in_flight and not episode.in_slow_start
         if now < self._none_before or not (by_time or (known and episode.had_room)):
             return False
@@ -80,6 +79,18 @@ class LearnedRate:
             self.per_second = math.inf
             self._none_before = now + FORGOTTEN_SECONDS
         return True
+
+    def _measured(self, sent_at: float, margin: int) -> float:
+        """End a measurement and return its rate, or that of the last two together if it is higher.
+
+        A server that counts the calls of the last minute accepts next to none right after a burst.
+        """
+        accepted, seconds = self._accepted, max(sent_at - self._measured_from, SHORTEST)
+        last_accepted, last_seconds = self._last
+        self._last = accepted, seconds
+        self._sent -= accepted
+        self._measured_from = sent_at
+        return max((accepted + margin) / seconds, (accepted + last_accepted) / (seconds + last_seconds))
 
     def grow(self, now: float, latency: float) -> None:
         """Grow for one answer."""
