@@ -143,3 +143,12 @@ def test_growth_waits_after_a_fault_and_while_room_is_left() -> None:
         window.ended()
     window.grow(9.0)
     assert window.limit == INITIAL, "half of the window is not in use"
+
+
+@pytest.mark.parametrize("rejected", [INITIAL, INITIAL + 1], ids=["all in flight", "one sent in the same moment too"])
+def test_an_episode_in_which_no_call_was_accepted_leaves_no_ceiling(rejected: int) -> None:
+    window = opened()
+    reject(window, rejected, sent_at=1.0, now=2.0, pause=1000.0)
+    recovered(window)
+    grow(window, 30, 3.0)
+    assert window.limit > INITIAL

@@ -112,7 +112,7 @@ class CongestionWindow:
         accepted = self.episode.in_flight - self.episode.rejected
         self.limit = max(1.0, self.episode.in_flight / 2, math.ceil(DECREASE * accepted))
         # A server that accepted no call, or that rejects what it accepted before, shows no level to stay at.
-        known = accepted and not self.episode.below_ceiling
+        known = accepted > 0 and not self.episode.below_ceiling
         self._ceiling = max(accepted, self.limit) if known else math.inf
         self._probe_at = now + PROBE_PAUSES * pause
 
