@@ -57,7 +57,7 @@ NOTICEABLE_PAUSE = 5.0
 """Seconds; longer pauses are reported."""
 SECONDS_PER_MINUTE = 60.0
 INSTANT = 1e-6
-"""Seconds; a shorter wait is not worth a timer."""
+"""Seconds; a shorter wait is not worth a timer, and no call takes less."""
 
 
 class Ticket(NamedTuple):

@@ -12,7 +12,7 @@ INITIAL = 32
 INCREASE, LEAST_INCREASE = 0.05, 0.5
 """Growth in one round after slow start: this share of the window, and at least this many calls."""
 DECREASE = 0.9
-"""A cut leaves this share of the calls that the server accepted."""
+"""A cut leaves this share of the calls that the server accepted, and at least half of those in flight."""
 STEADY = 4
 """Answers in a row after which a fault of the server no longer holds growth. A smaller window needs only one round."""
 SATURATED = 0.8
