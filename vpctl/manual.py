@@ -274,7 +274,7 @@ def parameters(name: str) -> Iterator[tuple[inspect.Parameter, Option | Argument
 
 
 def flags(parameter: inspect.Parameter, info: Option) -> list[str]:
-    """The ways to write an option, the long one first."""
+    """The names of an option, the long one first."""
     names = info.names or (f"--{parameter.name.replace('_', '-')}",)
     return sorted(names, key=len, reverse=True)
 
@@ -315,7 +315,7 @@ def _written(parameter: inspect.Parameter, info: Option, kind: Any) -> str:
 
 
 def _default(parameter: inspect.Parameter, info: Option) -> str:
-    """What an option is when it is not given, as a sentence."""
+    """The default of an option as a sentence."""
     if info.show_default:
         return f" Default: {info.show_default}."
     if parameter.default is False or parameter.default in (inspect.Parameter.empty, None, ""):

@@ -1,8 +1,8 @@
 """How a command declares its options: each once, for the parser, the help, the manual, completion and `config.json`.
 
-A command is a function whose parameters are annotated with the types below or with its own. A dataclass of
-hyper-parameters (`configs.py`) becomes one option a field through `@options(Config)`. The declarations know no parser;
-`for_typer` translates them.
+A command is a function whose parameters are annotated with the types below or with its own. `@options(Config)` adds
+one option for each field of a dataclass of hyper-parameters (`configs.py`). Declarations know no parser: `for_typer`
+translates them.
 """
 
 import functools
