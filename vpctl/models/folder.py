@@ -159,7 +159,7 @@ class Folder:
 
 
 def reward_model(folder: Folder) -> list[str]:
-    """The weight files of a BLIP for image-text matching, or of a CLIP. Checks its tokenizer and image processor too."""
+    """The weight files of a BLIP for image-text matching or a CLIP. Checks the tokenizer and image processor too."""
     config = _transformers_config(folder)
     kind = config["model_type"]
     if kind not in REWARD_KINDS:
