@@ -74,7 +74,8 @@ class DiffusionDPO(Algorithm):
         """One optimizer step on `batch` × `accumulate` pairs; their mean loss, accuracy, margin and errors."""
         policy, config = self._policy, self._config
         together = config.batch * config.accumulate
-        pairs = noised_pairs(policy, self._posteriors, self._next(together), config.prompt_dropout, self._generator)
+        preferences = self._next_pairs(together)
+        pairs = noised_pairs(policy, self._posteriors, preferences, config.prompt_dropout, self._generator)
         sums = torch.zeros(5)
         for start in range(0, together, config.batch):
             errors = four_errors(policy, pairs[start : start + config.batch])
@@ -88,8 +89,8 @@ class DiffusionDPO(Algorithm):
         names = ("loss", "implicit_accuracy", "margin", "chosen_error", "chosen_error_reference")
         return dict(zip(names, (sums / config.accumulate).tolist(), strict=True))
 
-    def _next(self, count: int) -> list[Preference]:
-        """The next `count` pairs. Every pair comes once before any comes again."""
+    def _next_pairs(self, count: int) -> list[Preference]:
+        """The next `count` pairs, from random permutations of all pairs, one after the other."""
         while len(self._order) < count:
             self._order += torch.randperm(len(self._preferences), generator=self._generator).tolist()
         taken, self._order = self._order[:count], self._order[count:]

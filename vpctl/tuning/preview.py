@@ -18,9 +18,9 @@ PREVIEWS = 16
 def previews(
     run: Run, policy: Denoiser, prompts: Iterable[str], settings: Settings, *, every: int, seed: int
 ) -> Callable[[int], dict[str, float]]:
-    """A function of the step that puts a grid into the run at every multiple of `every`, 0 included.
+    """What `train` calls after a step to draw a preview grid: at every multiple of `every`, including step 0.
 
-    The grids show the first distinct prompts. With `every` 0 there are none. The function measures nothing.
+    A grid shows the first `PREVIEWS` distinct prompts. If `every` is 0, no grids are drawn. No metrics are returned.
     """
     shown = list(islice(dict.fromkeys(prompts), PREVIEWS))
 

@@ -69,6 +69,7 @@ class Run:
     def __init__(self, folder: str, config: Mapping[str, Any], world: World) -> None:
         self.folder = Path(folder)
         self.world = world
+        """The processes that train together, and the device of this one."""
         if not world.is_main:
             progress.mute()
         self.stopping = False
