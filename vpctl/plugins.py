@@ -455,6 +455,11 @@ def fingerprints(*specs: str) -> dict[str, str]:
     return found
 
 
+def model_fingerprint(spec: str, generator: Generator) -> str:
+    """Identity of the weights that a loaded generator draws with."""
+    return generator.fingerprint or fingerprints(spec)[spec]
+
+
 def changed(spec: str) -> float:
     """When what a spec names on this machine last changed, in seconds since 1970; 0 if it names nothing here."""
     places = map(Path, _local(spec))

@@ -15,7 +15,8 @@ from vpctl.configs import DPOConfig
 from vpctl.models.denoiser.conditioning import Conditioning
 from vpctl.models.denoiser.sd import StableDiffusion
 from vpctl.models.devices import join_world
-from vpctl.tuning.dpo import Preference, dpo_loss, four_errors, noised_pairs, train
+from vpctl.tuning.dpo import DiffusionDPO, Preference, dpo_loss, four_errors, noised_pairs
+from vpctl.tuning.loop import train
 from vpctl.tuning.run import Run
 
 ALONE = join_world("cpu")
@@ -35,15 +36,8 @@ def run_dpo(
     settings = replace(DPOConfig(max_steps=4, batch=4, accumulate=2, warmup=0, preview_every=0), **config)
     asked = {"max_steps": settings.max_steps}
     with Run(str(folder), asked, ALONE) as run:
-        train(
-            policy,
-            policy.encode(rendered[1]),
-            pairs or true_pairs(rendered),
-            settings,
-            run,
-            seed=0,
-            preview=lambda _: None,
-        )
+        algorithm = DiffusionDPO(policy, policy.encode(rendered[1]), pairs or true_pairs(rendered), settings, seed=0)
+        train(algorithm, run, save_every=settings.save_every, evaluate=lambda _: {})
 
 
 def test_where_policy_and_reference_agree_the_loss_is_log_two() -> None:
@@ -145,12 +139,12 @@ def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(
     config = DPOConfig(max_steps=6, batch=4, accumulate=2, warmup=0, preview_every=0, save_every=2)
     arguments = first.encode(rendered[1]), true_pairs(rendered), config
     with pytest.raises(Killed), Mortal(tmp_path / "cut", {"max_steps": 6}, last=5) as run:
-        train(first, *arguments, run, seed=0, preview=lambda _: None)
+        train(DiffusionDPO(first, *arguments, seed=0), run, save_every=2, evaluate=lambda _: {})
     again = new_policy(packaged, seed=5)
     with Run(str(tmp_path / "cut"), {"max_steps": 6}, ALONE) as run:
         assert run.resumes
         assert run.saved == 4
-        train(again, *arguments, run, seed=0, preview=lambda _: None)
+        train(DiffusionDPO(again, *arguments, seed=0), run, save_every=2, evaluate=lambda _: {})
     for ours, theirs in zip(again.trainable, whole.trainable, strict=True):
         assert torch.equal(ours, theirs)
     metrics = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "cut")]

@@ -16,7 +16,8 @@ from vpctl.configs import PPOConfig
 from vpctl.errors import UserError
 from vpctl.models.denoiser.schedule import noise_schedule
 from vpctl.models.denoiser.sd import StableDiffusion
-from vpctl.tuning.ppo import group_advantages, ppo_loss, spans, train, trained_steps, update
+from vpctl.tuning.loop import train
+from vpctl.tuning.ppo import DDPO, group_advantages, ppo_loss, spans, trained_steps, update
 from vpctl.tuning.rollout import Rollout, roll_out
 from vpctl.tuning.sampler import DDIM, open_sampler
 
@@ -187,17 +188,8 @@ def run_ppo(policy: StableDiffusion, folder: Path, last: int = 0, **config: obje
         }
     )
     with Mortal(folder, {"seed": 0}, last=last) as run, contextlib.suppress(Killed):
-        train(
-            policy,
-            PROMPTS,
-            brightness,
-            settings,
-            run,
-            steps=5,
-            guidance=1.0,
-            seed=0,
-            preview=lambda _: None,
-        )
+        algorithm = DDPO(policy, PROMPTS, brightness, settings, steps=5, guidance=1.0, seed=0)
+        train(algorithm, run, save_every=settings.save_every, evaluate=lambda _: {})
 
 
 def test_it_raises_the_reward(packaged: StableDiffusionPipeline, tmp_path: Path) -> None:

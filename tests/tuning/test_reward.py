@@ -15,7 +15,9 @@ from vpctl.models.reward import RewardModel, open_backbone
 from vpctl.models.tensors import from_pictures
 from vpctl.shapes.grammar import describe, near_misses, read, sample
 from vpctl.shapes.render import render
+from vpctl.tuning.loop import train
 from vpctl.tuning.reward import (
+    BradleyTerry,
     PromptPairs,
     bradley_terry_loss,
     correct,
@@ -23,7 +25,6 @@ from vpctl.tuning.reward import (
     measure,
     preferences,
     rewards_of,
-    train,
 )
 
 CPU = torch.device("cpu")
@@ -67,16 +68,11 @@ def run_training(
         **{"epochs": 2, "batch": 8, "learning_rate": 1e-3, "freeze": 0.0, "save_every": 2, **config}  # type: ignore[arg-type]
     )
     with Mortal(folder, {}, last=stop) as run, contextlib.suppress(Killed):
-        train(
-            model,
-            groups[:20],
-            groups[20:],
-            lambda numbers: pixels[numbers],
-            settings,
-            run,
-            seed=0,
-            device=CPU,
+        algorithm = BradleyTerry(
+            model, groups[:20], groups[20:], lambda numbers: pixels[numbers], settings, seed=0, device=CPU
         )
+        train(algorithm, run, save_every=settings.save_every, evaluate=algorithm.validate)
+        algorithm.finish()
 
 
 def test_it_learns_what_is_preferred(fresh: Callable[[], RewardModel], tmp_path: Path) -> None:

@@ -302,9 +302,7 @@ def loaded(spec: str, adapter: str, device: str) -> LoadedGenerator:
     generator = plugins.load("generator", spec, device=device)
     if adapter:
         generator.adapt(adapter)
-    return LoadedGenerator(
-        spec, generator, generator.fingerprint or plugins.fingerprints(spec)[spec], generator.settings
-    )
+    return LoadedGenerator(spec, generator, plugins.model_fingerprint(spec, generator), generator.settings)
 
 
 def adapter_fingerprint(folder: str) -> str:

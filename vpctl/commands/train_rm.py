@@ -19,7 +19,7 @@ from ..records import Pair, digest, fingerprint, part_of, prompt_key
 from ..streams.joins import Joined
 from ..streams.places import folder_of, place_of
 from ..streams.reading import located
-from ..tuning.folder import ended, note_ended
+from ..tuning.opening import opened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -145,37 +145,28 @@ def train_rm(
         "data": digest([[*map(_pair_id, part)] for part in split.values()]),
         "backbone_fingerprint": fingerprint(backbone) if os.path.exists(backbone) else "",
     }
-    if ended(out, {**asked, **data}):
-        return
-    from ..images.pictures import Pictures
-    from ..models.devices import join_world
-    from ..models.reward import open_backbone
-    from ..report.intervals import bootstrap
-    from ..tuning import reward as training
-    from ..tuning.run import Run
-
-    world = join_world(device)
-    with Run(out, {**asked, **data}, world) as run:
-        if run.ended:  # by another process, in the meantime
-            note_ended(out)
+    with opened(out, {**asked, **data}, device) as run:
+        if run is None:
             return
+        from ..images.pictures import Pictures
+        from ..models.reward import open_backbone
+        from ..report.intervals import bootstrap
+        from ..tuning.loop import train
+        from ..tuning.reward import BradleyTerry, correct, freeze, measure
+
         model = open_backbone(backbone, seed=seed)
         store = Store(model, Pictures([folder_of(pairs), *(root or [])]))
         groups = {name: grouped(part, store) for name, part in split.items()}
-        training.freeze(model.backbone, config.freeze)
-        model.to(world.device)
-        training.train(
-            model,
-            groups["train"],
-            groups["validation"],
-            store.load,
-            config,
-            run,
-            seed=seed,
-            device=world.device,
+        freeze(model.backbone, config.freeze)
+        where = run.world.device
+        model.to(where)
+        algorithm = BradleyTerry(
+            model, groups["train"], groups["validation"], store.load, config, seed=seed, device=where
         )
-        trained = training.measure(model, groups["train"][:2000], store.load, config.batch, world.device)
-        right = training.correct(model, groups["test"], store.load, config.batch, world.device)
+        train(algorithm, run, save_every=config.save_every, evaluate=algorithm.validate)
+        algorithm.finish()
+        trained = measure(model, groups["train"][:2000], store.load, config.batch, where)
+        right = correct(model, groups["test"], store.load, config.batch, where)
         accuracy = bootstrap(*zip(*right, strict=True)) if right else None
         said = card(asked, split, accuracy, model.backbone.config.model_type)
         with run.results() as folder:

@@ -13,16 +13,14 @@ from ..records import Pair, digest
 from ..streams.joins import Joined
 from ..streams.places import folder_of, place_of
 from ..streams.reading import located
-from ..tuning.folder import check, ended, note_ended
+from ..tuning.folder import check
+from ..tuning.opening import opened
 
 if TYPE_CHECKING:
     from ..images.pictures import Pictures
     from ..models.denoiser import Denoiser
     from ..models.denoiser.latents import Posteriors
     from ..tuning.dpo import Preference
-
-PREVIEWS = 16
-"""Pictures in a preview grid."""
 
 
 @options(DPOConfig)
@@ -76,36 +74,26 @@ def tune_dpo(
     }
     check(out, asked)
     generator = plugins.tunable(spec, device=device)
-    asked["model_fingerprint"] = generator.fingerprint or plugins.fingerprints(spec)[spec]
-    if ended(out, asked):
-        return
-    from ..images.pictures import Pictures
-    from ..models.denoiser import open_denoiser
-    from ..models.devices import join_world
-    from ..tuning import dpo
-    from ..tuning.preview import preview
-    from ..tuning.run import Run
-
-    with Run(out, asked, join_world(device)) as run:
-        if run.ended:  # by another process, in the meantime
-            note_ended(out)
+    asked["model_fingerprint"] = plugins.model_fingerprint(spec, generator)
+    with opened(out, asked, device) as run:
+        if run is None:
             return
+        from ..images.pictures import Pictures
+        from ..models.denoiser import open_denoiser
+        from ..tuning.dpo import DiffusionDPO
+        from ..tuning.loop import train
+        from ..tuning.preview import previews
+
         policy = open_denoiser(generator.pipeline, rank=config.rank, source=spec, seed=seed)
         posteriors, preferences = encoded(wanted, policy, Pictures([folder_of(pairs), *(root or [])]))
-        shown = list(islice(dict.fromkeys(pair["prompt"] for pair in wanted), PREVIEWS))
         progress.note(
             f"{progress.plural(len(preferences), 'pair')}, {progress.plural(config.max_steps, 'step')} of "
             f"{config.batch} × {config.accumulate} = {progress.plural(config.batch * config.accumulate, 'pair')}"
         )
-        dpo.train(
-            policy,
-            posteriors,
-            preferences,
-            config,
-            run,
-            seed=seed,
-            preview=lambda step: run.preview(step, preview(policy, shown, generator.settings, seed=seed)),
-        )
+        prompts = (pair["prompt"] for pair in wanted)
+        show = previews(run, policy, prompts, generator.settings, every=config.preview_every, seed=seed)
+        algorithm = DiffusionDPO(policy, posteriors, preferences, config, seed=seed)
+        train(algorithm, run, save_every=config.save_every, evaluate=show)
         with run.results() as folder:
             policy.save_lora(folder)
     progress.note(f"the LoRA is in {out}; use it with generate --adapter {out}")

@@ -13,7 +13,8 @@ from ..options import Device, Prompts, RunFolder, Seed, options, plugin
 from ..records import digest, oversized
 from ..streams.places import place_of
 from ..streams.reading import read_prompts
-from ..tuning.folder import check, ended, note_ended
+from ..tuning.folder import check
+from ..tuning.opening import opened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from ..tuning.rollout import PixelReward
 
 N = TypeVar("N", int, float)
-PREVIEWS = 16
-"""Pictures in a preview grid."""
 
 
 @options(PPOConfig)
@@ -96,40 +95,27 @@ def tune_ppo(
     }
     check(out, asked)
     generator = plugins.tunable(spec, device=device)
-    asked["model_fingerprint"] = generator.fingerprint or plugins.fingerprints(spec)[spec]
-    if ended(out, asked):
-        return
+    asked["model_fingerprint"] = plugins.model_fingerprint(spec, generator)
     own = generator.settings
     steps = chosen("--steps", config.steps, own.num_inference_steps, spec)
     check_steps(config, steps)
     guidance = chosen("--guidance", config.guidance, own.guidance_scale, spec)
-    from ..models.denoiser import open_denoiser
-    from ..models.devices import join_world
-    from ..tuning import ppo
-    from ..tuning.preview import preview
-    from ..tuning.run import Run
-
-    with Run(out, asked, join_world(device)) as run:
-        if run.ended:  # by another process, in the meantime
-            note_ended(out)
+    with opened(out, asked, device) as run:
+        if run is None:
             return
+        from ..models.denoiser import open_denoiser
+        from ..tuning.loop import train
+        from ..tuning.ppo import DDPO
+        from ..tuning.preview import previews
+
         summed = summed_reward({name: plugins.load("reward", name, device=device) for name in weights}, weights)
         policy = open_denoiser(generator.pipeline, rank=config.rank, source=spec, seed=seed, exact=True)
-        shown = texts[:PREVIEWS]
         count = min(config.prompts_per_epoch, len(texts)) * config.images
         rounds, updates = progress.plural(config.epochs, "round"), progress.plural(config.updates, "update")
         progress.note(f"{rounds} of {progress.plural(count, 'picture')}, {updates} each")
-        ppo.train(
-            policy,
-            texts,
-            summed,
-            config,
-            run,
-            steps=steps,
-            guidance=guidance,
-            seed=seed,
-            preview=lambda epoch: run.preview(epoch, preview(policy, shown, own, seed=seed)),
-        )
+        show = previews(run, policy, texts, own, every=config.preview_every, seed=seed)
+        algorithm = DDPO(policy, texts, summed, config, steps=steps, guidance=guidance, seed=seed)
+        train(algorithm, run, save_every=config.save_every, evaluate=show)
         with run.results() as folder:
             policy.save_lora(folder)
     progress.note(f"the LoRA is in {out}; use it with generate --adapter {out}")

@@ -1,1 +1,1 @@
-"""Training: pure functions for the arithmetic, plain loops around them, and a run folder that resumes."""
+"""Training: a file for each algorithm, one loop for all of them, and a run folder that resumes."""

@@ -4,9 +4,9 @@ Departures from the released code: the reference is the same UNet with its LoRA 
 pictures are encoded once and their latents drawn anew from the stored posterior at every visit; ties never come in.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,8 @@ from ..configs import DPOConfig
 from ..models.denoiser import Denoiser
 from ..models.denoiser.conditioning import Conditioning
 from ..models.denoiser.latents import Posteriors
-from .run import Run, optimizer_step, random_state, restore_optimizer, restore_random_state
+from .loop import Algorithm
+from .run import optimizer_step, random_state, restore_optimizer, restore_random_state
 
 
 class Preference(NamedTuple):
@@ -51,69 +52,69 @@ def squared_errors(
     return (policy.predict(noisy, timesteps, conditioning) - target).square().mean((1, 2, 3))
 
 
-def train(
-    policy: Denoiser,
-    posteriors: Posteriors,
-    preferences: list[Preference],
-    config: DPOConfig,
-    run: Run,
-    *,
-    seed: int,
-    preview: Callable[[int], None],
-) -> None:
-    """Tune the policy's LoRA on the pairs, from where `run` left off, and log every step.
+class DiffusionDPO(Algorithm):
+    """Tunes the policy's LoRA on preference pairs.
 
-    The order of the pairs, the noise and the timesteps come from one generator, whose state is in the checkpoint: on a
-    CPU a resumed run ends with the very weights of an uninterrupted one. An interrupt ends it after the step under way.
+    The order of the pairs, the noise and the timesteps come from one generator, which belongs to the state.
     """
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(policy.trainable, lr=config.learning_rate, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, config.warmup)))
-    order: list[int] = []
-    if run.resumes:
-        with run.restoring() as state:
-            order = state["order"]
-            if not all(0 <= index < len(preferences) for index in order):
-                raise ValueError("an order of other pairs")
-            policy.set_lora(state["lora"])
-            restore_optimizer(optimizer, state["optimizer"])
-            schedule.load_state_dict(state["schedule"])
-            restore_random_state(state["random"], generator)
-    elif config.preview_every:
-        preview(0)
-    together = config.batch * config.accumulate
-    with run.training(config.max_steps):
-        for step in range(run.step + 1, config.max_steps + 1):
-            while len(order) < together:
-                order += torch.randperm(len(preferences), generator=generator).tolist()
-            chosen, order = [preferences[index] for index in order[:together]], order[together:]
-            pairs = noised_pairs(policy, posteriors, chosen, config.prompt_dropout, generator)
-            sums = torch.zeros(5)
-            for start in range(0, together, config.batch):
-                errors = four_errors(policy, pairs[start : start + config.batch])
-                loss, logits = dpo_loss(*errors, config.beta)
-                (loss / config.accumulate).backward()
-                right = (logits > 0).float().mean() + 0.5 * (logits == 0).float().mean()
-                seen = [loss, right, logits.mean(), errors[0].mean(), errors[2].mean()]
-                sums += torch.stack(seen).detach().cpu()
-            optimizer_step(optimizer, policy.trainable, where=f"step {step}")
-            schedule.step()
-            names = ("loss", "implicit_accuracy", "margin", "chosen_error", "chosen_error_reference")
-            run.log(step, **dict(zip(names, (sums / config.accumulate).tolist(), strict=True)))
-            if config.preview_every and step % config.preview_every == 0:
-                preview(step)
-            run.finished(step)
-            if run.due(config.save_every):
-                run.save(
-                    step,
-                    {
-                        "lora": policy.lora(),
-                        "optimizer": optimizer.state_dict(),
-                        "schedule": schedule.state_dict(),
-                        "order": order,
-                        "random": random_state(generator),
-                    },
-                )
+
+    def __init__(
+        self, policy: Denoiser, posteriors: Posteriors, preferences: list[Preference], config: DPOConfig, *, seed: int
+    ) -> None:
+        self.total = config.max_steps
+        self._policy, self._posteriors, self._preferences, self._config = policy, posteriors, preferences, config
+        self._generator = torch.Generator().manual_seed(seed)
+        self._optimizer = torch.optim.AdamW(policy.trainable, lr=config.learning_rate, weight_decay=1e-2)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer, lambda step: min(1.0, (step + 1) / max(1, config.warmup))
+        )
+        self._order: list[int] = []
+
+    def step(self, number: int) -> dict[str, float]:
+        """One optimizer step on `batch` × `accumulate` pairs; their mean loss, accuracy, margin and errors."""
+        policy, config = self._policy, self._config
+        together = config.batch * config.accumulate
+        preferences = self._next_pairs(together)
+        pairs = noised_pairs(policy, self._posteriors, preferences, config.prompt_dropout, self._generator)
+        sums = torch.zeros(5)
+        for start in range(0, together, config.batch):
+            errors = four_errors(policy, pairs[start : start + config.batch])
+            loss, logits = dpo_loss(*errors, config.beta)
+            (loss / config.accumulate).backward()
+            right = (logits > 0).float().mean() + 0.5 * (logits == 0).float().mean()
+            seen = [loss, right, logits.mean(), errors[0].mean(), errors[2].mean()]
+            sums += torch.stack(seen).detach().cpu()
+        optimizer_step(self._optimizer, policy.trainable, where=f"step {number}")
+        self._schedule.step()
+        names = ("loss", "implicit_accuracy", "margin", "chosen_error", "chosen_error_reference")
+        return dict(zip(names, (sums / config.accumulate).tolist(), strict=True))
+
+    def _next_pairs(self, count: int) -> list[Preference]:
+        """The next `count` pairs, from random permutations of all pairs, one after the other."""
+        while len(self._order) < count:
+            self._order += torch.randperm(len(self._preferences), generator=self._generator).tolist()
+        taken, self._order = self._order[:count], self._order[count:]
+        return [self._preferences[index] for index in taken]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The LoRA, the optimizer, the schedule, the pairs that are next, the random state."""
+        return {
+            "lora": self._policy.lora(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "order": self._order,
+            "random": random_state(self._generator),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore it. Raises `ValueError` for the state of another run."""
+        self._order = state["order"]
+        if not all(0 <= index < len(self._preferences) for index in self._order):
+            raise ValueError("an order of other pairs")
+        self._policy.set_lora(state["lora"])
+        restore_optimizer(self._optimizer, state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        restore_random_state(state["random"], self._generator)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ the ratio is exactly 1 before the first update; rewards are compared within the 
 together, instead of with those of earlier rounds; the last steps, whose noise is next to none, are left out.
 """
 
-import copy
-from collections.abc import Callable
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -16,8 +15,9 @@ from torch import Tensor
 from ..configs import PPOConfig
 from ..errors import UserError
 from ..models.denoiser import Denoiser
+from .loop import Algorithm
 from .rollout import PixelReward, Rollout, roll_out, step_mean
-from .run import Run, optimizer_step, random_state, restore_optimizer, restore_random_state
+from .run import optimizer_step, random_state, restore_optimizer, restore_random_state
 from .sampler import Sampler, open_sampler
 
 
@@ -114,104 +114,81 @@ def update(
     return dict(zip(("loss", "clipped", "approximate_kl", "kl"), sums.tolist(), strict=True))
 
 
-def one_round(
-    policy: Denoiser,
-    optimizer: torch.optim.Optimizer,
-    prompts: list[str],
-    reward: PixelReward,
-    sampler: Sampler,
-    config: PPOConfig,
-    *,
-    guidance: float,
-    generator: torch.Generator,
-    where: str,
-) -> dict[str, float]:
-    """Draw, score and train on the pictures of some of the prompts; returns what is to be logged."""
-    chosen = torch.randperm(len(prompts), generator=generator)[: config.prompts_per_epoch].tolist()
-    repeated = [prompts[index] for index in chosen for _ in range(config.images)]
-    parts = spans(len(repeated), config.updates, config.batch)
-    batches = [batch for part in parts for batch in part]
-    rollout = roll_out(policy, repeated, reward, sampler, batches, guidance=guidance, generator=generator)
-    if not rollout.rewards.isfinite().all():
-        raise UserError(
-            f"--reward: gave {rollout.rewards[~rollout.rewards.isfinite()][0]:g}, which is not a valid reward"
-        )
-    advantages = group_advantages(rollout.rewards, config.images, config.advantage_clip)
-    trained = trained_steps(sampler, config, generator)
-    watched: list[dict[str, float]] = []
-    for part in parts:
-        numbers = update(
-            policy,
-            rollout,
-            advantages,
-            sampler,
-            part,
-            trained,
-            guidance=guidance,
-            clip=config.clip,
-            kl=config.kl,
-        )
-        optimizer_step(optimizer, policy.trainable, where=where)
-        watched.append(numbers)
-    means = {name: sum(one[name] for one in watched) / len(watched) for name in watched[0]}
-    std = rollout.rewards.view(-1, config.images).std(1).mean()
-    return {"reward": float(rollout.rewards.mean()), "reward_deviation": float(std), **means}
+class DDPO(Algorithm):
+    """Tunes the policy's LoRA towards a reward, in rounds of drawing, scoring and training.
 
-
-def train(
-    policy: Denoiser,
-    prompts: list[str],
-    reward: PixelReward,
-    config: PPOConfig,
-    run: Run,
-    *,
-    steps: int,
-    guidance: float,
-    seed: int,
-    preview: Callable[[int], None],
-) -> None:
-    """Tune the policy's LoRA towards the reward, from where `run` left off, and log every round.
-
-    Prompts, noise and what is trained on come from one generator, whose state is in the checkpoint. A round is long: an
-    interrupt does not wait for its end, and saves the state of its beginning.
+    `steps` and `guidance` are those of the drawing. Prompts, noise and the trained denoising steps come from one
+    generator, which belongs to the state.
     """
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(policy.trainable, lr=config.learning_rate, weight_decay=1e-4)
-    sampler = open_sampler(policy, steps, config.eta)
-    if run.resumes:
-        with run.restoring() as state:
-            policy.set_lora(state["lora"])
-            restore_optimizer(optimizer, state["optimizer"])
-            restore_random_state(state["random"], generator)
-    elif config.preview_every:
-        preview(0)
 
-    def now() -> dict[str, Any]:
-        return {"lora": policy.lora(), "optimizer": optimizer.state_dict(), "random": random_state(generator)}
+    unit = "round"
 
-    with run.training(config.epochs, "round"):
-        for epoch in range(run.step + 1, config.epochs + 1):
-            before = copy.deepcopy(now())
-            try:
-                with run.interruptible():
-                    numbers = one_round(
-                        policy,
-                        optimizer,
-                        prompts,
-                        reward,
-                        sampler,
-                        config,
-                        guidance=guidance,
-                        generator=generator,
-                        where=f"round {epoch}",
-                    )
-            except KeyboardInterrupt:
-                if run.step > run.saved:
-                    run.save(run.step, before)
-                raise
-            run.log(epoch, **numbers)
-            if config.preview_every and epoch % config.preview_every == 0:
-                preview(epoch)
-            run.finished(epoch)
-            if run.due(config.save_every):
-                run.save(epoch, now())
+    def __init__(
+        self,
+        policy: Denoiser,
+        prompts: list[str],
+        reward: PixelReward,
+        config: PPOConfig,
+        *,
+        steps: int,
+        guidance: float,
+        seed: int,
+    ) -> None:
+        self.total = config.epochs
+        self._policy, self._prompts, self._reward, self._config = policy, prompts, reward, config
+        self._guidance = guidance
+        self._generator = torch.Generator().manual_seed(seed)
+        self._optimizer = torch.optim.AdamW(policy.trainable, lr=config.learning_rate, weight_decay=1e-4)
+        self._sampler = open_sampler(policy, steps, config.eta)
+
+    def step(self, number: int) -> dict[str, float]:
+        """Draw, score and train on the pictures of some prompts; their rewards and the mean of what `update` returns.
+
+        Raises `UserError` for a reward that is not finite.
+        """
+        policy, config, generator = self._policy, self._config, self._generator
+        chosen = torch.randperm(len(self._prompts), generator=generator)[: config.prompts_per_epoch].tolist()
+        repeated = [self._prompts[index] for index in chosen for _ in range(config.images)]
+        parts = spans(len(repeated), config.updates, config.batch)
+        batches = [batch for part in parts for batch in part]
+        rollout = roll_out(
+            policy, repeated, self._reward, self._sampler, batches, guidance=self._guidance, generator=generator
+        )
+        if not rollout.rewards.isfinite().all():
+            raise UserError(
+                f"--reward: gave {rollout.rewards[~rollout.rewards.isfinite()][0]:g}, which is not a valid reward"
+            )
+        advantages = group_advantages(rollout.rewards, config.images, config.advantage_clip)
+        trained = trained_steps(self._sampler, config, generator)
+        watched: list[dict[str, float]] = []
+        for part in parts:
+            numbers = update(
+                policy,
+                rollout,
+                advantages,
+                self._sampler,
+                part,
+                trained,
+                guidance=self._guidance,
+                clip=config.clip,
+                kl=config.kl,
+            )
+            optimizer_step(self._optimizer, policy.trainable, where=f"round {number}")
+            watched.append(numbers)
+        means = {name: sum(one[name] for one in watched) / len(watched) for name in watched[0]}
+        std = rollout.rewards.view(-1, config.images).std(1).mean()
+        return {"reward": float(rollout.rewards.mean()), "reward_deviation": float(std), **means}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The LoRA, the optimizer, the random state."""
+        return {
+            "lora": self._policy.lora(),
+            "optimizer": self._optimizer.state_dict(),
+            "random": random_state(self._generator),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore it. Raises `ValueError` for the state of another run."""
+        self._policy.set_lora(state["lora"])
+        restore_optimizer(self._optimizer, state["optimizer"])
+        restore_random_state(state["random"], self._generator)

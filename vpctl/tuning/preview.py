@@ -1,11 +1,35 @@
 """Grids of pictures, to look at while a training runs."""
 
+from collections.abc import Callable, Iterable
+from itertools import islice
+
 import torch
 from PIL import Image
 
 from ..contracts import Settings
 from ..models.denoiser import Denoiser
 from ..models.tensors import to_pictures
+from .run import Run
+
+PREVIEWS = 16
+"""Pictures in a preview grid."""
+
+
+def previews(
+    run: Run, policy: Denoiser, prompts: Iterable[str], settings: Settings, *, every: int, seed: int
+) -> Callable[[int], dict[str, float]]:
+    """What `train` calls after a step to draw a preview grid: at every multiple of `every`, including step 0.
+
+    A grid shows the first `PREVIEWS` distinct prompts. If `every` is 0, no grids are drawn. No metrics are returned.
+    """
+    shown = list(islice(dict.fromkeys(prompts), PREVIEWS))
+
+    def show(step: int) -> dict[str, float]:
+        if every and step % every == 0:
+            run.preview(step, preview(policy, shown, settings, seed=seed))
+        return {}
+
+    return show
 
 
 @torch.inference_mode()

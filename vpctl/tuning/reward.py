@@ -9,7 +9,7 @@ so that the model starts as a judge of prompt and picture.
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +20,8 @@ from ..configs import RewardModelConfig
 from ..flow import ahead
 from ..models.reward import RewardModel
 from ..models.tensors import fits
-from .run import Run, optimizer_step, random_state, restore_optimizer, restore_random_state
+from .loop import Algorithm
+from .run import optimizer_step, random_state, restore_optimizer, restore_random_state
 
 
 class PromptPairs(NamedTuple):
@@ -135,84 +136,100 @@ def correct(
     return found
 
 
-def train(
-    model: RewardModel,
-    groups: list[PromptPairs],
-    validation: list[PromptPairs],
-    load: Load,
-    config: RewardModelConfig,
-    run: Run,
-    *,
-    seed: int,
-    device: torch.device,
-) -> None:
-    """Train in place, from where `run` left off; with validation pairs the best epoch's weights are left in the model.
+class BradleyTerry(Algorithm):
+    """Trains a reward model in place. With validation pairs, the weights of the best epoch are remembered.
 
     A step takes `batch` prompts with all their pairs: every picture goes through the model once, however many pairs it
-    stands in. An interrupt ends it after the step under way.
+    stands in.
     """
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
-    total = config.epochs * steps_per_epoch(len(groups), config)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
-    )
-    best: dict[str, Any] = {"loss": math.inf, "weights": {}}
-    order = torch.empty(0, dtype=torch.long)
-    if run.resumes:
-        with run.restoring() as state:
-            order, best = state["order"], state["best"]
-            if order.sort().values.tolist() != list(range(len(groups))):
-                raise ValueError("an order of other prompts")
-            if not best["loss"] <= math.inf or (best["weights"] and not fits(best["weights"], state["model"])):
-                raise ValueError("weights of another model")
-            model.load_state_dict(state["model"])
-            restore_optimizer(optimizer, state["optimizer"])
-            schedule.load_state_dict(state["schedule"])
-            restore_random_state(state["random"], generator)
-    model.train()
-    per_epoch = steps_per_epoch(len(groups), config)
-    step = run.step
-    with run.training(total):
-        while step < total:
-            if step % per_epoch == 0:
-                order = torch.randperm(len(groups), generator=generator)
-            left = [groups[index] for index in order[step % per_epoch * config.batch :].tolist()]
-            for part, pixels in batches(left, config.batch, load):
-                rewards = rewards_of(model, part, pixels, device)
-                chosen, rejected = preferences(part)
-                loss = bradley_terry_loss(rewards[chosen], rewards[rejected])
-                loss.backward()
-                step += 1
-                optimizer_step(optimizer, trainable, where=f"step {step}")
-                schedule.step()
-                accuracy = float((rewards[chosen] > rewards[rejected]).float().mean())
-                run.log(step, loss=loss.item(), accuracy=accuracy)
-                if step % per_epoch == 0 and validation:
-                    model.eval()
-                    measured = measure(model, validation, load, config.batch, device)
-                    model.train()
-                    run.log(step, validation_loss=measured.loss, validation_accuracy=measured.accuracy)
-                    if measured.loss < best["loss"]:
-                        best = {"loss": measured.loss, "weights": copy.deepcopy(model.state_dict())}
-                run.finished(step)
-                if run.due(config.save_every):
-                    run.save(
-                        step,
-                        {
-                            "model": model.state_dict(),
-                            "best": best,
-                            "order": order,
-                            "optimizer": optimizer.state_dict(),
-                            "schedule": schedule.state_dict(),
-                            "random": random_state(generator),
-                        },
-                    )
-    if validation:
-        model.load_state_dict(best["weights"])
-    model.eval()
+
+    def __init__(
+        self,
+        model: RewardModel,
+        groups: list[PromptPairs],
+        validation: list[PromptPairs],
+        load: Load,
+        config: RewardModelConfig,
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._model, self._groups, self._validation, self._load = model, groups, validation, load
+        self._batch, self._device = config.batch, device
+        self._per_epoch = steps_per_epoch(len(groups), config)
+        self.total = total = config.epochs * self._per_epoch
+        self._generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)
+        self._trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._optimizer = torch.optim.AdamW(self._trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
+        )
+        self._best: dict[str, Any] = {"loss": math.inf, "weights": {}}
+        self._order = torch.empty(0, dtype=torch.long)
+        self._batches: Iterator[tuple[list[PromptPairs], Tensor]] = iter(())
+        model.train()
+
+    def step(self, number: int) -> dict[str, float]:
+        """One optimizer step on the next batch; its mean loss and accuracy."""
+        part, pixels = next(self._batches, None) or self._first_batch(number)
+        rewards = rewards_of(self._model, part, pixels, self._device)
+        chosen, rejected = preferences(part)
+        loss = bradley_terry_loss(rewards[chosen], rewards[rejected])
+        loss.backward()
+        optimizer_step(self._optimizer, self._trainable, where=f"step {number}")
+        self._schedule.step()
+        return {"loss": loss.item(), "accuracy": float((rewards[chosen] > rewards[rejected]).float().mean())}
+
+    def _first_batch(self, number: int) -> tuple[list[PromptPairs], Tensor]:
+        """The first batch of an epoch, or of the rest of an epoch that is resumed. `_batches` has those after it."""
+        done = (number - 1) % self._per_epoch
+        if done == 0:
+            self._order = torch.randperm(len(self._groups), generator=self._generator)
+        left = [self._groups[index] for index in self._order[done * self._batch :].tolist()]
+        self._batches = batches(left, self._batch, self._load)
+        return next(self._batches)
+
+    def validate(self, number: int) -> dict[str, float]:
+        """Loss and accuracy on the validation pairs after the last step of an epoch; after other steps nothing."""
+        if number == 0 or number % self._per_epoch or not self._validation:
+            return {}
+        self._model.eval()
+        measured = measure(self._model, self._validation, self._load, self._batch, self._device)
+        self._model.train()
+        if measured.loss < self._best["loss"]:
+            self._best = {"loss": measured.loss, "weights": copy.deepcopy(self._model.state_dict())}
+        return {"validation_loss": measured.loss, "validation_accuracy": measured.accuracy}
+
+    def finish(self) -> None:
+        """Make the model ready for use, with the best weights if there were validation pairs."""
+        if self._validation:
+            self._model.load_state_dict(self._best["weights"])
+        self._model.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The model, its best weights, the order of the epoch, the optimizer, the schedule, the random state."""
+        return {
+            "model": self._model.state_dict(),
+            "best": self._best,
+            "order": self._order,
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "random": random_state(self._generator),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore it. Raises `ValueError` for the state of another run."""
+        self._order, self._best = state["order"], state["best"]
+        if self._order.sort().values.tolist() != list(range(len(self._groups))):
+            raise ValueError("an order of other prompts")
+        best = self._best
+        if not best["loss"] <= math.inf or (best["weights"] and not fits(best["weights"], state["model"])):
+            raise ValueError("weights of another model")
+        self._model.load_state_dict(state["model"])
+        restore_optimizer(self._optimizer, state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        restore_random_state(state["random"], self._generator)
 
 
 def steps_per_epoch(prompts: int, config: RewardModelConfig) -> int:

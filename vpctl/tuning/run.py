@@ -68,7 +68,8 @@ class Run:
 
     def __init__(self, folder: str, config: Mapping[str, Any], world: World) -> None:
         self.folder = Path(folder)
-        self._world = world
+        self.world = world
+        """The processes that train together, and the device of this one."""
         if not world.is_main:
             progress.mute()
         self.stopping = False
@@ -102,7 +103,7 @@ class Run:
     def _open(self, config: dict[str, Any]) -> None:
         self._digest = digest(config)
         begun = True
-        if self._world.is_main:
+        if self.world.is_main:
             begun = self._same_config(config)
             for part in PARTS & set(os.listdir(self.folder)):  # they hold space
                 _remove(self.folder / part)
@@ -110,7 +111,7 @@ class Run:
         self._state = None if self.ended else self._checkpoint()
         if self._state:
             self.step = self.saved = self._state["step"]
-        if self._world.is_main and not self.ended:
+        if self.world.is_main and not self.ended:
             self._cut_metrics()
             self._board = Board(self.folder / "tensorboard", first=self.step + 1)
 
@@ -124,7 +125,7 @@ class Run:
         written = {
             "options": config,
             "argv": sys.argv,
-            "processes": self._world.size,
+            "processes": self.world.size,
             "versions": {"vpctl": __version__, "python": platform.python_version(), **versions},
         }
         with self._writing(file):
@@ -260,8 +261,8 @@ class Run:
     def log(self, step: int, **metrics: float) -> None:
         """Write one step's numbers, as means over all processes, to the metrics file and for TensorBoard."""
         values = torch.tensor([*metrics.values()], dtype=torch.float64)
-        metrics = dict(zip(metrics, self._world.gather(values).mean(0).tolist(), strict=True))
-        if not self._world.is_main:
+        metrics = dict(zip(metrics, self.world.gather(values).mean(0).tolist(), strict=True))
+        if not self.world.is_main:
             return
         file = self.folder / METRICS
         with self._writing(file), file.open("ab") as lines:
@@ -272,7 +273,7 @@ class Run:
 
     def preview(self, step: int, grid: Image.Image) -> None:
         """Keep a grid of pictures drawn from fixed seeds at this step."""
-        if not self._world.is_main:
+        if not self.world.is_main:
             return
         file = self.folder / "previews" / f"{step:06d}.png"
         with self._writing(file):
@@ -295,7 +296,7 @@ class Run:
         """Replace the checkpoint once the new one is whole. Ends the run if an interrupt waits for it."""
         self._ending, before = True, self._ending
         try:
-            if self._world.is_main:
+            if self.world.is_main:
                 self._write_checkpoint({"run": self._digest, "step": step, **state})
             self.saved = step
         finally:
@@ -317,7 +318,7 @@ class Run:
 
         They become as readable as the run's other files: safetensors lets only their owner read what it writes.
         """
-        if not self._world.is_main:
+        if not self.world.is_main:
             with TemporaryDirectory() as unused:
                 yield Path(unused)
             self.ended = True

@@ -1,0 +1,202 @@
+"""The loop of all trainings, on an algorithm without a model; and how a command opens its run."""
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import torch
+from PIL import Image
+
+from tests.tuning.conftest import Killed, Mortal
+from vpctl.contracts import Settings
+from vpctl.errors import Interrupted, UserError
+from vpctl.models.devices import join_world
+from vpctl.tuning.loop import Algorithm, train
+from vpctl.tuning.opening import opened
+from vpctl.tuning.preview import PREVIEWS, previews
+from vpctl.tuning.run import Run, random_state, restore_optimizer, restore_random_state
+
+ALONE = join_world("cpu")
+TOTAL = 5
+
+
+class Descent(Algorithm):
+    """Fits three numbers to noise. In the step `interrupted` a signal comes once the state has changed."""
+
+    def __init__(self, unit: str = "step", interrupted: int = 0) -> None:
+        self.unit = "round" if unit == "round" else "step"
+        self.total = TOTAL
+        self.interrupted = interrupted
+        self.weights = torch.zeros(3, requires_grad=True)
+        self.optimizer = torch.optim.AdamW([self.weights], lr=0.1)
+        self.generator = torch.Generator().manual_seed(0)
+
+    def step(self, number: int) -> dict[str, float]:
+        loss = (self.weights - torch.randn(3, generator=self.generator) - torch.rand(3)).square().sum()
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if number == self.interrupted:
+            os.kill(os.getpid(), signal.SIGINT)
+        return {"loss": loss.item()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "weights": self.weights.detach(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": random_state(self.generator),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        with torch.no_grad():
+            self.weights.copy_(state["weights"])
+        restore_optimizer(self.optimizer, state["optimizer"])
+        restore_random_state(state["random"], self.generator)
+
+
+def nothing(number: int) -> dict[str, float]:
+    return {}
+
+
+def trained(folder: Path, algorithm: Descent, *, save_every: int = 1, last: int = 0) -> torch.Tensor:
+    """The weights after a run, which is killed when it has finished `last` steps; 0 is never."""
+    torch.manual_seed(3)
+    with Mortal(folder, {}, last=last) as run:
+        train(algorithm, run, save_every=save_every, evaluate=nothing)
+    return algorithm.weights.detach()
+
+
+def lines(folder: Path) -> list[dict[str, float]]:
+    return [orjson.loads(line) for line in (folder / "metrics.jsonl").read_bytes().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.Tensor, list[dict[str, float]]]:
+    """Weights and metrics of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    weights = trained(folder, Descent())
+    assert [line["step"] for line in lines(folder)] == [1, 2, 3, 4, 5]
+    return weights, lines(folder)
+
+
+Whole = tuple[torch.Tensor, list[dict[str, float]]]
+
+
+@pytest.mark.parametrize("unit", ["step", "round"])
+@pytest.mark.parametrize(("save_every", "last"), [(1, 1), (2, 1), (2, 3), (2, 4), (100, 4), (100, 5)])
+def test_a_killed_run_resumes_to_the_same_end(
+    tmp_path: Path, whole: Whole, unit: str, save_every: int, last: int
+) -> None:
+    with pytest.raises(Killed):
+        trained(tmp_path, Descent(unit), save_every=save_every, last=last)
+    assert torch.equal(trained(tmp_path, Descent(unit), save_every=save_every), whole[0])
+    assert lines(tmp_path) == whole[1]
+
+
+@pytest.mark.parametrize("interrupted", [1, 3, 5])
+@pytest.mark.parametrize("unit", ["step", "round"])
+def test_an_interrupt_lets_a_step_finish_and_discards_a_round(
+    tmp_path: Path, whole: Whole, unit: str, interrupted: int
+) -> None:
+    kept = interrupted if unit == "step" else interrupted - 1
+    said = f"at {unit} {kept} of 5; the checkpoint is in" if kept else "in round 1 of 5; .* to start over"
+    with pytest.raises(Interrupted, match=said):
+        trained(tmp_path, Descent(unit, interrupted), save_every=100)
+    assert len(lines(tmp_path)) == kept
+    assert (tmp_path / "checkpoint.pt").exists() == bool(kept)
+    assert torch.equal(trained(tmp_path, Descent(unit), save_every=100), whole[0])
+    assert lines(tmp_path) == whole[1]
+
+
+def test_an_interrupt_after_a_round_does_not_discard_it(tmp_path: Path) -> None:
+    def interrupt(number: int) -> dict[str, float]:
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return {}
+
+    with (
+        pytest.raises(Interrupted, match="at round 2 of 5; the checkpoint is in"),
+        Run(str(tmp_path), {}, ALONE) as run,
+    ):
+        train(Descent("round"), run, save_every=100, evaluate=interrupt)
+
+
+def test_a_model_is_evaluated_before_the_first_step_and_after_each(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def evaluation(run: Run) -> Callable[[int], dict[str, float]]:
+        def evaluate(number: int) -> dict[str, float]:
+            seen.append((number, run.step))
+            return {} if number % 2 else {"accuracy": 1.0}
+
+        return evaluate
+
+    with pytest.raises(Killed), Mortal(tmp_path, {}, last=2) as cut:
+        train(Descent(), cut, save_every=1, evaluate=evaluation(cut))
+    assert seen == [(0, 0), (1, 0), (2, 1)], "a step is finished when it has been evaluated"
+    with Run(str(tmp_path), {}, ALONE) as run:
+        train(Descent(), run, save_every=1, evaluate=evaluation(run))
+    assert [number for number, _ in seen[3:]] == [2, 3, 4, 5], "a run that resumes is not evaluated before"
+    assert [(line["step"], *line)[::2] for line in lines(tmp_path)] == [
+        (1, "loss"),
+        (2, "loss"),
+        (2, "accuracy"),
+        (3, "loss"),
+        (4, "loss"),
+        (4, "accuracy"),
+        (5, "loss"),
+    ]
+
+
+def test_a_checkpoint_that_the_algorithm_refuses_is_damaged(tmp_path: Path) -> None:
+    with Run(str(tmp_path), {}, ALONE) as run:
+        run.log(1, loss=0.5)
+        run.save(1, {**Descent().state_dict(), "weights": torch.zeros(2)})
+    with pytest.raises(UserError, match=r"checkpoint\.pt: is damaged, or belongs to another run"):
+        trained(tmp_path, Descent())
+
+
+class Painter:
+    """A policy that only draws: one red picture for each prompt, whatever the noise."""
+
+    def __init__(self) -> None:
+        self.drawn: list[str] = []
+
+    def draw(self, prompts: list[str], generators: list[torch.Generator], settings: Settings) -> torch.Tensor:
+        self.drawn += prompts
+        return torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(len(prompts), 3, 8, 8)
+
+
+@pytest.mark.parametrize(("every", "shown"), [(2, [0, 2, 4]), (5, [0, 5]), (7, [0]), (0, [])])
+def test_previews_are_drawn_at_the_start_and_every_few_steps(tmp_path: Path, every: int, shown: list[int]) -> None:
+    painter: Any = Painter()
+    prompts = [f"prompt {number // 2}" for number in range(80)]
+    with Run(str(tmp_path), {}, ALONE) as run:
+        show = previews(run, painter, iter(prompts), Settings(), every=every, seed=0)
+        train(Descent(), run, save_every=1, evaluate=show)
+    files = sorted((tmp_path / "previews").iterdir()) if shown else []
+    assert [file.name for file in files] == [f"{number:06d}.png" for number in shown]
+    assert painter.drawn == [f"prompt {number}" for number in range(PREVIEWS)] * len(shown)
+    assert all(Image.open(file).getpixel((5, 5)) == (255, 0, 0) for file in files)
+
+
+def test_a_command_gets_its_run_until_the_run_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    with opened(out, {"beta": 2.0}, "cpu") as run:
+        assert run
+        with run.results() as folder:
+            (folder / "weights").write_text("all of them")
+    assert capsys.readouterr().err == ""
+    with opened(out, {"beta": 2.0}, "cpu") as run:
+        assert run is None
+    # As if the other process had ended the run after this one looked.
+    monkeypatch.setattr("vpctl.tuning.opening.ended", lambda out, options: False)
+    with opened(out, {"beta": 2.0}, "cpu") as run:
+        assert run is None
+    assert capsys.readouterr().err == f"vpctl: {out} already holds the finished run; nothing to do\n" * 2

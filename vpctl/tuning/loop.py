@@ -1,0 +1,73 @@
+"""The loop that all trainings share: resume, step, log, evaluate, save, and stop at an interrupt."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal, Protocol
+
+from .run import Run
+
+Metrics = Mapping[str, float]
+
+
+class Algorithm(Protocol):
+    """A training algorithm at work: its arithmetic, and all the state that its next step depends on.
+
+    `state_dict` and `load_state_dict` work as in torch. With the same state the next step is the same, to the bit on a
+    CPU. A resumed run therefore ends with the weights of an uninterrupted one.
+    """
+
+    unit: Literal["step", "round"] = "step"
+    """What `step` does. An interrupt lets a step finish. A round is long: an interrupt discards it at once."""
+    total: int
+    """How many steps, or rounds, the training has."""
+
+    def step(self, number: int) -> Metrics:
+        """Do step `number`, counted from 1, and return what is to be logged."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, in types that ``torch.load(weights_only=True)`` reads. It may share memory with the algorithm."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state. For one that does not fit, raise any exception: `train` reports a damaged checkpoint."""
+        ...
+
+
+def train(algorithm: Algorithm, run: Run, *, save_every: int, evaluate: Callable[[int], Metrics]) -> None:
+    """Do the steps of `algorithm` that `run` does not have yet, and save a checkpoint after every `save_every` of them.
+
+    `evaluate` is called with 0 before the first step of a new run, and after each step with its number. What it returns
+    after a step is logged on a line of its own, unless it is empty. It may change the state of `algorithm`.
+
+    An interrupt saves a checkpoint: after the step, or in the state before the round.
+    """
+    if run.resumes:
+        with run.restoring() as state:
+            algorithm.load_state_dict(state)
+    else:
+        evaluate(0)
+    with run.training(algorithm.total, algorithm.unit):
+        for number in range(run.step + 1, algorithm.total + 1):
+            with _discarded_on_interrupt(algorithm, run) if algorithm.unit == "round" else nullcontext():
+                metrics = algorithm.step(number)
+            run.log(number, **metrics)
+            if measured := evaluate(number):
+                run.log(number, **measured)
+            run.finished(number)
+            if run.due(save_every):
+                run.save(number, algorithm.state_dict())
+
+
+@contextmanager
+def _discarded_on_interrupt(algorithm: Algorithm, run: Run) -> Iterator[None]:
+    """Within, an interrupt ends the round at once. The state before the round is saved, unless it is saved already."""
+    before = copy.deepcopy(algorithm.state_dict())
+    try:
+        with run.interruptible():
+            yield
+    except KeyboardInterrupt:
+        if run.step > run.saved:
+            run.save(run.step, before)
+        raise

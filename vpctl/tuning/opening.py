@@ -1,0 +1,30 @@
+"""How a command opens its run. A run that has ended is recognized without torch."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from .folder import ended, note_ended
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+@contextmanager
+def opened(out: str, options: Mapping[str, Any], device: str) -> Iterator["Run | None"]:
+    """The run with these options in the folder `out`, on the named device; None if it has ended, after saying so.
+
+    Raises `UserError` if the folder cannot be used, and `OutputLocked` while another run writes there.
+    """
+    if ended(out, options):
+        yield None
+        return
+    from ..models.devices import join_world
+    from .run import Run
+
+    with Run(out, options, join_world(device)) as run:
+        if run.ended:  # another process has ended it since
+            note_ended(out)
+            yield None
+        else:
+            yield run
