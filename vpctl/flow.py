@@ -18,10 +18,11 @@ R = TypeVar("R")
 
 
 class Brake:
-    """What stops a run before its end: an interrupt, or a limit that was reached.
+    """Stops a run early, after an interrupt or when a limit is reached.
 
-    Whoever waits for a turn asks `check`, or sleeps with `sleep`, and gets `Stopped`; whoever is already under way is
-    not disturbed. The second interrupt disturbs everything.
+    Once `pulled` is true, finish the work in progress and begin nothing new; `why` is the reason. `check()` and
+    `await sleep(seconds)` raise `Stopped` of vpctl.errors once the brake is pulled; let this error pass. The second
+    interrupt cancels the work in progress, too.
     """
 
     def __init__(self) -> None:
@@ -32,11 +33,11 @@ class Brake:
 
     @property
     def pulled(self) -> bool:
-        """Whether nothing new is to begin."""
+        """Whether the run must begin nothing new."""
         return self._pulled.is_set()
 
     def pull(self, why: str) -> None:
-        """Begin nothing new from now on; the first reason counts."""
+        """Pull the brake. `why` is the reason; if the brake is pulled again, the first reason is kept."""
         if not self.pulled:
             self.why = why
             self._pulled.set()
@@ -44,16 +45,16 @@ class Brake:
                 call()
 
     def when_pulled(self, call: Callable[[], object]) -> None:
-        """Have `call` called once nothing new is to begin."""
+        """Call `call` when the brake is pulled."""
         self._waiting.append(call)
 
     def check(self) -> None:
-        """Raise `Stopped` if nothing new is to begin."""
+        """Raise `Stopped` if the brake is pulled."""
         if self.pulled:
             raise Stopped
 
     async def sleep(self, seconds: float) -> None:
-        """Wait, or raise `Stopped` as soon as nothing new is to begin."""
+        """Wait for this time. Raise `Stopped` as soon as the brake is pulled."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._pulled.wait(), seconds)
         self.check()

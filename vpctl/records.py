@@ -11,16 +11,16 @@ import orjson
 
 from .errors import UserError
 
-PromptText = Annotated[str, "Text that a picture is drawn from."]
+PromptText = Annotated[str, "Text that describes the picture to draw."]
 PromptId = Annotated[
     str,
-    "Sixteen hex digits: the hash of the original prompt. polish does not change it. If polish --keep-original also "
-    "writes the original prompt, that record has the same id with `-original` at the end.",
+    "Sixteen hex digits: the hash of the original prompt. polish keeps it when it changes the prompt. If polish "
+    "--keep-original also writes the original prompt, the id of that record is the same with `-original` at the end.",
 ]
 Source = Annotated[str, "The prompt before polish rewrote it."]
 Split = Annotated[str, "Part of the data, such as `train` or `test`. All records of one prompt are in the same part."]
 Aspects = Annotated[
-    dict[str, float], "Margin of each aspect. It is negative if the aspect prefers the rejected picture."
+    dict[str, float], "Margin on each aspect. It is negative if the rejected picture is better on this aspect."
 ]
 
 
@@ -38,7 +38,7 @@ class Prompt(TypedDict):
             "--unsafe-model computes it.",
         ]
     ]
-    template: NotRequired[Annotated[str, "Name and hash of the instructions that the language model got."]]
+    template: NotRequired[Annotated[str, "Name and hash of polish's instructions for the language model."]]
     rejected: NotRequired[
         Annotated[str, "Why the language model's rewrite was rejected. The rules polished the prompt instead."]
     ]
@@ -58,11 +58,12 @@ class Image(TypedDict):
     image_id: NotRequired[
         Annotated[
             str,
-            "Hash of all that determines the picture: prompt, model, adapter, seed and settings. Where it is missing, "
-            "annotate and score compute it from the bytes of the file.",
+            "Identity of the picture. generate writes the hash of everything that determines the picture: prompt, "
+            "model, adapter, seed and settings. If it is missing, annotate and score compute it from the bytes of the "
+            "file.",
         ]
     ]
-    model: NotRequired[Annotated[str, "The generator that drew it, as `--model` named it."]]
+    model: NotRequired[Annotated[str, "Generator that drew the picture, as given to `--model`."]]
     seed: NotRequired[Annotated[int, "Seed of the initial noise."]]
     source_prompt: NotRequired[Source]
     split: NotRequired[Split]
@@ -70,8 +71,10 @@ class Image(TypedDict):
     num_inference_steps: NotRequired[Annotated[int, "Denoising steps."]]
     width: NotRequired[Annotated[int, "Width in pixels."]]
     height: NotRequired[Annotated[int, "Height in pixels."]]
-    adapter: NotRequired[Annotated[str, "Folder of the LoRA."]]
-    scores: NotRequired[Annotated[dict[str, float], "Raw score of each reward, by name; higher is better."]]
+    adapter: NotRequired[Annotated[str, "Folder of the LoRA that the picture was drawn with."]]
+    scores: NotRequired[
+        Annotated[dict[str, float], "Raw score of each reward, by the SPEC of the reward; higher is better."]
+    ]
 
 
 class Judgement(TypedDict):
@@ -80,35 +83,38 @@ class Judgement(TypedDict):
     prompt_id: PromptId
     prompt: PromptText
     aspect: Annotated[str, "Aspect that was judged, such as `aesthetic`."]
-    annotator: Annotated[str, "Annotator, such as `openai:gpt-4o`."]
+    annotator: Annotated[str, "Annotator that judged: a SPEC such as `openai:gpt-4o`, or the name of a person."]
     image_ids: Annotated[list[str], "Ids of the pictures that were judged together."]
     file_names: Annotated[list[str], "Files of the pictures, in the same order."]
     scores: Annotated[list[float], "Scores, in the same order; higher is better. Empty if `refused` or `failed`."]
     rationales: NotRequired[Annotated[list[str], "Reason for each score, in the same order."]]
-    order: NotRequired[Annotated[list[int], "Order in which the annotator saw the pictures: indices into `image_ids`."]]
+    order: NotRequired[
+        Annotated[list[int], "Order in which the pictures were shown to the annotator: indices into `image_ids`."]
+    ]
     ranking: NotRequired[Annotated[list[int], "Pictures from best to worst: indices into `image_ids`."]]
     mode: NotRequired[
         Annotated[
             str,
             "How the pictures were shown. `list`: all in one call; this is the default. `point`: one per call. `pair`: "
-            "two per call; the preferred picture has the score 5 and the other 1, and in a tie both have 3.",
+            "two per call; the picture with the higher score is preferred, and equal scores are a tie. The annotators "
+            "of vpctl give the preferred picture 5 and the other 1; in a tie they give 3 to both.",
         ]
     ]
     repeat: NotRequired[Annotated[int, "Number of the pass, counted from 1. The default is 1."]]
-    template: NotRequired[Annotated[str, "Name and hash of the instructions that the annotator got."]]
+    template: NotRequired[Annotated[str, "Name and hash of the instructions for the annotator's model."]]
     key: NotRequired[
         Annotated[str, "Hash of everything that could change the answer, including the bytes of the pictures."]
     ]
     usage: NotRequired[
         Annotated[
             dict[str, float],
-            "Usage: `prompt_tokens`, `completion_tokens`, `cached_tokens`, `cost` in dollars, and `calls` if there was "
-            "more than one call.",
+            "Tokens and cost: `prompt_tokens`, `completion_tokens`, `cached_tokens`, `cost` in dollars, and `calls` if "
+            "more than one call was needed. If one call gave several judgements, its usage is the sum over them.",
         ]
     ]
     refused: NotRequired[Annotated[str, "Why the annotator refused to judge."]]
     failed: NotRequired[Annotated[str, "Why the annotator's answer was unusable."]]
-    raw: NotRequired[Annotated[str, "The unusable answer."]]
+    raw: NotRequired[Annotated[str, "Unusable answer of a failed judgement."]]
     source_prompt: NotRequired[Source]
     split: NotRequired[Split]
 
@@ -120,7 +126,9 @@ class Pair(TypedDict):
     prompt: PromptText
     chosen_file_name: Annotated[str, "File of the preferred picture."]
     rejected_file_name: Annotated[str, "File of the rejected picture."]
-    margin: Annotated[float, "Strength of the preference, in (0, 1]: the difference of the merged scores."]
+    margin: Annotated[
+        float, "Strength of the preference, above 0 and at most 1. vpctl-merge(1) describes how it is computed."
+    ]
     chosen_image_id: NotRequired[Annotated[str, "Id of the preferred picture."]]
     rejected_image_id: NotRequired[Annotated[str, "Id of the rejected picture."]]
     aspects: NotRequired[Aspects]
@@ -130,37 +138,37 @@ class Pair(TypedDict):
 
 
 class Report(TypedDict):
-    """One measured number with its interval. Written by eval; read by you and by eval compare."""
+    """One measured number with its 95 % interval. Written by eval; read by you and by eval compare."""
 
     name: Annotated[str, "What was measured: a reward, an annotator or a file of pictures."]
     metric: Annotated[str, "`accuracy`, `win_rate`, `agreement`, `ties` and others."]
     value: Annotated[float, "The number."]
     low: Annotated[float, "Lower end of its interval."]
     high: Annotated[float, "Upper end of its interval."]
-    n: Annotated[int, "Number of items that were measured, such as pairs."]
-    baseline: NotRequired[Annotated[str, "What it was compared with."]]
+    n: Annotated[int, "Number of items that the value is a mean of, such as pairs."]
+    baseline: NotRequired[Annotated[str, "What was compared with: the file of the base model, or an annotator."]]
     confidence: NotRequired[Annotated[float, "Coverage of the interval, such as 0.95."]]
 
 
 LONGEST_PROMPT = 10_000
-"""Characters of a prompt that polish takes. CLIP reads 77 tokens, and other text encoders some hundreds."""
+"""Maximum number of characters of a prompt. CLIP reads 77 tokens, and other text encoders some hundreds."""
 
 MODES = ("list", "point", "pair")
-"""How an annotator is shown pictures: all of a prompt, one a call, two a call."""
+"""How pictures are shown to an annotator: all of a prompt, one per call, or two per call."""
 _SAMPLE = 1 << 20
 
 RECORDS: tuple[Any, ...] = (Prompt, Image, Judgement, Pair, Report)
 
 
 def digest(value: object) -> str:
-    """Sixteen hex digits of SHA-256 over anything JSON can say; the order of keys does not matter."""
+    """Sixteen hex digits of SHA-256 over a JSON value; the order of keys does not matter."""
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
 def fingerprint(path: str) -> str:
-    """Identity of a file's or a folder's content: names, sizes, and the first and last megabyte of every file.
+    """Identity of the content of a file or folder: names, sizes, and the first and last megabyte of every file.
 
-    Weights of many gigabytes are told apart in milliseconds, also when they are replaced under the same name.
+    So weights of many gigabytes need only milliseconds, and weights that were replaced under the same name differ.
     """
     files = sorted(one for one in Path(path).rglob("*") if one.is_file()) if Path(path).is_dir() else [Path(path)]
     found = hashlib.sha256()
@@ -176,21 +184,21 @@ def fingerprint(path: str) -> str:
 
 
 ORIGINAL = "-original"
-"""Behind the id of a prompt: the same prompt as it was first given, where its polished form has the id itself."""
+"""End of the `prompt_id` of an original prompt. The polished prompt has the same id without it."""
 
 
 def prompt_key(record: Mapping[str, Any]) -> str:
-    """The `prompt_id` of a record with a prompt, or the hash of the prompt as it was first given."""
+    """The `prompt_id` of a record, or the hash of its original prompt if it has none."""
     return str(record.get("prompt_id") or digest(record.get("source_prompt") or record["prompt"]))
 
 
 def image_key(image: Image) -> str:
-    """The identity of a picture that has an `image_id`: that of its prompt, and its own among the prompt's pictures."""
+    """The identity of a picture that has an `image_id`: the id of its prompt and the `image_id`."""
     return f"{prompt_key(image)} {image['image_id']}"
 
 
 def judgement_key(judgement: Judgement) -> str:
-    """The judgement's own, or prompt, aspect, annotator and the set of pictures, in whatever order they were shown."""
+    """The `key` of a judgement, or a hash of prompt, aspect, annotator and the set of pictures in any order."""
     if key := judgement.get("key"):
         return key
     pictures = sorted(judgement["image_ids"])
@@ -198,9 +206,10 @@ def judgement_key(judgement: Judgement) -> str:
 
 
 def part_of(prompt_id: str, shares: Mapping[str, float]) -> str:
-    """The part of the data a prompt falls into, by the hash of its id: it stays there however the data grow.
+    """The part of the data that a prompt is assigned to, by the hash of its id. More data do not change it.
 
-    Both forms of a prompt fall into the same part, so that none is tested on what it was trained on in other words.
+    The original and the polished form of a prompt are in the same part, so that a model is not tested on a prompt that
+    it was trained on in other words.
     """
     place = int(digest(["split", prompt_id.removesuffix(ORIGINAL)])[:8], 16) / 16**8 * sum(shares.values())
     names = list(shares)
@@ -226,17 +235,17 @@ def schema(kind: Any) -> dict[str, tuple[bool, Any, str]]:
 
 
 def check(record: object, kind: Any, where: str) -> dict[str, Any]:
-    """`record` itself if it is a record of this kind; keys the kind does not know are ignored.
+    """Return `record` if it is a record of this kind; unknown keys are ignored.
 
-    An optional key that is null, or a list of nothing but null, is absent, and so is a null within its object:
-    `datasets` writes these where another record has the key. They are removed. Raises `UserError`, beginning with
-    `where`, for anything that is no object, lacks keys or holds one of another type, for a prompt that is too long to
-    be judged, and for a judgement without one score and one place in the order for each picture.
+    `datasets` writes null for a key that only other records have. So an optional key is removed if its value is null
+    or a list of nulls, and a null inside an object is removed, too. Raises `UserError`, beginning with `where`, for a
+    value that is not an object, for a missing key or one of another type, for a prompt that is too long to be judged,
+    and for a judgement without one score and one place in the order for each picture.
     """
     known = schema(kind)
     if not isinstance(record, dict):
-        way_out = "; write one on each line, e.g. with jq -c '.[]'" if isinstance(record, list) else ""
-        raise UserError(f"{where}: a record is a JSON object, one a line; this is {_found(record)}{way_out}")
+        way_out = "; write one record on each line, e.g. with jq -c '.[]'" if isinstance(record, list) else ""
+        raise UserError(f"{where}: a record is a JSON object on one line; this is {_found(record)}{way_out}")
     name = _with_article(kind.__name__.lower())
     if missing := [key for key, (required, _, _) in known.items() if required and key not in record]:
         has = ", ".join(record) or "no keys"
@@ -272,7 +281,7 @@ def _drop_null(record: dict[str, Any], key: str) -> None:
 
 
 def _check_pictures(judgement: dict[str, Any], where: str) -> None:
-    """Raise `UserError` for a judgement whose pictures, scores and places do not belong together."""
+    """Raise `UserError` if the pictures, scores and places of a judgement do not fit together."""
     pictures, mode, order = len(judgement["image_ids"]), judgement.get("mode"), judgement.get("order")
     if "refused" not in judgement and "failed" not in judgement:
         lengths = {key: len(judgement[key]) for key in ("image_ids", "file_names", "scores")}
@@ -290,15 +299,15 @@ def _check_pictures(judgement: dict[str, Any], where: str) -> None:
 
 
 _MARKS = {"aspect": "a judgement", "image_id": "a picture", "chosen_file_name": "a pair", "metric": "a report"}
-"""Keys by which records tell what they are that are prompts as well."""
+"""Keys that show the kind of a record that also has a prompt."""
 
 
 def of_another_kind(kind: Any, record: Mapping[str, object]) -> str:
-    """Why a file that holds such a record is none to add prompts to; nothing if it is, or if no prompts are added."""
+    """Why prompts cannot be added to a file that holds such a record; empty if they can, or for another `kind`."""
     found = next((what for key, what in _MARKS.items() if key in record), "") if kind is Prompt else ""
     if kind is Prompt and "file_name" in record and "prompt_id" not in record:  # polish writes no record without one
         found = "a picture"
-    return f"this is {found}, and prompts were to be added; name another file with --out" if found else ""
+    return f"this is {found}, not a prompt; name another file with --out" if found else ""
 
 
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -306,7 +315,7 @@ _PLURALS = {str: "texts", int: "whole numbers", float: "numbers"}
 
 
 def in_words(expected: Any) -> str:
-    """The type of a key as messages and the manual say it: ``a list of numbers``."""
+    """The type of a key in words, for messages and the manual: ``a list of numbers``."""
     if get_origin(expected) is list:
         return f"a list of {_PLURALS[get_args(expected)[0]]}"
     if get_origin(expected) is dict:
@@ -315,7 +324,7 @@ def in_words(expected: Any) -> str:
 
 
 _TYPES: dict[type, set[type]] = {str: {str}, int: {int}, float: {int, float}, bool: {bool}}
-"""What values of JSON have a type; true and false are no numbers."""
+"""The JSON types of each type of a key. true and false are not numbers."""
 
 
 def _conforms(value: object, expected: Any) -> bool:
@@ -335,7 +344,7 @@ def _too_large(value: object) -> bool:
 
 @cache
 def _parts(expected: Any) -> tuple[Any, set[type]]:
-    """Of the type of a list or an object: which of them, and what types are in it; looked into once."""
+    """Whether a type is of lists or of objects, and the types inside."""
     return get_origin(expected), _TYPES[get_args(expected)[-1]]
 
 

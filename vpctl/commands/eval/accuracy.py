@@ -38,6 +38,7 @@ def accuracy(
             offered=("train", "test"),
             group="Input",
             help="Use only the pairs of this part of the data, such as test.",
+            show_default="all pairs",
         ),
     ] = "",
     fail_under: FailUnder = None,
@@ -49,9 +50,9 @@ def accuracy(
     """Measure how often a reward prefers the chosen picture.
 
     A pair counts 1 if the chosen picture scores higher, 0.5 if both score the same, and 0 if the chosen picture
-    scores lower. The interval is a bootstrap over prompts, because the pairs of one prompt share their pictures. Its
-    percentiles are expanded as by Hesterberg (2015, arXiv 1411.5279, section 5.3). All intervals of eval are computed
-    in this way.
+    scores lower. The accuracy is the mean over the pairs. Its interval comes from a bootstrap over prompts, and not
+    over pairs, because the pairs of one prompt share their pictures. The percentiles are expanded as in Hesterberg
+    (2015, arXiv 1411.5279, section 5.3). All intervals of eval are computed in this way.
 
     Examples:
 
