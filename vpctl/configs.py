@@ -289,8 +289,8 @@ class PPOConfig:
             min=0,
             max=100,
             group="Training",
-            help="Clip range of PPO: how far the probability of a denoising step, new divided by old, may move away "
-            "from 1 in a round.",
+            help="Clip range of PPO: how far the ratio of a denoising step's new probability to its old one may move "
+            "away from 1 in a round.",
         ),
     ] = 1e-4
     """DDPO, for log-probabilities that are a mean over the latent's elements."""

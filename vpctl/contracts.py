@@ -3,8 +3,8 @@
 A plug-in is a Python file, named on the command line as PATH.py or PATH.py:ARGUMENT. The first line of its docstring
 is its help. Its function load(argument, *, device) gets the ARGUMENT, which may be empty, and the name of a device,
 such as auto or cuda:1. It returns the plug-in: a function, or an object of a class that inherits from the contract.
-Each section below begins with the signature of the function. A class must define the abstract method, which is
-__call__ or ask; every other attribute and method has the default that is given here.
+If a function is enough, the section below shows how it is called. A class must define the abstract method, which is
+__call__ or ask; every other attribute and method has a default.
 
 The load function of a polisher may have one more parameter: server. The load function of an annotator may have three
 more: server, pictures and folder. server and pictures hold the server options and the picture options of the command,
@@ -94,7 +94,7 @@ class Kind(NamedTuple):
     def letters(self) -> str:
         """The names of the pictures: A, B, C. Raises `Unusable` if there are more than 26 pictures."""
         if self.pictures > MOST:
-            raise Unusable(f"{self.pictures} pictures are too many for one question; the maximum is {MOST}")
+            raise Unusable(f"{self.pictures} pictures are too many for one call; the maximum is {MOST}")
         return ascii_uppercase[: self.pictures]
 
 

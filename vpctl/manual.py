@@ -23,7 +23,7 @@ from .records import RECORDS, in_words, schema
 HOME = Path(__file__).parent.parent
 
 ABOUT = """vpctl aligns text-to-image models with preferences judged by multimodal language models. It implements the
-VisionPrefer method, and each command is one stage of that method. Every command reads and writes records as JSON Lines.
+VisionPrefer method, and each command is one stage of that method. Commands read and write records as JSON Lines.
 So you can connect commands with pipes, store the records between them in files, and replace any command with another
 program.
 
@@ -35,15 +35,17 @@ GLOSSARY = {
     "annotator": "The plug-in that judges pictures, as --annotator names it: a model on a server, a local model, a "
     "reward model or your own file. The name of a person who judges is an annotator, too.",
     "aspect": "One quality that pictures are judged on, such as fidelity.",
+    "pixel judge": "The annotator and reward of the shapes world. It measures pixels.",
     "call": "One question to an annotator, or to the language model of polish, with its answer. If an answer is "
     "unusable, the same question is asked again in a second call.",
-    "request": "One HTTP request to a server. Normally a call is one request. After an error that passes, such as a "
-    "server that is busy, the request of a call is sent again.",
+    "request": "One HTTP request to a server. Normally a call is one request. After a temporary error, such as a busy "
+    "server, the request is sent again. moderation sends one request per picture.",
     "judgement": "A record: the scores that an annotator gave to pictures of one prompt on one aspect. A refused or "
     "failed judgement has no scores.",
     "pair": "A record: two pictures of one prompt, the preferred and the rejected one.",
     "reward": "A function that scores a picture for a prompt: a reward model, or your own file. --reward names it.",
     "advantage": "How much higher the reward of a picture is than the mean reward of the pictures of the same prompt.",
+    "repeatable": "An option that can be given several times, such as --reward clip --reward pickscore.",
     "run": "One execution of a command. A run that did not end can be resumed: the same command does the rest.",
     "LoRA": "Low-rank adaptation: a small set of weights that is added to those of a model. The tune commands train a "
     "LoRA and leave the model itself unchanged. --adapter names its folder.",
@@ -97,8 +99,8 @@ EXITS = {
     "0": "Success. An output pipe that its reader closes, as head does, also counts as success.",
     "1": "A bug in vpctl. Please report the traceback.",
     "2": "The options or the input are wrong. The message says where the error is and how to fix it.",
-    "3": "The command ended, but some records failed. The messages name them. The same command tries again those that "
-    "were not written.",
+    "3": "The command finished, but some records failed; the messages name them. Run the same command again to retry "
+    "the records that were not written.",
     "4": "A measured number is below the gate of --fail-under.",
     "5": "A limit of --max-cost, --max-requests or --max-time was reached. Run the same command again to resume.",
     "75": "Another run has locked the output. Run the command again later.",

@@ -221,7 +221,8 @@ def _folders(value: list[str] | None) -> list[str] | None:
     return value
 
 
-Input = Annotated[str, argument(metavar="FILE", help="Input records: a JSON Lines file; - is standard input.")]
+Input = Annotated[str, argument(metavar="FILE", help="Pictures: a JSON Lines file; - is standard input.")]
+Pairs = Annotated[str, argument(metavar="FILE", help="Pairs: a JSON Lines file; - is standard input.")]
 Prompts = Annotated[
     str,
     argument(

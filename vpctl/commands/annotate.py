@@ -63,8 +63,8 @@ def annotate(
             min=1,
             max=1000,
             group="Judging",
-            help="Number of times that each picture is judged on each aspect. Each pass shows the pictures in a "
-            "different order.",
+            help="Number of passes over the pictures. Each pass judges all pictures again; --mode list shows them in a "
+            "different order in each pass.",
         ),
     ] = 1,
     all_aspects: Annotated[
@@ -98,7 +98,7 @@ def annotate(
             "--retry",
             choices=AGAIN,
             group="Judging",
-            help="Also judge the pictures again whose judgement failed, or was refused; repeatable.",
+            help="Judge pictures again if their judgement failed, or if it was refused; repeatable.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -165,7 +165,7 @@ def annotate(
     Each judgement is written as soon as it is complete. With --out FILE, an interrupted run is resumed, and a run
     with more input judges only the new pictures. Each judgement has a key: a hash of everything that could change the
     answer, including the server and the bytes of the pictures. If any of this changes, the pictures are judged again.
-    Of several judgements of the same pictures in the same order, only the last one counts.
+    If an annotator judged the same pictures again in the same order and pass, only the last judgement counts.
 
     If the annotator refuses to judge, the reason is recorded in `refused`. If an answer is unusable, a second call asks
     the same question again. If that answer is unusable, too, the reason is recorded in `failed`. Only --retry tries
@@ -228,7 +228,7 @@ def annotate(
                 from ..judging import offline  # which imports the client of servers
             if pending and (dry_run or not batch_api) and (requests := offline.leave_out(out, sink.claim)):
                 asked = progress.plural(requests, "request")
-                progress.note(f"{asked} left out, because batches with them are pending; collect them with --batch-api")
+                progress.note(f"{asked} left out, in pending batches; collect the answers with --batch-api")
             if (batch_api or batch_file) and not dry_run:
                 desk = desk._replace(emit=lambda *done: known.learn(sink.write, *done))
                 retries = "failed" in known.again

@@ -400,8 +400,8 @@ def polish(
     """Clean raw prompts, and drop unsafe prompts and duplicates.
 
     Prompts that people write contain many words that do not describe the picture: quality words, resolutions, lists
-    of artists, names of platforms and renderers, contradictory styles. polish removes these words. Judges can then
-    rate whether a picture shows what the prompt asks for, and not whose style it copies.
+    of artists, names of platforms and renderers, contradictory styles. polish removes these words. Then
+    annotators judge whether a picture shows what the prompt asks for, and not whose style it copies.
 
     The input is JSON Lines, or plain text with one prompt per line. A .txt file and standard input can be plain text.
     The old text is kept as `source_prompt`, and `prompt_id` is its hash. With --keep-original, the old text is also
@@ -418,10 +418,10 @@ def polish(
     least one of them has.
 
     A rewrite by a language model is rejected if it adds something, or if it loses the subject of the prompt. Then the
-    rules polish the prompt instead, and `rejected` gives the reason. If the model refuses, the prompt is unsafe.
+    rules polish the prompt instead, and `rejected` gives the reason.
 
-    A prompt is also unsafe if the polisher says so, or if its `prompt_nsfw` is above the threshold. `prompt_nsfw` is a
-    column of DiffusionDB.
+    A prompt is unsafe if the polisher says so, if the model refuses, or if its `prompt_nsfw` is above --nsfw-threshold.
+    `prompt_nsfw` is a column of DiffusionDB.
 
     With --out prompts.jsonl, dropped prompts go to prompts.dropped.jsonl, with the reason in `dropped`. A resumed run
     skips them. To try a dropped prompt again, delete its line from that file.

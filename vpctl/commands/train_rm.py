@@ -14,7 +14,7 @@ from ..configs import RewardModelConfig
 from ..errors import RecordFailed, UserError
 from ..images.folders import Folders
 from ..models import sources
-from ..options import Device, Input, Roots, RunFolder, Seed, option, options
+from ..options import Device, Pairs, Roots, RunFolder, Seed, option, options
 from ..records import Pair, digest, fingerprint, part_of, prompt_key
 from ..streams.joins import Joined
 from ..streams.places import folder_of, place_of
@@ -92,7 +92,7 @@ def grouped(pairs: Iterable[Pair], store: Store) -> "list[PromptPairs]":
 
 @options(RewardModelConfig)
 def train_rm(
-    pairs: Input,
+    pairs: Pairs,
     *,
     out: RunFolder,
     backbone: Annotated[

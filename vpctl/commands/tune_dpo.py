@@ -8,7 +8,7 @@ from .. import plugins, progress
 from ..configs import DPOConfig
 from ..errors import RecordFailed, UserError
 from ..images.folders import Folders
-from ..options import Device, Input, Roots, RunFolder, Seed, options, plugin
+from ..options import Device, Pairs, Roots, RunFolder, Seed, options, plugin
 from ..records import Pair, digest
 from ..streams.joins import Joined
 from ..streams.places import folder_of, place_of
@@ -27,7 +27,7 @@ PREVIEWS = 16
 
 @options(DPOConfig)
 def tune_dpo(
-    pairs: Input,
+    pairs: Pairs,
     *,
     out: RunFolder,
     model: Annotated[

@@ -42,7 +42,7 @@ def tune_ppo(
             "-r",
             group="Model",
             help="Reward to increase, as SPEC or SPEC=WEIGHT; repeatable. Several rewards are multiplied by their "
-            "weights and added up. The default weight is 1.",
+            "weights and added up. A SPEC without WEIGHT has the weight 1.",
             show_default="shapes, the pixel judge",
         ),
     ] = None,

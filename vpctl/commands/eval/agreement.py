@@ -32,11 +32,11 @@ def agreement(
 ) -> None:
     """Measure how often annotators agree on which of two pictures is better.
 
-    Compares each annotator with each other annotator; people can be annotators, too. Two pictures count if both
+    Compares each annotator with every other annotator; people can be annotators, too. Two pictures count if both
     annotators judged them on the same aspect and neither gave a tie. The interval comes from a bootstrap over prompts.
     In public data sets, two people agree on 65 to 78 percent of the pairs. Do not expect more of a model.
 
-    Of several judgements of the same pictures in the same order, only the last one counts.
+    If an annotator judged the same pictures again in the same order and pass, only the last judgement counts.
 
     Examples:
 

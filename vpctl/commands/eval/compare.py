@@ -18,7 +18,7 @@ from ._reports import FailUnder, Html, check_page, gate, publish, write_page
 
 
 def compare(
-    base: Annotated[str, argument(metavar="BASE", help="Scored pictures of the base model.")],
+    base: Annotated[str, argument(metavar="BASE", help="Scored pictures of the base model: a JSON Lines file.")],
     tuned: Annotated[
         list[str], argument(metavar="TUNED...", help="Scored pictures of tuned models, one file per model.")
     ],

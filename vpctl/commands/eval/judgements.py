@@ -36,7 +36,7 @@ def judgements(
     `failed`, `level`, `ties`, `first_preferred` or `flips`. `first_preferred` is how often the picture that was shown
     first scores higher than the picture that was shown last; a tie counts 0.5.
 
-    Of several judgements of the same pictures in the same order, only the last one counts.
+    If an annotator judged the same pictures again in the same order and pass, only the last judgement counts.
 
     Examples:
 
