@@ -55,7 +55,8 @@ def complaint(record: object, kind: Any) -> str:
         (
             [],
             Prompt,
-            "a record is a JSON object on one line; this is a list; write one record on each line, e.g. with jq -c '.[]'",
+            "a record is a JSON object on one line; this is a list; write one record on each line, e.g. with jq -c "
+            "'.[]'",
         ),
         (None, Prompt, "a record is a JSON object on one line; this is null"),
         ("a red circle", Prompt, 'a record is a JSON object on one line; this is "a red circle"'),

@@ -1,7 +1,7 @@
 """Any reward model as an annotator: reward:SPEC, such as reward:vp:vp-score/, reward:pickscore or reward:./mine.py.
 
-The score of a picture is its reward, and the same for every aspect; the rationale is the number in words. If two pictures
-are compared, the picture with the higher reward is preferred.
+The score of a picture is its reward, and the same for every aspect; the rationale is the number in words. If two
+pictures are compared, the picture with the higher reward is preferred.
 
 Rewards are not on the scale from 1 to 5 of language models: give merge the reward's own scale, as in
 ``--scale reward:clip:openai/clip-vit-large-patch14=-1:1``.
@@ -30,7 +30,7 @@ PICTURES = 16
 
 
 class Picture:
-    """A picture and its rewards by prompt. They are computed once, because every aspect and pass needs the same ones."""
+    """A picture and its rewards by prompt. They are computed once, for all aspects and passes."""
 
     def __init__(self, image: "Image.Image") -> None:
         self.image = image

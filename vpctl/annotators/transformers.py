@@ -1,11 +1,11 @@
 """A local vision-language model: transformers:FOLDER or transformers:HUB-ID, with several calls in a batch.
 
-The model must have a chat template, and transformers' AutoModelForImageTextToText must open it. It runs on one device, on
-a GPU in bfloat16. Decoding is greedy: the same call gets the same answer.
+The model must have a chat template, and transformers' AutoModelForImageTextToText must open it. It runs on one device,
+on a GPU in bfloat16. Decoding is greedy: the same call gets the same answer.
 
-The model is told to answer in JSON, but transformers cannot force it to. If an answer is unusable, the model is told why,
-and asked once more. If a model is too weak for this, or too large for one device, use a server that can force JSON, such
-as vLLM, and judge with ``openai:``.
+The model is told to answer in JSON, but transformers cannot force it to. If an answer is unusable, the model is told
+why, and asked once more. If a model is too weak for this, or too large for one device, use a server that can force
+JSON, such as vLLM, and judge with ``openai:``.
 """
 
 from typing import TYPE_CHECKING

@@ -69,7 +69,7 @@ class Drawing(NamedTuple):
 
 
 def planned(prompt: Prompt, plan: DrawingPlan) -> Iterator[Drawing]:
-    """The pictures to draw for one prompt. All that is random depends on the prompt, the picture's number and --seed."""
+    """The pictures to draw for one prompt. Random choices depend on the prompt, the picture's number and --seed."""
     own_id = prompt_key(prompt)
     for number in range(plan.images):
         chance = Random(digest([own_id, number, plan.seed]))

@@ -187,8 +187,8 @@ def merge(
 
     annotate --mode pair and --break-ties compare two pictures in both orders. The difference is then 1 if a picture
     wins in both orders, 0.5 if it wins in one order and ties in the other, and 0 if the orders contradict each other.
-    If the two pictures also have scores, their comparison counts only if the scores are equal. The difference is then at
-    most half a level, 0.125.
+    If the two pictures also have scores, their comparison counts only if the scores are equal. The difference is then
+    at most half a level, 0.125.
 
     If an annotator judged the same pictures again in the same order and pass, only the last judgement counts.
     Judgements without a `key`, such as those of people, all count.
