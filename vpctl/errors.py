@@ -4,61 +4,61 @@ from collections.abc import Mapping
 
 
 class UserError(Exception):
-    """One line that says where, what, and the way out; `main` prints it and exits with `exit_code`."""
+    """A mistake of the user. The text is one line: the place, the mistake, and how to correct it."""
 
     exit_code = 2
 
 
 class OutputLocked(UserError):
-    """Another run holds the output; the next one may find it free."""
+    """Another run has locked the output."""
 
     exit_code = 75
 
 
 class LimitReached(UserError):
-    """A budget or a time that the user set is spent; what is finished is kept."""
+    """A limit that the user set is reached. Finished records are kept."""
 
     exit_code = 5
 
 
 class Ended(Exception):
-    """The command has finished and has said all there is to say; `main` exits with `exit_code`."""
+    """The command has finished and printed its messages; `main` only exits with `exit_code`."""
 
     exit_code = 1
 
 
 class SomeFailed(Ended):
-    """Some records could not be done; the next run tries them again."""
+    """Some records failed. The next run tries them again."""
 
     exit_code = 3
 
 
 class GateNotMet(Ended):
-    """An evaluation is below the gate that the user set."""
+    """A measured number is below the gate that the user set."""
 
     exit_code = 4
 
 
 class Stopped(Exception):
-    """Nothing new is begun any more: the run is being interrupted, or a limit has been reached."""
+    """The run must begin nothing new, because of an interrupt or a limit."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user ended the run; the text says what is kept and how to continue."""
+    """The user interrupted the run. The text says what is kept and how to continue."""
 
 
 class OutputClosed(Exception):
-    """Whoever read our standard output has closed it: nothing more is wanted, and nothing is wrong."""
+    """The reader of the output pipe has closed it. This is no error: the command ends without a message."""
 
 
 class RecordFailed(Exception):
-    """One record could not be done. It is counted and reported, the others go on, and the exit is 3."""
+    """One record could not be processed. It is counted and reported, other records continue, and the exit code is 3."""
 
 
 class Unusable(RecordFailed):
-    """An answer came and was paid for, and nothing can be made of it.
+    """The answer of a model is unusable.
 
-    It is recorded with its `raw` text and its `usage`, and is not asked for again without being told to.
+    It is recorded with its `raw` text and its `usage`, because it was paid for. Only --retry asks again.
     """
 
     def __init__(self, reason: str, raw: str = "", usage: Mapping[str, float] | None = None) -> None:
@@ -67,7 +67,7 @@ class Unusable(RecordFailed):
 
 
 class Refused(Exception):
-    """An annotator would not judge; the text is its reason. This is an answer, and is recorded as one."""
+    """An annotator refused to judge; the text is its reason. It is recorded like an answer. Only --retry asks again."""
 
     def __init__(self, reason: str, usage: Mapping[str, float] | None = None) -> None:
         super().__init__(reason)
@@ -75,5 +75,5 @@ class Refused(Exception):
 
 
 def os_reason(error: OSError) -> str:
-    """The system's reason in small letters, such as ``no space left on device``, for the end of a message."""
+    """The operating system's reason in lower case, such as ``no space left on device``, for the end of a message."""
     return (error.strerror or str(error)).lower()
