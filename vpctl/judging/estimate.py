@@ -1,4 +1,4 @@
-"""What judging would take: calls, tokens and dollars, without asking anything."""
+"""Estimate the calls, tokens and dollars of a run, without a call."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from .run import LOST, Desk, Tally, claimed
 
 
 def estimate(groups: Iterable[Group], plan: Plan, desk: Desk, pictures: Pictures, *, share: float = 1.0) -> None:
-    """Say what the calls that are still to be made would take; `share` is the part of the price that they cost."""
+    """Print the estimate for all calls that are still to be made. `share` of the usual price is paid."""
     tally = Tally()
     usage: Counter[str] = Counter()
     calls_in_all = 0
@@ -31,5 +31,5 @@ def estimate(groups: Iterable[Group], plan: Plan, desk: Desk, pictures: Pictures
     cost = f", {usage['cost'] * share:.2f} USD" if "cost" in usage else ""
     broken = f"; {progress.plural(tally.lost, 'prompt')} with pictures that cannot be judged" if tally.lost else ""
     progress.note(
-        f"dry run: {progress.plural(calls_in_all, 'call')} left{f', {tokens}{cost}' if usage else ''}{broken}"
+        f"dry run: {progress.plural(calls_in_all, 'call')} to make{f', {tokens}{cost}' if usage else ''}{broken}"
     )
