@@ -134,6 +134,15 @@ def test_every_key_of_every_record_is_in_the_page_of_records() -> None:
             assert entries[key].endswith(meaning.replace("`", ""))
 
 
+def test_the_page_of_plugins_has_every_contract_and_type_as_it_is_written() -> None:
+    page = (HOME / "man" / "vpctl-plugins.7").read_text()
+    for contract in chain.from_iterable(plugins.CONTRACTS.values()):
+        assert f"\n.SH {contract.__name__}\n" in page
+    signatures = re.sub(r" -> .*", "", "\n".join(re.findall(r"^\.TP\n(.*)$", page, flags=re.MULTILINE)))
+    described = {*re.findall(r"^\\fB([A-Z]\w+)", page, flags=re.MULTILINE)}
+    assert {"Brake", "Kind", "Question"} <= {*re.findall(r": ([A-Z]\w+)[,)]", signatures)} - {"Any"} <= described
+
+
 def test_the_program_s_page_names_every_command_and_every_page() -> None:
     page = (HOME / "man" / "vpctl.1").read_text().replace(r"\-", "-")
     for name in cli.COMMANDS:

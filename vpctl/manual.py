@@ -130,7 +130,7 @@ def program_page() -> str:
     others = [rf"\fBvpctl-{name}\fR(1)" for name in COMMANDS]
     return _page(
         _head("vpctl", 1, "align text-to-image models with judged preferences"),
-        _section("SYNOPSIS", r"\fBvpctl\fR \fICOMMAND\fR [\fIOPTIONS\fR] [\fIFILE\fR]"),
+        _section("SYNOPSIS", r"\fBvpctl\fR \fICOMMAND\fR [\fIFILE\fR] [\fIOPTIONS\fR]"),
         _section("DESCRIPTION", *_paragraphs(ABOUT)),
         _section("COMMANDS", *_items({f"vpctl-{name}(1)": about(name) for name in COMMANDS})),
         _section("FILES", *_paragraphs(FILES)),

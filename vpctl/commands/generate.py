@@ -188,7 +188,7 @@ def generate(
             group="Model",
             help="Model that draws the pictures; repeatable. With several models, each picture uses one of them at "
             "random.",
-            show_default="the shapes world's",
+            show_default="shapes, the model of the shapes world",
         ),
     ] = None,
     adapter: Annotated[

@@ -103,7 +103,7 @@ def train_rm(
             group="Model",
             help="Model to start training from: the folder or hub id of a BLIP model (for image-text retrieval) or of "
             "a CLIP model, or new:blip or new:clip for a small untrained model.",
-            show_default="the shapes world's",
+            show_default="the small BLIP of the shapes world",
         ),
     ] = "",
     root: Roots = None,
@@ -117,7 +117,7 @@ def train_rm(
 
     train-rm trains on the pairs whose `split` is train. If there are pairs whose `split` is validation, it keeps the
     weights that are best on these pairs. The model card reports the accuracy on the pairs whose `split` is test. If no
-    pair has a `split`, 10 % of the prompts are not trained on, but used as test.
+    pair has a `split`, 10 % of the prompts are held out from training and used as test.
 
     The loss is the negative log-likelihood of the Bradley-Terry model, as in VisionPrefer (Wu et al. 2024, arXiv
     2404.15100, section 4.1). The choice of frozen layers and the decay of the learning rate follow ImageReward (Xu et

@@ -32,7 +32,14 @@ def tune_dpo(
     out: RunFolder,
     model: Annotated[
         str,
-        plugin("generator", "--model", "-m", group="Model", help="Model to tune.", show_default="the shapes world's"),
+        plugin(
+            "generator",
+            "--model",
+            "-m",
+            group="Model",
+            help="Model to tune.",
+            show_default="shapes, the model of the shapes world",
+        ),
     ] = "",
     root: Roots = None,
     seed: Seed = 0,
