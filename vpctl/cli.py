@@ -43,7 +43,7 @@ _NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 
 
 def load(name: str) -> Callable[..., None]:
-    """The function of a command or of an evaluation, such as ``score`` or ``eval compare``."""
+    """The command of a name, or of eval's own, as ``eval compare``."""
     first, _, second = name.replace("-", "_").partition(" ")
     module = importlib.import_module(f"vpctl.commands.{first}{second and f'.{second}'}")
     command: Callable[..., None] = getattr(module, second or first)
@@ -51,7 +51,7 @@ def load(name: str) -> Callable[..., None]:
 
 
 def about(name: str) -> str:
-    """The help of a command in one line: the first line of its file, which is not imported."""
+    """What a command does, in one line: the first of its file, which is not imported for it."""
     place = Path(__file__).parent / "commands" / name.replace("-", "_")
     file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
     with file.open(encoding="utf-8") as lines:
@@ -59,10 +59,10 @@ def about(name: str) -> str:
 
 
 def common(name: str) -> Callable[..., None]:
-    """The function of a command, with the options that all commands share.
+    """The command of a name with the options that all share; it announces itself before it runs.
 
-    Records are read and written by file descriptor. Text that a library or a plug-in prints goes to stderr, and reading
-    from `sys.stdin` gives nothing: so they cannot change the data.
+    Records are read and written by descriptor. What a library or a plug-in prints goes to stderr, and a question of
+    theirs gets no answer: neither touches the data.
     """
     command = load(name)
     signature = inspect.signature(command, eval_str=True)
@@ -92,7 +92,7 @@ def common(name: str) -> Callable[..., None]:
 
 
 def _end_quietly() -> None:
-    """Ignore further interrupts while the last messages are printed: a launcher and the terminal may both send one."""
+    """Let no further interrupt disturb the last words: a launcher and the terminal may both send one."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
@@ -124,7 +124,7 @@ def _show_plugins(wanted: bool) -> None:
 
 
 def _help_if_alone(context: typer.Context) -> None:
-    """Print the help if no command is named."""
+    """Print the help where a command is named without one of its own."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(UserError.exit_code)
@@ -177,7 +177,7 @@ class _Command(TyperCommand):
 
 
 def described(command: Callable[..., None]) -> str:
-    """The command's docstring for Typer, which fills paragraphs, except those that begin with a backspace character."""
+    """The command's docstring for Typer, which fills paragraphs but leaves a block behind a backspace as it is."""
     blocks = (inspect.getdoc(command) or "").split("\n\n")
     return "\n\n".join(f"\b\n{as_typed(block)}" if block.startswith(" ") else block for block in blocks)
 
@@ -191,8 +191,8 @@ def as_typed(example: str) -> str:
 def build(words: Collection[str]) -> typer.Typer:
     """The Typer application for a command line of these words.
 
-    Only commands that are among the words are imported and have their options. The others have only a name and a line
-    of help.
+    Only commands that are among the words are imported and have their options; the others have a name and a line of
+    help, which is all that is asked of them.
     """
     completion_init()
     # Rich would put boxes around the help and wrap the examples, which then cannot be copied into a shell.
@@ -294,7 +294,7 @@ def _check_names(arguments: Sequence[str]) -> None:
 
 
 def _speak_any_locale() -> None:
-    """Print help and messages in any locale, with escapes for missing characters, and each warning on one line."""
+    """Have help and messages come out in any locale, as far as its characters go, and warnings on one line each."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -302,34 +302,34 @@ def _speak_any_locale() -> None:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether Python, CUDA, or torch on a CPU is out of memory. The error of the last is a RuntimeError."""
+    """Whether Python, CUDA or torch on a CPU, whose error is a mere RuntimeError, found no memory."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _NO_MEMORY in str(error)
 
 
 def _while_printing(error: OSError) -> bool:
-    """Whether help, the version or a list could not be printed: typer and rich write nothing else."""
+    """Whether help, a version or a list could not be printed: nothing else is written by typer or rich."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return frame.f_globals["__name__"].partition(".")[0] in ("typer", "rich")
 
 
 def _as_interrupt(signum: int, frame: FrameType | None) -> None:
-    """Do what SIGINT would do now: while asyncio runs, its handler ends calls in order."""
+    """What an interrupt would do just now: asyncio, while it runs, sees to it that calls end in order."""
     handler = signal.getsignal(signal.SIGINT)
     (handler if callable(handler) else signal.default_int_handler)(signum, frame)
 
 
 def _words(arguments: list[str]) -> set[str]:
-    """All words of the command line, or of the command line that the shell is completing."""
+    """All words of the command line, or of the one that a shell wants completed."""
     completing = (os.environ.get(name, "") for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"))
     return {*arguments, *re.split(r"\s+", " ".join(completing))}
 
 
 def _share_the_machine() -> None:
-    """Set OpenMP's variables so that commands in a pipe share the cores. Variables that the user has set are kept.
+    """Keep commands that run side by side from fighting over the cores; what the user has set stands.
 
-    OpenMP reads them when torch is loaded. Two processes with two spinning threads each on two cores are up to 60 times
-    slower than necessary (`benchmarks/threads.py`). So a waiting thread soon gives up its core, and a command in a pipe
-    uses only half of the cores.
+    Read by OpenMP when torch is loaded. Two processes with two spinning threads each on two cores are up to 60 times
+    slower than they need to be (`benchmarks/threads.py`): so a waiting thread soon gives its core away, and a command
+    at an end of a pipe leaves half of the cores to its neighbour.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("KMP_BLOCKTIME", "1")

@@ -4,61 +4,61 @@ from collections.abc import Mapping
 
 
 class UserError(Exception):
-    """A mistake of the user. The text is one line: the place, the mistake, and how to correct it."""
+    """One line that says where, what, and the way out; `main` prints it and exits with `exit_code`."""
 
     exit_code = 2
 
 
 class OutputLocked(UserError):
-    """Another run has locked the output."""
+    """Another run holds the output; the next one may find it free."""
 
     exit_code = 75
 
 
 class LimitReached(UserError):
-    """A limit that the user set is reached. Finished records are kept."""
+    """A budget or a time that the user set is spent; what is finished is kept."""
 
     exit_code = 5
 
 
 class Ended(Exception):
-    """The command has finished and printed its messages; `main` only exits with `exit_code`."""
+    """The command has finished and has said all there is to say; `main` exits with `exit_code`."""
 
     exit_code = 1
 
 
 class SomeFailed(Ended):
-    """Some records failed. The next run tries them again."""
+    """Some records could not be done; the next run tries them again."""
 
     exit_code = 3
 
 
 class GateNotMet(Ended):
-    """A measured number is below the gate that the user set."""
+    """An evaluation is below the gate that the user set."""
 
     exit_code = 4
 
 
 class Stopped(Exception):
-    """The run must begin nothing new, because of an interrupt or a limit."""
+    """Nothing new is begun any more: the run is being interrupted, or a limit has been reached."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user interrupted the run. The text says what is kept and how to continue."""
+    """The user ended the run; the text says what is kept and how to continue."""
 
 
 class OutputClosed(Exception):
-    """The reader of the output pipe has closed it. This is no error: the command ends without a message."""
+    """Whoever read our standard output has closed it: nothing more is wanted, and nothing is wrong."""
 
 
 class RecordFailed(Exception):
-    """One record could not be processed. It is counted and reported, other records continue, and the exit code is 3."""
+    """One record could not be done. It is counted and reported, the others go on, and the exit is 3."""
 
 
 class Unusable(RecordFailed):
-    """The answer of a model is unusable.
+    """An answer came and was paid for, and nothing can be made of it.
 
-    It is recorded with its `raw` text and its `usage`, because it was paid for. Only --retry asks again.
+    It is recorded with its `raw` text and its `usage`, and is not asked for again without being told to.
     """
 
     def __init__(self, reason: str, raw: str = "", usage: Mapping[str, float] | None = None) -> None:
@@ -67,7 +67,7 @@ class Unusable(RecordFailed):
 
 
 class Refused(Exception):
-    """An annotator refused to judge; the text is its reason. It is recorded like an answer. Only --retry asks again."""
+    """An annotator would not judge; the text is its reason. This is an answer, and is recorded as one."""
 
     def __init__(self, reason: str, usage: Mapping[str, float] | None = None) -> None:
         super().__init__(reason)
@@ -75,5 +75,5 @@ class Refused(Exception):
 
 
 def os_reason(error: OSError) -> str:
-    """The operating system's reason in lower case, such as ``no space left on device``, for the end of a message."""
+    """The system's reason in small letters, such as ``no space left on device``, for the end of a message."""
     return (error.strerror or str(error)).lower()

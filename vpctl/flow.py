@@ -33,11 +33,11 @@ class Brake:
 
     @property
     def pulled(self) -> bool:
-        """Whether the run must begin nothing new."""
+        """Whether nothing new is to begin."""
         return self._pulled.is_set()
 
     def pull(self, why: str) -> None:
-        """Pull the brake. `why` is the reason; if the brake is pulled again, the first reason is kept."""
+        """Begin nothing new from now on; the first reason counts."""
         if not self.pulled:
             self.why = why
             self._pulled.set()
@@ -45,16 +45,16 @@ class Brake:
                 call()
 
     def when_pulled(self, call: Callable[[], object]) -> None:
-        """Call `call` when the brake is pulled."""
+        """Have `call` called once nothing new is to begin."""
         self._waiting.append(call)
 
     def check(self) -> None:
-        """Raise `Stopped` if the brake is pulled."""
+        """Raise `Stopped` if nothing new is to begin."""
         if self.pulled:
             raise Stopped
 
     async def sleep(self, seconds: float) -> None:
-        """Wait for this time. Raise `Stopped` as soon as the brake is pulled."""
+        """Wait, or raise `Stopped` as soon as nothing new is to begin."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._pulled.wait(), seconds)
         self.check()

@@ -1,7 +1,7 @@
-"""Messages for people, on stderr, so that stdout is only data.
+"""What vpctl says to people: on stderr, so that stdout stays data.
 
-A progress bar is drawn only on a terminal. In a pipe only the last command draws one, because all commands share the
-terminal. Without a bar, a line is printed twice a minute.
+A progress bar is drawn only at a terminal, and in a pipe of several commands only by the last of them, since all share
+one line; elsewhere a line is printed twice a minute.
 """
 
 import os
@@ -15,27 +15,27 @@ from .streams.places import goes_to_a_pipe
 T = TypeVar("T")
 
 SHOWN = 10
-"""Maximum number of warnings of one kind that are printed."""
+"""How many warnings of one kind are printed."""
 QUIET_SECONDS = 30.0
-"""Time between two progress lines if no bar is drawn."""
+"""How often a long stage reports where no bar can be drawn."""
 REDRAW_SECONDS = 0.5
-"""Time between two updates of the text behind a bar."""
+"""How often what stands behind a bar is looked up."""
 
 _bar: Any = None
-"""The bar on the terminal. A message is printed above it."""
+"""The bar that is on the terminal; a message goes in front of it."""
 _command = "vpctl"
 _quiet = False
 _with_traceback = False
 _warned: dict[str, int] = {}
-"""Number of warnings of each kind."""
+"""How many warnings of each kind there were."""
 _last_words: list[Callable[[], str]] = []
-"""Functions that may return one more warning when the command ends."""
+"""What is asked for one more warning when the command ends."""
 
 
 def begin(command: str, *, quiet: bool, with_traceback: bool = False) -> None:
-    """Set the name of the command for all messages. `quiet` allows only warnings and errors.
+    """Name the command all messages come from; `quiet` silences everything but warnings and errors.
 
-    `with_traceback` also prints the traceback of an error.
+    `with_traceback` shows where an error comes from, too.
     """
     global _command, _quiet, _with_traceback
     _command, _quiet, _with_traceback = command, quiet, with_traceback
@@ -44,24 +44,24 @@ def begin(command: str, *, quiet: bool, with_traceback: bool = False) -> None:
 
 
 def mute() -> None:
-    """From now on print only warnings and errors."""
+    """Say nothing more but warnings and errors."""
     global _quiet
     _quiet = True
 
 
 def note(text: str) -> None:
-    """Print a message that is no warning."""
+    """Something worth knowing."""
     if not _quiet:
         _say(text)
 
 
 def warn(text: str) -> None:
-    """Print a warning: something is probably not what the user wants."""
+    """Something that is probably not what the user wants."""
     _say(f"warning: {text}")
 
 
 def warn_each(kind: str, text: str) -> None:
-    """A warning that thousands of records may cause: the first `SHOWN` of a kind are printed, the others are counted.
+    """A warning that thousands of records may cause: the first `SHOWN` of a kind are printed, the others counted.
 
     `kind` names the records in the plural, such as ``pictures cannot be opened``; `settle` prints the count.
     """
@@ -71,12 +71,12 @@ def warn_each(kind: str, text: str) -> None:
 
 
 def at_end(say: Callable[[], str]) -> None:
-    """Let `settle` print the text that `say` returns as one more warning, unless it is empty."""
+    """Have `settle` print what `say` returns as one more warning; an empty text prints none."""
     _last_words.append(say)
 
 
 def settle() -> None:
-    """Print how many warnings of each kind were not printed, and the warnings of `at_end`. Runs once, at the end."""
+    """Print how many warnings of each kind were not shown, and the last words; once, however the command ends."""
     for kind, number in _warned.items():
         if number > SHOWN:
             warn(f"… and {number - SHOWN} more {kind}")
@@ -88,7 +88,7 @@ def settle() -> None:
 
 
 def error(text: str, cause: BaseException | None = None) -> None:
-    """Print why the command ends, after the traceback of `cause` if the user asked for it."""
+    """Why the command ends here; with the traceback of `cause` in front if the user asked for it."""
     if cause and _with_traceback:
         import traceback
 
@@ -98,7 +98,7 @@ def error(text: str, cause: BaseException | None = None) -> None:
 
 
 def harmless(text: str) -> str:
-    """The text on one line. Text from records must not break lines or send control characters to the terminal."""
+    """The text on one line: what a record says may hold anything, but not break lines or move a terminal's cursor."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
@@ -107,7 +107,7 @@ def _say(text: str) -> None:
 
 
 def _print(text: str) -> None:
-    """Print text on stderr. If stderr is closed, the text is dropped and the command continues."""
+    """Text on stderr; if that is closed or its reader gone, nobody wants it, and it is no reason to end."""
     if sys.stderr is None:
         return
     try:
@@ -122,10 +122,10 @@ def _print(text: str) -> None:
 
 
 class Counter:
-    """Counts and shows progress: call it after each item. `total` is the count so far.
+    """Counts what has been done and shows it: call it for each. `total` is the count.
 
-    `expected` is the final count and may be set later. `status` returns more text, given the finished share. The count
-    begins at `done`, the items of earlier runs; rate and time left are computed from this run only.
+    `expected`, how many there will be, may be set as it becomes known; `status` says more, given the share done so far.
+    The count begins at `done`, what an earlier run did; rate and time left are of this run's own work.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Counter:
             )
 
     def __call__(self, more: int = 1) -> None:
-        """Count `more` items."""
+        """So many more are done."""
         self.total += more
         now = time.monotonic()
         if self._bar is not None:
@@ -181,7 +181,7 @@ class Counter:
         self.close()
 
     def close(self) -> None:
-        """Remove the bar from the terminal."""
+        """Take the bar from the terminal."""
         if self._bar is not None:
             global _bar
             _bar = None
@@ -189,14 +189,14 @@ class Counter:
 
 
 def _span(seconds: float) -> str:
-    """A length of time for people."""
+    """A length of time as one says it."""
     if seconds < 100:
         return f"{max(seconds, 0):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def track(items: Iterable[T], unit: str, *, total: int | None = None) -> Iterator[T]:
-    """Yield the items, and show their count."""
+    """The items, counted and shown as they pass."""
     with Counter(unit, total) as count:
         for item in items:
             yield item
@@ -204,7 +204,7 @@ def track(items: Iterable[T], unit: str, *, total: int | None = None) -> Iterato
 
 
 def finished(done: str, target: str, *, resumed: int = 0, failed: int = 0, more: str = "") -> None:
-    """Print the last message of a command: what it did and where, what was there before, what failed, and `more`.
+    """The last line of a stage: what it did and where, what was there before, what could not be done, and `more`.
 
     `target` is the file or folder as the user named it; ``-`` is standard output.
     """
@@ -215,17 +215,17 @@ def finished(done: str, target: str, *, resumed: int = 0, failed: int = 0, more:
 
 
 def plural(number: int, noun: str) -> str:
-    """A count with its noun, such as ``1 picture`` or ``2 pictures``. The plural must end in s."""
+    """A count with its noun, as in ``1 picture`` and ``2 pictures``; the noun's plural ends in an s."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def written(target: str) -> str:
-    """The words ``written to TARGET``, or ``written`` if the target is ``-``, standard output."""
+    """That something was written, and to which file or folder; ``-`` is standard output."""
     return "written" if target == "-" else f"written to {target}"
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table. Every column except the first is aligned to the right."""
+    """A table for a person; every column but the first is aligned to the right."""
     if _quiet:
         return
     from rich.console import Console

@@ -151,24 +151,24 @@ class Report(TypedDict):
 
 
 LONGEST_PROMPT = 10_000
-"""Maximum number of characters of a prompt. CLIP reads 77 tokens, and other text encoders some hundreds."""
+"""Characters of a prompt that polish takes. CLIP reads 77 tokens, and other text encoders some hundreds."""
 
 MODES = ("list", "point", "pair")
-"""How pictures are shown to an annotator: all of a prompt, one per call, or two per call."""
+"""How an annotator is shown pictures: all of a prompt, one a call, two a call."""
 _SAMPLE = 1 << 20
 
 RECORDS: tuple[Any, ...] = (Prompt, Image, Judgement, Pair, Report)
 
 
 def digest(value: object) -> str:
-    """Sixteen hex digits of SHA-256 over a JSON value; the order of keys does not matter."""
+    """Sixteen hex digits of SHA-256 over anything JSON can say; the order of keys does not matter."""
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
 def fingerprint(path: str) -> str:
-    """Identity of the content of a file or folder: names, sizes, and the first and last megabyte of every file.
+    """Identity of a file's or a folder's content: names, sizes, and the first and last megabyte of every file.
 
-    So weights of many gigabytes need only milliseconds, and weights that were replaced under the same name differ.
+    Weights of many gigabytes are told apart in milliseconds, also when they are replaced under the same name.
     """
     files = sorted(one for one in Path(path).rglob("*") if one.is_file()) if Path(path).is_dir() else [Path(path)]
     found = hashlib.sha256()
@@ -184,21 +184,21 @@ def fingerprint(path: str) -> str:
 
 
 ORIGINAL = "-original"
-"""End of the `prompt_id` of an original prompt. The polished prompt has the same id without it."""
+"""Behind the id of a prompt: the same prompt as it was first given, where its polished form has the id itself."""
 
 
 def prompt_key(record: Mapping[str, Any]) -> str:
-    """The `prompt_id` of a record, or the hash of its original prompt if it has none."""
+    """The `prompt_id` of a record with a prompt, or the hash of the prompt as it was first given."""
     return str(record.get("prompt_id") or digest(record.get("source_prompt") or record["prompt"]))
 
 
 def image_key(image: Image) -> str:
-    """The identity of a picture that has an `image_id`: the id of its prompt and the `image_id`."""
+    """The identity of a picture that has an `image_id`: that of its prompt, and its own among the prompt's pictures."""
     return f"{prompt_key(image)} {image['image_id']}"
 
 
 def judgement_key(judgement: Judgement) -> str:
-    """The `key` of a judgement, or a hash of prompt, aspect, annotator and the set of pictures in any order."""
+    """The judgement's own, or prompt, aspect, annotator and the set of pictures, in whatever order they were shown."""
     if key := judgement.get("key"):
         return key
     pictures = sorted(judgement["image_ids"])
@@ -206,10 +206,9 @@ def judgement_key(judgement: Judgement) -> str:
 
 
 def part_of(prompt_id: str, shares: Mapping[str, float]) -> str:
-    """The part of the data that a prompt is assigned to, by the hash of its id. More data do not change it.
+    """The part of the data a prompt falls into, by the hash of its id: it stays there however the data grow.
 
-    The original and the polished form of a prompt are in the same part, so that a model is not tested on a prompt that
-    it was trained on in other words.
+    Both forms of a prompt fall into the same part, so that none is tested on what it was trained on in other words.
     """
     place = int(digest(["split", prompt_id.removesuffix(ORIGINAL)])[:8], 16) / 16**8 * sum(shares.values())
     names = list(shares)
@@ -235,12 +234,12 @@ def schema(kind: Any) -> dict[str, tuple[bool, Any, str]]:
 
 
 def check(record: object, kind: Any, where: str) -> dict[str, Any]:
-    """Return `record` if it is a record of this kind; unknown keys are ignored.
+    """`record` itself if it is a record of this kind; keys the kind does not know are ignored.
 
-    `datasets` writes null for a key that only other records have. So an optional key is removed if its value is null
-    or a list of nulls, and a null inside an object is removed, too. Raises `UserError`, beginning with `where`, for a
-    value that is not an object, for a missing key or one of another type, for a prompt that is too long to be judged,
-    and for a judgement without one score and one place in the order for each picture.
+    An optional key that is null, or a list of nothing but null, is absent, and so is a null within its object:
+    `datasets` writes these where another record has the key. They are removed. Raises `UserError`, beginning with
+    `where`, for anything that is no object, lacks keys or holds one of another type, for a prompt that is too long to
+    be judged, and for a judgement without one score and one place in the order for each picture.
     """
     known = schema(kind)
     if not isinstance(record, dict):
@@ -281,7 +280,7 @@ def _drop_null(record: dict[str, Any], key: str) -> None:
 
 
 def _check_pictures(judgement: dict[str, Any], where: str) -> None:
-    """Raise `UserError` if the pictures, scores and places of a judgement do not fit together."""
+    """Raise `UserError` for a judgement whose pictures, scores and places do not belong together."""
     pictures, mode, order = len(judgement["image_ids"]), judgement.get("mode"), judgement.get("order")
     if "refused" not in judgement and "failed" not in judgement:
         lengths = {key: len(judgement[key]) for key in ("image_ids", "file_names", "scores")}
@@ -299,11 +298,11 @@ def _check_pictures(judgement: dict[str, Any], where: str) -> None:
 
 
 _MARKS = {"aspect": "a judgement", "image_id": "a picture", "chosen_file_name": "a pair", "metric": "a report"}
-"""Keys that show the kind of a record that also has a prompt."""
+"""Keys by which records tell what they are that are prompts as well."""
 
 
 def of_another_kind(kind: Any, record: Mapping[str, object]) -> str:
-    """Why prompts cannot be added to a file that holds such a record; empty if they can, or for another `kind`."""
+    """Why a file that holds such a record is none to add prompts to; nothing if it is, or if no prompts are added."""
     found = next((what for key, what in _MARKS.items() if key in record), "") if kind is Prompt else ""
     if kind is Prompt and "file_name" in record and "prompt_id" not in record:  # polish writes no record without one
         found = "a picture"
@@ -315,7 +314,7 @@ _PLURALS = {str: "texts", int: "whole numbers", float: "numbers"}
 
 
 def in_words(expected: Any) -> str:
-    """The type of a key in words, for messages and the manual: ``a list of numbers``."""
+    """The type of a key as messages and the manual say it: ``a list of numbers``."""
     if get_origin(expected) is list:
         return f"a list of {_PLURALS[get_args(expected)[0]]}"
     if get_origin(expected) is dict:
@@ -324,7 +323,7 @@ def in_words(expected: Any) -> str:
 
 
 _TYPES: dict[type, set[type]] = {str: {str}, int: {int}, float: {int, float}, bool: {bool}}
-"""The JSON types of each type of a key. true and false are not numbers."""
+"""What values of JSON have a type; true and false are no numbers."""
 
 
 def _conforms(value: object, expected: Any) -> bool:
@@ -344,7 +343,7 @@ def _too_large(value: object) -> bool:
 
 @cache
 def _parts(expected: Any) -> tuple[Any, set[type]]:
-    """Whether a type is of lists or of objects, and the types inside."""
+    """Of the type of a list or an object: which of them, and what types are in it; looked into once."""
     return get_origin(expected), _TYPES[get_args(expected)[-1]]
 
 

@@ -1,7 +1,7 @@
 """The moderations endpoint of an OpenAI-compatible server: judges only harmlessness; free of charge.
 
-`moderation` or `moderation:MODEL`. Each picture is sent alone, without its prompt. The endpoint gives a probability for
-each category of harm. The score is 5 minus four times the highest probability.
+`moderation` or `moderation:MODEL`. Each picture is sent by itself, without its prompt: what counts is what can be seen.
+The score goes down from 5 by four times the highest of the categories' scores, which are probabilities.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ FREE = Estimate(0, 0, 0)
 
 
 class Moderation(Annotator):
-    """An annotator that calls the moderations endpoint."""
+    """A judge that asks the moderations endpoint."""
 
     def __init__(self, engine: Engine, encode: Encoder) -> None:
         self._engine = engine
@@ -34,19 +34,19 @@ class Moderation(Annotator):
         self.identity = {"server": engine.server, "model": engine.model, **encode.identity}
 
     def check(self) -> None:
-        """Raise `UserError` if there is no valid API key."""
+        """Raise `UserError` if it cannot be asked."""
         self._engine.check()
 
     def prepare(self, image: Image.Image, path: str) -> Encoded:
-        """The picture, encoded as it is sent."""
+        """The picture as it is sent."""
         return self._encode(image, path)
 
     def running(self, brake: Brake) -> AbstractAsyncContextManager[None]:
-        """The context in which `ask` can be called."""
+        """While this lasts, `ask` may be called."""
         return self._engine.running(brake)
 
     async def ask(self, question: Question) -> list[Verdicts]:
-        """The verdicts on all pictures. Each picture is a request."""
+        """A verdict for each picture, from a call of its own."""
         for aspect in question.aspects:
             if aspect.name != ASPECT:
                 raise UserError(
@@ -68,7 +68,7 @@ class Moderation(Annotator):
 
 
 def read(body: dict[str, Any]) -> tuple[float, str]:
-    """Score and rationale of one picture. Raises `RecordFailed` if the answer has no scores."""
+    """Score and rationale of one picture. Raises `RecordFailed` if the answer has none."""
     results = body.get("results")
     result = results[0] if isinstance(results, list) and results else None
     said = result.get("category_scores") if isinstance(result, dict) else None
@@ -89,5 +89,5 @@ def load(
     pictures: PictureConfig = PictureConfig(),  # noqa: B008
     folder: str = "",
 ) -> Moderation:
-    """The annotator for the model named by `argument`, or for the newest one. `device` is not used."""
+    """The endpoint, with the model named by `argument`, or the newest; `device` is the server's business."""
     return Moderation(Engine(server, argument or MODEL, option="--annotator moderation"), Encoder(pictures, folder))

@@ -17,11 +17,11 @@ from ..flow import Brake
 from ..judging import questions
 
 WORDS = 60.0
-"""Typical number of tokens of a rationale and its level."""
+"""Tokens that a rationale and its level usually take."""
 
 
 class ServedJudge(OfflineAnnotator):
-    """An annotator that calls a model with the instructions of `questions`. It also supports batches."""
+    """A model that is asked in the words of `questions`; what it is asked can also be had without asking it."""
 
     def __init__(self, model: Model, encode: Encoder) -> None:
         self.model = model
@@ -29,31 +29,31 @@ class ServedJudge(OfflineAnnotator):
         self.identity = {**model.identity, **encode.identity}
 
     def check(self) -> None:
-        """Raise `UserError` if there is no valid API key."""
+        """Raise `UserError` if it cannot be asked."""
         self.model.engine.check()
 
     def prepare(self, image: Image.Image, path: str) -> Encoded:
-        """The picture, encoded as it is sent."""
+        """The picture as it is sent."""
         return self._encode(image, path)
 
     def running(self, brake: Brake) -> AbstractAsyncContextManager[None]:
-        """The context in which `ask` can be called."""
+        """While this lasts, `ask` may be called."""
         return self.model.engine.running(brake)
 
     def template(self, kind: Kind) -> str:
-        """Name and hash of the instructions."""
+        """Identity of the words."""
         return questions.template(kind)
 
     def status(self, share: float | None = None) -> str:
-        """Cost and calls in progress, for the progress line."""
+        """How the run stands, in a few words."""
         return self.model.engine.status(share)
 
     def summary(self) -> str:
-        """Requests, tokens and cost of the run."""
+        """What the run took, in a few words."""
         return self.model.engine.summary()
 
     def request(self, question: Question) -> Request:
-        """The request for a question, whose pictures are `Encoded`."""
+        """What the server is asked; the question's pictures are `Encoded`."""
         kind = question.kind
         before, after = questions.before(question), questions.after(kind)
         parts = [text_part(before)]
@@ -64,35 +64,35 @@ class ServedJudge(OfflineAnnotator):
         return Request(questions.system(kind), [*parts, text_part(after)], questions.schema(kind), estimate)
 
     def estimate(self, kind: Kind, prompt: str, sizes: Sequence[tuple[int, int]]) -> Estimate:
-        """Estimated number of tokens of a call with pictures of these sizes in pixels."""
+        """How many tokens a question will take, of pictures of these sizes in pixels."""
         sizes = [self._encode.size(size) for size in sizes]
         return self.model.estimate(
             _fixed(kind) + len(prompt.encode()), sizes, self._encode.detail, kind.pictures * len(kind.aspects) * WORDS
         )
 
     def expected(self, kind: Kind, prompt: str, sizes: Sequence[tuple[int, int]]) -> dict[str, float]:
-        """Estimated tokens of a call, and its cost in dollars if the price is known."""
+        """Tokens, and dollars if the price is known, that a question will take as far as one knows by now."""
         return self.model.engine.expected(self.estimate(kind, prompt, sizes))
 
     async def ask(self, question: Question) -> list[Verdicts]:
-        """The verdicts on each aspect. Each has an equal share of the usage of the call."""
+        """A verdict on each aspect; what the call used is shared among them."""
         read = partial(questions.verdicts, question.kind)
         answer = await self.model.ask(self.request(question), read, key=question.key)
         return shared(answer.value, answer.usage)
 
     async def mend(self, question: Question, first: Unusable) -> list[Verdicts]:
-        """Ask once more after the unusable answer `first` of a batch, and return the verdicts."""
+        """The verdicts, asked for once more after an answer that came another way and could not be used."""
         read = partial(questions.verdicts, question.kind)
         answer = await self.model.mend(self.request(question), first, read, key=question.key)
         return shared(answer.value, answer.usage)
 
     def read(self, kind: Kind, body: dict[str, Any], usage: Mapping[str, float]) -> list[Verdicts]:
-        """The verdicts in an answer from a batch. Raises `Refused` and `Unusable`."""
+        """The verdicts in an answer that came another way, as from a batch. Raises `Refused` and `Unusable`."""
         return shared(self.model.read(body, partial(questions.verdicts, kind), dict(usage)), usage)
 
 
 def shared(verdicts: list[Verdicts], usage: Mapping[str, float]) -> list[Verdicts]:
-    """The verdicts of one call, each with an equal share of the usage of the call."""
+    """The verdicts of one call, each with its part of what the call used."""
     part = {name: value / len(verdicts) for name, value in usage.items()}
     return [verdict._replace(usage=part) for verdict in verdicts]
 
@@ -110,5 +110,5 @@ def load(
     pictures: PictureConfig = PictureConfig(),  # noqa: B008
     folder: str = "",
 ) -> ServedJudge:
-    """The annotator for the model named by `argument`. `device` is not used."""
+    """A judge that asks the model named by `argument`; `device` is the server's business."""
     return ServedJudge(Model(server, argument, option="--annotator openai"), Encoder(pictures, folder))

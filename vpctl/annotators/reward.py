@@ -1,9 +1,9 @@
 """Any reward model as an annotator: reward:SPEC, such as reward:vp:vp-score/, reward:pickscore or reward:./mine.py.
 
-The score of a picture is its reward, and the same for every aspect; the rationale is the number in words. If two
-pictures are compared, the picture with the higher reward is preferred.
+The score of a picture is its reward, the same for every aspect asked for, and the reason is the number in words. Where
+two pictures are compared, the one of the higher reward is preferred, and the scores are those of any comparison.
 
-Rewards are not on the scale from 1 to 5 of language models: give merge the reward's own scale, as in
+Rewards are not on the scale from 1 to 5 that judges of language answer on: give merge the reward's own scale, as in
 ``--scale reward:clip:openai/clip-vit-large-patch14=-1:1``.
 """
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 ARGUMENTS = "reward"
 QUESTIONS = 8
-"""Maximum number of calls that are answered together."""
+"""Answered together."""
 PICTURES = 16
-"""Maximum number of pictures in a batch of the reward."""
+"""Put through the reward at once."""
 
 
 class Picture:
-    """A picture and its rewards by prompt. They are computed once, for all aspects and passes."""
+    """A picture with the rewards it has been given, by prompt: every aspect and every pass asks for the same ones."""
 
     def __init__(self, image: "Image.Image") -> None:
         self.image = image
@@ -38,7 +38,7 @@ class Picture:
 
 
 class RewardJudge(Annotator):
-    """The annotator whose scores are those of `reward`, which is named `spec`."""
+    """The judge that answers with what `reward`, named `spec`, gives."""
 
     def __init__(self, spec: str, reward: RewardFunction) -> None:
         self.identity = {"reward": plugins.fingerprints(spec)[spec]}
@@ -51,7 +51,7 @@ class RewardJudge(Annotator):
         return Picture(image)
 
     def pixels(self, picture: Picture) -> int:
-        """The memory of a prepared picture, as a number of pixels."""
+        """What of a prepared picture stays in memory until its calls have ended."""
         return picture.image.width * picture.image.height
 
     async def ask(self, question: Question) -> list[Verdicts]:
@@ -65,7 +65,7 @@ class RewardJudge(Annotator):
         return [Verdicts([*scores], rationales, {}) for _ in question.aspects]
 
     def _rewards(self, questions: list[Question]) -> list[list[float]]:
-        """The rewards of the pictures of every question. Unknown rewards are computed, in batches."""
+        """The rewards of every question's pictures; what is not known yet is put through the reward."""
         shown = [(question.prompt, picture) for question in questions for picture in question.pictures]
         new = {(prompt, id(picture)): picture for prompt, picture in shown if prompt not in picture.rewards}
         pairs = [(prompt, picture) for (prompt, _), picture in new.items()]
@@ -79,7 +79,7 @@ class RewardJudge(Annotator):
 
 
 def check(argument: str) -> None:
-    """Raise `UserError` if `argument` does not name a reward that can be used."""
+    """Raise `UserError` if `argument` names no reward, or one that cannot be used."""
     if not argument:
         known = ", ".join(f"reward:{name}" for name in plugins.catalog("reward"))
         raise UserError(f"--annotator reward: name a reward model: {known}, or your own file as reward:PATH.py")
@@ -88,7 +88,7 @@ def check(argument: str) -> None:
 
 
 def load(argument: str, *, device: str = "auto") -> RewardJudge:
-    """The annotator for the reward that `argument` names, as ``--reward`` does."""
+    """The judge of the reward that `argument` names as ``--reward`` would."""
     check(argument)
     with _named(argument):
         return RewardJudge(argument, plugins.load("reward", argument, device=device))
@@ -96,7 +96,7 @@ def load(argument: str, *, device: str = "auto") -> RewardJudge:
 
 @contextmanager
 def _named(argument: str) -> Iterator[None]:
-    """Begin the message of a `UserError` about the reward with ``--annotator reward:``, the option that named it."""
+    """What is wrong with a reward is said of the option that names it here."""
     try:
         yield
     except UserError as error:

@@ -1,11 +1,11 @@
 """A local vision-language model: transformers:FOLDER or transformers:HUB-ID, with several calls in a batch.
 
-The model must have a chat template, and transformers' AutoModelForImageTextToText must open it. It runs on one device,
-on a GPU in bfloat16. Decoding is greedy: the same call gets the same answer.
+Any model that transformers' AutoModelForImageTextToText opens and that has a chat template, on one device, in bfloat16
+on a GPU. Answers are greedy: the same question gets the same answer.
 
-The model is told to answer in JSON, but transformers cannot force it to. If an answer is unusable, the model is told
-why, and asked once more. If a model is too weak for this, or too large for one device, use a server that can force
-JSON, such as vLLM, and judge with ``openai:``.
+The model is told to answer in JSON, and nothing makes it: transformers has no grammars. An answer that does not hold is
+sent back once with what is wrong. A model too weak for that does better behind a server that constrains what it writes,
+such as vLLM, and so does one too large for a single device: serve it there, and judge with ``openai:``.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The identity of pictures: ids for records that have none, and records of the same picture."""
+"""Which picture a record is about: ids for records that came without them, and pictures that come twice."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -17,10 +17,10 @@ def identified(image: Image, content: Callable[[str], str]) -> Image:
 
 
 def distinct(images: Iterable[Image]) -> Iterator[Image]:
-    """The first record of each picture, among consecutive records of one prompt; the others get a warning.
+    """The records without those that repeat a picture among the neighbours of one prompt; each of these is a warning.
 
-    The records have their ids. Identical files have the same computed id. Such files are common: for example, a safety
-    filter returns a black picture several times. Judging such a picture twice tells nothing new.
+    The records have their ids. Two files with the same bytes are the same picture, as where a safety filter of a
+    generator returned a black one twice: a second judgement of it would say nothing new.
     """
     prompt = ""
     seen: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Checks the answers of annotators and turns them into judgements."""
+"""What an annotator answered, checked and made into judgements."""
 
 import math
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ ASK = "ask takes a Question, is async, and returns a list with one Verdicts for 
 
 
 def filled(judgement: Judgement, verdicts: Verdicts) -> Judgement:
-    """The judgement with its scores, rationales and ranking, in the order of its pictures.
+    """The judgement with its scores, rationales and ranking put back into the order of its pictures.
 
-    Raises `RecordFailed` if a picture lacks a finite score or a rationale.
+    Raises `RecordFailed` for what cannot be compared.
     """
     order = judgement["order"]
     check_numbers(verdicts, len(order))
@@ -34,7 +34,7 @@ def filled(judgement: Judgement, verdicts: Verdicts) -> Judgement:
 
 
 def check_numbers(verdicts: Verdicts, pictures: int) -> None:
-    """Raise `RecordFailed` unless each picture has a finite score and a rationale."""
+    """Raise `RecordFailed` unless each picture has a finite score and a rationale: others cannot be compared."""
     for name, values in (("score", verdicts.scores), ("rationale", verdicts.rationales)):
         if len(values) != pictures:
             gave, asked = progress.plural(len(values), name), progress.plural(pictures, "picture")
@@ -52,12 +52,12 @@ def _put_back(shuffled: Sequence[Any], order: list[int]) -> list[Any]:
 
 
 def judged(call: Call, verdicts: list[Verdicts]) -> list[Judgement]:
-    """The judgements of a call with their scores. Raises `RecordFailed` as `filled` does."""
+    """The judgements of a call with their scores. Raises `RecordFailed` for what cannot be compared."""
     return [filled(one, verdict) for one, verdict in zip(call.judgements, verdicts, strict=True)]
 
 
 def unjudged(call: Call, error: Refused | Unusable) -> list[Judgement]:
-    """The judgements of a call that was refused or whose answer was unusable. An unusable answer is kept in `raw`."""
+    """The judgements of a call that was refused, or whose answer could not be used, which is kept."""
     if isinstance(error, Refused):
         return [_without_scores(one, call, error.usage, refused=str(error)) for one in call.judgements]
     return [_without_scores(one, call, error.usage, failed=str(error), raw=error.raw) for one in call.judgements]
@@ -70,14 +70,14 @@ def _without_scores(judgement: Judgement, call: Call, usage: dict[str, float], *
 
 
 def checked(verdicts: object, call: Call, spec: str) -> list[Verdicts]:
-    """The checked answer to a call. Raises `UserError` if the plug-in broke its contract."""
+    """The answer to a call, if it is one that can be recorded. Raises `UserError` if the plug-in broke its contract."""
     if not isinstance(verdicts, list) or len(verdicts) != len(call.judgements):
         raise plugins.misfit("annotator", spec, verdicts, "ask", ASK)
     return [_checked(one, len(call.shown), spec) for one in verdicts]
 
 
 def _checked(one: object, pictures: int, spec: str) -> Verdicts:
-    """The verdicts with plain numbers. NumPy's float64 is a float, but JSON cannot hold it."""
+    """The verdicts with plain numbers: NumPy's float64 is a float, and JSON cannot hold it."""
     if not isinstance(one, Verdicts):
         raise plugins.misfit("annotator", spec, one)
     numbers = isinstance(one.scores, list) and all(_is_score(score) for score in one.scores)
@@ -94,7 +94,7 @@ def _checked(one: object, pictures: int, spec: str) -> Verdicts:
 
 
 def _is_score(value: object) -> bool:
-    """Whether it is a number. A number that is not finite only fails its own call."""
+    """Whether it is a number; one that is not finite fails its call alone."""
     return plugins.is_number(value) or isinstance(value, float)
 
 

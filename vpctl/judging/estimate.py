@@ -1,4 +1,4 @@
-"""Estimate the calls, tokens and dollars of a run, without a call."""
+"""What judging would take: calls, tokens and dollars, without asking anything."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from .run import LOST, Desk, Tally, claimed
 
 
 def estimate(groups: Iterable[Group], plan: Plan, desk: Desk, pictures: Pictures, *, share: float = 1.0) -> None:
-    """Print the estimate for all calls that are still to be made. `share` of the usual price is paid."""
+    """Say what the calls that are still to be made would take; `share` is the part of the price that they cost."""
     tally = Tally()
     usage: Counter[str] = Counter()
     calls_in_all = 0

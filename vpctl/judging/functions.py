@@ -15,20 +15,20 @@ from .questions import compared
 
 
 def as_annotator(made: Any) -> Annotator:
-    """The `Annotator` for what `plugins.load` returned, which may be a function."""
+    """What `plugins.load` returned for an annotator, which may be a function, as an `Annotator`."""
     is_function = not plugins.is_a(made, Annotator)
     return FunctionAnnotator(made) if is_function else cast(Annotator, made)
 
 
 class FunctionAnnotator(Annotator):
-    """An annotator made from a function ``(prompt, pictures, aspect) -> Verdicts``, which may be a coroutine function.
+    """An annotator of a function ``(prompt, pictures, aspect) -> Verdicts``, which may be a coroutine function.
 
-    A plain function is called in a thread, one call at a time, so a slow function delays nothing else. The thread ends
-    with the process, so a call cannot delay the end of the process.
+    A plain function is called in a thread, one call at a time, so a slow one holds up nothing else. The thread dies
+    with the process: no call can hold up its end.
     """
 
     preparing = 1
-    """With 1, judgements are written in the order of the input, and every run is the same."""
+    """So that what it judges comes out in the order of the input, and every run of it is the same."""
 
     def __init__(self, annotate: Callable[..., Any]) -> None:
         self._annotate = annotate
@@ -38,12 +38,12 @@ class FunctionAnnotator(Annotator):
 
     @asynccontextmanager
     async def running(self, brake: Brake) -> AsyncIterator[None]:
-        """A call that waits for its turn raises `Stopped` once `brake` is pulled."""
+        """Whoever waits for its turn gets `Stopped` once `brake` is pulled."""
         self._brake = brake
         yield
 
     async def ask(self, question: Question) -> list[Verdicts]:
-        """One `Verdicts` for each aspect. The function is called once per aspect."""
+        """One `Verdicts` for each aspect, from a call of its own."""
         found = []
         for aspect in question.aspects:
             arguments = (question.prompt, list(question.pictures), aspect)

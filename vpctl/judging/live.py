@@ -1,4 +1,4 @@
-"""Judging during the run: calls are made, and the run waits for their answers."""
+"""Judging now: questions are asked, and answers come, while the run lasts."""
 
 from collections.abc import Coroutine, Iterable
 from typing import Any
@@ -24,7 +24,7 @@ def judge(
     pictures: int | None,
     out: Out,
 ) -> None:
-    """Judge the groups and write judgements to `out`. `pictures` is the number of pictures, if known, for the bar."""
+    """Judge the groups and write judgements to `out`; a bar shows how far it is of so many `pictures`, if known."""
     with progress.Counter("judgements", None, desk.annotator.status) as counter:
 
         def emit(*done: Judgement) -> None:

@@ -1,6 +1,6 @@
-"""Which calls to make about pictures: which pictures they show, in which order, and the judgements to fill.
+"""Which calls there are to make about pictures: who shows what, in which order, and the judgements to be filled.
 
-This module does not call annotators. It knows only their name and identity.
+Nothing here knows an annotator, only what its judgements call it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,10 +17,10 @@ from ..records import Image, Judgement, digest, prompt_key
 
 @dataclass(frozen=True)
 class Plan:
-    """What to ask about the pictures of every prompt.
+    """What is asked of every prompt's pictures.
 
-    `passes` is the number of times the same question is asked, with the pictures in different orders. `together` asks
-    about all aspects in one call. `break_ties` compares pictures with equal scores two at a time.
+    `passes` ask the same again with the pictures in another order; `together` asks for all aspects in one call;
+    `break_ties` has pictures compared by twos that got the same score.
     """
 
     aspects: tuple[Aspect, ...]
@@ -32,10 +32,10 @@ class Plan:
 
 
 class Call(NamedTuple):
-    """A call to make. `shown` are indices of a prompt's pictures, in the order in which the call shows them.
+    """A question to come: which of a prompt's pictures it shows, in the order it shows them, and what is left to fill.
 
-    `judgements`, one for each aspect, have their pictures in the prompt's order and no scores yet. Only those whose
-    keys are in `fresh` are written: the others are done already.
+    `judgements` have their pictures in the prompt's order, and no scores; there is one for each aspect. Those whose
+    keys are `fresh` are still to be done.
     """
 
     kind: Kind
@@ -45,26 +45,26 @@ class Call(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Consecutive pictures of one prompt, and the hashes of their files, or why a file has no hash."""
+    """Neighbouring pictures of one prompt, and hashes of their files, or why there are none."""
 
     images: list[Image]
     contents: list[str] | RecordFailed
 
 
 class Author(Protocol):
-    """What judgements hold about their annotator: its name, and what could change its answers."""
+    """What judgements say of whoever makes them: a name, and what of it could change its answers."""
 
     @property
     def name(self) -> str:
-        """The name in records."""
+        """As it stands in records."""
 
     @property
     def identity(self) -> Any:
-        """Everything that determines its answers, as a JSON value."""
+        """All that determines its answers, as JSON."""
 
     @property
     def words(self) -> Callable[[Kind], str]:
-        """Name and hash of its instructions for a kind of question."""
+        """Identity of the words in which it asks a kind of question."""
 
 
 def planned(group: Group, plan: Plan, author: Author) -> Iterator[Call]:
@@ -92,7 +92,7 @@ def calls(
     mode: Mode,
     repeat: int,
 ) -> Iterator[Call]:
-    """The call about the `shown` pictures in one pass; two calls, in both orders, if two pictures are compared."""
+    """The call about these of the pictures in the order of its turn, or both orders for two that are compared."""
     images, contents = group
     if isinstance(contents, RecordFailed):
         raise contents
@@ -110,7 +110,7 @@ def calls(
 def _order(
     images: list[Image], shown: tuple[int, ...], aspects: tuple[Aspect, ...], seed: int, repeat: int
 ) -> tuple[int, ...]:
-    """A shuffled order, from prompt, aspects, pictures and seed. Each further pass begins one picture later."""
+    """Shuffled by prompt, aspects, pictures and seed; each further pass begins one picture later."""
     order = sorted(shown, key=lambda place: images[place]["image_id"])
     names = [aspect.name for aspect in aspects]
     ids = [images[place]["image_id"] for place in order]
@@ -154,7 +154,7 @@ def _unjudged(
 def comparisons(
     judgement: Judgement, pairs: list[tuple[str, str]], group: Group, call: Call, plan: Plan, author: Author
 ) -> list[Call]:
-    """The calls that compare `pairs` of pictures of one judgement, given by their ids, in both orders."""
+    """The calls that compare pairs of pictures of one judgement, named by their ids, in both orders."""
     aspects = tuple(aspect for aspect in call.kind.aspects if aspect.name == judgement["aspect"])
     places = {group.images[place]["image_id"]: place for place in call.shown}
     found: list[Call] = []
@@ -165,9 +165,9 @@ def comparisons(
 
 
 def grouped(images: Iterator[Image], content: Callable[[str], str]) -> Iterator[Group]:
-    """Consecutive pictures of one prompt as groups, with the hash of each file, which `content` returns.
+    """Neighbouring pictures of one prompt together, with the hashes that `content` gives of their files.
 
-    Pictures without ids get ids. Of several records of the same picture, only the first is kept.
+    Pictures without ids get them. A picture that comes twice is left out the second time.
     """
     for _, neighbours in groupby(images, key=prompt_key):
         together = list(neighbours)

@@ -1,4 +1,4 @@
-"""Preferences between two pictures, from judgements: from their scores, or from direct comparisons."""
+"""What judgements say of two pictures: scores that are compared, and comparisons that were asked for."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -9,10 +9,10 @@ from typing import NamedTuple, cast
 from ..records import Judgement, digest
 
 ROUNDING = 1e-6
-"""A smaller margin is a tie: it is a rounding error of floating-point numbers."""
+"""Margins below this are what floating point leaves of a tie."""
 
 TIE_BREAK = 0.125
-"""Margin of two pictures with the same score if one won their comparison: half a level of five."""
+"""Margin of two pictures with the same level if one won their comparison: half a level of five."""
 
 
 class Scale(NamedTuple):
@@ -31,7 +31,7 @@ class Mean:
         self.total, self.count = 0.0, 0
 
     def add(self, value: float) -> None:
-        """Add one value."""
+        """Take one more value in."""
         self.total += value
         self.count += 1
 
@@ -43,22 +43,22 @@ class Mean:
 
 @dataclass
 class Preferences:
-    """All judgements of one annotator about one prompt's pictures on one aspect.
+    """What one annotator said on one aspect of one prompt's pictures.
 
-    Scores are means over the judgements, in [0, 1] on the annotator's scale. Preferences are between two pictures: for
-    each of the two orders in which they were shown, the mean preference from -1 to 1.
+    Scores are means of repeated judgements, in [0, 1] of the annotator's scale. Preferences are of
+    two pictures: for each of the two orders they were shown in, the mean preference from -1 to 1.
     """
 
     scores: dict[str, Mean] = field(default_factory=dict)
     preferences: dict[tuple[str, str], dict[bool, Mean]] = field(default_factory=dict)
 
     def add(self, judgement: Judgement, scale: Scale) -> None:
-        """Add one judgement, which is neither refused nor failed."""
+        """Take one judgement in; it is neither refused nor failed."""
         images, scores = judgement["image_ids"], judgement["scores"]
         if judgement.get("mode") == "pair":
             (lesser, left), (greater, right) = sorted(zip(images, scores, strict=True))
             orders = self.preferences.setdefault((lesser, greater), {})
-            # People do not record an order: they see the pictures side by side.
+            # Who does not say in which order the pictures were seen, as people do not, saw them side by side.
             for lesser_came_first in (
                 [images[judgement["order"][0]] == lesser] if "order" in judgement else [True, False]
             ):
@@ -68,14 +68,14 @@ class Preferences:
             self.scores.setdefault(image_id, Mean()).add((score - scale.low) / (scale.high - scale.low))
 
     def pictures(self) -> set[str]:
-        """The ids of all judged pictures."""
+        """All that were judged."""
         return {*self.scores, *chain.from_iterable(self.preferences)}
 
     def difference(self, first: str, second: str) -> float | None:
-        """How far `first` is above `second`; None if one of them was not judged.
+        """How far `first` is above `second`; None if they were not judged both.
 
-        If the pictures were only compared, this is their preference. If their scores are equal, it is half a level
-        times the preference. Orders that contradict each other are a tie. One order alone is no preference.
+        Where they were only compared, the preference counts whole, and where their scores tie, as half a level. Orders
+        that contradict each other are a tie, and one order alone is no preference.
         """
         preference = self._preference(first, second)
         if first not in self.scores or second not in self.scores:
@@ -93,20 +93,20 @@ class Preferences:
 
 
 def tied(judgement: Judgement) -> list[tuple[str, str]]:
-    """The pairs of pictures, by their ids, that have the same score in a judgement."""
+    """Which of a judgement's pictures, by their ids, have the same score."""
     scored = zip(judgement["image_ids"], judgement["scores"], strict=False)
     return [(one, other) for (one, left), (other, right) in combinations(scored, 2) if left == right]
 
 
 WORDS = frozenset(["rationales", "raw", "usage", "template", "ranking"])
-"""Keys of a judgement that pairs do not need, and that take most of its memory."""
+"""Of a judgement, what no pair is made of, and what takes most of the room."""
 
 
 def latest(judgements: Iterable[Judgement], counts: Counter[str]) -> Iterator[Judgement]:
-    """The judgements without those that a later judgement replaces. Only judgements of annotate replace others.
+    """The judgements without those that a later one took the place of, which is one that annotate wrote.
 
-    If an annotator judged the same pictures again in the same order and pass, only the last judgement counts. So
-    --refresh, --retry and new instructions replace judgements. `counts` gets the numbers of all and of replaced ones.
+    Of those that differ in nothing but what the annotator was asked with, or in nothing, the last counts: a refresh, a
+    retry, or a new wording takes the place of what was there. `counts` has all that were read and all replaced.
     """
     kept: dict[str, Judgement] = {}
     for number, judgement in enumerate(judgements):
@@ -119,7 +119,7 @@ def latest(judgements: Iterable[Judgement], counts: Counter[str]) -> Iterator[Ju
 
 
 def place(judgement: Judgement) -> str:
-    """A hash that is equal for two judgements of annotate if the later one replaces the other."""
+    """What two judgements that annotate wrote have in common if the later one takes the place of the other."""
     shown = [judgement["image_ids"][index] for index in judgement.get("order", [])]
     kind = (judgement.get("mode", "list"), judgement.get("repeat", 1))
     return digest([judgement["prompt_id"], judgement["aspect"], judgement["annotator"], shown, *kind])

@@ -1,7 +1,7 @@
-"""The quality of judgements: signs of an annotator that is careless, biased or undecided.
+"""How judgements turned out: what a judge that is lazy, biased or undecided would show.
 
-The signs are scores that are all on the same level, scores that depend on the place of a picture in the order, and
-preferences that change when the same pictures are shown in another order.
+Levels that are all the same, scores that depend on the place a picture was shown in, and preferences that turn round
+when pictures change places, are faults of the judge and not of the pictures.
 """
 
 from collections import Counter, defaultdict
@@ -37,10 +37,10 @@ class Series:
 class Quality:
     """How one annotator judged one aspect in one mode. Every series has a value per event; shares are 0 or 1 each.
 
-    `refused` and `failed` have a value per judgement, `scores` one per picture, `ties` one per two pictures in one
+    `refused` and `failed` have a value per answer, `scores` one per picture, `ties` one per two pictures in one
     judgement. `slots` is the score of the picture shown first minus that of the picture shown last, per judgement of
-    several pictures: orders are shuffled, so its mean is near 0 for an annotator without position bias. `flips` has a
-    value each time an annotator judges two pictures again and prefers one both times: 1 if it now prefers the other.
+    several pictures: orders are shuffled, so its mean is near 0 for a judge without a position bias. `flips` has a
+    value each time a judge sees two pictures again and prefers one of them both times: 1 if it changed its mind.
     """
 
     refused: Series = field(default_factory=Series)
@@ -52,12 +52,12 @@ class Quality:
 
     @property
     def answers(self) -> int:
-        """Number of judgements, including refused and failed ones."""
+        """All answers: judgements, refusals and failures."""
         return len(self.refused.values)
 
     @property
     def judged(self) -> int:
-        """Number of judgements with scores."""
+        """Answers with scores."""
         return self.answers - int(sum(self.refused.values) + sum(self.failed.values))
 
     @property

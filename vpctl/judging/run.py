@@ -1,4 +1,4 @@
-"""Judging pictures: many calls at the same time. Each judgement is written as soon as it is complete."""
+"""Judging pictures: many questions under way at once, each judgement out as soon as it is there."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
@@ -19,16 +19,16 @@ from .plan import Call, Group, Plan, comparisons, planned
 from .preferences import tied
 
 PIXELS = 1 << 27
-"""Maximum number of pixels of prepared pictures whose calls have not ended: half a gigabyte if they are decoded."""
+"""Of pictures that wait for their calls to end, as long as an annotator keeps them decoded: half a gigabyte."""
 LOST, FAILED = "calls could not be made", "answers could not be used"
-"""Kinds of warnings, for their count."""
+"""Kinds of warnings, as their count says them."""
 
 
 @dataclass
 class Tally:
-    """Counts of a run: pictures read, calls considered and begun, and their results.
+    """How far a run is: pictures read, calls considered and begun, and what became of them.
 
-    `failed` judgements are recorded as failed. `lost` ones are not recorded, and the next run tries them again.
+    `failed` judgements are recorded as that, `lost` ones are not, and are tried again by the next run.
     """
 
     pictures: int = 0
@@ -39,12 +39,12 @@ class Tally:
     lost: int = 0
 
     def told(self) -> str:
-        """The numbers of refused and failed judgements, in words."""
+        """What became of the judgements that have no scores, in a few words."""
         kinds = {"refused": self.refused, "failed (--retry failed tries them again)": self.failed}
         return ", ".join(f"{number} of them {kind}" for kind, number in kinds.items() if number)
 
     def expected(self, pictures: int | None, plan: Plan) -> int | None:
-        """Estimated number of judgements of the run, if it reads this number of pictures."""
+        """How many judgements there will have been, if so many pictures are read in all and nothing else is known."""
         if not pictures or not self.pictures:
             return None
         to_come = max(0, pictures - self.pictures) * self.considered / self.pictures
@@ -52,11 +52,11 @@ class Tally:
 
 
 class Desk(NamedTuple):
-    """What a run needs for judging: the annotator, its name, and its identity, which changes when its answers could.
+    """What a run of judgements works with: the annotator, what it is called, and what of it could change its answers.
 
-    `words` returns the name and hash of the instructions for a kind of question. `claim` returns whether the judgement
-    of a key is still to be done. `emit` writes judgements. `ties` returns the pairs of pictures with equal scores in a
-    judgement that the output already has.
+    `words` is what it makes of a kind of question before it sees the material. `claim` says whether a key is still to
+    be done, `emit` takes judgements that are, and `ties` says which pictures of a judgement that is there have the same
+    score.
     """
 
     annotator: Annotator
@@ -76,11 +76,11 @@ def desk(made: Any, spec: str, **how: Any) -> Desk:
 
 
 async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int, brake: Brake, tally: Tally) -> None:
-    """Judge every group of pictures as planned, with at most `at_once` calls at a time, and emit the judgements.
+    """Judge every group of pictures as planned, `at_once` calls at a time, and emit what is judged once it is there.
 
-    Failed calls are reported and counted. After an error in the input, the groups before it are judged, and the error
-    is raised. If the annotator raises `UserError`, no new call is begun, and the error is raised when all calls in
-    progress have ended.
+    What could not be judged is reported and counted. Where the input is not right, what came before is judged; where
+    the annotator says that no further call could do better, nothing more is begun, and calls that are under way are let
+    end. Then it is raised.
     """
     run = _Run(plan, desk, at_once, brake, tally)
     async with run.context, run.tasks:
@@ -91,7 +91,7 @@ async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int
 
 
 class _Run:
-    """The calls in progress. For each group, the pictures are prepared first, and then the calls are made."""
+    """The calls under way: of each group its pictures are made ready, then its calls are made."""
 
     def __init__(self, plan: Plan, desk: Desk, at_once: int, brake: Brake, tally: Tally) -> None:
         self._plan, self._desk, self._brake, self._tally = plan, desk, brake, tally
@@ -99,7 +99,7 @@ class _Run:
         self._preparing = asyncio.Semaphore(desk.annotator.preparing)
         self._room = Room(PIXELS)
         self.context = AsyncExitStack()
-        """The context in which the annotator can be called."""
+        """In which the annotator can be asked."""
         self.tasks = asyncio.TaskGroup()
         self.fatal: Exception | None = None
 
@@ -108,7 +108,7 @@ class _Run:
         self._brake.pull(str(error))
 
     async def read(self, groups: Iterator[Group]) -> None:
-        """Begin each group that has calls to make, as soon as there is room for it."""
+        """Begin with each group that has calls still to be made, as soon as there is room for it."""
         claims = ((group, list(claimed(group, self._plan, self._desk, self._tally))) for group in groups)
         begun = False
         try:
@@ -125,7 +125,7 @@ class _Run:
             pass
 
     async def _about(self, group: Group, wanted: list[Call]) -> None:
-        """Prepare the pictures of a group, and then make its calls."""
+        """Make the pictures of a group ready, and then its calls."""
         async with AsyncExitStack() as turn:
             turn.callback(self._preparing.release)
             try:
@@ -195,7 +195,7 @@ class _Run:
 
 
 def tallied(judgements: list[Judgement], call: Call, tally: Tally) -> list[Judgement]:
-    """The judgements of a call that were still to be done. Refused and failed ones are counted and reported."""
+    """Those judgements of a call that were still to be done; refusals and failures are counted and reported."""
     done = [one for one in judgements if one["key"] in call.fresh]
     tally.refused += sum("refused" in judgement for judgement in done)
     failed = [judgement for judgement in done if "failed" in judgement]
@@ -217,7 +217,7 @@ def _warn(kind: str, reason: str, calls: list[Call]) -> None:
 
 
 def claimed(group: Group, plan: Plan, desk: Desk, tally: Tally) -> Iterator[Call]:
-    """The calls about a prompt's pictures that are still to be made. Their keys are claimed."""
+    """The calls about a prompt's pictures that are still to be made; from now on they are not."""
     tally.pictures += len(group.images)
     try:
         everything = list(planned(group, plan, desk))
