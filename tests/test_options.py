@@ -14,7 +14,7 @@ from tests.conftest import HOME, write_lines
 from vpctl import cli, configs
 from vpctl.errors import UserError
 from vpctl.models.devices import World
-from vpctl.options import check_device, option, options
+from vpctl.options import argument, check_device, for_typer, option, options
 
 TUNING = {"train-rm": configs.RewardModelConfig, "tune-ppo": configs.PPOConfig, "tune-dpo": configs.DPOConfig}
 OWNERS = [
@@ -40,12 +40,12 @@ def application(seen: list[tuple[str, Settings]]) -> typer.Typer:
     """A program of one command that takes a name and the settings."""
 
     @options(Settings)
-    def tune(name: Annotated[str, typer.Argument()], *, config: Settings) -> None:
+    def tune(name: Annotated[str, argument(metavar="NAME", help="Name.")], *, config: Settings) -> None:
         """Tune."""
         seen.append((name, config))
 
     app = typer.Typer()
-    app.command()(tune)
+    app.command()(for_typer(tune))
     return app
 
 
@@ -89,7 +89,7 @@ def bounded() -> typer.Typer:
         """Tune."""
 
     app = typer.Typer(rich_markup_mode=None)
-    app.command()(tune)
+    app.command()(for_typer(tune))
     return app
 
 

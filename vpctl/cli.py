@@ -25,7 +25,7 @@ from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from . import __version__, plugins, progress
 from .errors import Ended, LimitReached, OutputClosed, OutputLocked, UserError, os_reason
-from .options import Quiet, Traceback, in_groups, option
+from .options import Quiet, Traceback, for_typer, in_groups, option
 from .streams.places import own_stdout
 
 COMMANDS = ("polish", "generate", "annotate", "merge", "train-rm", "score", "tune-ppo", "tune-dpo", "eval")
@@ -130,6 +130,7 @@ def _help_if_alone(context: typer.Context) -> None:
         raise typer.Exit(UserError.exit_code)
 
 
+@for_typer
 def _vpctl(
     context: typer.Context,
     version: Annotated[
@@ -212,11 +213,11 @@ def build(words: Collection[str]) -> typer.Typer:
                 help=about(name), callback=_help_if_alone, invoke_without_command=True, rich_markup_mode=None
             )
             for one in EVALUATIONS:
-                command = common(f"eval {one}")
+                command = for_typer(common(f"eval {one}"))
                 evaluations.command(one, cls=_Command, help=described(command))(command)
             app.add_typer(evaluations, name=name)
         else:
-            command = common(name)
+            command = for_typer(common(name))
             app.command(name, cls=_Command, help=described(command))(command)
     return app
 

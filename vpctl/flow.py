@@ -5,6 +5,7 @@ A run that stops before its input does lets end what is under way, since it has 
 
 import asyncio
 import contextlib
+import queue
 import signal
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -148,32 +149,61 @@ def _unless_interrupted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]
         loop.default_exception_handler(context)
 
 
-async def in_background(items: Iterator[T]) -> AsyncIterator[T]:
-    """The items, taken from a blocking iterator by a thread that is at most one ahead.
+def _hand_over(items: Iterator[T], put: Callable[[tuple[T] | BaseException | None], object]) -> threading.Semaphore:
+    """Have a thread `put` each item, in a tuple, and at the end None or what `items` raised.
 
-    The thread dies with the process: a read from a silent pipe cannot hold up an interrupt.
+    The thread makes an item, and goes to the next one when the semaphore is released. It dies with the process: a read
+    from a silent pipe cannot hold up an interrupt.
     """
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
-    taken_over = threading.Semaphore(0)
+    taken = threading.Semaphore(0)
 
-    def take() -> None:
+    def make() -> None:
         end: BaseException | None = None
         try:
             for item in items:
-                loop.call_soon_threadsafe(queue.put_nowait, (item,))
-                taken_over.acquire()
+                put((item,))
+                del item  # it would stay in memory while the next one is made
+                taken.acquire()
         except BaseException as error:
             end = error
-        with contextlib.suppress(RuntimeError):  # the loop has ended before us
-            loop.call_soon_threadsafe(queue.put_nowait, end)
+        with contextlib.suppress(RuntimeError):  # an event loop that has ended before us
+            put(end)
 
-    threading.Thread(target=take, daemon=True).start()
-    while (taken := await queue.get()) is not None:
-        if isinstance(taken, BaseException):
-            raise taken
-        taken_over.release()
-        yield taken[0]
+    threading.Thread(target=make, daemon=True).start()
+    return taken
+
+
+def ahead(items: Iterator[T], *, is_large: Callable[[T], bool] = lambda _: False) -> Iterator[T]:
+    """The items, made by a thread that is at most one ahead; the next one after a large one is made when that is used.
+
+    The item itself is not kept here, so that its memory can be free before the next one is made.
+    """
+    made: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
+    taken = _hand_over(items, made.put)
+    while (one := made.get()) is not None:
+        if isinstance(one, BaseException):
+            raise one
+        [item] = one
+        del one
+        large = is_large(item)
+        if not large:
+            taken.release()
+        yield item
+        del item
+        if large:
+            taken.release()
+
+
+async def in_background(items: Iterator[T]) -> AsyncIterator[T]:
+    """The items, taken from a blocking iterator by a thread that is at most one ahead, for an event loop."""
+    loop = asyncio.get_running_loop()
+    made: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
+    taken = _hand_over(items, lambda one: loop.call_soon_threadsafe(made.put_nowait, one))
+    while (one := await made.get()) is not None:
+        if isinstance(one, BaseException):
+            raise one
+        taken.release()
+        yield one[0]
 
 
 async def in_order(

@@ -11,13 +11,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
-from typer.models import ArgumentInfo, OptionInfo
-
 from . import __version__, contracts, plugins
 from .cli import COMMANDS, EVALUATIONS, about, as_typed, common, load
 from .configs import VARIABLES
 from .flow import Brake
-from .options import in_groups
+from .options import Argument, Option, in_groups
 from .records import RECORDS, in_words, schema
 
 HOME = Path(__file__).parent.parent
@@ -297,24 +295,23 @@ def synopsis(name: str) -> str:
     """The usage of a command, in roff."""
     words, needed = [], []
     for parameter, info, _ in parameters(name):
-        if isinstance(info, ArgumentInfo):
-            words.append(rf"\fI{_escaped(str(info.metavar))}\fR")
+        if isinstance(info, Argument):
+            words.append(rf"\fI{_escaped(info.metavar)}\fR")
         elif parameter.default is inspect.Parameter.empty:
             needed.append(rf"\fB{_escaped(flags(parameter, info)[0])}\fR \fI{info.metavar}\fR")
     return " ".join([rf"\fBvpctl {_escaped(name)}\fR", *words, *needed, r"[\fIOPTIONS\fR]"])
 
 
-def parameters(name: str) -> Iterator[tuple[inspect.Parameter, OptionInfo | ArgumentInfo, Any]]:
+def parameters(name: str) -> Iterator[tuple[inspect.Parameter, Option | Argument, Any]]:
     """Every parameter of a command with its declaration and its type."""
     for parameter in inspect.signature(common(name), eval_str=True).parameters.values():
         kind, info = get_args(parameter.annotation)
         yield parameter, info, kind
 
 
-def flags(parameter: inspect.Parameter, info: OptionInfo) -> list[str]:
+def flags(parameter: inspect.Parameter, info: Option) -> list[str]:
     """The names of an option, the long one first."""
-    declared = [info.default] if isinstance(info.default, str) else []
-    names = [*declared, *(info.param_decls or ())] or [f"--{parameter.name.replace('_', '-')}"]
+    names = info.names or (f"--{parameter.name.replace('_', '-')}",)
     return sorted(names, key=len, reverse=True)
 
 
@@ -329,11 +326,11 @@ def _body(name: str, level: str) -> list[str]:
     description, _, examples = _docstring(name)[1].partition("Examples:\n")
     arguments, options = {}, []
     for parameter, info, kind in parameters(name):
-        if isinstance(info, ArgumentInfo):
-            arguments[str(info.metavar)] = info.help or ""
+        if isinstance(info, Argument):
+            arguments[info.metavar] = info.help
         else:
             entry = (_written(parameter, info, kind), f"{info.help}{_default(parameter, info)}")
-            options.append((info.rich_help_panel, entry))
+            options.append((info.group, entry))
     groups = [
         line for heading, group in in_groups(options).items() for line in (f".SS {heading}", *_items(dict(group)))
     ]
@@ -348,14 +345,14 @@ def _body(name: str, level: str) -> list[str]:
     ]
 
 
-def _written(parameter: inspect.Parameter, info: OptionInfo, kind: Any) -> str:
+def _written(parameter: inspect.Parameter, info: Option, kind: Any) -> str:
     names = ", ".join(flags(parameter, info))
     return names if kind is bool else f"{names} {info.metavar}"
 
 
-def _default(parameter: inspect.Parameter, info: OptionInfo) -> str:
+def _default(parameter: inspect.Parameter, info: Option) -> str:
     """The default of an option as a sentence."""
-    if isinstance(info.show_default, str):
+    if info.show_default:
         return f" Default: {info.show_default}."
     if parameter.default is False or parameter.default in (inspect.Parameter.empty, None, ""):
         return ""

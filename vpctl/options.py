@@ -1,7 +1,8 @@
 """How a command declares its options: each once, for the parser, the help, the manual, completion and `run.json`.
 
 A command is a function whose parameters are annotated with the types below or with its own. `@options(Config)` adds
-one option for each field of a dataclass of hyper-parameters (`configs.py`).
+one option for each field of a dataclass of hyper-parameters (`configs.py`). Declarations know no parser: `for_typer`
+translates them.
 """
 
 import functools
@@ -11,9 +12,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 
@@ -21,6 +22,7 @@ from . import plugins
 from .errors import UserError
 
 C = TypeVar("C")
+F = TypeVar("F", bound=Callable[..., None])
 T = TypeVar("T")
 
 STDIO = "-"
@@ -53,41 +55,126 @@ GROUPS = (
 """Headings of options, in the order of the help and the manual. An option without a group is in the last one."""
 
 
+@dataclass(frozen=True)
+class Option:
+    """An option of a command, as `option` declares it, for the parser, the help, the manual and completion."""
+
+    names: tuple[str, ...]
+    """As declared, each with its dashes; empty if the option is named after its parameter."""
+    help: str
+    """With the allowed range."""
+    group: str
+    metavar: str | None
+    """None for a flag."""
+    show_default: str | None
+    """Text in place of the default value."""
+    choices: Sequence[str]
+    min: float | None
+    max: float | None
+    complete: Callable[[str], Sequence[Any]] | None
+    """Completions of an incomplete value: values, or pairs of a value and its help."""
+    parser: Callable[[str], Any] | None
+    """The value of a text, if its type does not say how to read it."""
+    callback: Callable[[Any], Any] | None
+    """Gets the value and returns the one that the command gets."""
+    is_eager: bool
+    """Read before all others."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A positional argument of a command."""
+
+    metavar: str
+    help: str
+
+
 def option(
     *names: str,
     help: str,
     group: str = GENERAL,
+    metavar: str | None = None,
+    show_default: str | None = None,
     choices: Sequence[str] = (),
     offered: Sequence[str] = (),
     min: float | None = None,
     max: float | None = None,
-    **more: Any,
-) -> Any:
+    complete: Callable[[str], Sequence[Any]] | None = None,
+    parser: Callable[[str], Any] | None = None,
+    callback: Callable[[Any], Any] | None = None,
+    is_eager: bool = False,
+) -> Option:
     """An option of a command. `names` begin with dashes. Without names, the option is named after the parameter.
 
     `group` is one of `GROUPS`: the heading above the option. `choices` are all allowed values: they are checked,
     completed, and shown in place of a metavar. `offered` are values for completion only; other values are allowed.
-    `min` and `max` are the smallest and the largest allowed number.
+    `min` and `max` are the smallest and the largest allowed number. For the rest see `Option`.
     """
     assert group in GROUPS, group
-    settings: dict[str, Any] = {"callback": _checked(choices, min, max), "rich_help_panel": group}
-    if choices:
-        settings["metavar"] = "|".join(choices)
-    if choices or offered:
-        settings["autocompletion"] = _starting_with(choices or offered)
-    return typer.Option(*names, help=f"{help}{_range(min, max)}", **settings | more)
+    return Option(
+        names=names,
+        help=f"{help}{_range(min, max)}",
+        group=group,
+        metavar=metavar or "|".join(choices) or None,
+        show_default=show_default,
+        choices=choices,
+        min=min,
+        max=max,
+        complete=complete or (_starting_with(choices or offered) if choices or offered else None),
+        parser=parser,
+        callback=callback,
+        is_eager=is_eager,
+    )
 
 
-def _checked(
-    choices: Sequence[str], low: float | None, high: float | None
-) -> Callable[[typer.CallbackParam, Any], Any]:
+def argument(*, metavar: str, help: str) -> Argument:
+    """A positional argument of a command."""
+    return Argument(metavar, help)
+
+
+def for_typer(command: F) -> F:
+    """Replace our declarations in a command's signature with those of Typer. Returns the command itself."""
+    signature = inspect.signature(command, eval_str=True)
+    parameters = [
+        parameter.replace(annotation=_typer_annotation(parameter.annotation))
+        for parameter in signature.parameters.values()
+    ]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def _typer_annotation(annotation: Any) -> Any:
+    """The annotation with Typer's declaration in place of ours; any other annotation is returned unchanged."""
+    match get_args(annotation):
+        case (kind, Argument() as declared):
+            return Annotated[kind, typer.Argument(metavar=declared.metavar, help=declared.help)]
+        case (kind, Option() as declared):
+            return Annotated[
+                kind,
+                typer.Option(
+                    *declared.names,
+                    help=declared.help,
+                    rich_help_panel=declared.group,
+                    metavar=declared.metavar,
+                    show_default=declared.show_default or True,
+                    autocompletion=declared.complete,
+                    parser=declared.parser,
+                    callback=_checked(declared),
+                    is_eager=declared.is_eager,
+                ),
+            ]
+    return annotation
+
+
+def _checked(declared: Option) -> Callable[[typer.CallbackParam, Any], Any]:
     """A callback that raises `UserError`, with the option's name, for a value that is not a choice or not in range."""
 
     def check(parameter: typer.CallbackParam, value: Any) -> Any:
         for one in value if isinstance(value, list) else [value]:
-            if one not in (None, "") and (wrong := _wrong(one, choices, low, high)):
+            if one not in (None, "") and (wrong := _wrong(one, declared.choices, declared.min, declared.max)):
                 raise UserError(f"{max(parameter.opts, key=len)} {one}: {wrong}")
-        return value
+        return declared.callback(value) if declared.callback else value
 
     return check
 
@@ -169,11 +256,6 @@ def in_groups(options: Iterable[tuple[str | None, T]]) -> dict[str, list[T]]:
     return {f"{group} options": ones for group, ones in found.items() if ones}
 
 
-def argument(*, help: str, **more: Any) -> Any:
-    """A command's positional argument."""
-    return typer.Argument(help=help, **more)
-
-
 def options(config: type[C], name: str = "config") -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Replace the parameter `name` of the decorated command with one option for each field of `config`."""
 
@@ -209,9 +291,9 @@ def _specs(kind: str) -> Callable[[str], list[tuple[str, str]]]:
     return complete
 
 
-def plugin(kind: str, *names: str, help: str, **more: Any) -> Any:
-    """An option that takes the SPEC of a plug-in. Without `names`, the option has the name of the kind."""
-    return option(*(names or (f"--{kind}",)), metavar="SPEC", autocompletion=_specs(kind), help=help, **more)
+def plugin(kind: str, *names: str, help: str, **more: Any) -> Option:
+    """An option that names plug-ins of a kind: their names, or a path; ``--kind`` if no other `names` are given."""
+    return option(*(names or (f"--{kind}",)), metavar="SPEC", complete=_specs(kind), help=help, **more)
 
 
 def _folders(value: list[str] | None) -> list[str] | None:

@@ -9,7 +9,6 @@ left, no more than `CPU_SECONDS` of a core and `MEMORY` bytes.
 """
 
 import argparse
-import inspect
 import json
 import math
 import re
@@ -21,18 +20,18 @@ from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import orjson
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
-from typer.models import OptionInfo
 
 from tests.hostile.fork import Forks
 from tests.hostile.makers import MAKERS
 from tests.hostile.table import RECORDS, Bench, broken_rules, left_behind
-from vpctl import cli
+from vpctl import manual
+from vpctl.options import Option
 
 CPU_SECONDS = 20
 ROUND = 100
@@ -314,12 +313,9 @@ WORDS = st.one_of(
 def options_of(command: str) -> list[tuple[str, bool]]:
     """The options of a command, and whether each is a flag without a value."""
     found = []
-    for name, parameter in inspect.signature(cli.common(command)).parameters.items():
-        kind, *marks = get_args(parameter.annotation)
-        for info in marks:
-            if isinstance(info, OptionInfo):
-                own = [one for one in info.param_decls or [] if one.startswith("-")]
-                found += [(one, kind is bool) for one in own or [f"--{name.replace('_', '-')}"]]
+    for parameter, declared, kind in manual.parameters(command):
+        if isinstance(declared, Option):
+            found += [(name, kind is bool) for name in manual.flags(parameter, declared)]
     found.remove(("--traceback", True))  # whoever asks for a traceback gets one
     return found
 

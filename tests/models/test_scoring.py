@@ -5,6 +5,7 @@ import signal
 import subprocess
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ from PIL import Image
 
 from tests.conftest import ENVIRONMENT, ONE, Plugin, Run, draw, lines, vpctl
 from vpctl.errors import RecordFailed, UserError
-from vpctl.models.scoring import Scored, ahead, scored
+from vpctl.flow import ahead
+from vpctl.models.scoring import loaded, scored
 
 
 class Album:
@@ -47,33 +49,50 @@ def records(count: int) -> list[dict[str, str]]:
     return [{"prompt": "x" * (number % 7), "file_name": str(number)} for number in range(count)]
 
 
+def through(
+    records: list[dict[str, str]], rewards: dict[str, Any], *, batch: int, open_picture: Any
+) -> tuple[list[tuple[dict[str, str], dict[str, float]]], list[str]]:
+    """The records with their scores, and the failures, of all batches."""
+    found: list[tuple[dict[str, str], dict[str, float]]] = []
+    failures: list[str] = []
+    for some in loaded(records, open_picture, most=batch):
+        assert 0 < len(some.records) + len(some.failures) <= batch
+        found += some.with_scores(scored(rewards, some.pictures, some.prompts))
+        failures += map(str, some.failures)
+    return found, failures
+
+
 @settings(max_examples=30)
 @given(st.integers(0, 20), st.frozensets(st.integers(0, 19)), st.integers(1, 8))
-def test_records_come_in_their_order_with_every_score_and_failures_in_their_place(
+def test_records_come_in_their_order_with_every_score_and_failures_in_theirs(
     count: int, missing: frozenset[int], batch: int
 ) -> None:
     album = Album(missing)
     rewards = {"red": red, "green": lambda images, _: array.array("d", [0.0] * len(images))}
-    found = list(scored(records(count), rewards, batch=batch, open_picture=album.open))
-    assert [one.record for one in found] == records(count)
-    for number, one in enumerate(found):
-        if number in missing:
-            assert one.scores == {}
-            assert str(one.failure) == f"{number}: there is no such picture"
-        else:
-            assert one == Scored(records(count)[number], {"red": number + number % 7 / 100, "green": 0.0}, None)
+    found, failures = through(records(count), rewards, batch=batch, open_picture=album.open)
+    assert found == [
+        (records(count)[number], {"red": number + number % 7 / 100, "green": 0.0})
+        for number in range(count)
+        if number not in missing
+    ]
+    assert failures == [f"{number}: there is no such picture" for number in range(count) if number in missing]
     assert album.opened == Counter(str(number) for number in range(count)), "each picture is opened once for all"
 
 
-def test_a_batch_has_at_most_so_many_pictures_and_never_none() -> None:
+def test_a_record_that_failed_before_stays_a_failure() -> None:
+    wanted: list[dict[str, str] | RecordFailed] = [records(1)[0], RecordFailed("line 2 is broken")]
+    [batch] = loaded(wanted, Album().open, most=4)
+    assert (batch.records, [*map(str, batch.failures)]) == (records(1), ["line 2 is broken"])
+
+
+def test_a_reward_gets_at_most_so_many_pictures_and_never_none() -> None:
     sizes: list[int] = []
 
     def reward(images: list[Image.Image], prompts: list[str]) -> "array.array[float]":
         sizes.append(len(images))
         return red(images, prompts)
 
-    album = Album(frozenset([4, 5, 6, 7]))
-    list(scored(records(10), {"red": reward}, batch=4, open_picture=album.open))
+    through(records(10), {"red": reward}, batch=4, open_picture=Album(frozenset([4, 5, 6, 7])).open)
     assert sizes == [4, 2]
 
 
@@ -82,10 +101,29 @@ def test_what_is_no_number_is_a_failure_and_no_score(value: float) -> None:
     def reward(images: list[Image.Image], _: list[str]) -> "array.array[float]":
         return array.array("d", [1.0, value, 3.0])
 
-    found = list(scored(records(3), {"red": red, "mine": reward}, batch=8, open_picture=Album().open))
-    assert [bool(one.failure) for one in found] == [False, True, False]
-    assert str(found[1].failure) == f"1: mine gave {value}, which is not a valid score"
-    assert found[1].scores == {}
+    found, failures = through(records(3), {"red": red, "mine": reward}, batch=8, open_picture=Album().open)
+    assert [record["file_name"] for record, _ in found] == ["0", "2"]
+    assert failures == [f"1: mine gave {value}, which is not a valid score"]
+
+
+def test_pictures_of_a_batch_are_let_go_before_large_ones_of_the_next_are_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two batches of the largest pictures would not fit into memory."""
+    monkeypatch.setattr("vpctl.models.scoring.PIXELS", 2)
+    alive: list[weakref.ref[Image.Image]] = []
+    most = 0
+
+    def open_picture(name: str) -> Image.Image:
+        nonlocal most
+        picture = Album().open(name)
+        alive.append(weakref.ref(picture))
+        most = max(most, sum(one() is not None for one in alive))
+        return picture
+
+    found, _ = through(records(8), {"red": red}, batch=8, open_picture=open_picture)
+    assert len(found) == 8
+    assert most == 2
 
 
 def test_pictures_are_opened_while_the_rewards_work() -> None:
@@ -102,7 +140,7 @@ def test_pictures_are_opened_while_the_rewards_work() -> None:
         assert second_opened.wait(10)
         return red(images, prompts)
 
-    assert len(list(scored(records(4), {"red": reward}, batch=2, open_picture=open_picture))) == 4
+    assert len(through(records(4), {"red": reward}, batch=2, open_picture=open_picture)[0]) == 4
 
 
 def test_at_most_one_item_is_made_ahead() -> None:

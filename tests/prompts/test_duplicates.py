@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpctl.prompts.duplicates import NearDuplicates, plain
+from vpctl.prompts.duplicates import Distinct, NearDuplicates, plain
+from vpctl.records import Prompt
 
 LONG = "a portrait of an old sailor with a white beard on the deck of a ship in a storm at night"
 
@@ -82,3 +83,29 @@ def similar(left: str, right: str) -> float:
 def test_vowel_signs_tell_words_apart() -> None:
     assert plain("कील") != plain("काल")
     assert plain("Ein CAFÉ,  bitte!") == plain("ein cafe\u0301 bitte")
+
+
+def dropped(similarity: float, known: list[Prompt], prompts: list[Prompt]) -> list[str]:
+    return [one.get("dropped", "") for one in map(Distinct(similarity, known=known), prompts)]
+
+
+def test_prompts_that_say_the_same_again_say_whose() -> None:
+    said = [
+        "a red circle left of a blue star on a white background",
+        "A red circle, left of a blue star; on a white background!",
+        "a red circle left of a blue star on a white background, large",
+        "a blue circle left of a red star on a white background",
+        "a cat",
+    ]
+    prompts: list[Prompt] = [{"prompt": text, "prompt_id": str(number)} for number, text in enumerate(said)]
+    known: list[Prompt] = [{"prompt": "A cat!", "prompt_id": "there"}]
+    assert dropped(0.8, known, prompts) == [
+        "",
+        "duplicate of 0",
+        "near duplicate of 0",
+        "",
+        "duplicate of there",
+    ]
+    assert dropped(1, [], prompts) == ["", "duplicate of 0", "", "", ""]
+    empty: list[Prompt] = [{"prompt": "a cat", "dropped": "empty"}, {"prompt": "a cat"}]
+    assert dropped(0.8, [], empty) == ["empty", ""]

@@ -17,7 +17,7 @@ from ..contracts import Annotator, Question, Verdicts
 from ..errors import RecordFailed, UserError
 from ..judging.microbatch import MicroBatches
 from ..judging.questions import compared
-from ..models.scoring import RewardFunction, batches, rewarded
+from ..models.scoring import RewardFunction, batches, scored
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -72,7 +72,7 @@ class RewardJudge(Annotator):
         for batch in batches(pairs, PICTURES, lambda pair: self.pixels(pair[1])):  # a reward copies all that it gets
             pictures, prompts = [picture.image for _, picture in batch], [text for text, _ in batch]
             with _named(self._spec):
-                rewards = rewarded(self._spec, self._reward, pictures, prompts)
+                rewards = scored({self._spec: self._reward}, pictures, prompts)[self._spec]
             for (prompt, picture), reward in zip(batch, rewards, strict=True):
                 picture.rewards[prompt] = reward
         return [[picture.rewards[question.prompt] for picture in question.pictures] for question in questions]

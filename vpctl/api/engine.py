@@ -15,7 +15,10 @@ from ..errors import RecordFailed, Refused, Unusable, UserError
 from ..flow import Brake
 from .answers import loads
 from .budget import Budget, Estimate, Price, price, table
-from .pace import Pace, Ticket, asked_to_wait, exhausted
+from .pace import Gate, Ticket
+from .rate import LearnedRate
+from .retry_after import exhausted, retry_after
+from .window import CongestionWindow
 from .wire import BadStatus, NoAnswer
 
 R = TypeVar("R")
@@ -101,7 +104,13 @@ class Engine:
         self._key = _key()
         self.brake = brake
         self.budget.begin(brake)
-        self.pace = Pace(self.config.concurrency, rpm=self.config.rpm, tpm=self.config.tpm, say=progress.note)
+        self.pace = Gate(
+            CongestionWindow(self.config.concurrency),
+            LearnedRate(asyncio.get_running_loop().time()),
+            rpm=self.config.rpm,
+            tpm=self.config.tpm,
+            say=progress.note,
+        )
         brake.when_pulled(self.pace.stop)
         from .transport import Transport
 
@@ -291,7 +300,7 @@ class Engine:
                 failure = f"the server says {error.status}: {self._said(error)}"
                 if not passes(error.status, error.code):
                     raise UserError(f"{self.name}: {failure}{way_out}") from None
-                asked = asked_to_wait(error.headers)
+                asked = retry_after(error.headers)
                 wait = wait if asked is None else asked
                 if asked is not None and asked >= NOTICED:
                     progress.note(f"the server asks to wait {asked:.0f} s")
@@ -308,12 +317,12 @@ class Engine:
         status, code = error.status, self.redacted(error.code)
         said = self._said(error)
         if status == 429 and code != "insufficient_quota":
-            wait = asked_to_wait(error.headers)
+            wait = retry_after(error.headers)
             self.pace.rejected(ticket, self._backoff(tries) if wait is None else wait)
             return 0.0
         if status in (408, 409) or status >= 500:
             self.pace.faltered()
-            wait = asked_to_wait(error.headers)
+            wait = retry_after(error.headers)
             return self._backoff(tries) if wait is None else wait
         if status == 400 and (code in POLICY or policy(error.body)):
             raise Refused(f"{code or 'content_filter'}: {said}") from None

@@ -1,142 +1,140 @@
-"""How many calls are under way at once. Nobody knows a server's limits beforehand, so they are found out.
+"""When each call may be sent. A server's limits are not known beforehand, so they are learned from its answers.
 
-As TCP does it (slow start, additive increase and multiplicative decrease: Chiu & Jain 1989, Jacobson 1988), on the
-number of calls in flight. A call that a server turned away for its rate ends a round of growth; all that were on their
-way at that moment belong to the same episode and cost the limit only one cut. What the server says of when to come back
-is done to the letter, by all calls.
+Three classes share the work. `CongestionWindow` (`window`) bounds the calls in flight. `LearnedRate` (`rate`) bounds
+calls per second, for servers that count calls by time. `Gate`, in this module, holds the calls that wait, and sends
+each as soon as the window, the rate, the fixed limits and all pauses allow it.
 
-Some servers count calls a minute, however few are under way, and no number of them is right for that. Such a server
-shows itself by turning away many of few at once; what it took between two episodes, and the time from the one to the
-other, are its rate, at which calls then go one by one.
+States of the window:
+
+state           what is true in it                     event → next state
+--------------  -------------------------------------  -----------------------------------------------------------------
+first call      one call is in flight, to see whether  answer → slow start
+                the server answers                     rejection → episode
+slow start      the window doubles in every round      rejection → episode
+growing         additive increase: 5 % in a round      rejection → episode
+                                                       window reaches the ceiling → at the ceiling
+at the ceiling  the window stays at the level that     20 pauses (or rounds, if longer) are over → growing, no ceiling
+                the last episode left as accepted      rejection → episode
+episode         a call was rejected: the window is     rejection of a call sent before the episode → stays, larger cut
+(recovering)    cut, the ceiling is set, all calls     answer to a call sent after its start → growing
+                pause as long as the server asks       rejection of one of the first two calls sent after → drought
+                                                       rejection of a later call sent after → a new episode
+drought         one call is in flight; the server      rejection → stays, and all calls pause again
+(recovering)    rejects nearly all                     answer → growing, from half of the window before the episode
+
+States of the rate. It is corrected, or learned, only when an episode or a drought ends with an answer:
+
+state           what is true in it                     event → next state
+--------------  -------------------------------------  -----------------------------------------------------------------
+no rate         the window alone adapts                end of an episode in which more than a quarter of the calls in
+                                                       flight was rejected → paced by a rate, window as before the cut
+paced by        calls are sent at even intervals; the  end of an episode like that, or with room left in the window →
+a rate          rate grows slowly, the window too      stays, rate corrected downward, window as before the cut
+                                                       corrected rate is below 40 % of the first → disbelieved
+disbelieved     calls are not rejected because of      600 s are over → no rate
+                their rate; the window alone adapts
+
+An episode that ends slow start teaches no rate. In every state a fault of the server (5xx, time-out) stops growth until
+four calls in a row are answered.
 """
 
 import asyncio
-import email.utils
 import math
-import re
-import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ..errors import Stopped
+from .rate import LearnedRate
+from .window import CongestionWindow
 
-FIRST = 32
-"""Calls in flight once the first, which goes alone, has shown that the server answers."""
-GROWTH, GROWTH_OF_FEW = 0.05, 0.5
-"""By which share of itself the limit grows in a round, after the first episode, and by how much at least; before it, it
-doubles."""
-CLEAN = 4
-"""Answers in a row that show that the server makes no more faults than it usually does, and growth may go on."""
-SATURATED = 0.8
-"""The limit grows only while this share of it is used: room that nobody needed proves nothing."""
-PROBE_AFTER, PROBE_PAUSES = 30.0, 20.0
-"""Seconds until a rate that was learnt has grown by `GROWTH`; and pauses as long as the last, or rounds if they are
-longer, until the level of the last episode is tried again. A try that fails costs a pause, so that trying costs no more
-than a twentieth of the time."""
-MANY = 0.25
-"""Where more than this share of the calls under way is turned away at once, calls are counted by time."""
-SPREAD_AT_FIRST, SPREAD = 2.0, 1.1
-"""Calls go evenly, at most so many times as fast as they end: a server that counts by the second takes no bursts."""
-DOUBT = 2
-"""Calls that a server is thought to have taken beside those it took: a first rate, of few calls, is no exact one."""
-LEAST_ALONE = 0.05
-"""What a rate that was learnt is at least, of that of calls that go one after the other without a pause."""
-LEAST = 0.9
-"""What of itself a rate that was learnt keeps in an episode."""
-RATE_GROWTH = 0.002
-"""By which share of itself a rate that was learnt grows with a call, at most, and by `GROWTH` in `PROBE_AFTER` seconds;
-the longer no call is turned away, the faster."""
-DISBELIEF, FORGOTTEN = 0.4, 600.0
-"""Where calls are turned away all the same at this share of the rate that was learnt first, it is not for their rate:
-none is learnt for so many seconds, and the limit alone adapts."""
-MINUTE = 60.0
+SPREAD_IN_SLOW_START, SPREAD = 2.0, 1.1
+"""Calls are spread over a round, at most this many times as fast as they end: a server that counts by the second
+accepts no bursts."""
+SMOOTHING = 8
+"""The mean latency is an exponential moving average with weight 1/8 for the newest call, as TCP's round-trip time."""
+NOTICEABLE_PAUSE = 5.0
+"""Seconds; longer pauses are reported."""
+SECONDS_PER_MINUTE = 60.0
 INSTANT = 1e-6
-"""Seconds that are not worth a timer."""
+"""Seconds; a shorter wait is not worth a timer, and no call takes less."""
 
 
 class Ticket(NamedTuple):
-    """A call's leave to be under way: since when, and for how many tokens."""
+    """Permission for one call: when it was sent, and the LLM tokens that were reserved for it."""
 
-    since: float
+    sent_at: float
     tokens: float
 
 
-class Bucket:
-    """A fixed rate of so many a minute. In no minute there are more, since what may come at once is a second's worth.
+class TokenBucket:
+    """A fixed limit of so many units per minute, requests or LLM tokens. No minute has more, whatever its start.
 
-    A call that is larger than that may come at once too, and all others make room for one so large from then on.
+    It holds one second's worth, so bursts are short. A single amount above that is let through too, and enlarges the
+    bucket for good.
     """
 
     def __init__(self, per_minute: float, now: Callable[[], float]) -> None:
         self._per_minute = per_minute
-        self._most = max(1.0, per_minute / MINUTE)
+        self._capacity = max(1.0, per_minute / SECONDS_PER_MINUTE)
         self._now = now
-        self._level, self._at = self._most, now()
+        self._level, self._refilled_at = self._capacity, now()
 
     def wait(self, amount: float = 1.0) -> float:
-        """Seconds until so much may go; not above zero if it may now."""
-        rate = max(self._per_minute - self._most, self._per_minute / 2) / MINUTE
+        """Seconds until `amount` may be taken; 0 or less if it may be taken now."""
+        rate = max(self._per_minute - self._capacity, self._per_minute / 2) / SECONDS_PER_MINUTE
         now = self._now()
-        self._most = max(self._most, min(amount, self._per_minute))
-        self._level = min(self._most, self._level + (now - self._at) * rate)
-        self._at = now
-        return (min(amount, self._most) - self._level) / rate
+        self._capacity = max(self._capacity, min(amount, self._per_minute))
+        self._level = min(self._capacity, self._level + (now - self._refilled_at) * rate)
+        self._refilled_at = now
+        return (min(amount, self._capacity) - self._level) / rate
 
     def take(self, amount: float) -> None:
-        """Take some out; a negative amount gives back."""
+        """Take `amount` out. A negative amount is given back."""
         self._level -= amount
 
 
-class Pace:
-    """Lets calls go, up to `limit` at a time, which it learns; `most` is the largest it may become.
+class Gate:
+    """Sends waiting calls one by one, retries first, each as soon as it may go.
 
-    `rpm` and `tpm` are fixed rates of requests and tokens a minute on top of it. `say` is told of pauses one notices.
+    Without a `rate`, the window alone adapts to the server. `rpm` and `tpm` are fixed limits of requests and of LLM
+    tokens per minute. `say` is called with a message at the start of a long pause. Needs a running event loop.
     """
 
     def __init__(
         self,
-        most: int,
+        window: CongestionWindow,
+        rate: LearnedRate | None,
         *,
         rpm: float | None = None,
         tpm: float | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self.most = most
-        self.limit = 1.0
-        self.in_flight = 0
-        self.turned_away = 0
+        self.window = window
+        self.rate = rate
+        self.rejections = 0
         self._say = say
-        self._requests = Bucket(rpm, self._loop.time) if rpm else None
-        self._tokens = Bucket(tpm, self._loop.time) if tpm else None
-        self._again: deque[tuple[asyncio.Future[Ticket], float]] = deque()
+        self._requests = TokenBucket(rpm, self._loop.time) if rpm else None
+        self._tokens = TokenBucket(tpm, self._loop.time) if tpm else None
+        self._retries: deque[tuple[asyncio.Future[Ticket], float]] = deque()
         self._new: deque[tuple[asyncio.Future[Ticket], float]] = deque()
-        self._not_before = -math.inf
-        self._episode = -math.inf
-        self._at_episode = self._rejected = 0
-        self._uncut, self._first, self._refuted = 1.0, False, False
-        self._recovered = True
-        self._let_go_since = self._turned_away_since = 0
-        self._rate = self._first_rate = math.inf
-        self._no_rate_until = -math.inf
-        self._since = self._loop.time()
-        self._rate_at = self._rate_since = self._since
-        self._sent = self._taken = 0
         self._latency = 0.0
-        self._next = -math.inf
-        self._slow_start = True
-        self._ceiling = self._probe_at = math.inf
-        self._clean = 0
+        self._paused_until = self._next_at = -math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
 
+    @property
+    def in_flight(self) -> int:
+        """Calls that were sent and have not ended."""
+        return self.window.in_flight
+
     async def enter(self, tokens: float = 0, *, again: bool = False) -> Ticket:
-        """Wait for a turn; calls that go `again` come first. Raises `Stopped` when nothing new is to begin."""
+        """Wait until the call may be sent; a retry (`again`) goes before new calls. Raises `Stopped` after `stop`."""
         if self._stopped:
             raise Stopped
         turn: asyncio.Future[Ticket] = self._loop.create_future()
-        (self._again if again else self._new).append((turn, tokens))
+        (self._retries if again else self._new).append((turn, tokens))
         self._admit()
         try:
             return await turn
@@ -146,188 +144,100 @@ class Pace:
             raise
 
     def stop(self) -> None:
-        """Let nobody go any more: whoever waits gets `Stopped`."""
+        """Send no more calls: every call that waits gets `Stopped`."""
         self._stopped = True
-        for turn, _ in (*self._again, *self._new):
+        for turn, _ in (*self._retries, *self._new):
             if not turn.done():
                 turn.set_exception(Stopped())
 
     def leave(self, ticket: Ticket, tokens: float) -> None:
-        """A call has ended, however it did, and took so many tokens: what was reserved beyond them is given back."""
-        self.in_flight -= 1
+        """A call has ended, with or without an answer, and used so many LLM tokens. The rest of its tokens is returned.
+
+        Call `succeeded`, `faltered` or `rejected` before it.
+        """
+        self.window.ended()
         if self._tokens:
             self._tokens.take(tokens - ticket.tokens)
         self._admit()
 
     def succeeded(self, ticket: Ticket) -> None:
-        """The server answered. To be called before `leave`, as are the next two."""
+        """The server answered."""
         now = self._loop.time()
-        took = now - ticket.since
-        self._latency += (max(took, INSTANT) - self._latency) / (8 if self._latency else 1)
-        self._clean += 1
-        if self.limit < 2 and self._slow_start:
-            self.limit = float(min(FIRST, self.most))
-        if ticket.since < self._episode:
+        took = max(now - ticket.sent_at, INSTANT)
+        self._latency += (took - self._latency) / (SMOOTHING if self._latency else 1)
+        self.window.answered()
+        if ticket.sent_at < self.window.episode.start:
             return
-        self._recover(ticket.since)
-        if self._clean < min(int(self.limit), CLEAN):
-            return
-        if self._rate < math.inf:
-            grown = min(RATE_GROWTH, GROWTH * (now - self._rate_at) / PROBE_AFTER)
-            grown *= 1 + (now - self._rate_since) / PROBE_AFTER
-            self._rate += grown * max(self._rate, 1 / self._latency)
-            self._rate_at = now
-        if self.in_flight < SATURATED * int(self.limit):
-            return
-        if now > self._probe_at:
-            self._ceiling = self._probe_at = math.inf
-        grown = self.limit + (1.0 if self._slow_start else max(GROWTH, GROWTH_OF_FEW / self.limit))
-        self.limit = max(self.limit, min(grown, self.most, self._ceiling))
+        if self.window.recovering:
+            by_time = self.rate and self.rate.learn(self.window.episode, ticket.sent_at, now, self._latency)
+            self.window.recover(restore=bool(by_time))
+        if self.window.steady:
+            if self.rate:
+                self.rate.grow(now, self._latency)
+            self.window.grow(now)
 
     def faltered(self) -> None:
-        """The server made a fault: no reason to ask less of it, and none to ask more until it goes well again."""
-        self._clean = 0
+        """The server made a fault, or did not answer in time."""
+        self.window.faltered()
 
     def rejected(self, ticket: Ticket, seconds: float) -> None:
-        """The server turned a call away for its rate and wants none for so many seconds."""
-        now = self._loop.time()
-        self.turned_away += 1
+        """The server rejected the call because of a rate limit, and wants no call for so many seconds."""
+        self.rejections += 1
         self.pause(seconds)
-        self._sent -= 1
-        self._taken = self._sent
-        if ticket.since >= self._episode:
-            self._turned_away_since += 1
-            drought = not self._recovered and 2 * self._turned_away_since >= self._let_go_since
-            if not drought:
-                self._uncut, self._at_episode, self._rejected = self.limit, self.in_flight, 0
-                self._refuted = self.in_flight <= self._ceiling < math.inf
-                self._first = self._slow_start and self.limit >= 2
-                self._slow_start = self._slow_start and self.limit < 2
-            self._recovered = False
-            self._let_go_since = self._turned_away_since = 0
-            self._episode = math.nextafter(now, math.inf)
-            if drought:
-                self.limit = 1.0
-                return
-        if self.limit == 1 < self._uncut:
-            return
-        self._rejected += 1
-        accepted = self._at_episode - self._rejected
-        self.limit = max(1.0, self._at_episode / 2, math.ceil((1 - 2 * GROWTH) * accepted))
-        # Calls that were turned away while none was under way say nothing of how many may be, and neither do those that
-        # were where as many had gone well.
-        self._ceiling = max(accepted, self.limit) if accepted and not self._refuted else math.inf
-        self._probe_at = now + PROBE_PAUSES * max(seconds, self._latency)
-
-    def _recover(self, since: float) -> None:
-        """A call that went at this time is the first to be answered after an episode, which can now be understood."""
-        if self._recovered:
-            return
-        self._recovered = True
-        measured = (self._taken + (DOUBT if self._rate == math.inf else 0)) / max(since - self._since, 1e-3)
-        self._sent -= self._taken
-        self._since = since
-        by_time = self._rejected > MANY * self._at_episode and not self._first
-        bound = self._rate < math.inf and self._at_episode < SATURATED * int(self._uncut)
-        now = self._loop.time()
-        if (by_time or bound) and now >= self._no_rate_until:
-            self.limit, self._ceiling = self._uncut, math.inf
-            least = 0.0 if self._rate == math.inf else self._rate * LEAST
-            least = max(least, 1 / MINUTE, LEAST_ALONE / self._latency)
-            if self._rate == math.inf:
-                self._first_rate = max(measured, least)
-            self._rate = max(min(measured, self._rate), least)
-            self._rate_at = self._rate_since = now
-            if self._rate < DISBELIEF * self._first_rate:
-                self._rate, self._no_rate_until = math.inf, now + FORGOTTEN
-        elif self.limit == 1:
-            self.limit = max(1.0, self._uncut / 2)
+        if self.rate:
+            self.rate.rejected()
+        self.window.rejected(ticket.sent_at, self._loop.time(), max(seconds, self._latency))
 
     def pause(self, seconds: float) -> None:
-        """Let nobody go for so many seconds."""
+        """Send no call for so many seconds."""
         until = self._loop.time() + seconds
-        if until > self._not_before:
-            if seconds >= 5 and until > self._not_before + 1:
+        if until > self._paused_until:
+            if seconds >= NOTICEABLE_PAUSE and until > self._paused_until + 1:
                 self._say(f"the server asks to wait {seconds:.0f} s")
-            self._not_before = until
+            self._paused_until = until
 
     def paused(self) -> float:
-        """For how many seconds nobody will be let go."""
-        return max(0.0, self._not_before - self._loop.time())
+        """Seconds until the pause is over; 0 if there is none."""
+        return max(0.0, self._paused_until - self._loop.time())
 
     def _admit(self) -> None:
-        while not self._stopped and (self._again or self._new) and self.in_flight < int(self.limit):
-            queue = self._again or self._new
+        """Send all calls that may go now, and set a timer for the next one."""
+        while not self._stopped and (queue := self._retries or self._new) and self.window.is_open:
             turn, tokens = queue[0]
             if turn.done():
                 queue.popleft()
                 continue
             wait = max(
                 self.paused(),
-                self._next - self._loop.time(),
+                self._next_at - self._loop.time(),
                 self._requests.wait() if self._requests else 0.0,
                 self._tokens.wait(tokens) if self._tokens else 0.0,
             )
             if wait > INSTANT:
-                self._later(wait)
+                self._admit_after(wait)
                 return
             queue.popleft()
-            self.in_flight += 1
-            self._sent += 1
-            self._let_go_since += 1
-            spread = SPREAD_AT_FIRST if self._slow_start else SPREAD
-            gap = max(1 / self._rate, self._latency / (spread * self.limit))
-            self._next = max(self._next, self._loop.time() - gap) + gap
-            if self._requests:
-                self._requests.take(1)
-            if self._tokens:
-                self._tokens.take(tokens)
+            self._count_sent(tokens)
             turn.set_result(Ticket(self._loop.time(), tokens))
 
-    def _later(self, seconds: float) -> None:
+    def _count_sent(self, tokens: float) -> None:
+        self.window.sent()
+        if self.rate:
+            self.rate.sent()
+        if self._requests:
+            self._requests.take(1)
+        if self._tokens:
+            self._tokens.take(tokens)
+        interval = self._interval()
+        self._next_at = max(self._next_at, self._loop.time() - interval) + interval
+
+    def _interval(self) -> float:
+        """Seconds from one call to the next."""
+        spread = SPREAD_IN_SLOW_START if self.window.slow_start else SPREAD
+        spreading = self._latency / (spread * self.window.limit)
+        return max(spreading, self.rate.interval) if self.rate else spreading
+
+    def _admit_after(self, seconds: float) -> None:
         if self._timer:
             self._timer.cancel()
         self._timer = self._loop.call_later(seconds, self._admit)
-
-
-_LENGTHS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-
-
-def seconds(text: str, *, clock: Callable[[], float] = time.time) -> float | None:
-    """A length of time as headers give it: ``20``, ``1.5``, ``6m0s``, ``20ms``, a date; None if it is none of them.
-
-    A number that can only be a point in time, in seconds since 1970, is one.
-    """
-    text = text.strip().lower()
-    try:
-        if re.fullmatch(rf"(?:{_SPAN.pattern})+", text):
-            found = sum(float(amount) * _LENGTHS[unit] for amount, unit in _SPAN.findall(text))
-        elif re.match("[a-z]", text) and (date := email.utils.parsedate_tz(text)):
-            found = email.utils.mktime_tz(date) - clock()
-        else:
-            found = float(text)
-            found = found - clock() if found > 1e9 else found
-    except (ValueError, OverflowError, TypeError, IndexError):
-        return None
-    return max(0.0, found) if math.isfinite(found) else None
-
-
-def asked_to_wait(headers: Mapping[str, str]) -> float | None:
-    """For how many seconds a server that turned a call away wants none; None if it does not say."""
-    if (wait := seconds(headers.get("retry-after-ms", ""))) is not None:
-        return wait / 1000
-    if (wait := seconds(headers.get("retry-after", ""))) is not None:
-        return wait
-    waits = exhausted(headers)
-    return max(waits) if waits else None
-
-
-def exhausted(headers: Mapping[str, str]) -> list[float]:
-    """The seconds until each allowance is there again of which a server says that nothing is left."""
-    found = []
-    for what in ("requests", "tokens"):
-        left, reset = headers.get(f"x-ratelimit-remaining-{what}", ""), headers.get(f"x-ratelimit-reset-{what}", "")
-        if left.strip() == "0" and (wait := seconds(reset)) is not None:
-            found.append(wait)
-    return found

@@ -72,14 +72,14 @@ def planned(prompt: Prompt, plan: DrawingPlan) -> Iterator[Drawing]:
     """The pictures to draw for one prompt. Random choices depend on the prompt, the picture's number and --seed."""
     own_id = prompt_key(prompt)
     for number in range(plan.images):
-        chance = Random(digest([own_id, number, plan.seed]))
-        model = chance.choice(plan.models)
+        rng = Random(digest([own_id, number, plan.seed]))
+        model = rng.choice(plan.models)
         settings = resolved(plan.settings, model.settings)
         if plan.guidance:
             low, high = plan.guidance
-            drawn_guidance = low + GUIDANCE_STEP * chance.randint(0, int((high - low) / GUIDANCE_STEP))
+            drawn_guidance = low + GUIDANCE_STEP * rng.randint(0, int((high - low) / GUIDANCE_STEP))
             settings = settings._replace(guidance_scale=drawn_guidance)
-        seed = chance.randrange(2**32)
+        seed = rng.randrange(2**32)
         image_id = digest([prompt["prompt"], model.fingerprint, plan.adapter_fingerprint, seed, *settings])
         record = {
             **{key: value for key, value in prompt.items() if key not in OF_ANOTHER_PICTURE},

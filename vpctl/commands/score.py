@@ -66,44 +66,42 @@ def score(
             raise UserError(f"{out}: holds pictures without {in_a_row(missing)}; name another file with --out")
         return image_key(image)
 
-    done = failed = 0
-
-    def fail(failure: RecordFailed) -> None:
-        nonlocal failed
-        failed += 1
-        progress.warn_each("pictures could not be scored", str(failure))
-
     before = os.stat(out).st_mtime if os.path.isfile(out) else math.inf
+    done = failed = 0
     with Out(out, Image, key) as sink:
         for spec in specs:
             if sink.resumed and plugins.changed(spec) > before:
                 raise UserError(f"--reward {spec}: has changed since {out} was written; name another file with --out")
         from ..images.hashes import Contents
-        from ..images.identities import distinct, identified
+        from ..images.identities import Repeats, identified
         from ..images.pictures import Pictures
-        from ..models.scoring import scored
+        from ..models.scoring import loaded, scored
 
         pictures = Pictures([folder_of(images), *(root or [])])
-        contents, records = Contents(pictures), read(images, Image)
+        contents, is_repeated = Contents(pictures), Repeats()
 
-        def known() -> Iterator[Image]:
-            """The records with their ids."""
-            for record in records:
+        def wanted() -> Iterator[Image | RecordFailed]:
+            """The records with their ids that are not in the output yet."""
+            for record in read(images, Image):
                 try:
-                    yield identified(record, contents)
+                    image = identified(record, contents)
                 except RecordFailed as failure:
-                    fail(failure)
+                    yield failure
+                    continue
+                if not is_repeated(image) and sink.claim(image_key(image)):
+                    yield image
 
-        wanted = (record for record in distinct(known()) if sink.claim(image_key(record)))
         rewards = {spec: plugins.load("reward", spec, device=device) for spec in dict.fromkeys(specs)}
         total = count(images)
-        results = scored(wanted, rewards, batch=batch, open_picture=pictures.open)
-        for record, scores, failure in progress.track(results, "pictures", total=total and total - sink.resumed):
-            if failure:
-                fail(failure)
-            else:
-                sink.write(cast(Image, {**record, "scores": {**record.get("scores", {}), **scores}}))
-                done += 1
+        with progress.Counter("pictures", total and total - sink.resumed) as counter:
+            for some in loaded(wanted(), pictures.open, most=batch):
+                for record, scores in some.with_scores(scored(rewards, some.pictures, some.prompts)):
+                    sink.write(cast(Image, {**record, "scores": {**record.get("scores", {}), **scores}}))
+                    done += 1
+                for failure in some.failures:
+                    progress.warn_each("pictures could not be scored", str(failure))
+                failed += len(some.failures)
+                counter(len(some.records) + len(some.failures))
     progress.finished(progress.plural(done, "picture"), out, resumed=sink.resumed, failed=failed)
     if failed:
         raise SomeFailed

@@ -179,15 +179,13 @@ def summed_reward(rewards: Mapping[str, Any], weights: Mapping[str, float]) -> "
     """The weighted sum of the rewards. Pictures are rounded to 8 bits, so the rewards are those of the saved files."""
     import torch
 
-    from ..models.scoring import rewarded
+    from ..models.scoring import scored
     from ..models.tensors import to_pictures
 
     def reward(pixels: "Tensor", prompts: list[str]) -> "Tensor":
-        pictures = to_pictures(pixels)
-        given = {name: torch.tensor(rewarded(name, one, pictures, prompts)) for name, one in rewards.items()}
         total = torch.zeros(len(prompts))
-        for name, values in given.items():
-            total += weights[name] * values
+        for name, values in scored(rewards, to_pictures(pixels), prompts).items():
+            total += weights[name] * torch.tensor(values)
         return total
 
     return reward

@@ -64,10 +64,22 @@ class RewardModel(nn.Module):
         return (resized - self.mean) / self.std
 
     def forward(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Raw rewards (B,) of pixels (B, 3, height, width) and tokens (B, L)."""
-        reward = _scaled_cosine if isinstance(self.backbone, CLIPModel) else _matching_margin
+        """Raw rewards (B,) of pixels (B, 3, height, width) and tokens (B, L): scaled cosine, or matching margin."""
+        model: Any = self.backbone
         with hub.computing(self.where):
-            return reward(self.backbone, pixels, input_ids, attention_mask)
+            if isinstance(model, CLIPModel):
+                image = model.get_image_features(pixel_values=pixels).pooler_output
+                text = model.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+                return F.cosine_similarity(image, text) * model.logit_scale.exp()
+            patches = model.vision_model(pixels).last_hidden_state
+            crossed = model.text_encoder(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                encoder_hidden_states=patches,
+                encoder_attention_mask=torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device),
+            ).last_hidden_state[:, 0]
+            logits: Tensor = model.itm_head(crossed)
+            return logits[:, 1] - logits[:, 0]
 
     def save(self, folder: str | Path) -> None:
         """Write the transformers folder: float32 safetensors, tokenizer, image processor."""
@@ -92,25 +104,6 @@ class Score(Reward):
             pixels = self.model.pixels(images.to(self._device) if isinstance(images, Tensor) else images)
             rewards: Tensor = self.model(pixels.to(self._device), **tokens)
             return (rewards - self._mean) / self._std
-
-
-def _matching_margin(model: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    patches = model.vision_model(pixels).last_hidden_state
-    crossed = model.text_encoder(
-        input_ids=ids,
-        attention_mask=mask,
-        encoder_hidden_states=patches,
-        encoder_attention_mask=torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device),
-    ).last_hidden_state[:, 0]
-    logits: Tensor = model.itm_head(crossed)
-    return logits[:, 1] - logits[:, 0]
-
-
-def _scaled_cosine(model: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    image = model.get_image_features(pixel_values=pixels).pooler_output
-    text = model.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
-    cosine: Tensor = F.cosine_similarity(image, text) * model.logit_scale.exp()
-    return cosine
 
 
 def open_model(source: str, *, option: str) -> RewardModel:

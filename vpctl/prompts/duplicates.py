@@ -1,11 +1,14 @@
-"""Texts that say what another said before: the same but for case and punctuation, or nearly the same."""
+"""Duplicates of earlier prompts: the same text but for case and punctuation, or nearly the same text."""
 
 import math
 import re
 import unicodedata
 from array import array
 from collections import Counter
+from collections.abc import Iterable
 from itertools import chain, pairwise
+
+from ..records import Prompt, prompt_key
 
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
 
@@ -79,3 +82,32 @@ def _runs(text: str) -> set[int]:
     words = plain(text).split(" ")
     runs = {*map(hash, pairwise(words)), *map(hash, zip(words, words[1:], words[2:], strict=False))}
     return runs or {hash(word) for word in words}
+
+
+class Distinct:
+    """Drops prompts that are duplicates of an earlier prompt, or of a `known` one, with the reason in `dropped`.
+
+    Texts that differ only in case, punctuation and spacing are duplicates. Others are near duplicates if the Jaccard
+    similarity of their runs of words is at least `similarity`; 1 finds no near duplicates.
+    """
+
+    def __init__(self, similarity: float, *, known: Iterable[Prompt]) -> None:
+        self._seen: dict[str, str] = {}
+        self._near = NearDuplicates(similarity) if similarity < 1 else None
+        for prompt in known:
+            text = plain(prompt["prompt"])
+            self._seen.setdefault(text, prompt_key(prompt))
+            if self._near:
+                self._near.find(text, prompt_key(prompt))
+
+    def __call__(self, prompt: Prompt) -> Prompt:
+        """The prompt, dropped if it is a duplicate, and otherwise remembered."""
+        if "dropped" in prompt:
+            return prompt
+        text, own_id = plain(prompt["prompt"]), prompt_key(prompt)
+        if text in self._seen:
+            return {**prompt, "dropped": f"duplicate of {self._seen[text]}"}
+        if self._near and (like := self._near.find(text, own_id)):
+            return {**prompt, "dropped": f"near duplicate of {like}"}
+        self._seen[text] = own_id
+        return prompt

@@ -47,17 +47,17 @@ def bootstrap(values: Iterable[float], clusters: Iterable[Hashable]) -> Interval
     if value in (0.0, 1.0) and (table[:, 0] == value * table[:, 1]).all():
         certain = tail ** (1 / drawn)
         return Interval(value, value * certain, 1 - (1 - value) * certain, n)
-    chance = np.random.default_rng(SEED)
+    rng = np.random.default_rng(SEED)
     at_once = max(1, DRAWN_AT_ONCE // drawn)
     means = np.concatenate(
-        [_resampled(table, chance, min(at_once, RESAMPLES - done)) for done in range(0, RESAMPLES, at_once)]
+        [_resampled(table, rng, min(at_once, RESAMPLES - done)) for done in range(0, RESAMPLES, at_once)]
     )
     wider = ndtr(math.sqrt(drawn / (drawn - 1)) * stdtrit(drawn - 1, tail))
     low, high = np.quantile(means, [wider, 1 - wider])
     return Interval(value, float(low), float(high), n)
 
 
-def _resampled(table: np.ndarray, chance: np.random.Generator, times: int) -> np.ndarray:
-    drawn = table[chance.integers(len(table), size=(times, len(table)))].sum(1)
+def _resampled(table: np.ndarray, rng: np.random.Generator, times: int) -> np.ndarray:
+    drawn = table[rng.integers(len(table), size=(times, len(table)))].sum(1)
     means: np.ndarray = drawn[:, 0] / drawn[:, 1]
     return means

@@ -10,7 +10,6 @@ so that the model starts as a judge of prompt and picture.
 import copy
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..configs import RewardModelConfig
+from ..flow import ahead
 from ..models.reward import RewardModel
 from ..models.tensors import fits
 from .run import Run, optimizer_step, random_state, restore_optimizer, restore_random_state
@@ -93,12 +93,7 @@ def preferences(groups: list[PromptPairs]) -> tuple[Tensor, Tensor]:
 def batches(groups: list[PromptPairs], size: int, load: Load) -> Iterator[tuple[list[PromptPairs], Tensor]]:
     """The groups, `size` prompts at a time, with their pixels; the next are loaded while these are worked on."""
     parts = [groups[start : start + size] for start in range(0, len(groups), size)]
-    with ThreadPoolExecutor(1) as reader:
-        coming = [reader.submit(load, _pictures(part)) for part in parts[:1]]
-        for number, part in enumerate(parts):
-            pixels = coming.pop().result()
-            coming = [reader.submit(load, _pictures(following)) for following in parts[number + 1 : number + 2]]
-            yield part, pixels
+    return ahead((part, load(_pictures(part))) for part in parts)
 
 
 def _pictures(groups: list[PromptPairs]) -> list[int]:

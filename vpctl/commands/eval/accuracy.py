@@ -72,17 +72,19 @@ def accuracy(
     Folders([folder_of(pairs), *(root or [])]).check(path for _, path in asked)
     with Replacement(out, [pairs]) as sink:
         from ...images.pictures import Pictures
-        from ...models.scoring import scored
+        from ...models.scoring import loaded, scored
 
         records = [{"prompt": prompt, "file_name": path} for prompt, path in asked]
         rewards = {spec: plugins.load("reward", spec, device=device) for spec in dict.fromkeys(specs)}
         pictures = Pictures([folder_of(pairs), *(root or [])])
-        results = scored(records, rewards, batch=batch, open_picture=pictures.open)
-        scores = {}
-        for record, by_reward, failure in progress.track(results, "pictures", total=len(records)):
-            if failure:
-                raise UserError(str(failure))
-            scores[record["prompt"], record["file_name"]] = by_reward
+        scores: dict[tuple[str, str], dict[str, float]] = {}
+        with progress.Counter("pictures", len(records)) as counter:
+            for some in loaded(records, pictures.open, most=batch):
+                for record, by_reward in some.with_scores(scored(rewards, some.pictures, some.prompts)):
+                    scores[record["prompt"], record["file_name"]] = by_reward
+                if some.failures:
+                    raise UserError(str(some.failures[0]))
+                counter(len(some.records))
         reports = []
         for name in rewards:
             values = [

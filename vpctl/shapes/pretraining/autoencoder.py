@@ -64,7 +64,7 @@ def picture_batch(rng: Random, size: int) -> tuple[Tensor, Tensor]:
 def train(out: Path, *, steps: int) -> None:
     """Train, then fold the latents' mean and scale into the 1 × 1 convolutions on both sides of them.
 
-    `StableDiffusionPipeline` knows a scaling factor but no shift; with latents of mean 0 and deviation 1 in every
+    `StableDiffusionPipeline` knows a scaling factor but no shift; with latents of mean 0 and std 1 in every
     channel it needs neither.
     """
     torch.manual_seed(SEED)
@@ -99,17 +99,17 @@ def train(out: Path, *, steps: int) -> None:
 
 @torch.inference_mode()
 def whiten(model: AutoencoderKL, rng: Random) -> None:
-    """Rescale `model` in place so that its latents have mean 0 and deviation 1 per channel; pictures stay the same."""
+    """Rescale `model` in place so that its latents have mean 0 and std 1 per channel; pictures stay the same."""
     pictures, _ = picture_batch(rng, 2048)
     latents = torch.cat([model.encode(chunk).latent_dist.sample() for chunk in pictures.split(256)])
-    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     before, after = model.quant_conv, model.post_quant_conv
     channels = len(mean)
-    before.weight[:channels] /= deviation[:, None, None, None]
-    before.bias[:channels] = (before.bias[:channels] - mean) / deviation
-    before.bias[channels:] -= 2 * deviation.log()
+    before.weight[:channels] /= std[:, None, None, None]
+    before.bias[:channels] = (before.bias[:channels] - mean) / std
+    before.bias[channels:] -= 2 * std.log()
     after.bias += (after.weight[:, :, 0, 0] * mean).sum(1)
-    after.weight *= deviation[None, :, None, None]
+    after.weight *= std[None, :, None, None]
 
 
 if __name__ == "__main__":

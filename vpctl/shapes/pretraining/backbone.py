@@ -167,7 +167,7 @@ def captions(scenes: list[Scene], everything: list[Scene], rng: Random) -> tuple
 
 
 def normalised(pixels: Tensor) -> Tensor:
-    """8-bit pixels as the image processor hands them over: mean 0.5, deviation 0.5."""
+    """8-bit pixels as the image processor hands them over: mean 0.5, std 0.5."""
     return pixels.float() / 127.5 - 1
 
 

@@ -65,10 +65,10 @@ class Captioned:
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
         """Latents (size, 4, 8, 8) and tokens (size, MAX_LENGTH), some of them replaced by the empty caption."""
         chosen = torch.randint(len(self.moments), (size,))
-        mean, deviation = self.moments[chosen].float().unbind(1)
+        mean, std = self.moments[chosen].float().unbind(1)
         tokens = self.tokens[chosen].clone()
         tokens[torch.rand(size) < CAPTION_DROPOUT] = self.nothing
-        return mean + deviation * torch.randn_like(mean), tokens
+        return mean + std * torch.randn_like(mean), tokens
 
 
 SIZES = {"base": (64, 96), "small": (48, 64)}

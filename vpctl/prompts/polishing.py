@@ -1,0 +1,172 @@
+"""What becomes of a prompt: kept with its polished text, dropped with a reason, or failed.
+
+A `Polishing` splits prompts into chunks, asks a polisher about each chunk, and makes records of the answers.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, Protocol, cast
+
+from .. import plugins, progress
+from ..contracts import AsyncPolisher, Polished, Polisher
+from ..errors import RecordFailed, Unusable, UserError
+from ..records import LONGEST_PROMPT, ORIGINAL, Prompt, prompt_key
+from .duplicates import plain
+
+
+class Scorer(Protocol):
+    """Rates how unsafe prompts are."""
+
+    def scores(self, prompts: list[str]) -> list[float]:
+        """A number from 0 to 1 for each prompt."""
+        ...
+
+
+def too_long(prompt: Prompt) -> str:
+    """Why a prompt is dropped for its length, or nothing. `source_prompt` counts too: --keep-original writes it."""
+    length = max(len(prompt["prompt"]), len(prompt.get("source_prompt", "")))
+    return f"too long: {length} characters; the maximum is {LONGEST_PROMPT}" if length > LONGEST_PROMPT else ""
+
+
+def scored(prompts: Iterable[Prompt], scorer: Scorer, batch: int) -> Iterator[Prompt]:
+    """The prompts with `prompt_nsfw`. A prompt that has one keeps it, and one that is too long gets none."""
+    source = iter(prompts)
+    while chunk := list(islice(source, batch)):
+        unknown = [one for one in chunk if "prompt_nsfw" not in one and not too_long(one)]
+        texts = [one.get("source_prompt", one["prompt"]) for one in unknown]
+        for one, score in zip(unknown, scorer.scores(texts) if texts else [], strict=True):
+            one["prompt_nsfw"] = round(score, 6)
+        yield from chunk
+
+
+def original(prompt: Prompt) -> Prompt | None:
+    """A polished prompt's original form, if its words differ; its id is the prompt's id with `-original` at the end.
+
+    The id shows which two prompts belong together, and is the same in every run. With it, merge and train-rm keep both
+    forms in the same part of the data.
+    """
+    first = prompt.get("source_prompt", prompt["prompt"])
+    if plain(first) == plain(prompt["prompt"]):
+        return None
+    of_the_rewrite = ("source_prompt", "template", "rejected")
+    kept = {key: value for key, value in prompt.items() if key not in of_the_rewrite}
+    return cast(Prompt, {**kept, "prompt": first, "prompt_id": prompt_key(prompt) + ORIGINAL})
+
+
+class Polishing:
+    """Polishes prompts with the polisher that `spec` names, and counts in `counts` what failed and was rejected.
+
+    A prompt is unsafe if its `prompt_nsfw` is above `threshold` or the polisher says so. With `keep_unsafe` it is kept
+    and has the reason in `unsafe`; otherwise it is dropped. `template` identifies the instructions of a language model:
+    a prompt that was polished with the same instructions is not polished again, because the model might reword it.
+    """
+
+    def __init__(
+        self, spec: str, *, keep_unsafe: bool, threshold: float, counts: Counter[str], template: str = ""
+    ) -> None:
+        self._spec, self._keep_unsafe, self._threshold = spec, keep_unsafe, threshold
+        self._counts, self._template = counts, template
+
+    def chunks(self, prompts: Iterable[Prompt], size: int) -> Iterator[list[Prompt]]:
+        """The prompts, at most `size` in a chunk, with their ids and what is known before they are polished.
+
+        A prompt that is too long is `dropped`. One whose `prompt_nsfw` is above the threshold is `unsafe`.
+        """
+        source = iter(prompts)
+        while chunk := [self._begun(one) for one in islice(source, size)]:
+            yield chunk
+
+    def _begun(self, record: Prompt) -> Prompt:
+        begun: Prompt = {**record, "prompt_id": prompt_key(record)}
+        begun.pop("dropped", None)
+        if reason := too_long(begun):
+            begun["dropped"] = reason
+        if begun.get("prompt_nsfw", 0.0) > self._threshold:
+            begun.setdefault("unsafe", f"prompt_nsfw: {begun['prompt_nsfw']:.2f}")
+        return begun
+
+    def polished(self, chunk: list[Prompt], polisher: Polisher) -> list[Prompt]:
+        """The prompts of a chunk with `prompt` as the new text, `source_prompt` as the old one, or `dropped`.
+
+        A dropped prompt is too long, before or after polishing, or empty afterwards, or unsafe, or its answer could not
+        be used. A prompt that failed is left out, counted, and reported with a warning.
+        """
+        texts = self._texts(chunk)
+        with plugins.blamed("polisher", self._spec):
+            answers = checked(polisher(texts), texts, self._spec) if texts else []
+        return self._outcomes(chunk, answers)
+
+    async def polished_on_a_server(self, chunk: list[Prompt], polisher: AsyncPolisher) -> list[Prompt]:
+        """As `polished`."""
+        texts = self._texts(chunk)
+        with plugins.blamed("polisher", self._spec):
+            answers = checked(await polisher(texts), texts, self._spec) if texts else []
+        return self._outcomes(chunk, answers)
+
+    def _texts(self, chunk: list[Prompt]) -> list[str]:
+        """The texts of a chunk that the polisher gets."""
+        return [one["prompt"] for one in chunk if self._is_wanted(one)]
+
+    def _is_wanted(self, record: Prompt) -> bool:
+        """Whether a prompt is to be polished: not if it is dropped in any case, nor if it was polished before."""
+        done = bool(self._template) and record.get("template") == self._template
+        return not done and "dropped" not in record and (self._keep_unsafe or "unsafe" not in record)
+
+    def _outcomes(self, chunk: list[Prompt], answers: Iterable[Polished | RecordFailed]) -> list[Prompt]:
+        """The records of a chunk; `answers` are the results for `_texts`."""
+        left, found = iter(answers), []
+        for record in chunk:
+            outcome = self._outcome(record, next(left)) if self._is_wanted(record) else self._judged_unsafe(record)
+            if outcome is not None:
+                found.append(outcome)
+        return found
+
+    def _outcome(self, record: Prompt, answer: Polished | RecordFailed) -> Prompt | None:
+        """The record of a prompt with its answer, or nothing if it failed and the next run has to try it again."""
+        if isinstance(answer, RecordFailed):
+            progress.warn_each("prompts could not be polished", str(answer))
+            if isinstance(answer, Unusable):
+                return {**record, "dropped": f"failed: {answer}"}
+            self._counts["failed"] += 1
+            return None
+        done: Prompt = {
+            **record,
+            "prompt": answer.prompt,
+            "source_prompt": record.get("source_prompt", record["prompt"]),
+        }
+        if self._template:
+            done["template"] = self._template
+        done.pop("rejected", None)  # by an earlier run
+        if answer.rejected:
+            self._counts["rejected"] += 1
+            done["rejected"] = answer.rejected
+        if answer.unsafe:
+            done["unsafe"] = answer.unsafe
+        if not answer.prompt:
+            return {**done, "dropped": "empty"}
+        if reason := too_long(done):
+            return {**done, "dropped": reason}
+        return self._judged_unsafe(done)
+
+    def _judged_unsafe(self, record: Prompt) -> Prompt:
+        """The record, dropped if it is unsafe. The reason moves to `dropped`: a later run may judge otherwise."""
+        if self._keep_unsafe or "unsafe" not in record or "dropped" in record:
+            return record
+        reason = record.pop("unsafe")
+        return {**record, "dropped": f"unsafe: {reason}"}
+
+
+def checked(answers: Any, prompts: list[str], spec: str) -> list[Polished | RecordFailed]:
+    """The answers of a polisher. Raises `UserError` unless there is one of the right type for each prompt."""
+    if not isinstance(answers, list) or not all(isinstance(one, Polished | RecordFailed) for one in answers):
+        raise plugins.misfit("polisher", spec, answers)
+    if len(answers) != len(prompts):
+        results, asked = progress.plural(len(answers), "result"), progress.plural(len(prompts), "prompt")
+        raise UserError(f"--polisher {spec}: gave {results} for {asked}")
+    for one in answers:
+        texts = [*one] if isinstance(one, Polished) else [str(one)]
+        if not all(isinstance(text, str) for text in texts):
+            raise plugins.misfit("polisher", spec, one, contract="the fields of a Polished are texts")
+        plugins.check_texts("polisher", spec, *texts)
+    return answers
