@@ -206,7 +206,7 @@ class LocalJudge(Annotator):
                 **thinking,
             )
         except (ValueError, TypeError, IndexError, KeyError, TemplateError) as error:  # processors raise what they like
-            raise RecordFailed(f"{self._source} cannot read the input: {first_line(error)}") from None
+            raise RecordFailed(f"{self._source} cannot read the question: {first_line(error)}") from None
 
     def _check_length(self, length: int, asked: Asked) -> None:
         context = getattr(self._config.get_text_config(), "max_position_embeddings", None)

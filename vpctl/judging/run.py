@@ -40,7 +40,7 @@ class Tally:
 
     def told(self) -> str:
         """What became of the judgements that have no scores, in a few words."""
-        kinds = {"refused": self.refused, "failed (--retry failed tries them again)": self.failed}
+        kinds = {"refused": self.refused, "failed (--retry failed asks again)": self.failed}
         return ", ".join(f"{number} of them {kind}" for kind, number in kinds.items() if number)
 
     def expected(self, pictures: int | None, plan: Plan) -> int | None:
