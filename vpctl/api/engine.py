@@ -381,7 +381,7 @@ def _way_out(status: int, server: str) -> str:
 
 
 def _key() -> str:
-    """The key, of the environment only. No message has it, also where it is not right."""
+    """The key, from the environment only. Raises `UserError` if it is missing or malformed; no message shows it."""
     key = API_KEY.value
     if not key:
         raise UserError(f"{API_KEY.name} is not set; export your key (any text, if the server needs no key)")
