@@ -1,16 +1,16 @@
 #!/bin/sh
-# Judges what is new, as often as cron likes: of runs that overlap one works, and the others leave without a word.
+# Judges new pictures each time that cron starts it. If runs overlap, the first one works and the others end at once.
 # Usage: examples/cron.sh FOLDER    FOLDER/images/metadata.jsonl grows; OPENAI_API_KEY comes from FOLDER/key.env
 #
 #   */10 * * * *  /path/to/vpctl/examples/cron.sh /data/job
 #
-# What a run says goes to FOLDER/annotate.log. Cron writes a mail when something is left to do for a person: a key that
-# is not right, an input that is broken, judgements that failed. A limit that is reached is none of that.
+# Messages go to FOLDER/annotate.log. Cron sends a mail if a person has to do something, for example after a wrong key,
+# a broken input or failed judgements. It sends no mail when a limit is reached.
 #
-# Cron's PATH is short. So vpctl is also looked for in the .venv of this checkout and in ~/.local/bin; VPCTL names
-# another one, in the crontab or in FOLDER/key.env.
+# Cron's PATH is short. So this script also looks for vpctl in the .venv of this checkout and in ~/.local/bin. To use
+# another vpctl, set VPCTL in the crontab or in FOLDER/key.env.
 set -u
-job=${1:?name the folder of the job} judge=${JUDGE:-openai:gpt-4o}
+job=${1:?name the folder of the job} annotator=${JUDGE:-openai:gpt-4o}
 if [ ! -d "$job" ]; then
     echo "$0: $job: no such folder"
     exit 2
@@ -29,15 +29,15 @@ if ! command -v "$vpctl" >/dev/null; then
     exit 2
 fi
 
-"$vpctl" annotate "$job/images/metadata.jsonl" --annotator "$judge" --out "$job/judgements.jsonl" \
+"$vpctl" annotate "$job/images/metadata.jsonl" --annotator "$annotator" --out "$job/judgements.jsonl" \
     --max-cost "${MAX_COST:-5}" --max-time "${MAX_TIME:-9m}" 2>>"$job/annotate.log"
 code=$?
 
 case $code in
     0) ;;         # done, or nothing to do
     5) ;;         # a limit was reached: the next run resumes
-    75) exit 0 ;; # another run is at work
-    3) echo "vpctl annotate: some judgements failed; $job/annotate.log says which will be tried again" ;;
+    75) exit 0 ;; # another run is working
+    3) echo "vpctl annotate: some judgements failed; $job/annotate.log names them" ;;
     *)
         tail -n 3 "$job/annotate.log"
         exit $code

@@ -25,6 +25,13 @@ COMMANDS = {
     "Annotator": "annotate metadata.jsonl --annotator ./mine.py",
     "Reward": "score metadata.jsonl --reward ./mine.py",
 }
+AS_A_CLASS = "As a class:\n"
+
+
+def examples(contract: str) -> list[str]:
+    """The files that a contract shows: that of a function and, if it has one, that of a class."""
+    docstring = inspect.getdoc(getattr(contracts, contract)) or ""
+    return [f"{inspect.cleandoc(one)}\n" for one in docstring.partition("Examples:\n")[2].split(AS_A_CLASS)]
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -36,8 +43,7 @@ def size_of(path: Path) -> tuple[int, int]:
 def test_the_example_of_the_manual_works_as_it_stands(run: Run, tmp_path: Path, contract: str, command: str) -> None:
     draw(tmp_path, prompts=2)
     (tmp_path / "prompts.txt").write_text("a red circle\n")
-    docstring = inspect.getdoc(getattr(contracts, contract)) or ""
-    (tmp_path / "mine.py").write_text(inspect.cleandoc(docstring.partition("Examples:\n")[2]) + "\n")
+    (tmp_path / "mine.py").write_text(examples(contract)[0])
     ended = run(*command.split())
     assert ended.code == 0, ended.err
     written = tmp_path / "drawn" / "metadata.jsonl"
@@ -50,6 +56,25 @@ def test_the_example_of_the_manual_works_as_it_stands(run: Run, tmp_path: Path, 
     }
     assert records
     assert said[contract]()
+
+
+@pytest.mark.parametrize(("mode", "possible"), [("list", {2, 5}), ("pair", {1, 5})])
+def test_the_class_of_the_manual_judges_by_its_argument(
+    run: Run, tmp_path: Path, mode: str, possible: set[float]
+) -> None:
+    """A picture of 8 × 8 pixels has a quarter of the 256 that are enough, and one of 16 × 16 has all."""
+    draw(tmp_path, prompts=1)
+    small, large = (tmp_path / record["file_name"] for record in lines((tmp_path / "metadata.jsonl").read_text()))
+    Image.new("RGB", (8, 8)).save(small)
+    Image.new("RGB", (16, 16)).save(large)
+    (tmp_path / "mine.py").write_text(examples("Annotator")[1])
+    ended = run("annotate", "metadata.jsonl", "--annotator", "./mine.py:256", "--aspect", "fidelity", "--mode", mode)
+    assert ended.code == 0, ended.err
+    judgements = lines(ended.out)
+    assert judgements
+    for judgement in judgements:
+        assert set(judgement["scores"]) == possible
+        assert judgement["file_names"][judgement["scores"].index(max(possible))] == large.name
 
 
 class NoSettings(Generator):

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from tests.conftest import ENVIRONMENT, HOME, bash
 from vpctl import cli, manual, plugins
+from vpctl.configs import VARIABLES
 from vpctl.options import GROUPS
 from vpctl.records import RECORDS, schema
 
@@ -96,6 +97,32 @@ def test_every_example_of_a_page_is_a_line_the_parser_takes(name: str) -> None:
     assert own, f"no example of {name} shows it"
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_page_has_the_environment_variables_that_its_command_reads(name: str) -> None:
+    page = (HOME / "man" / f"vpctl-{name.split()[0]}.1").read_text()
+    section = page.partition(".SH ENVIRONMENT\n")[2].partition("\n.SH ")[0]
+    named = {one.replace(r"\-", "-") for one in re.findall(r"^\.TP\n\\fB(.*)\\fR$", section, flags=re.MULTILINE)}
+    taken = {one.name for one in options(name)}
+    assert ("base_url" in taken) == ({"OPENAI_API_KEY", "OPENAI_BASE_URL"} <= named)
+    assert "device" not in taken or {"HF_HOME", "HF_TOKEN"} <= named
+    assert ("NO_COLOR" in named) == (name == "merge" or name.startswith("eval "))
+
+
+def test_every_variable_that_the_code_reads_is_in_the_manual() -> None:
+    """The names that stand in the code; the three of threads and shells, which are no business of the user's, apart."""
+    code = "".join(path.read_text() for path in (HOME / "vpctl").rglob("*.py"))
+    read = set(re.findall(r"environ(?:\.get\(|\.setdefault\(|\[)\"([A-Z_]+)\"", code))
+    own = {"PYTHONIOENCODING", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
+    assert read - own <= {one.name for one in VARIABLES}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_usage_of_the_help_is_the_synopsis_of_the_page(name: str) -> None:
+    text = CliRunner().invoke(cli.build({*name.split()}), [*name.split(), "--help"], prog_name="vpctl").output
+    (usage,) = re.findall(r"^Usage: (.*)$", text, flags=re.MULTILINE)
+    assert re.sub(r"\\f[BIR]", "", manual.synopsis(name)).replace(r"\-", "-") == usage
+
+
 def test_every_key_of_every_record_is_in_the_page_of_records() -> None:
     page = re.sub(r"\\f[BIR]|\\&", "", (HOME / "man" / "vpctl-records.5").read_text().replace(r"\-", "-"))
     for kind in RECORDS:
@@ -105,6 +132,15 @@ def test_every_key_of_every_record_is_in_the_page_of_records() -> None:
         for key, (required, _, meaning) in schema(kind).items():
             assert ("optional)" in entries[key]) is not required
             assert entries[key].endswith(meaning.replace("`", ""))
+
+
+def test_the_page_of_plugins_has_every_contract_and_type_as_it_is_written() -> None:
+    page = (HOME / "man" / "vpctl-plugins.7").read_text()
+    for contract in chain.from_iterable(plugins.CONTRACTS.values()):
+        assert f"\n.SH {contract.__name__}\n" in page
+    signatures = re.sub(r" -> .*", "", "\n".join(re.findall(r"^\.TP\n(.*)$", page, flags=re.MULTILINE)))
+    described = {*re.findall(r"^\\fB([A-Z]\w+)", page, flags=re.MULTILINE)}
+    assert {"Brake", "Kind", "Question"} <= {*re.findall(r": ([A-Z]\w+)[,)]", signatures)} - {"Any"} <= described
 
 
 def test_the_program_s_page_names_every_command_and_every_page() -> None:

@@ -55,10 +55,11 @@ def complaint(record: object, kind: Any) -> str:
         (
             [],
             Prompt,
-            "a record is a JSON object, one a line; this is a list; write one on each line, e.g. with jq -c '.[]'",
+            "a record is a JSON object on one line; this is a list; write one record on each line, e.g. with jq -c "
+            "'.[]'",
         ),
-        (None, Prompt, "a record is a JSON object, one a line; this is null"),
-        ("a red circle", Prompt, 'a record is a JSON object, one a line; this is "a red circle"'),
+        (None, Prompt, "a record is a JSON object on one line; this is null"),
+        ("a red circle", Prompt, 'a record is a JSON object on one line; this is "a red circle"'),
         ({}, Prompt, "a prompt needs 'prompt'; this one has no keys"),
         ({"text": "x", "id": 1}, Prompt, "a prompt needs 'prompt'; this one has text, id"),
         (

@@ -153,6 +153,13 @@ def _vpctl(
 class _Command(TyperCommand):
     """A command whose help lists its options in groups, which Typer does only in Rich's boxes."""
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The usage as in the man pages: ``FILE --out DIR [OPTIONS]``. Typer puts braces around FILE."""
+        parameters = self.get_params(ctx)
+        arguments = [str(one.metavar) for one in parameters if isinstance(one, TyperArgument)]
+        required = [one for one in parameters if isinstance(one, TyperOption) and one.required]
+        return [*arguments, *(f"{max(one.opts, key=len)} {one.metavar}" for one in required), "[OPTIONS]"]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments and then each group of options, under its heading."""
         parameters = [

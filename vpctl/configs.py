@@ -1,12 +1,52 @@
 """Every hyper-parameter of vpctl on one page: its default, one sentence, and where the default comes from.
 
-A field is an option of the command that trains with it: `learning_rate` is `--learning-rate`.
+A field of these classes is an option: `learning_rate` is `--learning-rate`. Environment variables are here, too.
 """
 
+import os
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from .options import duration, option
+
+
+class Variable(NamedTuple):
+    """An environment variable. Every command with one of these `parameters` reads it."""
+
+    name: str
+    meaning: str
+    parameters: tuple[str, ...]
+
+    @property
+    def value(self) -> str:
+        """The value without spaces around it; empty if the variable is not set."""
+        return os.environ.get(self.name, "").strip()
+
+
+API_KEY = Variable(
+    "OPENAI_API_KEY",
+    "API key for the server of `openai:` and `moderation`. There is no option for it. It is never written to a file.",
+    ("base_url",),
+)
+BASE_URL = Variable(
+    "OPENAI_BASE_URL",
+    "URL of an OpenAI-compatible server, such as http://localhost:8000/v1. --base-url overrides it. If neither is set, "
+    "OpenAI's own server is used.",
+    ("base_url",),
+)
+VARIABLES = (
+    API_KEY,
+    BASE_URL,
+    Variable("HF_HOME", "Folder in which Hugging Face stores the models that it fetches from its hub.", ("device",)),
+    Variable("HF_TOKEN", "Token for private models on the Hugging Face hub.", ("device",)),
+    Variable(
+        "OMP_NUM_THREADS",
+        "Number of CPU threads. If it is not set, a command uses all cores; in a pipe it uses half of them.",
+        ("device",),
+    ),
+    Variable("NO_COLOR", "If it is set, tables have no colours.", ("judgements", "html", "files")),
+)
+"""Every environment variable that vpctl, or a library that it loads, reads."""
 
 LearningRate = Annotated[
     float, option(metavar="LR", min=0, max=1, group="Training", help="Peak learning rate of AdamW.")
@@ -18,15 +58,30 @@ Rank = Annotated[
         min=1,
         max=1024,
         group="Training",
-        help="Rank of the LoRA. Its alpha equals the rank, so its scale is 1.",
+        help="Rank of the LoRA: the size of its weight matrices. The alpha of the LoRA is the same number, so its "
+        "scale is 1.",
     ),
 ]
 Checkpoint = Annotated[
-    int, option("--save-every", metavar="N", min=1, max=1_000_000, group="Output", help="Steps between checkpoints.")
+    int,
+    option(
+        "--save-every",
+        metavar="N",
+        min=1,
+        max=1_000_000,
+        group="Output",
+        help="Number of optimizer steps between checkpoints.",
+    ),
 ]
 PreviewEvery = Annotated[
     int,
-    option(metavar="N", min=0, max=1_000_000, group="Output", help="Steps between preview grids; 0 turns them off."),
+    option(
+        metavar="N",
+        min=0,
+        max=1_000_000,
+        group="Output",
+        help="Number of optimizer steps between preview grids; 0 turns previews off.",
+    ),
 ]
 
 
@@ -35,9 +90,9 @@ class RewardModelConfig:
     """Options of train-rm."""
 
     epochs: Annotated[
-        int, option(metavar="N", min=1, max=10_000, group="Training", help="Passes over the training pairs.")
+        int, option(metavar="N", min=1, max=10_000, group="Training", help="Number of passes over the training pairs.")
     ] = 4
-    """ImageReward's code says 10; a user with 20,000 pairs of his own saw it converge at 4."""
+    """ImageReward's code says 10. A user with 20,000 own pairs reported that training converged after 4."""
     batch: Annotated[
         int,
         option(
@@ -46,10 +101,10 @@ class RewardModelConfig:
             min=1,
             max=4096,
             group="Training",
-            help="Prompts per optimizer step. All pairs of a prompt are in the same step.",
+            help="Number of prompts per optimizer step. All pairs of a prompt are in the same step.",
         ),
     ] = 16
-    """ImageReward trains on 64 pairs at once; four pictures a prompt make six."""
+    """ImageReward trains on 64 pairs at once; four pictures per prompt make six pairs."""
     learning_rate: LearningRate = 1e-5
     """ImageReward, section 4.1."""
     weight_decay: Annotated[
@@ -63,7 +118,7 @@ class RewardModelConfig:
             min=0,
             max=1,
             group="Training",
-            help="Share of the layers that are frozen, counted from the input side.",
+            help="Share of the layers that are not trained, counted from the input side.",
         ),
     ] = 0.7
     """The paper, appendix D.1."""
@@ -75,14 +130,17 @@ class DPOConfig:
     """Options of tune-dpo."""
 
     max_steps: Annotated[
-        int, option("--max-steps", metavar="N", min=1, max=1_000_000, group="Training", help="Optimizer steps.")
+        int,
+        option("--max-steps", metavar="N", min=1, max=1_000_000, group="Training", help="Number of optimizer steps."),
     ] = 2000
     """Diffusion-DPO's SD 1.5 run."""
     batch: Annotated[
-        int, option("--batch", metavar="N", min=1, max=4096, group="Training", help="Pairs per forward pass.")
+        int,
+        option("--batch", metavar="N", min=1, max=4096, group="Training", help="Number of pairs per forward pass."),
     ] = 8
     accumulate: Annotated[
-        int, option(metavar="N", min=1, max=4096, group="Training", help="Forward passes per optimizer step.")
+        int,
+        option(metavar="N", min=1, max=4096, group="Training", help="Number of forward passes per optimizer step."),
     ] = 4
     beta: Annotated[
         float,
@@ -91,7 +149,7 @@ class DPOConfig:
             min=0,
             max=1_000_000,
             group="Training",
-            help="Regularization: a larger value keeps the model closer to the untuned model.",
+            help="Strength of the regularization: a larger value keeps the tuned model closer to the untuned model.",
         ),
     ] = 5000.0
     """Diffusion-DPO, for a squared error that is a mean over the latent's elements."""
@@ -104,7 +162,7 @@ class DPOConfig:
             min=0,
             max=1_000_000,
             group="Training",
-            help="Number of warm-up steps, during which the learning rate rises.",
+            help="Number of optimizer steps during which the learning rate rises to its peak.",
         ),
     ] = 50
     rank: Rank = 8
@@ -115,7 +173,7 @@ class DPOConfig:
             min=0,
             max=1,
             group="Training",
-            help="Share of the pairs that are trained without their prompt.",
+            help="Share of the pairs that are used without their prompt.",
         ),
     ] = 0.0
     """Diffusion-DPO's code says 0.2, for models that are used with strong guidance."""
@@ -134,12 +192,20 @@ class PPOConfig:
             min=1,
             max=100_000,
             group="Training",
-            help="Number of rounds. Each round draws pictures, scores them and trains on them.",
+            help="Number of rounds. Each round draws pictures, scores them, and trains on them.",
         ),
     ] = 100
     """DDPO's compressibility run."""
     prompts_per_epoch: Annotated[
-        int, option("--prompts-per-epoch", metavar="N", min=1, max=65_536, group="Sampling", help="Prompts per round.")
+        int,
+        option(
+            "--prompts-per-epoch",
+            metavar="N",
+            min=1,
+            max=65_536,
+            group="Sampling",
+            help="Number of prompts per round.",
+        ),
     ] = 32
     images: Annotated[
         int,
@@ -150,20 +216,28 @@ class PPOConfig:
             min=2,
             max=1024,
             group="Sampling",
-            help="Pictures per prompt. The rewards of these pictures are compared with one another.",
+            help="Number of pictures per prompt. The rewards of these pictures are compared with one another.",
         ),
     ] = 8
     """32 × 8 is DDPO's 256 pictures a round."""
     updates: Annotated[
-        int, option(metavar="N", min=1, max=10_000, group="Training", help="Optimizer steps per round.")
+        int, option(metavar="N", min=1, max=10_000, group="Training", help="Number of optimizer steps per round.")
     ] = 2
     """DDPO's aesthetic run."""
     batch: Annotated[
-        int, option("--batch", metavar="N", min=1, max=4096, group="Training", help="Pictures per forward pass.")
+        int,
+        option("--batch", metavar="N", min=1, max=4096, group="Training", help="Number of pictures per forward pass."),
     ] = 8
     steps: Annotated[
         int | None,
-        option(metavar="N", min=2, max=1000, group="Sampling", help="Denoising steps.", show_default="the model's own"),
+        option(
+            metavar="N",
+            min=2,
+            max=1000,
+            group="Sampling",
+            help="Number of denoising steps per picture.",
+            show_default="the model's own",
+        ),
     ] = None
     guidance: Annotated[
         float | None,
@@ -172,7 +246,7 @@ class PPOConfig:
             min=0,
             max=1000,
             group="Sampling",
-            help="Weight of classifier-free guidance, in drawing and in training.",
+            help="Weight of classifier-free guidance, both for drawing and for training.",
             show_default="the model's own",
         ),
     ] = None
@@ -183,7 +257,7 @@ class PPOConfig:
             min=0.01,
             max=1,
             group="Sampling",
-            help="Amount of noise in a denoising step; 1 is the amount of DDPM.",
+            help="Amount of noise that a denoising step adds; 1 is the amount of DDPM sampling.",
         ),
     ] = 1.0
     timestep_fraction: Annotated[
@@ -193,7 +267,7 @@ class PPOConfig:
             min=0.01,
             max=1,
             group="Training",
-            help="Share of the denoising steps to train on. Each round selects them at random.",
+            help="Share of the denoising steps to train on. Each round selects these steps at random.",
         ),
     ] = 0.5
     skip_last: Annotated[
@@ -203,13 +277,21 @@ class PPOConfig:
             min=0,
             max=1000,
             group="Training",
-            help="Number of final denoising steps to leave out of training.",
+            help="Number of denoising steps, counted from the last one, to leave out of training.",
         ),
     ] = 1
-    """Their noise is so small that they dominate the gradient and mean nothing for the picture; DanceGRPO drops one."""
+    """The noise of these steps is so small that they dominate the gradient, but hardly change the picture. DanceGRPO
+    leaves one out."""
     clip: Annotated[
         float,
-        option(metavar="E", min=0, max=100, group="Training", help="Clip range of the probability ratio in a round."),
+        option(
+            metavar="E",
+            min=0,
+            max=100,
+            group="Training",
+            help="Clip range of PPO: how far the ratio of a denoising step's new probability to its old one may move "
+            "away from 1 in a round.",
+        ),
     ] = 1e-4
     """DDPO, for log-probabilities that are a mean over the latent's elements."""
     advantage_clip: Annotated[
@@ -219,7 +301,8 @@ class PPOConfig:
             min=0,
             max=1_000_000,
             group="Training",
-            help="Maximum absolute value of an advantage, in standard deviations.",
+            help="Maximum absolute value of an advantage. An advantage is how far a picture's reward is above the mean "
+            "reward of its prompt, in standard deviations.",
         ),
     ] = 5.0
     """DDPO."""
@@ -231,7 +314,8 @@ class PPOConfig:
             min=0,
             max=1_000_000,
             group="Training",
-            help="Weight of the KL divergence from the untuned model.",
+            help="Weight of a penalty on the KL divergence, which measures how far the tuned model is from the untuned "
+            "model.",
         ),
     ] = 0.0
     learning_rate: LearningRate = 3e-4
@@ -239,17 +323,30 @@ class PPOConfig:
     rank: Rank = 8
     preview_every: Annotated[
         int,
-        option(metavar="N", min=0, max=100_000, group="Output", help="Rounds between preview grids; 0 turns them off."),
+        option(
+            metavar="N",
+            min=0,
+            max=100_000,
+            group="Output",
+            help="Number of rounds between preview grids; 0 turns previews off.",
+        ),
     ] = 10
     save_every: Annotated[
         int,
-        option("--save-every", metavar="N", min=1, max=1_000_000, group="Output", help="Rounds between checkpoints."),
+        option(
+            "--save-every",
+            metavar="N",
+            min=1,
+            max=1_000_000,
+            group="Output",
+            help="Number of rounds between checkpoints.",
+        ),
     ] = 5
 
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Options of all that asks a server."""
+    """Options of every command that can call a model on a server."""
 
     base_url: Annotated[
         str,
@@ -258,7 +355,7 @@ class ServerConfig:
             metavar="URL",
             group="Server",
             help="URL of an OpenAI-compatible server.",
-            show_default="OPENAI_BASE_URL",
+            show_default=f"the value of {BASE_URL.name}",
         ),
     ] = ""
     concurrency: Annotated[
@@ -268,7 +365,7 @@ class ServerConfig:
             min=1,
             max=4096,
             group="Server",
-            help="Maximum number of calls at the same time. The actual number adapts to the server.",
+            help="Maximum number of calls in progress at the same time. The actual number adapts to the server.",
         ),
     ] = 64
     rpm: Annotated[
@@ -301,7 +398,7 @@ class ServerConfig:
             min=0,
             max=1e9,
             group="Budget",
-            help="Stop before the run costs more than this. An unfinished call counts with its maximum cost.",
+            help="Stop before the run costs more than this. A call in progress counts with its maximum cost.",
             show_default="no limit",
         ),
     ] = None
@@ -329,7 +426,10 @@ class ServerConfig:
         ),
     ] = None
     timeout: Annotated[
-        float, option(metavar="S", min=0.1, max=86_400, group="Server", help="Seconds to wait for an answer.")
+        float,
+        option(
+            metavar="S", min=0.1, max=86_400, group="Server", help="Maximum number of seconds to wait for an answer."
+        ),
     ] = 120.0
     temperature: Annotated[
         float,
@@ -338,10 +438,10 @@ class ServerConfig:
             min=0,
             max=2,
             group="Server",
-            help="Sampling temperature. It is not sent to models that reject it.",
+            help="Sampling temperature. It is left out of requests to models that reject it.",
         ),
     ] = 0.0
-    """The paper, section 5: accuracy and self-consistency both fall as it rises."""
+    """The paper, section 5: a higher temperature lowers both accuracy and self-consistency."""
     max_tokens: Annotated[
         int,
         option(
@@ -366,7 +466,7 @@ class ServerConfig:
         option(
             metavar="FILE",
             group="Budget",
-            help="TOML file with your own prices. They override the built-in prices.",
+            help="TOML file with prices of models. They override the built-in prices.",
             show_default="none",
         ),
     ] = ""
@@ -374,7 +474,7 @@ class ServerConfig:
 
 @dataclass(frozen=True)
 class PictureConfig:
-    """How a server gets to see pictures."""
+    """How pictures are sent to a server."""
 
     max_side: Annotated[
         int,
@@ -384,7 +484,8 @@ class PictureConfig:
             min=0,
             max=16_384,
             group="Picture",
-            help="Shrink pictures that are larger than this; 0 never shrinks.",
+            help="Maximum width and height of a picture that is sent to a server; larger pictures are shrunk. 0 sends "
+            "every picture in its full size.",
         ),
     ] = 1024
     detail: Annotated[
@@ -393,7 +494,7 @@ class PictureConfig:
             "--detail",
             choices=("low", "high", "auto"),
             group="Picture",
-            help="How closely the model looks at pictures, if the model supports this setting.",
+            help="Detail setting that is sent with each picture, for models that support it. low costs fewer tokens.",
         ),
     ] = ""
     image_url: Annotated[
@@ -402,7 +503,8 @@ class PictureConfig:
             "--image-url",
             metavar="PREFIX",
             group="Picture",
-            help="Send the URL of each picture instead of its data. The URL is this prefix and the picture's "
-            "path relative to the records. The server must be able to open it; file:// URLs are possible.",
+            help="Send the URL of each picture instead of its data. The URL is this prefix plus the picture's path "
+            "relative to the folder of the records. The server must be able to open the URL, which can begin with "
+            "file://.",
         ),
     ] = ""

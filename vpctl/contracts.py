@@ -3,16 +3,16 @@
 A plug-in is a Python file, named on the command line as PATH.py or PATH.py:ARGUMENT. The first line of its docstring
 is its help. Its function load(argument, *, device) gets the ARGUMENT, which may be empty, and the name of a device,
 such as auto or cuda:1. It returns the plug-in: a function, or an object of a class that inherits from the contract.
-Each section below begins with the signature of the function. A class must define the abstract method, which is
-__call__ or ask; every other attribute and method has the default that is given here.
+If a function is enough, the section below shows how it is called. A class must define the abstract method, which is
+__call__ or ask; every other attribute and method has a default.
 
 The load function of a polisher may have one more parameter: server. The load function of an annotator may have three
 more: server, pictures and folder. server and pictures hold the server options and the picture options of the command,
 as the types ServerConfig and PictureConfig of vpctl.configs. folder is the folder of the records file.
 
-Raise UserError of vpctl.errors if the user can correct the problem: the command ends with its message in one line.
-Raise RecordFailed of vpctl.errors, with the reason, if one record cannot be done: the command counts it and goes on,
-and the next run tries it again.
+Raise UserError of vpctl.errors if the user can correct the problem: the command ends and prints the message in one
+line. Raise RecordFailed of vpctl.errors, with the reason, if a single record cannot be processed: the command counts
+it, continues, and the next run tries the record again.
 """
 
 from abc import abstractmethod
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 Mode = Literal["list", "point", "pair"]
 """All pictures in one call; one picture per call; two pictures per call, and the answer prefers one of them."""
 MOST = len(ascii_uppercase)
-"""Pictures in one question."""
+"""Maximum number of pictures in one question."""
 LEVELS = ("1", "2", "3", "4", "5")
 
 
 class Settings(NamedTuple):
-    """How a picture is drawn; None leaves a setting to the generator."""
+    """How a picture is drawn. If a setting is None, the generator uses its own."""
 
     guidance_scale: float | None = None
     num_inference_steps: int | None = None
@@ -48,9 +48,9 @@ class Settings(NamedTuple):
 
 
 class Polished(NamedTuple):
-    """A prompt made clean. `unsafe` says why it asks for something harmful, and is empty when it does not.
+    """A polished prompt. `unsafe` is the reason why the prompt is harmful; it is empty for a harmless prompt.
 
-    `rejected` says why the polished text cannot be trusted to show the same, and is empty when it can.
+    `rejected` is the reason why a model's rewrite was rejected; `prompt` is then the text to use instead.
     """
 
     prompt: str
@@ -59,9 +59,10 @@ class Polished(NamedTuple):
 
 
 class Verdicts(NamedTuple):
-    """One annotator's scores of several pictures, higher is better, a rationale each, and what the call used.
+    """An annotator's answer on one aspect: a score and a rationale for each picture. A higher score is better.
 
-    `ranking` has the places of the pictures, the best first, where the annotator was asked for one.
+    `usage` has numbers by name, such as `prompt_tokens` and `cost`; it may be empty. `ranking` is optional: the indices
+    of the pictures, the best picture first.
     """
 
     scores: list[float]
@@ -71,9 +72,9 @@ class Verdicts(NamedTuple):
 
 
 class Aspect(NamedTuple):
-    """One thing pictures are judged on. `name` stands in records; `rubric` is Markdown for the judge.
+    """A quality that pictures are judged on. Records hold `name`; a language model is shown `title` and `rubric`.
 
-    `levels` are what a judge may answer, the worst first, as ``3 Fair``; the score is the place, from 1 to 5.
+    `levels` are the allowed answers, the worst first, such as ``3 Fair``. The score is the number of the level, 1 to 5.
     """
 
     name: str
@@ -83,7 +84,7 @@ class Aspect(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What all questions of a kind share. `pictures` is the number of pictures in a question."""
+    """A question without its prompt and pictures. `pictures` is the number of pictures."""
 
     aspects: tuple[Aspect, ...]
     mode: Mode
@@ -91,16 +92,18 @@ class Kind(NamedTuple):
 
     @property
     def letters(self) -> str:
-        """The pictures' names. Raises `Unusable` if there are more than there are letters."""
+        """The names of the pictures: A, B, C. Raises `Unusable` if there are more than 26 pictures."""
         if self.pictures > MOST:
-            raise Unusable(f"{self.pictures} pictures are too many for one question; the maximum is {MOST}")
+            raise Unusable(f"{self.pictures} pictures are too many for one call; the maximum is {MOST}")
         return ascii_uppercase[: self.pictures]
 
 
 class Question(NamedTuple):
-    """What one call asks. `pictures` stand in the order they are shown in; several aspects are asked for at once.
+    """What an annotator is asked in one call. `pictures` are in the order in which they are shown.
 
-    `key` is the call's identity, for servers that keep one call from being answered twice.
+    `mode` is how they are shown: in mode ``list`` all pictures of a prompt, in mode ``point`` one picture, in mode
+    ``pair`` two pictures that are to be compared. There is more than one aspect only with --all-aspects. `key`
+    identifies the call, for servers that accept an idempotency key.
     """
 
     prompt: str
@@ -111,7 +114,7 @@ class Question(NamedTuple):
 
     @property
     def kind(self) -> Kind:
-        """The question without its material."""
+        """The question without its prompt and pictures."""
         return Kind(self.aspects, self.mode, len(self.pictures))
 
 
@@ -132,13 +135,13 @@ class Polisher(Protocol):
     """
 
     at_once: int = 1
-    """How many prompts are handed over together."""
+    """Maximum number of prompts in one call."""
 
     @abstractmethod
     def __call__(self, prompts: list[str]) -> list[Polished | RecordFailed]:
-        """One `Polished` for each prompt, in their order, or a `RecordFailed` in the place of one that failed.
+        """Return one `Polished` for each prompt, in the same order. If a prompt failed, return a `RecordFailed` for it.
 
-        An empty text says that the prompt had no content.
+        An empty text means that the prompt has no content.
         """
 
     def check(self) -> None:
@@ -146,24 +149,30 @@ class Polisher(Protocol):
         return
 
     def summary(self) -> str:
-        """A short text for the last line, such as tokens and cost; empty for none."""
+        """Return a short text for the last message, such as tokens and cost. An empty text adds nothing."""
         return ""
 
 
 class AsyncPolisher(Protocol):
-    """Cleans prompts by asking a server; several calls are under way at once. Otherwise as Polisher."""
+    """Cleans prompts like a Polisher, but asynchronously: several calls run at the same time. Use it for a server."""
 
     at_once: int = 1
-    """How many prompts go in one call."""
+    """Maximum number of prompts in one call."""
     template: str = ""
-    """Name and hash of the instructions for the model. Prompts polished with the same ones are not asked again."""
+    """Name and hash of the instructions for the model. A prompt that has the same `template` is not polished again."""
 
     @abstractmethod
     async def __call__(self, prompts: list[str]) -> list[Polished | RecordFailed]:
-        """One `Polished` for each prompt, in their order, or a `RecordFailed` in the place of one that failed."""
+        """Return one `Polished` for each prompt, in the same order. If a prompt failed, return a `RecordFailed` for it.
+
+        An empty text means that the prompt has no content.
+        """
 
     def running(self, brake: "Brake") -> AbstractAsyncContextManager[Any]:
-        """The context in which it can be called. Once `brake.pulled` is true, begin no new request."""
+        """Return a context manager, for example one that opens a client. All calls are made inside this context.
+
+        Once `brake.pulled` is true, begin no new request.
+        """
         return nullcontext()
 
     def check(self) -> None:
@@ -171,7 +180,7 @@ class AsyncPolisher(Protocol):
         return
 
     def summary(self) -> str:
-        """A short text for the last line, such as tokens and cost; empty for none."""
+        """Return a short text for the last message, such as tokens and cost. An empty text adds nothing."""
         return ""
 
 
@@ -199,19 +208,22 @@ class Generator(Protocol):
     settings: Settings = Settings()
     """The generator's own defaults. It uses them for every setting that is None."""
     fingerprint: str = ""
-    """A text that changes when the weights change. If it is empty, the hash of the plug-in's file is used."""
+    """A text that changes when the weights change. If it is empty, the SPEC and the hash of your file are used."""
 
     @abstractmethod
     def __call__(self, prompts: list[str], seeds: list[int], settings: Settings) -> "list[Image.Image]":
-        """One picture per prompt. Each seed has its own random generator: the batch does not change a picture."""
+        """Return one picture per prompt, in the same order.
+
+        Use a separate random generator for each seed. Then a picture does not depend on the rest of its batch.
+        """
 
     def adapt(self, folder: str) -> None:
-        """Draw with the LoRA in `folder` from now on. Raises `UserError` if it cannot."""
+        """Draw with the LoRA in `folder` from now on. Raise `UserError` if that is impossible."""
         raise UserError("--adapter: this generator does not support adapters")
 
 
 class TunableGenerator(Generator, Protocol):
-    """A generator that the tune commands can train."""
+    """A generator that tune-ppo and tune-dpo can train."""
 
     @property
     @abstractmethod
@@ -222,9 +234,13 @@ class TunableGenerator(Generator, Protocol):
 class Annotator(Protocol):
     """Judges pictures, for ``annotate --annotator``. As a function: ``judge(prompt, images, aspect) -> Verdicts``.
 
-    The function may be a coroutine function: then many calls are under way at once. An annotator may raise two more
-    errors of vpctl.errors: Refused, where it will not judge, and Unusable, where an answer cannot be used. Both are
-    recorded, and asked for again only with --retry.
+    If the function is a coroutine function, many calls run at the same time. An annotator may raise two more errors of
+    vpctl.errors: Refused if it refuses to judge, and Unusable if the answer of its model is unusable. Both are recorded
+    in the judgement, and only --retry tries them again.
+
+    In mode ``pair`` only the order of the two scores counts: the picture with the higher score is preferred, and equal
+    scores are a tie. vpctl replaces the scores of a function by 5 for the preferred picture and 1 for the other, or by
+    3 for both in a tie. The scores of a class are recorded as they are: let it return 5, 1 and 3, too.
 
     Examples:
 
@@ -242,19 +258,51 @@ class Annotator(Protocol):
                 return Verdicts(scores, reasons, {})
 
             return judge
+
+    As a class:
+
+        '''Likes pictures with many pixels; the ARGUMENT says how many.'''
+
+        from vpctl.contracts import Annotator, Verdicts
+
+
+        class Pixels(Annotator):
+            def __init__(self, enough):
+                self.enough = enough
+
+            def prepare(self, image, path):
+                return image.width * image.height
+
+            async def ask(self, question):
+                scores = [1 + 4 * min(pixels / self.enough, 1)
+                          for pixels in question.pictures]
+                reasons = [f"{pixels} pixels" for pixels in question.pictures]
+                if question.mode == "pair":
+                    first, second = scores
+                    difference = (first > second) - (first < second)
+                    scores = [3 + 2 * difference, 3 - 2 * difference]
+                return [Verdicts(scores, reasons, {})
+                        for aspect in question.aspects]
+
+
+        def load(argument, *, device):
+            return Pixels(int(argument or 1_000_000))
     """
 
     identity: Any = None
-    """A JSON value that changes whenever the answers could change. None uses the hash of the plug-in's file."""
+    """A JSON value that changes whenever the answers could change. None uses the SPEC and the hash of your file."""
     preparing: int = 4
     """Maximum number of prompts whose pictures are prepared at the same time."""
 
     @abstractmethod
     async def ask(self, question: Question) -> list[Verdicts]:
-        """One `Verdicts` for each of the question's aspects, with scores in the order of the question's pictures."""
+        """Return one `Verdicts` for each aspect of the question, with scores in the order of its pictures."""
 
     def running(self, brake: "Brake") -> AbstractAsyncContextManager[Any]:
-        """The context in which it can be asked. Once `brake.pulled` is true, begin no new request."""
+        """Return a context manager, for example one that opens a client. All calls are made inside this context.
+
+        Once `brake.pulled` is true, begin no new request.
+        """
         return nullcontext()
 
     def check(self) -> None:
@@ -262,53 +310,56 @@ class Annotator(Protocol):
         return
 
     def prepare(self, image: "Image.Image", path: str) -> Any:
-        """A picture in the form that `Question.pictures` has. It is called once per picture, in a thread."""
+        """Return what `Question.pictures` holds for this picture. Called once per picture, in a thread."""
         return image
 
     def pixels(self, prepared: Any) -> float:
-        """Memory that a prepared picture uses, as a number of pixels. It is free when all calls about it have ended."""
+        """Return the memory that a prepared picture uses, as a number of pixels.
+
+        vpctl limits the sum over all pictures with calls in progress.
+        """
         from PIL import Image
 
         return prepared.width * prepared.height if isinstance(prepared, Image.Image) else 0
 
     def template(self, kind: Kind) -> str:
-        """Name and hash of the instructions for the model. If they change, pictures are judged again."""
+        """Return the name and hash of the instructions for the model. If they change, pictures are judged again."""
         return digest([aspect[:3] for aspect in kind.aspects])
 
     def status(self, share: float | None) -> str:
-        """A short text for the progress line. `share` is the finished part of the run, from 0 to 1, or None."""
+        """Return a short text for the progress line. `share` is the finished part of the run, from 0 to 1, or None."""
         return ""
 
     def summary(self) -> str:
-        """A short text for the last line, such as tokens and cost; empty for none."""
+        """Return a short text for the last message, such as tokens and cost. An empty text adds nothing."""
         return ""
 
     def expected(self, kind: Kind, prompt: str, sizes: Sequence[tuple[int, int]]) -> dict[str, float]:
-        """Estimated usage of one question, with the keys of a record's `usage`. `sizes` are widths and heights."""
+        """Estimate the usage of one call, with the keys of a record's `usage`. `sizes` are widths and heights."""
         return {}
 
 
 class OfflineAnnotator(Annotator, Protocol):
-    """An annotator that can also be asked by batch; so far only those of the package can be."""
+    """An annotator that supports --batch-api and --batch-file. Only annotators of the package can be one."""
 
     model: Any
-    """The `vpctl.api.chat.Model` that is asked."""
+    """The `vpctl.api.chat.Model` that answers."""
 
     @abstractmethod
     def request(self, question: Question) -> Any:
-        """What the server is asked, a `vpctl.api.chat.Request`."""
+        """Return the request for a question, a `vpctl.api.chat.Request`."""
 
     @abstractmethod
     def read(self, kind: Kind, body: dict[str, Any], usage: Mapping[str, float]) -> list[Verdicts]:
-        """The verdicts in an answer of the server. Raises `Refused` and `Unusable`."""
+        """Return the verdicts in a server's answer. Raises `Refused` and `Unusable`."""
 
     @abstractmethod
     async def mend(self, question: Question, first: Unusable) -> list[Verdicts]:
-        """The verdicts, asked for once more after the unusable answer `first`. Raises `Refused` and `Unusable`."""
+        """Ask once more after the unusable answer `first`, and return the verdicts. Raises `Refused` and `Unusable`."""
 
 
 class Reward(Protocol):
-    """Scores pictures, for every ``--reward``. As a function: ``score(images, prompts)``, a number for each image.
+    """Scores pictures, for every ``--reward``. As a function: ``score(images, prompts)`` returns a number per image.
 
     Examples:
 
@@ -329,7 +380,8 @@ class Reward(Protocol):
 
     @abstractmethod
     def __call__(self, images: "list[Image.Image] | Tensor", prompts: list[str]) -> "Sequence[float] | Tensor":
-        """Scores (B,), higher is better, of B pictures: RGB, or a tensor (B, 3, H, W) in [0, 1].
+        """Return B scores for B pictures; a higher score is better.
 
-        The score of a picture must not depend on the rest of its batch.
+        The pictures are RGB images, or a tensor (B, 3, H, W) in [0, 1]. The score of a picture must not depend on the
+        rest of its batch.
         """

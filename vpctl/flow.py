@@ -19,10 +19,11 @@ R = TypeVar("R")
 
 
 class Brake:
-    """What stops a run before its end: an interrupt, or a limit that was reached.
+    """Stops a run early, after an interrupt or when a limit is reached.
 
-    Whoever waits for a turn asks `check`, or sleeps with `sleep`, and gets `Stopped`; whoever is already under way is
-    not disturbed. The second interrupt disturbs everything.
+    Once `pulled` is true, finish the work in progress and begin nothing new; `why` is the reason. `check()` and
+    `await sleep(seconds)` raise `Stopped` of vpctl.errors once the brake is pulled; let this error pass. The second
+    interrupt cancels the work in progress, too.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """The manual pages and shell completions, made from the commands' own signatures, docstrings and record types.
 
-`python -m vpctl.manual` writes `man/` and `completions/`; a test fails when they are not what it would write.
+`python -m vpctl.manual` writes `man/` and `completions/`. A test fails if the files in the repository are out of date.
 """
 
 import ast
@@ -13,17 +13,44 @@ from typing import Any, get_args
 
 from . import __version__, contracts, plugins
 from .cli import COMMANDS, EVALUATIONS, about, as_typed, common, load
+from .configs import VARIABLES
+from .flow import Brake
 from .options import Argument, Option, in_groups
 from .records import RECORDS, in_words, schema
 
 HOME = Path(__file__).parent.parent
 
 ABOUT = """vpctl aligns text-to-image models with preferences judged by multimodal language models. It implements the
-VisionPrefer method, and each command is one stage of that method. Every command reads records and writes records, in
-JSON Lines. So commands connect with pipes and resume from files, and you can replace any of them with another program.
+VisionPrefer method, and each command is one stage of that method. Commands read and write records as JSON Lines.
+So you can connect commands with pipes, store the records between them in files, and replace any command with another
+program.
 
 If you name no model, annotator or reward, the command uses the shapes world: a small world of coloured shapes inside
-the package. Its models run on two CPU cores, and its judge measures pixels. Every stage of the method works in it."""
+the package. Its models run on two CPU cores. Its pixel judge measures pixels, and is both an annotator and a reward.
+Every stage of the method works in the shapes world."""
+
+GLOSSARY = {
+    "annotator": "The plug-in that judges pictures, as --annotator names it: a model on a server, a local model, a "
+    "reward model or your own file. The name of a person who judges is an annotator, too.",
+    "aspect": "One quality that pictures are judged on, such as fidelity.",
+    "pixel judge": "The annotator and reward of the shapes world. It measures pixels.",
+    "call": "One question to an annotator, or to the language model of polish, with its answer. If an answer is "
+    "unusable, the same question is asked again in a second call.",
+    "request": "One HTTP request to a server. Normally a call is one request. After a temporary error, such as a busy "
+    "server, the request is sent again. moderation sends one request per picture.",
+    "judgement": "A record: the scores that an annotator gave to pictures of one prompt on one aspect. A refused or "
+    "failed judgement has no scores.",
+    "pair": "A record: two pictures of one prompt, the preferred and the rejected one.",
+    "reward": "A function that scores a picture for a prompt: a reward model, or your own file. --reward names it.",
+    "advantage": "How much higher the reward of a picture is than the mean reward of the pictures of the same prompt.",
+    "repeatable": "An option that can be given several times, such as --reward clip --reward pickscore.",
+    "run": "One execution of a command. A run that did not end can be resumed: the same command does the rest.",
+    "LoRA": "Low-rank adaptation: a small set of weights that is added to those of a model. The tune commands train a "
+    "LoRA and leave the model itself unchanged. --adapter names its folder.",
+    "DPO": "Direct preference optimization: training on pairs, without a reward.",
+    "PPO": "Proximal policy optimization: reinforcement learning in small, clipped steps towards a higher reward.",
+    "gate": "A limit for a measured number. The command fails if the number is below the limit.",
+}
 
 PIPELINE = """vpctl polish prompts.txt --out prompts.jsonl
 
@@ -41,8 +68,8 @@ vpctl tune-dpo pairs.jsonl -m diffusion:stable-diffusion-v1-5/stable-diffusion-v
 
 FILES = """An input FILE is JSON Lines: one record on each line. polish, generate and tune-ppo also read plain text,
 with one prompt per line. The name - is standard input. File names in records are relative to the folder of the records
-file; on a pipe they are relative to the working directory. Pictures are opened only below this folder, below the
-working directory, below every --root, and in folders that generate wrote.
+file; on a pipe they are relative to the working directory. A picture is opened only if it is below this folder, below
+the working directory, below a --root, or in a folder that generate wrote.
 
 An existing output FILE of polish, generate, annotate or score is resumed: finished records are skipped. If a killed run
 left an incomplete last line, that line is removed. The file is locked during a run. merge and eval need their whole
@@ -50,29 +77,30 @@ input before they can write, so they write their output FILE in one piece at the
 
 polish writes dropped prompts to a second file: beside prompts.jsonl it is prompts.dropped.jsonl.
 
-annotate keeps its own files beside its output judgements.jsonl. The file .judgements.jsonl.contents holds hashes of the
+annotate writes more files beside its output judgements.jsonl. The file .judgements.jsonl.contents holds hashes of the
 picture files; you can delete it at any time. The folder .judgements.jsonl.batches lists the pending batches. With
---batch-file requests.jsonl, the file .requests.jsonl.stubs says which judgement each request is for. Do not delete
-this folder or the stubs file: answers that you have paid for would be lost.
+--batch-file requests.jsonl, the file .requests.jsonl.stubs lists the judgement that each request is for. Do not delete
+the folder or the stubs file while you wait for answers: you would lose answers that you have paid for.
 
 The output DIR of train-rm, tune-ppo and tune-dpo holds the run. The options are in run.json. The metrics are in
-metrics.jsonl and in files for TensorBoard. Until the run has ended, the folder also holds a checkpoint, and the same
-command resumes from it.
+metrics.jsonl and in files for TensorBoard. Until the run has ended, the folder also holds a checkpoint. The same
+command resumes the run from the checkpoint.
 
 Records go to standard output or to a file. Messages go to standard error."""
 
 PLUGINS = """Polishers, generators, annotators and rewards are plug-ins. A SPEC names a plug-in: NAME, NAME:ARGUMENT, or
 PATH.py[:ARGUMENT] for your own file. Your file must define a function load(argument, *, device). An aspect is named by
-its NAME or by the path of your own Markdown file, which has a title line and then the rubric. vpctl --plugins lists
-all plug-ins. vpctl-plugins(7) describes how to write one."""
+its NAME, or by the path of your own Markdown file: a title line, then the rubric. vpctl --plugins lists all plug-ins.
+vpctl-plugins(7) describes how to write one."""
 
 EXITS = {
     "0": "Success. An output pipe that its reader closes, as head does, also counts as success.",
     "1": "A bug in vpctl. Please report the traceback.",
     "2": "The options or the input are wrong. The message says where the error is and how to fix it.",
-    "3": "Finished, but some records failed. Run the same command again to retry the records that were not written.",
-    "4": "The gate of --fail-under was not met.",
-    "5": "Stopped at a budget or a time limit. Run the same command again to resume.",
+    "3": "The command finished, but some records failed; the messages name them. Run the same command again to retry "
+    "the records that were not written.",
+    "4": "A measured number is below the gate of --fail-under.",
+    "5": "A limit of --max-cost, --max-requests or --max-time was reached. Run the same command again to resume.",
     "75": "Another run has locked the output. Run the command again later.",
     "130": "Interrupted by SIGINT or SIGTERM. Run the same command again to resume.",
 }
@@ -82,13 +110,6 @@ ONLY = {
     "5": ("polish", "annotate"),
 }
 """Exit codes that only some commands have."""
-ENVIRONMENT = {
-    "OPENAI_API_KEY": "API key for `openai` and `moderation`. It is not an option, and it is never written to a file.",
-    "OPENAI_BASE_URL": "URL of an OpenAI-compatible server, such as http://localhost:8000/v1. --base-url overrides it.",
-    "HF_HOME": "Folder in which Hugging Face stores models that are named by hub id.",
-    "OMP_NUM_THREADS": "Number of CPU threads. If it is not set, a command uses all cores, or half of them in a pipe.",
-    "NO_COLOR": "If set, tables have no colours.",
-}
 
 
 def pages() -> dict[str, str]:
@@ -107,13 +128,14 @@ def program_page() -> str:
     others = [rf"\fBvpctl-{name}\fR(1)" for name in COMMANDS]
     return _page(
         _head("vpctl", 1, "align text-to-image models with judged preferences"),
-        _section("SYNOPSIS", r"\fBvpctl\fR \fICOMMAND\fR [\fIOPTIONS\fR] [\fIFILE\fR]"),
+        _section("SYNOPSIS", r"\fBvpctl\fR \fICOMMAND\fR [\fIFILE\fR] [\fIOPTIONS\fR]"),
         _section("DESCRIPTION", *_paragraphs(ABOUT)),
         _section("COMMANDS", *_items({f"vpctl-{name}(1)": about(name) for name in COMMANDS})),
         _section("FILES", *_paragraphs(FILES)),
         _section("PLUG-INS", *_paragraphs(PLUGINS)),
         _section("EXIT STATUS", *_items(EXITS)),
-        _section("ENVIRONMENT", *_items(ENVIRONMENT)),
+        _section("ENVIRONMENT", *_items({one.name: one.meaning for one in VARIABLES})),
+        _section("GLOSSARY", *_items(GLOSSARY)),
         _section("EXAMPLES", *_examples(PIPELINE)),
         _section("SEE ALSO", ", ".join([*others, r"\fBvpctl-records\fR(5)", r"\fBvpctl-plugins\fR(7)"])),
     )
@@ -126,6 +148,7 @@ def command_page(name: str) -> str:
         _section("SYNOPSIS", synopsis(name)),
         _body(name, "SH"),
         _section("EXIT STATUS", *_items(_exits(name))),
+        _section("ENVIRONMENT", *_items(environment(name))),
         _section("SEE ALSO", r"\fBvpctl\fR(1), \fBvpctl-records\fR(5), \fBvpctl-plugins\fR(7)"),
     )
 
@@ -141,8 +164,15 @@ def evaluation_page() -> str:
         _section("SYNOPSIS", *synopses[1:]),
         lines,
         _section("EXIT STATUS", *_items(_exits("eval"))),
+        _section("ENVIRONMENT", *_items(environment(*(f"eval {one}" for one in EVALUATIONS)))),
         _section("SEE ALSO", r"\fBvpctl\fR(1), \fBvpctl-score\fR(1), \fBvpctl-records\fR(5)"),
     )
+
+
+def environment(*names: str) -> dict[str, str]:
+    """The environment variables that these commands read, and their meanings."""
+    taken = {parameter.name for name in names for parameter, _, _ in parameters(name)}
+    return {one.name: one.meaning for one in VARIABLES if taken.intersection(one.parameters)}
 
 
 def _exits(name: str) -> dict[str, str]:
@@ -186,16 +216,18 @@ def plugins_page() -> str:
                 for name, member in vars(contract).items()
                 if inspect.isfunction(member) and (name == "__call__" or not name.startswith("_"))
             }
-            lines += _section(contract.__name__.upper(), *_paragraphs(_plain(description)))
+            lines += _section(contract.__name__, *_paragraphs(description.replace("``", "`")))
             lines += _items({**_attributes(contract), **members}, _plain)
-            if example:
-                lines += [".PP", f"A complete {kind}:", *_examples(inspect.cleandoc(example), as_written=True)]
+            examples = [part for part in example.split("\n\nAs a class:\n") if part]
+            for form, code in zip(("", " that is a class"), examples, strict=False):
+                lines += [".PP", f"A complete {kind}{form}:", *_examples(inspect.cleandoc(code), as_written=True)]
     types = {_fields(one): inspect.getdoc(one) or "" for one in PASSED}
+    types["Brake"] = inspect.getdoc(Brake) or ""
     return _page(
         _head("vpctl-plugins", 7, "the contracts of vpctl's plug-ins"),
         _section("DESCRIPTION", *_paragraphs(inspect.getdoc(contracts) or "")),
         lines,
-        _section("TYPES", "These are in vpctl.contracts.", *_items(types, _plain)),
+        _section("TYPES", "Brake is in vpctl.flow. The others are in vpctl.contracts.", *_items(types, _plain)),
         _section("SEE ALSO", r"\fBvpctl\fR(1), \fBvpctl-records\fR(5)"),
     )
 
@@ -208,11 +240,11 @@ PASSED: tuple[type, ...] = (
     contracts.Question,
     contracts.Kind,
 )
-"""What passes between plug-ins and commands."""
+"""The types that plug-ins and commands pass to each other."""
 
 
 def _signature(name: str, function: Any) -> str:
-    """A method as it is defined, without the module names of its types."""
+    """The signature of a method, without the module names of its types."""
     written = re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Z])", "", str(inspect.signature(function))).replace("'", "")
     written = re.sub(r"\(self(?:, )?", "(", written)
     is_async = "async " if inspect.iscoroutinefunction(function) else ""
@@ -220,7 +252,7 @@ def _signature(name: str, function: Any) -> str:
 
 
 def _attributes(contract: type) -> dict[str, str]:
-    """Attributes of a contract with their defaults, and the text that stands below each in the source."""
+    """Attributes of a contract with their defaults, and the text below each attribute in the source."""
     body = ast.parse(inspect.getsource(contract)).body[0]
     assert isinstance(body, ast.ClassDef)
     found = {}
@@ -234,29 +266,33 @@ def _attributes(contract: type) -> dict[str, str]:
 
 
 def _fields(kind: Any) -> str:
-    """A named tuple as it is called."""
+    """The signature of a named tuple."""
     fields = [f"{one}={kind._field_defaults[one]!r}" if one in kind._field_defaults else one for one in kind._fields]
     return f"{kind.__name__}({', '.join(fields)})"
 
 
 def _plain(docstring: str) -> str:
-    """A docstring's text in one paragraph; what stands in double backticks stands in single ones."""
+    """The text of a docstring as one paragraph, with single backticks."""
     return " ".join(docstring.replace("``", "`").split())
 
 
-RECORDS_ABOUT = """A record is one JSON object on one line, in UTF-8. Commands add keys to the records that they read.
-Unknown keys pass through unchanged. Only one value ever changes: polish writes the new text into `prompt` and keeps the
-old text as `source_prompt`.
+RECORDS_ABOUT = """A record is one JSON object on one line, in UTF-8. polish, generate and score copy the records that
+they read, including keys that vpctl does not know, and add keys of their own.
 
-Every key that ends in file_name or file_names holds file names. They are relative to the folder of the records file.
-Hugging Face's imagefolder loader follows the same rule, so it can load generate's output folder as a dataset.
+polish replaces the text in `prompt` and keeps the old text as `source_prompt`. If you polish or score a file again, the
+keys that the command itself writes get new values. All commands rewrite file names where needed, because file names are
+relative. All other values stay as they are.
 
-Ids are hashes of content. They do not depend on order, sharding, batch size or resuming. A record of your own picture
-needs `prompt` and `file_name`; annotate and score compute the missing ids."""
+A key that ends in file_name or file_names holds file names. They are relative to the folder of the records file; on a
+pipe they are relative to the working directory. Hugging Face's imagefolder loader follows the same rule, so it can load
+generate's output folder as a dataset.
+
+Ids are hashes of content. They do not depend on order, sharding, batch size or resuming. If a record of a picture has
+no ids, annotate and score compute them. So a record of your own picture needs only `prompt` and `file_name`."""
 
 
 def synopsis(name: str) -> str:
-    """How the command is called, in roff."""
+    """The usage of a command, in roff."""
     words, needed = [], []
     for parameter, info, _ in parameters(name):
         if isinstance(info, Argument):
@@ -343,7 +379,7 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _examples(text: str, *, as_written: bool = False) -> list[str]:
-    """Commands, each in a block that is not filled; or one block `as_written`."""
+    """Commands, each in a block that man does not fill. With `as_written`, the whole text is one block."""
     if as_written:
         return [".PP", ".nf", ".RS 4", *(_escaped(line) or ".sp" for line in text.split("\n")), ".RE", ".fi"]
     blocks = [map(_escaped, as_typed(block).split("\n")) for block in text.split("\n\n") if block.strip()]
@@ -351,7 +387,7 @@ def _examples(text: str, *, as_written: bool = False) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    r"""Text as roff reads it: what stands in backticks is bold, a hyphen is a hyphen and not a dash."""
+    r"""Text for roff. Text in backticks is bold, and a hyphen does not become a dash."""
     safe = text.replace("\\", r"\e").replace("-", r"\-")
     safe = re.sub(r"`([^`]+)`", r"\\fB\1\\fR", safe)
     return rf"\&{safe}" if safe.startswith((".", "'")) else safe

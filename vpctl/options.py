@@ -1,4 +1,4 @@
-"""How a command declares its options: each once, for the parser, the help, the manual, completion and `config.json`.
+"""How a command declares its options: each once, for the parser, the help, the manual, completion and `run.json`.
 
 A command is a function whose parameters are annotated with the types below or with its own. `@options(Config)` adds
 one option for each field of a dataclass of hyper-parameters (`configs.py`). Declarations know no parser: `for_typer`
@@ -27,11 +27,11 @@ T = TypeVar("T")
 
 STDIO = "-"
 LONGEST = 365 * 86400.0
-"""Seconds; the longest time that an option takes."""
+"""Longest time that an option accepts, in seconds."""
 NO_LIMIT = 2**31
-"""A range that ends here or later has no end that people need to know of."""
+"""The help does not show an upper limit of this size or more."""
 DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")
-"""What ``--device`` takes, with one example of a numbered GPU."""
+"""Values of ``--device``, with one example of a numbered GPU."""
 GPU_NODES = ("nvidia*", "kfd", "dxg", "nvhost*", "nvmap", "nvgpu*")
 """Device files. A Linux machine with a GPU for CUDA or ROCm has at least one of them."""
 
@@ -39,20 +39,20 @@ GPU_NODES = ("nvidia*", "kfd", "dxg", "nvhost*", "nvmap", "nvgpu*")
 GENERAL = "General"
 GROUPS = (
     "Input",
-    "Prompt",
     "Model",
+    "Server",
+    "Prompt",
+    "Picture",
     "Judging",
     "Preference",
     "Sampling",
     "Training",
-    "Picture",
-    "Server",
     "Budget",
     "Batch",
     "Output",
     GENERAL,
 )
-"""Headings of options in the help and the manual, in this order; an option without a group is in the last."""
+"""Headings of options, in the order of the help and the manual. An option without a group is in the last one."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _checked(declared: Option) -> Callable[[typer.CallbackParam, Any], Any]:
 
 
 def _wrong(value: Any, choices: Sequence[str], low: float | None, high: float | None) -> str:
-    """Why an option cannot have this value; empty if it can."""
+    """Why this value is not allowed; empty if it is allowed."""
     if choices and value not in choices:
         from difflib import get_close_matches
 
@@ -198,14 +198,14 @@ def _wrong(value: Any, choices: Sequence[str], low: float | None, high: float | 
 
 
 def _range(low: float | None, high: float | None) -> str:
-    """The range of a number as a sentence, with a space in front; empty where it is what anyone expects."""
+    """The range of a number as a sentence, with a space in front; empty for a range that begins at 0 or 1 only."""
     if high is not None and high < NO_LIMIT:
         return f" At most {high:.12g}." if low is None else f" From {low:.12g} to {high:.12g}."
     return "" if low in (None, 0, 1) else f" At least {low}."
 
 
 def _starting_with(values: Sequence[str]) -> Callable[[str], list[str]]:
-    """Completion of some values."""
+    """A function that completes these values."""
 
     def complete(incomplete: str) -> list[str]:
         return [value for value in values if value.startswith(incomplete)]
@@ -214,9 +214,9 @@ def _starting_with(values: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def check_device(name: str, *, nodes: Path = Path("/dev"), system: str = sys.platform) -> str:
-    """`name` itself. Raises `UserError` if it is not a device's, or of one that this machine certainly does not have.
+    """Return `name`. Raises `UserError` if it is not the name of a device, or if this machine has no such device.
 
-    Whether a GPU can be used is for torch to find out, when it is loaded.
+    This checks only that the device exists. Whether torch can use it is known when torch is loaded.
     """
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name):
         raise UserError(f"--device {name}: is not a device; known: {', '.join(DEVICES)}")
@@ -234,7 +234,7 @@ def _device(name: str) -> str:
 
 
 def duration(text: str) -> float:
-    """Seconds of a time as people write it: ``90``, ``90s``, ``45m``, ``1h30m``, ``2d``."""
+    """The seconds in a length of time such as ``90``, ``90s``, ``45m``, ``1h30m`` or ``2d``."""
     found = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", text.strip())
     try:
         if found and text.strip():
@@ -249,7 +249,7 @@ def duration(text: str) -> float:
 
 
 def in_groups(options: Iterable[tuple[str | None, T]]) -> dict[str, list[T]]:
-    """Options by heading, in the order of `GROUPS`; each comes with its group, which is `GENERAL` if it has none."""
+    """Options by heading, in the order of `GROUPS`. Each option comes with its group; None means `GENERAL`."""
     found: dict[str, list[T]] = {group: [] for group in GROUPS}
     for group, one in options:
         found[group or GENERAL].append(one)
@@ -257,7 +257,7 @@ def in_groups(options: Iterable[tuple[str | None, T]]) -> dict[str, list[T]]:
 
 
 def options(config: type[C], name: str = "config") -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give the decorated command one option for each field of `config` in place of its parameter `name`."""
+    """Replace the parameter `name` of the decorated command with one option for each field of `config`."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
@@ -283,7 +283,7 @@ def options(config: type[C], name: str = "config") -> Callable[[Callable[..., No
 
 
 def _specs(kind: str) -> Callable[[str], list[tuple[str, str]]]:
-    """Completion of a plug-in's name and argument, with its help; nothing is imported for it."""
+    """A function that completes the name and the argument of a plug-in, with its help. It imports no plug-in."""
 
     def complete(incomplete: str) -> list[tuple[str, str]]:
         return plugins.completions(kind, incomplete)
@@ -303,13 +303,14 @@ def _folders(value: list[str] | None) -> list[str] | None:
     return value
 
 
-Input = Annotated[str, argument(metavar="FILE", help="Input records, JSON Lines; - is standard input.")]
+Input = Annotated[str, argument(metavar="FILE", help="Pictures: a JSON Lines file; - is standard input.")]
+Pairs = Annotated[str, argument(metavar="FILE", help="Pairs: a JSON Lines file; - is standard input.")]
 Prompts = Annotated[
     str,
     argument(
         metavar="FILE",
-        help="Prompts: JSON Lines, or plain text with one prompt per line from a .txt file or a pipe; - is standard "
-        "input.",
+        help="Prompts: a JSON Lines file, or a .txt file with one prompt per line; - is standard input, which can "
+        "hold either.",
     ),
 ]
 Output = Annotated[
@@ -339,10 +340,10 @@ Roots = Annotated[
         metavar="DIR",
         callback=_folders,
         group="Picture",
-        help="Also allow pictures below this folder; repeatable. By default, pictures are read only below "
-        "the folder of the records, below the working directory, and from folders that generate wrote. "
-        "If a picture is a link to a file outside these folders, the file's folder needs a --root, too. "
-        "File names stay relative to the folder of the records.",
+        help="Also allow pictures below this folder; repeatable. Without it, a picture must be below the folder of "
+        "the records, below the working directory, or in a folder that generate wrote. If the picture is a link, "
+        "the file that it points to must be in an allowed folder, too. --root does not change how file names are "
+        "read: they stay relative to the folder of the records.",
     ),
 ]
 MaxPictures = Annotated[
@@ -353,8 +354,9 @@ MaxPictures = Annotated[
         min=1,
         max=10_000,
         group="Picture",
-        help="Maximum number of pictures per prompt. More is an error, because it usually means that "
-        "different prompts share a prompt_id. The number of pairs grows with the square of this number.",
+        help="Maximum number of pictures per prompt. A prompt with more pictures is an error, because it usually "
+        "means that different prompts have the same prompt_id. The number of pairs grows with the square of the "
+        "number of pictures.",
     ),
 ]
 Seed = Annotated[int, option(metavar="N", min=0, max=2**63 - 1, help="Random seed.")]
@@ -365,18 +367,25 @@ Device = Annotated[
         callback=_device,
         offered=("auto", "cpu", "cuda", "mps"),
         group="Model",
-        help="Device for the models: auto, cpu, cuda, cuda:1 or mps; auto selects the fastest one.",
+        help="Device that runs the models: auto, cpu, cuda, cuda:1 or mps; auto selects the fastest device.",
     ),
 ]
 BatchSize = Annotated[
     int,
-    option("--batch", metavar="N", min=1, max=4096, group="Model", help="Number of pictures processed at once."),
+    option(
+        "--batch",
+        metavar="N",
+        min=1,
+        max=4096,
+        group="Model",
+        help="Number of pictures that the model processes at once.",
+    ),
 ]
 Traceback = Annotated[
     bool,
-    option("--traceback", help="Also print the traceback of an error, for example of an error in your own plug-in."),
+    option("--traceback", help="Also print the traceback of an error, to find a mistake in your own plug-in."),
 ]
-Quiet = Annotated[bool, option("--quiet", "-q", help="Print only warnings and errors on stderr.")]
+Quiet = Annotated[bool, option("--quiet", "-q", help="Print only warnings and errors to stderr.")]
 RunFolder = Annotated[
     str,
     option(
@@ -384,6 +393,6 @@ RunFolder = Annotated[
         "-o",
         metavar="DIR",
         group="Output",
-        help="Folder of the run. If it holds an interrupted run with the same options, that run is resumed.",
+        help="Output folder of the run. An interrupted run with the same options is resumed.",
     ),
 ]

@@ -11,16 +11,16 @@ import orjson
 
 from .errors import UserError
 
-PromptText = Annotated[str, "Text that a picture is drawn from."]
+PromptText = Annotated[str, "Text that describes the picture to draw."]
 PromptId = Annotated[
     str,
-    "Sixteen hex digits: the hash of the original prompt. polish does not change it. If polish --keep-original also "
-    "writes the original prompt, that record has the same id with `-original` at the end.",
+    "Sixteen hex digits: the hash of the original prompt. polish keeps it when it changes the prompt. If polish "
+    "--keep-original also writes the original prompt, the id of that record is the same with `-original` at the end.",
 ]
 Source = Annotated[str, "The prompt before polish rewrote it."]
 Split = Annotated[str, "Part of the data, such as `train` or `test`. All records of one prompt are in the same part."]
 Aspects = Annotated[
-    dict[str, float], "Margin of each aspect. It is negative if the aspect prefers the rejected picture."
+    dict[str, float], "Margin on each aspect. It is negative if the rejected picture is better on this aspect."
 ]
 
 
@@ -38,7 +38,7 @@ class Prompt(TypedDict):
             "--unsafe-model computes it.",
         ]
     ]
-    template: NotRequired[Annotated[str, "Name and hash of the instructions that the language model got."]]
+    template: NotRequired[Annotated[str, "Name and hash of polish's instructions for the language model."]]
     rejected: NotRequired[
         Annotated[str, "Why the language model's rewrite was rejected. The rules polished the prompt instead."]
     ]
@@ -58,11 +58,12 @@ class Image(TypedDict):
     image_id: NotRequired[
         Annotated[
             str,
-            "Hash of all that determines the picture: prompt, model, adapter, seed and settings. Where it is missing, "
-            "annotate and score compute it from the bytes of the file.",
+            "Identity of the picture. generate writes the hash of everything that determines the picture: prompt, "
+            "model, adapter, seed and settings. If it is missing, annotate and score compute it from the bytes of the "
+            "file.",
         ]
     ]
-    model: NotRequired[Annotated[str, "The generator that drew it, as `--model` named it."]]
+    model: NotRequired[Annotated[str, "Generator that drew the picture, as given to `--model`."]]
     seed: NotRequired[Annotated[int, "Seed of the initial noise."]]
     source_prompt: NotRequired[Source]
     split: NotRequired[Split]
@@ -70,8 +71,10 @@ class Image(TypedDict):
     num_inference_steps: NotRequired[Annotated[int, "Denoising steps."]]
     width: NotRequired[Annotated[int, "Width in pixels."]]
     height: NotRequired[Annotated[int, "Height in pixels."]]
-    adapter: NotRequired[Annotated[str, "Folder of the LoRA."]]
-    scores: NotRequired[Annotated[dict[str, float], "Raw score of each reward, by name; higher is better."]]
+    adapter: NotRequired[Annotated[str, "Folder of the LoRA that the picture was drawn with."]]
+    scores: NotRequired[
+        Annotated[dict[str, float], "Raw score of each reward, by the SPEC of the reward; higher is better."]
+    ]
 
 
 class Judgement(TypedDict):
@@ -80,35 +83,38 @@ class Judgement(TypedDict):
     prompt_id: PromptId
     prompt: PromptText
     aspect: Annotated[str, "Aspect that was judged, such as `aesthetic`."]
-    annotator: Annotated[str, "Annotator, such as `openai:gpt-4o`."]
+    annotator: Annotated[str, "Annotator that judged: a SPEC such as `openai:gpt-4o`, or the name of a person."]
     image_ids: Annotated[list[str], "Ids of the pictures that were judged together."]
     file_names: Annotated[list[str], "Files of the pictures, in the same order."]
     scores: Annotated[list[float], "Scores, in the same order; higher is better. Empty if `refused` or `failed`."]
     rationales: NotRequired[Annotated[list[str], "Reason for each score, in the same order."]]
-    order: NotRequired[Annotated[list[int], "Order in which the annotator saw the pictures: indices into `image_ids`."]]
+    order: NotRequired[
+        Annotated[list[int], "Order in which the pictures were shown to the annotator: indices into `image_ids`."]
+    ]
     ranking: NotRequired[Annotated[list[int], "Pictures from best to worst: indices into `image_ids`."]]
     mode: NotRequired[
         Annotated[
             str,
             "How the pictures were shown. `list`: all in one call; this is the default. `point`: one per call. `pair`: "
-            "two per call; the preferred picture has the score 5 and the other 1, and in a tie both have 3.",
+            "two per call; the picture with the higher score is preferred, and equal scores are a tie. The annotators "
+            "of vpctl give the preferred picture 5 and the other 1; in a tie they give 3 to both.",
         ]
     ]
     repeat: NotRequired[Annotated[int, "Number of the pass, counted from 1. The default is 1."]]
-    template: NotRequired[Annotated[str, "Name and hash of the instructions that the annotator got."]]
+    template: NotRequired[Annotated[str, "Name and hash of the instructions for the annotator's model."]]
     key: NotRequired[
         Annotated[str, "Hash of everything that could change the answer, including the bytes of the pictures."]
     ]
     usage: NotRequired[
         Annotated[
             dict[str, float],
-            "Usage: `prompt_tokens`, `completion_tokens`, `cached_tokens`, `cost` in dollars, and `calls` if there was "
-            "more than one call.",
+            "Tokens and cost: `prompt_tokens`, `completion_tokens`, `cached_tokens`, `cost` in dollars, and `calls` if "
+            "more than one call was needed. If one call gave several judgements, its usage is the sum over them.",
         ]
     ]
     refused: NotRequired[Annotated[str, "Why the annotator refused to judge."]]
     failed: NotRequired[Annotated[str, "Why the annotator's answer was unusable."]]
-    raw: NotRequired[Annotated[str, "The unusable answer."]]
+    raw: NotRequired[Annotated[str, "Unusable answer of a failed judgement."]]
     source_prompt: NotRequired[Source]
     split: NotRequired[Split]
 
@@ -120,7 +126,9 @@ class Pair(TypedDict):
     prompt: PromptText
     chosen_file_name: Annotated[str, "File of the preferred picture."]
     rejected_file_name: Annotated[str, "File of the rejected picture."]
-    margin: Annotated[float, "Strength of the preference, in (0, 1]: the difference of the merged scores."]
+    margin: Annotated[
+        float, "Strength of the preference, above 0 and at most 1. vpctl-merge(1) describes how it is computed."
+    ]
     chosen_image_id: NotRequired[Annotated[str, "Id of the preferred picture."]]
     rejected_image_id: NotRequired[Annotated[str, "Id of the rejected picture."]]
     aspects: NotRequired[Aspects]
@@ -130,15 +138,15 @@ class Pair(TypedDict):
 
 
 class Report(TypedDict):
-    """One measured number with its interval. Written by eval; read by you and by eval compare."""
+    """One measured number with its 95 % interval. Written by eval; read by you and by eval compare."""
 
     name: Annotated[str, "What was measured: a reward, an annotator or a file of pictures."]
     metric: Annotated[str, "`accuracy`, `win_rate`, `agreement`, `ties` and others."]
     value: Annotated[float, "The number."]
     low: Annotated[float, "Lower end of its interval."]
     high: Annotated[float, "Upper end of its interval."]
-    n: Annotated[int, "Number of items that were measured, such as pairs."]
-    baseline: NotRequired[Annotated[str, "What it was compared with."]]
+    n: Annotated[int, "Number of items that the value is a mean of, such as pairs."]
+    baseline: NotRequired[Annotated[str, "What was compared with: the file of the base model, or an annotator."]]
     confidence: NotRequired[Annotated[float, "Coverage of the interval, such as 0.95."]]
 
 
@@ -235,8 +243,8 @@ def check(record: object, kind: Any, where: str) -> dict[str, Any]:
     """
     known = schema(kind)
     if not isinstance(record, dict):
-        way_out = "; write one on each line, e.g. with jq -c '.[]'" if isinstance(record, list) else ""
-        raise UserError(f"{where}: a record is a JSON object, one a line; this is {_found(record)}{way_out}")
+        way_out = "; write one record on each line, e.g. with jq -c '.[]'" if isinstance(record, list) else ""
+        raise UserError(f"{where}: a record is a JSON object on one line; this is {_found(record)}{way_out}")
     name = _with_article(kind.__name__.lower())
     if missing := [key for key, (required, _, _) in known.items() if required and key not in record]:
         has = ", ".join(record) or "no keys"
@@ -298,7 +306,7 @@ def of_another_kind(kind: Any, record: Mapping[str, object]) -> str:
     found = next((what for key, what in _MARKS.items() if key in record), "") if kind is Prompt else ""
     if kind is Prompt and "file_name" in record and "prompt_id" not in record:  # polish writes no record without one
         found = "a picture"
-    return f"this is {found}, and prompts were to be added; name another file with --out" if found else ""
+    return f"this is {found}, not a prompt; name another file with --out" if found else ""
 
 
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}

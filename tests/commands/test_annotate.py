@@ -302,14 +302,14 @@ def test_a_dry_run_says_what_it_would_take_and_asks_nothing(server: Server, pict
     out = tmp_path / "judgements.jsonl"
     ended = annotate(server, pictures, out, "--dry-run")
     assert ended.code == 0
-    assert "dry run: 160 calls left, about" in ended.err
+    assert "dry run: 160 calls to make, about" in ended.err
     assert "USD" in ended.err
     assert not server.log
     assert not out.exists()
     sampled = annotate(server, pictures, out, "--dry-run", "--sample", "8")
     assert sampled.code == 0
     assert len(server.log) == len(records(out)) == 8
-    assert "dry run: 152 calls left" in sampled.err
+    assert "dry run: 152 calls to make" in sampled.err
     whole = annotate(server, pictures, out)
     told = float(sampled.err.rpartition(" USD")[0].rpartition(" ")[2])
     spent = float(whole.err.rpartition(" USD")[0].rpartition(" ")[2])
@@ -334,7 +334,7 @@ def test_a_dry_run_leaves_out_prompts_of_which_a_picture_is_none(server: Server,
     ended = annotate(server, tmp_path, tmp_path / "judgements.jsonl", "--dry-run")
     assert ended.code == 0
     assert f"{images[0]['prompt']!r}: {tmp_path / images[0]['file_name']}: not a picture" in ended.err
-    assert "dry run: 4 calls left, about" in ended.err
+    assert "dry run: 4 calls to make, about" in ended.err
     assert ended.err.endswith("; 2 prompts with pictures that cannot be judged\n")
     assert server.log == []
 

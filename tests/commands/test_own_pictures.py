@@ -63,9 +63,9 @@ def test_a_copy_within_a_prompt_is_left_out_and_said_so_by_a_resumed_run_too(
     for written in (2, 0):
         done = run("score", "images/own.jsonl", "--reward", one, "--out", "scored.jsonl")
         assert done.code == 0
-        assert "/images/copy.png: is the same picture as " in done.err
+        assert "/images/copy.png: has the same prompt_id and image_id as " in done.err
         assert f"{written} pictures written" in done.err
     judged = run("annotate", "images/own.jsonl", "--annotator", plugin("fair", FAIR), "--aspect", "fidelity")
     assert judged.code == 0
-    assert "/images/copy.png: is the same picture as " in judged.err
+    assert "/images/copy.png: has the same prompt_id and image_id as " in judged.err
     assert len(lines(judged.out)[0]["image_ids"]) == 2

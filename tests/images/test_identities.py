@@ -58,7 +58,7 @@ def test_a_picture_that_comes_twice_is_left_out_in_one_prompt_only(
     assert [Path(one["file_name"]).name for one in kept] == ["a.png", "other.png", "copy.png"]
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert f"{tmp_path}/copy.png: is the same picture as {tmp_path}/a.png, by its prompt and its image_id" in said
+    assert f"{tmp_path}/copy.png: has the same prompt_id and image_id as {tmp_path}/a.png, so" in said
 
 
 def test_a_long_input_is_neither_read_ahead_nor_kept(capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,4 +72,4 @@ def test_a_long_input_is_neither_read_ahead_nor_kept(capsys: pytest.CaptureFixtu
     for number, _ in enumerate(distinct(many())):
         assert read[0] == 2 * number + 1
     progress.settle()
-    assert f"{500 - progress.SHOWN} more repeated pictures" in capsys.readouterr().err
+    assert f"{500 - progress.SHOWN} more records of the same picture" in capsys.readouterr().err

@@ -421,7 +421,7 @@ def test_what_is_asked_again_is_recorded_again_though_it_is_there(place: Place) 
 def test_a_live_run_leaves_out_what_is_under_way(place: Place) -> None:
     place("--batch-api", "--aspect", "fidelity")
     live = place()
-    assert "3 requests pending in batches and left out" in live.err
+    assert "3 requests left out, in pending batches" in live.err
     assert {record["aspect"] for record in place.records} == {*ALL} - {"fidelity"}
     place.until_done("--batch-api")
     assert len(place.known) == 12

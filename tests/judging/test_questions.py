@@ -254,5 +254,5 @@ def test_every_aspect_of_the_package_is_asked_for_with_its_levels() -> None:
 
 def test_more_pictures_than_letters_are_too_many() -> None:
     assert len(Kind((PLAIN,), "list", 26).letters) == 26
-    with pytest.raises(Unusable, match="27 pictures are too many for one question; the maximum is 26"):
+    with pytest.raises(Unusable, match="27 pictures are too many for one call; the maximum is 26"):
         template(Kind((PLAIN,), "list", 27))

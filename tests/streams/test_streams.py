@@ -178,7 +178,7 @@ def test_blank_lines_and_a_byte_order_mark_are_no_records_and_lines_are_counted_
         ("{'prompt': 'a'}\n", "not JSON: .*, column 2"),
         ("a red circle\n", "not JSON: .*, column 1"),
         ('{"prompt": "a"}{"prompt": "b"}\n', "not JSON: .*, column 16"),
-        ("[1]\n", r"a record is a JSON object, .*; this is a list; write one on each line, .* jq -c '\.\[\]'"),
+        ("[1]\n", r"a record is a JSON object, .*; this is a list; write one record on each line, .* jq -c '\.\[\]'"),
     ],
 )
 def test_a_line_that_is_no_record_is_named_and_those_before_it_count(tmp_path: Path, line: str, message: str) -> None:
@@ -824,9 +824,7 @@ def test_kinds_are_told_apart_when_a_file_is_read(tmp_path: Path) -> None:
 def test_prompts_are_not_added_to_a_file_of_something_else(tmp_path: Path, record: dict[str, str], what: str) -> None:
     target = write_lines(tmp_path / "paid.jsonl", [{"prompt": "a cat", "prompt_id": "p", **record}])
     before = target.read_bytes()
-    assert complaint(lambda: out(target)) == (
-        f"{target}:1: this is {what}, and prompts were to be added; name another file with --out"
-    )
+    assert complaint(lambda: out(target)) == (f"{target}:1: this is {what}, not a prompt; name another file with --out")
     assert target.read_bytes() == before
 
 

@@ -1,4 +1,4 @@
-"""Any reward model as a judge: reward:SPEC, such as reward:vp:vp-score/, reward:pickscore or reward:./mine.py.
+"""Any reward model as an annotator: reward:SPEC, such as reward:vp:vp-score/, reward:pickscore or reward:./mine.py.
 
 The score of a picture is its reward, the same for every aspect. The rationale states the number. When two pictures are
 compared, the one with the higher reward is preferred, and the scores are those of any comparison.

@@ -1,4 +1,4 @@
-"""A local vision-language model: transformers:FOLDER or transformers:HUB-ID, with many questions in a batch.
+"""A local vision-language model: transformers:FOLDER or transformers:HUB-ID, with several calls in a batch.
 
 It can be any model that transformers' AutoModelForImageTextToText opens and that has a chat template. It runs on one
 device, in bfloat16 on a GPU. Decoding is greedy: the same question gets the same answer.

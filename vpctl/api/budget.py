@@ -204,7 +204,7 @@ class Budget:
         if self._max_requests is not None and self.requests >= self._max_requests:
             return f"--max-requests {self._max_requests} is reached"
         if self._max_cost is not None and self.spent + self._reserved + dollars > self._max_cost:
-            under_way = f" and {self._reserved:.4f} reserved for running calls" if self._reserved > 0 else ""
+            under_way = f" and {self._reserved:.4f} reserved for calls in progress" if self._reserved > 0 else ""
             return f"--max-cost {self._max_cost:g} is reached, with {self.spent:.4f} dollars spent{under_way}"
         return ""
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import os
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from .. import progress
-from ..configs import ServerConfig
+from ..configs import API_KEY, BASE_URL, ServerConfig
 from ..errors import RecordFailed, Refused, Unusable, UserError
 from ..flow import Brake
 from .answers import loads
@@ -85,9 +84,7 @@ class Engine:
         self.config, self.model = config, model
         self._key = ""
         self.name = f"openai:{model}"
-        self.base_url = (
-            config.base_url or os.environ.get("OPENAI_BASE_URL", "")
-        ).strip() or "https://api.openai.com/v1"
+        self.base_url = (config.base_url or BASE_URL.value).strip() or "https://api.openai.com/v1"
         self.server = _server(self.base_url)
         self.price: Price | None = price(model, table(config.prices))
         if config.max_cost is not None and self.price is None:
@@ -369,13 +366,13 @@ class Engine:
         if self._heard:
             return UserError(f"{self.name}: {self.server} no longer answers ({failure}); try again later")
         return UserError(
-            f"{self.name}: {self.server} cannot be reached ({failure}); check --base-url or OPENAI_BASE_URL"
+            f"{self.name}: {self.server} cannot be reached ({failure}); check --base-url or {BASE_URL.name}"
         )
 
     def _no_server(self) -> UserError:
         return UserError(
             f"{self.name}: {self.server} does not answer like an OpenAI server; "
-            "check --base-url or OPENAI_BASE_URL, which usually ends in /v1"
+            f"check --base-url or {BASE_URL.name}, which usually ends in /v1"
         )
 
     @staticmethod
@@ -389,19 +386,19 @@ class Engine:
 def _way_out(status: int, server: str) -> str:
     """What the user can check, for the end of a message; empty if there is nothing."""
     if status == 401:
-        return "; check OPENAI_API_KEY"
+        return f"; check {API_KEY.name}"
     if status == 404 and not server.endswith("/v1"):
-        return "; check --base-url or OPENAI_BASE_URL, which usually ends in /v1"
+        return f"; check --base-url or {BASE_URL.name}, which usually ends in /v1"
     return ""
 
 
 def _key() -> str:
     """The key, from the environment only. Raises `UserError` if it is missing or malformed; no message shows it."""
-    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    key = API_KEY.value
     if not key:
-        raise UserError("OPENAI_API_KEY is not set; export your key (any text, if the server needs no key)")
+        raise UserError(f"{API_KEY.name} is not set; export your key (any text, if the server needs no key)")
     if not re.fullmatch(r"[!-~]+", key):
-        raise UserError("OPENAI_API_KEY contains spaces or characters that a key cannot have; set it again")
+        raise UserError(f"{API_KEY.name} contains spaces or characters that a key cannot have; set it again")
     return key
 
 

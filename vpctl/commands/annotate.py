@@ -41,7 +41,7 @@ def annotate(
         plugin(
             "aspect",
             group="Judging",
-            help="Aspect to judge, by name or as your own Markdown file; repeatable.",
+            help="Aspect to judge: a name, or your own Markdown file; repeatable.",
             show_default="all aspects",
         ),
     ] = None,
@@ -51,8 +51,9 @@ def annotate(
             "--mode",
             choices=MODES,
             group="Judging",
-            help="How pictures are shown. list: all pictures of a prompt in one call. point: one picture per "
-            "call. pair: two pictures per call, in both orders; the judge says which is better.",
+            help="How pictures are shown to the annotator. list: all pictures of a prompt in one call. point: one "
+            "picture per call. pair: two pictures per call, and a second call with the two in the other order; the "
+            "annotator says which picture is better.",
         ),
     ] = "list",
     passes: Annotated[
@@ -62,7 +63,8 @@ def annotate(
             min=1,
             max=1000,
             group="Judging",
-            help="Number of passes. Each pass shows the pictures in a different order.",
+            help="Number of passes over the pictures. Each pass judges all pictures again; --mode list shows them in a "
+            "different order in each pass.",
         ),
     ] = 1,
     all_aspects: Annotated[
@@ -70,7 +72,8 @@ def annotate(
         option(
             "--all-aspects",
             group="Judging",
-            help="Judge all aspects in one call: cheaper, but aspects may influence each other.",
+            help="Ask about all aspects in one call, not in one call per aspect: cheaper, but the aspects may "
+            "influence each other.",
         ),
     ] = False,
     break_ties: Annotated[
@@ -78,13 +81,15 @@ def annotate(
         option(
             "--break-ties",
             group="Judging",
-            help="Resolve ties: compare pictures with equal scores two at a time, in both orders.",
+            help="Resolve ties: also compare pictures with equal scores, as with --mode pair.",
         ),
     ] = False,
     refresh: Annotated[
         bool,
         option(
-            "--refresh", group="Output", help="Judge the whole input again, even if the output already has judgements."
+            "--refresh",
+            group="Judging",
+            help="Judge all pictures again, including those that the output already has judgements of.",
         ),
     ] = False,
     retry: Annotated[
@@ -92,14 +97,16 @@ def annotate(
         option(
             "--retry",
             choices=AGAIN,
-            group="Output",
-            help="Ask again for judgements that failed, or for those that were refused; repeatable.",
+            group="Judging",
+            help="Judge pictures again if their judgement failed, or if it was refused; repeatable.",
         ),
     ] = None,
     dry_run: Annotated[
         bool,
         option(
-            "--dry-run", group="Budget", help="Estimate the number of calls, the tokens and the cost, and send nothing."
+            "--dry-run",
+            group="Budget",
+            help="Make no call. Only print how many calls the run would make, and estimate their tokens and cost.",
         ),
     ] = False,
     sample: Annotated[
@@ -109,7 +116,8 @@ def annotate(
             min=0,
             max=1_000_000,
             group="Budget",
-            help="With --dry-run: send this number of calls anyway, and base the estimate on them.",
+            help="With --dry-run: first make about this number of calls, write their judgements, and base the estimate "
+            "on them.",
         ),
     ] = 0,
     batch_api: Annotated[
@@ -117,8 +125,9 @@ def annotate(
         option(
             "--batch-api",
             group="Batch",
-            help="Use the server's Batch API, at batch prices. A run adds finished answers to --out, submits new "
-            "requests and ends. Hours later, run the same command again to collect the answers.",
+            help="Use the server's Batch API, at batch prices. The run writes the judgements of finished batches to "
+            "--out, submits new requests, and ends. Run the same command again, for example hours later, to collect "
+            "their answers.",
         ),
     ] = False,
     batch_file: Annotated[
@@ -127,9 +136,9 @@ def annotate(
             "--batch-file",
             metavar="FILE",
             group="Batch",
-            help="Write the requests to this batch file, for vllm run-batch or for an upload. Put the results of "
-            "requests.jsonl into requests.out.jsonl, and run the same command again to read them. No API "
-            "key is needed.",
+            help="Write the requests to this file, such as requests.jsonl, and send nothing. Process the file with "
+            "vllm run-batch, or upload it to a server. Save the results as requests.out.jsonl beside it, and run the "
+            "same command again to read them. No API key is needed.",
             show_default="none",
         ),
     ] = "",
@@ -142,24 +151,26 @@ def annotate(
 ) -> None:
     """Judge pictures with a multimodal model.
 
-    Consecutive records of one prompt are judged together, with one call per aspect. Each call shuffles the order of
-    the pictures.
+    An annotator judges the pictures: it gives each picture a score on each aspect, with a reason. By default it sees
+    all pictures of a prompt in one call, and there is one call per aspect. The records of one prompt must be
+    consecutive. Each call shows the pictures in a shuffled order.
 
-    The aspects, their five levels and the call for each aspect follow VisionPrefer (Wu et al. 2024, arXiv 2404.15100).
+    The aspects, their five levels, and the separate call for each aspect follow VisionPrefer (Wu et al. 2024, arXiv
+    2404.15100).
 
-    A record needs `prompt` and `file_name`. A missing `prompt_id` is computed from the prompt, and a missing `image_id`
-    from the bytes of the file. Two files of one prompt with the same bytes are one picture: the second is left out with
-    a warning.
+    A record needs `prompt` and `file_name`. A missing `prompt_id` is computed from the prompt. A missing `image_id` is
+    computed from the bytes of the file, so identical files have the same `image_id`. If several records of one prompt
+    have the same `image_id`, only the first is used; a warning names the others.
 
     Each judgement is written as soon as it is complete. With --out FILE, an interrupted run is resumed, and a run
     with more input judges only the new pictures. Each judgement has a key: a hash of everything that could change the
-    answer, including the server and the bytes of the pictures. If any of this changes, the pictures are judged again,
-    and merge uses the last judgement.
+    answer, including the server and the bytes of the pictures. If any of this changes, the pictures are judged again.
+    If an annotator judged the same pictures again in the same order and pass, only the last judgement counts.
 
-    If the model refuses, the reason is recorded in `refused`. If an answer is unusable, the model is asked once more;
-    if the second answer is unusable too, the reason is recorded in `failed`. Refused and failed judgements are asked
-    for again only with --retry. If the server fails, nothing is recorded, and the next run asks again. The exit code
-    is 3 if any call failed, and 5 if a limit was reached.
+    If the annotator refuses to judge, the reason is recorded in `refused`. If an answer is unusable, a second call asks
+    the same question again. If that answer is unusable, too, the reason is recorded in `failed`. Only --retry tries
+    refused and failed judgements again. If the server fails, nothing is recorded, and the next run tries again. The
+    exit code is 3 if any record failed, and 5 if a limit was reached.
 
     With --batch-api the command does not wait for answers. Run the same command again, for example from cron, until
     it says that no batches are pending. Before a batch is submitted, it is recorded in the folder .OUTPUT.batches
@@ -177,7 +188,7 @@ def annotate(
     spec = plugins.check("annotator", annotator or "shapes")
     aspects = tuple(plugins.aspect(name) for name in aspect or plugins.aspects())
     if twice := [name for name, times in Counter(one.name for one in aspects).items() if times > 1]:
-        raise UserError(f"--aspect {twice[0]}: is named twice")
+        raise UserError(f"--aspect {twice[0]}: is named twice; name it once")
     if break_ties and mode != "list":
         raise UserError(f"--break-ties: needs --mode list; with --mode {mode} there are no scores to tie")
     if sample and (not dry_run or is_stream(images)):
@@ -217,7 +228,7 @@ def annotate(
                 from ..judging import offline  # which imports the client of servers
             if pending and (dry_run or not batch_api) and (requests := offline.leave_out(out, sink.claim)):
                 asked = progress.plural(requests, "request")
-                progress.note(f"{asked} pending in batches and left out; collect the answers with --batch-api")
+                progress.note(f"{asked} left out, in pending batches; collect the answers with --batch-api")
             if (batch_api or batch_file) and not dry_run:
                 desk = desk._replace(emit=lambda *done: known.learn(sink.write, *done))
                 retries = "failed" in known.again
@@ -232,7 +243,7 @@ def annotate(
 
 
 def _check_output(out: str, *, batch_api: bool, batch_file: str) -> None:
-    """Raise `UserError` if the output is none that the options can work with."""
+    """Raise `UserError` if the options do not work with this output."""
     is_a_file = bool(hidden_beside(out, "batches"))
     if batch_api and batch_file:
         raise UserError("--batch-api: cannot be used with --batch-file; leave one of them out")
@@ -241,14 +252,14 @@ def _check_output(out: str, *, batch_api: bool, batch_file: str) -> None:
 
 
 class Known:
-    """What the output holds: the keys of its judgements and, if `ties` are wanted, the pictures with the same score."""
+    """What the output already holds: the keys of its judgements and, with `ties`, the pictures with equal scores."""
 
     def __init__(self, *, again: set[str], refresh: bool, ties: bool) -> None:
         self.again, self._refresh, self._wanted = again, refresh, ties
         self._ties: dict[str, list[tuple[str, str]]] = {}
 
     def key(self, judgement: Judgement) -> str:
-        """The judgement's key, or nothing if it is to be asked for again."""
+        """The key of a judgement; empty if the pictures are to be judged again."""
         if self._refresh or any(what in judgement for what in self.again):
             return ""
         key = judgement_key(judgement)
@@ -257,11 +268,11 @@ class Known:
         return key
 
     def learn(self, write: Callable[..., None], *done: Judgement) -> None:
-        """Write judgements that an earlier run asked for, and know them."""
+        """Write judgements that an earlier run asked for, and remember their keys and ties."""
         write(*done)
         for judgement in done:
             self.key(judgement)
 
     def ties(self, key: str) -> list[tuple[str, str]]:
-        """Which pictures of a judgement, by their ids, have the same score."""
+        """The pairs of pictures, by their ids, that have the same score in a judgement."""
         return self._ties.get(key, [])

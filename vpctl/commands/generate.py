@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 Draw = Callable[[list[str], list[int], Settings], "list[PIL.Image]"]
 
 GUIDANCE_STEP = 0.5
-"""A guidance range is drawn from in these steps, so that pictures of one guidance come together in a batch."""
+"""Step between the random weights of a guidance range, so that several pictures of a batch have the same weight."""
 LARGEST_GUIDANCE = 1000
 LARGEST_SIZE = 1 << 26
-"""Pixels; a larger picture is not opened by any command (`images.pictures.LARGEST`)."""
+"""Pixels. No command opens a larger picture (`images.pictures.LARGEST`)."""
 LARGEST_WINDOW = 16
-"""How many batches are planned ahead at the most, to fill them where several models or guidances are mixed."""
+"""Maximum number of batches that are planned ahead, to fill them if models or guidance weights are mixed."""
 
 
 class LoadedGenerator(NamedTuple):
-    """A generator under the name records give it; `fingerprint` tells its weights, `settings` are its own."""
+    """A generator and its name in records. `fingerprint` identifies its weights; `settings` are its own defaults."""
 
     name: str
     draw: Draw
@@ -43,7 +43,7 @@ class LoadedGenerator(NamedTuple):
 
 @dataclass(frozen=True)
 class DrawingPlan:
-    """What is drawn for every prompt: `images` pictures, each with one of `models` and a guidance in `guidance`."""
+    """What to draw for every prompt: `images` pictures, each with one of `models` and a weight in `guidance`."""
 
     models: list[LoadedGenerator]
     images: int
@@ -55,9 +55,9 @@ class DrawingPlan:
 
 
 OF_ANOTHER_PICTURE = Image.__annotations__.keys() - Prompt.__annotations__.keys()
-"""What a record that came with a picture says of it, and not of its prompt."""
+"""Keys that describe a picture and not its prompt. If the input has them, they describe another picture."""
 DRAWN = ("prompt_id", "image_id", "model", "seed")
-"""Keys that the record of every picture of this command has, and those of other pictures may lack."""
+"""Keys of every record that this command writes. Records of other pictures may lack them."""
 
 
 class Drawing(NamedTuple):
@@ -69,7 +69,7 @@ class Drawing(NamedTuple):
 
 
 def planned(prompt: Prompt, plan: DrawingPlan) -> Iterator[Drawing]:
-    """The jobs of one prompt. Model, guidance and seed of each depend on the prompt, its number and the seed alone."""
+    """The pictures to draw for one prompt. Random choices depend on the prompt, the picture's number and --seed."""
     own_id = prompt_key(prompt)
     for number in range(plan.images):
         rng = Random(digest([own_id, number, plan.seed]))
@@ -95,7 +95,7 @@ def planned(prompt: Prompt, plan: DrawingPlan) -> Iterator[Drawing]:
 
 
 def resolved(wanted: Settings, own: Settings) -> Settings:
-    """What is asked for, and the generator's own where nothing is."""
+    """The settings in `wanted`; where one is None, that of `own`."""
     return own._replace(**{key: value for key, value in wanted._asdict().items() if value is not None})
 
 
@@ -108,10 +108,10 @@ def drawn(
     claim: Callable[[str], bool],
     save: "Callable[[PIL.Image, str], None]",
 ) -> Iterator[Image]:
-    """The records of the pictures, saved below `folder`, those of a prompt side by side and in the prompts' order.
+    """Draw pictures, save them below `folder`, and yield their records, in the order of the prompts.
 
-    Pictures that cannot be claimed, being done already, are left out. Full batches are made across prompts, of each
-    model and setting.
+    Pictures that `claim` refuses are done already and left out. A batch can have pictures of several prompts, but only
+    of one model and setting.
     """
     window: list[Drawing] = []
     with ThreadPoolExecutor(1) as writer:
@@ -124,7 +124,7 @@ def drawn(
 
 
 def _full(window: list[Drawing], batch: int) -> bool:
-    """Whether at least half of the batches this window makes are full ones, or it has grown long enough."""
+    """Whether at least half of the window's batches are full, or the window has its maximum length."""
     groups = _grouped(window)
     rounds = sum(-(-len(jobs) // batch) for jobs in groups.values())
     full = sum(len(jobs) // batch for jobs in groups.values())
@@ -162,7 +162,7 @@ def _drawn_window(
 
 
 def _pictures(model: LoadedGenerator, prompts: list[str], seeds: list[int], settings: Settings) -> "list[PIL.Image]":
-    """One picture a prompt. Raises `UserError` for a plug-in of the user's that draws anything else."""
+    """One picture per prompt. Raises `UserError` if a plug-in returns anything else."""
     from PIL import Image as PIL
 
     with plugins.blamed("generator", model.name):
@@ -186,35 +186,52 @@ def generate(
             "--model",
             "-m",
             group="Model",
-            help="The model. Given several times: each picture uses one of them at random.",
+            help="Model that draws the pictures; repeatable. With several models, each picture uses one of them at "
+            "random.",
+            show_default="shapes, the model of the shapes world",
         ),
     ] = None,
     adapter: Annotated[
-        str, option(metavar="DIR", group="Model", help="Folder of a LoRA that tune-ppo or tune-dpo wrote.")
+        str,
+        option(
+            metavar="DIR",
+            group="Model",
+            help="Folder of a LoRA, as tune-ppo and tune-dpo write it. The pictures are drawn with its weights added.",
+        ),
     ] = "",
     images: Annotated[
         int,
-        option("--images", "-n", metavar="N", min=1, max=10_000, group="Sampling", help="Pictures per prompt."),
+        option(
+            "--images", "-n", metavar="N", min=1, max=10_000, group="Sampling", help="Number of pictures per prompt."
+        ),
     ] = 4,
     guidance: Annotated[
         str,
         option(
             metavar="W[:W]",
             group="Sampling",
-            help="Weight of classifier-free guidance. With a range LOW:HIGH, each picture uses a random weight "
-            "in the range.",
+            help="Weight of classifier-free guidance. With a range such as 3:12, each picture uses a random weight in "
+            "the range.",
+            show_default="the model's own",
         ),
     ] = "",
     steps: Annotated[
         int | None,
-        option(metavar="N", min=1, max=1000, group="Sampling", help="Denoising steps.", show_default="the model's own"),
+        option(
+            metavar="N",
+            min=1,
+            max=1000,
+            group="Sampling",
+            help="Number of denoising steps per picture.",
+            show_default="the model's own",
+        ),
     ] = None,
     size: Annotated[
         str,
         option(
             metavar="WxH",
             group="Sampling",
-            help="Width and height in pixels, such as 768x512.",
+            help="Width and height of the pictures in pixels, such as 768x512.",
             show_default="the model's own",
         ),
     ] = "",
@@ -236,13 +253,14 @@ def generate(
 ) -> None:
     """Draw pictures for prompts.
 
-    The input is JSON Lines, or plain text from a .txt file. generate writes one record per picture. The records of
-    one prompt are consecutive, so annotate can judge them while the next pictures are drawn. A picture depends only
-    on its own record. Order, batch size and resuming do not change it.
+    The input is JSON Lines, or plain text with one prompt per line. A .txt file and standard input can be plain text.
+    generate writes one record per picture. The records of one prompt are consecutive, so annotate can judge them while
+    the next pictures are drawn. A picture depends only on its own record: order, batch size and resuming do not change
+    it.
 
-    Hugging Face's imagefolder loader can open the folder of --out. If the pictures go to another folder, generate
-    writes a file named .vpctl into it. This file allows later commands to read these pictures, wherever the folder
-    is.
+    Hugging Face's imagefolder loader can open the folder of --out. If the pictures go to a folder other than that of
+    --out, generate also writes a file named .vpctl into the folder of the pictures. Because of this file, later
+    commands may read the pictures there without --root.
 
     Examples:
 
@@ -267,7 +285,7 @@ def generate(
     target = folder or ("images" if is_stream(out) else os.path.dirname(out) or "./")
 
     def key(image: Image) -> str:
-        """The picture's identity. Raises `UserError` for one that was drawn elsewhere."""
+        """The identity of a picture. Raises `UserError` if generate did not draw it."""
         if missing := [name for name in DRAWN if name not in image]:
             has_not = in_a_row(map(repr, missing))
             raise UserError(f"{out}: holds pictures that generate did not draw, without {has_not}; name another --out")
@@ -298,7 +316,7 @@ def generate(
 
 
 def loaded(spec: str, adapter: str, device: str) -> LoadedGenerator:
-    """A generator by its spec, with the LoRA on it if there is one."""
+    """The generator of a spec, with the LoRA in `adapter` if that is not empty."""
     generator = plugins.load("generator", spec, device=device)
     if adapter:
         generator.adapt(adapter)
@@ -306,7 +324,7 @@ def loaded(spec: str, adapter: str, device: str) -> LoadedGenerator:
 
 
 def adapter_fingerprint(folder: str) -> str:
-    """Identity of the LoRA in a folder, whatever else lies there."""
+    """Identity of the LoRA in a folder; other files in the folder do not change it."""
     weights = os.path.join(folder, plugins.LORA_FILE)
     return fingerprint(weights if os.path.isfile(weights) else folder)
 

@@ -18,25 +18,25 @@ from ..streams.reading import located
 from ..streams.writing import Replacement
 
 ANYONE = "*"
-"""In a scale, every annotator that has none of its own."""
+"""Key of the scale for all annotators without a scale of their own."""
 
 
 @dataclass
 class JudgedPrompt:
-    """What was said of one prompt's pictures, by aspect and annotator."""
+    """All judgements of one prompt's pictures, by aspect and annotator."""
 
     prompt: dict[str, Any]
     files: dict[str, str] = field(default_factory=dict)
     said: dict[tuple[str, str], Preferences] = field(default_factory=dict)
 
     def add(self, judgement: Judgement, scale: Scale) -> None:
-        """Take one judgement in."""
+        """Add one judgement."""
         said = self.said.setdefault((judgement["aspect"], judgement["annotator"]), Preferences())
         said.add(judgement, scale)
         self.files.update(zip(judgement["image_ids"], judgement["file_names"], strict=True))
 
     def difference(self, first: str, second: str) -> tuple[dict[str, float], set[str]]:
-        """By aspect how far `first` is above `second`, mean over the annotators that judged both; and who they are."""
+        """By aspect, how far `first` is above `second`, as the mean over the annotators that judged both; and these."""
         found: dict[str, list[float]] = {}
         annotators = set()
         for (aspect, annotator), said in self.said.items():
@@ -48,7 +48,7 @@ class JudgedPrompt:
 
 
 def collected(judgements: Iterable[Judgement], scales: Mapping[str, Scale], counts: Counter[str]) -> list[JudgedPrompt]:
-    """The judgements by prompt, in the order in which the prompts come up; refusals are counted and left out."""
+    """The judgements by prompt, in the order of the prompts. Refused and failed ones are counted and left out."""
     prompts: dict[str, JudgedPrompt] = {}
     for judgement in latest(judgements, counts):
         if "refused" in judgement or "failed" in judgement:
@@ -67,7 +67,7 @@ def _scale(judgement: Judgement, scales: Mapping[str, Scale]) -> Scale:
 
 
 def misfit(judgement: Judgement, scales: Mapping[str, Scale]) -> str:
-    """Why a judgement does not fit its annotator's scale; nothing if it does, or if its pictures were only compared."""
+    """Why a judgement does not fit its annotator's scale; empty if it does, or if its pictures were only compared."""
     if judgement.get("mode") == "pair":
         return ""
     who, scale = judgement["annotator"], _scale(judgement, scales)
@@ -90,9 +90,9 @@ def merged(
 ) -> Iterator[Pair]:
     """The pairs of every prompt's pictures that are not tied.
 
-    The margin is the weighted mean of the aspects' differences, with weight 1 for an aspect that `weights` does not
-    name; the paper's preference is the unweighted mean of its four aspects (section 4.1). Pairs of less than
-    `min_margin`, and of none at all, are ties.
+    The margin is the weighted mean of the aspects' differences; an aspect that is not in `weights` has the weight 1.
+    The paper's preference is the unweighted mean of its four aspects (section 4.1). Pairs with a margin of 0 or below
+    `min_margin` are ties.
     """
     for pictures in prompts:
         part = part_of(pictures.prompt["prompt_id"], split) if split else pictures.prompt.get("split")
@@ -127,7 +127,9 @@ def merged(
 
 
 def merge(
-    judgements: Annotated[list[str], argument(metavar="FILE...", help="Judgements, JSON Lines; - is standard input.")],
+    judgements: Annotated[
+        list[str], argument(metavar="FILE...", help="Judgements: JSON Lines files; - is standard input.")
+    ],
     out: Whole = STDIO,
     *,
     weight: Annotated[
@@ -137,7 +139,7 @@ def merge(
             "-w",
             metavar="ASPECT=W",
             group="Preference",
-            help="Weight of an aspect. The default weight is 1; 0 leaves the aspect out.",
+            help="Weight of an aspect in the margin. The default weight is 1; 0 leaves the aspect out; repeatable.",
         ),
     ] = None,
     scale: Annotated[
@@ -145,8 +147,8 @@ def merge(
         option(
             metavar="[WHO=]LOW:HIGH",
             group="Preference",
-            help="Lowest and highest score. WHO is the annotator with this scale; without WHO it is the scale of "
-            "all others.",
+            help="Lowest and highest score that the annotator WHO can give. Without WHO: the scale of all annotators "
+            "that have no --scale of their own; repeatable.",
             show_default="1:5",
         ),
     ] = None,
@@ -157,7 +159,7 @@ def merge(
             min=0,
             max=1,
             group="Preference",
-            help="Pairs with a smaller margin are ties, and ties are dropped.",
+            help="Smallest margin of a pair. Pairs with a smaller margin are ties, and ties are dropped.",
         ),
     ] = 0.0,
     split: Annotated[
@@ -166,7 +168,8 @@ def merge(
             metavar="NAME:SHARE,...",
             offered=("train:0.9,test:0.1",),
             group="Preference",
-            help="Assign every prompt to one part of the data, such as train:0.9,test:0.1.",
+            help="Assign every prompt to one part of the data, with these shares, such as train:0.9,test:0.1. Each "
+            "pair gets the part of its prompt as `split`.",
             show_default="the split of the judgements",
         ),
     ] = "",
@@ -174,22 +177,27 @@ def merge(
 ) -> None:
     """Turn judgements into preference pairs.
 
-    Reads any number of files, from several runs and annotators, including people. The score of a picture on an aspect
-    is the mean of the scores that an annotator gave it. The margin of a pair is the difference of the two scores,
-    divided by the width of the annotator's scale, and averaged over aspects and annotators. Tied pairs are dropped.
+    Reads any number of files, from several runs and annotators; people can be annotators, too. For each annotator and
+    aspect, the score of a picture is the mean over its judgements. The difference of two pictures is the difference of
+    their scores, divided by the width of the annotator's scale. The margin of a pair is the mean of these differences:
+    first over the annotators, then over the aspects. Pairs without a difference are ties, and ties are dropped.
 
-    With the same weight for every aspect this is the preference of VisionPrefer (Wu et al. 2024, arXiv 2404.15100,
+    If every aspect has the same weight, this is the preference of VisionPrefer (Wu et al. 2024, arXiv 2404.15100,
     section 4.1).
 
-    In a pairwise comparison a picture is preferred only if it wins in both orders. If the two pictures also have
-    scores, and these are equal, the preference counts as half a level.
+    annotate --mode pair and --break-ties compare two pictures in both orders. The difference is then 1 if a picture
+    wins in both orders, 0.5 if it wins in one order and ties in the other, and 0 if the orders contradict each other.
+    If the two pictures also have scores, their comparison counts only if the scores are equal. The difference is then
+    at most half a level, 0.125.
 
-    If annotate judged the same pictures in the same order several times, the last judgement counts. The part of the
-    data that a prompt is assigned to depends only on its id.
+    If an annotator judged the same pictures again in the same order and pass, only the last judgement counts.
+    Judgements without a `key`, such as those of people, all count.
 
-    Judgements that are merged must agree. A prompt_id must always have the same prompt. An image_id must always have
-    the same picture; a moved or copied file is the same picture. A prompt must always be in the same part of the
-    data, unless --split assigns the parts anew.
+    With --split, the part of the data that a prompt is assigned to depends only on its id.
+
+    The judgements in all files must agree. One prompt_id must always have the same prompt. One image_id must always
+    have the same picture; a moved or copied file is the same picture. One prompt must always be in the same part of
+    the data, except with --split, which assigns all prompts to new parts.
 
     Examples:
 
@@ -226,7 +234,7 @@ def merge(
 
 
 def known(name: str, asked: Iterable[str], there: set[str]) -> None:
-    """Raise `UserError` for what an option names and no judgement has: it would do nothing."""
+    """Raise `UserError` if an option names an aspect or an annotator that no judgement has."""
     for one in sorted(set(asked) - there):
         raise UserError(f"{name} {one}: the judgements have no such name; they have {', '.join(sorted(there))}")
 
@@ -246,7 +254,10 @@ def _share(split: str, part: str) -> tuple[str, str]:
 
 
 def _numbers(option: str, given: list[tuple[str, str, str]]) -> dict[str, float]:
-    """The numbers of an option by name, of triples: its text, a name, and a number as text. No name comes twice."""
+    """The numbers of an option by name, from triples: the option's text, a name, and a number as text.
+
+    Raises `UserError` if a name occurs twice.
+    """
     numbers: dict[str, float] = {}
     for text, name, value in given:
         if name in numbers:
@@ -266,7 +277,7 @@ def _number(name: str, text: str, value: str) -> float:
 
 
 def parse_scales(texts: list[str]) -> dict[str, Scale]:
-    """Scales of ``LOW:HIGH`` and ``WHO=LOW:HIGH``; an annotator's name may hold colons and equals signs."""
+    """Scales from ``LOW:HIGH`` and ``WHO=LOW:HIGH``. The name of an annotator may contain colons and equals signs."""
     scales: dict[str, Scale] = {}
     for text in texts:
         who, equals, span = text.rpartition("=")
@@ -286,7 +297,7 @@ def parse_scales(texts: list[str]) -> dict[str, Scale]:
 
 
 def summarise(counts: Counter[str], prompts: int, out: str) -> None:
-    """Say what became of the judgements, aspect by aspect; the pairs were written to `out`."""
+    """Print a table of ties by aspect, and the numbers of judgements and pairs. The pairs were written to `out`."""
     aspects = sorted(key.removesuffix(" seen") for key in counts if key.endswith(" seen"))
     if aspects:
         progress.table(
@@ -303,7 +314,7 @@ def summarise(counts: Counter[str], prompts: int, out: str) -> None:
     }
     plural = progress.plural
     more = "".join(f"; {plural(number, what)} left out" for what, number in left_out.items() if number)
-    more += f"; {counts['replaced']} replaced by later ones" if counts["replaced"] else ""
+    more += f"; {plural(counts['replaced'], 'judgement')} replaced by a later one" if counts["replaced"] else ""
     progress.note(
         f"{plural(counts['pairs'], 'pair')} {progress.written(out)}, from {plural(counts['judgements'], 'judgement')} "
         f"of {plural(prompts, 'prompt')}; {plural(counts['ties'], 'tie')} dropped{more}"

@@ -121,7 +121,7 @@ def polish(
         plugin(
             "polisher",
             group="Model",
-            help="What cleans the prompts: rules, or a language model such as openai:gpt-4o-mini.",
+            help="Polisher that cleans the prompts: rules, or a language model such as openai:gpt-4o-mini.",
         ),
     ] = "rules",
     keep_original: Annotated[
@@ -129,7 +129,7 @@ def polish(
         option(
             "--keep-original",
             group="Prompt",
-            help="Also write the original prompt, if its words differ from the polished prompt.",
+            help="Also write the original prompt as a second record, if its words differ from the polished prompt.",
         ),
     ] = False,
     keep_unsafe: Annotated[
@@ -137,7 +137,7 @@ def polish(
         option(
             "--keep-unsafe",
             group="Prompt",
-            help="Keep unsafe prompts, and write the reason into `unsafe`, instead of dropping them.",
+            help="Do not drop unsafe prompts: keep them, with the reason in `unsafe`.",
         ),
     ] = False,
     nsfw_threshold: Annotated[
@@ -151,8 +151,8 @@ def polish(
         option(
             metavar="MODEL",
             group="Model",
-            help="Classifier that computes `prompt_nsfw` for prompts without it: a folder or a hub id, such as "
-            "unitary/unbiased-toxic-roberta (Detoxify's model).",
+            help="Classifier that computes `prompt_nsfw` for prompts that do not have it: a folder or a hub id, such "
+            "as unitary/unbiased-toxic-roberta (Detoxify's model).",
             show_default="none",
         ),
     ] = "",
@@ -163,7 +163,8 @@ def polish(
             min=0,
             max=1,
             group="Prompt",
-            help="Drop prompts that are at least this similar to an earlier prompt; 1 drops only exact duplicates.",
+            help="Drop a prompt as a near duplicate if its similarity to an earlier prompt is at least this. 1 turns "
+            "this off: then only duplicates are dropped.",
         ),
     ] = 0.8,
     server: ServerConfig,
@@ -172,30 +173,35 @@ def polish(
     """Clean raw prompts, and drop unsafe prompts and duplicates.
 
     Prompts that people write contain many words that do not describe the picture: quality words, resolutions, lists
-    of artists, names of platforms and renderers, contradictory styles. polish removes these words. Judges can then
-    rate whether a picture shows what the prompt asks for, and not whose style it copies.
-
-    polish drops unsafe prompts, exact duplicates, near duplicates, and prompts that are empty after polishing. It
-    also drops prompts of more than 10000 characters as `too long`, because no text encoder reads that much.
+    of artists, names of platforms and renderers, contradictory styles. polish removes these words. Then
+    annotators judge whether a picture shows what the prompt asks for, and not whose style it copies.
 
     The input is JSON Lines, or plain text with one prompt per line. A .txt file and standard input can be plain text.
     The old text is kept as `source_prompt`, and `prompt_id` is its hash. With --keep-original, the old text is also
-    written as a second prompt; its id is the `prompt_id` with `-original` at the end. `clip_tokens` is the length of
+    written as a second record; its id is the `prompt_id` with `-original` at the end. `clip_tokens` is the length of
     the new text. Stable Diffusion reads at most 75 tokens.
 
-    A rewrite by a language model is rejected if it adds something, or if it loses the subject of the prompt. Then the
-    rules polish the prompt instead, and `rejected` gives the reason. If the model refuses, the prompt is unsafe.
+    polish drops unsafe prompts, duplicates, near duplicates, and prompts that are empty after polishing. It also drops
+    prompts of more than 10000 characters as `too long`, because no text encoder reads that much.
 
-    A prompt is unsafe if the polisher says so, or if its `prompt_nsfw` is above the threshold. `prompt_nsfw` is a
-    column of DiffusionDB.
+    A repeat is a prompt with the same `prompt_id` as an earlier one: the same original text. Repeats are counted, but
+    they are in no output. A duplicate is a prompt whose new text has the same words as the new text of an earlier
+    prompt: case, punctuation and spacing do not matter. A near duplicate shares most of its runs of two and three words
+    with an earlier prompt. The similarity, from 0 to 1, is the share of runs that both have among the runs that at
+    least one of them has.
+
+    A rewrite by a language model is rejected if it adds something, or if it loses the subject of the prompt. Then the
+    rules polish the prompt instead, and `rejected` gives the reason.
+
+    A prompt is unsafe if the polisher says so, if the model refuses, or if its `prompt_nsfw` is above --nsfw-threshold.
+    `prompt_nsfw` is a column of DiffusionDB.
 
     With --out prompts.jsonl, dropped prompts go to prompts.dropped.jsonl, with the reason in `dropped`. A resumed run
-    skips them. To retry a dropped prompt, delete its line from that file. If a prompt repeats an earlier prompt word
-    for word, it is counted but not written.
+    skips them. To try a dropped prompt again, delete its line from that file.
 
-    If a model's answer for a prompt is unusable, the model is asked once more. If the second answer is unusable too,
-    the prompt is dropped as `failed`. If the server fails, the prompt is in neither file, and the next run tries it
-    again. The exit code is 3 if any prompt failed, and 5 if a limit was reached.
+    If a model's answer for a prompt is unusable, a second call asks again. If that answer is unusable, too, the prompt
+    is dropped as `failed`. If the server fails, the prompt is in neither file, and the next run tries again. The exit
+    code is 3 if any record failed, and 5 if a limit was reached.
 
     Examples:
 

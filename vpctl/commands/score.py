@@ -25,7 +25,7 @@ def score(
             "--reward",
             "-r",
             group="Model",
-            help="Reward model that scores the pictures; repeatable.",
+            help="Reward that scores the pictures; repeatable.",
             show_default="shapes, the pixel judge",
         ),
     ] = None,
@@ -35,14 +35,16 @@ def score(
 ) -> None:
     """Score pictures with reward models.
 
-    Adds the score of each reward to `scores` in every record. The scores are raw. The key of a score is the SPEC that
-    was given to --reward. All rewards are computed in one pass, and each picture is decoded only once.
+    Adds the score of each reward to `scores` in every record. The scores are raw: each reward has its own scale. The
+    key of a score is the SPEC that was given to --reward. Several rewards are computed in one pass, so each picture is
+    decoded only once.
 
-    A record needs `prompt` and `file_name`. A missing `prompt_id` is computed from the prompt, and a missing `image_id`
-    from the bytes of the file; both are added. Two files of one prompt with the same bytes are one picture: the second
-    is left out with a warning.
+    A record needs `prompt` and `file_name`. A missing `prompt_id` is computed from the prompt. A missing `image_id` is
+    computed from the bytes of the file, so identical files have the same `image_id`. The computed ids are added to the
+    record. If several records of one prompt have the same `image_id`, only the first is used; a warning names the
+    others.
 
-    A picture that cannot be opened is reported and left out. The exit code is then 3.
+    A picture that cannot be opened or scored is left out; a warning names it. The exit code is 3 if any record failed.
 
     Examples:
 
@@ -76,11 +78,11 @@ def score(
         from ..models.scoring import loaded, scored
 
         pictures = Pictures([folder_of(images), *(root or [])])
-        contents, is_repeated = Contents(pictures), Repeats()
+        contents, records, is_repeated = Contents(pictures), read(images, Image), Repeats()
 
         def wanted() -> Iterator[Image | RecordFailed]:
             """The records with their ids that are not in the output yet."""
-            for record in read(images, Image):
+            for record in records:
                 try:
                     image = identified(record, contents)
                 except RecordFailed as failure:

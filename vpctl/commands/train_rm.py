@@ -14,7 +14,7 @@ from ..configs import RewardModelConfig
 from ..errors import RecordFailed, UserError
 from ..images.folders import Folders
 from ..models import sources
-from ..options import Device, Input, Roots, RunFolder, Seed, option, options
+from ..options import Device, Pairs, Roots, RunFolder, Seed, option, options
 from ..records import Pair, digest, fingerprint, part_of, prompt_key
 from ..streams.joins import Joined
 from ..streams.places import folder_of, place_of
@@ -36,7 +36,7 @@ CACHE_BYTES = 2 << 30
 
 
 class Store:
-    """Pixels of pictures by number, prepared for the model; as many as fit into two gigabytes are remembered."""
+    """Pixels of pictures by number, prepared for the model. It caches up to two gigabytes of them."""
 
     def __init__(self, model: "RewardModel", pictures: "Pictures") -> None:
         self._model, self._pictures = model, pictures
@@ -46,7 +46,7 @@ class Store:
         self._free = CACHE_BYTES
 
     def number(self, path: str) -> int:
-        """The number of a picture, the next one for a new path."""
+        """The number of a picture. A new path gets the next number."""
         if path not in self._numbers:
             self._numbers[path] = len(self._paths)
             self._paths.append(path)
@@ -92,7 +92,7 @@ def grouped(pairs: Iterable[Pair], store: Store) -> "list[PromptPairs]":
 
 @options(RewardModelConfig)
 def train_rm(
-    pairs: Input,
+    pairs: Pairs,
     *,
     out: RunFolder,
     backbone: Annotated[
@@ -101,9 +101,9 @@ def train_rm(
             metavar="MODEL",
             offered=("new:blip", "new:clip"),
             group="Model",
-            help="Model to start from: the folder or hub id of a BLIP (image-text retrieval) or CLIP model, or "
-            "new:blip or new:clip for a small untrained model.",
-            show_default="the shapes world's",
+            help="Model to start training from: the folder or hub id of a BLIP model (for image-text retrieval) or of "
+            "a CLIP model, or new:blip or new:clip for a small untrained model.",
+            show_default="the small BLIP of the shapes world",
         ),
     ] = "",
     root: Roots = None,
@@ -113,17 +113,19 @@ def train_rm(
 ) -> None:
     """Train a reward model on preference pairs.
 
-    Trains on the pairs whose `split` is train. If there are pairs with the split validation, the weights with the
-    best result on these pairs are kept. The model card reports the accuracy on the pairs with the split test. If no
-    pair has a split, 10 % of the prompts are held out as test.
+    A reward model gives a picture a score for a prompt. It learns from pairs to score the preferred picture higher.
 
-    The loss is the Bradley-Terry likelihood of the preferred picture, as in VisionPrefer (Wu et al. 2024, arXiv
-    2404.15100, section 4.1). Which layers are frozen and how the learning rate falls follow ImageReward (Xu et al.
-    2023, arXiv 2304.05977).
+    train-rm trains on the pairs whose `split` is train. If there are pairs whose `split` is validation, it keeps the
+    weights that are best on these pairs. The model card reports the accuracy on the pairs whose `split` is test. If no
+    pair has a `split`, 10 % of the prompts are held out from training and used as test.
 
-    The output folder is a plain transformers model with its tokenizer and image processor. vpctl uses it as the
-    reward vp:DIR. The model card shows how to use it with transformers alone. The folder also holds the run: options
-    in run.json, and metrics in metrics.jsonl and in files for TensorBoard.
+    The loss is the negative log-likelihood of the Bradley-Terry model, as in VisionPrefer (Wu et al. 2024, arXiv
+    2404.15100, section 4.1). The choice of frozen layers and the decay of the learning rate follow ImageReward (Xu et
+    al. 2023, arXiv 2304.05977).
+
+    The output folder is a transformers model with its tokenizer and image processor. vpctl uses it as the reward
+    vp:DIR. The model card shows how to use it with transformers and without vpctl. The folder also holds the run:
+    options in run.json, and metrics in metrics.jsonl and in files for TensorBoard.
 
     Examples:
 
@@ -182,7 +184,7 @@ def train_rm(
 
 
 def divided(pairs: list[Pair], source: str) -> dict[str, list[Pair]]:
-    """The pairs by what they are for: train, validation, test."""
+    """The pairs by part of the data: train, validation, test."""
     said = any("split" in pair for pair in pairs)
     parts: dict[str, list[Pair]] = {name: [] for name in PARTS}
     for pair in pairs:
@@ -203,7 +205,7 @@ def _pair_id(pair: Pair) -> list[str]:
 
 
 def write_scale(folder: Path, mean: float, std: float) -> None:
-    """Put down the usual rewards, so that those in use have mean 0 and std 1 on the training pictures."""
+    """Write the mean and std of the rewards of the training pictures; `vp:` scales rewards by them to mean 0, std 1."""
     (folder / "reward.json").write_bytes(
         orjson.dumps({"mean": mean, "std": std or 1.0}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     )

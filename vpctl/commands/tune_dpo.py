@@ -8,7 +8,7 @@ from .. import plugins, progress
 from ..configs import DPOConfig
 from ..errors import RecordFailed, UserError
 from ..images.folders import Folders
-from ..options import Device, Input, Roots, RunFolder, Seed, options, plugin
+from ..options import Device, Pairs, Roots, RunFolder, Seed, options, plugin
 from ..records import Pair, digest
 from ..streams.joins import Joined
 from ..streams.places import folder_of, place_of
@@ -25,12 +25,19 @@ if TYPE_CHECKING:
 
 @options(DPOConfig)
 def tune_dpo(
-    pairs: Input,
+    pairs: Pairs,
     *,
     out: RunFolder,
     model: Annotated[
         str,
-        plugin("generator", "--model", "-m", group="Model", help="Model to tune.", show_default="the shapes world's"),
+        plugin(
+            "generator",
+            "--model",
+            "-m",
+            group="Model",
+            help="Model to tune.",
+            show_default="shapes, the model of the shapes world",
+        ),
     ] = "",
     root: Roots = None,
     seed: Seed = 0,
@@ -39,14 +46,17 @@ def tune_dpo(
 ) -> None:
     """Tune a model on preference pairs.
 
-    Trains a LoRA with Diffusion-DPO (Wallace et al. 2024, arXiv 2311.12908). It needs only pairs: it uses no reward
-    model and draws no training pictures. Pairs with a `split` other than train are skipped. The pictures can come from
-    any model.
+    Trains a LoRA (low-rank adaptation: a small set of weights that is added to those of the model) with Diffusion-DPO
+    (Wallace et al. 2024, arXiv 2311.12908). DPO, direct preference optimization, trains on pairs directly: the model
+    learns to denoise the preferred picture of a pair better, compared with the rejected picture. It uses no reward
+    model and draws no training pictures. The pictures of the pairs can come from any model. Pairs with a `split` other
+    than train are skipped.
 
-    The output folder holds pytorch_lora_weights.safetensors, previews drawn from fixed seeds, and metrics in
-    metrics.jsonl and in files for TensorBoard. To use the LoRA, run generate --adapter DIR, or call
+    The output folder holds the LoRA in pytorch_lora_weights.safetensors, previews drawn from fixed seeds, and metrics
+    in metrics.jsonl and in files for TensorBoard. To use the LoRA, run generate --adapter DIR, or call
     pipe.load_lora_weights(DIR) in diffusers. In a healthy run the loss stays near log 2 = 0.693 for a long time, and
-    implicit_accuracy rises.
+    implicit_accuracy rises. This metric is the share of pairs for which the tuned model, compared with the untuned
+    one, favours the preferred picture.
 
     Examples:
 
@@ -100,7 +110,7 @@ def tune_dpo(
 
 
 def encoded(pairs: list[Pair], policy: "Denoiser", pictures: "Pictures") -> "tuple[Posteriors, list[Preference]]":
-    """The posterior of every picture, encoded once, and the pairs as indices of them.
+    """The posterior of every picture, encoded once, and the pairs as indices into the posteriors.
 
     Raises `UserError` for a picture that cannot be opened.
     """

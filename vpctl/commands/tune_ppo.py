@@ -31,7 +31,14 @@ def tune_ppo(
     out: RunFolder,
     model: Annotated[
         str,
-        plugin("generator", "--model", "-m", group="Model", help="Model to tune.", show_default="the shapes world's"),
+        plugin(
+            "generator",
+            "--model",
+            "-m",
+            group="Model",
+            help="Model to tune.",
+            show_default="shapes, the model of the shapes world",
+        ),
     ] = "",
     reward: Annotated[
         list[str] | None,
@@ -40,8 +47,8 @@ def tune_ppo(
             "--reward",
             "-r",
             group="Model",
-            help="Reward to increase, as SPEC or SPEC=WEIGHT; repeatable. Several rewards are added up with "
-            "their weights.",
+            help="Reward to increase, as SPEC or SPEC=WEIGHT; repeatable. Several rewards are multiplied by their "
+            "weights and added up. A SPEC without WEIGHT has the weight 1.",
             show_default="shapes, the pixel judge",
         ),
     ] = None,
@@ -51,12 +58,17 @@ def tune_ppo(
 ) -> None:
     """Tune a model with reinforcement learning from rewards.
 
-    Trains a LoRA with DDPO (Black et al. 2024, arXiv 2305.13301). Each round draws pictures, scores them, and makes
-    the denoising steps that led to higher rewards more likely, within a clip range. A reward is compared only with the
-    rewards of other pictures of the same prompt. Prompts with a `split` other than train are skipped.
+    Trains a LoRA (low-rank adaptation: a small set of weights that is added to those of the model) with DDPO (Black et
+    al. 2024, arXiv 2305.13301). DDPO applies PPO, proximal policy optimization, to the denoising steps of a picture.
+    PPO is reinforcement learning in small steps: a clip range limits how far the model moves in one round.
 
-    The output folder holds pytorch_lora_weights.safetensors, previews drawn from fixed seeds, and metrics in
-    metrics.jsonl and in files for TensorBoard. To use the LoRA, run generate --adapter DIR, or call
+    Each round draws several pictures of each prompt and scores them with the reward. The advantage of a picture is how
+    far its reward is above the mean reward of the same prompt. Training makes the denoising steps of pictures with a
+    positive advantage more likely, and those of the others less likely. Prompts with a `split` other than train are
+    skipped.
+
+    The output folder holds the LoRA in pytorch_lora_weights.safetensors, previews drawn from fixed seeds, and metrics
+    in metrics.jsonl and in files for TensorBoard. To use the LoRA, run generate --adapter DIR, or call
     pipe.load_lora_weights(DIR) in diffusers.
 
     Examples:
@@ -122,7 +134,7 @@ def tune_ppo(
 
 
 def chosen(option: str, given: N | None, own: N | None, spec: str) -> N:
-    """The value of an option, or else the model's own. Raises `UserError` if there is neither."""
+    """The value of an option, or the model's own if the option is not given. Raises `UserError` if both are None."""
     value = own if given is None else given
     if value is None:
         raise UserError(f"{option}: the model {spec} has no default for it; name a value")
@@ -130,13 +142,13 @@ def chosen(option: str, given: N | None, own: N | None, spec: str) -> N:
 
 
 def check_steps(config: PPOConfig, steps: int) -> None:
-    """Raise `UserError` if `skip_last` leaves none of so many denoising steps to train on."""
+    """Raise `UserError` if `skip_last` leaves no denoising step to train on."""
     if config.skip_last >= steps:
         raise UserError(f"--skip-last {config.skip_last}: leaves none of {steps} denoising steps to train on")
 
 
 def weighted(text: str) -> tuple[str, float]:
-    """A reward's spec and its weight, 1 if none is given."""
+    """The spec of a reward and its weight, which is 1 by default."""
     spec, equals, weight = text.rpartition("=")
     if not equals:
         return text, 1.0
@@ -150,7 +162,7 @@ def weighted(text: str) -> tuple[str, float]:
 
 
 def summed_reward(rewards: Mapping[str, Any], weights: Mapping[str, float]) -> "PixelReward":
-    """The weighted sum of rewards, of pictures rounded to 8 bits, as score would see them."""
+    """The weighted sum of the rewards. Pictures are rounded to 8 bits, so the rewards are those of the saved files."""
     import torch
 
     from ..models.scoring import scored

@@ -34,8 +34,8 @@ class Repeats:
         first = self._seen.setdefault(image["image_id"], image["file_name"])
         if first is image["file_name"]:
             return False
-        reason = f"is the same picture as {first}, by its prompt and its image_id; it is left out"
-        progress.warn_each("repeated pictures", f"{image['file_name']}: {reason}")
+        reason = f"has the same prompt_id and image_id as {first}, so it counts as the same picture; it is left out"
+        progress.warn_each("records of the same picture", f"{image['file_name']}: {reason}")
         return True
 
 

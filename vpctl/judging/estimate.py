@@ -34,5 +34,5 @@ def estimate(groups: Iterable[Group], plan: Plan, desk: Desk, pictures: Pictures
     cost = f", {usage['cost'] * share:.2f} USD" if "cost" in usage else ""
     broken = f"; {progress.plural(tally.lost, 'prompt')} with pictures that cannot be judged" if tally.lost else ""
     progress.note(
-        f"dry run: {progress.plural(calls_in_all, 'call')} left{f', {tokens}{cost}' if usage else ''}{broken}"
+        f"dry run: {progress.plural(calls_in_all, 'call')} to make{f', {tokens}{cost}' if usage else ''}{broken}"
     )

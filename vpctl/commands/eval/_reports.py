@@ -1,4 +1,4 @@
-"""What all evaluations do with their reports: options, table, page, gate."""
+"""What all evaluations share: their options, and the table, page and gate of their reports."""
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from ...records import Image, Report
 from ...streams.writing import Replacement
 
 NAMES = ("name", "baseline", "reward", "aspect")
-"""Keys of a report that say what it is of."""
+"""Keys of a report that name what was measured."""
 FailUnder = Annotated[
     float | None,
     option(
@@ -19,17 +19,20 @@ FailUnder = Annotated[
         min=0,
         max=1,
         group="Output",
-        help="Gate for CI: exit 4 unless the lower end of every interval is at least X.",
+        help="Gate, for example in CI: end with exit code 4 if the lower end of any interval is below X. With few "
+        "prompts intervals are wide, so a gate needs many prompts.",
         show_default="no gate",
     ),
 ]
-Html = Annotated[str, option("--html", metavar="FILE", group="Output", help="Also write a self-contained HTML page.")]
+Html = Annotated[
+    str, option("--html", metavar="FILE", group="Output", help="Also write the reports as an HTML page in one file.")
+]
 
 
 def publish(reports: list[Report], out: Replacement, *, title: str, labels: Mapping[str, str] | None = None) -> None:
-    """Write the reports, and show them as a table, in which `labels` stand for longer names.
+    """Write the reports, and print them as a table. `labels` are short names for long ones.
 
-    A reader that has gone changes neither the table nor what a gate says.
+    If the reader of the output has closed its pipe, the table is printed and the gate decides all the same.
     """
     short = labels or {}
     with contextlib.suppress(OutputClosed):
@@ -54,7 +57,7 @@ def publish(reports: list[Report], out: Replacement, *, title: str, labels: Mapp
 
 
 def check_page(html: str, others: list[str], *, runs: Sequence[str] = ()) -> None:
-    """Raise what is wrong with the place of a page, if `html` names one, or with its runs; see `page.check`."""
+    """If `html` names a page, raise `UserError` if the file or one of `runs` cannot be used; see `page.check`."""
     if html:
         from ...report import page
 
@@ -70,7 +73,7 @@ def write_page(
     runs: Sequence[str] = (),
     folders: Sequence[str] = (),
 ) -> int:
-    """Write the page, if `html` names a file; its pictures lie in `folders`. Returns how many of them are missing."""
+    """If `html` names a file, write the page, with pictures from `folders`. Returns the number of missing pictures."""
     if not html:
         return 0
     from ...images.pictures import Pictures
@@ -80,11 +83,13 @@ def write_page(
 
 
 def gate(reports: list[Report], fail_under: float | None) -> None:
-    """Exit 4 if the lower end of any interval is below the gate."""
+    """Raise `GateNotMet` if the lower end of any interval is below the gate."""
     under = [report for report in reports if fail_under is not None and not report["low"] >= fail_under]
     for report in under:
         facts = cast(Mapping[str, object], report)
         what = ", ".join(str(facts[key]) for key in NAMES if key in facts)
-        progress.warn(f"{what}: {report['low']:.3f} is the lower end of the interval, below the gate of {fail_under:g}")
+        progress.warn(
+            f"{what}: the lower end of the interval, {report['low']:.3f}, is below the gate of {fail_under:g}"
+        )
     if under:
         raise GateNotMet

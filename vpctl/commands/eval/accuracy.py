@@ -6,7 +6,7 @@ from typing import Annotated
 from ... import plugins, progress
 from ...errors import UserError
 from ...images.folders import Folders
-from ...options import STDIO, BatchSize, Device, Input, Roots, Whole, option, plugin
+from ...options import STDIO, BatchSize, Device, Pairs, Roots, Whole, option, plugin
 from ...records import Pair, prompt_key
 from ...report.statistics import preferred, reported
 from ...streams.joins import Joined
@@ -17,7 +17,7 @@ from ._reports import FailUnder, Html, check_page, gate, publish, write_page
 
 
 def accuracy(
-    pairs: Input,
+    pairs: Pairs,
     out: Whole = STDIO,
     *,
     reward: Annotated[
@@ -38,6 +38,7 @@ def accuracy(
             offered=("train", "test"),
             group="Input",
             help="Use only the pairs of this part of the data, such as test.",
+            show_default="all pairs",
         ),
     ] = "",
     fail_under: FailUnder = None,
@@ -48,10 +49,11 @@ def accuracy(
 ) -> None:
     """Measure how often a reward prefers the chosen picture.
 
-    A pair counts 1 if the chosen picture scores higher, 0.5 if both score the same, and 0 if the chosen picture
-    scores lower. The interval is a bootstrap over prompts, because the pairs of one prompt share their pictures. Its
-    percentiles are expanded as by Hesterberg (2015, arXiv 1411.5279, section 5.3). All intervals of eval are computed
-    in this way.
+    Each pair has a chosen picture, which is the preferred one, and a rejected picture. A pair counts 1 if the chosen
+    picture scores higher, 0.5 if both score the same, and 0 if the chosen picture
+    scores lower. The accuracy is the mean over the pairs. Its interval comes from a bootstrap over prompts, and not
+    over pairs, because the pairs of one prompt share their pictures. The percentiles are expanded as in Hesterberg
+    (2015, arXiv 1411.5279, section 5.3). All intervals of eval are computed in this way.
 
     Examples:
 

@@ -18,7 +18,11 @@ from ._reports import FailUnder, Html, check_page, gate, publish, write_page
 
 def agreement(
     judgements: Annotated[
-        list[str], argument(metavar="FILE...", help="Judgements of at least two annotators: models, people, or both.")
+        list[str],
+        argument(
+            metavar="FILE...",
+            help="Judgements of at least two annotators: JSON Lines files; - is standard input.",
+        ),
     ],
     out: Whole = STDIO,
     *,
@@ -28,9 +32,11 @@ def agreement(
 ) -> None:
     """Measure how often annotators agree on which of two pictures is better.
 
-    Compares each annotator with each other annotator. A pair of pictures counts if both annotators judged it on the
-    same aspect and neither gave a tie. The interval is a bootstrap over prompts. In public data sets, two people
-    agree on 65 to 78 percent of the pairs. Do not expect more of a model.
+    Compares each annotator with every other annotator; people can be annotators, too. Two pictures count if both
+    annotators judged them on the same aspect and neither gave a tie. The interval comes from a bootstrap over prompts.
+    In public data sets, two people agree on 65 to 78 percent of the pairs. Do not expect more of a model.
+
+    If an annotator judged the same pictures again in the same order and pass, only the last judgement counts.
 
     Examples:
 
@@ -67,7 +73,7 @@ def agreements(
     name: str,
     baseline: str,
 ) -> Iterator[Report]:
-    """Agreement of two annotators on each aspect they share; `ties` counts the pairs that one of them held equal."""
+    """Agreement of two annotators on each aspect that both judged; `ties` counts the pairs that one of them tied."""
     found: dict[str, list[tuple[float, str]]] = defaultdict(list)
     ties: Counter[str] = Counter()
     for prompt, aspect in one.keys() & other.keys():

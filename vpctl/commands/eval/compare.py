@@ -18,7 +18,7 @@ from ._reports import FailUnder, Html, check_page, gate, publish, write_page
 
 
 def compare(
-    base: Annotated[str, argument(metavar="BASE", help="Scored pictures of the base model.")],
+    base: Annotated[str, argument(metavar="BASE", help="Scored pictures of the base model: a JSON Lines file.")],
     tuned: Annotated[
         list[str], argument(metavar="TUNED...", help="Scored pictures of tuned models, one file per model.")
     ],
@@ -30,8 +30,8 @@ def compare(
             "--reward",
             "-r",
             metavar="NAME",
-            group="Input",
-            help="Reward whose scores are compared; repeatable.",
+            group="Model",
+            help="Reward whose scores are compared, as named in `scores`; repeatable.",
             show_default="all rewards that the files share",
         ),
     ] = None,
@@ -40,12 +40,16 @@ def compare(
         option(
             metavar="DIR",
             group="Output",
-            help="Show the curves of this training run on the page of --html; repeatable.",
+            help="Also show the curves of this training run on the page of --html; repeatable.",
         ),
     ] = None,
     report: Annotated[
         list[str] | None,
-        option(metavar="FILE", group="Output", help="Show the reports of this file on the page of --html; repeatable."),
+        option(
+            metavar="FILE",
+            group="Output",
+            help="Also show the reports in this file on the page of --html; repeatable.",
+        ),
     ] = None,
     fail_under: FailUnder = None,
     html: Html = "",
@@ -55,9 +59,12 @@ def compare(
 
     The files are the output of score. For each prompt, pictures with the same seed are compared. If the two files
     have no seed in common for a prompt, or pictures have no seed, the first picture is compared with the first, the
-    second with the second, and so on. Prompts are matched by prompt_id, which polish keeps, so pictures of raw prompts
-    can be compared with pictures of polished prompts. A win counts 1, and a tie 0.5. The interval is a bootstrap over
-    prompts.
+    second with the second, and so on. Prompts are matched by prompt_id. polish does not change the prompt_id, so
+    pictures of raw prompts can be compared with pictures of polished prompts. The win rate is the mean over the
+    compared pictures: a win counts 1, a tie 0.5, and a loss 0. Its interval comes from a bootstrap over prompts.
+
+    A picture that cannot be opened is missing on the page of --html; a warning names it. The exit code is 3 if any
+    record failed.
 
     Examples:
 
@@ -110,7 +117,7 @@ def by_prompt(images: Iterable[Image]) -> dict[str, list[Image]]:
 
 
 def shared_rewards(sides: dict[str, dict[str, list[Image]]]) -> list[str]:
-    """The rewards every picture has a score of, in the order of the first."""
+    """The rewards that every picture has a score of, in the order of the first picture."""
     every = [image.get("scores", {}) for prompts in sides.values() for images in prompts.values() for image in images]
     shared = [name for name in every[0] if all(name in scores for scores in every)]
     if not shared:
@@ -156,9 +163,10 @@ def warn_of_the_rest(base: dict[str, list[Image]], tuned: dict[str, list[Image]]
 
 
 def matched(ones: list[Image], others: list[Image]) -> Iterator[tuple[Image, Image]]:
-    """The pictures of a prompt that meet: those of one seed, or if the seeds do not tell, those of one place.
+    """The pictures of a prompt that are compared: those with the same seed, or else those at the same place.
 
-    Seeds do not tell if a picture has none, if two pictures of one side share theirs, or if no seed is on both sides.
+    The place is used if a picture has no seed, if two pictures of one side have the same seed, or if the two sides have
+    no seed in common.
     """
     by_seed = {other["seed"]: other for other in others if "seed" in other}
     seeds = {one["seed"] for one in ones if "seed" in one}
@@ -177,7 +185,7 @@ def _score(image: Image, reward: str, source: str) -> float:
 
 
 def side_by_side(sides: dict[str, dict[str, list[Image]]]) -> Iterator[list[tuple[str, Image]]]:
-    """For each prompt that all have, the first picture of each, with its source."""
+    """For each prompt that all sources have, the first picture of each source, with the name of the source."""
     shared = set.intersection(*(set(prompts) for prompts in sides.values()))
     first = next(iter(sides.values()))
     for prompt in first:

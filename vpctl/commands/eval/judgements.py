@@ -18,26 +18,25 @@ from ...streams.writing import Replacement
 
 
 def judgements(
-    files: Annotated[
-        list[str], argument(metavar="FILE...", help="Judgements to describe, JSON Lines; - is standard input.")
-    ],
+    files: Annotated[list[str], argument(metavar="FILE...", help="Judgements: JSON Lines files; - is standard input.")],
     out: Whole = STDIO,
     *,
     max_pictures: MaxPictures = 100,
 ) -> None:
     """Describe how annotators judge: levels, ties, position bias, changed preferences.
 
-    Prints a table for each annotator and mode, with a row for each aspect. "judged" is the number of answers with
-    scores, and "refused" the share of refusals. "1 to 5" is the share of each level among the scores. "ties" is the
-    share of equal scores, over all pairs of pictures in one answer. "slots" is the mean score of the picture shown
-    first minus that of the picture shown last. "flips" is how often the preference between two pictures changed when
-    they were judged again. A good judge has few ties, few flips and a slot value near 0.
+    Prints a table for each annotator and mode, with a row for each aspect. "judged" is the number of judgements with
+    scores. "refused" is the share of refused judgements. "1 to 5, in %" is the share of each level among the scores.
+    "ties" is the share of equal scores, over all pairs of pictures that were judged together. "slots" is the score of
+    the picture that was shown first minus the score of the picture that was shown last, as a mean over the judgements.
+    "flips" is the share of changed preferences, over all pairs of pictures that were judged again. A good annotator
+    has few ties, few flips, and a value near 0 for slots.
 
-    The output has a report for each share, with an interval by bootstrap over prompts. Its `metric` is `refused`,
-    `failed`, `level`, `ties`, `first_preferred` or `flips`. `first_preferred` is how often the picture shown first
-    scores higher than the picture shown last; a tie counts 0.5.
+    The output has a report for each share, with an interval from a bootstrap over prompts. Its `metric` is `refused`,
+    `failed`, `level`, `ties`, `first_preferred` or `flips`. `first_preferred` is how often the picture that was shown
+    first scores higher than the picture that was shown last; a tie counts 0.5.
 
-    If annotate asked the same question again, only the last answer counts.
+    If an annotator judged the same pictures again in the same order and pass, only the last judgement counts.
 
     Examples:
 
@@ -59,7 +58,7 @@ def judgements(
 
 
 def reports(found: Mapping[KindOfJudgement, Quality]) -> Iterator[Report]:
-    """A report for each number of each kind of judgement. Metrics without any event have none."""
+    """A report for each metric of each kind of judgement. A metric without any value has no report."""
     for (annotator, aspect, mode), quality in found.items():
         what = {"name": annotator, "aspect": aspect, "mode": mode}
         shares: list[tuple[Series, dict[str, object]]] = [
