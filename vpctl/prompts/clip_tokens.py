@@ -1,7 +1,7 @@
 """Counts the CLIP tokens of a prompt.
 
 CLIP reads the prompts of Stable Diffusion 1 and 2 and, together with T5, those of SDXL and SD 3. All these models use
-the tokens of OpenAI's CLIP, and silently drop everything after the 75th. The merges that define these tokens are
+the tokens of OpenAI's CLIP, and silently drop everything after the 75th token. The merges that define these tokens are
 packaged, so no model has to be downloaded to count them.
 """
 

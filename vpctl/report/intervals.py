@@ -10,7 +10,7 @@ from scipy.special import ndtr, stdtrit
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 DRAWN_AT_ONCE = 2_000_000
-"""Maximum number of sampled clusters in memory, over all resamples of a chunk."""
+"""Maximum number of sampled clusters in memory at once."""
 SEED = 0
 """Fixed, so that the same data always give the same interval."""
 

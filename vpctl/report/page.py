@@ -529,7 +529,7 @@ def curve(name: str, points: list[Point]) -> Curve:
 
 
 def drawable(value: float) -> bool:
-    """Whether a value can be drawn: it is not NaN, not infinite, and not absurdly large."""
+    """Whether a value can be drawn: it is finite, and smaller than `LARGEST_DRAWN` in absolute value."""
     return abs(value) < LARGEST_DRAWN
 
 
