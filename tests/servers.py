@@ -233,7 +233,7 @@ class Server:
     """The server and its settings. A limit of 0 means no limit.
 
     - answer: returns the content of the reply to a request: an object, a text, or a response, which is not billed
-    - moderate: returns the scores of categories for a request; without it, a text is flagged for all categories it names
+    - moderate: returns the scores of categories for a request; otherwise a text is flagged for categories it names
     - canned: the content of all replies; requests are then not read, checked or logged, to measure the speed of clients
     - faults: the share of requests that each fault affects; `hang` is the delay of a "timeout" in seconds
     - capacity: the maximum number of requests in flight; one more is answered 429 at once
