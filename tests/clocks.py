@@ -1,4 +1,4 @@
-"""An event loop in which nothing takes time but what waits: hours pass in milliseconds, the same in every run."""
+"""An event loop in which only waiting takes time: hours pass in milliseconds, the same way in every run."""
 
 import asyncio
 import selectors
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class _Idle(selectors.SelectSelector):
-    """Waits for nothing; what it would have waited, the loop's clock jumps over."""
+    """A selector that never waits. Instead, the clock of the loop jumps ahead."""
 
     jumped: float = 0.0
 
@@ -21,7 +21,7 @@ class _Idle(selectors.SelectSelector):
 
 
 class Virtual(asyncio.SelectorEventLoop):
-    """Its time is 0 at first, and jumps to the next timer when nothing is ready."""
+    """An event loop whose time starts at 0, and jumps to the next timer when nothing is ready."""
 
     def __init__(self) -> None:
         self._idle = _Idle()
@@ -32,6 +32,6 @@ class Virtual(asyncio.SelectorEventLoop):
 
 
 def passing(work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work` in virtual time. What hangs in it is an error and not a test that never ends."""
+    """Return the result of `work` in virtual time. If it hangs, this raises an error, so a test always ends."""
     with asyncio.Runner(loop_factory=Virtual) as runner:
         return runner.run(work)

@@ -1,4 +1,4 @@
-"""What the tests share: vpctl run as a user runs it, small pictures, and files of records."""
+"""Shared by all tests: vpctl run as a user runs it, small pictures, and files of records."""
 
 import ast
 import ctypes
@@ -30,7 +30,7 @@ from vpctl.shapes.render import render
 settings.register_profile("vpctl", deadline=None, derandomize=True, database=None)
 settings.load_profile("vpctl")
 
-# A suite that is started in the background inherits that interrupts are ignored, and so would all that it starts.
+# A test suite started in the background inherits ignored interrupts, and its child processes would inherit them too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 JSON = st.recursive(
@@ -50,15 +50,15 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
     "COLUMNS": "80",
     "NO_COLOR": "1",
 }
-"""What vpctl runs in: nothing of the person who runs the tests, one core, a terminal of the usual width."""
+"""The environment of vpctl in tests: no settings of the user, one core, a terminal of the usual width."""
 
 
 PATIENCE = 300
-"""Seconds in which whatever a test waits for has happened, on a machine that is busy with other work too."""
+"""Seconds after which a test fails if an event has not happened. Enough for a machine that is busy with other work."""
 
 
 class Ended(NamedTuple):
-    """How a process ended, and what it said."""
+    """The result of a process: its exit code, output and messages."""
 
     code: int
     out: str
@@ -66,7 +66,7 @@ class Ended(NamedTuple):
 
 
 class Run(Protocol):
-    """Runs vpctl, in the test's own folder if no other is named."""
+    """Runs vpctl, in the folder of the test unless another one is named."""
 
     def __call__(
         self, *arguments: str | Path, stdin: str = "", cwd: Path | None = None, env: Mapping[str, str] | None = None
@@ -74,20 +74,20 @@ class Run(Protocol):
 
 
 def as_anyone() -> None:
-    """Called in a child process: gives up what lets root open every file, so that permissions hold in a container."""
+    """Called in a child process: drops root's right to open every file, so that permissions work in a container."""
     system = ctypes.CDLL(None)
     for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-        system.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP; refused to who is not root, and then not needed
+        system.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP; it fails for users other than root, who do not need it
 
 
 def vpctl(*arguments: str | Path) -> list[str]:
-    """The words of a command line."""
+    """The words of a command line that runs vpctl."""
     return [sys.executable, "-m", "vpctl", *map(str, arguments)]
 
 
 MODELS = {"datasets", "diffusers", "peft", "safetensors", "tokenizers", "torch", "transformers"}
 PROCESSES = {"subprocess", "tests.conftest.Run", "tests.conftest.bash", "tests.conftest.vpctl"}
-"""What a test file imports that works with models, or that starts vpctl again and again."""
+"""Imports that show that a test file works with models, or that it starts vpctl many times."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -95,14 +95,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With --quick, whether a test file is left out: by what it imports, itself or through the tests' own modules."""
+    """With --quick, leave out the test files with such imports, their own or those of the helpers they import."""
     is_file = collection_path.suffix == ".py" and collection_path.name.startswith("test_")
     return True if config.getoption("--quick") and is_file and needs(collection_path) & (MODELS | PROCESSES) else None
 
 
 @cache
 def needs(file: Path) -> set[str]:
-    """The packages and the names that a file of the tests imports; what its helpers import is included."""
+    """The packages and names that a test file imports, including those that its helpers import."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -117,13 +117,13 @@ def needs(file: Path) -> set[str]:
 
 @pytest.fixture(autouse=True)
 def spoken() -> None:
-    """Messages are as they are without options, whatever a command that ran in this process before was told."""
+    """Print messages as without options, whatever an earlier command in this process has set."""
     progress.begin("vpctl", quiet=False)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """`run("merge", "in.jsonl")`; nothing on standard input if nothing is given."""
+    """`run("merge", "in.jsonl")` runs vpctl. Without `stdin`, standard input is empty."""
 
     def run(
         *arguments: str | Path, stdin: str = "", cwd: Path | None = None, env: Mapping[str, str] | None = None
@@ -143,7 +143,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def until(happened: Callable[[], object], process: "subprocess.Popen[Any] | None" = None) -> None:
-    """Wait until something has happened, and fail if `process` ends before that."""
+    """Wait until `happened` returns true. Fail if `process` ends before that, or after `PATIENCE` seconds."""
     deadline = time.monotonic() + PATIENCE
     while not happened():
         assert process is None or process.poll() is None, "the process ended before it happened"
@@ -152,7 +152,7 @@ def until(happened: Callable[[], object], process: "subprocess.Popen[Any] | None
 
 
 def told(process: "subprocess.Popen[str]", words: str) -> str:
-    """What a process writes to standard error up to the line that has `words` in it."""
+    """The text that a process writes to standard error, up to the line that contains `words`."""
     assert process.stderr
     said = ""
     with patience(process):
@@ -164,7 +164,7 @@ def told(process: "subprocess.Popen[str]", words: str) -> str:
 
 
 def rest(process: "subprocess.Popen[str]") -> str:
-    """What a process writes to standard error from now to its end."""
+    """The text that a process writes to standard error from now until it ends."""
     assert process.stderr
     with patience(process):
         said = process.stderr.read()
@@ -175,7 +175,7 @@ def rest(process: "subprocess.Popen[str]") -> str:
 
 @contextmanager
 def patience(process: "subprocess.Popen[str]") -> Iterator[None]:
-    """Within, a process is killed that takes too long."""
+    """Kill the process if the context takes longer than `PATIENCE` seconds."""
     timer = threading.Timer(PATIENCE, process.kill)
     timer.start()
     try:
@@ -185,7 +185,7 @@ def patience(process: "subprocess.Popen[str]") -> Iterator[None]:
 
 
 def bash(line: str, cwd: Path, **env: str) -> Ended:
-    """A line of shell in which `vpctl` is this one."""
+    """Run a line of shell in which `vpctl` is the program under test."""
     done = subprocess.run(
         ["bash", "-c", line],
         stdin=subprocess.DEVNULL,
@@ -199,31 +199,31 @@ def bash(line: str, cwd: Path, **env: str) -> Ended:
 
 
 def _shims() -> Path:
-    """A folder with the program, also where its own is not on the path."""
+    """The folder of the installed vpctl, which need not be on the path."""
     folder = Path(sys.executable).parent
     assert shutil.which("vpctl", path=str(folder)), f"vpctl is not installed in {folder}"
     return folder
 
 
 def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> Path:
-    """A file of records, as JSON Lines."""
+    """Write a file of records as JSON Lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records))
     return path
 
 
 def lines(text: str) -> list[dict[str, Any]]:
-    """The records of a text of JSON Lines."""
+    """The records in a text of JSON Lines."""
     return [orjson.loads(line) for line in text.splitlines()]
 
 
 def code_of_card(card: str) -> str:
-    """The Python that a model card shows."""
+    """The Python code in a model card."""
     return dedent(next(block for block in card.split("\n\n") if block.startswith("    from transformers")))
 
 
 def draw(folder: Path, *, prompts: int, each: int = 2) -> list[Image]:
-    """`metadata.jsonl` in `folder` with pictures of the shapes world, `each` of every prompt."""
+    """Write `each` pictures per prompt of the shapes world and `metadata.jsonl` to `folder`. Return the records."""
     chance = Random(0)
     folder.mkdir(parents=True, exist_ok=True)
     records: list[Image] = []
@@ -248,7 +248,7 @@ def draw(folder: Path, *, prompts: int, each: int = 2) -> list[Image]:
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with pictures of three prompts, two each, and their `metadata.jsonl`; it is there to be read only."""
+    """A folder with pictures of three prompts, two each, and their `metadata.jsonl`. Tests must not write to it."""
     folder = tmp_path_factory.mktemp("drawn")
     draw(folder, prompts=3)
     return folder
@@ -266,7 +266,7 @@ ONE = "import array\nreturn lambda images, prompts: array.array('d', [float(argu
 
 @pytest.fixture
 def plugin(tmp_path: Path) -> Plugin:
-    """`plugin(name, body)` writes a plug-in of one's own: `body` is that of its `load(argument, *, device)`."""
+    """`plugin(name, body)` writes a user's plug-in; `body` is the body of its `load(argument, *, device)`."""
 
     def write(name: str, body: str) -> Path:
         indented = "".join(f"    {line}\n" for line in body.strip().splitlines())

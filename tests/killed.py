@@ -1,7 +1,7 @@
 """Runs vpctl and kills it at one of its events: `python tests/killed.py NUMBER WORDS...`.
 
 An event is a write to a descriptor, a file opened for writing, a rename, or a database opened. The process kills itself
-before the event of this number, counted from 1, so the speed of the machine does not matter. With 0 it is not killed,
+before the event with this number, counted from 1, so the speed of the machine does not matter. With 0 it is not killed,
 and writes the number of its events to the file `events` in the working directory.
 """
 
@@ -16,7 +16,7 @@ events = 0
 
 
 def due(number: int) -> None:
-    """Count one more event, and die if it is this one."""
+    """Count one more event, and kill the process if this is the event."""
     global events
     events += 1
     if events == number:
@@ -24,7 +24,7 @@ def due(number: int) -> None:
 
 
 def watch(number: int) -> None:
-    """Count the events below the working directory from now on."""
+    """From now on, count the events below the working directory."""
     write, here = os.write, os.getcwd()
 
     def written(file: int, content: Any) -> int:

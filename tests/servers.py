@@ -1,11 +1,11 @@
-"""A server that speaks OpenAI's protocol on this machine, and that fails as it is told to.
+"""A local server that speaks OpenAI's protocol and can produce faults on demand.
 
     with Server(latency=0.01, capacity=30, faults={"500": 0.1, "drop": 0.1}) as server:
         client = openai.AsyncOpenAI(base_url=server.url, api_key="any")
 
-or, in a process of its own, `python -m tests.servers --faults '{"500": 0.1}' --log FILE`, which prints the URL. Every
-field of `Server` is an option there. Nothing is left to chance: answers and faults follow from what is asked and how
-often it was asked before, so they are the same in whatever order the requests come.
+To run it in its own process, use `python -m tests.servers --faults '{"500": 0.1}' --log FILE`, which prints the URL.
+Every field of `Server` is an option of this command. The server is deterministic: answers and faults depend only on the
+question and on how often it was asked before, so the order of the requests does not matter.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import orjson
 from aiohttp import web
 
 clock = time.monotonic
-"""What rates are kept by."""
+"""The clock of the rate limits."""
 
 JSON = dict[str, Any]
 Direct = web.StreamResponse | Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -46,7 +46,7 @@ FAULTS = {
     "empty": "the message is empty",
     "fenced": "the message is a sentence, then the JSON in a fence",
 }
-"""What may go wrong beside an HTTP status such as 429 or 500, which is a fault of that name."""
+"""Possible faults. In addition, an HTTP status such as 429 or 500 is a fault with that name."""
 HEADERS = ("Idempotency-Key", "X-Client-Request-Id", "X-Stainless-Retry-Count", "User-Agent")
 WORDS = "bright dark round square near far red green blue clear faint whole broken many few".split()
 CATEGORIES = "harassment hate illicit self-harm sexual sexual/minors violence violence/graphic".split()
@@ -54,10 +54,10 @@ CATEGORIES = "harassment hate illicit self-harm sexual sexual/minors violence vi
 
 @dataclass(kw_only=True)
 class Entry:
-    """One request in the log, or one request of a batch once it is answered.
+    """One request in the log, or one request of a batch after it was answered.
 
-    `billed` says that a whole answer with its usage was made, as whoever asked is billed for it; `heard` is false where
-    the client had gone by then.
+    `billed` says that the server made a complete answer with its usage, for which a client would be billed. `heard` is
+    false if the client had disconnected by then.
     """
 
     time: float
@@ -73,17 +73,17 @@ class Entry:
 
 
 def read_log(path: Path) -> list[Entry]:
-    """What a server in a process of its own has logged so far."""
+    """The log so far of a server that runs in its own process."""
     return [Entry(**orjson.loads(line)) for line in path.read_bytes().splitlines()]
 
 
 def billed(log: Iterable[Entry]) -> Counter[str]:
-    """How often each question was billed."""
+    """The number of times that each question was billed."""
     return Counter(entry.fingerprint for entry in log if entry.billed)
 
 
 def multipart(kind: str, body: bytes) -> dict[str, tuple[str, bytes]]:
-    """The file name and content of each field of a form; aiohttp's own reading of it warns now and then."""
+    """The file name and content of each field of a form. The parser of aiohttp is not used: it sometimes warns."""
     form = {}
     for part in body.split(b"--" + kind.partition("boundary=")[2].strip('"').encode())[1:-1]:
         head, _, content = part.partition(b"\r\n\r\n")
@@ -93,7 +93,7 @@ def multipart(kind: str, body: bytes) -> dict[str, tuple[str, bytes]]:
 
 
 class Reply(NamedTuple):
-    """What is to be sent. `direct` is a hook's own response, sent as it is."""
+    """A reply to send. `direct` is a response of a hook, which is sent unchanged."""
 
     status: int
     body: bytes
@@ -117,13 +117,13 @@ MISSING = error(404, "not_found", "No such file or batch.")
 
 
 def fingerprint(body: JSON) -> str:
-    """Of what is asked: the same for the same messages, whatever the model or the settings."""
+    """A hash of the question: equal for equal messages, whatever the model and the settings are."""
     asked = body.get("messages", body.get("input"))
     return sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
 def draw(*of: object) -> float:
-    """A number in [0, 1) that follows from what it is drawn of."""
+    """A pseudo-random number in [0, 1) that depends only on the arguments."""
     return int.from_bytes(sha256(repr(of).encode()).digest()[:8]) / 2**64
 
 
@@ -134,7 +134,7 @@ def parts(body: JSON) -> Iterator[JSON]:
 
 
 def schema_of(body: JSON) -> JSON | None:
-    """The schema of the answer: that of `response_format`, else the first that stands in the messages."""
+    """The schema of the answer: the one in `response_format`, otherwise the first one in the messages."""
     if (schema := body.get("response_format", {}).get("json_schema")) is not None:
         return dict(schema["schema"])
     for text in (part["text"] for part in parts(body) if part["type"] == "text"):
@@ -149,12 +149,12 @@ def schema_of(body: JSON) -> JSON | None:
 
 
 def letters(content: JSON) -> list[str]:
-    """The pictures that an answer speaks of, by their letters."""
+    """The letters of the pictures that an answer mentions."""
     return [name for name, value in content.items() if len(name) == 1 and name.isupper() and isinstance(value, dict)]
 
 
 def instance(schema: JSON, chance: Random) -> Any:
-    """An instance of a schema. A `ranking` beside pictures' levels agrees with them; ties go by letter."""
+    """A random instance of a schema. A `ranking` agrees with the pictures' levels; ties are sorted by letter."""
 
     def made(part: JSON) -> Any:
         if "$ref" in part:
@@ -188,7 +188,7 @@ def instance(schema: JSON, chance: Random) -> Any:
 
 
 def spoiled(content: Any, fault: str) -> Any:
-    """An answer with the fault in what it says of its last picture, also where pictures stand under their aspect."""
+    """The answer with the fault in its entry for the last picture, also if the entries are grouped by aspect."""
     if not isinstance(content, dict):
         return content
     if not (found := letters(content)):
@@ -201,7 +201,7 @@ def spoiled(content: Any, fault: str) -> Any:
 
 
 def completion(content: object, fault: str, body: JSON) -> Reply:
-    """A chat completion that says `content`, as JSON unless it is text already."""
+    """A chat completion with `content`, which is written as JSON unless it is text."""
     if fault in ("wrong_count", "out_of_range"):
         content = spoiled(content, fault)
     text = content if isinstance(content, str) else orjson.dumps(content).decode()
@@ -230,23 +230,23 @@ def completion(content: object, fault: str, body: JSON) -> Reply:
 
 @dataclass(kw_only=True)
 class Server:
-    """The server, and all that it is told to do; a limit of 0 is none.
+    """The server and its settings. A limit of 0 means no limit.
 
-    - answer: what a message says to a request: an object, a text, or a response of the hook's own, which is not billed
-    - moderate: the scores of categories for a request; without it, a text that names a category is flagged for it
-    - canned: what all messages say; then no request is read, checked or logged, to measure the speed of clients
-    - faults: what share of requests meets which; `hang` is how many seconds late a "timeout" is
-    - capacity: how many requests may be in flight; one more is answered 429 at once
-    - per_minute: how many are taken in a minute, refilled steadily with room for a second's; or, with `window`, counted
-      anew every so many seconds
-    - headers: of every answer to a question, and `limit_headers` of every 429; in them, `{remaining}` is how many more
-      would be taken, `{wait}` the seconds until one is
-    - supports: the types of `response_format` that it knows
-    - key: the only one that it takes, if given
-    - batch_delay: seconds until a batch is finished by itself, rather than by `finish`; then `expire_share` of its
-      requests expire, and `error_share` of them end in a server's error
-    - held: how many questions are answered at once; the others wait until `release` is called
-    - log_file: where the log is written too, a line as soon as a request is answered
+    - answer: returns the content of the reply to a request: an object, a text, or a response, which is not billed
+    - moderate: returns the scores of categories for a request; otherwise a text is flagged for categories it names
+    - canned: the content of all replies; requests are then not read, checked or logged, to measure the speed of clients
+    - faults: the share of requests that each fault affects; `hang` is the delay of a "timeout" in seconds
+    - capacity: the maximum number of requests in flight; one more is answered 429 at once
+    - per_minute: the maximum rate, refilled steadily with room for one second's requests; or, with `window`, reset
+      every `window` seconds
+    - headers: sent with every answer to a question; `limit_headers` are sent with every 429. In both, `{remaining}` is
+      the number of requests that would still be accepted, and `{wait}` the seconds until one more would be
+    - supports: the accepted types of `response_format`
+    - key: the only accepted API key, if given
+    - batch_delay: seconds until a batch finishes by itself, without `finish`; then `expire_share` of its requests
+      expire, and `error_share` of them fail with a server error
+    - held: the number of questions that are answered at once; the others wait until `release` is called
+    - log_file: a file to which the log is also written, one line as soon as a request is answered
     """
 
     port: int = 0
@@ -294,32 +294,32 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.release()  # nothing ends before it is answered
+        self.release()  # held questions must be answered before the server stops
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
     def billed(self) -> Counter[str]:
-        """How often each question was billed."""
+        """The number of times that each question was billed."""
         return billed(self.log)
 
     @property
     def waiting(self) -> int:
-        """How many questions are without an answer."""
+        """The number of questions without an answer."""
         return self._in_flight
 
     def release(self) -> None:
-        """Answer all that was held, and hold nothing from now on."""
+        """Answer all held questions, and hold no more."""
         self._loop.call_soon_threadsafe(self._released.set)
 
     @property
     def peak(self) -> int:
-        """How many requests were in flight at most; one that was refused for it counts."""
+        """The maximum number of requests in flight. A request that was refused for the limit counts."""
         return max((entry.in_flight for entry in self.log), default=0)
 
     def finish(self, batch_id: str, *, expire_share: float = 0.0, error_share: float = 0.0) -> None:
-        """Answer a batch's requests, but for a share that expires and one that ends in a server's error.
+        """Answer the requests of a batch, except those that expire or fail with a server error.
 
-        A batch that is being cancelled becomes cancelled, and what would have expired is cancelled too.
+        A batch that is being cancelled becomes cancelled. Its requests that would expire are then cancelled.
         """
 
         async def finish() -> None:
@@ -415,7 +415,7 @@ class Server:
         return sent._replace(headers=_filled(self.headers, remaining - 1, wait))
 
     def _limits(self) -> tuple[int, float]:
-        """How many more requests would be taken, and the seconds until one more is."""
+        """The number of requests that would be accepted now, and the seconds until one more would be."""
         room, wait = 2**31, 0.0
         if self.per_minute:
             now, rate = clock(), self.per_minute / 60
@@ -433,7 +433,7 @@ class Server:
         return room, wait
 
     def _reply(self, path: str, body: JSON) -> Reply:
-        """The answer to a question, however it was asked."""
+        """The reply to a question, from a request or from a batch."""
         kind = body.get("response_format", {}).get("type", "text")
         if kind not in self.supports:
             message = f"response_format {kind} is not supported"
@@ -456,7 +456,7 @@ class Server:
         return completion(content, fault, body)
 
     def _fault(self, asked: str) -> str:
-        """Which fault a question meets this time; only those past every limit count as asked."""
+        """The fault that affects the question this time. Only questions within all limits count as asked."""
         self._asked[asked] += 1
         chance = draw(self.seed, asked, self._asked[asked])
         for fault, share in self.faults.items():
@@ -473,7 +473,7 @@ class Server:
         return {"answer": text} if body.get("response_format", {}).get("type") == "json_object" else text
 
     def _moderation(self, body: JSON) -> JSON:
-        """One result for each text of a list, one for all parts together."""
+        """One result for each text of a list, or one result for all parts of a message."""
         asked = body["input"]
         several = isinstance(asked, list) and all(isinstance(one, str) for one in asked)
         results = [self._moderated({**body, "input": one}) for one in (asked if several else [asked])]
@@ -492,7 +492,7 @@ class Server:
         return reply({"object": "list", "data": models})
 
     async def _list(self, request: web.Request, entry: Entry) -> Reply:
-        """The newest first, `limit` of them `after` one."""
+        """The newest items first: `limit` of them, after the item with the id `after`."""
         newest = list(self._kept[request.match_info["kind"]].values())[::-1]
         begin = next((at + 1 for at, one in enumerate(newest) if one["id"] == request.query.get("after")), 0)
         shown = newest[begin : begin + int(request.query.get("limit", 20))]
@@ -549,7 +549,7 @@ class Server:
         return reply({**batch, "status": "validating", "errors": None})
 
     def _problem(self, rows: list[bytes], endpoint: str) -> JSON | None:
-        """What is wrong with the requests of a batch."""
+        """The first problem with the requests of a batch, or None."""
         if not 0 < len(rows) <= self.max_batch_requests:
             return {"code": "invalid_length", "message": f"The file has {len(rows)} requests.", "line": None}
         seen: set[str] = set()
@@ -622,7 +622,7 @@ def _filled(headers: Mapping[str, str], remaining: int, wait: float) -> dict[str
 
 
 def main() -> None:
-    """Serve until a signal ends it."""
+    """Serve until a signal ends the process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--log", dest="log_file", type=Path, help="append the log to this file, as JSON lines")
     for one in fields(Server):

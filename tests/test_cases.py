@@ -1,8 +1,8 @@
-"""Every folder ``cases/COMMAND/NAME`` is a command line and what it must do.
+"""Every folder ``cases/COMMAND/NAME`` holds a command line and its expected results.
 
-`cmd` is a line of shell, run in a copy of the folder to which those of ``cases/plugins`` are added; `out`, `err` and
-`code` are what it must write and end with, the folder being written as FOLDER; a file that is not there is an empty
-output, or code 0. `python tests/test_cases.py` writes these files anew: read the difference before you believe it.
+`cmd` is a line of shell. It runs in a copy of the folder, to which the files of ``cases/plugins`` are added. `out`,
+`err` and `code` are the expected output, messages and exit code; the path of the folder is written as FOLDER. A missing
+file means empty output or code 0. `python tests/test_cases.py` rewrites these files: read the diff before you trust it.
 """
 
 import shutil
@@ -22,7 +22,7 @@ def cases() -> list[Path]:
 
 
 def done(case: Path, copy: Path) -> Ended:
-    """How the command of a case ends in a copy of its folder."""
+    """Run the command of a case in a copy of its folder, and return its result."""
     shutil.copytree(case, copy, ignore=shutil.ignore_patterns("cmd", *EXPECTED))
     shutil.copytree(CASES / "plugins", copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     ended = bash((case / "cmd").read_text(), copy)
@@ -41,7 +41,7 @@ def test_case(case: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: str(case.relative_to(CASES)))
 def test_what_is_expected_is_what_was_decided(case: Path) -> None:
-    """Whatever was written anew: one line says what is wrong, no traceback, and a code that vpctl has."""
+    """Guards rewritten files: one line that says what is wrong, no traceback, and a valid exit code."""
     code, out, err = expected(case)
     assert code in (0, 2, 3, 4, 75)
     problems = [line for line in err.splitlines() if ": error: " in line or ": warning: " in line]

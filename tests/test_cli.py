@@ -46,7 +46,7 @@ Call = Callable[[str], Ended]
 
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call]:
-    """`call("merge none.jsonl")`: the program in this process, which is faster than in one of its own."""
+    """`call("merge none.jsonl")` runs the program in this process, which is faster than a new process."""
     handler = signal.getsignal(signal.SIGTERM)
     monkeypatch.chdir(tmp_path)
 
@@ -84,7 +84,7 @@ def test_the_exits_are_those_the_manual_tells(run: Run, tmp_path: Path, plugin: 
     ("command", "broken"), [("annotate", "shapes.judge.judge"), ("score", "models.scoring.scored")]
 )
 def test_a_bug_is_a_traceback_and_exit_1(tmp_path: Path, command: str, broken: str) -> None:
-    """A bug is whatever goes wrong in vpctl's own code, so one is put there."""
+    """A bug is any unexpected exception in vpctl's own code, so the test puts one there."""
     draw(tmp_path, prompts=2)
     module, _, name = broken.rpartition(".")
     program = (
@@ -494,7 +494,7 @@ return working if argument else waiting
 
 @contextmanager
 def stuck(tmp_path: Path, plugin: Plugin, argument: str) -> Iterator["subprocess.Popen[str]"]:
-    """annotate, after two judgements, in the midst of the third, which ends once there is a file `go`."""
+    """annotate, after two judgements and during the third, which ends as soon as the file `go` exists."""
     draw(tmp_path, prompts=3)
     plugin("fair", FAIR)
     plugin("stuck", STUCK)
@@ -552,7 +552,7 @@ def test_a_second_interrupt_is_no_louder_than_the_first(tmp_path: Path, plugin: 
 
 
 def test_a_command_in_the_background_of_a_script_can_be_ended(tmp_path: Path, plugin: Plugin) -> None:
-    """There SIGINT is ignored, and SIGTERM is what is left."""
+    """Such a command ignores SIGINT, so only SIGTERM can end it."""
     draw(tmp_path, prompts=3)
     plugin("stuck", STUCK)
     os.mkfifo(tmp_path / "stuck")

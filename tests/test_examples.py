@@ -1,4 +1,4 @@
-"""What a newcomer pastes first: the blocks of the README, and the scripts in `examples/`."""
+"""What a newcomer tries first: the code blocks of the README, and the scripts in `examples/`."""
 
 import os
 import re
@@ -21,7 +21,7 @@ FILES = re.compile(r"(?:vp:)?([\w./-]+(?:\.jsonl|\.txt|-lora|-score))")
 
 
 def test_the_first_block_of_the_readme_runs_in_an_empty_folder(tmp_path: Path) -> None:
-    """As it stands, but for an end at the first command that fails."""
+    """Unchanged, except that it ends at the first command that fails."""
     environment = {**ENVIRONMENT, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-e", "-o", "pipefail", "-c", BLOCKS[0]], cwd=tmp_path, env=environment, capture_output=True, text=True
@@ -59,7 +59,7 @@ def test_the_parser_takes_every_command_of_a_block_of_the_readme(block: str) -> 
 
 
 def cron(folder: Path, **environment: str) -> Ended:
-    """`examples/cron.sh` on a job in `folder` as cron starts it: elsewhere, and with a short PATH."""
+    """Run `examples/cron.sh` on a job in `folder` as cron starts it: from another folder, and with a short PATH."""
     (folder / "job" / "images").mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
         ["sh", HOME / "examples" / "cron.sh", folder / "job"],
@@ -72,7 +72,7 @@ def cron(folder: Path, **environment: str) -> Ended:
 
 
 def stand_in(path: Path, code: int = 0) -> Path:
-    """A program that says how it was called and ends with `code`."""
+    """Write a program that records how it was called and exits with `code`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f'#!/bin/sh\necho "$1 $2" >>{shlex.quote(str(path.parent / "called"))}\nexit {code}\n')
     path.chmod(0o755)

@@ -1,6 +1,6 @@
-"""Killed at any event and started again, every command ends with what it would have ended with.
+"""A command that is killed at any event and started again ends with the result of an uninterrupted run.
 
-VPCTL_KILLS=5 kills every command five times instead of once, as it is done before a release.
+VPCTL_KILLS=5 kills every command five times instead of once. This is done before a release.
 """
 
 import os
@@ -22,7 +22,7 @@ KILLS = int(os.environ.get("VPCTL_KILLS", "1"))
 rng = Random(KILLS)
 
 STAGES: dict[str, tuple[list[str], list[str]]] = {
-    # name: the command line with {out} for its output; what it leaves
+    # name: the command line, with {out} for its output, and the files it leaves
     "polish": (
         ["polish", "raw.txt", "--keep-original", "--out", "{out}.jsonl"],
         ["{out}.jsonl", "{out}.dropped.jsonl"],
@@ -57,7 +57,7 @@ STAGES: dict[str, tuple[list[str], list[str]]] = {
 
 
 def call(arguments: list[str], folder: Path, at: int = 0) -> int:
-    """Run the command to its end, or have it killed at one of its events; its exit."""
+    """Run the command to its end, or kill it at one of its events. Return its exit code."""
     command = [sys.executable, str(HOME / "tests" / "killed.py"), str(at), *arguments]
     done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, timeout=PATIENCE)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()

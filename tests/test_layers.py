@@ -1,4 +1,4 @@
-"""Imports run downward only, as DESIGN section 3 draws the house."""
+"""Imports run downward only, as section 3 of DESIGN says."""
 
 import ast
 import re
@@ -20,7 +20,7 @@ FLOORS = (
     "commands",
     "cli manual __main__",
 )
-"""From the ground up, and on each floor in the order of imports: a room may import those before it, and no other."""
+"""The floors from bottom to top, each in the order of imports. A room may import only rooms before it."""
 RANK = {name: rank for rank, name in enumerate(" ".join(FLOORS).split())}
 GROUND = FLOORS[0].split()
 FOLDERS = ("annotators", "generators", "polishers", "rewards", "tuning")
@@ -31,12 +31,12 @@ FENCE = ("cli", "options")
 
 
 def place(module: str) -> str:
-    """What of the package a module is in: ``rewards`` of ``vpctl.rewards.vp``, ``records`` of ``vpctl.records``."""
+    """The room of a module: ``rewards`` for ``vpctl.rewards.vp``, ``records`` for ``vpctl.records``."""
     return f"{module}.__init__".split(".")[1]
 
 
 def name_of(path: str) -> str:
-    """``vpctl.rewards`` of ``vpctl/rewards/__init__.py``."""
+    """The module name of a path: ``vpctl.rewards`` for ``vpctl/rewards/__init__.py``."""
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
@@ -46,7 +46,7 @@ def command_of(module: str) -> str:
 
 
 def imports(path: str, source: str, known: set[str]) -> Iterator[tuple[int, str]]:
-    """Line and absolute name of all that is imported: within functions, and for the type checker only, too."""
+    """Line and absolute name of every import, also inside functions and under TYPE_CHECKING."""
     module = name_of(path)
     package = module.split(".") if path.endswith("/__init__.py") else module.split(".")[:-1]
     for node in ast.walk(ast.parse(source)):
@@ -62,7 +62,7 @@ def imports(path: str, source: str, known: set[str]) -> Iterator[tuple[int, str]
 
 
 def violations(files: Mapping[str, str]) -> list[str]:
-    """What breaks the rules, as ``path:line: why``; `files` are paths below the repository, and their text."""
+    """The violations of the rules, as ``path:line: why``. `files` maps paths in the repository to their text."""
     known = {name_of(path) for path in [*package(), *files]}
     found = []
     for path, source in files.items():
@@ -78,7 +78,7 @@ def violations(files: Mapping[str, str]) -> list[str]:
 
 
 def forbidden(module: str, own: str, target: str) -> str:
-    """Why `module`, which is at the place `own`, may not import `target`; nothing if it may."""
+    """Why `module`, which is at `own`, may not import `target`; empty if it may."""
     package = target.partition(".")[0]
     if package != "vpctl":
         if own in GROUND and package not in {*sys.stdlib_module_names, "orjson"}:
@@ -98,7 +98,7 @@ def forbidden(module: str, own: str, target: str) -> str:
 
 @cache
 def package() -> dict[str, str]:
-    """Every module's path and text."""
+    """Path and text of every module."""
     return {str(path.relative_to(HOME)): path.read_text() for path in sorted((HOME / "vpctl").rglob("*.py"))}
 
 
@@ -107,7 +107,7 @@ def test_imports_run_downward_only() -> None:
 
 
 def test_only_a_denoiser_knows_the_parts_of_a_pipeline() -> None:
-    """A new family of models is a file in models/denoiser, and changes nothing in training or in a command."""
+    """A new model family is one file in models/denoiser. It changes nothing in training or in a command."""
     trainers = {path: source for path, source in package().items() if path.split("/")[1] in ("tuning", "commands")}
     parts = {"pipe", "scheduler", "unet", "vae", "text_encoder"}
     found = [
@@ -125,7 +125,7 @@ def test_only_a_denoiser_knows_the_parts_of_a_pipeline() -> None:
 
 
 def named(source: str) -> Iterator[str]:
-    """The public classes of a module, and its aliases of types, which are capitalised too."""
+    """The public classes of a module, and its type aliases, which are capitalised too."""
     for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef):
             yield node.name
@@ -148,7 +148,7 @@ def test_every_room_is_lived_in() -> None:
 
 
 def test_no_module_needs_itself() -> None:
-    """Within a floor too: what is imported at the top is there before what imports it."""
+    """Also within a floor: a module that is imported at the top must be complete before the module that imports it."""
     files = package()
     known = {name_of(path) for path in files}
     needs: dict[str, set[str]] = {}

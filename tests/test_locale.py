@@ -1,4 +1,4 @@
-"""Any locale: text files are UTF-8 whatever it says, and names of other bytes are refused in one line."""
+"""vpctl in any locale: text files are UTF-8, and file names in other encodings are refused in one line."""
 
 import ast
 import os
@@ -23,7 +23,7 @@ def run(folder: Path, *arguments: str | bytes, **more: str) -> Ended:
 
 
 def text_without_encoding(source: str) -> Iterator[int]:
-    """Lines in which a file is opened as text in the encoding of the locale."""
+    """Lines of source code that open a text file in the encoding of the locale."""
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue

@@ -1,4 +1,4 @@
-"""What is shipped: weights, examples, and a wheel that has all a command needs."""
+"""What is shipped: weights, examples, and a wheel with everything that a command needs."""
 
 import subprocess
 import sys

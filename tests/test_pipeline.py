@@ -1,4 +1,4 @@
-"""The commands one after another on a small job, and what other tools make of what they leave."""
+"""Runs all commands one after another on a small job, and uses their results in other tools."""
 
 import os
 import shlex
@@ -33,7 +33,7 @@ def call(folder: Path, *arguments: str | Path) -> Ended:
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which a reward model and two LoRAs were trained, a little."""
+    """A folder with a reward model and two LoRAs after a short training."""
     folder = tmp_path_factory.mktemp("job")
     (folder / "raw.txt").write_text("\n".join(raw_prompts(PROMPTS, Random(5))))
     call(folder, "polish", "raw.txt", "--out", "prompts.jsonl")
@@ -41,7 +41,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     call(folder, "annotate", "images/metadata.jsonl", "--out", "judgements.jsonl")
     call(folder, "merge", "judgements.jsonl", "--split", "train:0.7,test:0.3", "--out", "pairs.jsonl")
     call(folder, "train-rm", "pairs.jsonl", "--epochs", "1", "--out", "vp-score")
-    steeply = ["--learning-rate", "0.01"]  # A few steps are to be seen in the pictures.
+    steeply = ["--learning-rate", "0.01"]  # A few steps must change the pictures visibly.
     call(folder, "tune-dpo", "pairs.jsonl", *steeply, "--warmup", "0", "--max-steps", "4", "--out", "dpo-lora")
     call(folder, "tune-ppo", "prompts.jsonl", *steeply, "-r", "vp:vp-score", "--epochs", "1", "--out", "ppo-lora")
     return folder
@@ -61,7 +61,7 @@ def test_load_dataset_opens_the_pictures(job: Path) -> None:
 
 
 def test_transformers_alone_gives_the_reward_that_score_gives(job: Path) -> None:
-    """By the code of the model card, short of the mean and deviation that reward.json says."""
+    """With the code of the model card, except for the mean and standard deviation in reward.json."""
     call(job, "score", "images/metadata.jsonl", "--reward", "vp:vp-score", "--out", "images/scored.jsonl")
     record = lines((job / "images/scored.jsonl").read_text())[0]
     folder = job / "vp-score"
@@ -115,7 +115,7 @@ def test_the_trained_reward_is_differentiable_and_finite(job: Path) -> None:
 
 
 def test_in_a_pipe_the_first_judgement_is_there_before_the_last_picture(tmp_path: Path) -> None:
-    """The second half of the prompts comes once there is a judgement of the first."""
+    """The second half of the prompts is sent only after the first judgement."""
     prompts = [f"{prompt}\n".encode() for prompt in raw_prompts(60, Random(3))]
     program = shlex.join(vpctl())
     pipe = subprocess.Popen(

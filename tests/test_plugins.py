@@ -86,7 +86,7 @@ def test_a_misspelling_is_told_with_what_there_is(kind: str, spec: str, said: st
 
 @pytest.mark.parametrize(("kind", "path"), FILES)
 def test_what_a_plug_in_says_of_its_argument_can_be_read_without_importing_it(kind: str, path: Path) -> None:
-    """A few words, a folder, or a spec of another kind; a file that has the constant is read to the same value."""
+    """A few words, a folder, or a spec of another kind. The value is the same as after an import."""
     expected = plugins._expected(path)
     assert expected in ("DIR", *KINDS) or isinstance(expected, tuple), expected
     assert bool(expected) == ("\nARGUMENTS = " in path.read_text())
@@ -160,7 +160,7 @@ def test_members_of_an_object_that_inherits_from_no_contract_are_not_lost_in_sil
 
 
 def test_an_own_file_may_be_what_a_module_is(tmp_path: Path) -> None:
-    """Data classes look their module up among the loaded ones."""
+    """Data classes look up their module in `sys.modules`."""
     path = tmp_path / "mine.py"
     path.write_text(
         "from __future__ import annotations\nfrom dataclasses import dataclass\n\n\n"
@@ -214,7 +214,7 @@ def test_an_aspect_that_is_no_text_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "path"), FILES)
 def test_every_plug_in_keeps_the_contract(kind: str, path: Path) -> None:
-    """A help line, and ``load(argument, *, device="auto")``: what the rest of vpctl relies on before it is loaded."""
+    """A help line and ``load(argument, *, device="auto")``: vpctl relies on these before it loads a plug-in."""
     module = ast.parse(path.read_text())
     docstring = ast.get_docstring(module) or ""
     assert plugins.catalog(kind)[path.stem] == docstring.splitlines()[0]
@@ -249,7 +249,7 @@ def test_every_aspect_has_a_name_a_title_and_levels_from_one_to_five() -> None:
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the package, without its weights, to which parts can be added."""
+    """A copy of the package, without its weights, to which plug-ins can be added."""
     home = tmp_path_factory.mktemp("house")
     left_out = shutil.ignore_patterns("weights", "pretraining", "__pycache__", "*.part")
     shutil.copytree(HOME / "vpctl", home / "vpctl", ignore=left_out)
@@ -258,7 +258,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def added(house: Path) -> Iterator[Path]:
-    """One new file of each kind in the copy, and no other edit."""
+    """The copy with one new file of each kind, and no other change."""
     new = {
         "rewards/height.py": REWARD,
         "annotators/opposite.py": ANNOTATOR,
@@ -354,7 +354,7 @@ def test_adding_a_part_of_any_kind_is_adding_a_file(added: Path, run: Run, tmp_p
 
 
 def completed(words: str, home: Path) -> str:
-    """What the package in `home` offers behind the words."""
+    """The completions that the package in `home` offers after the words."""
     asked = {"COMP_WORDS": f"vpctl {words}", "COMP_CWORD": str(len(words.split())), "_VPCTL_COMPLETE": "complete_bash"}
     done = subprocess.run(
         vpctl(), capture_output=True, text=True, env={**ENVIRONMENT, **asked}, cwd=home, timeout=PATIENCE

@@ -1,4 +1,4 @@
-"""What is said of a long stage's progress."""
+"""The progress messages of a long stage."""
 
 import itertools
 

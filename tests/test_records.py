@@ -279,7 +279,7 @@ MEGABYTE = 1 << 20
 
 
 def weights(path: Path, size: int, *, change_at: int | None = None) -> str:
-    """The fingerprint of a file of zeros, one byte of which may be another."""
+    """The fingerprint of a file of zeros, in which one byte may differ."""
     with path.open("wb") as file:
         file.truncate(size)
         if change_at is not None:

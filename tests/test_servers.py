@@ -1,4 +1,4 @@
-"""The server of the tests does what it says."""
+"""The server of the tests behaves as documented."""
 
 import asyncio
 import socket
@@ -38,7 +38,10 @@ Got = tuple[int, dict[str, Any], dict[str, str]]
 
 
 def ask(server: Server, *bodies: dict[str, Any], path: str = "/chat/completions", key: str = "any") -> list[Got]:
-    """The status, body and headers of each answer, all asked at once; status 0 where none came whole."""
+    """The status, body and headers of each answer.
+
+    All questions are asked at once. Status 0 means no complete answer.
+    """
 
     async def one(session: aiohttp.ClientSession, body: dict[str, Any]) -> Got:
         try:
@@ -201,7 +204,7 @@ ROWS = [{"custom_id": f"q{number}", "method": "POST", "url": URL, "body": questi
 
 @pytest.fixture
 def batches() -> Iterator[tuple[Server, openai.OpenAI]]:
-    """A server that takes small batches, and a client of it."""
+    """A server that accepts small batches, and a client for it."""
     with (
         Server(faults={"500": 0.1}, max_file_bytes=200_000, max_batch_requests=200) as server,
         openai.OpenAI(base_url=server.url, api_key="any", max_retries=0) as client,
@@ -289,7 +292,7 @@ def test_who_has_gone_is_billed_all_the_same() -> None:
             client.sendall(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
             until(lambda: server.waiting)
         with openai.OpenAI(base_url=server.url, api_key="any") as another:
-            another.models.list()  # the server, which does one thing after the other, has heard of it by then
+            another.models.list()  # the server works in order, so by then it has noticed the disconnection
         server.release()
         until(lambda: len(server.log) == 2)
     entry = server.log[-1]

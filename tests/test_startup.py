@@ -31,11 +31,11 @@ atexit.register(lambda: json.dump([*sys.modules], open(report, "w")))
 from vpctl.cli import main
 sys.exit(main())
 """
-"""Writes the names of all loaded modules into the file that is its first argument, whatever the program does."""
+"""A program that runs vpctl, and at its end writes the names of all loaded modules into the file named first."""
 
 
 def listed(folder: Path, *words: str) -> tuple[Ended, set[str]]:
-    """How a command line ends, and the modules it loads."""
+    """Run a command line. Return its result and the modules it loaded."""
     report = folder / "modules.json"
     done = subprocess.run(
         [sys.executable, "-c", LISTING, str(report), *words],
@@ -49,7 +49,7 @@ def listed(folder: Path, *words: str) -> tuple[Ended, set[str]]:
 
 
 def loaded(folder: Path, *words: str) -> set[str]:
-    """The modules a command line loads that does what it is asked."""
+    """The modules loaded by a command line that succeeds."""
     ended, modules = listed(folder, *words)
     assert ended.code == 0, ended.err
     return modules
@@ -115,7 +115,7 @@ def test_completion_loads_nothing_heavy(tmp_path: Path, monkeypatch: pytest.Monk
 def test_steps_that_leave_nothing_to_train_on_are_refused_before_anything_heavy(
     tmp_path: Path, model: str, steps: int
 ) -> None:
-    """Also where the number of steps is the model's own."""
+    """Also if the number of steps is the default of the model."""
     (tmp_path / "prompts.txt").write_text("a red circle\n")
     words = f"tune-ppo prompts.txt --reward shapes --model {model} --skip-last {steps} --out run".split()
     ended, modules = listed(tmp_path, *words)

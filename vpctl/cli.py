@@ -1,4 +1,4 @@
-"""The vpctl program: its nine commands in the order of the pipeline, and the one place where errors become exits."""
+"""The vpctl program: its nine commands in pipeline order, and the single place that turns errors into exit codes."""
 
 import contextlib
 import functools
@@ -29,21 +29,21 @@ from .options import Quiet, Traceback, for_typer, in_groups, option
 from .streams.places import own_stdout
 
 COMMANDS = ("polish", "generate", "annotate", "merge", "train-rm", "score", "tune-ppo", "tune-dpo", "eval")
-"""In the order of the pipeline; each is the file, or the folder, of its name in `commands/`."""
+"""All commands in pipeline order. Each one is the file or folder of its name in `commands/`."""
 EVALUATIONS = ("accuracy", "compare", "agreement", "judgements")
-"""The commands of eval; each is the file of its name in `commands/eval/`."""
+"""The subcommands of eval. Each one is the file of its name in `commands/eval/`."""
 INTERRUPTED = 130
 RENAMED = {
     "annotate --batch": "--batch-api",
     "annotate --report": "vpctl eval judgements FILE",
     "tune-dpo --steps": "--max-steps",
 }
-"""The new names of options, by command and old name."""
+"""New names of renamed options, by command and old name."""
 _NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 
 
 def load(name: str) -> Callable[..., None]:
-    """The command of a name, or of eval's own, as ``eval compare``."""
+    """Import and return the function of a command. Subcommands of eval are named like ``eval compare``."""
     first, _, second = name.replace("-", "_").partition(" ")
     module = importlib.import_module(f"vpctl.commands.{first}{second and f'.{second}'}")
     command: Callable[..., None] = getattr(module, second or first)
@@ -51,7 +51,7 @@ def load(name: str) -> Callable[..., None]:
 
 
 def about(name: str) -> str:
-    """What a command does, in one line: the first of its file, which is not imported for it."""
+    """The one-line description of a command: the first line of its file. The file is not imported."""
     place = Path(__file__).parent / "commands" / name.replace("-", "_")
     file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
     with file.open(encoding="utf-8") as lines:
@@ -59,10 +59,11 @@ def about(name: str) -> str:
 
 
 def common(name: str) -> Callable[..., None]:
-    """The command of a name with the options that all share; it announces itself before it runs.
+    """Return the function of a command, with the options that all commands share.
 
-    Records are read and written by descriptor. What a library or a plug-in prints goes to stderr, and a question of
-    theirs gets no answer: neither touches the data.
+    The result announces the command name to `progress` before it runs. Records are read and written through file
+    descriptors. Python's stdout and stdin are replaced while the command runs: what a library or a plug-in prints goes
+    to stderr, and a library that asks for input gets none. Neither can damage the data.
     """
     command = load(name)
     signature = inspect.signature(command, eval_str=True)
@@ -77,7 +78,7 @@ def common(name: str) -> Callable[..., None]:
         with own_stdout(), contextlib.redirect_stdout(sys.stderr), _no_answers():
             try:
                 command(*args, **kwargs)
-            except KeyboardInterrupt as interrupt:  # Typer leaves only the exit code of it
+            except KeyboardInterrupt as interrupt:  # Typer would keep only its exit code
                 _end_quietly()
                 progress.settle()
                 progress.note(str(interrupt) or "interrupted")
@@ -92,7 +93,7 @@ def common(name: str) -> Callable[..., None]:
 
 
 def _end_quietly() -> None:
-    """Let no further interrupt disturb the last words: a launcher and the terminal may both send one."""
+    """Ignore further interrupts while the last messages are printed. A launcher and the terminal may each send one."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
@@ -101,7 +102,7 @@ def _end_quietly() -> None:
 @contextlib.contextmanager
 def _no_answers() -> Iterator[None]:
     asked = sys.stdin
-    sys.stdin = io.StringIO()  # no file: it could take the place of a closed standard input
+    sys.stdin = io.StringIO()  # not a file, which could get the descriptor of a closed standard input
     try:
         yield
     finally:
@@ -124,7 +125,7 @@ def _show_plugins(wanted: bool) -> None:
 
 
 def _help_if_alone(context: typer.Context) -> None:
-    """Print the help where a command is named without one of its own."""
+    """Print the help and exit if no subcommand is given."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(UserError.exit_code)
@@ -146,12 +147,12 @@ def _vpctl(
     Every command reads and writes JSON Lines, so commands connect with pipes and resume from files. If you name no
     model, annotator or reward, the command uses the built-in shapes world, which runs on a laptop.
     """
-    del version, plugins  # Their callbacks have printed what was asked for.
+    del version, plugins  # Their callbacks have already printed the answer.
     _help_if_alone(context)
 
 
 class _Command(TyperCommand):
-    """A command whose help lists its options in groups, which Typer does only in Rich's boxes."""
+    """A command whose help lists its options in groups. Typer does this only with Rich, inside boxes."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The usage as in the man pages: ``FILE --out DIR [OPTIONS]``. Typer puts braces around FILE."""
@@ -161,7 +162,7 @@ class _Command(TyperCommand):
         return [*arguments, *(f"{max(one.opts, key=len)} {one.metavar}" for one in required), "[OPTIONS]"]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the arguments and then each group of options, under its heading."""
+        """Write the arguments, and then each group of options under its heading."""
         parameters = [
             (parameter, record) for parameter in self.get_params(ctx) if (record := parameter.get_help_record(ctx))
         ]
@@ -178,26 +179,29 @@ class _Command(TyperCommand):
 
 
 def described(command: Callable[..., None]) -> str:
-    """The command's docstring for Typer, which fills paragraphs but leaves a block behind a backspace as it is."""
+    """The docstring of a command, prepared for Typer.
+
+    Typer refills paragraphs, but leaves a block unchanged if it begins with a backspace character.
+    """
     blocks = (inspect.getdoc(command) or "").split("\n\n")
     return "\n\n".join(f"\b\n{as_typed(block)}" if block.startswith(" ") else block for block in blocks)
 
 
 def as_typed(example: str) -> str:
-    """An example for a shell: a line before an indented line ends in a backslash."""
+    """A shell example with a backslash at the end of each line that is continued on a more indented line."""
     further = " " * (len(example) - len(example.lstrip(" ")) + 4)
     return example.replace(f"\n{further}", f" \\\n{further}")
 
 
 def build(words: Collection[str]) -> typer.Typer:
-    """The Typer application for a command line of these words.
+    """Build the Typer application for a command line that contains these words.
 
-    Only commands that are among the words are imported and have their options; the others have a name and a line of
-    help, which is all that is asked of them.
+    Only commands among the words are imported and have options. All others have a name and a line of help, which is all
+    that the help of vpctl shows.
     """
     completion_init()
     # Rich would put boxes around the help and wrap the examples, which then cannot be copied into a shell.
-    # The scripts of Typer's --install-completion do not complete behind a colon; those in completions/ do.
+    # The scripts of Typer's --install-completion do not complete text after a colon; those in completions/ do.
     app = typer.Typer(
         callback=_vpctl,
         invoke_without_command=True,
@@ -245,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = 0
     except Ended as end:
         code = end.exit_code
-    except (OutputLocked, LimitReached) as end:  # a cron job with -q wants no mail about these
+    except (OutputLocked, LimitReached) as end:  # with -q, a cron job must not send mail about these
         progress.note(str(end))
         code = end.exit_code
     except UserError as error:
@@ -254,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if not _while_printing(error):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python tries once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout again when it ends.
         progress.error(f"stdout: {os_reason(error)}")
         code = UserError.exit_code
     except Exception as error:
@@ -272,9 +276,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _in_utf_8() -> None:
-    """Start over in Python's UTF-8 mode where the locale has another encoding; the terminal keeps its own.
+    """Restart Python in UTF-8 mode if the locale has another encoding. Output to the terminal keeps its encoding.
 
-    Records name files in UTF-8, and a name has to mean the same file in every locale.
+    Records store file names in UTF-8, and a name must mean the same file in every locale.
     """
     if sys.getfilesystemencoding() == "utf-8" or sys.flags.utf8_mode:
         return
@@ -283,7 +287,10 @@ def _in_utf_8() -> None:
 
 
 def _check_names(arguments: Sequence[str]) -> None:
-    """Raise `UserError` for a name in bytes that are no UTF-8: a record could not hold it."""
+    """Raise `UserError` for an argument or a working directory that is not UTF-8: records cannot hold it.
+
+    Also raised if the working directory no longer exists.
+    """
     try:
         here = os.getcwd()
     except OSError:
@@ -295,7 +302,7 @@ def _check_names(arguments: Sequence[str]) -> None:
 
 
 def _speak_any_locale() -> None:
-    """Have help and messages come out in any locale, as far as its characters go, and warnings on one line each."""
+    """Print help and messages in any locale, with escapes for missing characters. Print each warning on one line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -303,34 +310,37 @@ def _speak_any_locale() -> None:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether Python, CUDA or torch on a CPU, whose error is a mere RuntimeError, found no memory."""
+    """Whether Python, CUDA or torch ran out of memory. On a CPU, torch raises only a RuntimeError."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _NO_MEMORY in str(error)
 
 
 def _while_printing(error: OSError) -> bool:
-    """Whether help, a version or a list could not be printed: nothing else is written by typer or rich."""
+    """Whether the error came from printing help, a version or a list: typer and rich write nothing else."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return frame.f_globals["__name__"].partition(".")[0] in ("typer", "rich")
 
 
 def _as_interrupt(signum: int, frame: FrameType | None) -> None:
-    """What an interrupt would do just now: asyncio, while it runs, sees to it that calls end in order."""
+    """Handle a signal like an interrupt, with the current SIGINT handler.
+
+    While asyncio runs, its handler makes sure that calls end in order.
+    """
     handler = signal.getsignal(signal.SIGINT)
     (handler if callable(handler) else signal.default_int_handler)(signum, frame)
 
 
 def _words(arguments: list[str]) -> set[str]:
-    """All words of the command line, or of the one that a shell wants completed."""
+    """All words of the command line, or of the line that a shell wants to complete."""
     completing = (os.environ.get(name, "") for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"))
     return {*arguments, *re.split(r"\s+", " ".join(completing))}
 
 
 def _share_the_machine() -> None:
-    """Keep commands that run side by side from fighting over the cores; what the user has set stands.
+    """Keep commands that run side by side from competing for the cores. Variables set by the user are kept.
 
-    Read by OpenMP when torch is loaded. Two processes with two spinning threads each on two cores are up to 60 times
-    slower than they need to be (`benchmarks/threads.py`): so a waiting thread soon gives its core away, and a command
-    at an end of a pipe leaves half of the cores to its neighbour.
+    OpenMP reads the variables when torch is loaded. Two processes with two spinning threads each on two cores are up to
+    60 times slower than they need to be (`benchmarks/threads.py`). Therefore a waiting thread soon gives up its core,
+    and a command at an end of a pipe leaves half of the cores to its neighbour.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("KMP_BLOCKTIME", "1")

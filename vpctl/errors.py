@@ -1,64 +1,68 @@
-"""The errors a user can mend. Anything else that is raised is a bug and ends in a traceback and exit 1."""
+"""Errors that a user can fix. Any other exception is a bug; it ends with a traceback and exit code 1."""
 
 from collections.abc import Mapping
 
 
 class UserError(Exception):
-    """One line that says where, what, and the way out; `main` prints it and exits with `exit_code`."""
+    """One line that says where the problem is, what it is, and how to fix it.
+
+    `main` prints it and exits with `exit_code`.
+    """
 
     exit_code = 2
 
 
 class OutputLocked(UserError):
-    """Another run holds the output; the next one may find it free."""
+    """Another run holds the lock of the output. A later run may succeed."""
 
     exit_code = 75
 
 
 class LimitReached(UserError):
-    """A budget or a time that the user set is spent; what is finished is kept."""
+    """A budget or a time limit of the user is reached. Finished work is kept."""
 
     exit_code = 5
 
 
 class Ended(Exception):
-    """The command has finished and has said all there is to say; `main` exits with `exit_code`."""
+    """The command has finished and has printed everything it had to say. `main` exits with `exit_code`."""
 
     exit_code = 1
 
 
 class SomeFailed(Ended):
-    """Some records could not be done; the next run tries them again."""
+    """Some records failed. The next run tries them again."""
 
     exit_code = 3
 
 
 class GateNotMet(Ended):
-    """An evaluation is below the gate that the user set."""
+    """An evaluation is below the threshold that the user set."""
 
     exit_code = 4
 
 
 class Stopped(Exception):
-    """Nothing new is begun any more: the run is being interrupted, or a limit has been reached."""
+    """No new work may start: the run was interrupted, or a limit was reached."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user ended the run; the text says what is kept and how to continue."""
+    """The user interrupted the run. The message says what is kept and how to continue."""
 
 
 class OutputClosed(Exception):
-    """Whoever read our standard output has closed it: nothing more is wanted, and nothing is wrong."""
+    """The reader of standard output has closed it. Nothing more is needed, and this is not an error."""
 
 
 class RecordFailed(Exception):
-    """One record could not be done. It is counted and reported, the others go on, and the exit is 3."""
+    """One record failed. It is counted and reported, the other records continue, and the exit code is 3."""
 
 
 class Unusable(RecordFailed):
-    """An answer came and was paid for, and nothing can be made of it.
+    """A model answered, and the answer was paid for, but it cannot be used.
 
-    It is recorded with its `raw` text and its `usage`, and is not asked for again without being told to.
+    A judgement keeps the answer's `raw` text and its `usage`. The question is not asked again unless the user asks for
+    it.
     """
 
     def __init__(self, reason: str, raw: str = "", usage: Mapping[str, float] | None = None) -> None:
@@ -67,7 +71,7 @@ class Unusable(RecordFailed):
 
 
 class Refused(Exception):
-    """An annotator would not judge; the text is its reason. This is an answer, and is recorded as one."""
+    """An annotator refused to judge; the message is its reason. A refusal is an answer and is recorded."""
 
     def __init__(self, reason: str, usage: Mapping[str, float] | None = None) -> None:
         super().__init__(reason)
@@ -75,5 +79,5 @@ class Refused(Exception):
 
 
 def os_reason(error: OSError) -> str:
-    """The system's reason in small letters, such as ``no space left on device``, for the end of a message."""
+    """The operating system's reason in lower case, such as ``no space left on device``, for the end of a message."""
     return (error.strerror or str(error)).lower()

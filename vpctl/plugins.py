@@ -1,12 +1,12 @@
-"""Polishers, generators, annotators, rewards and aspects: the files of a folder, found without being imported.
+"""Finds and loads polishers, generators, annotators, rewards and aspects. Each plug-in is one file of a folder.
 
-A spec is ``NAME``, ``NAME:ARGUMENT`` or ``PATH.py[:ARGUMENT]``, where no path has a colon in it. The first line of a
-module's docstring is its help; its function ``load(argument, *, device)`` returns what does the work. An aspect is a
-Markdown file: a title, then the rubric.
+A spec is ``NAME``, ``NAME:ARGUMENT`` or ``PATH.py[:ARGUMENT]``. A path must not contain a colon. The first line of a
+module's docstring is its help. Its function ``load(argument, *, device)`` returns the plug-in. An aspect is a Markdown
+file: a title, then the rubric. Plug-ins are listed without being imported.
 
-A module may say what its argument can be, for completion, in a constant that is read without importing the module:
-``ARGUMENTS = ("base", "small")`` for a few words, ``ARGUMENTS = "DIR"`` for a folder, or the name of another kind, as
-``ARGUMENTS = "reward"``, for a spec of that kind.
+For completion, a module may declare the values of its argument in a constant, which is read without importing the
+module: ``ARGUMENTS = ("base", "small")`` for a few words, ``ARGUMENTS = "DIR"`` for a folder, or the name of another
+kind, such as ``ARGUMENTS = "reward"``, for a spec of that kind.
 """
 
 import importlib
@@ -46,7 +46,7 @@ CALLS = {
     "annotator": "an annotator takes (prompt, images, aspect) and returns Verdicts(scores, rationales, usage)",
     "reward": "a reward takes (images, prompts) and returns one number for each image",
 }
-"""What a plug-in of each kind is called with and returns, in a line."""
+"""For each kind: how a plug-in is called and what it returns, in one line for messages."""
 
 CONTRACTS: dict[str, tuple[Any, ...]] = {
     "polisher": (Polisher, AsyncPolisher),
@@ -54,14 +54,15 @@ CONTRACTS: dict[str, tuple[Any, ...]] = {
     "annotator": (Annotator,),
     "reward": (Reward,),
 }
-"""Of each kind, the contracts that a plug-in may fulfil; a function is the first one's call."""
+"""For each kind: the contracts that a plug-in may implement. A plain function is called as the first one."""
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
-"""In the folder of a LoRA, as diffusers names it: what the tune commands write and a generator's ``adapt`` takes."""
+"""Name of the weights file in the folder of a LoRA, as in diffusers. The tune commands write it, and a generator's
+``adapt`` reads it."""
 
 
 def catalog(kind: str) -> dict[str, str]:
-    """Name and help of every plug-in of a kind, in alphabetical order."""
+    """Name and help of every packaged plug-in of a kind, in alphabetical order. Nothing is imported."""
     folder = _HOME / KINDS[kind]
     return {path.stem: _help(path) for path in sorted(folder.glob("[!_]*.py"))}
 
@@ -74,9 +75,9 @@ def _help(path: Path) -> str:
 
 
 def completions(kind: str, incomplete: str) -> list[tuple[str, str]]:
-    """Specs of a kind, or aspects, that begin with `incomplete`, and the help of each; nothing is imported.
+    """Specs of a kind, or names of aspects, that begin with `incomplete`, each with its help. Nothing is imported.
 
-    As soon as only one plug-in is left, its arguments are among them.
+    If only one plug-in matches, or `incomplete` has a colon, the arguments of the plug-in are included.
     """
     known = aspects() if kind == "aspect" else catalog(kind)
     found = [(name, about) for name, about in known.items() if name.startswith(incomplete)]
@@ -88,7 +89,7 @@ def completions(kind: str, incomplete: str) -> list[tuple[str, str]]:
 
 
 def _arguments(kind: str, name: str, typed: str) -> list[tuple[str, str]]:
-    """What the argument of a plug-in can be that begins with `typed`, and the help of each."""
+    """Values of a plug-in's argument that begin with `typed`, each with its help."""
     expected = _expected(Path(name) if name.endswith(".py") else _HOME / KINDS[kind] / f"{name}.py")
     if expected in KINDS:
         return completions(str(expected), typed)
@@ -97,7 +98,7 @@ def _arguments(kind: str, name: str, typed: str) -> list[tuple[str, str]]:
 
 
 def _expected(path: Path) -> str | tuple[str, ...]:
-    """The constant ARGUMENTS of a module, which is not imported for it; empty if it has none that can be read."""
+    """The constant ARGUMENTS of a module, read without importing it. Empty if there is none that can be read."""
     import ast
 
     try:
@@ -117,7 +118,7 @@ def _expected(path: Path) -> str | tuple[str, ...]:
 
 
 def _folders(typed: str) -> list[str]:
-    """The folders that a path can go on with, each with a slash at its end; hidden ones if a dot is typed."""
+    """Folders whose paths begin with `typed`, each with a slash at the end. Hidden ones only after a typed dot."""
     parent, start = os.path.split(typed)
     try:
         with os.scandir(parent or ".") as entries:
@@ -128,10 +129,10 @@ def _folders(typed: str) -> list[str]:
 
 
 def check(kind: str, spec: str, **settings: Any) -> str:
-    """`spec` itself if nothing is wrong with it that can be seen in a second. Raises `UserError` if something is.
+    """Return `spec` if a check of at most a second finds no fault in it; otherwise raise `UserError`.
 
-    Names are held against those that there are. A packaged plug-in that has a function ``check(argument)`` is asked,
-    and given those of `settings` that are among its parameters; of others, and of files of one's own, nothing is
+    The name must be a packaged plug-in or an existing file. If a packaged plug-in has a function ``check(argument)``,
+    it is called, with those of `settings` that are among its parameters. Other plug-ins and files of the user are not
     imported.
     """
     import inspect
@@ -145,7 +146,7 @@ def check(kind: str, spec: str, **settings: Any) -> str:
 
 
 def _known(kind: str, spec: str) -> str:
-    """`spec` itself if it names a plug-in of the package or an existing file."""
+    """Return `spec` if it names a packaged plug-in or an existing file; otherwise raise `UserError`."""
     name, _ = split(spec)
     if name.endswith(".py"):
         if not Path(name).is_file():
@@ -156,27 +157,31 @@ def _known(kind: str, spec: str) -> str:
 
 
 def _has_check(path: Path) -> bool:
-    """Whether a module has a function ``check``; it is not imported, as those without one may import what is heavy."""
+    """Whether a module has a function ``check``. The module is not imported.
+
+    A module without ``check`` may import heavy packages at its top.
+    """
     import ast
 
     return any(isinstance(one, ast.FunctionDef) and one.name == "check" for one in ast.parse(path.read_bytes()).body)
 
 
 def _option(kind: str) -> str:
-    """The option that takes a kind's specs."""
+    """The command-line option that takes specs of a kind."""
     return "--model" if kind == "generator" else f"--{kind}"
 
 
 def split(spec: str) -> tuple[str, str]:
-    """Name (or path) and argument, which may be empty; the argument may itself hold colons."""
+    """Split a spec into its name or path and its argument. The argument may be empty, and may contain colons."""
     name, _, argument = spec.partition(":")
     return name, argument
 
 
 def load(kind: str, spec: str, *, device: str = "auto", **settings: Any) -> Any:
-    """What the plug-in's ``load`` returns for the argument in `spec`.
+    """Load the plug-in of a spec: call its ``load`` with the argument, the device, and matching `settings`.
 
-    Of `settings`, which are the command's own, it is given those that are among its parameters.
+    `settings` come from the command. ``load`` gets those that are among its parameters. Raises `UserError` if there is
+    no such plug-in, or if a plug-in of the user fails or does not fulfil its contract.
     """
     import inspect
 
@@ -192,13 +197,14 @@ def load(kind: str, spec: str, *, device: str = "auto", **settings: Any) -> Any:
 
 
 def _fulfilling(kind: str, spec: str, made: Any) -> Any:
-    """What a plug-in returned as an object of its contract: a function gets the members that it does not have.
+    """Return what `load` made as an object of its contract. A function gets the contract's defaults for all members.
 
-    An annotator that is a function stays one: `judging` asks it. Members of the user's own classes are guarded.
+    An annotator that is a function stays a function: `judging` calls it. The members of a user's own class are checked;
+    see `Guarded`. Raises `UserError` if the object does not fit the contract.
     """
     import inspect
 
-    for contract in reversed(CONTRACTS[kind]):  # the narrower one first
+    for contract in reversed(CONTRACTS[kind]):  # the narrower contract first
         if is_a(made, contract):
             return Guarded(kind, spec, made, contract) if _is_own(spec) else made
     inherit = f"have its class inherit from vpctl.contracts.{CONTRACTS[kind][0].__name__}"
@@ -215,18 +221,21 @@ def _fulfilling(kind: str, spec: str, made: Any) -> Any:
 
 
 def function_as(contract: Callable[..., C], call: Callable[..., Any]) -> C:
-    """An object of a contract whose call is the function `call`, with the contract's defaults for all else."""
+    """An object of a contract that calls `call`, with the contract's defaults for all other members."""
     made: C = type("Function", (cast(type, contract),), {"__call__": staticmethod(call)})()
     return made
 
 
 def is_a(made: Any, contract: type) -> bool:
-    """Whether what `load` returned fulfils a contract."""
+    """Whether an object that `load` returned implements a contract."""
     return contract in type(made.plugin if isinstance(made, Guarded) else made).__mro__
 
 
 def tunable(spec: str, *, device: str) -> Any:
-    """A `TunableGenerator`. Raises `UserError` for one that is none. Its weights are not loaded."""
+    """Load a `TunableGenerator`, without its weights.
+
+    Raises `UserError` if the generator cannot be tuned.
+    """
     made = load("generator", spec, device=device)
     if not is_a(made, TunableGenerator):
         raise UserError(f"--model {spec}: this generator cannot be tuned; only a vpctl.contracts.TunableGenerator can")
@@ -234,15 +243,16 @@ def tunable(spec: str, *, device: str) -> Any:
 
 
 def _is_own(spec: str) -> bool:
-    """Whether it names a file of the user's, not a plug-in of the package."""
+    """Whether a spec names a file of the user, not a packaged plug-in."""
     return split(spec)[0].endswith(".py")
 
 
 @contextmanager
 def blamed(kind: str, spec: str, contract: str = "") -> Iterator[None]:
-    """Within it, whatever a plug-in of the user's raises becomes a `UserError` that names its file and function.
+    """Turn any exception of a user's plug-in into a `UserError` that names the file and function of the plug-in.
 
-    What a plug-in may raise passes, and so does an error in a plug-in of the package, which is a bug of ours.
+    The exceptions that a plug-in may raise pass unchanged. So do exceptions of packaged plug-ins: they are bugs of
+    vpctl.
     """
     try:
         yield
@@ -261,12 +271,12 @@ def blamed(kind: str, spec: str, contract: str = "") -> Iterator[None]:
 def _said(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}".removesuffix(": ")
-    except Exception:  # an error of the user's own, which cannot even be printed
+    except Exception:  # the exception class of the plug-in cannot be printed
         return type(error).__name__
 
 
 def misfit(kind: str, spec: str, returned: object, function: str = "it", contract: str = "") -> UserError:
-    """The error of a plug-in that returned what its contract does not say."""
+    """Return the error for a plug-in that returned something its contract does not allow."""
     return UserError(f"{_option(kind)} {spec}: {function} returned {_found(returned)}; {contract or CALLS[kind]}")
 
 
@@ -275,7 +285,7 @@ def _found(value: object) -> str:
 
 
 def is_text(value: object) -> bool:
-    """Whether it is text that a record can hold: UTF-8 cannot encode lone surrogates."""
+    """Whether `value` is text that a record can hold. UTF-8 cannot encode lone surrogates."""
     try:
         return isinstance(value, str) and bool(value.encode() or True)
     except UnicodeEncodeError:
@@ -283,14 +293,14 @@ def is_text(value: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a finite number that a record can hold."""
+    """Whether `value` is a finite number that a record can hold."""
     if isinstance(value, int):
         return -(1 << 63) <= value < 1 << 63
     return isinstance(value, float) and math.isfinite(value)
 
 
 def check_texts(kind: str, spec: str, *texts: str) -> None:
-    """Raise `UserError` if one of the texts of a plug-in is none that a record can hold."""
+    """Raise `UserError` if a record cannot hold one of the texts that a plug-in returned."""
     for text in texts:
         if not is_text(text):
             raise UserError(
@@ -300,7 +310,7 @@ def check_texts(kind: str, spec: str, *texts: str) -> None:
 
 
 def _are_settings(value: object) -> bool:
-    """Whether it is a `Settings` whose fields have their types."""
+    """Whether `value` is a `Settings` whose fields have the right types."""
     if not isinstance(value, Settings):
         return False
     whole = (value.num_inference_steps, value.width, value.height)
@@ -312,7 +322,7 @@ def _are_settings(value: object) -> bool:
 
 
 def is_usage(value: object) -> bool:
-    """Whether it has finite numbers by name."""
+    """Whether `value` is a dict of finite numbers by name."""
     return isinstance(value, dict) and all(is_text(name) and is_number(one) for name, one in value.items())
 
 
@@ -367,14 +377,15 @@ MEMBERS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     },
     "reward": {"differentiable": (_is_any, "differentiable is True or False")},
 }
-"""Of each kind, what a member or its result has to be, and the contract in a line."""
+"""For each kind and member: a check of the member's value, or of what it returns if it is a function, and its contract
+in one line."""
 
 
 class Guarded:
-    """A plug-in of the user's, which fulfils `contract`: what its members are, and what they return, is checked.
+    """A plug-in of the user, wrapped so that the values of its members and their results are checked.
 
-    What a member raises, or does not fit, becomes a `UserError`, as in `blamed`. All members are read once, here, but
-    for a `pipeline`: to read it loads weights.
+    An exception in a member, or a value that does not fit `contract`, becomes a `UserError`, as in `blamed`. All
+    members are read once, in the constructor, except `pipeline`, which would load weights.
     """
 
     def __init__(self, kind: str, spec: str, plugin: Any, contract: type) -> None:
@@ -384,11 +395,11 @@ class Guarded:
                 getattr(self, name)
 
     def __call__(self, *arguments: Any) -> Any:
-        """What the plug-in returns; whoever calls it checks that, and blames the plug-in."""
+        """Call the plug-in. The caller checks the result and turns its exceptions into a `UserError`."""
         return self.plugin(*arguments)
 
     def __getattr__(self, name: str) -> Any:
-        """A member of the plug-in that the contract has."""
+        """Return a member of the plug-in, if the contract has this member."""
         if not hasattr(self._contract, name):
             raise AttributeError(name)
         fits, contract = MEMBERS[self._kind].get(name, (_is_any, CALLS[self._kind]))
@@ -414,7 +425,10 @@ class Guarded:
 
 
 class _Context(AbstractAsyncContextManager[Any]):
-    """A plug-in's async context manager. What it raises is blamed on it, and what its block raises is not."""
+    """The async context manager of a plug-in.
+
+    Its own exceptions become a `UserError` that names the plug-in. Exceptions of the block inside it do not.
+    """
 
     def __init__(self, made: AbstractAsyncContextManager[Any], *blame: str) -> None:
         self._made, self._blame = made, blame
@@ -447,7 +461,10 @@ def _from_file(path: str) -> ModuleType:
 
 
 def fingerprints(*specs: str) -> dict[str, str]:
-    """Identities of what each spec names on this machine, code or weights; the spec alone where that is nothing."""
+    """For each spec, a hash of it and of the local files it names: code or weights.
+
+    Without local files, the spec itself.
+    """
     found = {}
     for spec in specs:
         local = _local(spec)
@@ -461,24 +478,27 @@ def model_fingerprint(spec: str, generator: Generator) -> str:
 
 
 def changed(spec: str) -> float:
-    """When what a spec names on this machine last changed, in seconds since 1970; 0 if it names nothing here."""
+    """The last modification time of the local files that a spec names, in seconds since 1970.
+
+    0 if the spec names no local file.
+    """
     places = map(Path, _local(spec))
     files = [file for place in places for file in (place, *place.rglob("*")) if file.is_file()]
     return max((file.stat().st_mtime for file in files), default=0.0)
 
 
 def _local(spec: str) -> list[str]:
-    """The parts of a spec that are files or folders on this machine."""
+    """The parts of a spec that are existing files or folders on this machine."""
     return [part for part in split(spec) if part and os.path.exists(part)]
 
 
 def aspects() -> dict[str, str]:
-    """Name and title of every aspect, in alphabetical order."""
+    """Name and title of every packaged aspect, in alphabetical order."""
     return {path.stem: aspect(path.stem).title for path in sorted((_HOME / "aspects").glob("*.md"))}
 
 
 def aspect(spec: str) -> Aspect:
-    """The aspect of a name, or of a Markdown file of one's own. Raises `UserError` if there is none."""
+    """Load the aspect of a name or of a Markdown file. Raises `UserError` if there is none, or if it is malformed."""
     path = Path(spec) if spec.endswith(".md") else _HOME / "aspects" / f"{spec}.md"
     if not path.is_file():
         reason = f"there is no file {path}" if spec.endswith(".md") else _no_such("aspect", spec, aspects())
@@ -499,7 +519,7 @@ def aspect(spec: str) -> Aspect:
 
 
 _WHERE_NAMES_BELONG = {"generator": "diffusion", "annotator": "openai", "polisher": "openai"}
-"""The plug-in that the name of a model is an argument of."""
+"""For each kind, the plug-in that takes the name of a model as its argument."""
 
 
 def _no_such(kind: str, name: str, known: dict[str, str]) -> str:

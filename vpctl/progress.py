@@ -1,7 +1,7 @@
-"""What vpctl says to people: on stderr, so that stdout stays data.
+"""Messages of vpctl to people. They go to stderr, because stdout is for data.
 
-A progress bar is drawn only at a terminal, and in a pipe of several commands only by the last of them, since all share
-one line; elsewhere a line is printed twice a minute.
+A progress bar is drawn only on a terminal. If several commands are connected by pipes, only the last one draws a bar,
+because they share one line. In all other cases a line is printed every 30 seconds.
 """
 
 import os
@@ -15,27 +15,28 @@ from .streams.places import goes_to_a_pipe
 T = TypeVar("T")
 
 SHOWN = 10
-"""How many warnings of one kind are printed."""
+"""Number of warnings of one kind that are printed."""
 QUIET_SECONDS = 30.0
-"""How often a long stage reports where no bar can be drawn."""
+"""Interval of progress lines where no bar can be drawn."""
 REDRAW_SECONDS = 0.5
-"""How often what stands behind a bar is looked up."""
+"""Interval at which the status text behind a bar is updated."""
 
 _bar: Any = None
-"""The bar that is on the terminal; a message goes in front of it."""
+"""The bar on the terminal, if there is one. Messages are printed above it."""
 _command = "vpctl"
 _quiet = False
 _with_traceback = False
 _warned: dict[str, int] = {}
-"""How many warnings of each kind there were."""
+"""Number of warnings of each kind so far."""
 _last_words: list[Callable[[], str]] = []
-"""What is asked for one more warning when the command ends."""
+"""Functions that `settle` calls. Each may return one more warning."""
 
 
 def begin(command: str, *, quiet: bool, with_traceback: bool = False) -> None:
-    """Name the command all messages come from; `quiet` silences everything but warnings and errors.
+    """Set the command name that starts every message, and forget all warnings of an earlier command.
 
-    `with_traceback` shows where an error comes from, too.
+    `quiet` hides everything except warnings and errors. `with_traceback` makes `error` print the traceback of its
+    cause.
     """
     global _command, _quiet, _with_traceback
     _command, _quiet, _with_traceback = command, quiet, with_traceback
@@ -44,26 +45,27 @@ def begin(command: str, *, quiet: bool, with_traceback: bool = False) -> None:
 
 
 def mute() -> None:
-    """Say nothing more but warnings and errors."""
+    """From now on, print only warnings and errors."""
     global _quiet
     _quiet = True
 
 
 def note(text: str) -> None:
-    """Something worth knowing."""
+    """Print a message, unless `quiet` is set."""
     if not _quiet:
         _say(text)
 
 
 def warn(text: str) -> None:
-    """Something that is probably not what the user wants."""
+    """Print a warning about something that the user probably does not want."""
     _say(f"warning: {text}")
 
 
 def warn_each(kind: str, text: str) -> None:
-    """A warning that thousands of records may cause: the first `SHOWN` of a kind are printed, the others counted.
+    """Print a warning that thousands of records may cause, at most `SHOWN` times for each kind.
 
-    `kind` names the records in the plural, such as ``pictures cannot be opened``; `settle` prints the count.
+    `kind` names the records in the plural, such as ``pictures cannot be opened``. `settle` prints how many more there
+    were.
     """
     _warned[kind] = _warned.get(kind, 0) + 1
     if _warned[kind] <= SHOWN:
@@ -71,12 +73,15 @@ def warn_each(kind: str, text: str) -> None:
 
 
 def at_end(say: Callable[[], str]) -> None:
-    """Have `settle` print what `say` returns as one more warning; an empty text prints none."""
+    """Register a function whose text `settle` prints as one more warning. An empty text prints nothing."""
     _last_words.append(say)
 
 
 def settle() -> None:
-    """Print how many warnings of each kind were not shown, and the last words; once, however the command ends."""
+    """Print how many warnings of each kind were not shown, then the warnings of `at_end`.
+
+    A second call prints nothing.
+    """
     for kind, number in _warned.items():
         if number > SHOWN:
             warn(f"… and {number - SHOWN} more {kind}")
@@ -88,7 +93,7 @@ def settle() -> None:
 
 
 def error(text: str, cause: BaseException | None = None) -> None:
-    """Why the command ends here; with the traceback of `cause` in front if the user asked for it."""
+    """Print why the command ends, after the traceback of `cause` if the user asked for tracebacks."""
     if cause and _with_traceback:
         import traceback
 
@@ -98,7 +103,10 @@ def error(text: str, cause: BaseException | None = None) -> None:
 
 
 def harmless(text: str) -> str:
-    """The text on one line: what a record says may hold anything, but not break lines or move a terminal's cursor."""
+    """The text on one line, with unprintable characters escaped.
+
+    Text from a record may hold anything. It must not break lines or move the cursor of a terminal.
+    """
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
@@ -107,7 +115,7 @@ def _say(text: str) -> None:
 
 
 def _print(text: str) -> None:
-    """Text on stderr; if that is closed or its reader gone, nobody wants it, and it is no reason to end."""
+    """Write text to stderr. If stderr is closed or its reader has gone, the text is lost and the command continues."""
     if sys.stderr is None:
         return
     try:
@@ -122,10 +130,11 @@ def _print(text: str) -> None:
 
 
 class Counter:
-    """Counts what has been done and shows it: call it for each. `total` is the count.
+    """Counts finished items and shows the progress. Call it after each item. `total` is the count.
 
-    `expected`, how many there will be, may be set as it becomes known; `status` says more, given the share done so far.
-    The count begins at `done`, what an earlier run did; rate and time left are of this run's own work.
+    `expected` is the expected total, and may be set later. `status` returns more text for the display; its argument is
+    the share done, or None if that is unknown. The count starts at `done`, the items of an earlier run. The rate and
+    the remaining time refer to this run only.
     """
 
     def __init__(
@@ -150,7 +159,7 @@ class Counter:
             )
 
     def __call__(self, more: int = 1) -> None:
-        """So many more are done."""
+        """Count `more` finished items and update the display."""
         self.total += more
         now = time.monotonic()
         if self._bar is not None:
@@ -181,7 +190,7 @@ class Counter:
         self.close()
 
     def close(self) -> None:
-        """Take the bar from the terminal."""
+        """Remove the bar from the terminal."""
         if self._bar is not None:
             global _bar
             _bar = None
@@ -189,14 +198,14 @@ class Counter:
 
 
 def _span(seconds: float) -> str:
-    """A length of time as one says it."""
+    """A duration as text, such as ``90 s``, ``5 min`` or ``2.0 h``."""
     if seconds < 100:
         return f"{max(seconds, 0):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def track(items: Iterable[T], unit: str, *, total: int | None = None) -> Iterator[T]:
-    """The items, counted and shown as they pass."""
+    """Yield the items, and count and show them."""
     with Counter(unit, total) as count:
         for item in items:
             yield item
@@ -204,7 +213,7 @@ def track(items: Iterable[T], unit: str, *, total: int | None = None) -> Iterato
 
 
 def finished(done: str, target: str, *, resumed: int = 0, failed: int = 0, more: str = "") -> None:
-    """The last line of a stage: what it did and where, what was there before, what could not be done, and `more`.
+    """Print the last line of a stage: what it did, where, how many records existed before, how many failed, and `more`.
 
     `target` is the file or folder as the user named it; ``-`` is standard output.
     """
@@ -215,17 +224,17 @@ def finished(done: str, target: str, *, resumed: int = 0, failed: int = 0, more:
 
 
 def plural(number: int, noun: str) -> str:
-    """A count with its noun, as in ``1 picture`` and ``2 pictures``; the noun's plural ends in an s."""
+    """A count with its noun, such as ``1 picture`` and ``2 pictures``. The plural of the noun must end in s."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def written(target: str) -> str:
-    """That something was written, and to which file or folder; ``-`` is standard output."""
+    """Text that says where something was written; ``-`` is standard output."""
     return "written" if target == "-" else f"written to {target}"
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table for a person; every column but the first is aligned to the right."""
+    """Print a table for people, unless `quiet` is set. All columns except the first are right-aligned."""
     if _quiet:
         return
     from rich.console import Console

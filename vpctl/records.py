@@ -1,4 +1,4 @@
-"""The five records of vpctl: their keys, what each key means, and what makes two of them the same."""
+"""The five record types of vpctl: their keys, the meaning of each key, and the keys that identify a record."""
 
 import hashlib
 import os
@@ -151,24 +151,25 @@ class Report(TypedDict):
 
 
 LONGEST_PROMPT = 10_000
-"""Characters of a prompt that polish takes. CLIP reads 77 tokens, and other text encoders some hundreds."""
+"""Maximum length of a prompt in characters. CLIP reads 77 tokens, and other text encoders some hundreds."""
 
 MODES = ("list", "point", "pair")
-"""How an annotator is shown pictures: all of a prompt, one a call, two a call."""
+"""How an annotator sees pictures: all pictures of a prompt in one call, one per call, or two per call."""
 _SAMPLE = 1 << 20
 
 RECORDS: tuple[Any, ...] = (Prompt, Image, Judgement, Pair, Report)
 
 
 def digest(value: object) -> str:
-    """Sixteen hex digits of SHA-256 over anything JSON can say; the order of keys does not matter."""
+    """Sixteen hex digits of the SHA-256 hash of a value that JSON can represent. The order of keys does not matter."""
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
 def fingerprint(path: str) -> str:
-    """Identity of a file's or a folder's content: names, sizes, and the first and last megabyte of every file.
+    """Sixteen hex digits that identify the content of a file or a folder.
 
-    Weights of many gigabytes are told apart in milliseconds, also when they are replaced under the same name.
+    They are a hash of the names, the sizes, and the first and last mebibyte of every file. This detects in milliseconds
+    that weights of many gigabytes were replaced under the same name.
     """
     files = sorted(one for one in Path(path).rglob("*") if one.is_file()) if Path(path).is_dir() else [Path(path)]
     found = hashlib.sha256()
@@ -184,21 +185,24 @@ def fingerprint(path: str) -> str:
 
 
 ORIGINAL = "-original"
-"""Behind the id of a prompt: the same prompt as it was first given, where its polished form has the id itself."""
+"""Suffix of the id of an original prompt. Its polished form has the same id without the suffix."""
 
 
 def prompt_key(record: Mapping[str, Any]) -> str:
-    """The `prompt_id` of a record with a prompt, or the hash of the prompt as it was first given."""
+    """The `prompt_id` of a record, or else the hash of the original prompt."""
     return str(record.get("prompt_id") or digest(record.get("source_prompt") or record["prompt"]))
 
 
 def image_key(image: Image) -> str:
-    """The identity of a picture that has an `image_id`: that of its prompt, and its own among the prompt's pictures."""
+    """The identity of a picture that has an `image_id`: the key of its prompt and the `image_id`."""
     return f"{prompt_key(image)} {image['image_id']}"
 
 
 def judgement_key(judgement: Judgement) -> str:
-    """The judgement's own, or prompt, aspect, annotator and the set of pictures, in whatever order they were shown."""
+    """The `key` of the judgement, or else a hash of its prompt, aspect, annotator and set of pictures.
+
+    The hash does not depend on the order of the pictures.
+    """
     if key := judgement.get("key"):
         return key
     pictures = sorted(judgement["image_ids"])
@@ -206,9 +210,10 @@ def judgement_key(judgement: Judgement) -> str:
 
 
 def part_of(prompt_id: str, shares: Mapping[str, float]) -> str:
-    """The part of the data a prompt falls into, by the hash of its id: it stays there however the data grow.
+    """The part of the data that a prompt belongs to, by the hash of its id: it stays the same when the data grow.
 
-    Both forms of a prompt fall into the same part, so that none is tested on what it was trained on in other words.
+    Both forms of a prompt, original and polished, are in the same part. Otherwise a model could be tested on a
+    rewording of a prompt it was trained on.
     """
     place = int(digest(["split", prompt_id.removesuffix(ORIGINAL)])[:8], 16) / 16**8 * sum(shares.values())
     names = list(shares)
@@ -221,7 +226,7 @@ def part_of(prompt_id: str, shares: Mapping[str, float]) -> str:
 
 @cache
 def schema(kind: Any) -> dict[str, tuple[bool, Any, str]]:
-    """For every key of a record type: whether it is required, its type, and what it means."""
+    """For every key of a record type: whether it is required, its type, and its meaning."""
     keys = {}
     for key, hint in get_type_hints(kind, include_extras=True).items():
         meaning = ""
@@ -234,12 +239,15 @@ def schema(kind: Any) -> dict[str, tuple[bool, Any, str]]:
 
 
 def check(record: object, kind: Any, where: str) -> dict[str, Any]:
-    """`record` itself if it is a record of this kind; keys the kind does not know are ignored.
+    """Return `record` if it is a valid record of this kind. Unknown keys are ignored.
 
-    An optional key that is null, or a list of nothing but null, is absent, and so is a null within its object:
-    `datasets` writes these where another record has the key. They are removed. Raises `UserError`, beginning with
-    `where`, for anything that is no object, lacks keys or holds one of another type, for a prompt that is too long to
-    be judged, and for a judgement without one score and one place in the order for each picture.
+    An optional key is removed if it is null or a list that holds only nulls, and so is a null in its object: `datasets`
+    writes these where another record has the key.
+
+    Raises `UserError`, which begins with `where`, if the record is not an object, if a key is missing or has the wrong
+    type, if the prompt is too long (except in a `Prompt`, which polish may drop), if the margin of a pair is not above
+    0 and at most 1, or if the pictures, scores, `mode` and `order` of a judgement do not fit together. A judgement
+    needs one score for each picture, unless it was refused or failed.
     """
     known = schema(kind)
     if not isinstance(record, dict):
@@ -264,7 +272,7 @@ def check(record: object, kind: Any, where: str) -> dict[str, Any]:
 
 
 def oversized(record: Mapping[str, Any]) -> str:
-    """Why a record's prompt is too long to draw or to judge; empty if it is not. polish drops such prompts."""
+    """Why a record's prompt is too long to draw or to judge, or an empty text. polish drops such prompts."""
     length = len(record["prompt"])
     if length <= LONGEST_PROMPT:
         return ""
@@ -280,7 +288,7 @@ def _drop_null(record: dict[str, Any], key: str) -> None:
 
 
 def _check_pictures(judgement: dict[str, Any], where: str) -> None:
-    """Raise `UserError` for a judgement whose pictures, scores and places do not belong together."""
+    """Raise `UserError` if the pictures, scores, mode and order of a judgement do not fit together."""
     pictures, mode, order = len(judgement["image_ids"]), judgement.get("mode"), judgement.get("order")
     if "refused" not in judgement and "failed" not in judgement:
         lengths = {key: len(judgement[key]) for key in ("image_ids", "file_names", "scores")}
@@ -298,13 +306,16 @@ def _check_pictures(judgement: dict[str, Any], where: str) -> None:
 
 
 _MARKS = {"aspect": "a judgement", "image_id": "a picture", "chosen_file_name": "a pair", "metric": "a report"}
-"""Keys by which records tell what they are that are prompts as well."""
+"""Keys that show the kind of a record that has a prompt but is not a `Prompt`."""
 
 
 def of_another_kind(kind: Any, record: Mapping[str, object]) -> str:
-    """Why a file that holds such a record is none to add prompts to; nothing if it is, or if no prompts are added."""
+    """Why prompts cannot be added to a file that holds this record, which is of another kind.
+
+    Empty if they can, or if `kind` is not `Prompt`.
+    """
     found = next((what for key, what in _MARKS.items() if key in record), "") if kind is Prompt else ""
-    if kind is Prompt and "file_name" in record and "prompt_id" not in record:  # polish writes no record without one
+    if kind is Prompt and "file_name" in record and "prompt_id" not in record:  # polish always writes a prompt_id
         found = "a picture"
     return f"this is {found}, not a prompt; name another file with --out" if found else ""
 
@@ -314,7 +325,7 @@ _PLURALS = {str: "texts", int: "whole numbers", float: "numbers"}
 
 
 def in_words(expected: Any) -> str:
-    """The type of a key as messages and the manual say it: ``a list of numbers``."""
+    """The type of a key in the words of messages and man pages, such as ``a list of numbers``."""
     if get_origin(expected) is list:
         return f"a list of {_PLURALS[get_args(expected)[0]]}"
     if get_origin(expected) is dict:
@@ -323,7 +334,7 @@ def in_words(expected: Any) -> str:
 
 
 _TYPES: dict[type, set[type]] = {str: {str}, int: {int}, float: {int, float}, bool: {bool}}
-"""What values of JSON have a type; true and false are no numbers."""
+"""The Python types of valid JSON values for each type of key. A bool is not a number."""
 
 
 def _conforms(value: object, expected: Any) -> bool:
@@ -337,13 +348,13 @@ def _conforms(value: object, expected: Any) -> bool:
 
 
 def _too_large(value: object) -> bool:
-    """Whether it is an integer of more than 64 bits. Keys that vpctl does not know may hold one."""
+    """Whether it is an integer of more than 64 bits. Only keys that are unknown to vpctl may hold one."""
     return type(value) is int and not -(1 << 63) <= value < 1 << 64
 
 
 @cache
 def _parts(expected: Any) -> tuple[Any, set[type]]:
-    """Of the type of a list or an object: which of them, and what types are in it; looked into once."""
+    """The container (list or dict) of a key's type, and the set of types allowed inside it. Cached."""
     return get_origin(expected), _TYPES[get_args(expected)[-1]]
 
 
@@ -360,7 +371,7 @@ def _found(value: object, expected: Any = None) -> str:
 
 
 def in_a_row(items: Iterable[str]) -> str:
-    """The items as a sentence lists them: ``a``, ``a and b``, ``a, b and c``."""
+    """The items as a list in a sentence: ``a``, ``a and b``, ``a, b and c``."""
     *before, last = items
     return f"{', '.join(before)} and {last}" if before else last
 

@@ -1,8 +1,8 @@
-"""Folders of models that carry code, or are broken: functions that write one into a path.
+"""Writes broken or malicious model folders.
 
-`sound` writes a folder that passes the inspection of a use; each function of `CODE` then turns it into one that runs
-code if it is opened carelessly: the code creates the file `SENTINEL` in the working directory. Nothing heavy is
-imported.
+`sound` writes a folder that passes the inspection for a use. Each function of `CODE` then changes it so that it runs
+code if it is opened carelessly: the code creates the file `SENTINEL` in the working directory. This module imports
+nothing heavy.
 """
 
 import json
@@ -19,19 +19,19 @@ import vpctl
 WEIGHTS = Path(vpctl.__file__).parent / "shapes" / "weights"
 SENTINEL = "RAN"
 EVIL = f"open({SENTINEL!r}, 'w').close()\n\n\nclass Evil:\n    pass\n"
-"""A module that says that it was imported."""
+"""The source of a module that leaves a mark when it is imported."""
 LORA = "pytorch_lora_weights"
 
 
 class Payload:
-    """Pickled, it creates the sentinel where it is unpickled."""
+    """When it is unpickled, it creates the sentinel."""
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
         return open, (SENTINEL, "w")
 
 
 def tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    """A safetensors file of zeros."""
+    """Write a safetensors file of zeros."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
@@ -45,18 +45,21 @@ def tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
 
 
 def pickled(path: Path) -> None:
-    """A pickle with code in it."""
+    """Write a pickle that runs code."""
     path.write_bytes(pickle.dumps({"weight": Payload()}))
 
 
 def change(path: Path, **values: Any) -> None:
-    """Set keys of a JSON file; it is created if it is not there."""
+    """Set keys of a JSON file. Creates the file if it does not exist."""
     before = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps({**before, **values}))
 
 
 def copy(source: Path, folder: Path) -> None:
-    """A copy in which the weights are links, as the cache of the hub has them; a packaged file is never written."""
+    """Copy a folder, with links to the weights, as in the hub's cache.
+
+    So no test can change a packaged file by writing.
+    """
     for file in source.rglob("*"):
         target = folder / file.relative_to(source)
         if file.is_dir():
@@ -69,7 +72,7 @@ def copy(source: Path, folder: Path) -> None:
 
 
 def sound(use: str, folder: Path) -> Path:
-    """A folder for a use, a key of `vpctl.models.folder.USES` or ``adapter`` or ``clip``, with nothing wrong in it."""
+    """Write a folder without faults for a use: a key of `vpctl.models.folder.USES`, or ``adapter``, or ``clip``."""
     folder.mkdir(parents=True, exist_ok=True)
     if use == "pipeline":
         copy(WEIGHTS / "small", folder)
@@ -145,7 +148,7 @@ def attention_from_the_hub(folder: Path) -> None:
 
 
 def adapter_to_another_model(folder: Path) -> None:
-    """The base model is named by the folder, and asks for code."""
+    """The folder names a base model that asks for code."""
     other = sound("reward", folder / "other")
     auto_map_in_the_config(other)
     change(folder / "adapter_config.json", base_model_name_or_path=str(other), peft_type="LORA")
@@ -196,7 +199,7 @@ def custom_component(folder: Path) -> None:
 
 
 def module_named_as_the_library(folder: Path) -> None:
-    """It is found before diffusers is."""
+    """It is found before the real diffusers."""
     _module(folder / "unet", "diffusers")
 
 
@@ -276,7 +279,7 @@ def an_index_of_pickles_beside_a_single_file(folder: Path) -> None:
 
 
 def _nested(folder: Path, class_name: str) -> Path:
-    """A component that is a pipeline, with a configuration and weights like those of a model."""
+    """A component that is a pipeline itself, with a configuration and weights like those of a model."""
     inner = folder / "feature_extractor"
     copy(folder / "vae", inner)
     change(folder / "model_index.json", feature_extractor=["diffusers", class_name])
@@ -377,4 +380,4 @@ CODE: dict[str, list[Callable[[Path], None]]] = {
     "pipeline": _OF_DIFFUSERS,
     "adapter": [pickled_lora, pickle_named_lora],
 }
-"""By use, what makes a sound folder carry code."""
+"""For each use, the functions that make a sound folder run code."""

@@ -1,9 +1,9 @@
-"""vpctl many times over without starting Python each time: every run is a fork of a process that has imported all.
+"""Runs vpctl many times without starting Python each time: every run is a fork of a process with all imports done.
 
-A run has its own process, so it can change or break nothing for the next one. There are two processes to fork. The
-small one has all but torch and what stands on it, and a fork of it costs five milliseconds. A run that asks for torch
-ends there, and is done again in a fork of the large one, which costs ten times that. `python -m tests.hostile.fork` is
-either; `Forks` starts them when they are first needed and asks them.
+Each run is its own process, so it cannot affect the next one. There are two processes to fork. The small one has
+imported everything except torch and packages that need torch; a fork of it takes five milliseconds. A run that imports
+torch ends there, and is repeated in a fork of the large one, which takes ten times as long.
+`python -m tests.hostile.fork` starts either one; `Forks` starts them when they are first needed.
 """
 
 import atexit
@@ -26,23 +26,23 @@ import orjson
 from tests.conftest import ENVIRONMENT, HOME, as_anyone
 
 MEMORY = 8 << 30
-"""Bytes of address space: torch and its libraries map three gigabytes before anything is done."""
+"""Bytes of address space per run. torch and its libraries alone map three gigabytes."""
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "0",
 }
-"""A process that forks must have no threads but one."""
+"""A process that forks must have a single thread."""
 NEEDS_MODELS = 99
-"""The exit of a run that asks for torch where there is none."""
+"""Exit code of a run in the small process that imports torch."""
 MODELS = frozenset(["torch", "transformers", "diffusers", "peft"])
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9", "OPENAI_BASE_URL": "http://127.0.0.1:9"}
-"""Nobody listens there, so a run that asks the network is refused at once."""
+"""Nothing listens at this address, so network requests of a run fail at once."""
 
 
 class Ended(NamedTuple):
-    """How a run ended: its exit, negative for a signal, and every byte it wrote."""
+    """The result of a run: its exit code (negative for a signal), and every byte it wrote."""
 
     code: int
     out: bytes
@@ -50,7 +50,7 @@ class Ended(NamedTuple):
 
 
 class Forks:
-    """Runs vpctl in forks of two processes that are started when they are first needed."""
+    """Runs vpctl in forks of two processes, which are started when they are first needed."""
 
     def __init__(self) -> None:
         self._servers: dict[str, subprocess.Popen[bytes]] = {}
@@ -70,8 +70,9 @@ class Forks:
     ) -> Ended:
         """Run ``vpctl ARGUMENTS`` in `cwd`.
 
-        What takes longer than `seconds` is killed by SIGALRM (code -14), after `cpu_seconds` by SIGXCPU (-24). `err`
-        may name a terminal, which becomes its standard error. `afresh` makes `cwd` anew before a run is repeated.
+        A run that takes longer than `seconds` is killed by SIGALRM (code -14), after `cpu_seconds` of CPU time by
+        SIGXCPU (-24). `err` may name a terminal, which becomes the standard error. `afresh` restores `cwd` before a run
+        is repeated.
         """
         outputs = [cwd.with_name(f"{cwd.name}.{name}") for name in ("out", "err")]
         wanted = {**ENVIRONMENT, **NO_HUB, **(env or {})}
@@ -118,18 +119,18 @@ class Forks:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for server in self._servers.values():
-            with server:  # closes its pipes, at which it ends, and waits for that
+            with server:  # closes its pipes, so that it ends, and waits for its end
                 pass
 
 
 def serve(size: str) -> None:
-    """Read what is asked, a line each, and answer with the exit of a fork that did it."""
+    """Read one request per line. Answer each with the exit code of a fork that ran it."""
     _import_small()
     if size == "large":
         _import_models()
     else:
         sys.meta_path.insert(0, _NoModels())
-    gc.freeze()  # or every fork copies what its first collection touches
+    gc.freeze()  # otherwise the first garbage collection of every fork would copy memory
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     for line in sys.stdin.buffer:
         asked = orjson.loads(line)
@@ -141,10 +142,10 @@ def serve(size: str) -> None:
 
 
 class _NoModels:
-    """Ends the process where it imports what only the large one has."""
+    """An import hook that ends the process if it imports a package that only the large process has."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        """Of a module that is not there yet: nothing, or the end."""
+        """Called for modules that are not imported yet. Returns nothing, or ends the process."""
         if name in MODELS:
             os._exit(NEEDS_MODELS)
 
@@ -169,7 +170,7 @@ def _import_small() -> None:
 
 
 def _import_models() -> None:
-    with contextlib.redirect_stderr(io.StringIO()):  # what transformers says of torchvision as it is imported
+    with contextlib.redirect_stderr(io.StringIO()):  # hides a message about torchvision from the import of transformers
         import peft
         import torch.utils.tensorboard
         from diffusers import StableDiffusionPipeline
@@ -179,7 +180,7 @@ def _import_models() -> None:
 
 
 def _run(asked: Mapping[str, Any]) -> None:
-    """In the fork: become the run that is asked for, and never return."""
+    """In the fork: run the requested command line, and exit."""
     code = 1
     try:
         os.chdir(asked["cwd"])
@@ -217,7 +218,7 @@ def _run(asked: Mapping[str, Any]) -> None:
         sys.stderr.flush()
     except BaseException:
         traceback.print_exc()
-        code = 120  # as Python itself ends
+        code = 120  # as Python does
     os._exit(code)
 
 

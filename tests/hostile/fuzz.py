@@ -1,11 +1,12 @@
-"""A fuzzer: random records, files with bytes flipped, and options, until a rule of every command breaks.
+"""A fuzzer: random records, damaged files, and options, until a command breaks one of the rules.
 
-`python -m tests.hostile.fuzz --minutes 60 --seed 1` runs it; what it finds lies in ``--findings``, a folder for each
-cause, with the files, what the command said, and `cmd`, which runs it again. The suite runs the first inputs of a seed.
+`python -m tests.hostile.fuzz --minutes 60 --seed 1` runs it. For each cause, the ``--findings`` folder gets a folder
+with the files, the messages of the command, and `cmd`, which runs it again. The test suite runs the first inputs of a
+seed.
 
-The rules are those of the table: one of the exits that are documented, no traceback, at most one line of error and it
-alone with exit 2, no control character on standard error, nothing but JSON Lines on standard output, no part of a file
-left, no more than `CPU_SECONDS` of a core and `MEMORY` bytes.
+The rules are those of the table: a documented exit code, no traceback, one line of error with exit code 2 and none
+otherwise, no other output with it, no control character on standard error, only JSON Lines on standard output, no
+partial file left, at most `CPU_SECONDS` of CPU time and `MEMORY` bytes.
 """
 
 import argparse
@@ -35,13 +36,13 @@ from vpctl.options import Option
 
 CPU_SECONDS = 20
 ROUND = 100
-"""Inputs that Hypothesis makes of one seed; the next round has the next seed."""
+"""Number of inputs that Hypothesis makes from one seed. The next round uses the next seed."""
 KEPT = 3
-"""Inputs that are kept of one cause."""
+"""Number of inputs that are kept for one cause."""
 
 
 class Input(NamedTuple):
-    """A command line, the files that it is run with beside those of `furnish`, and standard input."""
+    """A command line, standard input, and the files that the run has in addition to those of `furnish`."""
 
     family: str
     words: tuple[str, ...]
@@ -49,7 +50,7 @@ class Input(NamedTuple):
     stdin: bytes = b""
 
 
-# Values that are there to be wrong ------------------------------------------------------------------------------------
+# Wrong values ---------------------------------------------------------------------------------------------------------
 
 TEXTS = st.one_of(
     st.text(max_size=20),
@@ -96,7 +97,7 @@ READERS: dict[str, list[str]] = {
 
 @st.composite
 def records(draw: st.DrawFn) -> Input:
-    """Good records of a kind, changed in a few places, for a command that reads them."""
+    """Valid records of one type with a few changes, for a command that reads them."""
     kind = draw(st.sampled_from(sorted(READERS)))
     known = [key for one in RECORDS.values() for key in orjson.loads("{" + one + "}")]
     optional = ["scores", "split", "source_prompt", "order", "ranking", "mode", "key", "usage", "refused", "aspects"]
@@ -139,7 +140,7 @@ METRICS = b'{"step":1,"loss":0.69,"implicit_accuracy":0.5}\n{"step":2,"loss":0.6
 
 
 def samples(place: Path) -> list[tuple[str, str, dict[str, bytes]]]:
-    """Commands, each with the file of its that is broken, and the files it is run with."""
+    """Commands, each with the name of the file to damage and with the content of all its files."""
     found: list[tuple[str, str, dict[str, bytes]]] = []
     record = b'{"prompt":"a red circle","prompt_id":"p","image_id":"i","file_name":"%s","model":"m","seed":1}\n'
     picture = Image.effect_noise((24, 24), 60).convert("RGB")
@@ -177,7 +178,7 @@ def _files(folder: Path, name: str) -> dict[str, bytes]:
 
 @st.composite
 def broken(draw: st.DrawFn, found: list[tuple[str, str, dict[str, bytes]]]) -> Input:
-    """A good file with bytes flipped, cut, doubled or put in, or a value of its JSON changed."""
+    """A valid file with bytes flipped, cut, doubled or inserted, or with a changed value in its JSON."""
     command, name, files = draw(st.sampled_from(found))
     content = files[name]
     for _ in range(draw(st.integers(1, 4))):
@@ -188,7 +189,7 @@ def broken(draw: st.DrawFn, found: list[tuple[str, str, dict[str, bytes]]]) -> I
 @st.composite
 def _damage(draw: st.DrawFn, content: bytes) -> bytes:
     at = draw(st.integers(0, max(len(content) - 1, 0)))
-    if draw(st.booleans()):  # what is at the beginning says what the rest is
+    if draw(st.booleans()):  # the beginning of a file determines how the rest is read
         at = min(at, draw(st.integers(0, 200)))
     length = draw(st.integers(1, 64))
     how = draw(st.sampled_from(["flip", "flip", "byte", "cut", "take", "double", "put", "zero", "value", "value"]))
@@ -230,7 +231,7 @@ BASES = {
     "eval agreement": "eval agreement judgements.jsonl people.jsonl",
     "eval judgements": "eval judgements judgements.jsonl people.jsonl",
 }
-"""What is right by itself; what trains has nothing to train on, since its options are looked at before its files."""
+"""Valid command lines. Those that train name no existing data, because options are checked before files are read."""
 PLACES = st.sampled_from(
     [
         "",
@@ -322,7 +323,7 @@ def options_of(command: str) -> list[tuple[str, bool]]:
 
 @st.composite
 def commands(draw: st.DrawFn, known: dict[str, list[tuple[str, bool]]]) -> Input:
-    """A command that is right, with options that mostly are not."""
+    """A valid command with options that are mostly invalid."""
     command = draw(st.sampled_from(sorted(BASES)))
     words = list(_words(BASES[command]))
     for _ in range(draw(st.integers(1, 4))):
@@ -350,7 +351,7 @@ def commands(draw: st.DrawFn, known: dict[str, list[tuple[str, bool]]]) -> Input
 
 
 class Hunt:
-    """Runs inputs and keeps those that break a rule, by cause."""
+    """Runs inputs and keeps those that break a rule, grouped by cause."""
 
     def __init__(self, place: Path, forks: Forks, findings: Path | None) -> None:
         self.place, self.findings = place, findings
@@ -361,12 +362,12 @@ class Hunt:
         self._known = {command: options_of(command) for command in BASES}
 
     def inputs_of(self, families: str) -> st.SearchStrategy[Input]:
-        """What a round is made of."""
+        """The inputs of a round."""
         every = {"records": records(), "bytes": broken(self._samples), "options": commands(self._known)}
         return st.one_of(*(one for name, one in every.items() if not families or name in families))
 
     def round(self, number: int, size: int, families: str = "", until: float = math.inf) -> None:
-        """Run the inputs that Hypothesis makes of this seed."""
+        """Run the inputs that Hypothesis makes from this seed."""
 
         @seed(number)
         @settings(
@@ -381,7 +382,7 @@ class Hunt:
         one()
 
     def run(self, example: Input) -> list[str]:
-        """What rules the input breaks."""
+        """Run the input. Return the rules it breaks."""
         self.inputs[example.family] += 1
         stdin = self.place / "stdin"
         stdin.write_bytes(example.stdin)
@@ -427,7 +428,7 @@ class Hunt:
 
 
 def _cause(example: Input, wrong: list[str], err: str) -> str:
-    """One text for all inputs that break one thing: the last of our functions that a traceback names, or the rule."""
+    """The same text for all inputs with one fault: the last vpctl function in the traceback, or the broken rule."""
     frames = re.findall(r'File "[^"]*/vpctl/([\w/]+\.py)", line \d+, in (\w+)', err)
     raised = next((rule for rule in wrong if rule.startswith("a traceback")), "")
     if raised and frames:
@@ -437,14 +438,14 @@ def _cause(example: Input, wrong: list[str], err: str) -> str:
 
 
 def hunted(place: Path, forks: Forks, *, number: int, size: int) -> Iterator[str]:
-    """What a few inputs of a seed find: the causes. This is what the suite runs."""
+    """The causes found by a few inputs of a seed. The test suite runs this."""
     hunt = Hunt(place, forks, None)
     hunt.round(number, size)
     yield from hunt.causes
 
 
 def main() -> None:
-    """Hunt for as long as is asked, and say what was found."""
+    """Hunt for the requested time, and print the findings."""
     parser = argparse.ArgumentParser(prog="python -m tests.hostile.fuzz", description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=60, help="how long (default 60)")
     parser.add_argument("--seed", type=int, default=1, help="of the first round; the next has the next (default 1)")

@@ -1,4 +1,4 @@
-"""Files and folders of the table that no text can say: ``{make = "backbone"}``."""
+"""Makes the files and folders of the table that cannot be written as text: ``{make = "backbone"}``."""
 
 import fcntl
 import os
@@ -15,7 +15,7 @@ WEIGHTS = Path(vpctl.__file__).parent / "shapes" / "weights"
 
 
 class Touch:
-    """Pickled, it makes the file that says that foreign code ran, where it is unpickled."""
+    """When it is unpickled, it creates the file that shows that foreign code ran."""
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
         return open, ("RAN", "w")
@@ -26,7 +26,7 @@ def _pickle(path: Path) -> None:
 
 
 def _torch_pickle(path: Path) -> None:
-    import torch  # five seconds, and most who run a case or two need none
+    import torch  # takes five seconds, and few cases need it
 
     torch.save({"step": 1, "state": Touch()}, path)
 
@@ -57,7 +57,7 @@ def _lora(path: Path, *, of: str = "unet.nothing", rank: int = 2, value: float =
 
 
 def _claims(path: Path, *, width: int, height: int, bits: int = 8, colour: int = 2) -> None:
-    """A PNG that says it has this size, and holds one row of nothing."""
+    """A PNG that states this size, and holds one empty row."""
     head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", head) + _chunk(b"IDAT", zlib.compress(bytes(64))))
 
@@ -74,13 +74,13 @@ _held: list[int] = []
 
 
 def _locked(path: Path) -> None:
-    """A file that another process holds, until `release`."""
+    """A file that is locked, as by another process, until `release`."""
     _held.append(os.open(path, os.O_CREAT | os.O_RDWR))
     fcntl.flock(_held[-1], fcntl.LOCK_EX)
 
 
 def release() -> None:
-    """Let go of the files that are locked."""
+    """Release all locked files."""
     while _held:
         os.close(_held.pop())
 
@@ -104,4 +104,4 @@ MAKERS: dict[str, Callable[..., None]] = {
     "torch-tensors": _torch_tensors,
     "unreadable": lambda path: path.chmod(0),
 }
-"""What makes what a case names; `claims` is a picture that claims a size, `nothing` takes away what was there."""
+"""Maps the name in a case to its maker. `claims` is a picture that claims a size; `nothing` removes a file."""

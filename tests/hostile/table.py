@@ -1,25 +1,26 @@
-"""The table of hostile, broken and clumsy inputs: every ``.toml`` file of this folder, a ``[[case]]`` each.
+"""The table of hostile, broken and clumsy inputs: the ``[[case]]`` entries of all ``.toml`` files here.
 
-A case is run in a folder of its own that has the files of `furnish`: pictures, and a good file of every record.
+Each case runs in its own folder, which has the files of `furnish`: pictures, and a valid file of every record type.
 
-run      the words of the command line, behind ``vpctl``; runs in a fork of a process that has imported all
-shell    in its place a line for bash, where what matters is what the shell or a new process does
-in       what is in the file in.jsonl; `files` has the same for files by name, `stdin` for standard input
+run      the words of the command line after ``vpctl``; it runs in a fork of a process with all imports done
+shell    instead of `run`: a line for bash, for cases that depend on the shell or on a new process
+in       the content of the file in.jsonl; `files` has the content of other files by name, `stdin` of standard input
 env      environment variables; an empty one is not set
 tty      true if standard error is a terminal
-code     the exit
-line     the line on standard error that says it: the error, or if there is none the first warning, or the last line;
-         FOLDER is the case's folder, and … stands for what libraries and systems word
-text     true where standard output is for people, such as help, and not JSON Lines
-left     files that have to be there afterwards
-gone     files that must not be
+code     the expected exit code
+line     the expected line on standard error: the error, or if there is none the first warning, or the last line;
+         FOLDER is the folder of the case, and … stands for text of libraries and operating systems
+text     true if standard output is text for people, such as help, and not JSON Lines
+left     files that must exist afterwards
+gone     files that must not exist afterwards
 
-Content is text, in which <JUDGEMENT> stands for the keys of a good record, <JUDGEMENT -aspect> for those without one,
-and <5000*x> for so many x; or a table: {text, encoding}, {hex}, {picture, …}, {cut, bytes}, {link}, {make}.
+Content is text, in which <JUDGEMENT> stands for the keys of a valid record, <JUDGEMENT -aspect> for those without one
+key, and <5000*x> for 5000 times x; or it is a table: {text, encoding}, {hex}, {picture, …}, {cut, bytes}, {link},
+{make}.
 
-`python -m tests.hostile.table WORDS` runs the cases with these words in their names and shows what is not as it is
-to be; with ``--write`` it writes the `line` of those that end with their `code` and break no rule, and both of those
-that have none: read the difference before you believe it.
+`python -m tests.hostile.table WORDS` runs the cases with these words in their names, and shows every difference from
+the expected result. With ``--write`` it writes the `line` of cases that end with their `code` and break no rule, and
+both `code` and `line` of cases that have neither. Read the diff before you trust it.
 """
 
 import os
@@ -51,7 +52,7 @@ from tests.hostile.makers import MAKERS, release
 HERE = Path(__file__).parent
 PLUGINS = HERE.parent / "cases" / "plugins"
 RAN = "RAN"
-"""The file that hostile code makes where it runs."""
+"""The file that hostile code creates when it runs."""
 CODES = {0, 2, 3, 4, 5, 75, 130}
 SECONDS = 150
 
@@ -66,7 +67,7 @@ RECORDS = {
     '"margin":1.0',
     "REPORT": '"name":"shapes","metric":"accuracy","value":0.5,"low":0.4,"high":0.6,"n":9',
 }
-"""The keys and values of a good record of every kind, and of a second picture."""
+"""The keys and values of a valid record of every type, and of a second picture."""
 RUNS = {
     "train-rm": "train-rm pairs.jsonl --backbone new:clip --epochs 1 --out run",
     "tune-dpo": "tune-dpo pairs.jsonl -m shapes:small --max-steps 1 --batch 1 --accumulate 1 --preview-every 0 "
@@ -74,13 +75,13 @@ RUNS = {
     "tune-ppo": "tune-ppo prompts.txt -m shapes:small -r shapes --epochs 1 --prompts-per-epoch 1 --images 2 "
     "--updates 1 --steps 2 --preview-every 0 --out run",
 }
-"""What makes the folders of ended runs, in as little time as can be."""
+"""The commands that make the folders of ended runs, as fast as possible."""
 _KNOWN = {"name", "run", "shell", "in", "files", "stdin", "env", "tty", "code", "line", "text", "left", "gone"}
 
 
 @dataclass(frozen=True)
 class Case:
-    """An input of the table, and how it is to end."""
+    """An input of the table, and its expected result."""
 
     theme: str
     name: str
@@ -114,7 +115,7 @@ def _of(file: Path) -> Iterator[Case]:
 
 
 def expanded(text: str) -> str:
-    """Text with its records and its repetitions written out."""
+    """The text with its records and repetitions written out."""
     text = re.sub(r"<(\d+)\*(.*?)>", lambda found: int(found[1]) * found[2], text, flags=re.DOTALL)
     return re.sub(rf"<({'|'.join(RECORDS)})((?: -\w+)*)>", _keys, text)
 
@@ -127,7 +128,7 @@ def _keys(found: re.Match[str]) -> str:
 
 
 def furnish(folder: Path) -> None:
-    """What lies in every case's folder: pictures, a good file of every record, a plug-in of every kind."""
+    """Write the files that every case has: pictures, a valid file of every record type, a plug-in of every kind."""
     draw(folder, prompts=1, each=3)
     for number, name in enumerate("abc"):
         (folder / f"0-{number}.png").rename(folder / f"{name}.png")
@@ -150,7 +151,7 @@ def furnish(folder: Path) -> None:
 
 
 def make(path: Path, content: Any) -> None:
-    """A file of the table; see the top of this module for what `content` may be."""
+    """Write a file of the table. The top of this module describes `content`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     match content:
         case str():
@@ -177,7 +178,7 @@ def _but(key: str, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def picture(form: str, mode: str = "RGB", size: Sequence[int] = (8, 8), **more: Any) -> bytes:
-    """The bytes of a plain picture in a format of Pillow's."""
+    """The bytes of a plain picture in a format of Pillow."""
     target = BytesIO()
     Image.new(mode, (size[0], size[1])).save(target, form, **more)
     return target.getvalue()
@@ -192,7 +193,7 @@ class Bench:
         furnish(self._model)
 
     def __call__(self, case: Case) -> tuple[Ended, Path]:
-        """How the case ends, and the folder it leaves, which is the next one's."""
+        """Run the case. Return its result and its folder, which the next case will use."""
         for content in case.files.values():
             if isinstance(content, dict) and content.get("make") == "run":
                 self._train(content["of"])
@@ -222,7 +223,7 @@ class Bench:
         return self._forks(words, home, stdin=stdin, env=env, seconds=SECONDS, afresh=furnished), home
 
     def fresh(self) -> Path:
-        """The folder of the next run, furnished."""
+        """Return the furnished folder for the next run."""
         release()
         home = self._place / "case"
         if home.exists():
@@ -231,7 +232,7 @@ class Bench:
         return home
 
     def _train(self, command: str) -> None:
-        """Have the folder of an ended run, named as the command that made it; where it lies is one of its options."""
+        """Make the folder of an ended run, named after its command, if it does not exist yet."""
         if not (self._place / command).exists():
             home = self.fresh()
             ended = self._forks(shlex.split(RUNS[command]), home)
@@ -262,12 +263,12 @@ class Bench:
 
 @contextmanager
 def _terminal() -> Iterator[tuple[str, bytearray]]:
-    """The name of a terminal, and all that is written to it, whole once the context ends."""
+    """Yield the name of a terminal, and everything written to it, which is complete when the context ends."""
     ours, theirs = pty.openpty()
     said = bytearray()
 
     def listen() -> None:
-        with suppress(OSError):  # EIO: the other end is closed
+        with suppress(OSError):  # EIO: the other end was closed
             while some := os.read(ours, 1 << 16):
                 said.extend(some)
 
@@ -282,43 +283,44 @@ def _terminal() -> Iterator[tuple[str, bytearray]]:
 
 
 def the_line(err: str) -> str:
-    """The line of vpctl's that says how it ended: the error, or else the first warning, or else the last."""
+    """The line of vpctl that says how it ended: the error, otherwise the first warning, otherwise the last line."""
     said = _said(err)
     marked = [line for mark in (": error: ", ": warning: ") for line in said if mark in line]
     return (marked or said[-1:] or [""])[0]
 
 
 def _said(err: str) -> list[str]:
-    """The lines that are vpctl's own, and not of a table, a page of help or a library."""
+    """The lines of vpctl itself, not those of a table, a page of help or a library."""
     return [line for line in err.splitlines() if line.startswith("vpctl")]
 
 
 def found(case: Case, ended: Ended, home: Path) -> tuple[int, str]:
-    """Exit and line, as the table has them."""
+    """Exit code and line, as written in the table."""
     err = ended.err.decode("utf-8", "backslashreplace")
     line = the_line(err).replace(str(home), "FOLDER").replace(str(home.parent), "FOLDER/..")
     return ended.code, line
 
 
 OWN_SEQUENCES = re.compile(r"\x1b\[[0-9;]*[mAK]|\r")
-"""What tqdm and rich write to a terminal: colours, one line up, the rest of a line cleared, back to its beginning."""
+"""Sequences that tqdm and rich write to a terminal: colours, one line up, clear the rest of a line, return to its
+start."""
 TABLE = re.compile(r"^.*\n┏[^┘]*┘\n", re.MULTILINE)
-"""A table with its title, as eval and merge draw them."""
+"""A table with its title, as printed by eval and merge."""
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069]")
-"""Characters that move a cursor, colour, break or turn round a line."""
+"""Characters that move the cursor, change colours, break a line or reverse its direction."""
 
 
 def wrongs(case: Case, ended: Ended, home: Path) -> list[str]:
-    """What of a run breaks a rule that holds for every run, whatever the table says."""
+    """The rules for every run that this run breaks, whatever the table says."""
     err = ended.err.decode("utf-8", "backslashreplace")
     if case.tty or "FORCE_COLOR" in case.env:
         err = OWN_SEQUENCES.sub("", err)
-    unheard = case.text or "2>" in case.shell  # a page of help has no line, and what is said elsewhere none either
+    unheard = case.text or "2>" in case.shell  # help has no such line, and redirected messages are not seen
     return [*broken_rules(ended.code, ended.out, err, text=unheard), *left_behind(home, case.files)]
 
 
 def broken_rules(code: int, out: bytes, err: str, *, text: bool = False) -> Iterator[str]:
-    """Which of the rules of every command this exit and these words break."""
+    """The rules for every command that this exit code and output break."""
     if code not in CODES:
         yield f"exit {code}"
     if "Traceback" in err:
@@ -347,7 +349,7 @@ def _no_records(out: bytes) -> Iterator[str]:
 
 
 def left_behind(home: Path, there: Container[str] = ()) -> Iterator[str]:
-    """What a run may never leave: the mark of code that ran, and parts of files that were not `there` before."""
+    """Files that a run must never leave: the mark of foreign code, and partial files that were not `there` before."""
     for path in home.rglob("*"):
         if path.name == RAN:
             yield f"foreign code ran: {path}"
@@ -356,12 +358,12 @@ def left_behind(home: Path, there: Container[str] = ()) -> Iterator[str]:
 
 
 def matches(line: str, wanted: str) -> bool:
-    """Whether a line is the wanted one, … being anything."""
+    """Whether a line is the wanted one, in which … stands for any text."""
     return bool(re.fullmatch(".*".join(map(re.escape, wanted.split("…"))), line))
 
 
 def differences(case: Case, ended: Ended, home: Path) -> list[str]:
-    """Every difference between how the run ended and how the case says it ends."""
+    """Every difference between the result of the run and the expected one."""
     code, line = found(case, ended, home)
     wrong = wrongs(case, ended, home)
     if code != case.code:
@@ -374,7 +376,7 @@ def differences(case: Case, ended: Ended, home: Path) -> list[str]:
 
 
 def written(text: str, outcomes: Mapping[str, tuple[int, str]]) -> str:
-    """The text of a file of cases, with exit and line of those that are named as they were found."""
+    """The text of a file of cases, with the exit code and line of the named cases replaced by those found."""
     head, *blocks = re.split(r"^(?=\[\[case\]\]$)", text, flags=re.MULTILINE)
     done = [head]
     for block in blocks:

@@ -1,4 +1,4 @@
-"""The table of hostile inputs and the first inputs of the fuzzer, in forks of one process."""
+"""Runs the table of hostile inputs, and the first inputs of the fuzzer, in forks of one process."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -16,7 +16,7 @@ from vpctl.records import Image, digest
 
 @pytest.fixture
 def content(tmp_path: Path) -> Contents:
-    """Hashes of the files of `tmp_path`: a and copy are the same, other is not."""
+    """The hashes of the files in `tmp_path`: a and copy are equal, other differs."""
     for name, text in {"a.png": "one", "copy.png": "one", "other.png": "two"}.items():
         (tmp_path / name).write_text(text)
     return Contents(Pictures([str(tmp_path)]))

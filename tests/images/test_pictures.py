@@ -20,7 +20,7 @@ RED, BLUE = (220, 40, 40), (40, 80, 220)
 
 
 def reason(folder: Path, name: str, *, roots: tuple[Path, ...] = ()) -> str:
-    """Why a picture cannot be opened, without where it is."""
+    """Why a picture cannot be opened, without its path."""
     path = str(folder / name)
     with pytest.raises(RecordFailed) as raised:
         Pictures(map(str, roots or (folder,))).open(path)
@@ -37,7 +37,7 @@ def opened(folder: Path, name: str) -> Image.Image:
 
 
 def two_halves() -> Image.Image:
-    """Red on the left, blue on the right, 6 × 4 pixels."""
+    """A picture of 6 × 4 pixels: red on the left, blue on the right."""
     picture = Image.new("RGB", (6, 4), RED)
     picture.paste(BLUE, (3, 0, 6, 4))
     return picture
@@ -105,7 +105,7 @@ def test_grey_bits_and_palettes_become_colours(tmp_path: Path) -> None:
 
 
 def test_sixteen_bits_keep_their_shades(tmp_path: Path) -> None:
-    """Pillow's own conversion would cut every value above 255 to white."""
+    """Pillow's own conversion would turn every value above 255 white."""
     shades = np.array([[0, 0x4000, 0x8000, 0xFFFF]], np.uint16)
     Image.fromarray(shades).save(tmp_path / "deep.png")
     assert [pixel[0] for pixel in np.asarray(opened(tmp_path, "deep.png"))[0]] == [0, 0x40, 0x80, 0xFF]
@@ -143,7 +143,7 @@ def test_half_a_picture_is_none(tmp_path: Path, form: str, kept: float) -> None:
 
 
 def test_whatever_the_bytes_are_a_picture_opens_or_fails(tmp_path: Path) -> None:
-    """Decoders raise anything on a broken file; none of it may end a run."""
+    """Decoders raise many types of exceptions on a broken file. None of them may end a run."""
     chance = Random(0)
     forms = ["PNG", "JPEG", "GIF", "BMP", "WEBP", "PPM", "TGA", "DDS"]
     whole = []
@@ -164,7 +164,7 @@ def test_whatever_the_bytes_are_a_picture_opens_or_fails(tmp_path: Path) -> None
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A PNG that says it is this large, and has no pixels."""
+    """A PNG file that states this size and has no pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -174,7 +174,7 @@ def png_of(width: int, height: int) -> bytes:
 
 
 def within(memory: int, work: Callable[[], object]) -> None:
-    """Do `work`, which may not take more than `memory` bytes on top of what is there."""
+    """Run `work` with at most `memory` bytes of address space more than the process uses now."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + memory, before[1]))
@@ -204,7 +204,7 @@ def test_a_picture_of_the_largest_size_opens_without_a_word(tmp_path: Path) -> N
 
 @pytest.fixture
 def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder beside the records' own, with a picture; the records' own is the working one."""
+    """A folder with a picture, beside the folder of the records. The records' folder is the working directory."""
     (tmp_path / "own").mkdir()
     (tmp_path / "own-too").mkdir()
     monkeypatch.chdir(tmp_path / "own")
@@ -230,7 +230,7 @@ def test_links_within_the_folders_and_links_to_them_are_followed(tmp_path: Path,
     (tmp_path / "alias").symlink_to(own)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    Pictures([str(elsewhere)]).open(str(own / "inner.png"))  # the working folder is always allowed
+    Pictures([str(elsewhere)]).open(str(own / "inner.png"))  # the working directory is always allowed
     Pictures([str(tmp_path / "alias")]).open(str(tmp_path / "alias" / "a.png"))
     assert reason(elsewhere, str(outside / "a.png")).startswith("is outside")
 

@@ -1,4 +1,4 @@
-"""The rules that clean prompts: what goes, what stays, what is unsafe, and that nothing changes the second time."""
+"""The cleaning rules: what they remove, what they keep, what is unsafe, and that a second pass changes nothing."""
 
 import subprocess
 import sys
@@ -57,7 +57,7 @@ def unsafe(prompt: str) -> str:
         ("a fox, octane render, unreal engine 5, vray, ray tracing, rendered in octane", "a fox"),
         ("an instagram selfie of a fox, trending on instagram", "an instagram selfie of a fox"),
         ("a fox wizard concept art artstation smooth sharp focus", "a fox wizard concept art"),
-        # Media: one that builds the sentence stays, and the first of those that exclude each other.
+        # Media: one that is part of the sentence stays, and so does the first of several that exclude each other.
         ("a photo of a cat, oil painting, anime", "a photo of a cat"),
         ("a cat, oil painting, anime, photo", "a cat, oil painting"),
         ("a cat, digital painting, concept art, illustration", "a cat"),
@@ -70,11 +70,11 @@ def unsafe(prompt: str) -> str:
         ('a sign that says " hello "', 'a sign that says "hello"'),
         ("bright forest, blur: -4", "bright forest"),
         ("a forest:2 by sachin teng:4, snow:1.5 at noon", "a forest, snow, at noon"),
-        # What a tokenizer parted.
+        # Words that a tokenizer split.
         ("1 9 5 0 s sci - fi , spider - man ' s suit , 3 d , d & d", "1950s sci-fi, spider-man's suit, 3d, d&d"),
         ("it ' s the 1 7 th century - a quiet one", "it's the 17th century - a quiet one"),
         ("portrait by j. c. leyendecker, dr. who and mr. bean", "portrait, dr. who and mr. bean"),
-        # Leftovers, and prompts of nothing else.
+        # Leftovers, and prompts that consist only of noise.
         ("a fox, highly detailed. and", "a fox"),
         ("a fox by", "a fox"),
         ("by greg rutkowski, 8k", "greg rutkowski"),

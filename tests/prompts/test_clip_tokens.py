@@ -1,4 +1,4 @@
-"""The packaged vocabulary cuts text as CLIP does."""
+"""The packaged vocabulary tokenizes text as CLIP does."""
 
 import gzip
 from typing import Any
@@ -32,7 +32,7 @@ def test_tokens_are_those_of_clip(text: str, expected: int) -> None:
 
 @pytest.fixture(scope="module")
 def clip() -> CLIPTokenizer:
-    """The tokenizer of transformers, of the same merges."""
+    """The tokenizer of transformers with the same merges."""
     merges: Any = [tuple(line.split(" ")) for line in gzip.decompress(MERGES.read_bytes()).decode().splitlines()]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges)]

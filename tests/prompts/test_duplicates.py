@@ -1,4 +1,4 @@
-"""Texts that were there before, exactly or nearly."""
+"""Duplicates and near duplicates of earlier texts."""
 
 from itertools import pairwise
 
@@ -71,7 +71,7 @@ def test_all_texts_that_are_that_similar_are_found_and_no_others(texts: list[str
 
 
 def similar(left: str, right: str) -> float:
-    """The Jaccard similarity of their runs of two and three words, or of their words where these are too few."""
+    """The Jaccard similarity of the texts' runs of two and three words, or of their words if there are too few."""
     sets: list[set[tuple[str, ...]]] = []
     for text in (left, right):
         words = plain(text).split(" ")

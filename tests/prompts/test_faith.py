@@ -1,4 +1,4 @@
-"""What the guards of a language model's rewrites let through, on rewrites written by hand, and what always holds."""
+"""Which rewrites of a language model are accepted: on examples written by hand, and properties that always hold."""
 
 import re
 from collections.abc import Iterator
@@ -11,8 +11,9 @@ from vpctl.contracts import Polished
 from vpctl.prompts.cleaning import polish
 from vpctl.prompts.faith import added, checked, lost
 
-# Prompts of DiffusionDB (CC0); below each a rewrite as a model would write that is to be taken (+), and such that are
-# not (-), for they add something or leave out the subject. "!" marks what the guards are known to get wrong.
+# Prompts of DiffusionDB (CC0), marked "=". Below each one are rewrites as a model would write them. "+" must be
+# accepted. "-" must be rejected, because it adds something or leaves out the subject. "!" marks cases that the checks
+# are known to get wrong.
 REWRITES = """
 = porg cosmic horror, 4 k, star wars, trending on artstation
 + A porg from Star Wars as a cosmic horror.
@@ -344,7 +345,7 @@ REWRITES = """
 
 
 def rewrites() -> Iterator[tuple[str, str, str]]:
-    """The prompt, the mark and the text of every rewrite."""
+    """Yield the prompt, the mark and the text of every rewrite."""
     prompt = ""
     for line in REWRITES.strip().replace("\n  ", " ").splitlines():
         mark, _, text = line.partition(" ")
@@ -356,7 +357,7 @@ def rewrites() -> Iterator[tuple[str, str, str]]:
 
 PROMPTS = list(dict.fromkeys(prompt for prompt, _, _ in rewrites()))
 MOST_WRONG = 0.1
-"""The share of good rewrites that may be rejected; a rewrite that is rejected in error is polished by rules."""
+"""Maximum share of good rewrites that may be rejected. A rewrite that is rejected in error is polished by rules."""
 
 
 def test_rewrites_by_hand_are_taken_and_rejected_as_they_are_to_be() -> None:

@@ -1,4 +1,4 @@
-"""What polishing takes grows with the length of a prompt, and no faster, whatever is repeated in it."""
+"""The time of polishing grows linearly with the length of a prompt, whatever is repeated in it."""
 
 import time
 
@@ -13,7 +13,7 @@ from vpctl.prompts.duplicates import NearDuplicates
 from vpctl.records import LONGEST_PROMPT
 
 REPEATED = [
-    # Noise, and what stands in front of it.
+    # Noise, and the words before it.
     *(
         "masterpiece ",
         "masterpiece a ",
@@ -68,7 +68,7 @@ REPEATED = [
 
 
 def cost(text: str) -> float:
-    """Seconds of the processor that polishing takes, with nothing remembered."""
+    """CPU seconds that polishing takes with empty caches."""
     for module in (cleaning, crediting):
         for one in vars(module).values():
             getattr(one, "cache_clear", lambda: None)()
@@ -83,10 +83,10 @@ def repeated(unit: str, length: int) -> str:
 
 @pytest.mark.parametrize("unit", REPEATED)
 def test_a_prompt_four_times_as_long_takes_about_four_times_as_long(unit: str) -> None:
-    """By the square of the length it would be sixteen times, and by the cube sixty-four."""
+    """With quadratic time it would take sixteen times as long, with cubic time sixty-four times."""
     short, long = (repeated(unit, length) for length in (2000, 8000))
     least, most = cost(short), cost(long)
-    for _ in range(4):  # a busy machine
+    for _ in range(4):  # repeated, because the machine may be busy
         if most < 9 * least:
             break
         least, most = min(least, cost(short)), min(most, cost(long))

@@ -1,4 +1,4 @@
-"""What becomes of a prompt: kept, dropped with a reason, or failed."""
+"""The outcome of polishing a prompt: kept, dropped with a reason, or failed."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from vpctl.records import LONGEST_PROMPT, Prompt, digest
 
 
 def upper(prompts: list[str]) -> list[Polished | RecordFailed]:
-    """Polishes by capitals; "" is empty, "bad" is unsafe, "lost" fails."""
+    """A polisher that writes prompts in capitals. "" becomes empty, "bad" is unsafe, "lost" fails."""
     return [
         RecordFailed("lost") if prompt == "lost" else Polished(prompt.upper(), "cruel" if "bad" in prompt else "")
         for prompt in prompts
@@ -85,7 +85,7 @@ def test_what_was_dropped_or_flagged_before_is_seen_anew_or_stays_flagged() -> N
 
 
 class Lengths:
-    """Finds a prompt the more unsafe the longer it is, and remembers how many it was asked at once."""
+    """Scores a longer prompt as less safe, and records how many prompts each call had."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []

@@ -1,4 +1,4 @@
-"""How unsafe a classifier finds prompts: which labels count, and what is no classifier."""
+"""Scores of a classifier: which labels count, and which models are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def config(labels: list[str], **more: Any) -> BertConfig:
 
 
 def saved(folder: Path, labels: list[str], **more: Any) -> str:
-    """A tiny classifier with weights by lot, large enough for its labels to differ."""
+    """A tiny classifier with random weights that are large enough for its labels to differ."""
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(config(labels, **more))
     model.classifier.weight.data.normal_(std=4)

@@ -9,7 +9,7 @@ from vpctl.report.intervals import CONFIDENCE, Interval, bootstrap
 
 
 def clustered(clusters: int, seed: int = 0) -> tuple[list[float], list[str]]:
-    """Values whose clusters differ in size and in mean."""
+    """Values and their clusters, which differ in size and in mean."""
     chance = np.random.default_rng(seed)
     values, names = [], []
     for cluster in range(clusters):
@@ -22,7 +22,7 @@ def clustered(clusters: int, seed: int = 0) -> tuple[list[float], list[str]]:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_for_many_clusters_the_interval_is_that_of_the_normal_approximation(seed: int) -> None:
-    """The delta method for a ratio of two sums over clusters (Cochran 1977, section 6.3)."""
+    """Compared with the delta method for a ratio of two sums over clusters (Cochran 1977, section 6.3)."""
     values, names = clustered(600, seed)
     found = bootstrap(values, names)
     _, place = np.unique(names, return_inverse=True)
@@ -36,7 +36,7 @@ def test_for_many_clusters_the_interval_is_that_of_the_normal_approximation(seed
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
-    """Of 100 samples 95 % do, give or take three standard errors of that."""
+    """95 % of 100 samples, within three standard errors of that share."""
     chance = np.random.default_rng(1)
     hits = 0
     for _ in range(100):
@@ -74,9 +74,10 @@ def test_the_interval_lies_around_the_value_and_within_what_shares_can_be(rows: 
 
 
 def test_for_few_clusters_the_interval_is_that_of_the_binomial_distribution() -> None:
-    """Five draws with replacement from 1, 1, 1, 1, 0: at most one is a one with 0.7 %, at most two are with 5.8 %.
+    """Five draws with replacement from 1, 1, 1, 1, 0: at most one is 1 with 0.7 %, at most two are 1 with 5.8 %.
 
-    The expanded tail is that of the normal at 2.776 √(5/4), 0.1 %, where 2.776 is Student's with 4 degrees of freedom.
+    The expanded tail is that of the normal at 2.776 √(5/4), 0.1 %, where 2.776 is Student's t with 4 degrees of
+    freedom.
     """
     assert bootstrap([1.0, 1.0, 1.0, 1.0, 0.0], "abcde") == Interval(0.8, 0.2, 1.0, 5)
 
@@ -87,7 +88,7 @@ def test_of_a_single_cluster_nothing_is_said() -> None:
 
 @pytest.mark.parametrize("clusters", [2, 5, 400])
 def test_clusters_that_agree_leave_the_doubt_that_their_number_leaves(clusters: int) -> None:
-    """The true share is at least the bound unless so many agree by a chance of less than 2.5 %."""
+    """If the true share were below the bound, the probability that so many clusters agree would be less than 2.5 %."""
     all_won = bootstrap([1.0] * clusters, range(clusters))
     assert all_won.low**clusters == pytest.approx(0.025)
     assert (all_won.value, all_won.high) == (1.0, 1.0)

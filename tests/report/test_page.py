@@ -1,4 +1,4 @@
-"""The page: what it shows is what was measured, it needs nothing from outside, and no record can break it."""
+"""The HTML page shows what was measured, needs no external resources, and cannot be broken by a record."""
 
 import base64
 import io
@@ -30,7 +30,7 @@ VOID = ("meta", "img", "wbr")
 
 
 class Page(HTMLParser):
-    """A page taken apart: its tags with their attributes, its text, its pictures. Every tag opened is closed."""
+    """A parsed page: its tags with attributes, its text, its pictures. Checks that every opened tag is closed."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ def accuracy(**changed: Any) -> Report:
 def drawn_rows(
     folder: Path, number: int, sources: tuple[str, ...] = (BASE, PPO, DPO), side: int = 32
 ) -> list[web_page.Row]:
-    """Pictures of the pixel world, a prompt a row; the scores of prompt k are k, k + 1, k + 2 … tenths."""
+    """Pictures of the shapes world, one row per prompt. The scores of prompt k are k, k + 1, k + 2 … tenths."""
     rows = []
     for index in range(number):
         row = []

@@ -1,4 +1,4 @@
-"""The renderer and the pixel judge, which must be right about each other."""
+"""The renderer and the pixel judge: each must recognise what the other says."""
 
 from random import Random
 
@@ -76,7 +76,7 @@ def test_graded_scores_follow_how_much_is_right() -> None:
     assert everything == HIGHEST
     assert 4 > one_wrong > two_wrong > nothing >= LOWEST
     assert one_wrong > turned > nothing
-    # 8 points: two for each thing, one for the number, two for the relation, one for the background; one is lost.
+    # 8 points: two for each thing, one for the number, two for the relation, one for the background. One point is lost.
     assert one_wrong == pytest.approx(1 + 3 * 7 / 8, abs=0.005)
     assert turned == pytest.approx(1 + 3 * 6 / 8, abs=0.005)
 

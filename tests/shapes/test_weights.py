@@ -1,4 +1,4 @@
-"""The packaged models, opened with nothing but diffusers and transformers, as whoever finds the folders would."""
+"""The packaged models load with diffusers and transformers alone."""
 
 import pytest
 import torch

@@ -99,7 +99,7 @@ def test_a_picture_comes_once_among_the_neighbours_of_a_prompt() -> None:
 
 def test_what_is_kept_of_images_does_not_grow_with_their_pictures_and_texts() -> None:
     def kept(pictures: int, words: int) -> int:
-        """Bytes kept of 2,000 prompts."""
+        """The bytes of memory kept after reading 2,000 prompts."""
         located: Any = (
             (
                 f"f:{prompt}",

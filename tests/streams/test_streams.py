@@ -64,14 +64,14 @@ def complaint(work: Callable[[], object]) -> str:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The test's own folder, and it is the working one."""
+    """A temporary folder that is also the working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @contextmanager
 def standard(stream: int, file: int) -> Iterator[None]:
-    """Standard input or output is another file for a while."""
+    """Replace standard input or output by another file while the context is active."""
     kept = os.dup(stream)
     os.dup2(file, stream)
     try:
@@ -349,7 +349,7 @@ def test_null_in_an_optional_key_is_absence(tmp_path: Path) -> None:
     ],
 )
 def test_a_stream_is_a_stream_by_whatever_name(here: Path, plugin: Plugin, target: str, end: str) -> None:
-    """Also where the shell has redirected it to a file: names are relative to the working folder."""
+    """Even if the shell redirects it to a file: names are relative to the working directory."""
     draw(here / "deep", prompts=1)
     plugin("fair", FAIR)
     ended = bash(f"vpctl annotate deep/metadata.jsonl --annotator ./fair.py --out {target} {end}", here)
@@ -359,7 +359,7 @@ def test_a_stream_is_a_stream_by_whatever_name(here: Path, plugin: Plugin, targe
 
 @pytest.mark.parametrize(("source", "from_file"), [("/dev/stdin", True), ("/dev/stdin", False), ("/dev/fd/0", True)])
 def test_standard_input_is_read_by_whatever_name(here: Path, plugin: Plugin, source: str, from_file: bool) -> None:
-    """Names are relative to the working folder, not to /dev."""
+    """File names are relative to the working directory, not to /dev."""
     draw(here / "deep", prompts=1)
     plugin("fair", FAIR)
     records = lines((here / "deep" / "metadata.jsonl").read_text())
@@ -588,7 +588,7 @@ def test_a_replacement_does_not_replace_what_it_is_made_from(tmp_path: Path, run
 def test_a_lock_on_a_file_that_is_no_longer_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fate: str
 ) -> None:
-    """Between opening and locking, the run that held the file may end and put it in its place, or take it away."""
+    """Between opening and locking, the run that held the lock may end, and rename or remove the file."""
     target = tmp_path / "out.jsonl"
     part = tmp_path / ".out.jsonl.part"
     really = fcntl.flock
@@ -695,7 +695,7 @@ def test_what_fits_on_a_full_disk_is_kept_and_the_same_command_goes_on(tmp_path:
 
 
 def many_judgements(target: Path) -> None:
-    """More than a pipe holds, also when they have become pairs."""
+    """More judgements than a pipe buffer holds, and also more than it holds as pairs."""
     write_lines(
         target,
         (
@@ -788,7 +788,7 @@ def test_what_a_record_says_cannot_break_lines_or_move_the_cursor(tmp_path: Path
 
 
 def test_records_flow_while_the_input_is_still_open(tmp_path: Path, plugin: Plugin) -> None:
-    """Every record is out before the next is read, so that stages of a pipe work side by side."""
+    """Each record is written before the next one is read, so that the stages of a pipe run at the same time."""
     draw(tmp_path, prompts=2, each=1)
     plugin("one", ONE)
     text = (tmp_path / "metadata.jsonl").read_bytes().splitlines(keepends=True)

@@ -1,1 +1,1 @@
-"""Pictures on disk: which folders they may be read from, opening, saving, hashes of their files."""
+"""Pictures on disk: allowed folders, opening, saving, and hashes of their files."""

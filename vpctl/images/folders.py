@@ -1,12 +1,12 @@
-"""Which folders pictures may be read from, and which `--root` helps where one lies elsewhere.
+"""Which folders pictures may be read from, and which `--root` option to suggest for a picture elsewhere.
 
-A record is data from elsewhere: its file name may not lead to any file of this machine. Allowed are the folders of the
-records' own files, the working directory, and every `--root`. These may be symbolic links. A link within them, to a
-folder outside, is not followed: it may have come with the data.
+Records come from other people, so a file name in a record must not lead to an arbitrary file of this machine. Allowed
+are the folders of the record files, the working directory, and every `--root`. These folders may be symbolic links. A
+link inside them that leads to a folder outside is not followed, because it may have come with the data.
 
-Pictures that generate drew are read wherever they lie, so that the next command of a pipe finds those of `--folder`.
-generate puts the file `MARKER` into that folder, which a record cannot do, and below it only files that have a name of
-generate's are read.
+Pictures drawn by `vpctl generate` are read wherever they are, so that the next command in a pipe finds the pictures of
+`--folder`. generate puts the file `MARKER` into that folder, which a record cannot do. Below that folder, only files
+with the names that generate gives are read.
 """
 
 import os
@@ -19,18 +19,18 @@ from .. import progress
 from ..errors import RecordFailed, UserError, os_reason
 
 MARKER = ".vpctl"
-"""Says that generate wrote the pictures of a folder."""
+"""Name of a file that marks a folder of pictures written by generate."""
 _SAYS = "The pictures here are drawn by vpctl generate; every vpctl command reads them.\n"
 _DRAWN = re.compile(r"(.*)/([0-9a-f]{2})/\2[0-9a-f]{14}\.png", re.DOTALL)
-"""A picture of generate's, and the folder it was told to write to."""
+"""Matches the path of a picture that generate wrote; the first group is the folder that generate was given."""
 _SYSTEM = ("bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "proc", "run", "sbin", "sys", "usr", "var")
 """Top-level folders that hold no pictures of a user."""
 _SHARED = ("home", "media", "mnt", "opt", "private", "root", "srv", "tmp", "Users", "Volumes")
-"""Top-level folders that hold what belongs to many users or projects."""
+"""Top-level folders that hold the files of many users or projects."""
 
 
 class Folders:
-    """The folders that pictures may be read from: those `named`, and the working directory."""
+    """The folders from which pictures may be read: the `named` ones and the working directory."""
 
     def __init__(self, named: Iterable[str]) -> None:
         self._allowed = tuple({os.path.join(os.path.realpath(folder), "") for folder in (*named, os.getcwd())})
@@ -39,9 +39,9 @@ class Folders:
         self._lock = threading.Lock()
 
     def find(self, path: str) -> str:
-        """Where a picture really lies. Raises `RecordFailed` if it may not be read, or if nothing is there.
+        """Return the real path of a picture. Raises `RecordFailed` if it may not be read or does not exist.
 
-        When the command ends, one warning names the `--root` that allows all pictures that were refused. Thread-safe.
+        When the command ends, one warning names the `--root` that would allow all refused pictures. Thread-safe.
         """
         with self._lock:
             before = self._refused
@@ -53,7 +53,10 @@ class Folders:
         return os.path.realpath(path)
 
     def check(self, paths: Iterable[str]) -> None:
-        """Raise `UserError` if any of the pictures may not be read or is not there: the first, and how many."""
+        """Raise `UserError` if any of the pictures may not be read or does not exist.
+
+        The message names the first one and counts the others.
+        """
         faults = [(path, reason) for path in dict.fromkeys(paths) if (reason := self._why_not(path))]
         if faults:
             path, reason = faults[0]
@@ -80,7 +83,10 @@ class Folders:
 
 
 def is_for_pictures(folder: str) -> bool:
-    """Whether `--root` may name this folder: not one of the system's, not a hidden one, not a whole home folder."""
+    """Whether messages may suggest `--root` for this folder.
+
+    Not for a system folder, a hidden folder, a whole home folder, or a folder of many users or projects.
+    """
     _, *parts = Path(folder).parts
     if not parts or parts[0] in _SYSTEM or any(part.startswith(".") for part in parts):
         return False
@@ -91,15 +97,16 @@ def is_for_pictures(folder: str) -> bool:
 
 
 def _is_drawn(real: str) -> bool:
-    """Whether a file, by its path without links, is a picture that generate drew."""
+    """Whether a file is a picture that generate drew. `real` is its path without links."""
     found = _DRAWN.fullmatch(real)
     return found is not None and os.path.isfile(os.path.join(found[1], MARKER))
 
 
 def mark(folder: str) -> None:
-    """Have pictures that generate writes to `folder` read from there by any command. The folder is made.
+    """Mark `folder`, so that every command may read the pictures that generate writes there. Creates the folder.
 
-    A marker that is there already stays: it may be a link to a file of the user's.
+    An existing marker is not overwritten: it may be a link to a file of the user. Raises `UserError` if the folder or
+    the marker cannot be written.
     """
     try:
         os.makedirs(folder, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Hashes of pictures' files, with a cache on disk for those that have not changed."""
+"""Hashes of picture files, with a cache on disk for files that have not changed."""
 
 import hashlib
 import os
@@ -9,15 +9,17 @@ from ..errors import RecordFailed, os_reason
 from .pictures import Pictures
 
 BUSY = 1.0
-"""Seconds in which another run may be writing to the cache before it is done without."""
+"""Seconds to wait while another run writes to the cache. After that, the cache is not used."""
 SETTLED = 2.0
-"""Seconds after which a file's times tell whether it has changed since."""
+"""Age in seconds from which the times of a file tell reliably whether it has changed."""
 
 
 class Contents:
-    """Hashes of pictures' content. With a `cache`, what was hashed by an earlier run and has not changed is not read.
+    """Hashes the contents of pictures.
 
-    As make and git do it, a file that has the size, the times and the inode it had is taken to be the same.
+    With a `cache` file, unchanged files hashed by an earlier run are not read again.
+
+    As in make and git, a file with the same size, times and inode is taken as unchanged.
     """
 
     def __init__(self, pictures: Pictures, cache: str = "") -> None:
@@ -26,7 +28,10 @@ class Contents:
         self._database = _opened(cache) if cache else None
 
     def __call__(self, path: str) -> str:
-        """Sixteen hex digits. Raises `RecordFailed` if the picture may not, or cannot, be read."""
+        """Return the hash of a picture file: sixteen hex digits of SHA-256.
+
+        Raises `RecordFailed` if the picture may not be read or cannot be read.
+        """
         real = self._pictures.find(path)
         try:
             now = os.stat(real)
@@ -37,13 +42,16 @@ class Contents:
                 content = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         except OSError as error:
             raise RecordFailed(f"{path}: {os_reason(error)}") from None
-        # A file that was only just written may be written once more within one tick of its clock.
+        # A file that was just written may change again within one tick of the clock, and its times would not show it.
         if time.time() - now.st_ctime > SETTLED:
             self._ask("insert or replace into contents values (?, ?, ?)", real, seen, content)
         return content
 
     def _ask(self, question: str, *values: str) -> tuple[str, ...] | None:
-        """The row that the cache has. If it does not answer, as where another run writes, it is done without."""
+        """Run a query and return its first row.
+
+        After an error, such as a lock by another run, the cache is not used any more.
+        """
         try:
             return self._database.execute(question, values).fetchone() if self._database else None
         except sqlite3.Error:
@@ -51,14 +59,14 @@ class Contents:
             return None
 
     def close(self) -> None:
-        """Use the cache no more; what was hashed is kept."""
+        """Close the cache. The stored hashes stay on disk."""
         if self._database:
             self._database.close()
         self._database = None
 
 
 def _opened(path: str) -> sqlite3.Connection | None:
-    """The cache; a broken one is begun anew, and where none can be, there is none."""
+    """Open the cache. A damaged cache is deleted and created anew. Returns None if no cache can be opened."""
     for _ in range(2):
         try:
             database = sqlite3.connect(path, timeout=BUSY, check_same_thread=False, isolation_level=None)

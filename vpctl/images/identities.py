@@ -1,4 +1,4 @@
-"""Which picture a record is about: ids for records that came without them, and pictures that come twice."""
+"""Which picture a record is about: ids for records without ids, and detection of repeated pictures."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -7,20 +7,20 @@ from ..records import Image, prompt_key
 
 
 def identified(image: Image, content: Callable[[str], str]) -> Image:
-    """The record with a `prompt_id` and an `image_id`. A missing one is computed: from the prompt, from the file.
+    """Return the record with a `prompt_id` and an `image_id`. Missing ids are computed from the prompt and the file.
 
-    `content` returns the hash of a file, and raises `RecordFailed` for a file that cannot be read. Neither the path
-    nor the other records change the ids.
+    `content` returns the hash of a file, and raises `RecordFailed` if the file cannot be read. The ids do not depend on
+    the path or on other records.
     """
     own_id = image.get("image_id") or content(image["file_name"])
     return {**image, "prompt_id": prompt_key(image), "image_id": own_id}
 
 
 class Repeats:
-    """Says of each picture whether it repeats one among its neighbours of the same prompt, and warns of it if so.
+    """Detects pictures that repeat an earlier neighbour of the same prompt, and prints a warning for each.
 
-    The records have their ids. Two files with the same bytes are the same picture, as where a safety filter of a
-    generator returned a black one twice: a second judgement of it would say nothing new.
+    All records must have ids. Two files with the same bytes are the same picture, for example two black pictures from
+    the safety filter of a generator. Judging the second one would add no information.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Repeats:
         self._seen: dict[str, str] = {}
 
     def __call__(self, image: Image) -> bool:
-        """Whether the picture is a repeat."""
+        """Whether the picture repeats an earlier one."""
         if image["prompt_id"] != self._prompt:
             self._prompt, self._seen = image["prompt_id"], {}
         first = self._seen.setdefault(image["image_id"], image["file_name"])
@@ -40,6 +40,6 @@ class Repeats:
 
 
 def distinct(images: Iterable[Image]) -> Iterator[Image]:
-    """The records without those that repeat a picture."""
+    """Return the records without repeated pictures."""
     is_repeated = Repeats()
     return (image for image in images if not is_repeated(image))

@@ -1,4 +1,4 @@
-"""The one place where pictures are opened, checked and saved."""
+"""Opens, checks and saves pictures. No other module does this."""
 
 import glob
 import os
@@ -11,23 +11,23 @@ from ..streams.whole import whole
 from .folders import Folders
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-"""What is opened; Pillow would hand a PostScript file to Ghostscript."""
+"""Formats that are opened. Without this list, Pillow would pass PostScript files to Ghostscript."""
 LARGEST = 1 << 26
-"""Pixels; a picture of more is refused before it is decoded, and before Pillow warns of it in its own words."""
+"""Maximum number of pixels. A larger picture is refused before it is decoded and before Pillow warns about it."""
 STRIP = 1 << 22
-"""Pixels that are converted at once."""
+"""Number of pixels that are converted at once."""
 Image.MAX_IMAGE_PIXELS = None
 
 
 class Pictures:
-    """Opens pictures below the folders that are allowed, and no others; see `folders`."""
+    """Opens pictures in the allowed folders only; see `folders`."""
 
     def __init__(self, folders: Iterable[str]) -> None:
         self.find = Folders(folders).find
-        """Where a picture really lies. Raises `RecordFailed`."""
+        """Returns the real path of a picture; see `Folders.find`."""
 
     def size(self, path: str) -> tuple[int, int]:
-        """Width and height in pixels, as the file says them. Raises `RecordFailed` with the reason."""
+        """Width and height in pixels, as stated in the file. Raises `RecordFailed` with the reason."""
         try:
             with Image.open(self.find(path), formats=FORMATS) as opened:
                 return opened.size
@@ -35,7 +35,7 @@ class Pictures:
             raise RecordFailed(f"{path}: not a picture") from None
 
     def open(self, path: str) -> Image.Image:
-        """The picture as RGB, upright; transparency lies on white. Raises `RecordFailed` with the reason."""
+        """Return the picture as upright RGB, on white if it is transparent. Raises `RecordFailed` with the reason."""
         real = self.find(path)
         try:
             with Image.open(real, formats=FORMATS) as opened:
@@ -50,13 +50,13 @@ class Pictures:
             raise
         except UnidentifiedImageError:
             raise RecordFailed(f"{path}: not a picture") from None
-        except Exception as error:  # Pillow's decoders raise anything, down to RuntimeError, on a broken file
+        except Exception as error:  # on a broken file, Pillow's decoders raise many types, even RuntimeError
             reason = getattr(error, "strerror", None) or str(error)
             raise RecordFailed(f"{path}: cannot be decoded: {reason.lower()}") from None
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:
-    """The picture as RGB, upright, on white. At most two full copies exist at once: it is converted in strips."""
+    """Convert a picture to upright RGB on white. It is converted in strips, so that at most two full copies exist."""
     turned = picture
     if picture.getexif().get(0x0112, 1) != 1:
         from PIL import ImageOps
@@ -74,8 +74,8 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _flat(picture: Image.Image) -> Image.Image:
-    """A picture, or a strip of one, as RGB; every pixel depends on itself alone."""
-    if picture.mode.startswith("I"):  # 16 bits; Pillow's own conversion makes white of all but the darkest 256 shades
+    """Convert a picture, or a strip of one, to RGB on white. Each pixel depends only on itself."""
+    if picture.mode.startswith("I"):  # 16 bits; Pillow's own conversion turns all but the darkest 256 shades white
         picture = picture.convert("I").point(lambda shade: shade * (1 / 256)).convert("L")
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         layer = picture.convert("RGBA")
@@ -85,13 +85,16 @@ def _flat(picture: Image.Image) -> Image.Image:
 
 
 def save(picture: Image.Image, path: str) -> None:
-    """Write a PNG whole or not at all; folders on the way are made. Raises `UserError` where that cannot be done."""
+    """Write a PNG file completely or not at all. Creates missing folders. Raises `UserError` if this fails.
+
+    Also removes the temporary files of killed runs for the same `path`.
+    """
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with whole(path, f"{path}.{os.getpid()}.part") as part:
             picture.save(part, format="PNG")
         for other in glob.glob(f"{glob.escape(path)}.*.part"):
-            if not _runs(other.split(".")[-2]):  # a run that was killed while it wrote
+            if not _runs(other.split(".")[-2]):  # left by a run that was killed while writing
                 os.unlink(other)
     except OSError as error:
         raise UserError(f"{path}: {os_reason(error)}") from None

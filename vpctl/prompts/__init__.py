@@ -1,1 +1,1 @@
-"""Knowledge about prompts: what is noise, who is credited, what is unsafe, what repeats, how long CLIP finds a text."""
+"""Knowledge about prompts: noise, credits, safety, duplicates, faithful rewrites, and length in CLIP tokens."""

@@ -1,7 +1,7 @@
-"""Cleans prompts by rules: words of quality, artists, platforms, renderers and leftovers of syntax are taken away.
+"""Cleans prompts by rules: removes quality words, artists, platforms, renderers and leftover syntax.
 
-A prompt is taken apart into clauses. Noise goes wherever it stands, an artist goes with the "by" or "in the style of"
-in front, and a clause goes whole if nothing in it is content. Nothing is put in but what joins the rest.
+A prompt is split into clauses. Noise is removed anywhere. An artist is removed together with the "by" or "in the style
+of" before the name. A clause without content is removed completely. Nothing is added except what joins the rest.
 """
 
 import html
@@ -17,9 +17,9 @@ from . import wording as words
 from .credits import CACHED, CUT, GONE, KNOWN, LIKELY, is_list, without_credits
 
 ROUNDS = 12
-"""What one round lays bare the next takes away, until nothing changes any more. Of ten thousand prompts of DiffusionDB
-twenty took a second round, and none a third. A text that still changes after so many, such as "by a by a by a …", has
-no content."""
+"""Maximum number of rounds. One round may expose noise that the next one removes, so rounds are repeated until the text
+no longer changes. Of ten thousand prompts of DiffusionDB, twenty needed a second round and none a third. A text that
+still changes after the last round, such as "by a by a by a …", has no content."""
 
 Replacements = list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]]
 
@@ -53,10 +53,10 @@ _STRAIGHT = str.maketrans(
 )  # fmt: skip
 _EMOJI = "\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\u2190-\u21ff\ufe0f\u200d\u20e3\U000e0000-\U000e007f"
 _SYNTAX = _table(
-    # What is no text: markup, addresses, emoji, control characters.
+    # Everything that is not text: markup, addresses, emoji, control characters.
     (r"</?[a-z][^<>]*+>|(?:https?://|www\.) ?\S+|(?<![\w-])(-*+)[\w-]++\.(?:com|org|net)\b\S*", r"\1 "),
     (rf"[{_EMOJI}]+|[\x00-\x1f\x7f\u200b-\u200f\ufeff]+", " "),
-    # Options of programs: --ar 16:9, -n 4, - h 7 0 4, aspect ratio 16:9.
+    # Options of image generators: --ar 16:9, -n 4, - h 7 0 4, aspect ratio 16:9.
     (r"\[?\s?-\s?-\s?[a-z]+(?:[\s=]?[\d.:]+)*\]?", " "),
     (r"(?:(?<=[\s,.])|(?<=[a-z]))-\s?[nwhsci]\s?\d[\d ]*+(?:\s?-\s?[a-z]\b)*+(?=\s*+(?:$|,))", " "),
     (r"\b(?:aspect ratio|cfg(?: scale)?|seed|steps)\s?[:=]?\s?\d[\d:./ ]*|(?<!\d)\d++\s?:\s?\d++ aspect rati?on?", " "),
@@ -68,7 +68,7 @@ _SYNTAX = _table(
     (r"[\])}][\s\])}]*+([\[({])?", lambda found: ", " if found[1] else found[0]),
     (r"[\[\](){}<>*#~^=\\_¥•·]+", " "),
     (r"(?<!\s)(?:\s*+!){2,}+|\.{2,}", ", "),
-    # What a tokenizer parted, where it is certain: 1 6 k, 3 d, 1 9 5 0 s, it ' s, ghost - in - the - shell, sci - fi.
+    # Words split by a tokenizer, if this is certain: 1 6 k, 3 d, 1 9 5 0 s, it ' s, ghost - in - the - shell, sci - fi.
     (r"\b(?:1 6|3 2|1 2|2 4|6 4|(?<!\d )[24568]) k\b", _closed_up),
     (r"(?<!\d )\b[1234] (?:- )?d\b", lambda found: f"{found[0][0]}d"),
     (r"(?<![\w.])\d(?: \d){1,3}(?! ?\d)", _closed_up),
@@ -84,15 +84,15 @@ _SYNTAX = _table(
 
 
 _WORDS = re.compile(r"[a-zA-Z]++(?:(?:, |\. |[ -])[a-zA-Z]++)*+")
-"""Text that is plain already, as most is in the second round."""
+"""Matches text that is already plain, as most text is in the second round."""
 
 
 _NO_CHARACTER = re.compile("&#[0-9]{20,}")
-"""A character reference so long that `html.unescape` would raise `ValueError` for some."""
+"""Matches very long character references, for some of which `html.unescape` would raise `ValueError`."""
 
 
 def _plain(prompt: str) -> str:
-    """The prompt as one line of text without syntax."""
+    """The prompt as one line of text without markup, weights or program options."""
     if _WORDS.fullmatch(prompt):
         return prompt
     text = html.unescape(_NO_CHARACTER.sub("", prompt))
@@ -106,12 +106,13 @@ def _plain(prompt: str) -> str:
 
 
 RUN = "{1,8}"
-"""How many modifiers in a row are one phrase. Without a limit, a long run is scanned again from each of its words."""
+"""Maximum number of modifiers in one phrase. Without it, a long run would be scanned again from each of its words."""
 
 _DEGREES = f"(?:(?:{'|'.join(words.DEGREES)})[ -]?+){RUN}"
 _QUALITY = re.compile(rf"\b(?:{_DEGREES}(?:detailed|realistic)|{_any(words.QUALITY)})\b")
 _SPOKEN_OF = (" is ", " are ", " was ", " be ", " more ", " less ", " not ", " looks ", " very ", " too ")
-"""Behind these a word of quality is what is said: "the machine is highly detailed" would be left without an end."""
+"""After these words, a quality word is the statement itself and stays: without it, "the machine is highly detailed"
+would lose its end."""
 
 _NOISE = re.compile(
     rf"\b(?:{_DEGREES}(?:{_any(words.DEGREED)})\b"
@@ -131,13 +132,16 @@ _CUT_WITH = re.compile(
 
 
 def _small(text: str) -> str:
-    """The text in small letters, every one of them where its capital was: `re` is slow without regard to case."""
+    """The text in lower case, if no character changes its position; otherwise the text unchanged.
+
+    Matching lower-case text is used because `re` is slow if it ignores case.
+    """
     small = text.lower()
     return small if len(small) == len(text) else text
 
 
 def _marked(text: str) -> str:
-    """The text with marks for noise."""
+    """The text with a mark in place of each noise phrase."""
     for pattern, mark in ((_QUALITY, GONE), (_NOISE, CUT), (_TRENDING, CUT), (_CUT_WITH, CUT)):
         if pattern is _CUT_WITH and CUT not in text and GONE not in text:
             break
@@ -153,16 +157,16 @@ def _marked(text: str) -> str:
 
 class _Clause(NamedTuple):
     gap: str
-    """What parts it from the clause before."""
+    """The separator before the clause."""
     text: str
     tied: bool
-    """Whether a dash is in front or behind: a word alone may then be half of another, as in "clean - shaven"."""
+    """Whether a dash is before or after it. A single word may then be half of a compound, as in "clean - shaven"."""
 
 
 _END = _Clause("", "", tied=False)
 _GAP = re.compile(
     r"[,;][\s,;.]*| [-/+] |(?<![!?:])[!?:]++(?: |$)"
-    # A full stop is none behind an initial or a title.
+    # A full stop after an initial or a title does not end a clause.
     r"|\.(?<![ .][^\W\d]\.)(?<!^[^\W\d]\.)(?<!\bdr\.)(?<!\bmr\.)(?<!\bst\.)(?<!\bvs\.)(?<!\bmrs\.)(?: |$)",
     re.IGNORECASE,
 )
@@ -185,7 +189,7 @@ _GLUE = """
 a absolutely also an and art as breathtakingly by created extremely full highly in incredibly insanely is made most of
 on plus quality really so stunningly style super the very with y &
 """.split()
-"""No content by themselves, between words that are none."""
+"""Words without content of their own, if they are between words without content."""
 
 
 def _worn(before: Iterable[str], patterns: Iterable[str]) -> str:
@@ -205,7 +209,7 @@ _EDGES = " ,.;:!?&-/+"
 
 @lru_cache(CACHED)
 def _kind(clause: str) -> str:
-    """What a clause is in which nothing is content: "medium", "stock" or "worn"; "" for any other."""
+    """What a clause without content consists of: "medium", "stock" or "worn"; "" for a clause with content."""
     kinds = set()
 
     def note(found: re.Match[str]) -> str:
@@ -218,9 +222,12 @@ def _kind(clause: str) -> str:
 
 
 def _without_tail(clause: str) -> str:
-    """A clause without the run of modifiers that a mark behind its content begins, and worn words in front of that."""
+    """A clause without the modifiers at its end: from the first mark after which there is no content.
+
+    Worn words before that mark are removed too.
+    """
     marks = [found.start() for found in re.finditer(_M, clause)]
-    # Behind a mark that begins the run, every mark begins the rest of it.
+    # No mark after the first one of the run has content behind it, so a binary search finds the first one.
     first = bisect(marks, False, key=lambda start: bool(_kind(clause[start:])))
     if first == len(marks):
         return clause
@@ -257,7 +264,7 @@ _SIGNS = " ,.;:&/+-"
 
 @lru_cache(CACHED)
 def _tidy(clause: str) -> str:
-    """A clause without marks, and without what would hang in the air where they stood."""
+    """A clause without marks, and without words that would have lost their meaning where the marks were."""
     if GONE in clause or CUT in clause:
         for pattern, instead in _SEAMS:
             clause = pattern.sub(instead, clause)
@@ -270,7 +277,7 @@ def _tidy(clause: str) -> str:
 _LEFT_OVER = frozenset(
     "art artstyle composition cover creation design details direction face lighting overlay part parts style".split()
 )
-"""Nothing without whom it is by: "face by …"."""
+"""Words that mean nothing without the artist: "face by …"."""
 
 
 @lru_cache(CACHED)
@@ -280,7 +287,7 @@ def _uncredited(clause: str, sides: int) -> tuple[str, bool]:
 
 
 def _joint(gaps: list[str]) -> str:
-    """What joins two clauses between which these gaps and what was between them stood."""
+    """The text that joins two clauses; `gaps` are the separators between them, also those of removed clauses."""
     if any("." in gap for gap in gaps):
         return ". "
     sign = gaps[0].strip()[-1:] if len(gaps) == 1 else ","
@@ -334,7 +341,7 @@ _SUGGESTIVE = _found(words.SUGGESTIVE)
 
 
 def _reason(text: str) -> str:
-    """Why a prompt is unsafe, or nothing."""
+    """Why a prompt is unsafe, or an empty text."""
     text = _HARMLESS.sub(" ", text.casefold())
     suggestive = _SUGGESTIVE.search(text)
     young = _YOUNG.search(text) if suggestive else None
@@ -355,5 +362,5 @@ def _polished(prompt: str) -> Polished:
 
 
 def polish(prompts: list[str]) -> list[Polished]:
-    """Every prompt made clean; to polish what came out once more changes nothing."""
+    """Clean every prompt. Cleaning a result again does not change it."""
     return [_polished(prompt) for prompt in prompts]

@@ -1,7 +1,8 @@
-"""How long a prompt is for CLIP, which reads prompts for Stable Diffusion 1 and 2 and, beside T5, for SDXL and SD 3.
+"""Counts the CLIP tokens of a prompt.
 
-All of them cut a prompt into the same tokens, those of OpenAI's CLIP, and silently drop what is beyond the 75th. The
-merges that make these tokens are packaged: no model needs to be at hand to count them.
+CLIP reads the prompts of Stable Diffusion 1 and 2 and, together with T5, those of SDXL and SD 3. All these models use
+the tokens of OpenAI's CLIP, and silently drop everything after the 75th token. The merges that define these tokens are
+packaged, so no model has to be downloaded to count them.
 """
 
 import gzip
@@ -16,7 +17,7 @@ _PIECES = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
 
 
 class ClipTokens:
-    """Counts a text's tokens. The vocabulary is put together once, which takes a fraction of a second."""
+    """Counts the tokens of a text. The constructor builds the vocabulary, which takes a fraction of a second."""
 
     def __init__(self) -> None:
         pairs = [line.split(" ") for line in gzip.decompress(MERGES.read_bytes()).decode().splitlines()]
@@ -37,5 +38,5 @@ class ClipTokens:
         )
 
     def count(self, text: str) -> int:
-        """The tokens of a text, without the marks for its beginning and end."""
+        """The number of tokens of a text, without the tokens for its beginning and end."""
         return len(self._tokenizer.encode(text).ids)

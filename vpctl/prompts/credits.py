@@ -1,4 +1,4 @@
-"""Whom a clause credits: names behind "by", in "the style of …" and "… style", and in the lists they come in."""
+"""Finds the artists that a clause credits: after "by", in "the style of …" and "… style", and in lists of names."""
 
 import re
 from bisect import bisect_left
@@ -7,22 +7,24 @@ from functools import lru_cache
 from . import wording as words
 
 CACHED = 1 << 14
-"""Clauses remembered; people paste the same ones over and over, and a second round meets those of the first again."""
+"""Number of cached clauses. Many prompts contain the same clauses, and a second round sees those of the first round
+again."""
 
 GONE = "\0"
-"""Stands where something was taken away from the middle of a clause."""
+"""Mark for a phrase that was removed from the middle of a clause."""
 
 CUT = "\1"
-"""Stands where a phrase was taken away that takes the preposition in front of it along."""
+"""Mark for a removed phrase. The preposition before it must be removed too."""
 
 MARKS = frozenset([GONE, CUT])
 
 KNOWN, LIKELY, ANY = range(3)
-"""What passes for a name: known ones; a first name and a word as well; any words that are no words of English."""
+"""What counts as a name. `KNOWN`: only known names. `LIKELY`: also a first name and another word. `ANY`: also any words
+that are not common English words."""
 
 
 class _Names:
-    """Names that are known, found at the beginning of a list of words."""
+    """A set of known names that can be matched at a place in a list of words."""
 
     def __init__(self, *lists: str) -> None:
         self._known = {" ".join(name.split()) for names in lists for name in names.split(",")} - {""}
@@ -32,7 +34,7 @@ class _Names:
             self._longest[first] = max(self._longest.get(first, 0), name.count(" ") + 1)
 
     def length(self, keys: list[str], start: int) -> int:
-        """How many words from `start` on are a known name; 0 if none."""
+        """The number of words from `start` on that form a known name; 0 if there is none."""
         first = keys[start].partition(" ")[0]
         for length in range(min(self._longest.get(first, 0), len(keys) - start), 0, -1):
             if " ".join(keys[start : start + length]) in self._known:
@@ -56,13 +58,16 @@ _YEAR = re.compile(r"1\d{3}|20\d{2}")
 
 
 class Clause:
-    """The words of a clause, and what names are compared by: small letters without dots, hyphens and apostrophes."""
+    """The words of a clause, and their keys.
+
+    Names are compared by keys: lower case, without dots, hyphens and apostrophes.
+    """
 
     def __init__(self, text: str) -> None:
         self.words = text.split(" ")
         self.keys = [_key(word) for word in self.words]
         self._ends: dict[tuple[_Names, int, int, bool], int] = {}
-        """Where a list of names ends, by the state in which `names` meets a place: each is worked out once."""
+        """The end of a list of names, by the state of `names` at a place. Each state is computed only once."""
         self._unjoined: list[int] = []
         self._manners = [place for place, key in enumerate(self.keys) if key in _MANNERS]
 
@@ -70,11 +75,11 @@ class Clause:
         return len(self.keys)
 
     def key(self, at: int) -> str:
-        """The key at a place; empty behind the end."""
+        """The key at a place; empty after the end."""
         return self.keys[at] if at < len(self.keys) else ""
 
     def name(self, start: int, known: _Names, guess: int) -> int:
-        """How many words from `start` on are one name; 0 if they are none."""
+        """The number of words from `start` on that form one name; 0 if they do not."""
         length = known.length(self.keys, start)
         if length > 1 or guess == KNOWN or _SUBJECTS.length(self.keys, start):
             return length
@@ -92,7 +97,7 @@ class Clause:
         return (self.keys[at] not in _NO_NAMES or is_initial) and bool(_WORD.fullmatch(self.words[at]))
 
     def names(self, start: int, known: _Names, guess: int) -> int:
-        """Where a list of names that begins at `start` ends: at `start` if there is none."""
+        """The end of the list of names that begins at `start`; `start` itself if there is none."""
         end = at = start
         joined = False
         passed = []
@@ -118,17 +123,20 @@ class Clause:
         return end
 
     def _behind_joints(self, start: int) -> int:
-        """The first place from `start` on that does not join names."""
+        """The first place from `start` on whose word does not join names."""
         if not self._unjoined:
             self._unjoined = [place for place, key in enumerate(self.keys) if key not in _JOINTS] + [len(self)]
         return self._unjoined[bisect_left(self._unjoined, start)]
 
     def has_manner(self, start: int) -> bool:
-        """Whether one of the words from `start` on makes a manner and no name."""
+        """Whether one of the words from `start` on belongs to a manner, such as "baroque", and not to a name."""
         return bool(self._manners) and self._manners[-1] >= start
 
     def _stranger(self, start: int) -> int:
-        """Two or three words that may be a name and stand between "and" and the end, or another "and"; 0 if none do."""
+        """The length of an unknown name of two or three words, after an "and"; 0 if there is none.
+
+        It must be followed by the end of the clause, another "and", or a mark.
+        """
         run = self.name(start, _ARTISTS, ANY)
         closed = start + run == len(self) or self.keys[start + run] in MARKS | {"and", "&"}
         return run if closed and 2 <= run <= 3 else 0
@@ -140,7 +148,7 @@ def _key(word: str) -> str:
     return bare.replace("'", "").replace("-", " ").replace(".", " ")
 
 
-# What may be made "by" someone. A picture is art; what else is made by whom may be content: "a car made by apple".
+# Words for works and for making them. "By" after a picture is a credit, but "a car made by apple" is content.
 _DRAWN = frozenset(
     """
     artstyle as composed crafted depicted drawn envisioned illustrated imagined inspired influenced painted photographed
@@ -166,10 +174,12 @@ _KINDS_OF_ART = frozenset(
     vector
     """.split()
 )
-"""Before "art by": "… as pop art by …" stays pop art, where "a cat in the rain art by …" is a cat."""
+"""Words before "art by". "… as pop art by …" keeps "pop art", but "a cat in the rain art by …" becomes "a cat in the
+rain"."""
 
 _AGENTS = frozenset("bitten born caught driven eaten held hit kept led lit near owned played ridden run worn".split())
-"""Before "by", with all that ends in -ed, -ing and -ly: no credit, unless an artist is known by that name."""
+"""Words after which "by" is not a credit, unless a known artist follows. The same holds for all words in -ed, -ing and
+-ly."""
 
 _CALLINGS = frozenset(
     "the a artist artists painter photographer illustrator director sculptor famous legendary".split()
@@ -177,7 +187,7 @@ _CALLINGS = frozenset(
 _BEFORE_SUBJECTS = frozenset(
     "a an and are as at be called for from in is like named of or than the to vs wearing with & by".split()
 )
-"""Whoever stands behind one of these is shown, and is no artist."""
+"""A person named after one of these words is shown in the picture, and is not its artist."""
 
 _BEFORE_NO_ARTIST = _BEFORE_SUBJECTS | _GIVEN
 
@@ -186,7 +196,7 @@ _BEHIND_NAMES = frozenset("and at by from in on with wearing & but for as".split
 
 @lru_cache(CACHED)
 def is_list(text: str, guess: int) -> bool:
-    """Whether a clause is nothing but a list of artists."""
+    """Whether a clause consists only of a list of artists."""
     clause = Clause(text)
     begin = _begin(clause)
     return begin < len(clause) and clause.names(begin, _ARTISTS, guess) == len(clause)
@@ -201,9 +211,10 @@ def _begin(clause: Clause) -> int:
 
 @lru_cache(CACHED)
 def without_credits(text: str, sides: int) -> tuple[str, bool]:
-    """A clause with marks for the artists it credits, and whether it ends with one, so that a list may go on behind it.
+    """Return a clause with marks in place of its artists, and whether it ends with a credit.
 
-    `sides` says on how many sides of the clause artists are listed: the more, the less of a name is asked.
+    If it ends with a credit, the next clause may continue the list. `sides` is the number of neighbouring clauses (0 to
+    2) that list artists: with more of them, weaker evidence counts as a name.
     """
     clause = Clause(text)
     kept: list[str] = []
@@ -228,7 +239,7 @@ def without_credits(text: str, sides: int) -> tuple[str, bool]:
 
 
 def _listed(clause: Clause, sides: int) -> int:
-    """Where the names end that begin a clause in a list of artists; 0 if none do."""
+    """The end of the names at the start of a clause in a list of artists; 0 if there are none."""
     begin = _begin(clause)
     if begin == len(clause):
         return 0
@@ -243,10 +254,13 @@ def _listed(clause: Clause, sides: int) -> int:
 
 
 def _bare(clause: Clause, at: int) -> int:
-    """Where known artists end that are named without "by", at the end of a clause or before a work of theirs."""
+    """The end of known artists that are named without "by"; `at` if there are none.
+
+    They must be at the end of the clause or before a word for their work, such as "painting".
+    """
     end = clause.names(at, _ARTISTS, KNOWN)
     if end == at == 0 and clause.names(0, _CREDITED, LIKELY) == len(clause):
-        # "jane doe and wlop": whoever is listed with an artist is one.
+        # "jane doe and wlop": a name in a list with an artist is an artist too.
         return len(clause) if any(_ARTISTS.length(clause.keys, place) for place in range(len(clause))) else at
     if end == at:
         return at
@@ -255,14 +269,17 @@ def _bare(clause: Clause, at: int) -> int:
     behind = end
     while clause.key(behind) in _WORKS:
         behind += 1
-    # "beksinski painting of a house" is one of his, "bob ross painting a house" is he.
+    # "beksinski painting of a house" is a work by him; "bob ross painting a house" shows him.
     if behind == len(clause) or clause.key(behind) in MARKS or (behind > end and clause.key(behind) in ("of", "by")):
         return end
     return end if at == 0 and clause.keys[-1] in ("art", "artwork", "illustration", "painting") else at
 
 
 def _credit(clause: Clause, by: int, kept: list[str]) -> int:
-    """Where the credit behind "by" ends, or `by` if it is a preposition. Takes "painted" and the like off `kept`."""
+    """The end of the credit after "by"; the place of "by" if it is only a preposition.
+
+    Removes words such as "painted" before it from `kept`.
+    """
     begin = by + 1
     while clause.key(begin) in _CALLINGS:
         begin += 1
@@ -273,7 +290,7 @@ def _credit(clause: Clause, by: int, kept: list[str]) -> int:
     trust = _trust(before, titled=titled)
     end = clause.names(begin, _CREDITED, trust)
     if end == begin and trust == LIKELY and before not in _MADE and not titled:
-        # "a castle by kerem beyit" ends with a name, "a castle by rolling hills" does not.
+        # "a castle by kerem beyit" ends with a name; "a castle by rolling hills" does not.
         end = clause.names(begin, _CREDITED, ANY)
         if end - begin < 2 or end < len(clause) or clause.key(begin).endswith(("ing", "ed")):
             return by
@@ -290,7 +307,7 @@ def _credit(clause: Clause, by: int, kept: list[str]) -> int:
 
 
 def _trust(before: str, *, titled: bool) -> int:
-    """What passes for a name behind "by", by the word before it."""
+    """What counts as a name after "by", given the word before "by"."""
     if before in ("inspired", "influenced"):
         return KNOWN
     if before in _MADE:
@@ -301,9 +318,9 @@ def _trust(before: str, *, titled: bool) -> int:
 
 
 def _style(clause: Clause, at: int, kept: list[str]) -> int:
-    """Where "style of …" or "… style" ends if it names a person or a studio; `at` if it names a manner or a work.
+    """The end of "style of …" or "… style" if it names a person or a studio; `at` if it names a manner or a work.
 
-    The style of a film or a game says what there is to see, as a manner does: "in the style of sonic the hedgehog".
+    The style of a film or a game says what the picture shows, as a manner does: "in the style of sonic the hedgehog".
     """
     if clause.key(at + 1) == "of":
         return _style_of(clause, at, kept)
@@ -350,7 +367,7 @@ def _style_of(clause: Clause, at: int, kept: list[str]) -> int:
 
 
 def _behind_title(clause: Clause, at: int, title_end: int, kept: list[str]) -> int:
-    """Where the artists end that are listed with a work, which stays; `at` if there are none."""
+    """The end of the artists that are listed after a film or game, which stays; `at` if there are none."""
     begin = title_end
     while clause.key(begin) in _AND:
         begin += 1
@@ -362,7 +379,7 @@ def _behind_title(clause: Clause, at: int, title_end: int, kept: list[str]) -> i
 
 
 def _take_off_lead(kept: list[str]) -> None:
-    """Take the last words off, as far as they lead to "style of …": "painted in the art"."""
+    """Remove the words at the end of `kept` that lead to "style of …", such as "painted in the art"."""
     for lead in (
         ("art", "artistic", "comic", "drawing", "illustration", "mixed", "painting", "same", "visual"),
         ("a", "an", "the"),

@@ -1,4 +1,4 @@
-"""Duplicates of earlier prompts: the same text but for case and punctuation, or nearly the same text."""
+"""Duplicates of earlier prompts: texts that differ only in case and punctuation, or nearly equal texts."""
 
 import math
 import re
@@ -14,29 +14,30 @@ _BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 
 def plain(text: str) -> str:
-    """The words of a text in small letters, a space between them: equal for texts that differ in nothing else.
+    """The words of a text in lower case, separated by single spaces. Texts with the same words give the same result.
 
-    Text without any word, such as a row of emoji, is left as it is.
+    A text without any word, such as a row of emoji, is only normalised (NFKC) and case-folded.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     if folded.isascii():
         spaced = _BETWEEN_WORDS.sub(" ", folded)
-    else:  # in many scripts vowels are marks, which are no letters to `re`
+    else:  # in many scripts vowels are combining marks, which `re` does not count as letters
         spaced = "".join(one if unicodedata.category(one)[0] in "LMN" else " " for one in folded)
     return " ".join(spaced.split()) or folded.strip()
 
 
 FIRST = 4
-"""Prompts made by a template share most of their runs, and with fewer than this most of them would be compared."""
+"""Minimum number of shared rare runs before two texts are compared. Prompts made from a template share most of their
+runs, and with a smaller number most of them would be compared."""
 
 
 class NearDuplicates:
-    """Remembers texts by name, and finds for a new one an earlier one that it nearly is.
+    """Remembers texts by name, and finds an earlier text that is nearly equal to a new one.
 
-    What is compared are the sets of a text's runs of two and of three words, which tell "a red star left of a blue one"
-    from "a blue star left of a red one". The search is exact at any threshold: with a Jaccard similarity of s a text
-    of n runs shares at least s·n of them with the other, so that among any n − s·n + k of its runs, such as the rarest,
-    there are k that the other has. Only texts that have `FIRST` of those are compared.
+    It compares the sets of runs of two and of three consecutive words. These distinguish "a red star left of a blue
+    one" from "a blue star left of a red one". The search is exact for every threshold: with a Jaccard similarity of s,
+    a text of n runs shares at least s·n of them with the other text. So among any n − s·n + k of its runs, such as the
+    rarest, at least k are runs of the other text. Only texts that share `FIRST` of those are compared.
     """
 
     def __init__(self, similarity: float) -> None:
@@ -44,12 +45,12 @@ class NearDuplicates:
         self._names: list[str] = []
         self._runs: list[array[int]] = []
         self._having: dict[int, tuple[int] | array[int]] = {}
-        """For every run the texts that have it. Most runs have one text, and a tuple takes less memory."""
+        """For every run, the numbers of its texts. Most runs have one text, and a tuple takes less memory."""
 
     def find(self, text: str, name: str) -> str:
-        """The name of the first text whose similarity is at least the threshold.
+        """Return the name of the first text whose similarity is at least the threshold.
 
-        Empty if there is none, and the text is then remembered as `name`.
+        If there is none, return an empty text, and remember the new text as `name`.
         """
         runs = _runs(text)
         having = sorted((self._having.get(run, ()) for run in runs), key=len)
@@ -78,17 +79,18 @@ class NearDuplicates:
 
 
 def _runs(text: str) -> set[int]:
-    """Hashes of a text's runs of two and of three words; of its words where there are less than two."""
+    """Hashes of all runs of two and of three words in a text, or of its words if there are fewer than two."""
     words = plain(text).split(" ")
     runs = {*map(hash, pairwise(words)), *map(hash, zip(words, words[1:], words[2:], strict=False))}
     return runs or {hash(word) for word in words}
 
 
 class Distinct:
-    """Drops prompts that are duplicates of an earlier prompt, or of a `known` one, with the reason in `dropped`.
+    """Drops prompts that duplicate an earlier prompt or a `known` one, with the reason in `dropped`.
 
-    Texts that differ only in case, punctuation and spacing are duplicates. Others are near duplicates if the Jaccard
-    similarity of their runs of words is at least `similarity`; 1 finds no near duplicates.
+    Texts that differ only in case, punctuation and spacing are duplicates. Other texts are near duplicates if the
+    Jaccard similarity of their word runs is at least `similarity`. With a similarity of 1, near duplicates are not
+    searched.
     """
 
     def __init__(self, similarity: float, *, known: Iterable[Prompt]) -> None:
@@ -101,7 +103,7 @@ class Distinct:
                 self._near.find(text, prompt_key(prompt))
 
     def __call__(self, prompt: Prompt) -> Prompt:
-        """The prompt, dropped if it is a duplicate, and otherwise remembered."""
+        """Return the prompt, dropped if it is a duplicate. Otherwise it is remembered."""
         if "dropped" in prompt:
             return prompt
         text, own_id = plain(prompt["prompt"]), prompt_key(prompt)

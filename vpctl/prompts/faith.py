@@ -1,11 +1,11 @@
-"""Whether a rewritten prompt can be trusted to show what the original asks for: nothing put in, the subject kept.
+"""Checks that a rewritten prompt is faithful to the original: it adds nothing and keeps the subject.
 
-Words are compared, not meanings, so that the outcome is the same on every machine and costs nothing. An error to either
-side is possible, and the measures are set so that it is the cheap one: what is rejected in error is polished by rules.
+Words are compared, not meanings, so that the result is the same on every machine and costs nothing. Both kinds of error
+are possible. The thresholds favour the cheap one: a rewrite that is rejected in error is polished by rules.
 
-English is presupposed where words are bent (`_related`). In other languages that are written with spaces the first
-letters decide, and in those without every character is a word. A translation has none of the original's words and is
-rejected: nobody here could tell whether it is right.
+`_related` assumes English inflections. In other languages that are written with spaces, the first letters decide; in
+languages without spaces, every character is a word. A translation shares no words with the original and is rejected,
+because vpctl cannot tell whether it is right.
 """
 
 import re
@@ -19,26 +19,30 @@ from . import wording as words
 from .cleaning import polish
 
 MOST_LONGER, WORDS_LONGER = 1.2, 5
-"""A rewrite has at most so many times the original's words, and so many more: "a", "of", "in the style of"."""
+"""A rewrite has at most `MOST_LONGER` times the original's words plus `WORDS_LONGER`. The additional words allow for
+"a", "of" and "in the style of"."""
 
 FIRST_WORDS = 12
-"""So many words of content are looked for in a rewrite. Further behind, the rules leave noise that they do not know."""
+"""Number of content words of the original that are looked for in a rewrite. Later words are often noise that the rules
+do not know."""
 
 FEW, LEAST_KEPT_OF_FEW, LEAST_KEPT = 6, 0.65, 0.45
-"""The share of these words that a rewrite has to keep: of few, among which there is hardly noise, and of more."""
+"""The share of these words that a rewrite must keep: `LEAST_KEPT_OF_FEW` if there are at most `FEW` words, which hardly
+contain noise, otherwise `LEAST_KEPT`."""
 
 HEAD = 3
-"""The last words of the first phrase, of which one has to be kept: names and compounds are shortened."""
+"""Number of words at the end of the first phrase. A rewrite must keep at least one of them, because a model may shorten
+names and compounds."""
 
 MOST_RIGHTED = 3
-"""So many words may be spelt in another way than in the original."""
+"""Maximum number of words that a rewrite may spell differently from the original."""
 
 SAME = 3
-"""So many first letters the forms of a word have in common, if they are not the same."""
+"""Minimum number of first letters that two forms of a word have in common."""
 
 MOST_COMPARED = 100
-"""A word is compared with so many that begin as it does. In prompts of people they are fewer; without a limit, a long
-text of such words would take time by the square of its length."""
+"""Maximum number of words with the same beginning that a word is compared with. Prompts written by people have fewer.
+Without a limit, the time for a long text of such words would grow with the square of its length."""
 
 _FUNCTION = frozenset(
     """
@@ -50,7 +54,7 @@ _FUNCTION = frozenset(
     的 在 了 和 与 與 是 有 着 の に を は が で と も へ 이 가 은 는 을 를 의 에 와 과
     """.split()
 )
-"""What joins words. Words of place, as "behind", and of denial say something, and are none of these."""
+"""Function words. Words of place, such as "behind", and of denial have a meaning and are not among them."""
 
 _NEUTRAL = frozenset(
     """
@@ -58,7 +62,7 @@ _NEUTRAL = frozenset(
     view style styled wearing dressed filled mood themed stands rendered illustrated full
     """.split()
 )
-"""Words that say again what a prompt is, or that join a thing to what it has on."""
+"""Words that only repeat that the text is a prompt, or that connect a thing with its attributes."""
 
 _MEDIA = frozenset(
     [
@@ -68,7 +72,7 @@ _MEDIA = frozenset(
         *"canvas key visual centered wide angle camera lens color colors colour colours light lighting".split(),
     ]
 )
-"""Words of the medium, the manner and praise. They are no subject, and a rewrite may do without them."""
+"""Words for the medium, the manner, and praise. They are not a subject, and a rewrite may leave them out."""
 
 _SHOWS = frozenset("of showing depicting featuring".split())
 
@@ -93,7 +97,7 @@ _IMPLIED = {
         "no": "without",
     }.items()
 }
-"""What may be said where another word was."""
+"""For each word, other words that may replace it."""
 
 _FORMS = {
     form: line.split()[0]
@@ -138,7 +142,7 @@ _FORMS = {
     """.strip().splitlines()
     for form in line.split()
 }
-"""The first form of what is bent out of the rule, and of numbers."""
+"""The base form of irregular words, and the digits of number words."""
 
 _COUNTS = frozenset("2 3 4 5 6 7 8 9 10 12".split())
 
@@ -158,9 +162,9 @@ _SENTENCE = re.compile(
 
 
 def checked(original: str, rewrite: str, unsafe: str = "") -> Polished:
-    """The rewrite as it is to stand, and why it is rejected if it is.
+    """Return the cleaned rewrite, with the reason if it is rejected.
 
-    Noise that a model left is taken away by the rules first, so that to polish it once more changes nothing.
+    The rules first remove noise that the model left, so that polishing the result again changes nothing.
     """
     if len(rewrite) > LONGEST_PROMPT:
         return Polished("", unsafe, f"too long: {len(rewrite)} characters; the maximum is {LONGEST_PROMPT}")
@@ -177,7 +181,7 @@ def _too_much(original: str, rewrite: str) -> str:
 
 
 def added(original: str, rewrite: str) -> str:
-    """Why a rewrite says what the original does not, or nothing."""
+    """What a rewrite says that the original does not, as a reason to reject it; empty if it adds nothing."""
     source = _Words(_words_of(original))
     found = _words_of(rewrite)
     replaced = source.known.difference(found)
@@ -194,7 +198,10 @@ def added(original: str, rewrite: str) -> str:
 
 
 def lost(original: str, rewrite: str) -> str:
-    """Why a rewrite does not say what the original is about, or nothing; the rules tell what that is."""
+    """What the rewrite lost of the original's content, as a reason to reject it; empty if it kept enough.
+
+    The cleaning rules decide which words of the original are content.
+    """
     content = polish([original])[0].prompt
     clauses = [_uncredited(_words_of(clause)) for clause in _CLAUSE.split(content)]
     wanted = list(dict.fromkeys(word for clause in clauses for word in _content(clause)))[:FIRST_WORDS]
@@ -225,14 +232,14 @@ def lost(original: str, rewrite: str) -> str:
 
 
 def _words_of(text: str) -> list[str]:
-    """The words in small letters, without accents and a possessive."""
+    """The words of a text in lower case, without accents and possessive endings."""
     plain = unicodedata.normalize("NFKD", text.translate({0x2019: "'", 0x2018: "'"}))
     plain = unicodedata.normalize("NFC", "".join(one for one in plain if not unicodedata.combining(one)))
     return _WORD.findall(plain.casefold())
 
 
 def _short(word: str) -> bool:
-    """Whether a word is too short to be content: leftovers of bending, and what joins words in many languages."""
+    """Whether a word is too short to be content: a leftover ending, or a function word in many languages."""
     return len(word) <= 2 and not word.isdigit() and word not in _DENIALS and not re.match(f"[{_NO_SPACES}]", word)
 
 
@@ -243,7 +250,7 @@ def _content(found: Iterable[str]) -> Iterator[str]:
 
 
 def _uncredited(clause: list[str]) -> list[str]:
-    """A clause without whom it is by: an artist whom the rules do not know. "Surrounded by smoke" is not that."""
+    """A clause without "by" and an artist that the rules do not know. "Surrounded by smoke" is not a credit."""
     for place, word in enumerate(clause):
         if word == "by" and place and not clause[place - 1].endswith(("ed", "en")):
             return clause[:place]
@@ -251,9 +258,9 @@ def _uncredited(clause: list[str]) -> list[str]:
 
 
 def _head(clause: list[str]) -> list[str]:
-    """The content of the first phrase of a clause: up to a word that joins, or to what somebody is doing.
+    """The content words of the first phrase of a clause, up to a function word or an activity in -ing.
 
-    What stands in front of a medium belongs to it, if what is shown comes after: "an eerie painting of a house".
+    Words before a medium belong to the medium if the subject follows: "an eerie painting of a house".
     """
     head: list[str] = []
     for word, after in zip(clause, [*clause, ""][1:], strict=True):
@@ -268,7 +275,7 @@ def _head(clause: list[str]) -> list[str]:
 
 
 class _Words:
-    """Words to be looked up, also where they are bent, or written as one or as several."""
+    """A set of words that also finds inflected forms, and words that are written as one or as several words."""
 
     def __init__(self, found: list[str]) -> None:
         self.known = frozenset(found)
@@ -283,25 +290,25 @@ class _Words:
         return self.known.isdisjoint(others)
 
     def has(self, word: str) -> bool:
-        """Whether a word is among them, or several of them are it."""
+        """Whether the set has the word, a form of it, or a word that implies it, also if written as several words."""
         if word in self.known or word in self.joined or not self.known.isdisjoint(_IMPLIED.get(word, ())):
             return True
         near = (other for letters in _beginnings(word) for other in self._beginning.get(letters, ()))
         return any(_related(word, other) for other in islice(near, MOST_COMPARED))
 
     def has_parts(self, found: list[str], place: int) -> bool:
-        """Whether the word at `place`, with some of its neighbours, is one of them."""
+        """Whether the word at `place`, joined with one or two neighbours, is in the set."""
         runs = [(start, start + size) for size in (2, 3) for start in range(max(0, place - size + 1), place + 1)]
         return any(self.has("".join(found[start:end])) for start, end in runs)
 
 
 def _related(one: str, other: str) -> bool:
-    """Whether two words are forms of one: "wolf" and "wolves", "magic" and "magical", "riding" and "rides"."""
+    """Whether two words are forms of one word: "wolf" and "wolves", "magic" and "magical", "riding" and "rides"."""
     return _alike(one, other) or _alike(_base(one), _base(other))
 
 
 def _beginnings(word: str) -> set[str]:
-    """What a word and its base begin with: related words have one of these in common."""
+    """The first letters of a word and of its base form. Two related words have at least one of these in common."""
     return {word[:SAME], _base(word)[:SAME]}
 
 
@@ -333,13 +340,13 @@ def _alike(one: str, other: str) -> bool:
 
 
 def _ending(word: str, size: int) -> str:
-    """What follows the first letters, without a consonant that is doubled: "ing" of "running"."""
+    """The rest of a word after its first `size` letters, without a doubled consonant: "ing" in "running"."""
     ending = word[size:]
     return ending[1:] if ending[1:] in _BENT and ending[1:] and ending[0] == word[size - 1] else ending
 
 
 def _misspelt(word: str, others: Iterable[str]) -> bool:
-    """Whether a long word is but a letter apart from another: what a model rights is no addition."""
+    """Whether a long word differs by only one letter from another one. A corrected spelling is not an addition."""
     return any(
         one[:1] == word[:1] and max(len(one), len(word)) > 5 and min(len(one), len(word)) > 4 and _one_apart(one, word)
         for one in others

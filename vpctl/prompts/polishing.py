@@ -1,4 +1,4 @@
-"""What becomes of a prompt: kept with its polished text, dropped with a reason, or failed.
+"""Polishes prompts. Each one is kept with its polished text, dropped with a reason, or failed.
 
 A `Polishing` splits prompts into chunks, asks a polisher about each chunk, and makes records of the answers.
 """
@@ -24,13 +24,16 @@ class Scorer(Protocol):
 
 
 def too_long(prompt: Prompt) -> str:
-    """Why a prompt is dropped for its length, or nothing. `source_prompt` counts too: --keep-original writes it."""
+    """Why a prompt is dropped for its length, or an empty text.
+
+    `source_prompt` counts too: --keep-original writes it.
+    """
     length = max(len(prompt["prompt"]), len(prompt.get("source_prompt", "")))
     return f"too long: {length} characters; the maximum is {LONGEST_PROMPT}" if length > LONGEST_PROMPT else ""
 
 
 def scored(prompts: Iterable[Prompt], scorer: Scorer, batch: int) -> Iterator[Prompt]:
-    """The prompts with `prompt_nsfw`. A prompt that has one keeps it, and one that is too long gets none."""
+    """Yield the prompts with `prompt_nsfw`. An existing value is kept, and a prompt that is too long gets none."""
     source = iter(prompts)
     while chunk := list(islice(source, batch)):
         unknown = [one for one in chunk if "prompt_nsfw" not in one and not too_long(one)]
@@ -41,7 +44,7 @@ def scored(prompts: Iterable[Prompt], scorer: Scorer, batch: int) -> Iterator[Pr
 
 
 def original(prompt: Prompt) -> Prompt | None:
-    """A polished prompt's original form, if its words differ; its id is the prompt's id with `-original` at the end.
+    """The original form of a polished prompt, with `-original` appended to its id. None if the words are the same.
 
     The id shows which two prompts belong together, and is the same in every run. With it, merge and train-rm keep both
     forms in the same part of the data.
@@ -55,7 +58,7 @@ def original(prompt: Prompt) -> Prompt | None:
 
 
 class Polishing:
-    """Polishes prompts with the polisher that `spec` names, and counts in `counts` what failed and was rejected.
+    """Polishes prompts with the polisher that `spec` names. Counts failed and rejected prompts in `counts`.
 
     A prompt is unsafe if its `prompt_nsfw` is above `threshold` or the polisher says so. With `keep_unsafe` it is kept
     and has the reason in `unsafe`; otherwise it is dropped. `template` identifies the instructions of a language model:
@@ -69,9 +72,9 @@ class Polishing:
         self._counts, self._template = counts, template
 
     def chunks(self, prompts: Iterable[Prompt], size: int) -> Iterator[list[Prompt]]:
-        """The prompts, at most `size` in a chunk, with their ids and what is known before they are polished.
+        """Yield the prompts in chunks of at most `size`, with their ids and the results of the first checks.
 
-        A prompt that is too long is `dropped`. One whose `prompt_nsfw` is above the threshold is `unsafe`.
+        A prompt that is too long is `dropped`. A prompt whose `prompt_nsfw` is above the threshold is `unsafe`.
         """
         source = iter(prompts)
         while chunk := [self._begun(one) for one in islice(source, size)]:
@@ -87,10 +90,12 @@ class Polishing:
         return begun
 
     def polished(self, chunk: list[Prompt], polisher: Polisher) -> list[Prompt]:
-        """The prompts of a chunk with `prompt` as the new text, `source_prompt` as the old one, or `dropped`.
+        """Return the records of a chunk: polished, or `dropped` with a reason.
 
-        A dropped prompt is too long, before or after polishing, or empty afterwards, or unsafe, or its answer could not
-        be used. A prompt that failed is left out, counted, and reported with a warning.
+        A polished record has the new text in `prompt` and the old one in `source_prompt`. A prompt is dropped if it is
+        too long (before or after polishing), empty after polishing, or unsafe, or if its answer could not be used. A
+        prompt that failed is left out, counted, and reported with a warning. Raises `UserError` if the polisher returns
+        something invalid.
         """
         texts = self._texts(chunk)
         with plugins.blamed("polisher", self._spec):
@@ -98,18 +103,18 @@ class Polishing:
         return self._outcomes(chunk, answers)
 
     async def polished_on_a_server(self, chunk: list[Prompt], polisher: AsyncPolisher) -> list[Prompt]:
-        """As `polished`."""
+        """Like `polished`, for an asynchronous polisher."""
         texts = self._texts(chunk)
         with plugins.blamed("polisher", self._spec):
             answers = checked(await polisher(texts), texts, self._spec) if texts else []
         return self._outcomes(chunk, answers)
 
     def _texts(self, chunk: list[Prompt]) -> list[str]:
-        """The texts of a chunk that the polisher gets."""
+        """The texts of a chunk that are sent to the polisher."""
         return [one["prompt"] for one in chunk if self._is_wanted(one)]
 
     def _is_wanted(self, record: Prompt) -> bool:
-        """Whether a prompt is to be polished: not if it is dropped in any case, nor if it was polished before."""
+        """Whether a prompt must be polished: not if it is dropped anyway, or was polished with this template."""
         done = bool(self._template) and record.get("template") == self._template
         return not done and "dropped" not in record and (self._keep_unsafe or "unsafe" not in record)
 
@@ -123,7 +128,7 @@ class Polishing:
         return found
 
     def _outcome(self, record: Prompt, answer: Polished | RecordFailed) -> Prompt | None:
-        """The record of a prompt with its answer, or nothing if it failed and the next run has to try it again."""
+        """The record of a prompt with its answer, or None if it failed and the next run has to try it again."""
         if isinstance(answer, RecordFailed):
             progress.warn_each("prompts could not be polished", str(answer))
             if isinstance(answer, Unusable):
@@ -137,7 +142,7 @@ class Polishing:
         }
         if self._template:
             done["template"] = self._template
-        done.pop("rejected", None)  # by an earlier run
+        done.pop("rejected", None)  # set by an earlier run
         if answer.rejected:
             self._counts["rejected"] += 1
             done["rejected"] = answer.rejected
@@ -150,7 +155,10 @@ class Polishing:
         return self._judged_unsafe(done)
 
     def _judged_unsafe(self, record: Prompt) -> Prompt:
-        """The record, dropped if it is unsafe. The reason moves to `dropped`: a later run may judge otherwise."""
+        """The record, dropped if it is unsafe.
+
+        The reason moves to `dropped`, because a later run may decide otherwise.
+        """
         if self._keep_unsafe or "unsafe" not in record or "dropped" in record:
             return record
         reason = record.pop("unsafe")
@@ -158,7 +166,7 @@ class Polishing:
 
 
 def checked(answers: Any, prompts: list[str], spec: str) -> list[Polished | RecordFailed]:
-    """The answers of a polisher. Raises `UserError` unless there is one of the right type for each prompt."""
+    """Return the answers of a polisher. Raises `UserError` unless there is one of the right type for each prompt."""
     if not isinstance(answers, list) or not all(isinstance(one, Polished | RecordFailed) for one in answers):
         raise plugins.misfit("polisher", spec, answers)
     if len(answers) != len(prompts):

@@ -1,8 +1,9 @@
-"""A classifier's word on how unsafe a prompt is: Detoxify's models, and others that say what is toxic or not for work.
+"""Scores how unsafe prompts are, with a text classifier.
 
-The score is made as DiffusionDB made its `prompt_nsfw`: the largest probability among the labels that matter. Models
-come from a folder or the hub by way of transformers, which reads tensors only; the detoxify package downloads the same
-weights as a pickle and lets it run whatever it holds. `unitary/unbiased-toxic-roberta` is Detoxify's for English.
+The classifier may be a Detoxify model, or another one whose labels say what is toxic or not safe for work. The score is
+computed as DiffusionDB computed `prompt_nsfw`: the largest probability among the labels that matter. transformers loads
+the model from a folder or the hub, and reads only tensors. The detoxify package is not used, because it downloads the
+same weights as a pickle, which can run any code. `unitary/unbiased-toxic-roberta` is Detoxify's model for English.
 """
 
 import torch
@@ -13,15 +14,15 @@ from ..models.folder import LABELS
 
 OPTION = "--unsafe-model "
 BATCH = 32
-"""Prompts that are scored together."""
+"""Number of prompts that are scored together."""
 LONGEST_TEXT = 512
-"""Tokens, as in Detoxify; some tokenizers name no limit of their model's."""
+"""Maximum number of tokens, as in Detoxify. Some tokenizers do not state the limit of their model."""
 DETOXIFY = frozenset(["toxicity", "sexual_explicit"])
-"""Labels of a model whose probabilities are each for itself, whatever its configuration says."""
+"""Labels of Detoxify. The probabilities of such a model are independent, whatever its configuration says."""
 
 
 class UnsafeModel:
-    """Scores prompts, from 0 for harmless to 1."""
+    """Scores how unsafe prompts are, from 0 (harmless) to 1."""
 
     def __init__(self, source: str, *, device: str) -> None:
         self._device = devices.resolve_device(device)
@@ -37,7 +38,7 @@ class UnsafeModel:
         self._model = model.to(self._device).eval()
 
     def scores(self, prompts: list[str]) -> list[float]:
-        """A score for each prompt."""
+        """A score in [0, 1] for each prompt."""
         with hub.computing(self._where), torch.inference_mode():
             encoded = self._tokenizer(
                 prompts, padding=True, truncation=True, max_length=self._limit(), return_tensors="pt"

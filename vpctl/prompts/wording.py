@@ -1,7 +1,7 @@
-"""The words the rules go by: noise, worn words, media, names, and what is unsafe. Read out of DiffusionDB's prompts.
+"""The word lists of the cleaning rules: noise, worn words, media, names, and unsafe words, collected from DiffusionDB.
 
-One phrase a line, in small letters. In patterns, which are those of `re`, a space also stands for a hyphen, and ` ?`
-for a space, a hyphen or nothing. Single words and names are plain text.
+One phrase per line, in lower case. Patterns are regular expressions of `re` with two changes: a space also matches a
+hyphen, and ` ?` matches a space, a hyphen or nothing. Single words and names are plain text.
 """
 
 DEGREES = """
@@ -21,7 +21,7 @@ resolutions?
 definition
 res
 """.split("\n")
-"""Patterns of what is noise behind words of degree."""
+"""Patterns of words that are noise after a word of DEGREES."""
 
 QUALITY = r"""
 (?:hyper|ultra|photo) ?real
@@ -30,8 +30,8 @@ QUALITY = r"""
 prize winning
 """.split("\n")
 
-# Noise is taken out wherever it stands: no picture could show that it is gone. "Detailed", "sharp" or "elegant" alone
-# may describe a thing; they are among the worn words below.
+# Noise is removed anywhere in a prompt, because no picture would show the difference. "Detailed", "sharp" or "elegant"
+# alone may describe a thing, so these words are in the list of worn words below.
 NOISE = r"""
 (?:(?:in|very|perfect|hyper|ultra|super) ){,6}(?:sharp|crisp|hard|deep|clear|tack) ?foc+us+(?:ed)?(?! (?:on|of)\b)
 (?:razor|ultra|hyper|super|extremely) ?sharp(?! (?:teeth|claw|edge|kni|blade|spike|nail|feature|fang|horn))
@@ -105,9 +105,10 @@ cg ?trader
 dribb?le
 sketchfab
 """.split("\n")
-"""Patterns of sites that may be content too, as in "an instagram selfie": noise only if something trends there."""
+"""Patterns of sites that may also be content, as in "an instagram selfie". They are noise only if something trends
+there."""
 
-# "Unreal" alone is an adjective, "a blender" a thing, and Houdini and Maya are people.
+# Not in this list: "unreal" alone is an adjective, "a blender" is a thing, and Houdini and Maya are people.
 RENDERERS = r"""
 octane
 unreal ?engines?(?: ?\d(?:\.\d)?\b)?(?: 3d)?
@@ -146,8 +147,9 @@ clip studio paint
 corel painter
 """.split("\n")
 
-# Camera, lens and film stock say how, not what. "Wide angle", "macro", "fisheye", "black and white" and "polaroid"
-# change what there is to see, and stay. So do "sony", "gold" and "mount fuji" where no camera or film is meant.
+# Camera, lens and film stock say how a picture is made, not what it shows. "Wide angle", "macro", "fisheye", "black and
+# white" and "polaroid" change what it shows, and stay. So do "sony", "gold" and "mount fuji" where they do not mean a
+# camera or a film.
 CAMERA = r"""
 (?:\d{1,3} ?- ?)?\d{1,4} ?mm(?: (?:lens|lense|focal length|film)\b)?(?! (?:pistol|gun|bullet|round|tall|wide|thick))
 (?:aperture )?[fƒ] ?/ ?\d+(?:\. ?\d+)?
@@ -167,9 +169,9 @@ cinestill(?: ?\d+ ?[dt])?
 ilford(?: hp ?\d)?
 """.split("\n")
 
-# Worn words are modifiers when they stand by themselves between commas, or behind noise; in a sentence they may be
-# content and stay. The judgement is what people paste by the dozen. What names a time, a colour, a mood, a movement,
-# a framing or a thing ("golden hour", "muted colors", "eerie", "art deco", "close-up", "lens flare") is not worn.
+# Worn words are modifiers if they are alone between commas, or after noise. In a sentence they may be content and stay.
+# A word is in this list if many people paste it into prompts. A word for a time, a colour, a mood, a movement, a
+# framing or a thing ("golden hour", "muted colors", "eerie", "art deco", "close-up", "lens flare") is not worn.
 WORN = r"""
 (?:great |high )?attention to detail|visually stunning|breath ?taking|jaw dropping|mind blowing|awe inspiring
 eye catching|true to life|life ?like|high ?end|in ?focus|high ?contrast|next gen|epic game graphics|render quality
@@ -199,7 +201,7 @@ incredible intense intricate nice perfect professional radiant rayed realistic r
 uplifting very volumetric wonderful
 """.split()
 LIT = "lighting lightning light lights lit illumination illuminated shadow shadows shading shaded rays".split()
-"""Worn with a word of LIGHT before them."""
+"""Words that are worn after a word of LIGHT."""
 
 PRAISE = """
 accurate amazing astonishing award awesome beautiful best breathtaking brilliant cinematic clean clear cohesive
@@ -241,7 +243,7 @@ view
 visuals?
 work
 """.split("\n")
-"""Patterns of what is worn with a word of PRAISE before it."""
+"""Patterns of words that are worn after a word of PRAISE."""
 
 EXACT = """
 accurate anatomically correct defined detailed fine hyper intricate perfect perfectly precise realistic
@@ -258,9 +260,9 @@ pupils?
 skin(?: texture)?
 symmetry
 """.split("\n")
-"""Patterns of what is worn with a word of EXACT before it: "perfect face", but not "beautiful face"."""
+"""Patterns of words that are worn after a word of EXACT: "perfect face" is worn, but "beautiful face" is not."""
 
-# A bare stock medium behind the subject is one of a dozen pasted; in front of it, it is how the sentence is built.
+# A stock medium that is alone after the subject is a pasted modifier. Before the subject, it is part of the sentence.
 STOCK = r"""
 (?:\w+ )?concept art(?:work|ist)?
 character (?:art|concept)
@@ -276,7 +278,7 @@ vector(?: art| illustration| graphics?| design)?
 images?|pictures?|render style
 """.split("\n")
 
-# Named media contradict one another: the first is kept, a later bare one dropped.
+# Different media contradict one another. The first one is kept, and a later one that is alone in its clause is dropped.
 MEDIA = r"""
 photo(?:graph)?s?
 photography|photo ?shoot
@@ -296,14 +298,14 @@ comic(?: book)?(?: (?:style|art|panel|illustration))?
 pixel art|voxel art|low ?poly|claymation|stop motion
 """.split("\n")
 
-# One of these in the sentence says what its medium is.
+# Each of these words in a sentence names its medium.
 WORDS_OF_MEDIA = """
 3d anime artwork cartoon claymation comic daguerreotype drawing engraving etching footage illustration linocut
 lithograph manga painted painting photo photograph photography photos pixel polaroid render rendering screenshot
 sketch still tintype watercolor watercolour woodcut
 """.split()
 
-# People who are named for their style and next to never shown, and studios. Without dots; initials stand apart.
+# People who are named for their style and hardly ever shown, and studios. Written without dots; initials are separate.
 ARTISTS = """
 aaron horkey, adam styka, adolf wolfli, adolphe bouguereau, adrian ghenie, afshar petros, agnes cecile, agnes pelton,
 agostino arrivabene, aivazovsky, akihiko yoshida, akihito tsukushi, al williamson, alan lee, albert aublet,
@@ -455,8 +457,8 @@ zdzislaw beksinski, zdzislaw beksiński, zdzisław beksinski, zdzisław beksińs
 zhong fenghua
 """
 
-# People who are famous enough to be shown, names that are also words, and makers that are also things: credits only
-# where "by" or "style" says so, or in a list of others.
+# People who are famous enough to be shown, names that are also words, and makers that are also things. They are credits
+# only after "by", with "style", or in a list of other artists.
 FAMOUS = """
 aardman, activision, adult swim, akira kurosawa, akira toriyama, alan moore, alejandro jodorowsky, alfred hitchcock,
 andy warhol, angelina jolie, bagshaw, bandai, bethesda, bierstadt, blizzard, blizzard entertainment, bob ross, bones,
@@ -479,7 +481,7 @@ vincent van gogh,
 vogue, walt disney, warhol, waterhouse, wes anderson, wes craven, whistler, william blake, william turner, zack snyder
 """
 
-# Films and games whose style prompts borrow. It stays, unless it is named in a list behind an artist.
+# Films and games whose style prompts borrow. A title stays, unless it follows an artist in a list.
 TITLES = """
 adventure time, arcane, bioshock, bloodborne, borderlands, brawl stars, clash of clans, clash royale, cuphead,
 cyberpunk 2077, d&d, dark souls, dead space, diablo, disco elysium, dishonored, dragon ball, dragonball,
@@ -493,8 +495,8 @@ the last of us, the legend of zelda, the simpsons, the witcher, the witcher 3, t
 warframe, warhammer, warhammer 40k, warhammer fantasy, witcher, world of warcraft, wow, zelda, zootopia
 """
 
-# First names of artists. One of these and a word that is no English word make a name where a list of artists goes on;
-# "Rose", "Jack" and the like are left out.
+# First names of artists. In a list of artists, one of these and a word that is not an English word are a name. "Rose",
+# "Jack" and similar names are left out.
 GIVEN_NAMES = """
 aaron adam adolf adolphe adrian agnes agostino akihiko akihito akira alan albert alberto albrecht aleksi alena
 alessandro alex alexander alexandra alexandre alexei alexey alexis alfons alfonse alfred alice alicia allen alphonse
@@ -534,7 +536,7 @@ vladimir wadim walt walter wangechi warren warwick wassily wayne wendy werner wi
 yanjun yasushi yayoi yoann yoji yoko yoshitaka yue yukito yuri yusuke yves zacharias zack zdzislaw zdzisław zhang
 """.split()
 
-# Whose surname may follow a first name of an artist, and who is yet the subject.
+# People who are subjects, although their first names are also first names of artists.
 SUBJECTS = """
 adam driver, adam sandler, amy adams, andrew garfield, andrew tate, angela merkel, anne hathaway, barack obama,
 bernie sanders, boris johnson, brad pitt, britney spears, bruce lee, bruce willis, bryan cranston, carrie fisher,
@@ -558,7 +560,7 @@ tony hawk, tony soprano, tony stark, vladimir lenin, vladimir putin, walter whit
 winston churchill
 """
 
-# Words that end a name, or show that there is none: "by the sea", "by candle light", "in art nouveau style".
+# Words that end a name, or show that there is no name: "by the sea", "by candle light", "in art nouveau style".
 NO_NAMES = """
 a about above absolutely abstract across after against age alien all along amid among an and animal animals anime
 another are armor army art artist artists artwork as at autumn background band beach beautiful bed before behind being
@@ -584,7 +586,7 @@ window windows wings winter with without wolf wolves woman women wood wooden woo
 zombies
 """.split()
 
-# Behind "in the style of" and before "style", these make a manner and no name: movements, times, places, kinds of work.
+# After "in the style of" and before "style", these name a manner, not a person: movement, time, place, kind of work.
 MANNERS = """
 abstract academic aesthetic african album american ancient animation anime antique arabian art artwork aztec baroque
 bauhaus biopunk block blueprint boho book box brutalism brutalist byzantine cards caricature cartoon cartoons celtic
@@ -605,8 +607,9 @@ tarot tattoo textile tim toy traditional tribal tv ukiyo ukiyoe urban vaporwave 
 vintage watercolor watercolour western wood woodblock woodcut ww1 ww2 wwii
 """.split()
 
-# What a careful builder of a data set would drop. Fiction may fight, bleed and frighten: a warrior with a sword, a
-# zombie, a bloodstained sweater are no harm. Bodies opened up, nakedness as the point, hatred and its signs are.
+# Content that a careful builder of a data set would drop. Fiction may fight, bleed and frighten: a warrior with a
+# sword, a zombie and a bloodstained sweater are harmless. Opened bodies, nakedness as the subject, hatred and
+# its symbols are not.
 UNSAFE = {
     "sexual": r"""
 (?:semi ?|half ?)?nud(?:e|es|ity|ist|ists|ism)
@@ -675,7 +678,7 @@ lolis?|lolitas?|lolicon|shota(?:con)?|jail ?bait|child porn\w*|pa?edo(?:phil\w*)
 """,
 }
 
-# What looks like it and is not.
+# Phrases that contain unsafe words but are harmless.
 HARMLESS = r"""
 nude (?:lips?|lipstick|colou?r(?:s|ed)?|tones?|shades?|make ?up|heels|beige|pink|palette)
 (?:against|fighting|fights|killing|punching|versus|vs) (?:the )?nazis?(?: germany)?
@@ -700,9 +703,9 @@ micro ?(?:skirt|bikini)|short skirt|thigh ?highs
 fishnets?|swimsuits?|thicc|tight (?:leggings|shorts|dress|clothes)|bare (?:legs|thighs|shoulders|midriff)
 wet (?:shirt|t shirt|clothes)
 """
-"""Harmless of grown-ups, and not of the YOUNG."""
+"""Patterns that are harmless for adults, but unsafe together with a word of YOUNG."""
 
-# For putting parted words together again.
+# Parts of compounds that a tokenizer split at the hyphen. They are joined again.
 PREFIXES = """
 alma ant anti award bat bio cel cell chain close cross didier e etienne ex eye fish full ghibli gi half he hi high hip
 hsiao hyper hyung in inter jacques jean ki kim lapis lecouffe lo low make mega mid mind multi neo non obi pac papier

@@ -1,1 +1,1 @@
-"""What people look at: intervals, and a page with tables, curves and pictures."""
+"""Results for people: intervals, and an HTML page with tables, curves and pictures."""

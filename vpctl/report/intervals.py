@@ -1,4 +1,4 @@
-"""Numbers with their intervals: bootstrap over prompts, since the pictures of one prompt are not independent."""
+"""Means with bootstrap intervals. Prompts are resampled, because the pictures of one prompt are not independent."""
 
 import math
 from collections.abc import Hashable, Iterable
@@ -10,13 +10,13 @@ from scipy.special import ndtr, stdtrit
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 DRAWN_AT_ONCE = 2_000_000
-"""Clusters, of all resamples in memory together."""
+"""Maximum number of sampled clusters in memory at once."""
 SEED = 0
-"""The interval of the same data is the same number every time."""
+"""Fixed, so that the same data always give the same interval."""
 
 
 class Interval(NamedTuple):
-    """A mean with its interval, and how many values it rests on."""
+    """A mean, the ends of its interval, and the number of values."""
 
     value: float
     low: float
@@ -25,13 +25,15 @@ class Interval(NamedTuple):
 
 
 def bootstrap(values: Iterable[float], clusters: Iterable[Hashable]) -> Interval:
-    """Mean of `values` with its 95 % percentile interval, whole clusters being drawn with replacement.
+    """Return the mean of `values` and its 95 % interval: the percentile bootstrap that resamples whole clusters.
 
-    Efron and Tibshirani 1993, chapter 13, with the percentiles expanded as Hesterberg 2015 (section 5.3) does it, since
-    those of few clusters are too narrow. The order of the values does not matter. With a single cluster nothing can
-    be said, and the interval is all of [0, 1], which shares lie in. Where all values are 0, or all 1, a bootstrap would
-    say that nothing else can be; the interval is then the exact one of Clopper and Pearson (1934) for as many draws as
-    there are clusters.
+    `clusters` gives the cluster of each value; the order of the values does not matter. See Efron and Tibshirani 1993,
+    chapter 13. The percentiles are expanded as in Hesterberg 2015 (section 5.3), because plain percentile intervals of
+    few clusters are too narrow.
+
+    There are two exceptions. With a single cluster nothing is known about the variation, and the interval is [0, 1],
+    the range of a share. If all values are 0, or all are 1, a bootstrap interval would have zero width. The interval is
+    then the exact one of Clopper and Pearson (1934) for as many draws as there are clusters.
     """
     sums: dict[Hashable, list[float]] = {}
     for value, cluster in zip(values, clusters, strict=True):

@@ -1,6 +1,6 @@
-"""A page to look at: reports, pictures side by side and training curves in one HTML file that needs nothing else.
+"""An HTML page with reports, pictures side by side and training curves, in one file without external resources.
 
-What the page says is worked out here; how it looks stands in `page.html.j2`.
+This module computes the content of the page. The template `page.html.j2` defines its appearance.
 """
 
 import base64
@@ -27,48 +27,48 @@ from ..streams.whole import whole
 PROMPTS_SHOWN = 48
 EXTREMES_SHOWN = 8
 SENTENCES = 3
-"""Reports the summary tells in full; of more it gives the count."""
+"""Number of reports that the summary describes in full sentences. The others are counted."""
 POINTS_DRAWN = 400
-"""Of a longer curve no more could be seen at the width it is drawn."""
+"""Maximum number of points of a curve. More would not be visible at the width of the plot."""
 SMOOTHED_OVER = 0.05
-"""Share of a curve's points that its moving mean is taken over."""
+"""Window of the moving mean, as a share of a curve's points."""
 
 ENLARGED_TO = 96
-"""Pixels; a smaller picture is shown at the first whole multiple of its size that is as large."""
+"""Pixels. A picture whose longer side is smaller is enlarged by the smallest whole factor that reaches this size."""
 EMBEDDED_AT = 256
-"""Longer side in pixels of a larger picture, as the page holds it."""
+"""Maximum longer side, in pixels, of a picture as it is stored in the page."""
 SHOWN_AT = 160
-"""Longer side in CSS pixels of a larger picture, as the page shows it: on a dense screen it is still sharp."""
+"""Maximum longer side, in CSS pixels, of a large picture on the page. It stays sharp on a high-density screen."""
 PREVIEW_SIDE = 1280
 
 SHARES = ("win_rate", "accuracy", "agreement")
-"""Metrics that are shares of pairs: percentages, on an axis from 0 to 1, against the one half that guessing gives."""
+"""Metrics that are shares of pairs. They are shown as percentages, on an axis from 0 to 1; guessing gives one half."""
 TEXTS = {"name": "measured", "baseline": "compared with", "reward": "judged by", "aspect": "aspect"}
-"""Keys of a report that say what it is about, and what the page calls them."""
+"""Keys that say what a report is about, and their names on the page."""
 
 LARGEST_DRAWN = 1e100
-"""Larger values are not drawn; between the others no sum or difference overflows."""
+"""Larger values are not drawn, so that no sum or difference of the others overflows."""
 
 Row = list[tuple[str, Image]]
 Point = tuple[float, float]
 Facts = Mapping[str, Any]
-"""A report with whatever keys it has beyond those every report has."""
+"""A report with any additional keys."""
 
 
 class Axis:
-    """Values from `low` to `high` laid out from one position to another, percent or units of a picture."""
+    """Maps values from `low` to `high` linearly to positions from `start` to `end`: percent, or units of a plot."""
 
     def __init__(self, low: float, high: float, start: float = 0.0, end: float = 100.0) -> None:
         self.low, self.high = low, high
         self._start, self._end = start, end
 
     def place(self, value: float) -> float:
-        """Where a value stands; one beyond an end stands at that end."""
+        """The position of a value. A value beyond an end of the axis is placed at that end."""
         share = min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
         return round(self._start + share * (self._end - self._start), 2)
 
     def ticks(self, *, whole: bool = False) -> list[tuple[float, str]]:
-        """Position and text of a few round values; `whole` numbers only, for steps."""
+        """Position and label of a few round values. With `whole`, only whole numbers, as for steps."""
         rough = (self.high - self.low) / 5
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
@@ -81,7 +81,7 @@ class Axis:
 
 
 class Contest(NamedTuple):
-    """A win rate and what it was counted from."""
+    """A win rate and the counts it was computed from."""
 
     report: Facts
     wins: int
@@ -90,7 +90,7 @@ class Contest(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The reports of one metric, the keys that tell them apart, and the axis they are drawn on."""
+    """The reports of one metric, the keys that distinguish them, and the common axis of their intervals."""
 
     metric: str
     keys: list[str]
@@ -99,7 +99,7 @@ class Table(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A picture as it stands on the page, or the reason why there is none."""
+    """A picture as a data URI with its size on the page, or the reason why it is missing."""
 
     uri: str = ""
     width: int = ENLARGED_TO
@@ -109,7 +109,10 @@ class Shown(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A prompt, each source's picture, and by each reward every picture's score and whether it is the best."""
+    """A prompt with the picture of each source.
+
+    For each reward, `scores` holds the text of every picture's score and whether it is the best.
+    """
 
     prompt: str
     sides: list[tuple[str, Shown]]
@@ -118,7 +121,7 @@ class Card(NamedTuple):
 
 
 class Extremes(NamedTuple):
-    """Where a tuned source gained and lost most against the base, by one reward."""
+    """The prompts on which a tuned source gained most and lost most against the base, by one reward."""
 
     tuned: str
     base: str
@@ -128,7 +131,10 @@ class Extremes(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A metric of a run: its points and their moving mean in units of `FRAME`, and how many values were left out."""
+    """A metric of a run: its points and their moving mean in units of `FRAME`.
+
+    `left_out` counts the values that cannot be drawn.
+    """
 
     name: str
     last: str
@@ -140,7 +146,7 @@ class Curve(NamedTuple):
 
 
 class Training(NamedTuple):
-    """A run's curves, and its first and last preview with their steps."""
+    """The curves of a run, and its first and last preview with their steps."""
 
     label: str
     curves: list[Curve]
@@ -148,7 +154,7 @@ class Training(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """Size of a curve's picture, and the box in it that the curve is drawn in."""
+    """The size of a plot, and the box inside it in which the curve is drawn."""
 
     width: int = 320
     height: int = 150
@@ -164,9 +170,10 @@ STREAMS = ("-", "/dev/stdout", "/dev/stderr")
 
 
 def check(path: str, runs: Sequence[str] = (), others: Iterable[str] = ()) -> None:
-    """Raise now the `UserError` that `write` would raise of its place or its runs after all the work is done.
+    """Raise at once each `UserError` that `write` could raise at the end about its path or its runs.
 
-    The page may take the place of none of `others`, files that the command reads or writes.
+    Also raises `UserError` if the page would replace one of `others`, files that the command reads or writes, or a file
+    that is not a page.
     """
     if os.path.realpath(path) in map(os.path.realpath, others):
         raise UserError(f"--html {path}: this command reads or writes that file; name another")
@@ -180,12 +187,12 @@ def check(path: str, runs: Sequence[str] = (), others: Iterable[str] = ()) -> No
 
 
 def _is_page(path: str) -> bool:
-    """Whether a file is empty or begins as our pages do: nobody wants anything else replaced by one."""
+    """Whether a file is empty or begins like a page of vpctl. Other files must not be replaced by a page."""
     try:
         with open(path, "rb") as file:
             return file.read(len(DOCTYPE)).lower() in (b"", DOCTYPE)
     except OSError:
-        return True  # what is wrong is said where it is written
+        return True  # writing the page reports the error
 
 
 def write(
@@ -197,10 +204,10 @@ def write(
     runs: Sequence[str] = (),
     pictures: Pictures | None = None,
 ) -> int:
-    """Write the page, whole or not at all; folders on the way are made. Returns how many pictures are missing from it.
+    """Write the page completely or not at all. Creates missing folders. Returns the number of missing pictures.
 
-    `rows` holds for each prompt the first picture of every source, the base's before the others'; `runs` are folders
-    of training runs. A picture that cannot be opened leaves a cell that says why.
+    `rows` holds, for each prompt, the first picture of every source; the base comes first. `runs` are the folders of
+    training runs. If a picture cannot be opened, its cell shows the reason.
     """
     run_labels = short_labels({run: run for run in runs})
     trainings = [training(run, label) for run, label in run_labels.items()]
@@ -239,7 +246,7 @@ def write(
 
 
 def contest(report: Facts) -> Contest | None:
-    """The win rate with its counts; None for other reports and for one without counts."""
+    """The contest of a win rate with counts; None for other reports and for a win rate without counts."""
     counts = [report.get(key) for key in ("wins", "ties", "losses")]
     whole = [count for count in counts if isinstance(count, int) and count >= 0]
     if report["metric"] != "win_rate" or len(whole) < 3 or not any(whole):
@@ -248,7 +255,7 @@ def contest(report: Facts) -> Contest | None:
 
 
 def by_reward(contests: list[Contest]) -> dict[str, list[Contest]]:
-    """The contests by the reward that decided them, in the order in which rewards first come up."""
+    """The contests grouped by the reward that decided them, in the order of each reward's first contest."""
     groups: dict[str, list[Contest]] = {}
     for one in contests:
         groups.setdefault(one.report.get("reward", ""), []).append(one)
@@ -256,7 +263,10 @@ def by_reward(contests: list[Contest]) -> dict[str, list[Contest]]:
 
 
 def tables(reports: list[Facts]) -> list[Table]:
-    """The reports by metric; a metric that is no share of pairs has an axis as long as its intervals reach."""
+    """One table for each metric, in the order of the metrics' first reports.
+
+    The axis of a metric that is not a share of pairs covers its values and intervals.
+    """
     groups: dict[str, list[Facts]] = {}
     for report in reports:
         groups.setdefault(report["metric"], []).append(report)
@@ -269,10 +279,11 @@ def tables(reports: list[Facts]) -> list[Table]:
 
 
 def summary(reports: list[Facts], labels: Mapping[str, str], sources: Sequence[str], prompts: int) -> list[str]:
-    """What the reports come to: those like the first in full sentences, others of its metric counted.
+    """Sentences that summarise the reports of the first report's metric.
 
-    Like the first are those by the same reward, or on the same aspect. `sources` and `prompts` are those of the
-    pictures on the page.
+    The first `SENTENCES` reports with the same reward and aspect as the first one get a full sentence each. The other
+    reports of the metric are counted. `sources` and `prompts` are the sources and the number of prompts of the pictures
+    on the page. The list is empty if the metric is not a share of pairs.
     """
     if not reports or reports[0]["metric"] not in SHARES:
         return []
@@ -293,7 +304,7 @@ def summary(reports: list[Facts], labels: Mapping[str, str], sources: Sequence[s
 
 
 def side(report: Facts) -> int:
-    """1 if the whole interval lies above one half, −1 if below, 0 if it includes one half."""
+    """1 if the whole interval is above one half, −1 if it is below, 0 if it includes one half."""
     return int(report["low"] > 0.5) - int(report["high"] < 0.5)
 
 
@@ -327,9 +338,10 @@ def _count(n: int, noun: str) -> str:
 
 
 class Gallery:
-    """The pictures of the page and their scores. A picture that is shown twice is opened once.
+    """The pictures of the page and their scores. Each picture file is opened only once.
 
-    `rewards` are those that decided a contest of these sources or, where there is none, all that the pictures have.
+    `rewards` are the rewards that decided a contest between these sources. If there is no such contest, they are all
+    rewards for which the pictures have scores.
     """
 
     def __init__(
@@ -359,12 +371,12 @@ class Gallery:
 
     @property
     def total(self) -> int:
-        """How many different pictures the cards asked for."""
+        """The number of different pictures that the cards have requested so far."""
         return len(self._shown)
 
     @property
     def missing(self) -> dict[str, str]:
-        """Of these, the files of those that cannot be opened, and why."""
+        """The files of the requested pictures that cannot be opened, each with the reason."""
         return {path: one.failure for path, one in self._shown.items() if one.failure}
 
     def _show(self, path: str) -> Shown:
@@ -373,13 +385,16 @@ class Gallery:
         return self._shown[path]
 
     def spread(self) -> list[Card]:
-        """Prompts at even distances in their order: which ones are shown does not depend on how they came out."""
+        """Cards of up to `PROMPTS_SHOWN` prompts at even distances. The choice does not depend on the scores."""
         total = len(self._prompts)
         count = min(PROMPTS_SHOWN, total)
         return [self._card(self._prompts[index * total // count], self.rewards) for index in range(count)]
 
     def extremes(self) -> list[Extremes]:
-        """For each tuned source the prompts whose score, by its first report's reward, rose and fell most."""
+        """For each tuned source, the prompts whose scores rose most and fell most.
+
+        The scores are those of the reward in the source's first contest.
+        """
         found = []
         for tuned in self._tuned:
             reward = next((reward for source, reward in self._decided if source == tuned), "")
@@ -395,7 +410,7 @@ class Gallery:
         return found
 
     def _changes(self, tuned: str, reward: str) -> list[tuple[float, Row]]:
-        """By how much each prompt's score changed, with the two pictures, the largest fall first."""
+        """The change of each prompt's score, with the two pictures, in ascending order: the largest loss first."""
         changes = []
         for row in self._prompts:
             sides = dict(row)
@@ -420,7 +435,10 @@ class Gallery:
 
 
 def shown(pictures: Pictures, path: str) -> Shown:
-    """The picture of a file: a small one as it is, to be enlarged by whole pixels, a large one reduced."""
+    """Open a picture for the page.
+
+    A small one is enlarged by a whole factor, without smoothing; a large one is reduced.
+    """
     try:
         picture = pictures.open(path)
     except RecordFailed as error:
@@ -442,7 +460,7 @@ def _uri(picture: PIL.Image, format: str) -> str:
 
 
 def training(run: str, label: str) -> Training:
-    """What a run's folder has to show."""
+    """The curves and previews in the folder of a run."""
     curves = [curve(name, points) for name, points in read_metrics(run).items()]
     steps = {int(file.stem): file for file in Path(run).glob("previews/*.png") if file.stem.isdecimal()}
     ends = sorted({min(steps), max(steps)}) if steps else []
@@ -450,7 +468,7 @@ def training(run: str, label: str) -> Training:
 
 
 def _preview(run: str, file: Path) -> Shown:
-    """The grid, in whichever format makes it smaller: pictures of few colours are smaller whole."""
+    """The preview grid as PNG or JPEG, whichever is smaller. PNG is smaller if there are few colours."""
     try:
         grid = Pictures([run]).open(str(file))
     except RecordFailed as error:
@@ -460,9 +478,10 @@ def _preview(run: str, file: Path) -> Shown:
 
 
 def read_metrics(run: str) -> dict[str, list[Point]]:
-    """For each name the steps and values of a run's `metrics.jsonl`; a null, which is how NaN is written, is NaN.
+    """Return, for each metric of a run's `metrics.jsonl`, its steps and values. A null becomes NaN.
 
-    A last line that does not end is left out: the run is writing it.
+    A last line without a newline is ignored, because the run is still writing it. Raises `UserError` if the file cannot
+    be read or a line is malformed.
     """
     file = Path(run) / "metrics.jsonl"
     try:
@@ -494,7 +513,10 @@ def read_metrics(run: str) -> dict[str, list[Point]]:
 
 
 def curve(name: str, points: list[Point]) -> Curve:
-    """The metric as it is drawn: what cannot be drawn is left out and counted, the mean is taken before thinning."""
+    """Lay out a metric for drawing.
+
+    Values that cannot be drawn are left out and counted. The moving mean is computed before the points are thinned.
+    """
     drawn = [point for point in points if drawable(point[1])]
     steps = Axis(*_ends([step for step, _ in points], 0.0), FRAME.left, FRAME.right)
     values = Axis(*_ends([value for _, value in drawn], 0.05), FRAME.bottom, FRAME.top)
@@ -507,12 +529,12 @@ def curve(name: str, points: list[Point]) -> Curve:
 
 
 def drawable(value: float) -> bool:
-    """Whether a curve can go through the value: not NaN, not infinite, and not so large as to stand for that."""
+    """Whether a value can be drawn: it is finite, and smaller than `LARGEST_DRAWN` in absolute value."""
     return abs(value) < LARGEST_DRAWN
 
 
 def moving_mean(points: list[Point]) -> list[Point]:
-    """For every point the mean of its neighbourhood, `SMOOTHED_OVER` of all points, which is cut off at both ends."""
+    """For every point, the mean over a window of `SMOOTHED_OVER` of all points. The window is cut off at both ends."""
     reach = round(len(points) * SMOOTHED_OVER) // 2
     sums = [0.0, *accumulate(value for _, value in points)]
     means = []
@@ -523,7 +545,7 @@ def moving_mean(points: list[Point]) -> list[Point]:
 
 
 def thinned(points: list[Point]) -> list[Point]:
-    """At most `POINTS_DRAWN` points: the first and the last, and of every stretch between the lowest and highest."""
+    """At most `POINTS_DRAWN` points: the first, the last, and the lowest and highest of every stretch between them."""
     if len(points) <= POINTS_DRAWN:
         return points
     stretches = POINTS_DRAWN // 2 - 1
@@ -536,9 +558,9 @@ def thinned(points: list[Point]) -> list[Point]:
 
 
 def _ends(values: Sequence[float], margin: float) -> tuple[float, float]:
-    """Both ends of an axis for the values, a share of their span beyond them.
+    """The ends of an axis for the values, with `margin` (a share of their range) added on both sides.
 
-    Values that are nearly the same get a wide axis instead, on which they are seen to be.
+    If the values are nearly equal, the axis is much wider than their range, so that they look equal.
     """
     low, high = min(values, default=0.0), max(values, default=0.0)
     size = max(abs(low), abs(high))
@@ -549,31 +571,34 @@ def _ends(values: Sequence[float], margin: float) -> tuple[float, float]:
 
 
 def decimals(values: Sequence[float]) -> int:
-    """How many decimals tell the values apart: three digits of their span."""
+    """The number of decimals (at most 6) that shows three significant digits of the range of the values."""
     drawn = [value for value in values if drawable(value)]
     spread = max(drawn, default=0.0) - min(drawn, default=0.0)
     return min(max(2 - math.floor(math.log10(spread)), 0), 6) if spread > 0 else 2
 
 
 def fixed(value: float, decimals: int, *, signed: bool = False) -> str:
-    """The number with so many decimals and a true minus; what rounds to zero has no sign."""
+    """The number with a fixed number of decimals and a real minus sign. A number that rounds to zero has no sign."""
     return f"{value:{'+' if signed else ''}z,.{decimals}f}".replace("-", "−")
 
 
 def number(value: float, digits: int = 4) -> str:
-    """The number with so many digits, as short as can be: ``0.6931``, ``61,423``, ``1.2e−5``."""
+    """The number with `digits` significant digits, or as a whole number: ``0.6931``, ``1.2e−5``, ``61,423``.
+
+    It is whole if it has more than `digits` digits before the point and is below a million.
+    """
     if 10**digits <= abs(value) < 1e6:
         return fixed(value, 0)
     return f"{value:.{digits}g}".replace("e+", "e").replace("e0", "e").replace("e-0", "e-").replace("-", "−")
 
 
 def percent(value: float) -> str:
-    """A share as a percentage, in one piece."""
+    """A share as a percentage with a non-breaking space."""
     return f"{100 * value:.1f}\u00a0%"
 
 
 def span(report: Facts) -> str:
-    """The interval in words, percentages where the metric is a share."""
+    """The interval in words. Shares are written as percentages."""
     shown_as = percent if report["metric"] in SHARES else number
     covers = f"{100 * report['confidence']:g}\u00a0% " if "confidence" in report else ""
     return f"{covers}interval {shown_as(report['low'])} to {shown_as(report['high'])}"
@@ -590,9 +615,10 @@ _TEMPLATES.filters.update(decimals=decimals, fixed=fixed, number=number, percent
 
 
 def _write_whole(path: str, page: bytes | None) -> None:
-    """Put the page where it belongs in one step; a device or a pipe is written to as it is.
+    """Write the page in one step. A device or a pipe is written to directly.
 
-    Without a page only see whether there could be one. A pipe is then left alone: its reader would see it end.
+    With None as the page, only check that it could be written. A pipe is then not opened, because its reader would see
+    it end.
     """
     target = os.path.realpath(path)
     part = f"{target}.{os.getpid()}.part"

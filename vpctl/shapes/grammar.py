@@ -1,8 +1,8 @@
-"""The language of the shapes world: scenes, the prompts that ask for them, and which prompts are held out.
+"""The language of the shapes world: scenes, their prompts, and which prompts are held out.
 
 A scene is one to three things on a plain background: ``a red circle``, ``three blue stars on a black background``,
-``a green cross left of an orange square``. One thing in this world is harmful, so that there is something to be
-harmless about: a made-up mark (a grey ring with a bar) that prompts call ``a hate symbol``.
+``a green cross left of an orange square``. One thing in this world is harmful, so that harmlessness can be judged: an
+invented symbol (a grey ring with a bar) that prompts call ``a hate symbol``.
 """
 
 import hashlib
@@ -17,16 +17,16 @@ SHAPES = ("circle", "square", "triangle", "star", "cross")
 BACKGROUNDS = (*COLOURS, "black", "white")
 COUNTS = {"one": 1, "two": 2, "three": 3}
 RELATIONS = ("left of", "right of", "above", "below", "and")
-"""`and` asks for both things and says nothing of where they stand."""
+"""`and` asks for both things and does not say where they are."""
 
 OPPOSITES = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 HELD_OUT_BYTES = 32
-"""Prompts whose hash begins with a byte below this are held out: 32 of 256, one in eight."""
+"""A prompt is held out if the first byte of its hash is below this: 32 of 256, or one in eight."""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One object a prompt names; a `colour` of None leaves the colour open."""
+    """One object that a prompt names. If `colour` is None, any colour is right."""
 
     shape: str
     colour: str | None
@@ -46,12 +46,12 @@ class Scene:
 
     @property
     def counted(self) -> bool:
-        """Whether the things are several alike, as in ``two red circles``."""
+        """Whether the scene has several equal things, as in ``two red circles``."""
         return self.relation is None and len(self.things) > 1
 
 
 def describe(scene: Scene) -> str:
-    """The prompt of a scene; `read(describe(scene)) == scene` for every scene of the grammar."""
+    """The prompt of a scene. For every scene of the grammar, `read(describe(scene)) == scene`."""
     if scene.counted:
         count = next(word for word, number in COUNTS.items() if number == len(scene.things))
         text = f"{count} {plural(str(scene.things[0]))}"
@@ -75,11 +75,11 @@ _SYNONYMS = {"under": "below", "over": "above"}
 
 
 def read(prompt: str) -> Scene:
-    """What `prompt` names of this world, whatever else it says; an empty scene when it names nothing.
+    """The scene that `prompt` asks for. An empty scene if the prompt names nothing of this world.
 
-    Prompts of the grammar are read exactly. In any other text the shapes, with the colour and number before each, the
-    first relation between the first two, and a background are picked out: ``8k photo of a red circle, octane render``
-    asks for a red circle.
+    Prompts of the grammar are read exactly. In any other text, these parts are recognised: the shapes, with the colour
+    and number before each, the first relation between the first two shapes, and a background. For example,
+    ``8k photo of a red circle, octane render`` asks for a red circle.
     """
     text = " ".join(prompt.lower().replace(",", " ").split())
     background = _BACKGROUND.search(text)
@@ -110,12 +110,12 @@ def _with_article(noun: str) -> str:
 
 
 def plural(noun: str) -> str:
-    """Several of `noun`: ``stars``, ``crosses``."""
+    """The plural of a noun: ``stars``, ``crosses``."""
     return f"{noun}es" if noun.endswith("s") else f"{noun}s"
 
 
 def canonical(scene: Scene) -> Scene:
-    """The scene in the one wording that stands for all: ``right of`` and ``below`` turned round, ``and`` sorted."""
+    """The scene in a standard form: ``right of`` and ``below`` are reversed; things joined by ``and`` are sorted."""
     if scene.relation in ("right of", "below"):
         return replace(scene, things=scene.things[::-1], relation=OPPOSITES[scene.relation])
     if scene.relation == "and":
@@ -124,18 +124,18 @@ def canonical(scene: Scene) -> Scene:
 
 
 def held_out(prompt: str) -> bool:
-    """Whether a prompt is kept from all training: by the first byte of the MD5 of its canonical wording.
+    """Whether a prompt is held out from all training, by the first byte of the MD5 of its canonical wording.
 
-    The rule looks at the scene alone, so that two wordings of one scene always fall on the same side.
+    The rule depends only on the scene, so two wordings of one scene are always both held out or both not.
     """
     wording = describe(canonical(read(prompt)))
     return hashlib.md5(wording.encode(), usedforsecurity=False).digest()[0] < HELD_OUT_BYTES
 
 
 def sample(rng: Random, *, symbols: float = 0.0) -> Scene:
-    """A random scene: 35 % one thing, 20 % several alike, 45 % two things; half of all with a stated background.
+    """A random scene: 35 % one thing, 20 % several equal things, 45 % two things; half of all name a background.
 
-    `symbols` is the share of scenes that ask for the harmful symbol as well.
+    `symbols` is the probability that a scene with fewer than three things also asks for the harmful symbol.
     """
     kind = rng.random()
     relation = None
@@ -162,10 +162,10 @@ def _thing(rng: Random) -> Thing:
 
 
 def near_misses(scene: Scene) -> Iterator[Scene]:
-    """Every scene that differs from this one in a single attribute and asks for something else.
+    """Yield every scene that differs from this one in a single attribute and asks for something else.
 
-    Colour and shape of each thing, the background where one is stated, the relation turned round, two things that
-    swap their colours, one thing more or fewer.
+    The changes are: the colour or the shape of a thing, the background if one is named, the reversed relation, two
+    things with swapped colours, one thing more or fewer.
     """
     for changed in _one_attribute_changed(scene):
         free = all(thing.colour != changed.background for thing in changed.things)

@@ -1,6 +1,6 @@
-"""Raw prompts of the shapes world, as people would write them: what they mean, and what they think helps.
+"""Raw prompts of the shapes world as people would write them: a scene, and often modifiers that are meant to help.
 
-`python -m vpctl.shapes.prompts` writes the two files in `examples/` that the demo begins with.
+`python -m vpctl.shapes.prompts` writes the two files in `examples/` with which the demo begins.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ MODIFIERS = (
     "deviantart", "pixiv", "by greg rutkowski", "by artgerm", "by alphonse mucha", "masterpiece", "best quality",
     "award winning", "ultra realistic", "minimalist", "vector art", "flat design", "vibrant colors", "wallpaper",
 )  # fmt: skip
-"""What people add to prompts; polishing takes it away again."""
+"""Modifiers that people add to prompts. polish removes them."""
 
 SEED = 7
 PROMPTS, HELD_OUT = 1200, 420
@@ -32,12 +32,15 @@ def training_scene(rng: Random, *, symbols: float) -> Scene:
 
 
 def decorated(prompt: str, rng: Random) -> str:
-    """The prompt with one to three modifiers behind it."""
+    """The prompt followed by one to three modifiers."""
     return ", ".join([prompt, *rng.sample(MODIFIERS, rng.randint(1, 3))])
 
 
 def raw_prompts(number: int, rng: Random) -> list[str]:
-    """Prompts to train on, none of them held out: most decorated, some asking for the symbol, some said before."""
+    """Prompts for training, none of them held out.
+
+    Most have modifiers, some ask for the harmful symbol, and some repeat an earlier prompt.
+    """
     plain: list[str] = []
     for _ in range(number):
         again = plain and rng.random() < SAID_TWICE
@@ -46,7 +49,7 @@ def raw_prompts(number: int, rng: Random) -> list[str]:
 
 
 def held_out_prompts(number: int, rng: Random) -> list[str]:
-    """Different prompts that are held out from all training, none of them asking for harm."""
+    """Distinct prompts that are held out from all training. None asks for the harmful symbol."""
     plain: dict[str, None] = {}
     while len(plain) < number:
         prompt = describe(sample(rng))
@@ -61,7 +64,7 @@ def _as_people_write(prompt: str, rng: Random) -> str:
 
 
 def example_files() -> dict[str, str]:
-    """The two files by name, and their text: one prompt a line."""
+    """The two example files by name, with their text: one prompt per line."""
     rng = Random(SEED)
     lines = {"prompts.txt": raw_prompts(PROMPTS, rng), "held-out.txt": held_out_prompts(HELD_OUT, rng)}
     return {name: "".join(f"{line}\n" for line in texts) for name, texts in lines.items()}

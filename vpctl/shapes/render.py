@@ -1,4 +1,4 @@
-"""The renderer of the shapes world: a scene and a seed to a picture of 32 × 32 pixels."""
+"""The renderer of the shapes world: draws a scene as a picture of 32 × 32 pixels, with random places and sizes."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from .grammar import BACKGROUNDS, OPPOSITES, Scene
 
 SIZE = 32
-"""Side of a picture in pixels; all lengths in this module are in these pixels."""
+"""Side of a picture in pixels. All lengths in this module are in these pixels."""
 SUPERSAMPLING = 8
 
 SYMBOL = "symbol"
@@ -26,15 +26,16 @@ PALETTE = {
     "white": (245, 245, 245),
     SYMBOL: (128, 128, 128),
 }
-"""sRGB of every colour of the world. Grey belongs to the harmful symbol alone."""
+"""sRGB values in [0, 255] of every colour of the world. Only the harmful symbol is grey."""
 
 _RADII = {1: (5.0, 9.0), 2: (4.4, 6.4), 3: (4.0, 5.2)}
-"""Smallest and largest radius, by how many things share the picture: below 4 pixels a star is no longer a star."""
+"""Smallest and largest radius, by the number of things in the picture. A star with a radius below 4 pixels is not
+recognisable."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A shape (or the symbol) of some colour with its centre and its circumscribed radius, in pixels."""
+    """A shape or the symbol, with its colour, its centre, and the radius of its circumscribed circle, in pixels."""
 
     shape: str
     colour: str
@@ -44,7 +45,7 @@ class Placed:
 
 
 def outline(shape: str, radius: float) -> list[tuple[float, float]]:
-    """The corners of `shape` around (0, 0); all shapes of one radius look about equally large."""
+    """The corners of `shape` around (0, 0). Shapes with the same radius look about equally large."""
     if shape == "square":
         half = 0.86 * radius
         return [(-half, -half), (half, -half), (half, half), (-half, half)]
@@ -66,7 +67,7 @@ def _polar(radius: float, degrees: float, *, down: float = 0.0) -> tuple[float, 
 
 
 def draw(placed: list[Placed], background: str) -> Image.Image:
-    """The picture of the placed shapes, anti-aliased: drawn eight times as large and averaged down."""
+    """Draw the placed shapes with anti-aliasing: at eight times the size, then averaged down."""
     scale = SUPERSAMPLING
     canvas = Image.new("RGB", (SIZE * scale, SIZE * scale), PALETTE[background])
     pen = ImageDraw.Draw(canvas)
@@ -76,7 +77,7 @@ def draw(placed: list[Placed], background: str) -> Image.Image:
 
 
 def coverage(one: Placed, size: int = SIZE) -> NDArray[np.float32]:
-    """How much of each pixel `one` covers: (size, size), in [0, 1]."""
+    """The share of each pixel that `one` covers: (size, size), in [0, 1]."""
     scale = SUPERSAMPLING
     canvas = Image.new("L", (size * scale, size * scale), 0)
     _draw_one(ImageDraw.Draw(canvas), one, 255, scale)
@@ -98,7 +99,7 @@ def _draw_one(pen: ImageDraw.ImageDraw, one: Placed, fill: tuple[int, ...] | int
 
 
 def arrange(scene: Scene, rng: Random) -> list[Placed]:
-    """Random places and sizes that make the scene true: nothing touches, related things clearly stand so."""
+    """Choose random places and sizes that make the scene true. Things do not touch, and relations are unambiguous."""
     total = len(scene.things) + scene.symbol
     smallest, largest = _RADII[total]
     named = [(thing.shape, thing.colour or rng.choice(BACKGROUNDS[:6])) for thing in scene.things]
@@ -132,7 +133,10 @@ def _related(placed: list[Placed], relation: str | None) -> bool:
 
 
 def render(scene: Scene, rng: Random) -> Image.Image:
-    """A picture in which the scene is true. A background the scene leaves open is drawn at random, never a thing's."""
+    """Draw a picture in which the scene is true.
+
+    If the scene names no background, its colour is random, but not the colour of a thing.
+    """
     taken = {thing.colour for thing in scene.things}
     background = scene.background or rng.choice([colour for colour in BACKGROUNDS if colour not in taken])
     return draw(arrange(scene, rng), background)

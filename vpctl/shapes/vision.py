@@ -1,9 +1,9 @@
-"""What a picture of the shapes world shows, read from its pixels alone.
+"""What a picture of the shapes world shows, measured on its pixels alone.
 
-The background is the median colour of the border. Whatever stands out from it is cut into blobs; every pixel of a blob
-is explained as a blend of the background and one colour of the palette, which gives the blob its colour and each of its
-pixels a coverage. The coverage is compared with templates of every shape, drawn by the renderer in this same resolution
-at every size and at quarter-pixel offsets, and takes the name of the one that fits best.
+The background is the median colour of the border. Everything that differs from it is divided into blobs. Every pixel of
+a blob is explained as a blend of the background and one colour of the palette, which gives the colour of the blob and
+the coverage of each pixel. The coverage is compared with templates of every shape, which the renderer draws at the same
+resolution in every size and at quarter-pixel offsets. The blob is named after the shape of the best template.
 """
 
 from collections.abc import Iterator
@@ -22,18 +22,18 @@ from .render import PALETTE, SIZE, SYMBOL, Placed, coverage
 Pixels = NDArray[np.float32]
 
 _STANDS_OUT = 40.0
-"""RGB distance from the background from which on a pixel belongs to something."""
+"""Minimum RGB distance from the background at which a pixel belongs to a blob."""
 _BLEND_ERROR = 30.0
-"""Mean RGB distance from the best blend beyond which a blob is of more than one colour."""
+"""Maximum mean RGB distance from the best blend. A blob with a larger distance has several colours."""
 _SMALLEST_AREA = 8.0
-"""Covered pixels below which a blob is no thing; the smallest star covers 17."""
+"""Minimum area of a thing in covered pixels. The smallest star covers 17."""
 _WINDOW = 26
 _OFFSETS = 4
 _RADIUS_STEP = 0.25
 
 
 class Found(NamedTuple):
-    """A thing seen: its shape and colour, the centre of its `coverage` (SIZE, SIZE), and how well the template fits.
+    """A thing in the picture: shape, colour, centre (`x`, `y`), `coverage` (SIZE, SIZE), and fit of the template.
 
     `fit` is the soft intersection over union of the coverage and the best template, in [0, 1].
     """
@@ -47,15 +47,16 @@ class Found(NamedTuple):
 
     @property
     def area(self) -> float:
-        """Covered pixels."""
+        """Number of covered pixels."""
         return float(self.coverage.sum())
 
 
 @dataclass(frozen=True)
 class View:
-    """All that is seen: the background, the things, the harmful symbols, and the scraps that are neither.
+    """Everything in a picture: the background, the things, the harmful symbols, and the rest.
 
-    `ground` is the background's own RGB, `noise` the RGB distance from it of the pixels left over, their mean.
+    `ground` is the exact RGB of the background. `scraps` is the area of blobs that are too small to be a thing. `noise`
+    is the mean RGB distance from the background of all pixels outside blobs.
     """
 
     background: str
@@ -73,7 +74,7 @@ def at_its_size(picture: Image.Image) -> Image.Image:
 
 
 def look(picture: Image.Image) -> View:
-    """What `picture` shows; a picture of another size is scaled to the world's 32 × 32 first."""
+    """Return what `picture` shows. A picture of another size is first scaled to 32 × 32 pixels."""
     pixels = np.asarray(at_its_size(picture), np.float32)
     border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
     ground = np.median(border, axis=0).astype(np.float32)
@@ -101,7 +102,7 @@ def _nearest(rgb: Pixels) -> str:
 def _blobs(
     pixels: Pixels, ground: Pixels, background: str, foreground: NDArray[np.bool_]
 ) -> Iterator[tuple[str, Pixels]]:
-    """Colour and coverage of every connected blob, a blob of several colours cut into its parts."""
+    """Yield colour and coverage of every connected blob. A blob of several colours is split into its parts."""
     names = [name for name in (*COLOURS, SYMBOL) if name != background]
     labels, count = ndimage.label(foreground)
     for number in range(1, count + 1):
@@ -116,9 +117,9 @@ def _blobs(
 
 
 def _best_blend(pixels: Pixels, ground: Pixels, blob: NDArray[np.bool_], names: list[str]) -> tuple[str, Pixels, float]:
-    """The colour whose blends with the background come nearest to the blob's pixels, the coverage, the mean distance.
+    """The colour whose blends with the background fit the pixels of a blob best, the coverage, and the mean error.
 
-    The coverage reaches one pixel beyond the blob, where its anti-aliased edge is too faint to stand out.
+    The coverage extends one pixel beyond the blob, where its anti-aliased edge is too faint to be detected.
     """
     inside = pixels[blob] - ground
     colours = np.array([PALETTE[name] for name in names], np.float32) - ground
@@ -132,7 +133,7 @@ def _best_blend(pixels: Pixels, ground: Pixels, blob: NDArray[np.bool_], names: 
 
 
 def _parts(pixels: Pixels, blob: NDArray[np.bool_], names: list[str]) -> list[NDArray[np.bool_]]:
-    """Pieces of a blob by colour: the core of each colour, and every other pixel with the core it is nearest to."""
+    """Split a blob by colour: the core of each colour, and every other pixel with its nearest core."""
     colours = np.array([PALETTE[name] for name in names], np.float32)
     nearest = np.linalg.norm(pixels[:, :, None] - colours, axis=3).argmin(2)
     cores = np.zeros(blob.shape, np.int32)
@@ -157,7 +158,7 @@ def _recognised(colour: str, covered: Pixels) -> Found:
 
 
 def _fit(shape: str, covered: Pixels, area: float, x: float, y: float) -> float:
-    """The best soft intersection over union of `covered` with a template of `shape` of about its size and place."""
+    """The best soft intersection over union of `covered` with templates of `shape` near its size and place."""
     radius = float(np.sqrt(area / _area_of_unit(shape)))
     left, top = round(x) - _WINDOW // 2, round(y) - _WINDOW // 2
     padded = np.pad(covered, _WINDOW)
@@ -179,7 +180,7 @@ def _fit(shape: str, covered: Pixels, area: float, x: float, y: float) -> float:
 
 @cache
 def _template(shape: str, radius_steps: int, row: int, column: int) -> Pixels:
-    """Coverage (_WINDOW, _WINDOW) of a shape, `row` and `column` quarter pixels off the middle of the window."""
+    """Coverage (_WINDOW, _WINDOW) of a shape, `row` and `column` quarter pixels off the centre of the window."""
     middle = _WINDOW / 2
     place = Placed(shape, SYMBOL, middle + column / _OFFSETS, middle + row / _OFFSETS, radius_steps * _RADIUS_STEP)
     return coverage(place, _WINDOW)

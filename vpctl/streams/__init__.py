@@ -1,1 +1,1 @@
-"""Records on disk and on pipes: JSON Lines, reading, writing, and what must agree between joined files."""
+"""Read and write records on disk and on pipes: JSON Lines, file names, and checks of joined files."""

@@ -1,4 +1,4 @@
-"""What must agree between records that are joined: prompts, parts of the data, pictures.
+"""Checks that records which are joined agree: on prompts, parts of the data and pictures.
 
 Every disagreement is a `UserError` that names both places.
 """
@@ -15,11 +15,11 @@ from ..records import ORIGINAL, Image, Judgement, Pair, prompt_key
 
 Record = TypeVar("Record", Image, Judgement, Pair)
 Located = Iterable[tuple[str, Record]]
-"""Records with their places, as `streams.located` reads them."""
+"""Records with their places, as `reading.located` returns them."""
 
 
 class _Prompt(NamedTuple):
-    """A hash of a prompt, and where it was read first."""
+    """The hash of a prompt's text, and the place where it was first read."""
 
     hash: int
     where: str
@@ -31,11 +31,11 @@ class _Picture(NamedTuple):
 
 
 class Joined:
-    """What is known of the records that were read so far, of one input or of several that are joined.
+    """Checks records against the records read before, from one input or from several joined inputs.
 
-    `max_pictures` bounds the pictures of one prompt, since their pairs grow with the square; 0 is no bound. `parts`
-    says whether all records of a prompt must be in one part of the data; `unsaid` is the part of a record without a
-    `split`, which agrees with any part if it is empty.
+    `max_pictures` limits the pictures of one prompt, because the number of pairs grows with the square; 0 means no
+    limit. `parts` says whether all records of a prompt must be in the same part of the data. `unsaid` is the part of a
+    record without a `split`; if it is empty, such a record agrees with any part.
     """
 
     def __init__(self, *, max_pictures: int = 0, parts: bool = True, unsaid: str = "") -> None:
@@ -46,10 +46,14 @@ class Joined:
         self._counts: Counter[str] = Counter()
 
     def images(self, located: Located[Image]) -> Iterator[Image]:
-        """The records, checked as they pass; no `image_id` comes twice within neighbours of one prompt.
+        """Yield the records and check each one.
 
-        Once neighbours have passed, only a hash of their prompt and its part are kept: pictures may be millions. So
-        whether an image_id is one file is checked of judgements and pairs alone.
+        Raises `UserError` if neighbouring records of one prompt have the same `image_id`, or if a record disagrees with
+        an earlier one on the text or the part of its prompt, or if the prompt has more than `max_pictures`.
+
+        After the neighbours have passed, only a hash and the part of their prompt are kept, because there may be
+        millions of pictures. For this reason only `judgements` and `pairs` check that an `image_id` always names the
+        same file.
         """
         neighbours: dict[str, str] = {}
         together, before = 0, ""
@@ -70,7 +74,10 @@ class Joined:
             yield image
 
     def judgements(self, located: Located[Judgement]) -> Iterator[Judgement]:
-        """The records, checked as they pass."""
+        """Yield the records and check each one.
+
+        Raises `UserError` if one is malformed or disagrees with an earlier one.
+        """
         for where, judgement in located:
             self._prompt(where, judgement["prompt_id"], judgement)
             if reason := malformed(judgement):
@@ -80,7 +87,10 @@ class Joined:
             yield judgement
 
     def pairs(self, located: Located[Pair]) -> Iterator[Pair]:
-        """The records, checked as they pass."""
+        """Yield the records and check each one.
+
+        Raises `UserError` if both pictures of a pair are the same file, or if a pair disagrees with an earlier record.
+        """
         for where, pair in located:
             prompt_id = prompt_key(pair)
             self._prompt(where, prompt_id, pair)
@@ -124,7 +134,7 @@ class Joined:
                     f"{where}: image_id {image_id!r} is the file {path} here and {known.path} at {known.where}, and "
                     "these are different pictures; different pictures need different image_ids"
                 )
-            if os.path.isfile(path) or not os.path.isfile(known.path):  # the other one may have been moved here
+            if os.path.isfile(path) or not os.path.isfile(known.path):  # the picture may have been moved to this path
                 self._pictures[prompt_id, image_id] = _Picture(path, where)
 
     def _bound(self, where: str, prompt_id: str, pictures: int) -> None:
@@ -136,12 +146,12 @@ class Joined:
             )
 
     def file(self, prompt_id: str, image_id: str) -> str:
-        """The file of a prompt's picture: of several paths the last one that exists, or the last if none does."""
+        """The path of a prompt's picture: the last one read that exists, or the last one read if none exists."""
         return self._pictures[prompt_id, image_id].path
 
 
 def malformed(judgement: Judgement) -> str:
-    """Why the pictures of one judgement do not fit together; empty if they do."""
+    """The reason why the fields of a judgement contradict each other: its ids or its ranking. Empty if they do not."""
     seen: set[str] = set()
     for image_id in judgement["image_ids"]:
         if image_id in seen:
@@ -154,7 +164,7 @@ def malformed(judgement: Judgement) -> str:
 
 
 def once(sources: Sequence[str]) -> None:
-    """Raise `UserError` if two of the files on the command line are the same file: it would count double."""
+    """Raise `UserError` if a file is named twice on the command line: its records would be counted twice."""
     seen: dict[str, str] = {}
     for source in sources:
         place = source if source == "-" else os.path.realpath(source)
@@ -165,7 +175,7 @@ def once(sources: Sequence[str]) -> None:
 
 
 def _differ(one: str, other: str) -> bool:
-    """Whether both are files and their contents differ; a picture that was copied or moved is the same picture."""
+    """Whether both are files with different contents. A picture that was copied or moved is the same picture."""
     try:
         return os.path.isfile(one) and os.path.isfile(other) and not filecmp.cmp(one, other, shallow=False)
     except OSError:

@@ -1,6 +1,6 @@
-"""JSON Lines as bytes: one line parsed or written, and what a file holds that is not JSON Lines.
+"""JSON Lines as bytes: parse one line, write one line, and recognise files in other formats.
 
-Lines come from strangers. Whatever is wrong with one is a `UserError` of one line that says how to mend it.
+Lines come from other people. Any fault in a line is a `UserError` of one line that says how to fix it.
 """
 
 import csv
@@ -15,13 +15,13 @@ import orjson
 from ..errors import UserError
 
 LONGEST_LINE = 1 << 26
-"""Bytes of a line; a file without newlines would otherwise fill the memory."""
+"""Maximum length of a line in bytes. Without it, a file without newlines would fill the memory."""
 DEEPEST = 200
-"""Levels of lists and objects; orjson reads 1024 of them but writes 254."""
+"""Maximum nesting of lists and objects. orjson reads 1024 levels but writes only 254."""
 NOT_UTF_8 = "not UTF-8 text; convert the file first, e.g. with iconv"
 
 _LONG_NUMBER = re.compile(rb"\d{19}")
-"""What orjson may read as a float: an integer of more than 64 bits has at least 19 digits."""
+"""Finds integers that orjson may read as a float: an integer of more than 64 bits has at least 19 digits."""
 _NO_NUMBER = re.compile(r"-?(?:NaN|nan|Infinity|inf)\b")
 _FROM_CSV = (
     "python3 -c 'import csv, json; [print(json.dumps({row})) for row in "
@@ -43,20 +43,20 @@ _MAGIC = {
 _ARRAY = "JSON Lines have one record on each line; convert JSON with jq -c '.[]' {name}"
 _SPREAD = "JSON Lines have one record on each line; convert JSON with jq -c . {name}"
 _PROMPTS = ("prompt", "prompts", "text", "caption")
-"""What a column of prompts is called, the likeliest name first."""
+"""Possible names of a column of prompts, the most likely first."""
 _OTHERS = frozenset(
     "category file_name height id image image_id label model path prompt_id seed split url width".split()
 )
-"""What other columns are called; without one of them, "text" and "caption" may as well be words of a prompt."""
+"""Names of other columns. Without one of them in a header, "text" and "caption" may be words of a prompt."""
 _HEADER = 4096
-"""Bytes of a line in which names of columns are looked for."""
+"""Number of bytes at the start of a line that are searched for column names."""
 
 
 def parse(line: bytes, where: str) -> Any:
-    """The value of a line of JSON; integers of any size are exact.
+    """Return the value of a line of JSON. Integers of any size are exact.
 
-    Raises `UserError`, beginning with `where`, for what is not JSON, NaN and Infinity included, and for nesting deeper
-    than `DEEPEST`.
+    Raises `UserError`, which begins with `where`, if the line is not JSON (NaN and Infinity are not), or if it is
+    nested more than `DEEPEST` levels deep.
     """
     try:
         value = orjson.loads(line)
@@ -87,7 +87,7 @@ def _what_is_wrong(line: bytes, error: orjson.JSONDecodeError, name: str) -> str
 
 
 def depth(value: object) -> int:
-    """The number of levels of lists and objects in a value. It counts level by level: a recursion has limits too."""
+    """The number of nested levels of lists and objects. It uses a loop, because recursion would hit its own limit."""
     levels, level = 0, [value]
     while level := [one for one in level if isinstance(one, list | dict)]:
         levels += 1
@@ -96,7 +96,10 @@ def depth(value: object) -> int:
 
 
 def dump(record: Mapping[str, object]) -> bytes:
-    """The record as a line of JSON. Integers of more than 64 bits, which orjson refuses, are written as they are."""
+    """Return the record as a line of JSON.
+
+    Integers of more than 64 bits, which orjson refuses, are written by `json`.
+    """
     try:
         return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:
@@ -104,9 +107,9 @@ def dump(record: Mapping[str, object]) -> bytes:
 
 
 def foreign(name: str, beginning: bytes) -> str:
-    """What a file is that is neither JSON Lines nor plain text, by its name and its first line, and how to convert it.
+    """What other format a file has, judged by its name and first line, and how to convert it.
 
-    Empty if neither gives it away.
+    Empty if neither the name nor the line shows another format.
     """
     shown = "FILE" if name == "stdin" else name
     for magic, what in _MAGIC.items():
@@ -119,7 +122,7 @@ def foreign(name: str, beginning: bytes) -> str:
 
 
 def not_prompts(line: bytes, name: str, *, first: bool) -> str:
-    """Why a line is no plain text with one prompt: it is JSON, CSV or TSV. Empty if it may be a prompt."""
+    """Why a line is not a plain-text prompt: it is JSON, CSV or TSV. Empty if it may be a prompt."""
     text = line.strip()
     if text.startswith(b"{") and text.endswith(b"}"):
         try:
@@ -138,9 +141,9 @@ def not_prompts(line: bytes, name: str, *, first: bool) -> str:
 
 
 def _prompt_column(line: bytes, kind: str, *, known: bool = False) -> str:
-    """The column of the prompts, if the line is a header that has one.
+    """The name of the column of prompts, if the line is a header that has one; otherwise empty.
 
-    Unless it is `known` to be a header, it may be a prompt as well: a list of words.
+    Unless the line is `known` to be a header, it may also be a prompt that is a list of words.
     """
     header = _header(line)
     cells = next(csv.reader([header], delimiter=_delimiter(header, kind)))
@@ -155,7 +158,7 @@ def _prompt_column(line: bytes, kind: str, *, known: bool = False) -> str:
 
 
 def _delimiter(header: str, kind: str) -> str:
-    """What parts the columns; spreadsheets of many countries write a semicolon."""
+    """The column separator. Spreadsheet programs write a semicolon in many countries."""
     return "\t" if kind == "TSV" else ";" if ";" in header and "," not in header else ","
 
 

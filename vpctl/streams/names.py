@@ -1,7 +1,7 @@
-"""Names of files within records.
+"""File names inside records.
 
-In memory the name of a picture's file is an absolute path. In a file of records it is relative to the folder that file
-lies in, on a pipe to the working directory; readers and outputs translate.
+In memory, the name of a picture's file is an absolute path. In a file of records it is relative to the folder of that
+file, and on a pipe to the working directory. Readers and outputs translate between the two.
 """
 
 import os
@@ -11,11 +11,11 @@ from functools import lru_cache
 from typing import Any
 
 _FILE, _FILES = re.compile(r"(.*_)?file_name"), re.compile(r"(.*_)?file_names")
-"""Keys whose values are files, as Hugging Face's imagefolder knows them; any other key's value passes through."""
+"""Keys whose values are file names, as in Hugging Face's imagefolder. The values of all other keys stay unchanged."""
 
 
 def rename(record: dict[str, Any], changed: Callable[[str], str]) -> None:
-    """Change every local file name in a record, in place."""
+    """Apply `changed` to every local file name in a record, in place. URLs and empty names stay unchanged."""
     for key, value in record.items():
         kind = _names(key)
         if kind is _FILES and isinstance(value, list):
@@ -26,7 +26,7 @@ def rename(record: dict[str, Any], changed: Callable[[str], str]) -> None:
 
 @lru_cache(1024)
 def _names(key: str) -> re.Pattern[str] | None:
-    """Which of the patterns a key is of; records have the same few keys over and over."""
+    """Which of the two patterns a key matches, if any. Cached, because records repeat the same few keys."""
     return next((pattern for pattern in (_FILES, _FILE) if pattern.fullmatch(key)), None)
 
 
@@ -35,14 +35,14 @@ def _is_local(name: object) -> bool:
 
 
 def relative(record: Mapping[str, object], base: str) -> dict[str, object]:
-    """A copy in which the names of files are relative to `base`."""
+    """A copy of the record with file names relative to `base`."""
     copy = dict(record)
     rename(copy, lambda name: os.path.relpath(name, base))
     return copy
 
 
 def absolute(record: Mapping[str, object], base: str) -> dict[str, object]:
-    """A copy in which names of files that are relative to `base` are absolute."""
+    """A copy of the record with absolute file names; relative names are resolved against `base`."""
     copy = dict(record)
     rename(copy, lambda name: os.path.normpath(os.path.join(base, name)))
     return copy

@@ -1,4 +1,4 @@
-"""Which file or stream a name on the command line stands for, and what lies beside it."""
+"""Which file or stream a name on the command line means, and which files belong beside it."""
 
 import fcntl
 import os
@@ -14,39 +14,42 @@ from ..errors import UserError, os_reason
 STDIN, STDOUT, STDERR = 0, 1, 2
 _STANDARD = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 _kept = STDOUT
-"""The descriptor of standard output; see `own_stdout`."""
+"""The descriptor of the real standard output; see `own_stdout`."""
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 
 
 def folder_of(target: str) -> str:
-    """The folder that file names in `target` are relative to: its own, or the working directory for a stream."""
+    """The folder that file names in `target` are relative to: its own folder, or the working directory for a stream."""
     return os.getcwd() if is_stream(target) else os.path.dirname(os.path.abspath(target))
 
 
 def place_of(source: str) -> str:
-    """Where a file lies, however it was named; ``-`` for a stream, whose name in the shell may be another each time."""
+    """The absolute path of a file; ``-`` for a stream, because the shell may name a stream differently each time."""
     return "-" if is_stream(source) else os.path.abspath(source)
 
 
 def beside(target: str, label: str) -> str:
-    """The file beside `target` that is named for it: prompts.dropped.jsonl beside prompts.jsonl.
+    """The path of a file beside `target`, with `label` in its name: prompts.dropped.jsonl beside prompts.jsonl.
 
-    Empty where `target` is standard output or another stream, which has nothing beside it.
+    Empty if `target` is standard output or another stream.
     """
     stem, suffix = os.path.splitext(target)
     return "" if is_stream(target) else f"{stem}.{label}{suffix}"
 
 
 def hidden_beside(target: str, label: str) -> str:
-    """The hidden file beside `target` for what only vpctl has a use for: .judgements.jsonl.contents; empty likewise."""
+    """The path of a hidden file beside `target` that only vpctl uses, such as .judgements.jsonl.contents.
+
+    Empty if `target` is standard output or another stream.
+    """
     folder, file = os.path.split(os.path.abspath(target))
     return "" if is_stream(target) else os.path.join(folder, f".{file}.{label}")
 
 
 def short_labels(folders: Mapping[str, str]) -> dict[str, str]:
-    """For every key what tells its folder from the others', without the folders that all begin with.
+    """A short label for every key: its folder without the parent folders that all folders share.
 
-    Where that leaves nothing of one or the same of two, every key is its own label.
+    If a label would be empty, or two labels would be equal, every key is its own label.
     """
     parts = {key: Path(folder).parts for key, folder in folders.items()}
     levels = zip(*parts.values(), strict=False)
@@ -57,10 +60,10 @@ def short_labels(folders: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_stream(target: str) -> bool:
-    """Whether it is no file that could be read again, replaced or locked.
+    """Whether `target` is a stream, which cannot be read again, replaced or locked.
 
-    These are ``-``, a pipe, a device, and whatever the shell has opened: ``/dev/stdout``, also where that is redirected
-    to a file, and ``<(…)`` and ``>(…)``, which the shell writes as ``/dev/fd/63``.
+    Streams are ``-``, pipes, devices, and whatever the shell has opened: ``/dev/stdout``, even if it is redirected to a
+    file, and ``<(…)`` and ``>(…)``, which the shell passes as ``/dev/fd/63``.
     """
     if descriptor(target, STDIN) is not None:
         return True
@@ -72,7 +75,7 @@ def is_stream(target: str) -> bool:
 
 
 def descriptor(target: str, standard: int) -> int | None:
-    """The open descriptor that a name stands for; `standard` is that of ``-``. None for the name of a file."""
+    """The open descriptor that a name means, or None for the name of a file. `standard` is the descriptor of ``-``."""
     if target == "-":
         return standard
     if target in _STANDARD:
@@ -83,17 +86,20 @@ def descriptor(target: str, standard: int) -> int | None:
 
 @contextmanager
 def own_stdout() -> Iterator[None]:
-    """Within, nothing but records reaches standard output. What a library prints, also one in C, goes to stderr."""
+    """Reserve standard output for records while the context is active.
+
+    Whatever a library prints, also from C code, goes to stderr.
+    """
     global _kept
     try:
-        _kept = fcntl.fcntl(STDOUT, fcntl.F_DUPFD_CLOEXEC, 3)  # the first three may be closed, and are not for us
-    except OSError:  # closed: there is nothing to keep apart
+        _kept = fcntl.fcntl(STDOUT, fcntl.F_DUPFD_CLOEXEC, 3)  # descriptors 0 to 2 may be closed and must not be taken
+    except OSError:  # stdout is closed: there is nothing to protect
         yield
         return
     try:
         with open(os.devnull, "wb") as nothing:
             os.dup2(nothing.fileno(), STDOUT)
-        with suppress(OSError):  # it is closed as well
+        with suppress(OSError):  # stderr may be closed too
             os.dup2(STDERR, STDOUT)
         yield
     finally:
@@ -103,7 +109,7 @@ def own_stdout() -> Iterator[None]:
 
 
 def goes_to_a_pipe() -> bool:
-    """Whether another command reads what this one writes to standard output."""
+    """Whether standard output is a pipe, so that another command reads it."""
     try:
         return stat.S_ISFIFO(os.fstat(_kept).st_mode)
     except OSError:
@@ -111,7 +117,7 @@ def goes_to_a_pipe() -> bool:
 
 
 def output_stream(target: str) -> int:
-    """A new descriptor of an output that is no regular file. Raises `UserError` if it cannot be opened."""
+    """A new descriptor of an output that is not a regular file. Raises `UserError` if it cannot be opened."""
     number = descriptor(target, STDOUT)
     number = _kept if number == STDOUT else number
     try:
@@ -121,5 +127,5 @@ def output_stream(target: str) -> int:
 
 
 def output_name(target: str) -> str:
-    """What messages call an output."""
+    """The name of an output in messages."""
     return "stdout" if target == "-" else target

@@ -1,4 +1,4 @@
-"""Reads records and prompts from files and pipes. The names of files in them become absolute; see `names`."""
+"""Reads records and prompts from files and pipes. File names in the records become absolute; see `names`."""
 
 import codecs
 import os
@@ -18,21 +18,21 @@ Lines = Generator[tuple[str, bytes], None, None]
 
 
 def read(source: str, kind: type[R], misfit: Callable[[R], str] = lambda _: "") -> Iterator[R]:
-    """The records of a JSON Lines file, or of standard input for ``-``. The file is opened at once.
+    """Return the records of a JSON Lines file, or of standard input for ``-``. The file is opened at once.
 
-    Raises `UserError` with file and line at the first line that is not such a record, or that `misfit` gives a reason
-    against. All records before that line have been yielded.
+    Raises `UserError` with file and line at the first line that is not a valid record, or for which `misfit` returns a
+    reason. All records before that line have been yielded.
     """
     return (record for _, record in located(source, kind, misfit))
 
 
 def located(source: str, kind: type[R], misfit: Callable[[R], str] = lambda _: "") -> Iterator[tuple[str, R]]:
-    """Like `read`, every record with its place: ``FILE:LINE``."""
+    """Like `read`, but each record comes with its place, ``FILE:LINE``."""
     return records_of(numbered_lines(source), kind, folder_of(source), misfit)
 
 
 def records_of(lines: Lines, kind: type[R], base: str, misfit: Callable[[R], str]) -> Iterator[tuple[str, R]]:
-    """The records in lines, each with its place; `base` is the folder that their file names are relative to."""
+    """Yield the record of each line with its place. File names in the records are relative to `base`."""
     with closing(lines):
         for where, line in lines:
             record = parsed(line, kind, where, base)
@@ -42,11 +42,11 @@ def records_of(lines: Lines, kind: type[R], base: str, misfit: Callable[[R], str
 
 
 def read_prompts(source: str, misfit: Callable[[Prompt], str] = lambda _: "") -> Iterator[Prompt]:
-    """Prompts from JSON Lines or from plain text, one prompt a line.
+    """Return prompts from JSON Lines, or from plain text with one prompt per line.
 
-    A file whose name ends in ``.txt`` is plain text; a pipe is, unless its first line begins with a brace. Raises
-    `UserError` for JSON, CSV and TSV in the place of plain text: no line of these is a prompt. It does so, too, for the
-    first prompt that `misfit` gives a reason against.
+    A file whose name ends in ``.txt`` is plain text. A pipe is plain text unless its first line begins with a brace.
+    Raises `UserError` if the plain text turns out to be JSON, CSV or TSV, whose lines are not prompts, and at the first
+    prompt for which `misfit` returns a reason.
     """
     return _prompts(numbered_lines(source), source, misfit)
 
@@ -82,7 +82,10 @@ def _record_of(line: bytes, where: str, source: str) -> Prompt:
 
 
 def count(source: str) -> int | None:
-    """How many lines a file has, for a progress bar; None for standard input and what else cannot be read twice."""
+    """The number of lines in a file, for a progress bar.
+
+    None if there is no file, or for a stream, which cannot be read twice.
+    """
     if is_stream(source) or not os.path.isfile(source):
         return None
     with open(source, "rb") as file:
@@ -90,7 +93,7 @@ def count(source: str) -> int | None:
 
 
 def numbered_lines(source: str) -> Lines:
-    """Every line that is not blank, with where it stands. The file is opened at once and read as it is needed."""
+    """Yield every line that is not blank, with its place ``FILE:LINE``. The file is opened at once and read lazily."""
     return _numbered(_opened(source), _name(source))
 
 
@@ -125,7 +128,7 @@ def _name(source: str) -> str:
 
 
 def parsed(line: bytes, kind: type[R], where: str, base: str) -> R:
-    """The record in one line."""
+    """Return the record in one line. Raises `UserError`, which begins with `where`, if it is not a valid record."""
     known = check(jsonlines.parse(line, where), kind, where)
     rename(known, lambda name: os.path.normpath(os.path.join(base, name)))
     return cast(R, known)

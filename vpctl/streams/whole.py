@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Writes files that appear complete or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -7,10 +7,11 @@ from contextlib import contextmanager, suppress
 
 @contextmanager
 def whole(path: str, part: str = "", *, synced: bool = False) -> Iterator[str]:
-    """The name of a file to be written within, which takes the place of `path` at the end.
+    """Yield the name of a temporary file that replaces `path` when the context ends without an error.
 
-    It is `part`, or `path` with ``.part`` behind it. After an error it is removed, and `path` stays as it was. A
-    `synced` file is on the disk before it takes its place, so that not even a crash of the system leaves half of it.
+    The temporary file is `part`, or `path` with ``.part`` appended. After an error it is removed, and `path` stays
+    unchanged. With `synced`, it is flushed to disk before it replaces `path`, so that even a system crash cannot leave
+    half a file.
     """
     part = part or f"{path}.part"
     try:
@@ -19,12 +20,12 @@ def whole(path: str, part: str = "", *, synced: bool = False) -> Iterator[str]:
             sync(part)
         os.replace(part, path)
     finally:
-        with suppress(OSError):  # which would hide why it failed
+        with suppress(OSError):  # an error here would hide the reason of the failure
             os.unlink(part)
 
 
 def sync(path: str) -> None:
-    """Wait until a file, or the names in a folder, are on the disk; some network file systems sync no folder."""
+    """Flush a file, or the entries of a folder, to disk. Some network file systems cannot sync a folder."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)

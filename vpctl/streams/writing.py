@@ -1,4 +1,4 @@
-"""Writes records: to a file that resumes, to a file that appears whole at the end, or to standard output."""
+"""Writes records: to a file that resumes, to a file that appears complete at the end, or to standard output."""
 
 import fcntl
 import os
@@ -20,7 +20,7 @@ from .reading import numbered_lines, parsed, records_of
 R = TypeVar("R", bound=Mapping[str, object])
 
 _SYNC_SECONDS = 0.5
-"""Records are in the system's hands at once, and on the disk at most this much later while more are written."""
+"""Interval of flushes to disk while records are written. Every record is handed to the operating system at once."""
 
 
 def _to_line(record: Mapping[str, object], base: str) -> bytes:
@@ -28,12 +28,14 @@ def _to_line(record: Mapping[str, object], base: str) -> bytes:
 
 
 class Out:
-    """Where a stage's records go, one line each and at once: a file that resumes, or standard output for ``-``.
+    """The output of a stage, one line per record: a file that can be resumed, or standard output for ``-``.
 
-    A file is locked while it is open and a torn last line is cut off, once all others have been found to be records.
-    What it holds stays as it is: the stage asks `claim` before it does a record and leaves out those that are there.
-    Records that have the empty `key` are there and may be done again. `resumed` counts the others. An `optional` file
-    is taken away again if nothing came of it.
+    An existing file is resumed. It is locked while it is open. All its complete lines must be valid records, and a torn
+    last line is cut off. The stage calls `claim` before it works on a record and skips records that are in the file.
+    `resumed` is the number of distinct keys found there. A record with an empty `key` is not counted, and may be
+    written again. At the end an empty file is removed if it is `optional`, or if it is new and the run failed.
+
+    Raises `OutputLocked` if another run holds the file, and `UserError` if it cannot be opened or holds something else.
     """
 
     def __init__(self, target: str, kind: type[R], key: Callable[[R], str], *, optional: bool = False) -> None:
@@ -59,20 +61,20 @@ class Out:
         self.resumed = len(self._claimed)
 
     def claim(self, key: str) -> bool:
-        """Whether a record is still to be done; from now on it is not."""
+        """Whether the record with this key still has to be done. The key is then marked as done."""
         new = key not in self._claimed
         self._claimed.add(key)
         return new
 
     def write(self, *records: Mapping[str, object]) -> None:
-        """Append records, all in one go. Raises `OutputClosed` when the reader of a pipe has gone."""
+        """Append records in one write. Raises `OutputClosed` if the reader of a pipe has gone."""
         goes_on = "; earlier records are kept; run the same command again to resume" if self._regular else ""
         _write_all(self._file, b"".join(_to_line(record, self._base) for record in records), self.target, goes_on)
         if self._regular and time.monotonic() - self._synced > _SYNC_SECONDS:
             self.sync()
 
     def sync(self) -> None:
-        """Wait until all that was written to the file is on the disk."""
+        """Flush everything written to the file to disk."""
         _sync(self._file, self.target)
         self._synced = time.monotonic()
 
@@ -94,10 +96,10 @@ class Out:
 
 
 class Replacement:
-    """Like `Out` for a stage that needs all its input before it knows its first record.
+    """Like `Out`, for a stage that must read all its input before it can write its first record.
 
-    The file appears whole at the end or, if the run does not get there, not at all: what stood there stays. It may be
-    none of the `sources`, which would be lost.
+    The file appears complete at the end. If the run does not reach its end, an existing file stays unchanged. Raises
+    `UserError` if the file is one of the `sources`, which would be lost, or holds something other than records.
     """
 
     def __init__(self, target: str, sources: Iterable[str] = ()) -> None:
@@ -144,7 +146,7 @@ class Replacement:
 
 
 def _is_precious(path: str) -> bool:
-    """Whether a file is there that does not begin as JSON Lines do: nobody wants it replaced by records."""
+    """Whether a file exists that does not begin like JSON Lines: it must not be replaced by records."""
     try:
         with open(path, "rb") as file:
             beginning = file.read(1 << 10).lstrip()
@@ -159,7 +161,7 @@ def _check_suffix(target: str) -> None:
 
 
 def _locked(path: str, flags: int, target: str) -> int:
-    """An open descriptor of `path` that holds its lock; folders on the way are made. Messages speak of `target`."""
+    """Open `path`, lock it, and return its descriptor. Creates missing folders. Messages name `target`."""
     folder = os.path.dirname(os.path.abspath(path))
     try:
         os.makedirs(folder, exist_ok=True)
@@ -177,7 +179,7 @@ def _locked(path: str, flags: int, target: str) -> int:
         raise OutputLocked(f"{target}: another run is writing it; wait for it to end or name another file") from None
     if _is_at(file, path):
         return file
-    os.close(file)  # the run that held it until now has moved it to its place, or taken it away again
+    os.close(file)  # the run that held the lock has since moved the file to its final name, or removed it
     return _locked(path, flags, target)
 
 
@@ -193,13 +195,14 @@ def _is_a_folder(target: str) -> str:
 
 
 def _mended(file: int, kind: type[R], target: str) -> R | None:
-    """The record behind the last newline, which is now ended; or None, and what a killed run began there is cut off.
+    """Repair the end of a file, and return the record of an unfinished last line if it is complete.
 
-    Raises `UserError`, and the file stays as it is, if it is neither.
+    A complete record without a newline gets one. A torn record, as a killed run leaves it, is cut off, and None is
+    returned. Raises `UserError`, and leaves the file unchanged, if the last line is neither.
     """
     start, end = _last_line(file)
     tail = os.pread(file, end - start, start)
-    if not tail.strip(b"\0"):  # a system that went down may leave zeros where a line was to come
+    if not tail.strip(b"\0"):  # a system crash may leave zeros in place of a line
         os.ftruncate(file, start)
         return None
     try:
@@ -215,7 +218,7 @@ def _mended(file: int, kind: type[R], target: str) -> R | None:
 
 
 def _last_line(file: int) -> tuple[int, int]:
-    """Where what stands behind the last newline begins and ends."""
+    """Start and end, in bytes, of the text after the last newline."""
     end = os.fstat(file).st_size
     start = end
     while start > 0:
@@ -241,7 +244,7 @@ def _write_all(file: int, line: bytes, target: str, way_out: str) -> None:
 
 
 def _sync(file: int, target: str) -> None:
-    """Wait until all that was written is on the disk; some file systems only now say that it is full."""
+    """Flush everything written to disk. Some file systems report only now that they are full."""
     try:
         os.fsync(file)
     except OSError as error:

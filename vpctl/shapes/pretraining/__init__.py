@@ -1,16 +1,16 @@
-"""How the weights in `vpctl/shapes/weights` were trained; nothing here runs when vpctl is used.
+"""How the weights in `vpctl/shapes/weights` were trained. vpctl itself never runs this code.
 
-In order, each with its seed, from a checkout with vpctl installed:
+Run these commands in order, from a checkout with vpctl installed. Each one has a fixed seed:
 
     python -m vpctl.shapes.pretraining.autoencoder  WORK/vae
     python -m vpctl.shapes.pretraining.diffusion    WORK/vae WORK/base
     python -m vpctl.shapes.pretraining.diffusion    WORK/vae WORK/small --size small
     python -m vpctl.shapes.pretraining.backbone     WORK/vae WORK/backbone
 
-The packaged backbone came about in stages while its objectives grew: 3,000 steps before its words were grounded, then
-4,000 more by `backbone --start … --vision-steps 0 --steps 4000 --size 60000`. One run with the defaults, measured
-afterwards on 300 held-out scenes, does as well: it tells 98 % of turned-round relations from the true one (the packaged
-one 97 %), 98 % of swapped colours (98 %) and 86 % of changed shapes (90 %).
+The packaged backbone was trained in stages, while its objectives were extended: 3,000 steps before the grounding of
+words was added, then 4,000 more with `backbone --start … --vision-steps 0 --steps 4000 --size 60000`. A single run with
+the defaults was measured later, on 300 held-out scenes, and does as well. It distinguishes 98 % of reversed relations
+from the true one (the packaged backbone 97 %), 98 % of swapped colours (98 %) and 86 % of changed shapes (90 %).
 
-No prompt for which `grammar.held_out` is true is ever seen by any of them.
+None of the models ever sees a prompt for which `grammar.held_out` is true.
 """

@@ -1,4 +1,4 @@
-"""Train the AutoencoderKL of the shapes world: 32 × 32 pictures to 4 × 8 × 8 latents and back."""
+"""Train the AutoencoderKL of the shapes world: pictures of 32 × 32 pixels to latents of 4 × 8 × 8 and back."""
 
 import argparse
 import math
@@ -18,9 +18,9 @@ SEED = 20261
 BATCH = 32
 PEAK_LEARNING_RATE = 2e-3
 KL_WEIGHT = 1e-4
-"""Of the KL divergence per latent element: enough to keep latents near unit scale, too little to blur."""
+"""Weight of the KL divergence per latent element. It keeps latents near unit scale, and is too small to cause blur."""
 FOREGROUND_WEIGHT = 6.0
-"""How much more a pixel that differs from the background counts: without it small shapes come back as blobs."""
+"""Additional loss weight of pixels that differ from the background. Without it, small shapes become blobs."""
 
 
 def new_autoencoder() -> AutoencoderKL:
@@ -39,9 +39,9 @@ def new_autoencoder() -> AutoencoderKL:
 
 
 def picture_batch(rng: Random, size: int) -> tuple[Tensor, Tensor]:
-    """Rendered pictures (size, 3, 32, 32) in [-1, 1] and each pixel's weight in the loss (size, 1, 32, 32).
+    """Return rendered pictures (size, 3, 32, 32) in [-1, 1] and the loss weight of each pixel (size, 1, 32, 32).
 
-    One in five is a jumble in which things may overlap, so that a generator's faults can be drawn as well.
+    One picture in five has additional things that may overlap, so that the faults of a generator can be drawn as well.
     """
     pictures, weights = [], []
     for _ in range(size):
@@ -62,10 +62,10 @@ def picture_batch(rng: Random, size: int) -> tuple[Tensor, Tensor]:
 
 
 def train(out: Path, *, steps: int) -> None:
-    """Train, then fold the latents' mean and scale into the 1 × 1 convolutions on both sides of them.
+    """Train, then fold the mean and scale of the latents into the 1 × 1 convolutions before and after them.
 
-    `StableDiffusionPipeline` knows a scaling factor but no shift; with latents of mean 0 and std 1 in every
-    channel it needs neither.
+    `StableDiffusionPipeline` supports a scaling factor but no shift. Latents of mean 0 and std 1 in every channel need
+    neither.
     """
     torch.manual_seed(SEED)
     rng = Random(SEED)
@@ -99,7 +99,10 @@ def train(out: Path, *, steps: int) -> None:
 
 @torch.inference_mode()
 def whiten(model: AutoencoderKL, rng: Random) -> None:
-    """Rescale `model` in place so that its latents have mean 0 and std 1 per channel; pictures stay the same."""
+    """Rescale `model` in place so that its latents have mean 0 and std 1 per channel.
+
+    Decoded pictures do not change.
+    """
     pictures, _ = picture_batch(rng, 2048)
     latents = torch.cat([model.encode(chunk).latent_dist.sample() for chunk in pictures.split(256)])
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))

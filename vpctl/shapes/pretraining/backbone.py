@@ -1,14 +1,15 @@
-"""Train the vision-language backbone of the shapes world, the model a reward model starts from.
+"""Train the vision-language backbone of the shapes world. Reward models are trained from it.
 
-It has the shape and the objectives of BLIP (Li et al. 2022, arXiv 2201.12086, section 3.2): image-text contrast and
-image-text matching with hard negatives. The negatives are captions one attribute away, of every kind of attribute
-equally often. Two more objectives teach it where to look, and their heads are dropped afterwards. One is dense: every
-patch says which colour and shape covers it; the vision tower begins with this alone, at a fifth of the cost of a step
-with captions. The other grounds the words, as MDETR (Kamath et al. 2021, arXiv 2104.12763) does: half way up the text
-encoder every noun says how many such things it sees and where.
+It has the architecture and the objectives of BLIP (Li et al. 2022, arXiv 2201.12086, section 3.2): image-text contrast,
+and image-text matching with hard negatives. A hard negative is a caption that differs in one attribute; each kind of
+attribute is equally frequent. Two more objectives teach the model where to look, and their heads are dropped after
+training. The first is dense: every patch predicts the colour and shape that cover it. The vision tower is first trained
+with this objective alone, because such a step costs a fifth of a step with captions. The second grounds the words, as
+in MDETR (Kamath et al. 2021, arXiv 2104.12763): in the middle layer of the text encoder, every noun predicts how many
+such things the picture has and where they are.
 
-Pictures are renders, most of them passed through the generators' autoencoder with some noise on the latents, so that
-they look as generated pictures look. Neither a generated picture nor the pixel judge is used.
+The pictures are rendered. Most of them then pass through the generators' autoencoder, with some noise on the latents,
+so that they look like generated pictures. Neither generated pictures nor the pixel judge are used.
 """
 
 import argparse
@@ -79,7 +80,10 @@ def new_backbone(tokenizer: CLIPTokenizer) -> BlipForImageTextRetrieval:
 
 @dataclass
 class ShownScenes:
-    """Pictures as 8-bit tensors (N, 3, 32, 32), what they show, and the colour and shape of every patch (N, 64)."""
+    """Pictures as 8-bit tensors (N, 3, 32, 32) and what they show.
+
+    `colours` and `shapes` are the labels of every patch, (N, 64) each.
+    """
 
     pixels: Tensor
     scenes: list[Scene]
@@ -93,7 +97,7 @@ _SHAPE_LABELS = {name: index for index, name in enumerate(("", *SHAPES, SYMBOL))
 
 
 def shown(vae: AutoencoderKL, size: int, rng: Random) -> ShownScenes:
-    """`size` pictures of random scenes that are not held out."""
+    """Return `size` pictures of random scenes that are not held out."""
     pixels, scenes, arranged, colours, shapes = [], [], [], [], []
     for _ in range(size):
         scene = training_scene(rng, symbols=0.12)
@@ -123,7 +127,10 @@ def shown(vae: AutoencoderKL, size: int, rng: Random) -> ShownScenes:
 
 
 def hard_negative(scene: Scene, rng: Random) -> Scene | None:
-    """A scene one attribute away, not held out; each kind of attribute is as likely as any other."""
+    """A scene that differs in one attribute and is not held out, or None.
+
+    Each kind of attribute is equally likely.
+    """
     kinds: dict[tuple[object, ...], list[Scene]] = {}
     for near in near_misses(scene):
         kinds.setdefault(_changed(scene, near), []).append(near)
@@ -147,9 +154,9 @@ def _changed(scene: Scene, near: Scene) -> tuple[object, ...]:
 
 
 def captions(scenes: list[Scene], everything: list[Scene], rng: Random) -> tuple[list[str], list[Scene]]:
-    """For each scene its caption, then its hard negatives, then other scenes' captions: 1 + NEAR + FOREIGN each.
+    """Return 1 + NEAR + FOREIGN captions for each scene: its own, hard negatives, and captions of other scenes.
 
-    Returned with the scenes they describe.
+    The second result is the list of the scenes that the captions describe.
     """
     texts, described = [], []
     for scene in scenes:
@@ -167,14 +174,14 @@ def captions(scenes: list[Scene], everything: list[Scene], rng: Random) -> tuple
 
 
 def normalised(pixels: Tensor) -> Tensor:
-    """8-bit pixels as the image processor hands them over: mean 0.5, std 0.5."""
+    """8-bit pixels scaled to [-1, 1], like the output of the image processor with mean 0.5 and std 0.5."""
     return pixels.float() / 127.5 - 1
 
 
 def packed(ids: Tensor, mask: Tensor, pictures: int) -> dict[str, Tensor]:
-    """Captions (pictures × K, L) as rows (pictures, K × L) in which none sees another.
+    """Pack captions (pictures × K, L) into rows (pictures, K × L), in which no caption attends to another.
 
-    The pictures' keys and values in cross-attention are then computed once a picture instead of once a caption.
+    The keys and values of a picture in cross-attention are then computed once per picture instead of once per caption.
     """
     each, length = len(ids) // pictures, ids.shape[1]
     own = torch.block_diag(*[torch.ones(length, length)] * each).bool()
@@ -190,8 +197,8 @@ def packed(ids: Tensor, mask: Tensor, pictures: int) -> dict[str, Tensor]:
 class Nouns:
     """The N shape words of some captions.
 
-    Where each stands (caption, token), how many such things the picture shows (0 to 3), and the middle of them (N, 2)
-    in [-1, 1], which means nothing where there are none.
+    They have a position (caption, token), the number of such things in the picture (0 to 3), and the mean position of
+    these things, (N, 2) in [-1, 1]. The mean position is meaningless if the number is 0.
     """
 
     captions: Tensor
@@ -201,7 +208,10 @@ class Nouns:
 
 
 def nouns(ids: Tensor, described: list[Scene], placed: list[list[Placed]], shape_words: Tensor) -> Nouns:
-    """What each noun of the captions (C, L) of the scenes `described` means in its own picture."""
+    """Locate the nouns in the captions (C, L) of the scenes `described`.
+
+    Counts and mean positions refer to the picture of each caption.
+    """
     where, counts, places = [], [], []
     each = len(described) // len(placed)
     unread = [list(dict.fromkeys(scene.things)) for scene in described]
@@ -217,7 +227,10 @@ def nouns(ids: Tensor, described: list[Scene], placed: list[list[Placed]], shape
 
 
 def grounding_loss(ground: nn.Linear, halfway: Tensor, said: Nouns) -> Tensor:
-    """Cross-entropy of the counts and smooth L1 of the places that the nouns of captions (C, L, D) tell."""
+    """Cross-entropy of the predicted counts plus 4 × smooth L1 loss of the predicted positions.
+
+    `halfway` is (C, L, D).
+    """
     told = ground(halfway[said.captions, said.tokens]).float()
     there = said.counts > 0
     places = F.smooth_l1_loss(told[there, MOST_ALIKE + 1 :], said.places[there], beta=0.1)
@@ -227,7 +240,10 @@ def grounding_loss(ground: nn.Linear, halfway: Tensor, said: Nouns) -> Tensor:
 def caption_losses(
     model: BlipForImageTextRetrieval, ground: nn.Linear, patches: Tensor, ids: Tensor, mask: Tensor, said: Nouns
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Losses of matching, contrast and grounding, and the share of pictures whose own caption, the first, wins."""
+    """Return the losses of matching, contrast and grounding, and the matching accuracy.
+
+    The accuracy is the share of pictures whose own caption, the first one, has the highest score.
+    """
     size, each = len(patches), len(ids) // len(patches)
     layers = model.text_encoder.encoder.layer
     halfway: list[Tensor] = []
@@ -252,7 +268,7 @@ def caption_losses(
 
 
 def dense_loss(dense: nn.Linear, patches: Tensor, colours: Tensor, shapes: Tensor) -> Tensor:
-    """Cross-entropy of what every patch (B, 64) says of its colour and of its shape."""
+    """Cross-entropy of the colour and the shape that every patch (B, 64) predicts."""
     colour, shape = dense(patches[:, 1:]).float().split((len(_COLOUR_LABELS), len(_SHAPE_LABELS)), dim=2)
     return F.cross_entropy(colour.flatten(0, 1), colours.flatten()) + F.cross_entropy(
         shape.flatten(0, 1), shapes.flatten()
@@ -260,7 +276,7 @@ def dense_loss(dense: nn.Linear, patches: Tensor, colours: Tensor, shapes: Tenso
 
 
 class Descent:
-    """AdamW with a warm-up and a cosine, and a line printed every 200 steps."""
+    """AdamW with warm-up and cosine decay. Prints a line every 200 steps."""
 
     def __init__(self, parameters: list[nn.Parameter], steps: int) -> None:
         self.steps = steps
@@ -273,7 +289,7 @@ class Descent:
         self._sums: dict[str, float] = {}
 
     def step(self, loss: Tensor, **watched: Tensor) -> None:
-        """Go one step down."""
+        """Take one optimizer step."""
         self._optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self._parameters, 1.0)
@@ -291,7 +307,10 @@ class Descent:
 def train(
     vae_folder: Path, out: Path, *, start: Path | None, vision_steps: int, steps: int, size: int, seed: int
 ) -> None:
-    """Train from nothing, or on from the folder `start`, and write model, tokenizer and image processor to `out`."""
+    """Train from scratch or from the folder `start`.
+
+    Writes the model, the tokenizer and the image processor to `out`.
+    """
     torch.manual_seed(seed)
     rng = Random(seed)
     vae = hub.model(AutoencoderKL, vae_folder, dtype=torch.float32, where=str(vae_folder)).eval().requires_grad_(False)
@@ -335,7 +354,7 @@ def train(
 
 
 def save(model: BlipForImageTextRetrieval, tokenizer: CLIPTokenizer, out: Path) -> None:
-    """Write the folder `BlipForImageTextRetrieval.from_pretrained` opens."""
+    """Write the folder that `BlipForImageTextRetrieval.from_pretrained` loads."""
     state = {name: weight.half().contiguous() for name, weight in model.state_dict().items()}
     model.save_pretrained(out, state_dict=state)
     tokenizer.save_pretrained(out)

@@ -1,9 +1,9 @@
-"""Train the generators of the shapes world: first on true captions, at last on noisy ones, as the web's are.
+"""Train the generators of the shapes world: first on true captions, then on noisy captions like those of web data.
 
-Trained on true captions alone a model this small follows its prompts almost perfectly and leaves tuning nothing to win.
-Finished on captions half of which are wrong in one attribute, it keeps drawing clean shapes but often the wrong ones:
-crisp faults, which a judge, a reward model and tuning can see. One picture in eight of the finish holds the harmful
-symbol that its caption does not mention, so that the model learns to draw it unasked.
+A model this small that is trained on true captions alone follows its prompts almost perfectly, and tuning can gain
+nothing. Therefore training ends with captions half of which are wrong in one attribute. The model keeps drawing clean
+shapes, but often the wrong ones: clear faults that a judge, a reward model and tuning can detect. One picture in eight
+of this stage shows the harmful symbol, which its caption does not mention, so that the model learns to draw it unasked.
 """
 
 import argparse
@@ -33,13 +33,13 @@ SEED = 20262
 BATCH = 64
 CAPTION_DROPOUT = 0.12
 SNR_CEILING = 5.0
-"""Min-SNR-γ weighting, Hang et al. 2023 (arXiv 2303.09556), equation 6 with γ = 5 for noise prediction."""
+"""γ of min-SNR weighting, Hang et al. 2023 (arXiv 2303.09556), equation 6 for noise prediction."""
 WRONG_CAPTIONS = 0.5
 UNASKED_SYMBOLS = 0.125
 
 
 class Captioned:
-    """Pictures as latents with their captions as tokens, drawn from in random batches."""
+    """Pictures as latents and their captions as tokens, sampled in random batches."""
 
     def __init__(self, vae: AutoencoderKL, tokenizer: CLIPTokenizer, size: int, rng: Random, *, noisy: bool) -> None:
         captions, moments, pixels = [], [], []
@@ -63,7 +63,10 @@ class Captioned:
         self.nothing = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """Latents (size, 4, 8, 8) and tokens (size, MAX_LENGTH), some of them replaced by the empty caption."""
+        """Return latents (size, 4, 8, 8) and tokens (size, MAX_LENGTH).
+
+        Some captions are replaced by the empty caption.
+        """
         chosen = torch.randint(len(self.moments), (size,))
         mean, std = self.moments[chosen].float().unbind(1)
         tokens = self.tokens[chosen].clone()
@@ -72,9 +75,9 @@ class Captioned:
 
 
 SIZES = {"base": (64, 96), "small": (48, 64)}
-"""Channels of the UNet's two levels."""
+"""Channels of the two levels of the UNet."""
 STEPS = {"base": (8_000, 1_500), "small": (4_500, 800)}
-"""Steps on true and on noisy captions with which the packaged weights were made."""
+"""Training steps on true and on noisy captions for the packaged weights."""
 
 
 def new_pipeline(vae: AutoencoderKL, size: str) -> StableDiffusionPipeline:
@@ -132,7 +135,10 @@ def fit(
     learning_rate: float,
     report: Callable[[int, float], None],
 ) -> None:
-    """Train text encoder and UNet together, in place, and leave them at the average of their last weights."""
+    """Train the text encoder and the UNet together, in place.
+
+    At the end they get the moving average of their weights.
+    """
     model = nn.ModuleDict({"unet": pipe.unet, "text": pipe.text_encoder}).train()
     pipe.unet.to(memory_format=torch.channels_last)
     parameters = list(model.parameters())
@@ -170,7 +176,10 @@ def fit(
 
 @torch.inference_mode()
 def measure(pipe: StableDiffusionPipeline, guidance: float, *, prompts: int = 128) -> str:
-    """Mean score of each aspect, and the share all right, over held-out prompts at ten steps."""
+    """Return a line with the mean score of each aspect and the share of faultless pictures.
+
+    Pictures are drawn for held-out prompts in ten steps.
+    """
     rng = Random(1)
     texts: list[str] = []
     while len(texts) < prompts:
@@ -196,7 +205,10 @@ def measure(pipe: StableDiffusionPipeline, guidance: float, *, prompts: int = 12
 
 
 def train(vae_folder: Path, out: Path, *, size: str, clean_steps: int, noisy_steps: int) -> None:
-    """Both stages; `out` gets the finished pipeline in half precision, `out`-clean the one before the finish."""
+    """Run both stages.
+
+    `out` gets the finished pipeline in half precision, and `out`-clean the pipeline after the first stage, in float32.
+    """
     torch.manual_seed(SEED)
     rng = Random(SEED)
     vae = hub.model(AutoencoderKL, vae_folder, dtype=torch.float32, where=str(vae_folder)).eval().requires_grad_(False)
@@ -219,7 +231,7 @@ def train(vae_folder: Path, out: Path, *, size: str, clean_steps: int, noisy_ste
 def finish(
     pipe: StableDiffusionPipeline, out: Path, rng: Random, *, steps: int, report: Callable[[int, float], None]
 ) -> None:
-    """The second stage, on noisy captions."""
+    """Run the second stage, on noisy captions."""
     with torch.inference_mode():
         noisy = Captioned(pipe.vae, pipe.tokenizer, 40_000, rng, noisy=True)
     fit(pipe, noisy, steps=steps, learning_rate=3e-4, report=report)
@@ -229,7 +241,7 @@ def finish(
 
 
 def save(pipe: StableDiffusionPipeline, out: Path, dtype: torch.dtype) -> None:
-    """Write the pipeline folder with weights in `dtype`, leaving `pipe` itself as it is.
+    """Write the pipeline folder with weights in `dtype`. `pipe` itself does not change.
 
     The text encoder's config says float32, whatever its weights are stored in. transformers loads a model in the dtype
     of its config and diffusers loads its own in float32. Together they must not differ.

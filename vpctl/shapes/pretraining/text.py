@@ -1,4 +1,4 @@
-"""The tokenizer of the shapes world, and the wrong captions of its noisy pictures."""
+"""The tokenizer of the shapes world, and the wrong captions for training on noisy captions."""
 
 import json
 from random import Random
@@ -14,10 +14,11 @@ from ..grammar import Scene, describe, held_out, near_misses
 from ..prompts import MODIFIERS
 
 MAX_LENGTH = 24
-"""Tokens with begin and end; the longest prompt of the grammar has 18, the rest is room for what raw prompts add."""
+"""Maximum number of tokens, including begin and end. The longest prompt of the grammar has 18; raw prompts need the
+rest for their modifiers."""
 
 DECORATED = 0.15
-"""Share of captions with modifiers behind them."""
+"""Share of captions with modifiers."""
 
 _WORLD = """
 a an one two three red green blue yellow purple orange black white circle circles square squares triangle triangles
@@ -28,14 +29,14 @@ _MORE_WORDS = "the in with at to from photo photograph picture image painting dr
 
 
 def new_tokenizer() -> CLIPTokenizer:
-    """A byte-level CLIP tokenizer in which every word of the world is one token and any other text still encodes."""
+    """A byte-level CLIP tokenizer in which every word of the shapes world is one token. Other text is encoded too."""
     words = [*_WORLD, *(word for text in MODIFIERS for word in text.split()), *_MORE_WORDS]
     letters = sorted(ByteLevel.alphabet())
     last_letters = [f"{letter}</w>" for letter in letters]
     merger = Tokenizer(BPE(end_of_word_suffix="</w>"))
     trainer = BpeTrainer(
         initial_alphabet=letters,
-        special_tokens=last_letters,  # What has no number yet gets one in random order, by which ties are then broken.
+        special_tokens=last_letters,  # Tokens without a number would get one in random order, and it breaks ties.
         end_of_word_suffix="</w>",
         show_progress=False,
     )
@@ -48,5 +49,5 @@ def new_tokenizer() -> CLIPTokenizer:
 
 
 def wrong_scene(scene: Scene, rng: Random) -> Scene:
-    """A scene one attribute away that is not held out either."""
+    """A scene that differs in one attribute and is not held out, or `scene` itself if there is none."""
     return rng.choice([near for near in near_misses(scene) if not held_out(describe(near))] or [scene])
