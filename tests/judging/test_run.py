@@ -684,6 +684,6 @@ def test_items_are_taken_one_ahead_by_a_thread_that_nobody_waits_for() -> None:
     assert asyncio.run(some(numbers(), 2)) == 0
     assert taken == [0, 1]
     assert asyncio.run(some(silence())) == 0
-    started = [thread for thread in threading.enumerate() if "take" in thread.name]
+    started = [thread for thread in threading.enumerate() if "make" in thread.name]
     assert all(thread.daemon for thread in started)
     assert len(started) >= 1
