@@ -151,9 +151,9 @@ def annotate(
 ) -> None:
     """Judge pictures with a multimodal model.
 
-    An annotator judges the pictures: it gives each picture a score on each aspect, with a reason. By default it sees
-    all pictures of a prompt in one call, and there is one call per aspect. The records of one prompt must be
-    consecutive. Each call shows the pictures in a shuffled order.
+    An annotator judges the pictures: it gives each picture a score on each aspect, with a reason. By default there is
+    one call for each prompt and aspect. It shows all pictures of the prompt, in a shuffled order. The records of one
+    prompt must be consecutive.
 
     The aspects, their five levels, and the separate call for each aspect follow VisionPrefer (Wu et al. 2024, arXiv
     2404.15100).

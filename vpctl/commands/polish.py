@@ -186,9 +186,10 @@ def polish(
 
     A repeat is a prompt with the same `prompt_id` as an earlier one: the same original text. Repeats are counted, but
     they are in no output. A duplicate is a prompt whose new text has the same words as the new text of an earlier
-    prompt: case, punctuation and spacing do not matter. A near duplicate shares most of its runs of two and three words
-    with an earlier prompt. The similarity, from 0 to 1, is the share of runs that both have among the runs that at
-    least one of them has.
+    prompt: case, punctuation and spacing do not matter. A near duplicate has different words, but its similarity to an
+    earlier prompt is at least --similarity. For the similarity of two prompts, polish takes all sequences of two and
+    of three words in their new texts. The similarity is the number of sequences that both prompts have, divided by the
+    number of sequences that at least one of them has.
 
     A rewrite by a language model is rejected if it adds something, or if it loses the subject of the prompt. Then the
     rules polish the prompt instead, and `rejected` gives the reason.
