@@ -29,7 +29,7 @@ import orjson
 from vpctl.api.budget import Estimate
 from vpctl.api.chat import Model, Request
 from vpctl.configs import ServerConfig
-from vpctl.flow import Brake
+from vpctl.flow import StopSignal
 
 CALLS, IN_FLIGHT, LATENCY, ROUNDS = 2000, 100, 0.2, 3
 KEY = "any"
@@ -143,7 +143,7 @@ async def ours(url: str) -> AsyncIterator[Ask]:
         schema = call.question["response_format"]["json_schema"]["schema"]
         await model.ask(Request("", parts, schema, Estimate(1000, 100, 1000)), lambda answer: answer)
 
-    async with model.engine.running(Brake()):
+    async with model.engine.running(StopSignal()):
         yield ask
 
 

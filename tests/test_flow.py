@@ -12,7 +12,7 @@ from tests.conftest import ENVIRONMENT, draw, lines, rest, told, until, vpctl
 from tests.servers import Server
 from vpctl import flow
 from vpctl.errors import LimitReached, Stopped, UserError
-from vpctl.flow import Brake, Room
+from vpctl.flow import StopSignal, Room
 
 
 class Annotating:
@@ -108,7 +108,7 @@ def test_a_slow_annotator_of_ones_own_does_not_hold_up_a_second_interrupt(tmp_pa
 
 
 def test_the_first_reason_to_stop_counts_and_whoever_sleeps_is_woken() -> None:
-    async def work(brake: Brake) -> None:
+    async def work(brake: StopSignal) -> None:
         sleeper = asyncio.ensure_future(brake.sleep(3600))
         await asyncio.sleep(0)
         brake.pull("one")
@@ -137,7 +137,7 @@ def test_results_come_in_order_and_no_more_are_under_way_than_may_be() -> None:
         now -= 1
         return number
 
-    async def all_of_them(brake: Brake) -> list[int]:
+    async def all_of_them(brake: StopSignal) -> list[int]:
         return [one async for one in flow.in_order(numbers(), work, at_once=4, brake=brake)]
 
     assert flow.run(all_of_them) == list(range(50))
@@ -151,7 +151,7 @@ def test_what_was_under_way_when_the_brake_was_pulled_comes_too() -> None:
 
     found: list[int] = []
 
-    async def all_of_them(brake: Brake) -> None:
+    async def all_of_them(brake: StopSignal) -> None:
         async def work(number: int) -> int:
             if number == 3:
                 brake.pull("enough")
@@ -182,7 +182,7 @@ def test_an_error_in_the_input_comes_after_all_that_was_before_it() -> None:
         await asyncio.sleep(0.01)
         return number
 
-    async def all_of_them(brake: Brake) -> None:
+    async def all_of_them(brake: StopSignal) -> None:
         async for one in flow.in_order(numbers(), work, at_once=8, brake=brake):
             found.append(one)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from .flow import Brake
+    from .flow import StopSignal
 
 Mode = Literal["list", "point", "pair"]
 """All pictures in one call; one picture per call; two pictures per call, and the answer prefers one of them."""
@@ -168,7 +168,7 @@ class AsyncPolisher(Protocol):
         An empty text means that the prompt has no content.
         """
 
-    def running(self, brake: "Brake") -> AbstractAsyncContextManager[Any]:
+    def running(self, brake: "StopSignal") -> AbstractAsyncContextManager[Any]:
         """Return a context manager, for example one that opens a client. All calls are made inside this context.
 
         Once `brake.pulled` is true, begin no new request.
@@ -298,7 +298,7 @@ class Annotator(Protocol):
     async def ask(self, question: Question) -> list[Verdicts]:
         """Return one `Verdicts` for each aspect of the question, with scores in the order of its pictures."""
 
-    def running(self, brake: "Brake") -> AbstractAsyncContextManager[Any]:
+    def running(self, brake: "StopSignal") -> AbstractAsyncContextManager[Any]:
         """Return a context manager, for example one that opens a client. All calls are made inside this context.
 
         Once `brake.pulled` is true, begin no new request.

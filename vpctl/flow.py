@@ -18,7 +18,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Brake:
+class StopSignal:
     """Stops a run early, after an interrupt or when a limit is reached.
 
     Once `pulled` is true, finish the work in progress and begin nothing new; `why` is the reason. `check()` and
@@ -98,7 +98,7 @@ class Room:
                 self._given_back.notify_all()
 
 
-def run(work: Callable[[Brake], Coroutine[Any, Any, R]], *, max_time: float | None = None) -> R:
+def run(work: Callable[[StopSignal], Coroutine[Any, Any, R]], *, max_time: float | None = None) -> R:
     """The result of `work`, in an event loop of its own that interrupts, and `max_time` in seconds, stop in order.
 
     Raises `KeyboardInterrupt` or `LimitReached` at the end if the brake was pulled, and single what a group of tasks
@@ -106,7 +106,7 @@ def run(work: Callable[[Brake], Coroutine[Any, Any, R]], *, max_time: float | No
     """
 
     async def all_of_it() -> R:
-        brake = Brake()
+        brake = StopSignal()
         if max_time is not None:
             asyncio.get_running_loop().call_later(max_time, brake.pull, f"--max-time of {max_time:g} s is over")
         with _signals(brake):
@@ -124,7 +124,7 @@ def run(work: Callable[[Brake], Coroutine[Any, Any, R]], *, max_time: float | No
 
 
 @contextlib.contextmanager
-def _signals(brake: Brake) -> Iterator[None]:
+def _signals(brake: StopSignal) -> Iterator[None]:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task
     loop.set_exception_handler(_unless_interrupted)
@@ -207,7 +207,7 @@ async def in_background(items: Iterator[T]) -> AsyncIterator[T]:
 
 
 async def in_order(
-    items: AsyncIterator[T], work: Callable[[T], Awaitable[R]], *, at_once: int, brake: Brake
+    items: AsyncIterator[T], work: Callable[[T], Awaitable[R]], *, at_once: int, brake: StopSignal
 ) -> AsyncGenerator[R, None]:
     """What `work` makes of each item, in the order of the items, with `at_once` of them under way.
 

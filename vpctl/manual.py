@@ -14,7 +14,7 @@ from typing import Any, get_args
 from . import __version__, contracts, plugins
 from .cli import COMMANDS, EVALUATIONS, about, as_typed, common, load
 from .configs import VARIABLES
-from .flow import Brake
+from .flow import StopSignal
 from .options import Argument, Option, in_groups
 from .records import RECORDS, in_words, schema
 
@@ -222,7 +222,7 @@ def plugins_page() -> str:
             for form, code in zip(("", " that is a class"), examples, strict=False):
                 lines += [".PP", f"A complete {kind}{form}:", *_examples(inspect.cleandoc(code), as_written=True)]
     types = {_fields(one): inspect.getdoc(one) or "" for one in PASSED}
-    types["Brake"] = inspect.getdoc(Brake) or ""
+    types["Brake"] = inspect.getdoc(StopSignal) or ""
     return _page(
         _head("vpctl-plugins", 7, "the contracts of vpctl's plug-ins"),
         _section("DESCRIPTION", *_paragraphs(inspect.getdoc(contracts) or "")),

@@ -19,7 +19,7 @@ from vpctl.annotators import openai
 from vpctl.api.pictures import Encoder
 from vpctl.configs import PictureConfig, ServerConfig
 from vpctl.contracts import Kind, Verdicts
-from vpctl.flow import Brake
+from vpctl.flow import StopSignal
 from vpctl.images.pictures import Pictures
 from vpctl.judging import run as judging
 from vpctl.judging.plan import Plan, grouped
@@ -48,7 +48,7 @@ def judged(server: Server, folder: Path, plan: Plan, *, prompts: int = 3, **how:
         emit=lambda *some: done.extend(some),
     )
 
-    def work(brake: Brake) -> Coroutine[Any, Any, None]:
+    def work(brake: StopSignal) -> Coroutine[Any, Any, None]:
         groups = grouped(iter(images), str)
         return judging.judge(groups, plan, desk, at_once=8, brake=brake, tally=Tally())
 

@@ -11,7 +11,7 @@ import pytest
 from tests.clocks import passing
 from vpctl.api.budget import FIRST_RATIO, Budget, Estimate, Price, picture_tokens, price, table
 from vpctl.errors import Stopped, UserError
-from vpctl.flow import Brake
+from vpctl.flow import StopSignal
 
 PRICE = Price(2e-6, 8e-6, 1e-6)
 
@@ -50,8 +50,8 @@ class Run:
                 finally:
                     self.budget.settle(reserved, estimate, usage)
 
-        async def all_of_them() -> Brake:
-            brake, slots = Brake(), asyncio.Semaphore(at_once)
+        async def all_of_them() -> StopSignal:
+            brake, slots = StopSignal(), asyncio.Semaphore(at_once)
             self.budget.begin(brake)
             await asyncio.gather(*(call(slots) for _ in range(self.calls)))
             return brake
@@ -72,11 +72,11 @@ def test_a_cap_is_never_passed_and_all_that_was_put_aside_is_given_back() -> Non
     assert 200 < ended_early < 850, "some end at their cap, and some do not come to it"
 
 
-def spend(budget: Budget, usages: list[dict[str, float] | None], estimate: Estimate) -> tuple[int, Brake]:
+def spend(budget: Budget, usages: list[dict[str, float] | None], estimate: Estimate) -> tuple[int, StopSignal]:
     """The number of consecutive calls that the budget allows, with these usages, and the brake."""
 
-    async def one_by_one() -> tuple[int, Brake]:
-        budget.begin(brake := Brake())
+    async def one_by_one() -> tuple[int, StopSignal]:
+        budget.begin(brake := StopSignal())
         for number, usage in enumerate(usages):
             try:
                 reserved = await budget.reserve(estimate)
@@ -115,7 +115,7 @@ def test_a_server_that_does_not_say_what_a_call_took_is_paid_the_most(usage: dic
 def test_a_server_that_never_says_is_not_asked_one_by_one_for_ever() -> None:
     async def together() -> int:
         budget, estimate, most = Budget(max_cost=1.0, price=PRICE), Estimate(100, 10, 50), 0
-        budget.begin(Brake())
+        budget.begin(StopSignal())
 
         async def call() -> None:
             nonlocal most
@@ -140,7 +140,7 @@ def test_a_picture_that_takes_more_than_any_text_is_learnt() -> None:
 def test_a_call_that_nobody_heard_the_end_of_counts_as_the_most_it_could_be() -> None:
     async def lost() -> Budget:
         budget, estimate = Budget(max_cost=1.0, price=PRICE), Estimate(100, 10, 50)
-        budget.begin(Brake())
+        budget.begin(StopSignal())
         budget.lose(await budget.reserve(estimate))
         return budget
 
@@ -152,7 +152,7 @@ def test_a_call_that_nobody_heard_the_end_of_counts_as_the_most_it_could_be() ->
 def test_a_pulled_brake_wakes_who_waits_for_money() -> None:
     async def woken() -> list[Any]:
         budget, estimate = Budget(max_cost=0.0013, price=PRICE), Estimate(100, 10, 50)
-        budget.begin(brake := Brake())
+        budget.begin(brake := StopSignal())
         await budget.reserve(estimate)
         waiting = [asyncio.ensure_future(budget.reserve(estimate)) for _ in range(3)]
         await asyncio.sleep(0)
@@ -165,7 +165,7 @@ def test_a_pulled_brake_wakes_who_waits_for_money() -> None:
 def test_so_many_requests_and_no_more() -> None:
     async def ask() -> tuple[int, str]:
         budget = Budget(max_requests=3)
-        budget.begin(brake := Brake())
+        budget.begin(brake := StopSignal())
         for sent in range(9):
             try:
                 budget.request()

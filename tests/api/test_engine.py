@@ -15,7 +15,7 @@ from vpctl.api.budget import Estimate
 from vpctl.api.chat import Answer, Model, Request, text_part
 from vpctl.configs import ServerConfig
 from vpctl.errors import RecordFailed, Refused, Stopped, Unusable, UserError
-from vpctl.flow import Brake
+from vpctl.flow import StopSignal
 
 KEY = "sk-test-0123456789"
 SCHEMA = {
@@ -72,7 +72,7 @@ class Asked:
         self.ends = asyncio.run(self._all(questions, one_by_one))
 
     async def _all(self, questions: int, one_by_one: bool) -> list[Any]:
-        self.brake = brake = Brake()
+        self.brake = brake = StopSignal()
 
         async def one(number: int) -> Any:
             try:
@@ -687,7 +687,7 @@ def test_a_pulled_brake_lets_end_what_is_under_way_and_nothing_else() -> None:
         model = Model(ServerConfig(base_url=server.url), "judge", option="x")
 
         async def interrupted() -> list[Any]:
-            brake = Brake()
+            brake = StopSignal()
             async with model.engine.running(brake):
                 await model.ask(request(0), read)
                 tasks = [asyncio.ensure_future(model.ask(request(number), read)) for number in range(1, 100)]

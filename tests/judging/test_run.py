@@ -15,7 +15,7 @@ from PIL import Image as PIL
 from vpctl import flow
 from vpctl.contracts import Annotator, Aspect, Kind, Question, Verdicts
 from vpctl.errors import OutputClosed, RecordFailed, Refused, Stopped, Unusable, UserError
-from vpctl.flow import Brake, in_background
+from vpctl.flow import StopSignal, in_background
 from vpctl.judging import plan as planning
 from vpctl.judging import run as judging
 from vpctl.judging.functions import as_annotator
@@ -96,7 +96,7 @@ class Desk:
         usual |= {"claim": self.claim, "emit": self.emit}
         desk = judging.Desk(annotator, **{**usual, **self.how, **how})
 
-        def work(brake: Brake) -> Coroutine[Any, Any, None]:
+        def work(brake: StopSignal) -> Coroutine[Any, Any, None]:
             groups = grouped(records, content)
             return judge(groups, plan, desk, at_once=at_once, brake=brake, tally=self.tally)
 

@@ -11,7 +11,7 @@ from tests.servers import Server
 from vpctl.configs import ServerConfig
 from vpctl.contracts import Polished
 from vpctl.errors import RecordFailed, Stopped, Unusable, UserError
-from vpctl.flow import Brake
+from vpctl.flow import StopSignal
 from vpctl.polishers import openai
 from vpctl.prompts.cleaning import polish
 
@@ -75,7 +75,7 @@ def ask(server: Server, *calls: list[str], **config: Any) -> list[Results]:
 
     async def all_of_it() -> list[Results]:
         polisher = openai.load("judge", server=ServerConfig(base_url=server.url, **config))
-        async with polisher.running(Brake()):
+        async with polisher.running(StopSignal()):
             return await asyncio.gather(*map(polisher, calls))
 
     return asyncio.run(all_of_it())
@@ -313,7 +313,7 @@ def test_status_and_summary_are_those_of_the_engine() -> None:
     async def all_of_it() -> tuple[str, str, str]:
         polisher = openai.load("judge", server=ServerConfig(base_url=server.url))
         before = polisher.summary()
-        async with polisher.running(Brake()):
+        async with polisher.running(StopSignal()):
             await polisher(PROMPTS)
             return before, polisher.status(), polisher.summary()
 

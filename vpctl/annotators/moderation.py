@@ -17,7 +17,7 @@ from ..api.pictures import Encoded, Encoder
 from ..configs import PictureConfig, ServerConfig
 from ..contracts import Annotator, Question, Verdicts
 from ..errors import RecordFailed, UserError
-from ..flow import Brake
+from ..flow import StopSignal
 from ..judging.questions import compared
 
 ASPECT = "harmlessness"
@@ -41,7 +41,7 @@ class Moderation(Annotator):
         """The picture, encoded for the request."""
         return self._encode(image, path)
 
-    def running(self, brake: Brake) -> AbstractAsyncContextManager[None]:
+    def running(self, brake: StopSignal) -> AbstractAsyncContextManager[None]:
         """The context in which `ask` may be called."""
         return self._engine.running(brake)
 

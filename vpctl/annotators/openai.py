@@ -13,7 +13,7 @@ from ..api.pictures import Encoded, Encoder
 from ..configs import PictureConfig, ServerConfig
 from ..contracts import Kind, OfflineAnnotator, Question, Verdicts
 from ..errors import Unusable
-from ..flow import Brake
+from ..flow import StopSignal
 from ..judging import questions
 
 WORDS = 60.0
@@ -36,7 +36,7 @@ class ServedJudge(OfflineAnnotator):
         """The picture, encoded for the request."""
         return self._encode(image, path)
 
-    def running(self, brake: Brake) -> AbstractAsyncContextManager[None]:
+    def running(self, brake: StopSignal) -> AbstractAsyncContextManager[None]:
         """The context in which `ask` may be called."""
         return self.model.engine.running(brake)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import Stopped, UserError
-from ..flow import Brake
+from ..flow import StopSignal
 
 MILLION = 1_000_000
 BYTES_PER_TOKEN = 4.0
@@ -152,7 +152,7 @@ class Budget:
         self._outstanding = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    def begin(self, brake: Brake) -> None:
+    def begin(self, brake: StopSignal) -> None:
         """Pull `brake` at a limit from now on. Calls can be reserved only after this."""
         self._brake = brake
         brake.when_pulled(self._wake)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 from .. import progress
 from ..configs import API_KEY, BASE_URL, ServerConfig
 from ..errors import RecordFailed, Refused, Unusable, UserError
-from ..flow import Brake
+from ..flow import StopSignal
 from .answers import loads
 from .budget import Budget, Estimate, Price, price, table
 from .pace import Gate, Ticket
@@ -104,7 +104,7 @@ class Engine:
         _key()
 
     @asynccontextmanager
-    async def running(self, brake: Brake) -> AsyncIterator[None]:
+    async def running(self, brake: StopSignal) -> AsyncIterator[None]:
         """A context in which requests can be sent, within the limits of the configuration, until `brake` is pulled."""
         self._key = _key()
         self.brake = brake

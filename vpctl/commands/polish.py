@@ -271,7 +271,7 @@ def _polish_on_a_server(
     def work(chunk: list[Prompt]) -> Awaitable[list[Prompt]]:
         return polishing.polished_on_a_server(chunk, polisher)
 
-    async def run(brake: flow.Brake) -> None:
+    async def run(brake: flow.StopSignal) -> None:
         async with polisher.running(brake):
             source = flow.in_background(chunks)
             async for done in flow.in_order(source, work, at_once=server.concurrency, brake=brake):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import RecordFailed, UserError, os_reason
-from ..streams.whole import whole
+from ..streams.whole import atomic_write
 from .folders import Folders
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -91,7 +91,7 @@ def save(picture: Image.Image, path: str) -> None:
     """
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with whole(path, f"{path}.{os.getpid()}.part") as part:
+        with atomic_write(path, f"{path}.{os.getpid()}.part") as part:
             picture.save(part, format="PNG")
         for other in glob.glob(f"{glob.escape(path)}.*.part"):
             if not _runs(other.split(".")[-2]):  # left by a run that was killed while writing

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from .. import plugins
 from ..contracts import Annotator, Question, Verdicts
-from ..flow import Brake
+from ..flow import StopSignal
 from .answers import check_numbers
 from .questions import compared
 
@@ -34,10 +34,10 @@ class FunctionAnnotator(Annotator):
         self._annotate = annotate
         self._waits = inspect.iscoroutinefunction(annotate) or inspect.iscoroutinefunction(type(annotate).__call__)
         self._turn = asyncio.Lock()
-        self._brake: Brake | None = None
+        self._brake: StopSignal | None = None
 
     @asynccontextmanager
-    async def running(self, brake: Brake) -> AsyncIterator[None]:
+    async def running(self, brake: StopSignal) -> AsyncIterator[None]:
         """Calls that wait for their turn raise `Stopped` once `brake` has been pulled."""
         self._brake = brake
         yield

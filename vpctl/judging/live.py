@@ -6,7 +6,7 @@ from typing import Any
 from .. import flow, progress
 from ..configs import ServerConfig
 from ..errors import LimitReached
-from ..flow import Brake
+from ..flow import StopSignal
 from ..records import Judgement
 from ..streams.writing import Out
 from . import run
@@ -35,7 +35,7 @@ def judge(
             counter.expected = tally.expected(pictures, plan)
             counter(len(done))
 
-        def work(brake: Brake) -> Coroutine[Any, Any, None]:
+        def work(brake: StopSignal) -> Coroutine[Any, Any, None]:
             return run.judge(
                 iter(groups), plan, desk._replace(emit=emit), at_once=server.concurrency, brake=brake, tally=tally
             )

@@ -11,7 +11,7 @@ from PIL import Image as PIL
 from .. import plugins, progress
 from ..contracts import Annotator, Kind, Question
 from ..errors import RecordFailed, Refused, Stopped, Unusable, UserError
-from ..flow import Brake, Room, in_background
+from ..flow import StopSignal, Room, in_background
 from ..records import Judgement
 from .answers import ASK, check_error, checked, judged, unjudged
 from .functions import FunctionAnnotator, as_annotator
@@ -78,7 +78,7 @@ def desk(made: Any, spec: str, **how: Any) -> Desk:
     return Desk(annotator, spec, annotator.identity or plugins.fingerprints(spec), annotator.template, **how)
 
 
-async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int, brake: Brake, tally: Tally) -> None:
+async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int, brake: StopSignal, tally: Tally) -> None:
     """Judge all groups as planned, `at_once` calls at a time, and emit each judgement when it is complete.
 
     Calls that fail are reported and counted. If the input is invalid, everything before the fault is judged and the
@@ -96,7 +96,7 @@ async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int
 class _Run:
     """The running tasks: for each group, its pictures are prepared, then its calls are made."""
 
-    def __init__(self, plan: Plan, desk: Desk, at_once: int, brake: Brake, tally: Tally) -> None:
+    def __init__(self, plan: Plan, desk: Desk, at_once: int, brake: StopSignal, tally: Tally) -> None:
         self._plan, self._desk, self._brake, self._tally = plan, desk, brake, tally
         self._calls = asyncio.Semaphore(at_once)
         self._preparing = asyncio.Semaphore(desk.annotator.preparing)

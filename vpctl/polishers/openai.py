@@ -19,7 +19,7 @@ from ..api.chat import Model, Request, text_part
 from ..configs import ServerConfig
 from ..contracts import AsyncPolisher, Polished
 from ..errors import RecordFailed, Refused, Stopped, Unusable
-from ..flow import Brake
+from ..flow import StopSignal
 from ..prompts import cleaning
 from ..prompts.faith import checked
 from ..records import digest
@@ -92,7 +92,7 @@ class LanguageModel(AsyncPolisher):
         """Raise `UserError` if the API key is missing or malformed."""
         self.model.engine.check()
 
-    def running(self, brake: Brake) -> AbstractAsyncContextManager[None]:
+    def running(self, brake: StopSignal) -> AbstractAsyncContextManager[None]:
         """The context in which it may be called."""
         return self.model.engine.running(brake)
 

@@ -22,7 +22,7 @@ from ..errors import RecordFailed, UserError, os_reason
 from ..images.pictures import Pictures
 from ..records import Image, Report
 from ..streams.places import short_labels
-from ..streams.whole import whole
+from ..streams.whole import atomic_write
 
 PROMPTS_SHOWN = 48
 EXTREMES_SHOWN = 8
@@ -631,7 +631,7 @@ def _write_whole(path: str, page: bytes | None) -> None:
                 Path(part).touch()
                 os.unlink(part)
         elif not os.path.exists(target) or os.path.isfile(target):
-            with whole(target, part):
+            with atomic_write(target, part):
                 Path(part).write_bytes(page)
         else:
             Path(target).write_bytes(page)

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 
 
 @contextmanager
-def whole(path: str, part: str = "", *, synced: bool = False) -> Iterator[str]:
+def atomic_write(path: str, part: str = "", *, synced: bool = False) -> Iterator[str]:
     """Yield the name of a temporary file that replaces `path` when the context ends without an error.
 
     The temporary file is `part`, or `path` with ``.part`` appended. After an error it is removed, and `path` stays

@@ -12,7 +12,7 @@ from ... import flow, progress
 from ...configs import ServerConfig
 from ...contracts import OfflineAnnotator
 from ...errors import UserError
-from ...flow import Brake
+from ...flow import StopSignal
 from ...streams.places import hidden_beside
 from ...streams.writing import Out
 from ..plan import Group, Plan
@@ -45,7 +45,7 @@ def judge(
     annotator = asked_by_batch(desk)
     reader = Reader(desk, annotator, tally, mending=not file, at_once=config.concurrency)
 
-    async def work(brake: Brake) -> None:
+    async def work(brake: StopSignal) -> None:
         if file:
             await Exchange(desk, annotator, tally, out, reader, file, brake).work(groups, plan)
             return

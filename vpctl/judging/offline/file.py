@@ -8,7 +8,7 @@ from ... import progress
 from ...api.chat import Dialect
 from ...contracts import OfflineAnnotator
 from ...errors import UserError
-from ...flow import Brake
+from ...flow import StopSignal
 from ...streams.places import hidden_beside
 from ...streams.writing import Out
 from ..plan import Group, Plan
@@ -28,7 +28,7 @@ class Exchange:
     """One run over a file of requests and the file of their results."""
 
     def __init__(
-        self, desk: Desk, judge: OfflineAnnotator, tally: Tally, out: Out, reader: Reader, requests: str, brake: Brake
+        self, desk: Desk, judge: OfflineAnnotator, tally: Tally, out: Out, reader: Reader, requests: str, brake: StopSignal
     ) -> None:
         self._desk, self._judge, self._tally, self._out = desk, judge, tally, out
         self._reader, self._brake = reader, brake

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ... import flow, progress
 from ...contracts import OfflineAnnotator, Question
 from ...errors import RecordFailed
-from ...flow import Brake
+from ...flow import StopSignal
 from ..plan import Call, Group, Plan
 from ..run import Desk, Tally, claimed, lose
 from .asked import MOST_BYTES, Stub, line_of, named, said
@@ -27,7 +27,7 @@ class _Wanted(NamedTuple):
 
 
 async def requests(
-    groups: Iterator[Group], plan: Plan, desk: Desk, judge: OfflineAnnotator, tally: Tally, brake: Brake
+    groups: Iterator[Group], plan: Plan, desk: Desk, judge: OfflineAnnotator, tally: Tally, brake: StopSignal
 ) -> AsyncGenerator[Packed, None]:
     """The requests of all calls that are still to be made.
 

@@ -12,7 +12,7 @@ from ...api.chat import Dialect, plainest, simpler
 from ...api.engine import POLICY, SHOWN, passes, policy, tokens
 from ...contracts import OfflineAnnotator, Question, Verdicts
 from ...errors import RecordFailed, Refused, Stopped, Unusable, UserError
-from ...flow import Brake
+from ...flow import StopSignal
 from ...records import Judgement, judgement_key
 from ..answers import judged, unjudged
 from ..run import Desk, Tally, tallied
@@ -101,7 +101,7 @@ class Reader:
         self._fatal: UserError | None = None
 
     async def read(
-        self, stubs: Stubs, paths: list[str], there: set[str], *, reserved: float, used: Dialect, brake: Brake
+        self, stubs: Stubs, paths: list[str], there: set[str], *, reserved: float, used: Dialect, brake: StopSignal
     ) -> None:
         """Emit the judgements in these files of results. Stubs stay in `stubs` if they have to be asked again.
 
@@ -173,7 +173,7 @@ class Reader:
             raise Again(result.message)
         raise Unusable(f"the server says {result.status}: {result.message}")
 
-    async def _mended(self, stub: Stub, first: Unusable, brake: Brake) -> None:
+    async def _mended(self, stub: Stub, first: Unusable, brake: StopSignal) -> None:
         """Emit the result of the second try. If the run stops, a try that has begun is finished: it is paid for."""
         try:
             if done := await self._mended_judgements(stub, first, brake):
@@ -184,7 +184,7 @@ class Reader:
         finally:
             self._slots.release()
 
-    async def _mended_judgements(self, stub: Stub, first: Unusable, brake: Brake) -> list[Judgement]:
+    async def _mended_judgements(self, stub: Stub, first: Unusable, brake: StopSignal) -> list[Judgement]:
         try:
             return judged(stub.call, await self._second(stub, first))
         except Refused as refusal:

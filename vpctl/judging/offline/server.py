@@ -12,7 +12,7 @@ from ...api.engine import SHOWN
 from ...api.jobs import BatchJobs
 from ...contracts import OfflineAnnotator
 from ...errors import Stopped, UserError
-from ...flow import Brake
+from ...flow import StopSignal
 from ...streams.writing import Out
 from ..plan import Group, Plan
 from ..run import Desk, Tally
@@ -41,7 +41,7 @@ class BatchRun:
         out: Out,
         reader: Reader,
         journal: Journal,
-        brake: Brake,
+        brake: StopSignal,
     ) -> None:
         self._desk, self._judge, self._tally, self._out = desk, judge, tally, out
         self._reader, self._journal, self._brake = reader, journal, brake
