@@ -27,7 +27,7 @@ import openai
 import orjson
 
 from vpctl.api.budget import Estimate
-from vpctl.api.chat import Model, Request
+from vpctl.api.chat import ChatModel, Request
 from vpctl.configs import ServerConfig
 from vpctl.flow import StopSignal
 
@@ -136,7 +136,7 @@ async def client(url: str) -> AsyncIterator[Ask]:
 async def ours(url: str) -> AsyncIterator[Ask]:
     """The engine of vpctl, with all that it does for a call: its pace, its budget, the answer read and checked."""
     os.environ["OPENAI_API_KEY"] = KEY
-    model = Model(ServerConfig(base_url=url, concurrency=IN_FLIGHT), "judge", option="--annotator openai")
+    model = ChatModel(ServerConfig(base_url=url, concurrency=IN_FLIGHT), "judge", option="--annotator openai")
 
     async def ask(call: Call) -> None:
         parts = [encoded(part) for part in call.question["messages"][0]["content"]]

@@ -1,4 +1,4 @@
-"""How much slower two models side by side are when their threads spin: the reason for `cli._share_the_machine`.
+"""How much slower two models side by side are when their threads spin: the reason for `cli._limit_threads`.
 
 Two processes run the shapes world's UNet at once on two cores, with two threads each as torch would have it, then as
 vpctl sets things. Run with:  python benchmarks/threads.py

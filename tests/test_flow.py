@@ -12,7 +12,7 @@ from tests.conftest import ENVIRONMENT, draw, lines, rest, told, until, vpctl
 from tests.servers import Server
 from vpctl import flow
 from vpctl.errors import LimitReached, Stopped, UserError
-from vpctl.flow import StopSignal, Room
+from vpctl.flow import StopSignal, WeightedSemaphore
 
 
 class Annotating:
@@ -108,15 +108,15 @@ def test_a_slow_annotator_of_ones_own_does_not_hold_up_a_second_interrupt(tmp_pa
 
 
 def test_the_first_reason_to_stop_counts_and_whoever_sleeps_is_woken() -> None:
-    async def work(brake: StopSignal) -> None:
-        sleeper = asyncio.ensure_future(brake.sleep(3600))
+    async def work(stop_signal: StopSignal) -> None:
+        sleeper = asyncio.ensure_future(stop_signal.sleep(3600))
         await asyncio.sleep(0)
-        brake.pull("one")
-        brake.pull("two")
+        stop_signal.stop("one")
+        stop_signal.stop("two")
         with pytest.raises(Stopped):
             await sleeper
         with pytest.raises(Stopped):
-            brake.check()
+            stop_signal.check()
 
     with pytest.raises(LimitReached, match=r"^stopped: one; run the same command again to continue$"):
         flow.run(work)
@@ -137,29 +137,29 @@ def test_results_come_in_order_and_no_more_are_under_way_than_may_be() -> None:
         now -= 1
         return number
 
-    async def all_of_them(brake: StopSignal) -> list[int]:
-        return [one async for one in flow.in_order(numbers(), work, at_once=4, brake=brake)]
+    async def all_of_them(stop_signal: StopSignal) -> list[int]:
+        return [one async for one in flow.in_order(numbers(), work, at_once=4, stop_signal=stop_signal)]
 
     assert flow.run(all_of_them) == list(range(50))
     assert most == 4
 
 
-def test_what_was_under_way_when_the_brake_was_pulled_comes_too() -> None:
+def test_what_was_under_way_when_the_stop_signal_was_set_comes_too() -> None:
     async def numbers() -> AsyncIterator[int]:
         for number in range(1000):
             yield number
 
     found: list[int] = []
 
-    async def all_of_them(brake: StopSignal) -> None:
+    async def all_of_them(stop_signal: StopSignal) -> None:
         async def work(number: int) -> int:
             if number == 3:
-                brake.pull("enough")
+                stop_signal.stop("enough")
                 raise Stopped
             await asyncio.sleep(0.01)
             return number
 
-        async for one in flow.in_order(numbers(), work, at_once=6, brake=brake):
+        async for one in flow.in_order(numbers(), work, at_once=6, stop_signal=stop_signal):
             found.append(one)
 
     with pytest.raises(LimitReached):
@@ -182,8 +182,8 @@ def test_an_error_in_the_input_comes_after_all_that_was_before_it() -> None:
         await asyncio.sleep(0.01)
         return number
 
-    async def all_of_them(brake: StopSignal) -> None:
-        async for one in flow.in_order(numbers(), work, at_once=8, brake=brake):
+    async def all_of_them(stop_signal: StopSignal) -> None:
+        async for one in flow.in_order(numbers(), work, at_once=8, stop_signal=stop_signal):
             found.append(one)
 
     with pytest.raises(UserError, match="line 4"):
@@ -192,7 +192,7 @@ def test_an_error_in_the_input_comes_after_all_that_was_before_it() -> None:
 
 
 def test_who_finds_no_room_waits_and_one_alone_always_fits() -> None:
-    room = Room(10)
+    room = WeightedSemaphore(10)
     inside: list[float] = []
     most: list[float] = []
 

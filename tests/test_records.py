@@ -22,9 +22,9 @@ from vpctl.records import (
     image_key,
     in_words,
     judgement_key,
-    part_of,
     prompt_key,
     schema,
+    split_of,
 )
 
 IMAGE = {"prompt": "a red circle", "prompt_id": "p", "image_id": "i", "file_name": "i.png", "model": "m", "seed": 7}
@@ -245,19 +245,19 @@ def test_a_judgement_is_another_if_prompt_aspect_annotator_or_pictures_are(key: 
 
 @given(st.text(), st.dictionaries(st.text(min_size=1), st.floats(0.01, 100), min_size=1))
 def test_a_prompt_falls_into_one_of_the_parts(prompt_id: str, shares: dict[str, float]) -> None:
-    assert part_of(prompt_id, shares) in shares
-    assert part_of(f"{prompt_id}-original", shares) == part_of(prompt_id, shares), "both forms stay together"
+    assert split_of(prompt_id, shares) in shares
+    assert split_of(f"{prompt_id}-original", shares) == split_of(prompt_id, shares), "both forms stay together"
 
 
 def test_a_prompt_stays_in_its_part_from_run_to_run() -> None:
     shares = {"train": 0.5, "test": 0.5}
-    assert "".join(part_of(f"prompt {number}", shares)[1] for number in range(10)) == "reeerereee"
+    assert "".join(split_of(f"prompt {number}", shares)[1] for number in range(10)) == "reeerereee"
 
 
 def test_the_parts_have_their_shares_whatever_these_sum_to() -> None:
     prompts = [f"prompt {number}" for number in range(20_000)]
     for shares in ({"train": 0.8, "validation": 0.05, "test": 0.15}, {"train": 16, "validation": 1, "test": 3}):
-        found = [part_of(prompt, shares) for prompt in prompts]
+        found = [split_of(prompt, shares) for prompt in prompts]
         for name, share in shares.items():
             expected = share / sum(shares.values())
             allowed = 4 * (expected * (1 - expected) / len(prompts)) ** 0.5
@@ -265,14 +265,14 @@ def test_the_parts_have_their_shares_whatever_these_sum_to() -> None:
 
 
 def test_a_part_without_a_share_is_empty() -> None:
-    assert {part_of(str(number), {"train": 1, "none": 0}) for number in range(1000)} == {"train"}
+    assert {split_of(str(number), {"train": 1, "none": 0}) for number in range(1000)} == {"train"}
 
 
 def test_a_larger_share_only_adds_prompts() -> None:
     small, large = {"train": 0.2, "test": 0.8}, {"train": 0.3, "test": 0.7}
     prompts = [str(number) for number in range(1000)]
-    chosen = {prompt for prompt in prompts if part_of(prompt, small) == "train"}
-    assert chosen < {prompt for prompt in prompts if part_of(prompt, large) == "train"}
+    chosen = {prompt for prompt in prompts if split_of(prompt, small) == "train"}
+    assert chosen < {prompt for prompt in prompts if split_of(prompt, large) == "train"}
 
 
 MEGABYTE = 1 << 20

@@ -24,9 +24,9 @@ from typer.completion import completion_init  # type: ignore[attr-defined]
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from . import __version__, plugins, progress
-from .errors import Ended, LimitReached, OutputClosed, OutputLocked, UserError, os_reason
+from .errors import CommandEnded, LimitReached, OutputClosed, OutputLocked, UserError, os_reason
 from .options import Quiet, Traceback, for_typer, in_groups, option
-from .streams.places import own_stdout
+from .streams.places import reserved_stdout
 
 COMMANDS = ("polish", "generate", "annotate", "merge", "train-rm", "score", "tune-ppo", "tune-dpo", "eval")
 """All commands in pipeline order. Each one is the file or folder of its name in `commands/`."""
@@ -58,7 +58,7 @@ def about(name: str) -> str:
         return lines.readline().strip().strip('"')
 
 
-def common(name: str) -> Callable[..., None]:
+def with_common_options(name: str) -> Callable[..., None]:
     """Return the function of a command, with the options that all commands share.
 
     The result announces the command name to `progress` before it runs. Records are read and written through file
@@ -75,16 +75,16 @@ def common(name: str) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapped(*args: Any, quiet: bool, traceback: bool, **kwargs: Any) -> None:
         progress.begin(f"vpctl {name}", quiet=quiet, with_traceback=traceback)
-        with own_stdout(), contextlib.redirect_stdout(sys.stderr), _no_answers():
+        with reserved_stdout(), contextlib.redirect_stdout(sys.stderr), _empty_stdin():
             try:
                 command(*args, **kwargs)
             except KeyboardInterrupt as interrupt:  # Typer would keep only its exit code
-                _end_quietly()
-                progress.settle()
+                _ignore_interrupts()
+                progress.flush_warnings()
                 progress.note(str(interrupt) or "interrupted")
                 raise
             finally:
-                progress.settle()
+                progress.flush_warnings()
 
     parameters = [*signature.parameters.values(), *shared]
     wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -92,7 +92,7 @@ def common(name: str) -> Callable[..., None]:
     return wrapped
 
 
-def _end_quietly() -> None:
+def _ignore_interrupts() -> None:
     """Ignore further interrupts while the last messages are printed. A launcher and the terminal may each send one."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -100,7 +100,7 @@ def _end_quietly() -> None:
 
 
 @contextlib.contextmanager
-def _no_answers() -> Iterator[None]:
+def _empty_stdin() -> Iterator[None]:
     asked = sys.stdin
     sys.stdin = io.StringIO()  # not a file, which could get the descriptor of a closed standard input
     try:
@@ -217,11 +217,11 @@ def build(words: Collection[str]) -> typer.Typer:
                 help=about(name), callback=_help_if_alone, invoke_without_command=True, rich_markup_mode=None
             )
             for one in EVALUATIONS:
-                command = for_typer(common(f"eval {one}"))
+                command = for_typer(with_common_options(f"eval {one}"))
                 evaluations.command(one, cls=_Command, help=described(command))(command)
             app.add_typer(evaluations, name=name)
         else:
-            command = for_typer(common(name))
+            command = for_typer(with_common_options(name))
             app.command(name, cls=_Command, help=described(command))(command)
     return app
 
@@ -232,8 +232,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _in_utf_8()
     arguments = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, _as_interrupt)
-    _share_the_machine()
-    _speak_any_locale()
+    _limit_threads()
+    _escape_unencodable()
     progress.begin(" ".join(["vpctl", *(word for word in arguments[:1] if word in COMMANDS)]), quiet=False)
     try:
         _check_names(arguments)
@@ -247,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(end.__context__, BrokenPipeError):
             raise
         code = 0
-    except Ended as end:
+    except CommandEnded as end:
         code = end.exit_code
     except (OutputLocked, LimitReached) as end:  # with -q, a cron job must not send mail about these
         progress.note(str(end))
@@ -301,7 +301,7 @@ def _check_names(arguments: Sequence[str]) -> None:
             raise UserError(f"{shown}: {what} is not UTF-8; rename the file or folder, e.g. with convmv")
 
 
-def _speak_any_locale() -> None:
+def _escape_unencodable() -> None:
     """Print help and messages in any locale, with escapes for missing characters. Print each warning on one line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -335,7 +335,7 @@ def _words(arguments: list[str]) -> set[str]:
     return {*arguments, *re.split(r"\s+", " ".join(completing))}
 
 
-def _share_the_machine() -> None:
+def _limit_threads() -> None:
     """Keep commands that run side by side from competing for the cores. Variables set by the user are kept.
 
     OpenMP reads the variables when torch is loaded. Two processes with two spinning threads each on two cores are up to

@@ -168,10 +168,10 @@ class AsyncPolisher(Protocol):
         An empty text means that the prompt has no content.
         """
 
-    def running(self, brake: "StopSignal") -> AbstractAsyncContextManager[Any]:
+    def running(self, stop_signal: "StopSignal") -> AbstractAsyncContextManager[Any]:
         """Return a context manager, for example one that opens a client. All calls are made inside this context.
 
-        Once `brake.pulled` is true, begin no new request.
+        Once `stop_signal.stopped` is true, begin no new request.
         """
         return nullcontext()
 
@@ -298,10 +298,10 @@ class Annotator(Protocol):
     async def ask(self, question: Question) -> list[Verdicts]:
         """Return one `Verdicts` for each aspect of the question, with scores in the order of its pictures."""
 
-    def running(self, brake: "StopSignal") -> AbstractAsyncContextManager[Any]:
+    def running(self, stop_signal: "StopSignal") -> AbstractAsyncContextManager[Any]:
         """Return a context manager, for example one that opens a client. All calls are made inside this context.
 
-        Once `brake.pulled` is true, begin no new request.
+        Once `stop_signal.stopped` is true, begin no new request.
         """
         return nullcontext()
 
@@ -343,7 +343,7 @@ class OfflineAnnotator(Annotator, Protocol):
     """An annotator that supports --batch-api and --batch-file. Only annotators of the package can be one."""
 
     model: Any
-    """The `vpctl.api.chat.Model` that answers."""
+    """The `vpctl.api.chat.ChatModel` that answers."""
 
     @abstractmethod
     def request(self, question: Question) -> Any:

@@ -24,19 +24,19 @@ class LimitReached(UserError):
     exit_code = 5
 
 
-class Ended(Exception):
+class CommandEnded(Exception):
     """The command has finished and has printed everything it had to say. `main` exits with `exit_code`."""
 
     exit_code = 1
 
 
-class SomeFailed(Ended):
+class SomeFailed(CommandEnded):
     """Some records failed. The next run tries them again."""
 
     exit_code = 3
 
 
-class GateNotMet(Ended):
+class GateFailed(CommandEnded):
     """An evaluation is below the threshold that the user set."""
 
     exit_code = 4

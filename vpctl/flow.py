@@ -21,8 +21,8 @@ R = TypeVar("R")
 class StopSignal:
     """Stops a run early, after an interrupt or when a limit is reached.
 
-    Once `pulled` is true, finish the work in progress and begin nothing new; `why` is the reason. `check()` and
-    `await sleep(seconds)` raise `Stopped` of vpctl.errors once the brake is pulled; let this error pass. The second
+    Once `stopped` is true, finish the work in progress and begin nothing new; `why` is the reason. `check()` and
+    `await sleep(seconds)` raise `Stopped` of vpctl.errors once it is set; let this error pass. The second
     interrupt cancels the work in progress, too.
     """
 
@@ -33,25 +33,25 @@ class StopSignal:
         self._pulled = asyncio.Event()
 
     @property
-    def pulled(self) -> bool:
+    def stopped(self) -> bool:
         """Whether nothing new is to begin."""
         return self._pulled.is_set()
 
-    def pull(self, why: str) -> None:
+    def stop(self, why: str) -> None:
         """Begin nothing new from now on; the first reason counts."""
-        if not self.pulled:
+        if not self.stopped:
             self.why = why
             self._pulled.set()
             for call in self._waiting:
                 call()
 
-    def when_pulled(self, call: Callable[[], object]) -> None:
+    def on_stop(self, call: Callable[[], object]) -> None:
         """Have `call` called once nothing new is to begin."""
         self._waiting.append(call)
 
     def check(self) -> None:
         """Raise `Stopped` if nothing new is to begin."""
-        if self.pulled:
+        if self.stopped:
             raise Stopped
 
     async def sleep(self, seconds: float) -> None:
@@ -66,18 +66,18 @@ class StopSignal:
             all_of_it.cancel()
             return
         self._interrupted = True
-        self.pull("interrupted")
+        self.stop("interrupted")
         progress.note("interrupted: waiting for running work to finish; interrupt again to stop immediately")
 
     def end(self) -> None:
         """Raise what tells the program why the run ended early, if it did."""
         if self._interrupted:
             raise KeyboardInterrupt
-        if self.pulled:
+        if self.stopped:
             raise LimitReached(f"stopped: {self.why}; run the same command again to continue")
 
 
-class Room:
+class WeightedSemaphore:
     """Room for `most` of something in all, such as pixels; whoever finds none waits. One alone always fits."""
 
     def __init__(self, most: float) -> None:
@@ -101,20 +101,20 @@ class Room:
 def run(work: Callable[[StopSignal], Coroutine[Any, Any, R]], *, max_time: float | None = None) -> R:
     """The result of `work`, in an event loop of its own that interrupts, and `max_time` in seconds, stop in order.
 
-    Raises `KeyboardInterrupt` or `LimitReached` at the end if the brake was pulled, and single what a group of tasks
+    Raises `KeyboardInterrupt` or `LimitReached` at the end if the stop signal was set, and single what a group of tasks
     raised.
     """
 
     async def all_of_it() -> R:
-        brake = StopSignal()
+        stop_signal = StopSignal()
         if max_time is not None:
-            asyncio.get_running_loop().call_later(max_time, brake.pull, f"--max-time of {max_time:g} s is over")
-        with _signals(brake):
+            asyncio.get_running_loop().call_later(max_time, stop_signal.stop, f"--max-time of {max_time:g} s is over")
+        with _signals(stop_signal):
             try:
-                result = await work(brake)
+                result = await work(stop_signal)
             except asyncio.CancelledError:
                 raise KeyboardInterrupt from None
-        brake.end()
+        stop_signal.end()
         return result
 
     try:
@@ -124,7 +124,7 @@ def run(work: Callable[[StopSignal], Coroutine[Any, Any, R]], *, max_time: float
 
 
 @contextlib.contextmanager
-def _signals(brake: StopSignal) -> Iterator[None]:
+def _signals(stop_signal: StopSignal) -> Iterator[None]:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task
     loop.set_exception_handler(_unless_interrupted)
@@ -134,7 +134,7 @@ def _signals(brake: StopSignal) -> Iterator[None]:
     handlers = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     before = {one: handler for one, handler in handlers.items() if handler != signal.SIG_IGN}
     for one in before:
-        loop.add_signal_handler(one, brake.interrupt, task)
+        loop.add_signal_handler(one, stop_signal.interrupt, task)
     try:
         yield
     finally:
@@ -207,13 +207,13 @@ async def in_background(items: Iterator[T]) -> AsyncIterator[T]:
 
 
 async def in_order(
-    items: AsyncIterator[T], work: Callable[[T], Awaitable[R]], *, at_once: int, brake: StopSignal
+    items: AsyncIterator[T], work: Callable[[T], Awaitable[R]], *, at_once: int, stop_signal: StopSignal
 ) -> AsyncGenerator[R, None]:
     """What `work` makes of each item, in the order of the items, with `at_once` of them under way.
 
-    Results come as soon as they and all before them are there. An item that is `Stopped` ends it, and so does the
-    brake; what follows a stopped item and was under way is let end, and comes too, since it has been paid for. So it is
-    where an item ends in a `UserError`, which is raised at the end; nothing is begun after it.
+    Results come as soon as they and all before them are there. An item that is `Stopped` ends it, and so does the stop
+    signal; what follows a stopped item and was under way is let end, and comes too, since it has been paid for. So it
+    is where an item ends in a `UserError`, which is raised at the end; nothing is begun after it.
     """
     under_way: set[asyncio.Task[R]] = set()
     arrived: asyncio.Queue[asyncio.Task[R] | None] = asyncio.Queue()
@@ -223,7 +223,7 @@ async def in_order(
         try:
             return await work(item)
         except UserError as error:
-            brake.pull(str(error))  # before anybody else has a turn
+            stop_signal.stop(str(error))  # before anybody else has a turn
             raise
         finally:
             slots.release()
@@ -232,7 +232,7 @@ async def in_order(
         try:
             async for item in items:
                 await slots.acquire()
-                brake.check()
+                stop_signal.check()
                 under_way.add(task := asyncio.ensure_future(start(item)))
                 task.add_done_callback(under_way.discard)
                 arrived.put_nowait(task)
@@ -242,7 +242,7 @@ async def in_order(
             arrived.put_nowait(None)
 
     feeder = asyncio.ensure_future(feed())
-    brake.when_pulled(feeder.cancel)
+    stop_signal.on_stop(feeder.cancel)
     fatal: UserError | None = None
     try:
         while (task := await arrived.get()) is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from . import __version__, contracts, plugins
-from .cli import COMMANDS, EVALUATIONS, about, as_typed, common, load
+from .cli import COMMANDS, EVALUATIONS, about, as_typed, load, with_common_options
 from .configs import VARIABLES
 from .flow import StopSignal
 from .options import Argument, Option, in_groups
@@ -222,12 +222,12 @@ def plugins_page() -> str:
             for form, code in zip(("", " that is a class"), examples, strict=False):
                 lines += [".PP", f"A complete {kind}{form}:", *_examples(inspect.cleandoc(code), as_written=True)]
     types = {_fields(one): inspect.getdoc(one) or "" for one in PASSED}
-    types["Brake"] = inspect.getdoc(StopSignal) or ""
+    types["StopSignal"] = inspect.getdoc(StopSignal) or ""
     return _page(
         _head("vpctl-plugins", 7, "the contracts of vpctl's plug-ins"),
         _section("DESCRIPTION", *_paragraphs(inspect.getdoc(contracts) or "")),
         lines,
-        _section("TYPES", "Brake is in vpctl.flow. The others are in vpctl.contracts.", *_items(types, _plain)),
+        _section("TYPES", "StopSignal is in vpctl.flow. The others are in vpctl.contracts.", *_items(types, _plain)),
         _section("SEE ALSO", r"\fBvpctl\fR(1), \fBvpctl-records\fR(5)"),
     )
 
@@ -304,7 +304,7 @@ def synopsis(name: str) -> str:
 
 def parameters(name: str) -> Iterator[tuple[inspect.Parameter, Option | Argument, Any]]:
     """Every parameter of a command with its declaration and its type."""
-    for parameter in inspect.signature(common(name), eval_str=True).parameters.values():
+    for parameter in inspect.signature(with_common_options(name), eval_str=True).parameters.values():
         kind, info = get_args(parameter.annotation)
         yield parameter, info, kind
 

@@ -186,17 +186,17 @@ def load(kind: str, spec: str, *, device: str = "auto", **settings: Any) -> Any:
     import inspect
 
     name, argument = split(_known(kind, spec))
-    module = _from_file(name) if _is_own(spec) else importlib.import_module(f"vpctl.{KINDS[kind]}.{name}")
+    module = _from_file(name) if _is_user_file(spec) else importlib.import_module(f"vpctl.{KINDS[kind]}.{name}")
     loader: Callable[..., Any] | None = getattr(module, "load", None)
     if not callable(loader):
         raise UserError(f"{_option(kind)} {spec}: {name} has no function load(argument, *, device)")
     with blamed(kind, spec, "load takes (argument, *, device) and returns the plug-in"):
         known = inspect.signature(loader).parameters
         made = loader(argument, device=device, **{name: value for name, value in settings.items() if name in known})
-    return _fulfilling(kind, spec, made)
+    return _conforming(kind, spec, made)
 
 
-def _fulfilling(kind: str, spec: str, made: Any) -> Any:
+def _conforming(kind: str, spec: str, made: Any) -> Any:
     """Return what `load` made as an object of its contract. A function gets the contract's defaults for all members.
 
     An annotator that is a function stays a function: `judging` calls it. The members of a user's own class are checked;
@@ -205,28 +205,28 @@ def _fulfilling(kind: str, spec: str, made: Any) -> Any:
     import inspect
 
     for contract in reversed(CONTRACTS[kind]):  # the narrower contract first
-        if is_a(made, contract):
-            return Guarded(kind, spec, made, contract) if _is_own(spec) else made
+        if implements(made, contract):
+            return Guarded(kind, spec, made, contract) if _is_user_file(spec) else made
     inherit = f"have its class inherit from vpctl.contracts.{CONTRACTS[kind][0].__name__}"
     known = {name for contract in CONTRACTS[kind] for name in vars(contract) if not name.startswith("_")}
     if members := sorted(known & {*dir(made)}):
-        raise UserError(f"{_option(kind)} {spec}: load returned {_found(made)}, which has {members[0]}; {inherit}")
+        raise UserError(f"{_option(kind)} {spec}: load returned {_described(made)}, which has {members[0]}; {inherit}")
     if not callable(made):
-        raise misfit(kind, spec, made, "load")
+        raise contract_error(kind, spec, made, "load")
     if kind == "annotator":
         return made
     if kind == "polisher" and inspect.iscoroutinefunction(made):
-        return function_as(AsyncPolisher, made)
-    return function_as(CONTRACTS[kind][0], made)
+        return from_function(AsyncPolisher, made)
+    return from_function(CONTRACTS[kind][0], made)
 
 
-def function_as(contract: Callable[..., C], call: Callable[..., Any]) -> C:
+def from_function(contract: Callable[..., C], call: Callable[..., Any]) -> C:
     """An object of a contract that calls `call`, with the contract's defaults for all other members."""
     made: C = type("Function", (cast(type, contract),), {"__call__": staticmethod(call)})()
     return made
 
 
-def is_a(made: Any, contract: type) -> bool:
+def implements(made: Any, contract: type) -> bool:
     """Whether an object that `load` returned implements a contract."""
     return contract in type(made.plugin if isinstance(made, Guarded) else made).__mro__
 
@@ -237,12 +237,12 @@ def tunable(spec: str, *, device: str) -> Any:
     Raises `UserError` if the generator cannot be tuned.
     """
     made = load("generator", spec, device=device)
-    if not is_a(made, TunableGenerator):
+    if not implements(made, TunableGenerator):
         raise UserError(f"--model {spec}: this generator cannot be tuned; only a vpctl.contracts.TunableGenerator can")
     return made
 
 
-def _is_own(spec: str) -> bool:
+def _is_user_file(spec: str) -> bool:
     """Whether a spec names a file of the user, not a packaged plug-in."""
     return split(spec)[0].endswith(".py")
 
@@ -259,28 +259,28 @@ def blamed(kind: str, spec: str, contract: str = "") -> Iterator[None]:
     except (UserError, RecordFailed, Refused, Stopped, OutputClosed, MemoryError):
         raise
     except (Exception, SystemExit) as error:
-        if not _is_own(spec):
+        if not _is_user_file(spec):
             raise
         file, expected = split(spec)[0], contract or CALLS[kind]
         own = os.path.realpath(file)
         frames = [one for one in traceback.extract_tb(error.__traceback__) if os.path.realpath(one.filename) == own]
         where = f"{file}:{frames[-1].lineno}, in {frames[-1].name}" if frames else file
-        raise UserError(f"{where}: {_said(error)}; {expected}; --traceback shows more") from error
+        raise UserError(f"{where}: {_error_text(error)}; {expected}; --traceback shows more") from error
 
 
-def _said(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}".removesuffix(": ")
     except Exception:  # the exception class of the plug-in cannot be printed
         return type(error).__name__
 
 
-def misfit(kind: str, spec: str, returned: object, function: str = "it", contract: str = "") -> UserError:
+def contract_error(kind: str, spec: str, returned: object, function: str = "it", contract: str = "") -> UserError:
     """Return the error for a plug-in that returned something its contract does not allow."""
-    return UserError(f"{_option(kind)} {spec}: {function} returned {_found(returned)}; {contract or CALLS[kind]}")
+    return UserError(f"{_option(kind)} {spec}: {function} returned {_described(returned)}; {contract or CALLS[kind]}")
 
 
-def _found(value: object) -> str:
+def _described(value: object) -> str:
     return "None" if value is None else f"{_article(type(value).__name__)}, {reprlib.repr(value)}"
 
 
@@ -346,7 +346,7 @@ def _is_context(value: object) -> bool:
     return isinstance(value, AbstractAsyncContextManager)
 
 
-_RUNNING = (_is_context, "running takes a Brake and returns an async context manager")
+_RUNNING = (_is_context, "running takes a StopSignal and returns an async context manager")
 _SUMMARY = (is_text, "summary takes nothing and returns text")
 _CHECK = (_is_any, "check takes nothing")
 MEMBERS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
@@ -407,7 +407,7 @@ class Guarded:
         with blamed(self._kind, self._spec, contract):
             found = getattr(self.plugin, name)
             if not (callable(found) if is_function else fits(found)):
-                raise UserError(f"{_option(self._kind)} {self._spec}: its {name} is {_found(found)}; {contract}")
+                raise UserError(f"{_option(self._kind)} {self._spec}: its {name} is {_described(found)}; {contract}")
         if is_function and name in MEMBERS[self._kind]:
             found = self._checked(found, name, fits, contract)
         setattr(self, name, found)
@@ -418,7 +418,7 @@ class Guarded:
             with blamed(self._kind, self._spec, contract):
                 result = call(*arguments)
                 if not fits(result):
-                    raise misfit(self._kind, self._spec, result, name, contract)
+                    raise contract_error(self._kind, self._spec, result, name, contract)
             return _Context(result, self._kind, self._spec, contract) if name == "running" else result
 
         return guarded
@@ -456,7 +456,7 @@ def _from_file(path: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise UserError(f"{path}: cannot be loaded: {_said(error)}; --traceback shows more") from error
+        raise UserError(f"{path}: cannot be loaded: {_error_text(error)}; --traceback shows more") from error
     return module
 
 
@@ -477,7 +477,7 @@ def model_fingerprint(spec: str, generator: Generator) -> str:
     return generator.fingerprint or fingerprints(spec)[spec]
 
 
-def changed(spec: str) -> float:
+def last_modified(spec: str) -> float:
     """The last modification time of the local files that a spec names, in seconds since 1970.
 
     0 if the spec names no local file.

@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self, TypeVar
 
-from .streams.places import goes_to_a_pipe
+from .streams.places import stdout_is_pipe
 
 T = TypeVar("T")
 
-SHOWN = 10
+MAX_SHOWN = 10
 """Number of warnings of one kind that are printed."""
-QUIET_SECONDS = 30.0
+REPORT_SECONDS = 30.0
 """Interval of progress lines where no bar can be drawn."""
 REDRAW_SECONDS = 0.5
 """Interval at which the status text behind a bar is updated."""
@@ -28,8 +28,8 @@ _quiet = False
 _with_traceback = False
 _warned: dict[str, int] = {}
 """Number of warnings of each kind so far."""
-_last_words: list[Callable[[], str]] = []
-"""Functions that `settle` calls. Each may return one more warning."""
+_end_warnings: list[Callable[[], str]] = []
+"""Functions that `flush_warnings` calls. Each may return one more warning."""
 
 
 def begin(command: str, *, quiet: bool, with_traceback: bool = False) -> None:
@@ -41,7 +41,7 @@ def begin(command: str, *, quiet: bool, with_traceback: bool = False) -> None:
     global _command, _quiet, _with_traceback
     _command, _quiet, _with_traceback = command, quiet, with_traceback
     _warned.clear()
-    _last_words.clear()
+    _end_warnings.clear()
 
 
 def mute() -> None:
@@ -62,34 +62,34 @@ def warn(text: str) -> None:
 
 
 def warn_each(kind: str, text: str) -> None:
-    """Print a warning that thousands of records may cause, at most `SHOWN` times for each kind.
+    """Print a warning that thousands of records may cause, at most `MAX_SHOWN` times for each kind.
 
-    `kind` names the records in the plural, such as ``pictures cannot be opened``. `settle` prints how many more there
-    were.
+    `kind` names the records in the plural, such as ``pictures cannot be opened``. `flush_warnings` prints how many more
+    there were.
     """
     _warned[kind] = _warned.get(kind, 0) + 1
-    if _warned[kind] <= SHOWN:
+    if _warned[kind] <= MAX_SHOWN:
         warn(text)
 
 
-def at_end(say: Callable[[], str]) -> None:
-    """Register a function whose text `settle` prints as one more warning. An empty text prints nothing."""
-    _last_words.append(say)
+def warn_at_end(say: Callable[[], str]) -> None:
+    """Register a function whose text `flush_warnings` prints as one more warning. An empty text prints nothing."""
+    _end_warnings.append(say)
 
 
-def settle() -> None:
-    """Print how many warnings of each kind were not shown, then the warnings of `at_end`.
+def flush_warnings() -> None:
+    """Print how many warnings of each kind were not shown, then the warnings of `warn_at_end`.
 
     A second call prints nothing.
     """
     for kind, number in _warned.items():
-        if number > SHOWN:
-            warn(f"… and {number - SHOWN} more {kind}")
-    for say in _last_words:
+        if number > MAX_SHOWN:
+            warn(f"… and {number - MAX_SHOWN} more {kind}")
+    for say in _end_warnings:
         if text := say():
             warn(text)
     _warned.clear()
-    _last_words.clear()
+    _end_warnings.clear()
 
 
 def error(text: str, cause: BaseException | None = None) -> None:
@@ -98,11 +98,11 @@ def error(text: str, cause: BaseException | None = None) -> None:
         import traceback
 
         lines = "".join(traceback.format_exception(cause)).splitlines()
-        _print("".join(f"{harmless(line)}\n" for line in lines))
+        _print("".join(f"{escaped(line)}\n" for line in lines))
     _say(f"error: {text}")
 
 
-def harmless(text: str) -> str:
+def escaped(text: str) -> str:
     """The text on one line, with unprintable characters escaped.
 
     Text from a record may hold anything. It must not break lines or move the cursor of a terminal.
@@ -111,7 +111,7 @@ def harmless(text: str) -> str:
 
 
 def _say(text: str) -> None:
-    _print(f"{_command}: {harmless(text)}\n")
+    _print(f"{_command}: {escaped(text)}\n")
 
 
 def _print(text: str) -> None:
@@ -150,7 +150,7 @@ class Counter:
         self._unit, self._status = unit, status
         self._began = self._said = time.monotonic()
         self._bar = None
-        if not _quiet and sys.stderr is not None and sys.stderr.isatty() and not goes_to_a_pipe():
+        if not _quiet and sys.stderr is not None and sys.stderr.isatty() and not stdout_is_pipe():
             from tqdm import tqdm
 
             global _bar
@@ -166,9 +166,9 @@ class Counter:
             self._bar.total = self.expected
             if now - self._said >= REDRAW_SECONDS:
                 self._said = now
-                self._bar.set_postfix_str(harmless(self._status(self._share())), refresh=False)
+                self._bar.set_postfix_str(escaped(self._status(self._share())), refresh=False)
             self._bar.update(more)
-        elif now - self._said >= QUIET_SECONDS:
+        elif now - self._said >= REPORT_SECONDS:
             self._said = now
             note(self._line(now - self._began))
 
@@ -217,7 +217,7 @@ def finished(done: str, target: str, *, resumed: int = 0, failed: int = 0, more:
 
     `target` is the file or folder as the user named it; ``-`` is standard output.
     """
-    settle()
+    flush_warnings()
     there = f"; {resumed} {'was' if resumed == 1 else 'were'} already there" if resumed else ""
     lost = f"; {failed} failed; run the same command again to retry them" if failed else ""
     note(f"{done} {written(target)}{there}{lost}{f'; {more}' if more else ''}")
@@ -240,11 +240,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table(title=harmless(title), title_justify="left", title_style="bold")
+    drawn = Table(title=escaped(title), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        drawn.add_column(harmless(column), justify="right" if index else "left", overflow="fold")
+        drawn.add_column(escaped(column), justify="right" if index else "left", overflow="fold")
     for row in rows:
-        drawn.add_row(*map(harmless, row))
+        drawn.add_row(*map(escaped, row))
     console = Console(stderr=True, markup=False, emoji=False)
     with console.capture() as text:
         console.print(drawn)

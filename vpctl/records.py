@@ -150,7 +150,7 @@ class Report(TypedDict):
     confidence: NotRequired[Annotated[float, "Coverage of the interval, such as 0.95."]]
 
 
-LONGEST_PROMPT = 10_000
+MAX_PROMPT_CHARS = 10_000
 """Maximum length of a prompt in characters. CLIP reads 77 tokens, and other text encoders some hundreds."""
 
 MODES = ("list", "point", "pair")
@@ -184,7 +184,7 @@ def fingerprint(path: str) -> str:
     return found.hexdigest()[:16]
 
 
-ORIGINAL = "-original"
+ORIGINAL_SUFFIX = "-original"
 """Suffix of the id of an original prompt. Its polished form has the same id without the suffix."""
 
 
@@ -209,13 +209,13 @@ def judgement_key(judgement: Judgement) -> str:
     return digest([judgement["prompt_id"], judgement["aspect"], judgement["annotator"], pictures])
 
 
-def part_of(prompt_id: str, shares: Mapping[str, float]) -> str:
+def split_of(prompt_id: str, shares: Mapping[str, float]) -> str:
     """The part of the data that a prompt belongs to, by the hash of its id: it stays the same when the data grow.
 
     Both forms of a prompt, original and polished, are in the same part. Otherwise a model could be tested on a
     rewording of a prompt it was trained on.
     """
-    place = int(digest(["split", prompt_id.removesuffix(ORIGINAL)])[:8], 16) / 16**8 * sum(shares.values())
+    place = int(digest(["split", prompt_id.removesuffix(ORIGINAL_SUFFIX)])[:8], 16) / 16**8 * sum(shares.values())
     names = list(shares)
     for name in names:
         place -= shares[name]
@@ -256,13 +256,13 @@ def check(record: object, kind: Any, where: str) -> dict[str, Any]:
     name = _with_article(kind.__name__.lower())
     if missing := [key for key, (required, _, _) in known.items() if required and key not in record]:
         has = ", ".join(record) or "no keys"
-        raise UserError(f"{where}: {name} needs {in_a_row(map(repr, missing))}; this one has {has}")
+        raise UserError(f"{where}: {name} needs {listing(map(repr, missing))}; this one has {has}")
     for key, (required, expected, _) in known.items():
         if not required and key in record:
             _drop_null(record, key)
         if key in record and not _conforms(record[key], expected):
             raise UserError(f"{where}: {key!r} of {name} is {in_words(expected)}, not {_found(record[key], expected)}")
-    if kind is not Prompt and "prompt" in known and (reason := oversized(record)):
+    if kind is not Prompt and "prompt" in known and (reason := prompt_too_long(record)):
         raise UserError(f"{where}: {reason}")
     if kind is Judgement:
         _check_pictures(record, where)
@@ -271,12 +271,12 @@ def check(record: object, kind: Any, where: str) -> dict[str, Any]:
     return record
 
 
-def oversized(record: Mapping[str, Any]) -> str:
+def prompt_too_long(record: Mapping[str, Any]) -> str:
     """Why a record's prompt is too long to draw or to judge, or an empty text. polish drops such prompts."""
     length = len(record["prompt"])
-    if length <= LONGEST_PROMPT:
+    if length <= MAX_PROMPT_CHARS:
         return ""
-    return f"the prompt has {length} characters; the maximum is {LONGEST_PROMPT}: shorten it, or leave the record out"
+    return f"the prompt has {length} characters; the maximum is {MAX_PROMPT_CHARS}: shorten it, or leave the record out"
 
 
 def _drop_null(record: dict[str, Any], key: str) -> None:
@@ -370,7 +370,7 @@ def _found(value: object, expected: Any = None) -> str:
     return f"{value}"[:40] + " (more than 64 bits)" if _too_large(value) else orjson.dumps(value).decode()[:40]
 
 
-def in_a_row(items: Iterable[str]) -> str:
+def listing(items: Iterable[str]) -> str:
     """The items as a list in a sentence: ``a``, ``a and b``, ``a, b and c``."""
     *before, last = items
     return f"{', '.join(before)} and {last}" if before else last

@@ -22,7 +22,7 @@ from vpctl.contracts import Kind, Verdicts
 from vpctl.flow import StopSignal
 from vpctl.images.pictures import Pictures
 from vpctl.judging import run as judging
-from vpctl.judging.plan import Plan, grouped
+from vpctl.judging.plan import Plan, group_by_prompt
 from vpctl.judging.run import Tally
 from vpctl.records import Judgement
 
@@ -40,7 +40,7 @@ def judged(server: Server, folder: Path, plan: Plan, *, prompts: int = 3, **how:
         image["file_name"] = str(folder / image["file_name"])
     annotator = openai.load("gpt-4o", server=ServerConfig(base_url=server.url, **how), folder=str(folder))
     done: list[Judgement] = []
-    desk = judging.desk(
+    context = judging.judging_context(
         annotator,
         "openai:gpt-4o",
         open_picture=Pictures([str(folder)]).open,
@@ -48,9 +48,9 @@ def judged(server: Server, folder: Path, plan: Plan, *, prompts: int = 3, **how:
         emit=lambda *some: done.extend(some),
     )
 
-    def work(brake: StopSignal) -> Coroutine[Any, Any, None]:
-        groups = grouped(iter(images), str)
-        return judging.judge(groups, plan, desk, at_once=8, brake=brake, tally=Tally())
+    def work(stop_signal: StopSignal) -> Coroutine[Any, Any, None]:
+        groups = group_by_prompt(iter(images), str)
+        return judging.judge(groups, plan, context, at_once=8, stop_signal=stop_signal, tally=Tally())
 
     flow.run(work)
     return done
@@ -101,7 +101,7 @@ def opened(path: str) -> bytes:
 
 def test_all_aspects_share_what_their_call_took(tmp_path: Path) -> None:
     with Server() as server:
-        done = judged(server, tmp_path, Plan(ASPECTS, together=True), prompts=1)
+        done = judged(server, tmp_path, Plan(ASPECTS, all_aspects=True), prompts=1)
         (entry,) = server.log
     assert [record["aspect"] for record in done] == ["fidelity", "aesthetic"]
     used = sum(record["usage"]["prompt_tokens"] + record["usage"]["completion_tokens"] for record in done)
@@ -135,12 +135,12 @@ def test_what_an_estimate_says_is_about_what_is_sent() -> None:
     kind = Kind(ASPECTS[:1], "list", 4)
     estimate = judge.estimate(kind, "a red circle", [(512, 512)] * 4)
     assert 4 * 255 < estimate.prompt < 4 * 255 + 1500
-    assert (estimate.answer, estimate.longest) == (4 * openai.WORDS, 4096)
+    assert (estimate.answer, estimate.longest) == (4 * openai.TOKENS_PER_RATIONALE, 4096)
     assert judge.estimate(kind, "a red circle", [(1024, 1024)] * 4).prompt - estimate.prompt == 4 * (765 - 255)
 
 
 def test_what_a_call_used_is_shared() -> None:
-    found = openai.shared([Verdicts([1.0], ["x"], {})] * 4, {"prompt_tokens": 10.0, "calls": 2})
+    found = openai.split_usage([Verdicts([1.0], ["x"], {})] * 4, {"prompt_tokens": 10.0, "calls": 2})
     assert [one.usage for one in found] == [{"prompt_tokens": 2.5, "calls": 0.5}] * 4
 
 

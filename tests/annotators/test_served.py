@@ -21,7 +21,7 @@ from pytest_httpserver import HTTPServer
 from tests.annotators import vlm
 from tests.conftest import ENVIRONMENT, HOME, Ended, Run, lines
 from vpctl import plugins
-from vpctl.annotators._vision_language import Asked
+from vpctl.annotators._vision_language import ChatRequest
 
 pytestmark = pytest.mark.skipif(
     not (find_spec("uvicorn") and find_spec("fastapi")), reason="needs a server: pip install 'transformers[serving]'"
@@ -74,7 +74,7 @@ def taught(tmp_path: Path, run: Run, drawn: Path, httpserver: HTTPServer) -> Pat
     return folder
 
 
-def _conversation(body: bytes) -> Asked:
+def _conversation(body: bytes) -> ChatRequest:
     """The body of a request, in the form in which the model behind the server reads it."""
     messages: list[dict[str, Any]] = []
     pictures: list[Image.Image] = []
@@ -87,7 +87,7 @@ def _conversation(body: bytes) -> Asked:
                 pictures.append(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB"))
         kept = [part if part["type"] == "text" else {"type": "image"} for part in parts]
         messages.append({"role": message["role"], "content": kept})
-    return Asked(messages, pictures, 1)
+    return ChatRequest(messages, pictures, 1)
 
 
 @pytest.fixture

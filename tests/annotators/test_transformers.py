@@ -43,7 +43,7 @@ def answer(*seen: tuple[str, str], ranking: Sequence[str]) -> str:
 
 def complaint() -> str:
     with pytest.raises(Unusable) as raised:
-        questions.verdicts(GREEN.kind, json.loads(WRONG))
+        questions.parse_verdicts(GREEN.kind, json.loads(WRONG))
     return REPAIR.format(raised.value)
 
 
@@ -136,7 +136,7 @@ def test_in_a_batch_a_question_gets_the_answer_that_it_gets_alone(random: Path, 
     """Neither the padding nor the length of the other answers changes it."""
     for folder in (random, taught):
         judge = judge_in(folder)
-        judge.batches.most = 8
+        judge.batches.max_batch_size = 8
         together = [told(found) for found in ask(judge, ODD)]
         assert together == [told(found) for found in one_by_one(judge, ODD)]
         assert len({raw for _, raw, _ in together}) == 3
@@ -146,7 +146,7 @@ def test_in_a_batch_a_question_gets_the_answer_that_it_gets_alone(random: Path, 
 
 def test_it_judges_what_it_sees(taught: Path) -> None:
     judge = judge_in(taught)
-    judge.batches.most = 8
+    judge.batches.max_batch_size = 8
     (red_blue,), (blue_red,) = ask(judge, [RED_BLUE, BLUE_RED])
     assert red_blue[:2] == ([5.0, 1.0], ["all red", "all blue"])
     assert blue_red[:2] == ([1.0, 5.0], ["all blue", "all red"])
@@ -222,7 +222,7 @@ def test_a_model_of_one_picture_says_how_it_can_judge(tmp_path: Path, short: Non
 
 def test_a_batch_too_large_for_the_memory_is_halved(taught: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = judge_in(taught)
-    judge.batches.most = 4
+    judge.batches.max_batch_size = 4
     expected = [found[0].scores for found in ask(judge, [RED_BLUE, BLUE_RED])]
     sizes: list[int] = []
     generate = judge.model.generate
@@ -238,7 +238,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(taught: Path, monkeypatch: p
     found = ask(judge, [RED_BLUE, BLUE_RED, RED_BLUE, BLUE_RED])
     assert [one[0].scores for one in found] == expected * 2
     assert sizes == [4, 2, 2]
-    assert judge.batches.most == 2, "no larger one is tried again"
+    assert judge.batches.max_batch_size == 2, "no larger one is tried again"
     room = 0
     (failure,) = ask(judge, [RED_BLUE])
     assert isinstance(failure, RecordFailed)
@@ -248,7 +248,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(taught: Path, monkeypatch: p
 
 def test_a_question_that_cannot_be_read_takes_none_of_its_batch_with_it(tmp_path: Path, short: None) -> None:
     judge = judge_in(vlm.make(tmp_path, context=700))
-    judge.batches.most = 8
+    judge.batches.max_batch_size = 8
     long = question("word " * 400, "red")
     good, bad, also_good = ask(judge, [GREEN, long, GREEN])
     assert told(good) == told(also_good)

@@ -14,7 +14,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from vpctl import plugins
-from vpctl.annotators._vision_language import Asked, LocalJudge
+from vpctl.annotators._vision_language import ChatRequest, LocalJudge
 from vpctl.contracts import Question
 from vpctl.judging import questions
 
@@ -82,11 +82,11 @@ def _tokenizer() -> transformers.PreTrainedTokenizerFast:
         show_progress=False,
     )
     sample = question("a red circle", "red", "blue")
-    tokenizer.train_from_iterator([questions.system(sample.kind), questions.before(sample)], trainer)
+    tokenizer.train_from_iterator([questions.system_prompt(sample.kind), questions.text_before(sample)], trainer)
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>")
 
 
-Lesson = tuple[Asked, str]
+Lesson = tuple[ChatRequest, str]
 
 
 def teach(folder: Path, judge: LocalJudge, lessons: Sequence[Lesson], *, enough: float = 0.003, most: int = 400) -> int:
@@ -119,11 +119,11 @@ def _batch(folder: Path, judge: LocalJudge, lessons: Sequence[Lesson]) -> dict[s
     return inputs
 
 
-def first_turn(judge: LocalJudge, asked: Question) -> Asked:
-    return Asked(judge.conversation(asked), [*asked.pictures], 1)
+def first_turn(judge: LocalJudge, asked: Question) -> ChatRequest:
+    return ChatRequest(judge.conversation(asked), [*asked.pictures], 1)
 
 
-def second_turn(first: Asked, answer: str, complaint: str) -> Asked:
+def second_turn(first: ChatRequest, answer: str, complaint: str) -> ChatRequest:
     turns: Sequence[tuple[str, str]] = [("assistant", answer), ("user", complaint)]
     more = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
     return first._replace(messages=[*first.messages, *more])

@@ -43,7 +43,7 @@ class Run:
                         return
                     prompt = estimate.prompt * chance.choice([0.1, 1, FIRST_RATIO, chance.uniform(0, FIRST_RATIO)])
                     real = {"prompt_tokens": prompt, "completion_tokens": chance.choice([0, 1, longest])}
-                    self.owed += PRICE.of(real)
+                    self.owed += PRICE.cost_of(real)
                     self.most_owed = max(self.most_owed, self.owed)
                     usage = {} if chance.random() < 0.1 else real
                     self.done += 1
@@ -51,12 +51,12 @@ class Run:
                     self.budget.settle(reserved, estimate, usage)
 
         async def all_of_them() -> StopSignal:
-            brake, slots = StopSignal(), asyncio.Semaphore(at_once)
-            self.budget.begin(brake)
+            stop_signal, slots = StopSignal(), asyncio.Semaphore(at_once)
+            self.budget.begin(stop_signal)
             await asyncio.gather(*(call(slots) for _ in range(self.calls)))
-            return brake
+            return stop_signal
 
-        self.brake = passing(all_of_them())
+        self.stop_signal = passing(all_of_them())
 
 
 def test_a_cap_is_never_passed_and_all_that_was_put_aside_is_given_back() -> None:
@@ -67,23 +67,23 @@ def test_a_cap_is_never_passed_and_all_that_was_put_aside_is_given_back() -> Non
         assert run.budget.spent <= run.cap + 1e-12, seed
         assert run.budget._reserved == pytest.approx(0, abs=1e-12)
         assert run.budget._outstanding == 0
-        assert bool(run.stopped) == run.brake.pulled
+        assert bool(run.stopped) == run.stop_signal.stopped
         ended_early += bool(run.stopped)
     assert 200 < ended_early < 850, "some end at their cap, and some do not come to it"
 
 
 def spend(budget: Budget, usages: list[dict[str, float] | None], estimate: Estimate) -> tuple[int, StopSignal]:
-    """The number of consecutive calls that the budget allows, with these usages, and the brake."""
+    """The number of consecutive calls that the budget allows, with these usages, and the stop_signal."""
 
     async def one_by_one() -> tuple[int, StopSignal]:
-        budget.begin(brake := StopSignal())
+        budget.begin(stop_signal := StopSignal())
         for number, usage in enumerate(usages):
             try:
                 reserved = await budget.reserve(estimate)
             except Stopped:
-                return number, brake
+                return number, stop_signal
             budget.settle(reserved, estimate, usage)
-        return len(usages), brake
+        return len(usages), stop_signal
 
     return passing(one_by_one())
 
@@ -92,10 +92,10 @@ def test_it_stops_exactly_when_the_next_call_could_pass_the_cap() -> None:
     # Each call may cost 4 × 100 × 2 + 50 × 8 = 1200 millionths of a dollar, and costs 100 × 2 + 10 × 8 = 280.
     usage = {"prompt_tokens": 100.0, "completion_tokens": 10.0}
     budget = Budget(max_cost=0.002, price=PRICE)
-    went, brake = spend(budget, [usage] * 99, Estimate(100, 10, 50))
+    went, stop_signal = spend(budget, [usage] * 99, Estimate(100, 10, 50))
     assert went == 3, "after two there are 1440 left, after three 1160"
     assert budget.spent == pytest.approx(3 * 280e-6)
-    assert brake.why == "--max-cost 0.002 is reached, with 0.0008 dollars spent"
+    assert stop_signal.why == "--max-cost 0.002 is reached, with 0.0008 dollars spent"
 
 
 def test_a_cap_that_is_met_exactly_is_not_passed() -> None:
@@ -141,7 +141,7 @@ def test_a_call_that_nobody_heard_the_end_of_counts_as_the_most_it_could_be() ->
     async def lost() -> Budget:
         budget, estimate = Budget(max_cost=1.0, price=PRICE), Estimate(100, 10, 50)
         budget.begin(StopSignal())
-        budget.lose(await budget.reserve(estimate))
+        budget.forfeit(await budget.reserve(estimate))
         return budget
 
     budget = passing(lost())
@@ -149,14 +149,14 @@ def test_a_call_that_nobody_heard_the_end_of_counts_as_the_most_it_could_be() ->
     assert (budget._reserved, budget._outstanding) == (0, 0)
 
 
-def test_a_pulled_brake_wakes_who_waits_for_money() -> None:
+def test_a_stop_signal_wakes_who_waits_for_money() -> None:
     async def woken() -> list[Any]:
         budget, estimate = Budget(max_cost=0.0013, price=PRICE), Estimate(100, 10, 50)
-        budget.begin(brake := StopSignal())
+        budget.begin(stop_signal := StopSignal())
         await budget.reserve(estimate)
         waiting = [asyncio.ensure_future(budget.reserve(estimate)) for _ in range(3)]
         await asyncio.sleep(0)
-        brake.pull("enough")
+        stop_signal.stop("enough")
         return list(await asyncio.gather(*waiting, return_exceptions=True))
 
     assert [type(end) for end in passing(woken())] == [Stopped] * 3
@@ -165,12 +165,12 @@ def test_a_pulled_brake_wakes_who_waits_for_money() -> None:
 def test_so_many_requests_and_no_more() -> None:
     async def ask() -> tuple[int, str]:
         budget = Budget(max_requests=3)
-        budget.begin(brake := StopSignal())
+        budget.begin(stop_signal := StopSignal())
         for sent in range(9):
             try:
                 budget.request()
             except Stopped:
-                return sent, brake.why
+                return sent, stop_signal.why
         return 9, ""
 
     assert passing(ask()) == (3, "--max-requests 3 is reached")
@@ -186,7 +186,7 @@ def test_what_calls_will_take_is_told_in_the_light_of_those_that_were_answered()
 
 def test_cached_tokens_cost_what_they_cost() -> None:
     usage = {"prompt_tokens": 1000.0, "cached_tokens": 400.0, "completion_tokens": 10.0}
-    assert PRICE.of(usage) == pytest.approx(600 * 2e-6 + 400 * 1e-6 + 10 * 8e-6)
+    assert PRICE.cost_of(usage) == pytest.approx(600 * 2e-6 + 400 * 1e-6 + 10 * 8e-6)
 
 
 @pytest.mark.parametrize(

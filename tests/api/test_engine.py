@@ -12,7 +12,7 @@ from aiohttp import web
 from tests.servers import JSON, Server, fingerprint
 from vpctl.api import engine
 from vpctl.api.budget import Estimate
-from vpctl.api.chat import Answer, Model, Request, text_part
+from vpctl.api.chat import Answer, ChatModel, Request, text_part
 from vpctl.configs import ServerConfig
 from vpctl.errors import RecordFailed, Refused, Stopped, Unusable, UserError
 from vpctl.flow import StopSignal
@@ -67,24 +67,24 @@ class Asked:
     ) -> None:
         url = server if isinstance(server, str) else server.url
         config = ServerConfig(**{"base_url": url, "timeout": 20.0, **how})
-        self.model = Model(config, model, option="--annotator openai")
+        self.model = ChatModel(config, model, option="--annotator openai")
         self.why: list[UserError] = []
         self.ends = asyncio.run(self._all(questions, one_by_one))
 
     async def _all(self, questions: int, one_by_one: bool) -> list[Any]:
-        self.brake = brake = StopSignal()
+        self.stop_signal = stop_signal = StopSignal()
 
         async def one(number: int) -> Any:
             try:
                 return await self.model.ask(request(number), read, key=f"key-{number}")
             except UserError as error:
                 self.why.append(error)
-                brake.pull(str(error))
+                stop_signal.stop(str(error))
                 return error
             except (Stopped, Refused, RecordFailed) as error:
                 return error
 
-        async with self.model.engine.running(brake):
+        async with self.model.engine.running(stop_signal):
             if one_by_one:
                 return [await one(number) for number in range(questions)]
             return await asyncio.gather(*(one(number) for number in range(questions)))
@@ -169,9 +169,13 @@ def test_a_400_that_names_nothing_leads_to_the_plainest_question() -> None:
 def test_a_server_that_calls_all_wrong_is_told_after_a_few_calls() -> None:
     with Server(answer=failing(400, "the model judge is asleep")) as server:
         asked = Asked(server, 100)
-        assert len(server.log) <= 3 * engine.HOPELESS
+        assert len(server.log) <= 3 * engine.MAX_FAILURES_IN_A_ROW
     assert [str(why) for why in asked.why] == ["openai:judge: the server says 400: the model judge is asleep"]
-    assert asked.kinds == {"RecordFailed": engine.HOPELESS - 1, "UserError": 1, "Stopped": 100 - engine.HOPELESS}
+    assert asked.kinds == {
+        "RecordFailed": engine.MAX_FAILURES_IN_A_ROW - 1,
+        "UserError": 1,
+        "Stopped": 100 - engine.MAX_FAILURES_IN_A_ROW,
+    }
 
 
 def test_a_question_that_is_called_wrong_among_right_ones_is_a_failure_of_its_own() -> None:
@@ -275,7 +279,7 @@ def test_a_question_that_is_too_long_fails_alone_and_does_not_change_how_others_
 def test_where_all_questions_are_too_long_the_run_ends() -> None:
     with Server(answer=failing(400, TOO_LONG)) as server:
         asked = Asked(server, 50)
-        assert len(server.log) == engine.HOPELESS
+        assert len(server.log) == engine.MAX_FAILURES_IN_A_ROW
     assert "maximum context length" in str(asked.why[0])
 
 
@@ -406,7 +410,7 @@ def test_a_server_that_dies_in_the_middle_ends_the_run() -> None:
     with Server(answer=answer) as server:
         asked = Asked(server, 400, concurrency=8)
     assert asked.kinds["Answer"] == 100
-    assert asked.kinds["RecordFailed"] == engine.HOPELESS - 1
+    assert asked.kinds["RecordFailed"] == engine.MAX_FAILURES_IN_A_ROW - 1
     assert asked.kinds["Stopped"] + asked.kinds["UserError"] == 400 - 100 - 3
     assert "no longer answers (going down, 12 times); try again later" in str(asked.why[0])
 
@@ -496,7 +500,7 @@ def test_a_repair_reserves_for_the_answer_that_it_quotes() -> None:
         asked = Asked(server, model="gpt-4o", max_cost=0.01)
         assert len(server.log) == 1, "20,000 bytes may be 20,000 tokens, which are 0.05 dollars"
     assert asked.kinds == {"Stopped": 1}
-    assert asked.brake.why.startswith("--max-cost 0.01 is reached")
+    assert asked.stop_signal.why.startswith("--max-cost 0.01 is reached")
 
 
 def test_an_answer_that_was_cut_off_says_what_to_do() -> None:
@@ -671,7 +675,7 @@ def test_the_server_is_owed_no_more_than_the_cap() -> None:
         spent = asked.model.engine.budget.spent
         assert 0.04 < spent <= 0.05
         assert owed == sum(asked.model.engine.budget.usage[name] for name in ("prompt_tokens", "completion_tokens"))
-        assert asked.brake.why.startswith("--max-cost 0.05 is reached")
+        assert asked.stop_signal.why.startswith("--max-cost 0.05 is reached")
 
 
 def test_so_many_requests_are_sent_and_no_more() -> None:
@@ -679,22 +683,22 @@ def test_so_many_requests_are_sent_and_no_more() -> None:
         asked = Asked(server, 400, max_requests=37)
         assert len(server.log) == 37
     assert asked.kinds["Answer"] + asked.kinds["Stopped"] == 400
-    assert asked.brake.why == "--max-requests 37 is reached"
+    assert asked.stop_signal.why == "--max-requests 37 is reached"
 
 
-def test_a_pulled_brake_lets_end_what_is_under_way_and_nothing_else() -> None:
+def test_a_stop_signal_lets_end_what_is_under_way_and_nothing_else() -> None:
     with Server(answer=echo, latency=0.05) as server:
-        model = Model(ServerConfig(base_url=server.url), "judge", option="x")
+        model = ChatModel(ServerConfig(base_url=server.url), "judge", option="x")
 
         async def interrupted() -> list[Any]:
-            brake = StopSignal()
-            async with model.engine.running(brake):
+            stop_signal = StopSignal()
+            async with model.engine.running(stop_signal):
                 await model.ask(request(0), read)
                 tasks = [asyncio.ensure_future(model.ask(request(number), read)) for number in range(1, 100)]
                 while not model.engine.pace.in_flight:
                     await asyncio.sleep(0.001)
                 await asyncio.sleep(0.02)
-                brake.pull("enough")
+                stop_signal.stop("enough")
                 return list(await asyncio.gather(*tasks, return_exceptions=True))
 
         ends = asyncio.run(interrupted())
@@ -722,9 +726,9 @@ def test_what_the_server_says_is_left_is_heeded() -> None:
 
 
 def test_a_server_that_turns_all_away_is_given_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "PATIENCE", 0.2)
+    monkeypatch.setattr(engine, "MAX_SECONDS_RATE_LIMITED", 0.2)
     with Server(answer=echo, faults={"429": 1.0}, limit_headers={"Retry-After": "0.01"}) as server:
         asked = Asked(server, 8, concurrency=2)
         assert len(server.log) >= engine.TRIES
     assert "no longer answers (" in str(asked.why[0])
-    assert asked.kinds["RecordFailed"] == engine.HOPELESS - 1
+    assert asked.kinds["RecordFailed"] == engine.MAX_FAILURES_IN_A_ROW - 1

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from PIL import Image
 
-from vpctl.api.pictures import AS_IT_IS, Encoder
+from vpctl.api.pictures import MAX_UNCHANGED_BYTES, Encoder
 from vpctl.configs import PictureConfig
 from vpctl.errors import RecordFailed
 from vpctl.images.pictures import Pictures
@@ -75,7 +75,7 @@ def test_what_the_file_says_otherwise_than_the_picture_is_not_sent_as_it_is(tmp_
 def test_a_file_of_many_bytes_is_made_a_jpeg_of_fewer(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.effect_noise((600, 400), 80).convert("RGB").save(path)
-    assert path.stat().st_size > AS_IT_IS
+    assert path.stat().st_size > MAX_UNCHANGED_BYTES
     kind, content, size = encoded(path)
     assert (kind, size) == ("data:image/jpeg", (600, 400))
     assert len(content) < path.stat().st_size

@@ -14,7 +14,7 @@ from vpctl.commands.eval.accuracy import accuracy
 from vpctl.commands.eval.agreement import agreement
 from vpctl.commands.eval.compare import compare
 from vpctl.commands.eval.judgements import judgements
-from vpctl.errors import GateNotMet, UserError
+from vpctl.errors import GateFailed, UserError
 from vpctl.records import Report, check
 from vpctl.report.intervals import bootstrap
 from vpctl.report.statistics import preferred
@@ -400,7 +400,7 @@ def test_a_gate_that_is_not_met_is_exit_4_and_the_reports_are_there(
     compare("base.jsonl", ["certain.jsonl"], "out.jsonl", fail_under=0.29)
     write_lines(sides / "lost.jsonl", [image(name, 0, clip=0, vp=1) for name in "abc"])
     capsys.readouterr()
-    with pytest.raises(GateNotMet) as ended:
+    with pytest.raises(GateFailed) as ended:
         compare("base.jsonl", ["certain.jsonl", "lost.jsonl"], "out.jsonl", fail_under=0.29)
     assert ended.value.exit_code == 4
     assert len(reports(sides / "out.jsonl")) == 4

@@ -12,7 +12,7 @@ from tests.conftest import Run, lines, write_lines
 from vpctl.commands.merge import ANYONE, collected, merge, merged, parse_scales
 from vpctl.errors import UserError
 from vpctl.judging.preferences import Scale
-from vpctl.records import Pair, check, part_of
+from vpctl.records import Pair, check, split_of
 
 Record = dict[str, Any]
 
@@ -276,7 +276,7 @@ def test_a_prompt_stays_in_its_part_when_the_data_grow(pairs: Any) -> None:
     shares = "train:8,validation:1,test:1"
     few, many = pairs(*judgements[:20], split=shares), pairs(*judgements[::-1], split=shares)
     assert parts(few).items() <= parts(many).items()
-    assert parts(many) == {prompt: part_of(prompt, {"train": 8, "validation": 1, "test": 1}) for prompt in prompts}
+    assert parts(many) == {prompt: split_of(prompt, {"train": 8, "validation": 1, "test": 1}) for prompt in prompts}
     assert set(parts(many).values()) == {"train", "validation", "test"}
     for made in (few, many):
         assert len(made) == 3 * len(parts(made)), "all pairs of a prompt share its part"

@@ -6,7 +6,7 @@ import orjson
 
 from tests.conftest import Plugin, Run, lines
 from vpctl.commands.polish import polish
-from vpctl.records import LONGEST_PROMPT, digest
+from vpctl.records import MAX_PROMPT_CHARS, digest
 
 
 def test_text_and_json_lines_come_to_the_same(run: Run, tmp_path: Path) -> None:
@@ -176,4 +176,4 @@ def test_a_line_of_ten_megabytes_is_dropped_with_a_message(run: Run, tmp_path: P
 
 
 def test_the_help_says_how_long_a_prompt_may_be() -> None:
-    assert f"more than {LONGEST_PROMPT} characters" in " ".join((polish.__doc__ or "").split())
+    assert f"more than {MAX_PROMPT_CHARS} characters" in " ".join((polish.__doc__ or "").split())

@@ -5,7 +5,7 @@ import pytest
 
 from vpctl import progress
 from vpctl.errors import RecordFailed, UserError
-from vpctl.images.folders import Folders, is_for_pictures, mark
+from vpctl.images.folders import Folders, mark, may_be_root
 
 
 @pytest.fixture
@@ -20,9 +20,9 @@ def test_the_hint_comes_once_and_helps_all(own: Path, capsys: pytest.CaptureFixt
     folders = Folders([str(own)])
     for name in ("a/b/1.png", "a/c/2.png"):
         with pytest.raises(RecordFailed, match="is outside the allowed folders"):
-            folders.find(str(own.parent / name))
-    progress.settle()
-    progress.settle()
+            folders.resolve(str(own.parent / name))
+    progress.flush_warnings()
+    progress.flush_warnings()
     assert capsys.readouterr().err == (
         f"vpctl test: warning: 2 pictures are outside the allowed folders; add --root {own.parent}/a\n"
     )
@@ -36,13 +36,13 @@ def test_all_faults_are_known_before_anything_is_loaded(own: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["/", "/etc", "/etc/ssl", "/root", "/home", "/home/u", "/tmp", "/usr/share", "/var"])
 def test_no_hint_opens_the_system_or_a_home(folder: str) -> None:
-    assert not is_for_pictures(folder)
-    assert not is_for_pictures(os.path.join(folder, ".ssh"))
+    assert not may_be_root(folder)
+    assert not may_be_root(os.path.join(folder, ".ssh"))
 
 
 @pytest.mark.parametrize("folder", ["/data", "/home/u/pictures", "/tmp/run", "/mnt/disk/images"])
 def test_a_hint_may_name_a_folder_of_a_user(folder: str) -> None:
-    assert is_for_pictures(folder)
+    assert may_be_root(folder)
 
 
 def test_pictures_of_generate_are_read_wherever_they_lie_and_nothing_else_there(own: Path) -> None:
@@ -55,15 +55,15 @@ def test_pictures_of_generate_are_read_wherever_they_lie_and_nothing_else_there(
     folders = Folders([str(own)])
     linked = own / "images" / "ab" / picture.name
     with pytest.raises(RecordFailed):
-        folders.find(str(linked))
+        folders.resolve(str(linked))
     mark(str(drawn))
-    assert folders.find(str(linked)) == folders.find(str(picture)) == str(picture)
+    assert folders.resolve(str(linked)) == folders.resolve(str(picture)) == str(picture)
     with pytest.raises(RecordFailed):
-        folders.find(str(drawn / "ab" / "mine.png"))
+        folders.resolve(str(drawn / "ab" / "mine.png"))
     picture.unlink()
     picture.symlink_to("/etc/passwd")
     with pytest.raises(RecordFailed):
-        folders.find(str(linked))
+        folders.resolve(str(linked))
 
 
 def test_ten_warnings_of_a_kind_then_a_count(capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,7 +71,7 @@ def test_ten_warnings_of_a_kind_then_a_count(capsys: pytest.CaptureFixture[str])
     for number in range(12):
         progress.warn_each("pictures", f"{number}")
     progress.warn_each("others", "one")
-    progress.settle()
+    progress.flush_warnings()
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 12
     assert said[-1] == "vpctl test: warning: … and 2 more pictures"

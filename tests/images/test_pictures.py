@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from tests.conftest import FAIR, Plugin, Run, bash, draw, lines, write_lines
 from vpctl.errors import RecordFailed, UserError
-from vpctl.images.pictures import LARGEST, Pictures, save
+from vpctl.images.pictures import MAX_PIXELS, Pictures, save
 
 RED, BLUE = (220, 40, 40), (40, 80, 220)
 
@@ -184,22 +184,22 @@ def within(memory: int, work: Callable[[], object]) -> None:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-@pytest.mark.parametrize(("width", "height"), [(100_000, 100_000), (LARGEST + 1, 1), (1 << 14, (1 << 12) + 1)])
+@pytest.mark.parametrize(("width", "height"), [(100_000, 100_000), (MAX_PIXELS + 1, 1), (1 << 14, (1 << 12) + 1)])
 def test_a_huge_picture_is_refused_before_anything_is_set_aside_for_it(tmp_path: Path, width: int, height: int) -> None:
     (tmp_path / "huge.png").write_bytes(png_of(width, height))
 
     def refused() -> None:
-        said = f"{width} × {height} pixels is too large; the maximum is {LARGEST} in total"
+        said = f"{width} × {height} pixels is too large; the maximum is {MAX_PIXELS} in total"
         assert reason(tmp_path, "huge.png") == said
 
     within(100 << 20, refused)
 
 
 def test_a_picture_of_the_largest_size_opens_without_a_word(tmp_path: Path) -> None:
-    Image.new("1", (1 << 13, LARGEST >> 13)).save(tmp_path / "large.png")
+    Image.new("1", (1 << 13, MAX_PIXELS >> 13)).save(tmp_path / "large.png")
     with Image.open(tmp_path / "large.png") as large:
-        assert large.width * large.height == LARGEST
-    assert opened(tmp_path, "large.png").size == (1 << 13, LARGEST >> 13)
+        assert large.width * large.height == MAX_PIXELS
+    assert opened(tmp_path, "large.png").size == (1 << 13, MAX_PIXELS >> 13)
 
 
 @pytest.fixture

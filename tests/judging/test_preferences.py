@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from vpctl.judging.preferences import Preferences, Scale, latest
+from vpctl.judging.preferences import Preferences, Scale, without_replaced
 from vpctl.records import Judgement
 
 FIVE = Scale(1, 5)
@@ -80,7 +80,7 @@ def test_of_what_annotate_asked_in_the_same_way_the_last_counts() -> None:
     another_pass = judgement("ab", 1, 2, key="3", order=[0, 1], repeat=2)
     another_mode = judgement("ab", 1, 5, key="4", order=[1, 0], mode="pair")
     counts: Counter[str] = Counter()
-    kept = list(latest([first, refreshed, another_pass, reworded, another_mode], counts))
+    kept = list(without_replaced([first, refreshed, another_pass, reworded, another_mode], counts))
     assert [one["key"] for one in kept] == ["3", "2", "4"]
     assert "rationales" not in kept[1]
     assert counts == {"judgements": 5, "replaced": 2}
@@ -88,5 +88,5 @@ def test_of_what_annotate_asked_in_the_same_way_the_last_counts() -> None:
 
 def test_what_people_said_twice_was_said_twice() -> None:
     counts: Counter[str] = Counter()
-    assert len(list(latest([judgement("ab", 5, 2), judgement("ab", 5, 2)], counts))) == 2
+    assert len(list(without_replaced([judgement("ab", 5, 2), judgement("ab", 5, 2)], counts))) == 2
     assert counts["replaced"] == 0

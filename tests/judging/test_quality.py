@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import pytest
 
-from vpctl.judging.preferences import latest
-from vpctl.judging.quality import measured, summarise
+from vpctl.judging.preferences import without_replaced
+from vpctl.judging.quality import measure_quality, print_tables
 from vpctl.records import Judgement
 
 
@@ -25,7 +25,7 @@ def test_levels_ties_slots_and_failures_are_counted() -> None:
     ]
     for number, record in enumerate(records):
         record["prompt_id"] = str(number)
-    found = measured(records)[("m", "x", "list")]
+    found = measure_quality(records)[("m", "x", "list")]
     assert (found.judged, sum(found.refused.values), sum(found.failed.values)) == (2, 1, 1)
     assert found.levels == {5: 1, 3: 2, 1: 1, 2: 1, 4: 1}
     assert (len(found.ties.values), sum(found.ties.values)) == (6, 1)
@@ -39,7 +39,7 @@ def test_of_what_was_asked_anew_the_last_counts_though_the_words_be_others() -> 
         judged([], key="k", failed="x", image_ids=["a", "b"], order=[0, 1]),
         judged([4.0, 5.0], key="other"),
     ]
-    found = measured(latest(records, Counter()))[("m", "x", "list")]
+    found = measure_quality(without_replaced(records, Counter()))[("m", "x", "list")]
     assert (found.answers, found.judged, found.ties.values, found.flips.values) == (1, 1, [False], [])
     assert found.levels == {4: 1, 5: 1}
 
@@ -53,7 +53,7 @@ def test_preferences_that_turn_round_are_flips() -> None:
         judged([1.0, 5.0], ids="dc", key="5", repeat=2),
         judged([3.0, 3.0], ids="cd", key="6", repeat=3),
     ]
-    found = measured(records)[("m", "x", "list")]
+    found = measure_quality(records)[("m", "x", "list")]
     # The preferences are 1, -1, -1 for a and b. For c and d they are 1, 1 and a tie.
     assert (len(found.flips.values), sum(found.flips.values)) == (3, 1)
 
@@ -66,16 +66,16 @@ def test_annotators_aspects_and_modes_are_told_apart_and_people_need_no_key() ->
         judged([2.0, 1.0], annotator="n"),
         judged([2.0, 1.0], annotator="n"),
     ]
-    found = measured(records)
+    found = measure_quality(records)
     assert list(found) == [("m", "x", "list"), ("m", "x", "pair"), ("m", "y", "list"), ("n", "x", "list")]
     assert found[("n", "x", "list")].judged == 2
 
 
 def test_nothing_is_divided_by_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert measured([]) == {}
+    assert measure_quality([]) == {}
     records = [judged([3.0], key="1"), judged([], refused="no", key="2", aspect="y")]
-    assert measured(records)[("m", "x", "list")].slots.mean is None
-    summarise(measured(records))
+    assert measure_quality(records)[("m", "x", "list")].slots.mean is None
+    print_tables(measure_quality(records))
     said = capsys.readouterr().err
     assert "Judged by m" in said
     assert "100%" in said
@@ -92,7 +92,9 @@ def test_a_table_fits_into_a_narrow_terminal(
         for number in range(100)
         for repeat, order in ((1, [0, 1, 2, 3, 4, 5]), (2, [5, 4, 3, 2, 1, 0]))
     ]
-    summarise(measured([*there_and_back, judged([], failed="what"), judged([0.1, -7.3], annotator="reward:clip")]))
+    print_tables(
+        measure_quality([*there_and_back, judged([], failed="what"), judged([0.1, -7.3], annotator="reward:clip")])
+    )
     title, *_, first, second, _, other, _, _, _, rewards, _ = capsys.readouterr().err.splitlines()
     assert title.strip() == "Judged by m, list; 1 of 201 failed"
     assert [cell.strip() for cell in first.split("│")[1:-1]] == (

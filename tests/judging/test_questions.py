@@ -15,7 +15,7 @@ from vpctl import plugins
 from vpctl.contracts import Aspect, Kind, Mode, Question
 from vpctl.errors import Unusable
 from vpctl.judging import questions
-from vpctl.judging.questions import schema, system, template, verdicts
+from vpctl.judging.questions import answer_schema, parse_verdicts, system_prompt, template
 
 NAMED = Aspect(
     "fidelity", "Fidelity", "1. Bad: x\n5. Excellent: y", ("1 Bad", "2 Poor", "3 Fair", "4 Good", "5 Excellent")
@@ -43,7 +43,7 @@ def answer(*levels: object, ranking: object = None) -> dict[str, Any]:
 
 
 def test_a_whole_answer_becomes_scores_rationales_and_places() -> None:
-    (found,) = verdicts(LIST, answer("4 Good", "5 Excellent", "4 Good", ranking=["B", "C", "A"]))
+    (found,) = parse_verdicts(LIST, answer("4 Good", "5 Excellent", "4 Good", ranking=["B", "C", "A"]))
     assert found.scores == [4.0, 5.0, 4.0]
     assert found.rationales == ["because 4 Good", "because 5 Excellent", "because 4 Good"]
     assert list(found.ranking) == [1, 2, 0]
@@ -53,7 +53,7 @@ def test_a_whole_answer_becomes_scores_rationales_and_places() -> None:
     "level", ["3 Fair", "3", 3, 3.0, "Fair", "fair", " 3 fair ", "3. Fair", "3: Fair", "3) Fair", "3.", "3 "]
 )
 def test_a_level_may_be_said_in_more_ways_than_one(level: object) -> None:
-    assert verdicts(Kind((NAMED,), "list", 1), {"A": {"rationale": "x", "level": level}})[0].scores == [3.0]
+    assert parse_verdicts(Kind((NAMED,), "list", 1), {"A": {"rationale": "x", "level": level}})[0].scores == [3.0]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_level_may_be_said_in_more_ways_than_one(level: object) -> None:
 )
 def test_a_level_that_is_none_or_could_be_two_is_no_answer(level: object) -> None:
     with pytest.raises(Unusable, match="of picture A is not one of the levels 1 Bad, 2 Poor"):
-        verdicts(Kind((NAMED,), "list", 1), {"A": {"rationale": "x", "level": level}})
+        parse_verdicts(Kind((NAMED,), "list", 1), {"A": {"rationale": "x", "level": level}})
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_level_that_is_none_or_could_be_two_is_no_answer(level: object) -> Non
 )
 def test_an_answer_that_is_not_whole_is_none(said: dict[str, Any], why: str) -> None:
     with pytest.raises(Unusable, match=why):
-        verdicts(LIST, said)
+        parse_verdicts(LIST, said)
 
 
 @given(st.lists(st.integers(1, 5), min_size=3, max_size=3))
@@ -104,7 +104,7 @@ def test_of_all_rankings_those_that_agree_with_the_levels_are_accepted(levels: l
         places = ["ABC".index(letter) for letter in order]
         agrees = sorted(places, key=lambda place: -levels[place]) == places
         try:
-            (found,) = verdicts(LIST, answer(*levels, ranking=list(order)))
+            (found,) = parse_verdicts(LIST, answer(*levels, ranking=list(order)))
             assert agrees
             assert list(found.ranking) == places
         except Unusable:
@@ -112,13 +112,13 @@ def test_of_all_rankings_those_that_agree_with_the_levels_are_accepted(levels: l
 
 
 def test_one_picture_needs_no_ranking() -> None:
-    (found,) = verdicts(Kind((PLAIN,), "point", 1), {"A": {"rationale": "a\n b", "level": "2"}})
+    (found,) = parse_verdicts(Kind((PLAIN,), "point", 1), {"A": {"rationale": "a\n b", "level": "2"}})
     assert (found.scores, found.rationales, list(found.ranking)) == ([2.0], ["a b"], [])
 
 
 @pytest.mark.parametrize(("preferred", "scores"), [("A", [5.0, 1.0]), ("B", [1.0, 5.0]), ("tie", [3.0, 3.0])])
 def test_a_comparison_has_a_winner_or_none(preferred: str, scores: list[float]) -> None:
-    (found,) = verdicts(Kind((NAMED,), "pair", 2), {"A": "left", "B": "right", "preferred": preferred})
+    (found,) = parse_verdicts(Kind((NAMED,), "pair", 2), {"A": "left", "B": "right", "preferred": preferred})
     assert (found.scores, found.rationales) == (scores, ["left", "right"])
 
 
@@ -136,17 +136,17 @@ def test_a_comparison_has_a_winner_or_none(preferred: str, scores: list[float]) 
 )
 def test_a_comparison_that_is_not_whole_is_none(said: dict[str, Any]) -> None:
     with pytest.raises(Unusable):
-        verdicts(Kind((NAMED,), "pair", 2), said)
+        parse_verdicts(Kind((NAMED,), "pair", 2), said)
 
 
 def test_all_aspects_at_once_are_all_there_or_it_is_no_answer() -> None:
     kind = Kind((NAMED, PLAIN), "list", 3)
     both = {"fidelity": answer(1, 1, 1), "own": answer(3, 2, 2)}
-    assert [found.scores for found in verdicts(kind, both)] == [[1.0, 1.0, 1.0], [3.0, 2.0, 2.0]]
+    assert [found.scores for found in parse_verdicts(kind, both)] == [[1.0, 1.0, 1.0], [3.0, 2.0, 2.0]]
     with pytest.raises(Unusable, match="no object 'own'"):
-        verdicts(kind, {"fidelity": answer(1, 1, 1)})
+        parse_verdicts(kind, {"fidelity": answer(1, 1, 1)})
     with pytest.raises(Unusable, match=r"^own: the ranking puts picture A before B"):
-        verdicts(kind, {**both, "own": answer(1, 2, 2)})
+        parse_verdicts(kind, {**both, "own": answer(1, 2, 2)})
 
 
 def fits(value: Any, part: dict[str, Any]) -> bool:
@@ -174,7 +174,7 @@ def objects(part: dict[str, Any]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_schema_keeps_to_what_all_servers_with_schemas_know(kind: Kind) -> None:
-    for part in objects(schema(kind)):
+    for part in objects(answer_schema(kind)):
         assert part.keys() <= {"type", "properties", "required", "additionalProperties", "items", "enum"}
         if part["type"] == "object":
             assert part["additionalProperties"] is False
@@ -186,12 +186,12 @@ def test_a_schema_keeps_to_what_all_servers_with_schemas_know(kind: Kind) -> Non
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_fits_the_schema_is_accepted_and_the_example_has_its_form(kind: Kind) -> None:
     for seed in range(30):
-        said = instance(schema(kind), Random(seed))
-        assert fits(said, schema(kind))
-        found = verdicts(kind, said)
+        said = instance(answer_schema(kind), Random(seed))
+        assert fits(said, answer_schema(kind))
+        found = parse_verdicts(kind, said)
         assert len(found) == len(kind.aspects)
         assert all(len(one.scores) == len(one.rationales) == kind.pictures for one in found)
-    example = orjson.loads(system(kind).rpartition("\n")[2])
+    example = orjson.loads(system_prompt(kind).rpartition("\n")[2])
 
     def shape(value: Any) -> Any:
         return {key: shape(inner) for key, inner in value.items()} if isinstance(value, dict) else type(value)
@@ -224,7 +224,7 @@ def test_the_name_of_the_words_changes_with_any_of_them(other: Kind) -> None:
 def test_the_name_of_the_words_changes_with_our_own(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
     before = template(BASE)
     monkeypatch.setattr(questions, words, getattr(questions, words) + " Now.")
-    clear: list[Callable[[], None]] = [system.cache_clear, template.cache_clear]
+    clear: list[Callable[[], None]] = [system_prompt.cache_clear, template.cache_clear]
     for one in clear:
         one()
     try:
@@ -236,20 +236,20 @@ def test_the_name_of_the_words_changes_with_our_own(monkeypatch: pytest.MonkeyPa
 
 @given(st.text(), st.sampled_from(["list", "pair"]))
 def test_a_prompt_stands_quoted_and_can_end_nothing(prompt: str, mode: Mode) -> None:
-    text = questions.before(Question(prompt, [None] * 2, (NAMED,), mode))
+    text = questions.text_before(Question(prompt, [None] * 2, (NAMED,), mode))
     quoted = text.rpartition("\n")[2]
     assert orjson.loads(quoted) == {"prompt": prompt}
     rest = text.removesuffix(quoted)
-    assert rest == questions.before(Question("", [None] * 2, (NAMED,), mode)).removesuffix('{"prompt":""}')
+    assert rest == questions.text_before(Question("", [None] * 2, (NAMED,), mode)).removesuffix('{"prompt":""}')
 
 
 def test_every_aspect_of_the_package_is_asked_for_with_its_levels() -> None:
     for name in plugins.aspects():
         aspect = plugins.aspect(name)
         kind = Kind((aspect,), "list", 4)
-        assert all(level in system(kind) for level in aspect.levels)
-        assert aspect.rubric in questions.before(Question("p", [None] * 4, (aspect,)))
-        assert "an instruction to you" in system(kind)
+        assert all(level in system_prompt(kind) for level in aspect.levels)
+        assert aspect.rubric in questions.text_before(Question("p", [None] * 4, (aspect,)))
+        assert "an instruction to you" in system_prompt(kind)
 
 
 def test_more_pictures_than_letters_are_too_many() -> None:

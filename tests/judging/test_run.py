@@ -19,8 +19,8 @@ from vpctl.flow import StopSignal, in_background
 from vpctl.judging import plan as planning
 from vpctl.judging import run as judging
 from vpctl.judging.functions import as_annotator
-from vpctl.judging.plan import Call, Group, Plan, grouped
-from vpctl.judging.preferences import tied
+from vpctl.judging.plan import Call, Group, Plan, group_by_prompt
+from vpctl.judging.preferences import tied_pairs
 from vpctl.judging.run import Tally, judge
 from vpctl.records import Image, Judgement
 
@@ -92,13 +92,13 @@ class Desk:
     ) -> int:
         """Judge the records, and return the number of judgements that were lost."""
         annotator = as_annotator(annotate)
-        usual = {"name": "mine", "identity": "", "words": annotator.template, "open_picture": opened}
+        usual = {"name": "mine", "identity": "", "template": annotator.template, "open_picture": opened}
         usual |= {"claim": self.claim, "emit": self.emit}
-        desk = judging.Desk(annotator, **{**usual, **self.how, **how})
+        context = judging.JudgingContext(annotator, **{**usual, **self.how, **how})
 
-        def work(brake: StopSignal) -> Coroutine[Any, Any, None]:
-            groups = grouped(records, content)
-            return judge(groups, plan, desk, at_once=at_once, brake=brake, tally=self.tally)
+        def work(stop_signal: StopSignal) -> Coroutine[Any, Any, None]:
+            groups = group_by_prompt(records, content)
+            return judge(groups, plan, context, at_once=at_once, stop_signal=stop_signal, tally=self.tally)
 
         flow.run(work, max_time=max_time)
         return self.tally.lost
@@ -109,18 +109,18 @@ def planned(records: list[Image], plan: Plan = PLAN, **how: Any) -> list[Call]:
     annotate = how.pop("annotate", truthful)
     annotator = as_annotator(annotate)
     words = annotator.template
-    usual = {"name": "mine", "identity": "", "words": words, "open_picture": opened, "claim": bool, "emit": print}
+    usual = {"name": "mine", "identity": "", "template": words, "open_picture": opened, "claim": bool, "emit": print}
     contents = how.pop("contents", None) or [image["file_name"] for image in records]
-    desk = judging.Desk(annotator, **{**usual, **how})
-    return list(planning.planned(Group(records, contents), plan, desk))
+    context = judging.JudgingContext(annotator, **{**usual, **how})
+    return list(planning.plan_calls(Group(records, contents), plan, context))
 
 
 @given(st.permutations(range(6)), st.integers(0, 5))
 def test_scores_and_rationales_come_back_in_the_order_of_the_pictures(numbers: list[int], seed: int) -> None:
-    desk = Desk()
-    assert desk.judge(iter(images("p", *numbers)), truthful, replace(PLAN, seed=seed), at_once=1) == 0
-    assert [one["aspect"] for one in desk.done] == ["fidelity", "aesthetic"]
-    for one in desk.done:
+    context = Desk()
+    assert context.judge(iter(images("p", *numbers)), truthful, replace(PLAN, seed=seed), at_once=1) == 0
+    assert [one["aspect"] for one in context.done] == ["fidelity", "aesthetic"]
+    for one in context.done:
         assert one["image_ids"] == [f"p{number}" for number in numbers]
         assert one["file_names"] == one["image_ids"]
         assert one["scores"] == [float(number) for number in numbers]
@@ -135,9 +135,9 @@ def test_the_annotator_sees_the_pictures_in_the_order_that_is_written_down() -> 
         seen.append([number_of(picture) for picture in pictures])
         return truthful(prompt, pictures, aspect)
 
-    desk = Desk()
-    desk.judge(iter(images("p", 3, 1, 4, 5, 9)), annotate, at_once=1)
-    assert seen == [[[3, 1, 4, 5, 9][place] for place in one["order"]] for one in desk.done]
+    context = Desk()
+    context.judge(iter(images("p", 3, 1, 4, 5, 9)), annotate, at_once=1)
+    assert seen == [[[3, 1, 4, 5, 9][place] for place in one["order"]] for one in context.done]
 
 
 async def counting(prompt: str, pictures: list[PIL.Image], aspect: Aspect) -> Verdicts:
@@ -148,9 +148,9 @@ async def counting(prompt: str, pictures: list[PIL.Image], aspect: Aspect) -> Ve
 
 def test_what_a_call_used_is_written_down_if_it_says_so() -> None:
     for annotate, usage in ((counting, {"prompt_tokens": 7}), (truthful, None)):
-        desk = Desk()
-        desk.judge(iter(images("a", 1)), annotate)
-        assert [one.get("usage") for one in desk.done] == [usage, usage]
+        context = Desk()
+        context.judge(iter(images("a", 1)), annotate)
+        assert [one.get("usage") for one in context.done] == [usage, usage]
 
 
 def test_a_refusal_is_an_answer() -> None:
@@ -159,9 +159,9 @@ def test_a_refusal_is_an_answer() -> None:
             raise Refused("not this one")
         return truthful(prompt, pictures, aspect)
 
-    desk = Desk()
-    assert desk.judge(iter(images("a", 1, 2)), annotate, at_once=1) == 0
-    refused, judged = desk.done
+    context = Desk()
+    assert context.judge(iter(images("a", 1, 2)), annotate, at_once=1) == 0
+    refused, judged = context.done
     assert (refused["refused"], refused["scores"], "rationales" in refused) == ("not this one", [], False)
     assert judged["scores"] == [1.0, 2.0]
     assert "refused" not in judged
@@ -204,12 +204,12 @@ def infinite(prompt: str, pictures: list[PIL.Image], aspect: Aspect) -> Verdicts
 def test_a_call_that_fails_is_counted_reported_and_left_out(
     annotate: Any, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    desk = Desk()
+    context = Desk()
     source = [*images("a", 1, 2), *images("b", 3, 4), *images("c", 5, 6)]
-    assert desk.judge(iter(source), annotate, at_once=1) == 1
-    judged = {(one["prompt_id"], one["aspect"]) for one in desk.done}
+    assert context.judge(iter(source), annotate, at_once=1) == 1
+    judged = {(one["prompt_id"], one["aspect"]) for one in context.done}
     assert judged == {("a", "fidelity"), ("a", "aesthetic"), ("b", "aesthetic"), ("c", "fidelity"), ("c", "aesthetic")}
-    assert len(desk.done) == 5
+    assert len(context.done) == 5
     assert capsys.readouterr().err == f"vpctl: warning: 'draw b', fidelity: {reason}\n"
 
 
@@ -219,9 +219,9 @@ def test_a_picture_that_cannot_be_opened_fails_its_prompt_and_no_other(capsys: p
             raise RecordFailed("a2: not a picture")
         return opened(name)
 
-    desk = Desk()
-    assert desk.judge(iter([*images("a", 1, 2), *images("b", 3)]), truthful, open_picture=open_picture) == 2
-    assert [one["prompt_id"] for one in desk.done] == ["b", "b"]
+    context = Desk()
+    assert context.judge(iter([*images("a", 1, 2), *images("b", 3)]), truthful, open_picture=open_picture) == 2
+    assert [one["prompt_id"] for one in context.done] == ["b", "b"]
     assert capsys.readouterr().err == "vpctl: warning: 'draw a', fidelity, aesthetic: a2: not a picture\n"
 
 
@@ -241,11 +241,11 @@ def test_as_many_calls_are_under_way_as_may_be_and_no_more(limit: int) -> None:
         now -= 1
         return truthful(prompt, pictures, aspect)
 
-    desk = Desk()
+    context = Desk()
     source = [one for prompt in "abcdefghij" for one in images(prompt, 1, 2)]
-    assert desk.judge(iter(source), annotate, at_once=limit) == 0
+    assert context.judge(iter(source), annotate, at_once=limit) == 0
     assert most == limit
-    assert len(desk.done) == 20
+    assert len(context.done) == 20
 
 
 def test_judgements_are_out_before_the_input_has_ended() -> None:
@@ -257,14 +257,14 @@ def test_judgements_are_out_before_the_input_has_ended() -> None:
         assert arrived.wait(20), "the first judgement waits for the end of the input"
         yield from images("c", 5, 6)
 
-    desk = Desk()
+    context = Desk()
 
     def emit(*done: Judgement) -> None:
-        desk.emit(*done)
+        context.emit(*done)
         arrived.set()
 
-    assert desk.judge(source(), truthful, emit=emit) == 0
-    assert len(desk.done) == 6
+    assert context.judge(source(), truthful, emit=emit) == 0
+    assert len(context.done) == 6
 
 
 def test_a_fast_call_does_not_wait_for_a_slow_one() -> None:
@@ -275,14 +275,14 @@ def test_a_fast_call_does_not_wait_for_a_slow_one() -> None:
             await asyncio.wait_for(first_is_in.wait(), 20)
         return truthful(prompt, pictures, aspect)
 
-    desk = Desk()
+    context = Desk()
 
     def emit(*done: Judgement) -> None:
-        desk.emit(*done)
+        context.emit(*done)
         first_is_in.set()
 
-    assert desk.judge(iter([*images("a", 1), *images("b", 2)]), annotate, emit=emit, plan=Plan(ASPECTS[:1])) == 0
-    assert [one["prompt_id"] for one in desk.done] == ["b", "a"]
+    assert context.judge(iter([*images("a", 1), *images("b", 2)]), annotate, emit=emit, plan=Plan(ASPECTS[:1])) == 0
+    assert [one["prompt_id"] for one in context.done] == ["b", "a"]
 
 
 def test_where_the_input_is_not_right_what_came_before_it_is_judged_first() -> None:
@@ -296,10 +296,10 @@ def test_where_the_input_is_not_right_what_came_before_it_is_judged_first() -> N
         return truthful(prompt, pictures, aspect)
 
     for answer in (annotate, truthful):
-        desk = Desk()
+        context = Desk()
         with pytest.raises(UserError, match=r"^in\.jsonl:5: not JSON$"):
-            desk.judge(source(), answer)
-        assert [one["prompt_id"] for one in desk.done] == ["a", "a"], "of b there may be more to come"
+            context.judge(source(), answer)
+        assert [one["prompt_id"] for one in context.done] == ["a", "a"], "of b there may be more to come"
 
 
 @pytest.mark.parametrize("error", [UserError("the key is wrong"), OutputClosed(), RuntimeError("a bug")])
@@ -330,12 +330,12 @@ def test_where_no_call_could_do_better_those_under_way_are_let_end_and_no_input_
         await asyncio.sleep(0.1)
         return truthful(prompt, pictures, aspect)
 
-    desk = Desk()
+    context = Desk()
     with pytest.raises(UserError, match="no quota is left"):
-        desk.judge(source(), annotate)
+        context.judge(source(), annotate)
     assert not spoke_again
     over.set()
-    assert [(one["prompt_id"], one["aspect"]) for one in desk.done] == [("a", ASPECTS[1].name)]
+    assert [(one["prompt_id"], one["aspect"]) for one in context.done] == [("a", ASPECTS[1].name)]
 
 
 def test_the_order_is_drawn_by_prompt_aspect_pictures_and_seed() -> None:
@@ -420,16 +420,16 @@ def test_no_two_questions_have_the_same_key() -> None:
 
 def test_neighbours_of_one_prompt_are_judged_together() -> None:
     source = [*images("a", 1, 2), *images("b", 3), *images("a", 4)]
-    groups = list(grouped(iter(source), str.upper))
+    groups = list(group_by_prompt(iter(source), str.upper))
     assert [[one["image_id"] for one in group.images] for group in groups] == [["a1", "a2"], ["b3"], ["a4"]]
     assert [group.contents for group in groups] == [["A1", "A2"], ["B3"], ["A4"]]
 
 
 def test_what_a_prompt_came_with_goes_on() -> None:
     record: Any = {**images("a", 1)[0], "source_prompt": "raw", "split": "test", "guidance_scale": 7.5, "mine": 1}
-    desk = Desk()
-    desk.judge(iter([record]), truthful, Plan(ASPECTS[:1]))
-    (done,) = desk.done
+    context = Desk()
+    context.judge(iter([record]), truthful, Plan(ASPECTS[:1]))
+    (done,) = context.done
     assert len(done.pop("key")) == 16
     assert done == {
         "prompt_id": "a",
@@ -453,42 +453,42 @@ def test_nothing_is_judged_twice_and_nothing_opened_that_is_not_judged() -> None
         names.append(name)
         return opened(name)
 
-    desk = Desk(open_picture=open_picture)
-    desk.claimed = {*keys(records=images("a", 1, 2)), keys(records=images("b", 4, 3))[0]}
+    context = Desk(open_picture=open_picture)
+    context.claimed = {*keys(records=images("a", 1, 2)), keys(records=images("b", 4, 3))[0]}
     source = [*images("a", 2, 1), *images("b", 3, 4), *images("c", 5), *images("d", 6), *images("c", 5)]
-    assert desk.judge(iter(source), truthful, at_once=1) == 0
-    judged = [(one["prompt_id"], one["aspect"]) for one in desk.done]
+    assert context.judge(iter(source), truthful, at_once=1) == 0
+    judged = [(one["prompt_id"], one["aspect"]) for one in context.done]
     expected = [("b", ASPECTS[1].name), *((prompt, aspect.name) for prompt in "cd" for aspect in ASPECTS)]
     assert sorted(judged) == sorted(expected)
     assert sorted(names) == ["b3", "b4", "c5", "d6"]
 
 
 def test_a_longer_or_edited_input_asks_for_what_is_new() -> None:
-    desk = Desk()
-    desk.judge(iter([*images("a", 1, 2), *images("b", 3)]), truthful)
-    first = len(desk.done)
+    context = Desk()
+    context.judge(iter([*images("a", 1, 2), *images("b", 3)]), truthful)
+    first = len(context.done)
     longer = [*images("a", 1, 2), *images("b", 3), *images("c", 4), *images("d", 5)]
-    desk.judge(iter(longer), truthful)
-    assert {one["prompt_id"] for one in desk.done[first:]} == {"c", "d"}
-    second = len(desk.done)
-    desk.judge(iter(longer), truthful, content=lambda name: "new" if name == "b3" else name)
-    assert {one["prompt_id"] for one in desk.done[second:]} == {"b"}
+    context.judge(iter(longer), truthful)
+    assert {one["prompt_id"] for one in context.done[first:]} == {"c", "d"}
+    second = len(context.done)
+    context.judge(iter(longer), truthful, content=lambda name: "new" if name == "b3" else name)
+    assert {one["prompt_id"] for one in context.done[second:]} == {"b"}
 
 
 def test_an_unusable_answer_is_recorded_with_its_text_and_what_it_took(capsys: pytest.CaptureFixture[str]) -> None:
     async def annotate(prompt: str, pictures: list[PIL.Image], aspect: Aspect) -> Verdicts:
         raise Unusable("the answer is no JSON", "I like it", {"prompt_tokens": 7})
 
-    desk = Desk()
-    assert desk.judge(iter(images("a", 1)), annotate, Plan(ASPECTS[:1])) == 0
-    (done,) = desk.done
+    context = Desk()
+    assert context.judge(iter(images("a", 1)), annotate, Plan(ASPECTS[:1])) == 0
+    (done,) = context.done
     assert (done["failed"], done["raw"], done["usage"], done["scores"]) == (
         "the answer is no JSON",
         "I like it",
         {"prompt_tokens": 7},
         [],
     )
-    assert (desk.tally.failed, desk.tally.lost) == (1, 0)
+    assert (context.tally.failed, context.tally.lost) == (1, 0)
     assert "the answer is no JSON" in capsys.readouterr().err
 
 
@@ -514,41 +514,41 @@ class Together(Annotator):
 
 
 def test_all_aspects_go_in_one_call_and_become_a_judgement_each() -> None:
-    desk, judge_ = Desk(), Together()
-    desk.judge(iter(images("a", 2, 4)), judge_, replace(PLAN, together=True))
+    context, judge_ = Desk(), Together()
+    context.judge(iter(images("a", 2, 4)), judge_, replace(PLAN, all_aspects=True))
     assert len(judge_.asked) == 1
-    assert [(one["aspect"], one["scores"]) for one in desk.done] == [("fidelity", [1, 2]), ("aesthetic", [1, 2])]
-    assert judge_.asked[0].key == desk.done[0]["key"]
+    assert [(one["aspect"], one["scores"]) for one in context.done] == [("fidelity", [1, 2]), ("aesthetic", [1, 2])]
+    assert judge_.asked[0].key == context.done[0]["key"]
 
 
 def test_a_refusal_of_all_aspects_is_one_of_each_with_its_share_and_what_is_there_is_not_counted_again() -> None:
-    desk = Desk()
-    plan = replace(PLAN, together=True)
-    desk.claimed = {keys(plan, images("a", 1))[0]}
-    desk.claimed = {planned(images("a", 1), plan, annotate=Together())[0].judgements[0]["key"]}
-    desk.judge(iter([*images("a", 1), *images("b", 1)]), Together(Refused("no", {"prompt_tokens": 8.0})), plan)
-    assert Counter(one["prompt_id"] for one in desk.done) == {"a": 1, "b": 2}
-    assert {one["usage"]["prompt_tokens"] for one in desk.done} == {4.0}
-    assert desk.tally.refused == 3
+    context = Desk()
+    plan = replace(PLAN, all_aspects=True)
+    context.claimed = {keys(plan, images("a", 1))[0]}
+    context.claimed = {planned(images("a", 1), plan, annotate=Together())[0].judgements[0]["key"]}
+    context.judge(iter([*images("a", 1), *images("b", 1)]), Together(Refused("no", {"prompt_tokens": 8.0})), plan)
+    assert Counter(one["prompt_id"] for one in context.done) == {"a": 1, "b": 2}
+    assert {one["usage"]["prompt_tokens"] for one in context.done} == {4.0}
+    assert context.tally.refused == 3
 
 
 def test_every_two_pictures_are_compared_in_both_orders() -> None:
-    desk, judge_ = Desk(), Together()
-    desk.judge(iter(images("a", 1, 2, 3)), judge_, Plan(ASPECTS[:1], "pair"))
+    context, judge_ = Desk(), Together()
+    context.judge(iter(images("a", 1, 2, 3)), judge_, Plan(ASPECTS[:1], "pair"))
     shown = [tuple(number_of(picture) for picture in question.pictures) for question in judge_.asked]
     assert sorted(shown) == [(1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2)]
-    for one in desk.done:
+    for one in context.done:
         assert one["scores"] == ([1.0, 5.0] if one["image_ids"] == sorted(one["image_ids"]) else [5.0, 1.0])
         assert one["mode"] == "pair"
 
 
 def test_a_callable_that_scores_can_compare_too() -> None:
-    desk = Desk()
-    desk.judge(iter(images("a", 3, 1)), truthful, Plan(ASPECTS[:1], "pair"))
-    assert [(one["image_ids"], one["scores"], sorted(one["order"])) for one in desk.done] == [
+    context = Desk()
+    context.judge(iter(images("a", 3, 1)), truthful, Plan(ASPECTS[:1], "pair"))
+    assert [(one["image_ids"], one["scores"], sorted(one["order"])) for one in context.done] == [
         (["a3", "a1"], [5.0, 1.0], [0, 1])
     ] * 2
-    assert desk.done[0]["order"] != desk.done[1]["order"]
+    assert context.done[0]["order"] != context.done[1]["order"]
 
 
 def test_ties_are_broken_by_comparing_what_has_the_same_score_also_after_a_resume() -> None:
@@ -562,13 +562,13 @@ def test_ties_are_broken_by_comparing_what_has_the_same_score_also_after_a_resum
     broken.judge(iter(source), Together(), Plan(ASPECTS[:1]))
     (first,) = broken.done
     reordered = iter(source[::-1])
-    broken.judge(reordered, Together(), plan, ties=lambda key: tied(first) if key == first["key"] else [])
+    broken.judge(reordered, Together(), plan, ties=lambda key: tied_pairs(first) if key == first["key"] else [])
     assert sorted(one["key"] for one in broken.done) == sorted(one["key"] for one in whole.done)
 
 
 def test_pictures_take_room_until_the_last_comparison_of_their_ties_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is room for the pictures of one prompt. The next prompt waits until they have been compared."""
-    monkeypatch.setattr(judging, "PIXELS", 1)
+    monkeypatch.setattr(judging, "MAX_PIXELS", 1)
 
     class Slow(Together):
         async def ask(self, question: Question) -> list[Verdicts]:
@@ -576,9 +576,9 @@ def test_pictures_take_room_until_the_last_comparison_of_their_ties_has_ended(mo
                 await asyncio.sleep(0.01)
             return await super().ask(question)
 
-    desk, slow = Desk(), Slow()
+    context, slow = Desk(), Slow()
     source = [one for prompt in "abc" for one in images(prompt, 2, 3, 4, 5)]
-    desk.judge(iter(source), slow, Plan(ASPECTS[:1], break_ties=True), at_once=8)
+    context.judge(iter(source), slow, Plan(ASPECTS[:1], break_ties=True), at_once=8)
     asked = [question.prompt for question in slow.asked]
     assert len(asked) == 3 * (1 + 2 * 2)
     assert asked == sorted(asked)
@@ -600,14 +600,14 @@ def test_after_the_time_is_over_nothing_new_is_begun_and_what_is_under_way_is_ke
         return truthful(prompt, pictures, aspect)
 
     for seconds in (0.3, 3, 30):
-        desk = Desk()
+        context = Desk()
         endless = (one for number in count() for one in images("abc"[number % 3] * (1 + number % 1000), 1))
         with pytest.raises(UserError, match=f"stopped: --max-time of {seconds:g} s is over") as raised:
-            desk.judge(endless, slowly if asynchronous else slow, Plan(ASPECTS[:1]), max_time=seconds, at_once=16)
+            context.judge(endless, slowly if asynchronous else slow, Plan(ASPECTS[:1]), max_time=seconds, at_once=16)
         assert raised.value.exit_code == 5
         if began:
             break
-    assert len(began) == len(desk.done) > 0
+    assert len(began) == len(context.done) > 0
 
 
 def test_a_synchronous_annotator_is_never_called_twice_at_once_and_holds_up_nothing() -> None:
@@ -622,10 +622,10 @@ def test_a_synchronous_annotator_is_never_called_twice_at_once_and_holds_up_noth
         now.pop()
         return truthful(prompt, pictures, aspect)
 
-    desk = Desk()
+    context = Desk()
     source = [one for prompt in "abcdefghij" for one in images(prompt, 1)]
-    assert desk.judge(iter(source), annotate, at_once=16) == 0
-    assert len(desk.done) == 20
+    assert context.judge(iter(source), annotate, at_once=16) == 0
+    assert len(context.done) == 20
     assert threading.main_thread().name not in threads
 
 
@@ -646,18 +646,18 @@ def test_the_pictures_of_few_prompts_are_held_ready() -> None:
             ahead.append(len(prepared) - len(asked))
             return await super().ask(question)
 
-    desk = Desk()
+    context = Desk()
     source = (one for number in range(100) for one in images("p" * (1 + number), 1))
-    desk.judge(source, Slow(), Plan(ASPECTS, passes=2), at_once=2)
-    assert len(desk.done) == 400
+    context.judge(source, Slow(), Plan(ASPECTS, passes=2), at_once=2)
+    assert len(context.done) == 400
     assert len(prepared) == 100, "each once, for both aspects and passes"
     assert max(ahead) <= Annotator.preparing + 2
 
 
 def test_stopped_calls_leave_no_record() -> None:
-    desk = Desk()
-    assert desk.judge(iter(images("a", 1)), Together(Stopped())) == 0
-    assert (desk.done, desk.tally.failed) == ([], 0)
+    context = Desk()
+    assert context.judge(iter(images("a", 1)), Together(Stopped())) == 0
+    assert (context.done, context.tally.failed) == ([], 0)
 
 
 def test_items_are_taken_one_ahead_by_a_thread_that_nobody_waits_for() -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 from tests.conftest import ENVIRONMENT, ONE, Plugin, Run, draw, lines, vpctl
 from vpctl.errors import RecordFailed, UserError
 from vpctl.flow import ahead
-from vpctl.models.scoring import loaded, scored
+from vpctl.models.scoring import compute_scores, load_batches
 
 
 class Album:
@@ -55,9 +55,9 @@ def through(
     """The records with their scores, and the failures, from all batches."""
     found: list[tuple[dict[str, str], dict[str, float]]] = []
     failures: list[str] = []
-    for some in loaded(records, open_picture, most=batch):
+    for some in load_batches(records, open_picture, most=batch):
         assert 0 < len(some.records) + len(some.failures) <= batch
-        found += some.with_scores(scored(rewards, some.pictures, some.prompts))
+        found += some.with_scores(compute_scores(rewards, some.pictures, some.prompts))
         failures += map(str, some.failures)
     return found, failures
 
@@ -81,7 +81,7 @@ def test_records_come_in_their_order_with_every_score_and_failures_in_theirs(
 
 def test_a_record_that_failed_before_stays_a_failure() -> None:
     wanted: list[dict[str, str] | RecordFailed] = [records(1)[0], RecordFailed("line 2 is broken")]
-    [batch] = loaded(wanted, Album().open, most=4)
+    [batch] = load_batches(wanted, Album().open, most=4)
     assert (batch.records, [*map(str, batch.failures)]) == (records(1), ["line 2 is broken"])
 
 
@@ -110,7 +110,7 @@ def test_pictures_of_a_batch_are_let_go_before_large_ones_of_the_next_are_decode
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two batches of the largest pictures would not fit into memory."""
-    monkeypatch.setattr("vpctl.models.scoring.PIXELS", 2)
+    monkeypatch.setattr("vpctl.models.scoring.MAX_BATCH_PIXELS", 2)
     alive: list[weakref.ref[Image.Image]] = []
     most = 0
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vpctl.contracts import Polished
 from vpctl.prompts.cleaning import polish
-from vpctl.prompts.faith import added, checked, lost
+from vpctl.prompts.faith import checked, reason_added, reason_lost
 
 # Prompts of DiffusionDB (CC0), marked "=". Below each one are rewrites as a model would write them. "+" must be
 # accepted. "-" must be rejected, because it adds something or leaves out the subject. "!" marks cases that the checks
@@ -438,23 +438,29 @@ def test_what_shows_nothing_may_become_empty(prompt: str) -> None:
     assert checked(prompt, "") == Polished("")
 
 
+def test_a_word_with_an_apostrophe_may_be_written_apart_or_without_it() -> None:
+    prompt = "the sunken city of r'lyeh"
+    assert [reason_added(prompt, text) for text in ("the city of r lyeh", "rlyeh, a sunken city")] == ["", ""]
+    assert reason_added(prompt, "the sunken city of lyehra") == "adds 'lyehra'"
+
+
 @given(st.sampled_from(PROMPTS), st.data())
 def test_words_of_the_prompt_in_any_order_add_nothing(prompt: str, data: st.DataObject) -> None:
     words = data.draw(st.permutations(re.findall(r"[^\W\d_]+", prompt)))
-    assert added(prompt, " ".join(words)) == ""
+    assert reason_added(prompt, " ".join(words)) == ""
 
 
 @given(st.sampled_from(PROMPTS), st.sampled_from("zeppelin quokka teaspoon gazebo volleyball".split()), st.integers(0))
 def test_a_foreign_word_is_found_wherever_it_stands(prompt: str, word: str, place: int) -> None:
     words = polish([prompt])[0].prompt.split()
     words.insert(place % (len(words) + 1), f" {word} ")
-    assert added(prompt, " ".join(words)) == f"adds {word!r}"
+    assert reason_added(prompt, " ".join(words)) == f"adds {word!r}"
 
 
 @given(st.sampled_from(PROMPTS))
 def test_what_the_rules_make_of_a_prompt_is_faithful_and_stays(prompt: str) -> None:
     clean = polish([prompt])[0].prompt
-    assert added(prompt, clean) == lost(prompt, clean) == ""
+    assert reason_added(prompt, clean) == reason_lost(prompt, clean) == ""
     assert checked(prompt, clean).prompt == clean
 
 
@@ -472,4 +478,4 @@ def test_a_rewrite_of_another_prompt_is_rejected(prompt: str, other: str) -> Non
 @given(st.text(), st.text())
 def test_any_text_gets_a_verdict_and_what_is_taken_shows_something(prompt: str, rewrite: str) -> None:
     result = checked(prompt, rewrite)
-    assert result.rejected or result.prompt or not lost(prompt, "")
+    assert result.rejected or result.prompt or not reason_lost(prompt, "")

@@ -10,7 +10,7 @@ from vpctl.prompts import cleaning, faith
 from vpctl.prompts import credits as crediting
 from vpctl.prompts import wording as words
 from vpctl.prompts.duplicates import NearDuplicates
-from vpctl.records import LONGEST_PROMPT
+from vpctl.records import MAX_PROMPT_CHARS
 
 REPEATED = [
     # Noise, and the words before it.
@@ -128,14 +128,14 @@ def test_a_reference_to_a_character_of_many_digits_is_taken_away() -> None:
 
 
 def test_a_rewrite_that_is_too_long_is_rejected_unseen() -> None:
-    found = faith.checked("a cat", "a cat " * LONGEST_PROMPT, "cruel")
-    assert found == ("", "cruel", f"too long: {6 * LONGEST_PROMPT} characters; the maximum is {LONGEST_PROMPT}")
+    found = faith.checked("a cat", "a cat " * MAX_PROMPT_CHARS, "cruel")
+    assert found == ("", "cruel", f"too long: {6 * MAX_PROMPT_CHARS} characters; the maximum is {MAX_PROMPT_CHARS}")
 
 
 @pytest.mark.parametrize("ending", ["s", "x", ""])
 def test_a_rewrite_of_many_words_that_begin_alike_is_soon_checked(ending: str) -> None:
     letters = "bcdfghklmnprstvw"
-    alike = [f"cata{a}{b}{c}" for a in letters for b in letters for c in letters][: LONGEST_PROMPT // 9]
+    alike = [f"cata{a}{b}{c}" for a in letters for b in letters for c in letters][: MAX_PROMPT_CHARS // 9]
     start = time.process_time()
     faith.checked(" ".join(alike), " ".join(f"{word}{ending}" for word in reversed(alike)))
     assert time.process_time() - start < 5
@@ -143,7 +143,7 @@ def test_a_rewrite_of_many_words_that_begin_alike_is_soon_checked(ending: str) -
 
 def test_the_longest_prompts_are_compared() -> None:
     near = NearDuplicates(0.8)
-    text = " ".join(map(str, range(LONGEST_PROMPT // 5)))
+    text = " ".join(map(str, range(MAX_PROMPT_CHARS // 5)))
     assert near.find(text, "first") == ""
     assert near.find(f"{text} and more", "second") == "first"
-    assert near.find(text[: LONGEST_PROMPT // 2], "third") == ""
+    assert near.find(text[: MAX_PROMPT_CHARS // 2], "third") == ""

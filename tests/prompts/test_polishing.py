@@ -6,9 +6,9 @@ from typing import Any
 
 from vpctl.contracts import Polished, Polisher
 from vpctl.errors import RecordFailed
-from vpctl.plugins import function_as
+from vpctl.plugins import from_function
 from vpctl.prompts.polishing import Polishing, original, scored
-from vpctl.records import LONGEST_PROMPT, Prompt, digest
+from vpctl.records import MAX_PROMPT_CHARS, Prompt, digest
 
 
 def upper(prompts: list[str]) -> list[Polished | RecordFailed]:
@@ -23,7 +23,7 @@ def polish_all(
     prompts: list[Prompt], *, keep_unsafe: bool = False, polish: Any = upper
 ) -> tuple[list[Prompt], Counter[str]]:
     counts: Counter[str] = Counter()
-    work = function_as(Polisher, polish)
+    work = from_function(Polisher, polish)
     polishing = Polishing("rules", keep_unsafe=keep_unsafe, threshold=0.5, counts=counts)
     chunks = polishing.chunks(prompts, work.at_once)
     return [record for chunk in chunks for record in polishing.polished(chunk, work)], counts
@@ -122,7 +122,7 @@ def test_what_is_too_long_is_neither_polished_nor_scored() -> None:
         asked.extend(prompts)
         return upper(prompts)
 
-    most = "x" * LONGEST_PROMPT
+    most = "x" * MAX_PROMPT_CHARS
     prompts: list[Prompt] = [
         {"prompt": most},
         {"prompt": most + "x"},
@@ -141,5 +141,5 @@ def test_what_is_too_long_is_neither_polished_nor_scored() -> None:
 
 
 def test_a_text_that_polishing_makes_too_long_is_dropped() -> None:
-    records, _ = polish_all([{"prompt": "a,b"}], polish=lambda _: [Polished("x" * (LONGEST_PROMPT + 1))])
+    records, _ = polish_all([{"prompt": "a,b"}], polish=lambda _: [Polished("x" * (MAX_PROMPT_CHARS + 1))])
     assert reasons(records) == ["too long: 10001 characters; the maximum is 10000"]

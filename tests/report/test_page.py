@@ -347,7 +347,7 @@ def test_labels_are_what_tells_paths_apart(paths: tuple[str, ...], labels: list[
 @given(st.lists(st.floats(-1e9, 1e9), max_size=3000))
 def test_thinning_keeps_both_ends_the_extremes_and_the_order(values: list[float]) -> None:
     points = [(float(step), value) for step, value in enumerate(values)]
-    kept = web_page.thinned(points)
+    kept = web_page.downsampled(points)
     assert len(kept) <= 400
     steps = [step for step, _ in kept]
     assert steps == sorted(set(steps))
@@ -361,7 +361,7 @@ def test_thinning_keeps_both_ends_the_extremes_and_the_order(values: list[float]
 def test_a_hundred_thousand_steps_with_one_spike() -> None:
     points = [(float(step), 0.0) for step in range(100_000)]
     points[70_001] = (70_001.0, 8.0)
-    assert (70_001.0, 8.0) in web_page.thinned(points)
+    assert (70_001.0, 8.0) in web_page.downsampled(points)
     curve = web_page.curve("loss", points)
     assert len(curve.points) <= 400
     assert len(curve.mean) <= 400

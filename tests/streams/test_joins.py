@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vpctl.errors import UserError
-from vpctl.streams.joins import Joined, once
+from vpctl.streams.joins import ConsistencyChecker, once
 
 
 def judged(**more: Any) -> Any:
@@ -25,7 +25,7 @@ def judged(**more: Any) -> Any:
 
 
 def joined(*records: Any, **how: Any) -> list[Any]:
-    return [*Joined(**how).judgements((f"f:{number}", one) for number, one in enumerate(records, 1))]
+    return [*ConsistencyChecker(**how).judgements((f"f:{number}", one) for number, one in enumerate(records, 1))]
 
 
 def error(work: Callable[[], object]) -> str:
@@ -61,7 +61,7 @@ def test_an_image_id_is_one_picture_wherever_it_was_copied_or_moved(tmp_path: Pa
     assert joined(with_first("1"), with_first("copy"), with_first("gone"), with_first("1"))
     said = error(lambda: joined(with_first("1"), with_first("other")))
     assert said.startswith(f"f:2: image_id '1' is the file {tmp_path}/other here and {tmp_path}/1 at f:1, and ")
-    known = Joined()
+    known = ConsistencyChecker()
     list(known.judgements([("f:1", with_first("1")), ("f:2", with_first("gone"))]))
     assert known.file("p", "1") == str(tmp_path / "1")
 
@@ -91,7 +91,7 @@ def test_a_picture_comes_once_among_the_neighbours_of_a_prompt() -> None:
             (f"f:{n}", {"prompt_id": one[0], "prompt": one[0], "image_id": one, "file_name": f"/{one}"})
             for n, one in enumerate(ids, 1)
         ]
-        return [*Joined().images(located)]
+        return [*ConsistencyChecker().images(located)]
 
     assert len(images("a1", "a2", "b1", "a1")) == 4
     assert error(lambda: images("a1", "a2", "a1")).startswith("f:3: image_id 'a1' is here and at f:1; ")
@@ -114,7 +114,7 @@ def test_what_is_kept_of_images_does_not_grow_with_their_pictures_and_texts() ->
             for prompt in range(2000)
             for picture in range(pictures)
         )
-        known = Joined(max_pictures=100)
+        known = ConsistencyChecker(max_pictures=100)
         tracemalloc.start()
         deque(known.images(located), maxlen=0)
         now, _ = tracemalloc.get_traced_memory()
@@ -133,7 +133,7 @@ def test_neighbours_of_one_prompt_are_bounded_also_where_their_pictures_are_not_
     without: Any = [(f"f:{n}", {"prompt_id": "p", "prompt": "a cat", "file_name": f"/{n}"}) for n in (1, 2, 3)]
     for located in (with_ids, without):
         with pytest.raises(UserError, match="f:3: prompt_id 'p' has more pictures than --max-pictures 2, the first at"):
-            list(Joined(max_pictures=2).images(located))
+            list(ConsistencyChecker(max_pictures=2).images(located))
 
 
 def test_a_file_is_named_once(tmp_path: Path) -> None:

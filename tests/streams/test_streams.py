@@ -37,7 +37,7 @@ from tests.conftest import (
     write_lines,
 )
 from vpctl.errors import UserError
-from vpctl.records import LONGEST_PROMPT, Image, Pair, Prompt, oversized, prompt_key
+from vpctl.records import MAX_PROMPT_CHARS, Image, Pair, Prompt, prompt_key, prompt_too_long
 from vpctl.streams import jsonlines
 from vpctl.streams.places import beside
 from vpctl.streams.reading import count, read, read_prompts
@@ -311,7 +311,7 @@ def test_what_the_message_says_turns_csv_into_prompts(here: Path, header: str) -
 
 
 def test_a_line_without_an_end_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsonlines, "LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr(jsonlines, "MAX_LINE_BYTES", 1 << 20)
     source = tmp_path / "in.jsonl"
     source.write_bytes(b'{"prompt": "a"}\n' + b"x" * (1 << 21))
     reader = read(str(source), Prompt)
@@ -829,11 +829,11 @@ def test_prompts_are_not_added_to_a_file_of_something_else(tmp_path: Path, recor
 
 
 def test_a_prompt_oversized_to_draw_or_judge_is_refused_where_it_is_not_polished(tmp_path: Path, run: Run) -> None:
-    long = "x" * (LONGEST_PROMPT + 1)
-    write_lines(tmp_path / "in.jsonl", [{"prompt": "x" * LONGEST_PROMPT}, {"prompt": long}])
+    long = "x" * (MAX_PROMPT_CHARS + 1)
+    write_lines(tmp_path / "in.jsonl", [{"prompt": "x" * MAX_PROMPT_CHARS}, {"prompt": long}])
     reason = "the prompt has 10001 characters; the maximum is 10000: shorten it, or leave the record out"
-    reader = read_prompts(str(tmp_path / "in.jsonl"), oversized)
-    assert len(next(reader)["prompt"]) == LONGEST_PROMPT
+    reader = read_prompts(str(tmp_path / "in.jsonl"), prompt_too_long)
+    assert len(next(reader)["prompt"]) == MAX_PROMPT_CHARS
     assert complaint(lambda: next(reader)) == f"{tmp_path}/in.jsonl:2: {reason}"
     image = {"prompt": long, "prompt_id": "p", "image_id": "i", "file_name": "i.png", "model": "m", "seed": 1}
     source = write_lines(tmp_path / "images.jsonl", [image])

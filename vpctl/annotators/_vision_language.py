@@ -18,7 +18,7 @@ from ..api.answers import parse
 from ..contracts import Annotator, Kind, Question, Verdicts
 from ..errors import RecordFailed, Unusable, UserError
 from ..judging import questions
-from ..judging.microbatch import MicroBatches
+from ..judging.microbatch import MicroBatcher
 from ..models import devices, hub, sources
 from ..models.sources import first_line
 from ..progress import plural
@@ -38,7 +38,7 @@ Two sentences and a level take about 100 tokens.
 Message = dict[str, Any]
 
 
-class Asked(NamedTuple):
+class ChatRequest(NamedTuple):
     """A conversation that waits for an answer, with its pictures. `limit` is the maximum number of new tokens."""
 
     messages: list[Message]
@@ -52,11 +52,11 @@ class Asked(NamedTuple):
         return texts / 4 + sum(picture.width * picture.height for picture in self.pictures) / 28**2
 
 
-class Generated(NamedTuple):
-    """The model's answer. `cut` is true if the answer reached its limit before it was complete."""
+class ChatReply(NamedTuple):
+    """The model's answer. `truncated` is true if the answer reached its limit before it was complete."""
 
     text: str
-    cut: bool
+    truncated: bool
     usage: dict[str, float]
 
 
@@ -82,7 +82,7 @@ class LocalJudge(Annotator):
         self._why_no_more = self._why_not(2)
         self._keeps_places = bool(self._why_no_more) or self._pictures_stay()
         most = BATCH_ON_CPU if device.type == "cpu" else BATCH_ON_GPU
-        self.batches = MicroBatches(self._answers, most=most, size=lambda asked: asked.size)
+        self.batches = MicroBatcher(self._answers, most=most, size=lambda asked: asked.size)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -121,14 +121,14 @@ class LocalJudge(Annotator):
                 f"{OPTION}{self._source}: reads one picture at a time, as {self._why_no_more}; judge with --mode point"
             )
         limit = PER_ANSWER + PER_PICTURE * len(pictures) * len(question.aspects)
-        asked = Asked(self.conversation(question), pictures, limit)
+        asked = ChatRequest(self.conversation(question), pictures, limit)
         used: Counter[str] = Counter()
         sent_back = False
         while True:
             said = await self.batches(asked)
             used.update(said.usage)
             try:
-                found = questions.verdicts(question.kind, _object(said))
+                found = questions.parse_verdicts(question.kind, _object(said))
             except Unusable as error:
                 if sent_back:
                     raise Unusable(str(error), said.text, used) from None
@@ -136,7 +136,7 @@ class LocalJudge(Annotator):
             else:
                 return [found[0]._replace(usage=dict(used)), *found[1:]]
 
-    def _sent_back(self, asked: Asked, said: Generated, error: Unusable) -> Asked:
+    def _sent_back(self, asked: ChatRequest, said: ChatReply, error: Unusable) -> ChatRequest:
         """The conversation, continued with the unusable answer and the reason why it is unusable."""
         turns = [_turn("assistant", self._harmless(said.text)), _turn("user", self._harmless(REPAIR.format(error)))]
         return asked._replace(messages=[*asked.messages, *turns])
@@ -144,28 +144,28 @@ class LocalJudge(Annotator):
     def conversation(self, question: Question) -> list[Message]:
         """The question as chat messages. Each picture has a placeholder, with its letter in front of it."""
         kind = question.kind
-        system = questions.system(kind)
-        start = questions.before(question)
+        system = questions.system_prompt(kind)
+        start = questions.text_before(question)
         if not self._keeps_places:
             start = f"{start}\n\nThe pictures come in this order: {', '.join(kind.letters)}."
         text = self._harmless(start if self._knows_system else f"{system}\n\n{start}") + "\n\n"
         parts = []
         for letter in kind.letters:
-            parts += [_text(f"{text}{questions.label(letter)}\n"), {"type": "image"}]
+            parts += [_text(f"{text}{questions.picture_label(letter)}\n"), {"type": "image"}]
             text = "\n"
-        user = {"role": "user", "content": [*parts, _text(f"\n{questions.after(kind)}")]}
+        user = {"role": "user", "content": [*parts, _text(f"\n{questions.text_after(kind)}")]}
         return [_turn("system", self._harmless(system)), user] if self._knows_system else [user]
 
     def _harmless(self, text: str) -> str:
         """The text with every control token of the model broken up by a space: prompts come from strangers."""
         return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
-    def _answers(self, asked: list[Asked]) -> list[Generated | Exception]:
+    def _answers(self, asked: list[ChatRequest]) -> list[ChatReply | Exception]:
         """The answers to a batch. A batch that fails is halved until only the questions that cause it fail."""
         try:
             return [*self._generated(asked)]
         except torch.OutOfMemoryError:
-            self.batches.most = max(1, len(asked) // 2)
+            self.batches.max_batch_size = max(1, len(asked) // 2)
             failure = RecordFailed(
                 f"{plural(len(asked[0].pictures), 'picture')}: too much for the memory of {self._device}; "
                 "judge with --mode point, or name a smaller model"
@@ -180,7 +180,7 @@ class LocalJudge(Annotator):
         return [*self._answers(asked[:half]), *self._answers(asked[half:])]
 
     @torch.inference_mode()
-    def _generated(self, asked: list[Asked]) -> list[Generated]:
+    def _generated(self, asked: list[ChatRequest]) -> list[ChatReply]:
         model = self.model
         inputs = self.inputs(asked)
         read = inputs["attention_mask"].sum(1).tolist()
@@ -195,7 +195,7 @@ class LocalJudge(Annotator):
         )
         return [self._turn_of(*one) for one in zip(output[:, start:].tolist(), read, asked, strict=True)]
 
-    def inputs(self, asked: list[Asked]) -> Any:
+    def inputs(self, asked: list[ChatRequest]) -> Any:
         """The tensors that the model takes, padded on the left so that all answers begin at the same position.
 
         Raises `RecordFailed` if the processor cannot handle the conversations.
@@ -215,7 +215,7 @@ class LocalJudge(Annotator):
         except (ValueError, TypeError, IndexError, KeyError, TemplateError) as error:  # processors raise all of these
             raise RecordFailed(f"{self._source} cannot read the question: {first_line(error)}") from None
 
-    def _check_length(self, length: int, asked: Asked) -> None:
+    def _check_length(self, length: int, asked: ChatRequest) -> None:
         context = getattr(self._config.get_text_config(), "max_position_embeddings", None)
         if context and length + asked.limit > context:
             raise RecordFailed(
@@ -223,13 +223,13 @@ class LocalJudge(Annotator):
                 f"are more than the {context} that {self._source} reads; judge with --mode point"
             )
 
-    def _turn_of(self, tokens: list[int], read: int, asked: Asked) -> Generated:
+    def _turn_of(self, tokens: list[int], read: int, asked: ChatRequest) -> ChatReply:
         """The answer in one row of a batch, without padding."""
         said = tokens[: asked.limit]
         ends = [place for place, token in enumerate(said) if token in self.model.generation_config.eos_token_id]
         said = said[: ends[0] + 1] if ends else said
         text = self._tokenizer.decode(said, skip_special_tokens=True)
-        return Generated(text, not ends, {"prompt_tokens": read, "completion_tokens": len(said)})
+        return ChatReply(text, not ends, {"prompt_tokens": read, "completion_tokens": len(said)})
 
     @cached_property
     def model(self) -> Any:
@@ -282,7 +282,7 @@ class LocalJudge(Annotator):
         return any(_MARK in text for text in between)
 
 
-def _at_limit(start: int, limits: Tensor, batches: MicroBatches[Any, Any]) -> Any:
+def _at_limit(start: int, limits: Tensor, batches: MicroBatcher[Any, Any]) -> Any:
     """A stopping criterion: ends each row at its own limit, and all rows when nobody waits for the answers."""
 
     def ended(ids: Tensor, scores: Any, **more: Any) -> Tensor:
@@ -299,12 +299,12 @@ REPAIR = (
 )
 
 
-def _object(said: Generated) -> dict[str, Any]:
+def _object(said: ChatReply) -> dict[str, Any]:
     """The JSON object in an answer. Raises `Unusable` if there is none, or if the answer was cut off."""
     try:
         return parse(said.text)
     except Unusable as error:
-        raise Unusable("the answer was cut off because it is too long" if said.cut else str(error)) from None
+        raise Unusable("the answer was cut off because it is too long" if said.truncated else str(error)) from None
 
 
 def _text(text: str) -> dict[str, Any]:
@@ -329,10 +329,10 @@ def _with_pictures(messages: Sequence[Message], pictures: Sequence[Image.Image])
     ]
 
 
-def _sample(pictures: int) -> Asked:
+def _sample(pictures: int) -> ChatRequest:
     blank = Image.new("RGB", (64, 64))
     parts = [_text(_MARK), {"type": "image"}] * pictures
-    return Asked([{"role": "user", "content": [*parts, _text(_MARK)]}], [blank] * pictures, 1)
+    return ChatRequest([{"role": "user", "content": [*parts, _text(_MARK)]}], [blank] * pictures, 1)
 
 
 def _pattern_of(tokenizer: Any, processor: Any) -> re.Pattern[str]:

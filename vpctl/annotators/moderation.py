@@ -18,7 +18,7 @@ from ..configs import PictureConfig, ServerConfig
 from ..contracts import Annotator, Question, Verdicts
 from ..errors import RecordFailed, UserError
 from ..flow import StopSignal
-from ..judging.questions import compared
+from ..judging.questions import comparison_scores
 
 ASPECT = "harmlessness"
 MODEL = "omni-moderation-latest"
@@ -41,9 +41,9 @@ class Moderation(Annotator):
         """The picture, encoded for the request."""
         return self._encode(image, path)
 
-    def running(self, brake: StopSignal) -> AbstractAsyncContextManager[None]:
+    def running(self, stop_signal: StopSignal) -> AbstractAsyncContextManager[None]:
         """The context in which `ask` may be called."""
-        return self._engine.running(brake)
+        return self._engine.running(stop_signal)
 
     async def ask(self, question: Question) -> list[Verdicts]:
         """One `Verdicts`, from one request for each picture. Raises `UserError` for any aspect but harmlessness."""
@@ -55,7 +55,7 @@ class Moderation(Annotator):
         calls = [self._one(picture, f"{question.key}-{place}") for place, picture in enumerate(question.pictures)]
         found = await asyncio.gather(*calls)
         scores, rationales = [score for score, _ in found], [rationale for _, rationale in found]
-        return [Verdicts(compared(scores) if question.mode == "pair" else scores, rationales, {})]
+        return [Verdicts(comparison_scores(scores) if question.mode == "pair" else scores, rationales, {})]
 
     async def _one(self, picture: Encoded, key: str) -> tuple[float, str]:
         model = orjson.dumps(self._engine.model)

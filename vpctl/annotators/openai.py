@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from ..api.budget import Estimate
-from ..api.chat import Model, Request, text_part
+from ..api.chat import ChatModel, Request, text_part
 from ..api.pictures import Encoded, Encoder
 from ..configs import PictureConfig, ServerConfig
 from ..contracts import Kind, OfflineAnnotator, Question, Verdicts
@@ -16,14 +16,14 @@ from ..errors import Unusable
 from ..flow import StopSignal
 from ..judging import questions
 
-WORDS = 60.0
+TOKENS_PER_RATIONALE = 60.0
 """Typical number of tokens of a rationale and its level."""
 
 
 class ServedJudge(OfflineAnnotator):
     """A model on a server, asked with the texts of `questions`. It also makes and reads requests for batches."""
 
-    def __init__(self, model: Model, encode: Encoder) -> None:
+    def __init__(self, model: ChatModel, encode: Encoder) -> None:
         self.model = model
         self._encode = encode
         self.identity = {**model.identity, **encode.identity}
@@ -36,9 +36,9 @@ class ServedJudge(OfflineAnnotator):
         """The picture, encoded for the request."""
         return self._encode(image, path)
 
-    def running(self, brake: StopSignal) -> AbstractAsyncContextManager[None]:
+    def running(self, stop_signal: StopSignal) -> AbstractAsyncContextManager[None]:
         """The context in which `ask` may be called."""
-        return self.model.engine.running(brake)
+        return self.model.engine.running(stop_signal)
 
     def template(self, kind: Kind) -> str:
         """Name and hash of the instructions for the model."""
@@ -55,19 +55,24 @@ class ServedJudge(OfflineAnnotator):
     def request(self, question: Question) -> Request:
         """The request for a question, whose pictures are `Encoded`."""
         kind = question.kind
-        before, after = questions.before(question), questions.after(kind)
+        before, after = questions.text_before(question), questions.text_after(kind)
         parts = [text_part(before)]
         for letter, picture in zip(kind.letters, question.pictures, strict=True):
-            parts += [text_part(questions.label(letter)), picture.part]
+            parts += [text_part(questions.picture_label(letter)), picture.part]
         sizes = [(picture.width, picture.height) for picture in question.pictures]
         estimate = self.estimate(kind, question.prompt, sizes)
-        return Request(questions.system(kind), [*parts, text_part(after)], questions.schema(kind), estimate)
+        return Request(
+            questions.system_prompt(kind), [*parts, text_part(after)], questions.answer_schema(kind), estimate
+        )
 
     def estimate(self, kind: Kind, prompt: str, sizes: Sequence[tuple[int, int]]) -> Estimate:
         """The estimated number of tokens of a question. `sizes` are widths and heights of its pictures in pixels."""
         sizes = [self._encode.size(size) for size in sizes]
         return self.model.estimate(
-            _fixed(kind) + len(prompt.encode()), sizes, self._encode.detail, kind.pictures * len(kind.aspects) * WORDS
+            _fixed(kind) + len(prompt.encode()),
+            sizes,
+            self._encode.detail,
+            kind.pictures * len(kind.aspects) * TOKENS_PER_RATIONALE,
         )
 
     def expected(self, kind: Kind, prompt: str, sizes: Sequence[tuple[int, int]]) -> dict[str, float]:
@@ -77,27 +82,27 @@ class ServedJudge(OfflineAnnotator):
     async def ask(self, question: Question) -> list[Verdicts]:
         """One `Verdicts` for each aspect. The usage of the call is divided among them.
 
-        Raises `Refused` and `Unusable`, as `Model.ask` does.
+        Raises `Refused` and `Unusable`, as `ChatModel.ask` does.
         """
-        read = partial(questions.verdicts, question.kind)
+        read = partial(questions.parse_verdicts, question.kind)
         answer = await self.model.ask(self.request(question), read, key=question.key)
-        return shared(answer.value, answer.usage)
+        return split_usage(answer.value, answer.usage)
 
     async def mend(self, question: Question, first: Unusable) -> list[Verdicts]:
         """The verdicts of a second try, after the unusable answer `first` that came from a batch.
 
         Raises `Refused` and `Unusable`.
         """
-        read = partial(questions.verdicts, question.kind)
+        read = partial(questions.parse_verdicts, question.kind)
         answer = await self.model.mend(self.request(question), first, read, key=question.key)
-        return shared(answer.value, answer.usage)
+        return split_usage(answer.value, answer.usage)
 
     def read(self, kind: Kind, body: dict[str, Any], usage: Mapping[str, float]) -> list[Verdicts]:
         """The verdicts in an answer that came from a batch. Raises `Refused` and `Unusable`."""
-        return shared(self.model.read(body, partial(questions.verdicts, kind), dict(usage)), usage)
+        return split_usage(self.model.read(body, partial(questions.parse_verdicts, kind), dict(usage)), usage)
 
 
-def shared(verdicts: list[Verdicts], usage: Mapping[str, float]) -> list[Verdicts]:
+def split_usage(verdicts: list[Verdicts], usage: Mapping[str, float]) -> list[Verdicts]:
     """The verdicts of one call, each with an equal share of the usage of the call."""
     part = {name: value / len(verdicts) for name, value in usage.items()}
     return [verdict._replace(usage=part) for verdict in verdicts]
@@ -105,7 +110,7 @@ def shared(verdicts: list[Verdicts], usage: Mapping[str, float]) -> list[Verdict
 
 def _fixed(kind: Kind) -> int:
     blank = Question("", [None] * kind.pictures, kind.aspects, kind.mode)
-    return len(f"{questions.system(kind)}{questions.before(blank)}{questions.schema(kind)}".encode())
+    return len(f"{questions.system_prompt(kind)}{questions.text_before(blank)}{questions.answer_schema(kind)}".encode())
 
 
 def load(
@@ -117,4 +122,4 @@ def load(
     folder: str = "",
 ) -> ServedJudge:
     """An annotator that asks the model `argument`. `device` is not used."""
-    return ServedJudge(Model(server, argument, option="--annotator openai"), Encoder(pictures, folder))
+    return ServedJudge(ChatModel(server, argument, option="--annotator openai"), Encoder(pictures, folder))

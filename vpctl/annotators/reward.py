@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 from .. import plugins
 from ..contracts import Annotator, Question, Verdicts
 from ..errors import RecordFailed, UserError
-from ..judging.microbatch import MicroBatches
-from ..judging.questions import compared
-from ..models.scoring import RewardFunction, batches, scored
+from ..judging.microbatch import MicroBatcher
+from ..judging.questions import comparison_scores
+from ..models.scoring import RewardFunction, batches, compute_scores
 
 if TYPE_CHECKING:
     from PIL import Image
 
 ARGUMENTS = "reward"
-QUESTIONS = 8
+MAX_QUESTIONS = 8
 """Maximum number of questions in a batch."""
-PICTURES = 16
+MAX_PICTURES = 16
 """Maximum number of pictures that the reward gets at a time."""
 
 
@@ -44,7 +44,7 @@ class RewardJudge(Annotator):
         self.identity = {"reward": plugins.fingerprints(spec)[spec]}
         self._spec = spec
         self._reward = reward
-        self._batches = MicroBatches(self._rewards, most=QUESTIONS, size=lambda question: len(question.pictures))
+        self._batches = MicroBatcher(self._rewards, most=MAX_QUESTIONS, size=lambda question: len(question.pictures))
 
     def prepare(self, image: "Image.Image", path: str) -> Picture:
         """The picture, with room for its rewards."""
@@ -60,7 +60,7 @@ class RewardJudge(Annotator):
         for reward in rewards:
             if not math.isfinite(reward):
                 raise RecordFailed(f"{self._spec} gave {reward}, which is not a valid score")
-        scores = compared(rewards) if question.mode == "pair" else rewards
+        scores = comparison_scores(rewards) if question.mode == "pair" else rewards
         rationales = [f"{self._spec} gives {reward:.4g}" for reward in rewards]
         return [Verdicts([*scores], rationales, {}) for _ in question.aspects]
 
@@ -69,10 +69,10 @@ class RewardJudge(Annotator):
         shown = [(question.prompt, picture) for question in questions for picture in question.pictures]
         new = {(prompt, id(picture)): picture for prompt, picture in shown if prompt not in picture.rewards}
         pairs = [(prompt, picture) for (prompt, _), picture in new.items()]
-        for batch in batches(pairs, PICTURES, lambda pair: self.pixels(pair[1])):  # a reward copies its pictures
+        for batch in batches(pairs, MAX_PICTURES, lambda pair: self.pixels(pair[1])):  # a reward copies its pictures
             pictures, prompts = [picture.image for _, picture in batch], [text for text, _ in batch]
             with _named(self._spec):
-                rewards = scored({self._spec: self._reward}, pictures, prompts)[self._spec]
+                rewards = compute_scores({self._spec: self._reward}, pictures, prompts)[self._spec]
             for (prompt, picture), reward in zip(batch, rewards, strict=True):
                 picture.rewards[prompt] = reward
         return [[picture.rewards[question.prompt] for picture in question.pictures] for question in questions]

@@ -31,7 +31,7 @@ class Price(NamedTuple):
     batch: float = 0.5
     picture: Mapping[str, float] | None = None
 
-    def of(self, usage: Mapping[str, float]) -> float:
+    def cost_of(self, usage: Mapping[str, float]) -> float:
         """The cost in dollars of a call with this usage."""
         prompt = usage.get("prompt_tokens", 0.0)
         cached = min(usage.get("cached_tokens", 0.0), prompt)
@@ -152,10 +152,10 @@ class Budget:
         self._outstanding = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    def begin(self, brake: StopSignal) -> None:
-        """Pull `brake` at a limit from now on. Calls can be reserved only after this."""
-        self._brake = brake
-        brake.when_pulled(self._wake)
+    def begin(self, stop_signal: StopSignal) -> None:
+        """Set `stop_signal` at a limit from now on. Calls can be reserved only after this."""
+        self._stop_signal = stop_signal
+        stop_signal.on_stop(self._wake)
 
     def expected(self, estimate: Estimate) -> dict[str, float]:
         """The expected tokens of a call, corrected by the answers so far."""
@@ -167,7 +167,7 @@ class Budget:
         """The maximum cost of a call in dollars."""
         ratio = max(FIRST_RATIO, self._worst * MARGIN)
         most = {"prompt_tokens": estimate.prompt * ratio, "completion_tokens": estimate.longest}
-        return self.price.of(most) if self.price else 0.0
+        return self.price.cost_of(most) if self.price else 0.0
 
     async def reserve(self, estimate: Estimate) -> float:
         """Wait until a call fits, reserve its maximum cost, and return that in dollars. Without --max-cost this is 0.
@@ -177,14 +177,14 @@ class Budget:
         if self._max_cost is None:
             return 0.0
         while True:
-            self._brake.check()
+            self._stop_signal.check()
             most = self.most(estimate)
             if (self.calls or not self._outstanding) and self.spent + self._reserved + most <= self._max_cost:
                 self._reserved += most
                 self._outstanding += 1
                 return most
             if not self._outstanding:
-                self._brake.pull(
+                self._stop_signal.stop(
                     f"--max-cost {self._max_cost:g} is reached, with {self.spent:.4f} dollars spent"
                     if self.spent
                     else f"--max-cost {self._max_cost:g} is less than the {most:.4f} dollars that one call may cost; "
@@ -195,7 +195,7 @@ class Budget:
             self._waiting.append(turn)
             await turn
 
-    def hold(self, dollars: float) -> None:
+    def adjust_reserved(self, dollars: float) -> None:
         """Reserve dollars for something that runs elsewhere, such as a batch. A negative amount releases them."""
         self._reserved += dollars
 
@@ -232,12 +232,12 @@ class Budget:
             self._worst = max(self._worst, prompt / max(estimate.prompt, 1.0))
         self.usage.update(usage)
         said = {"prompt_tokens", "completion_tokens"} <= usage.keys()
-        known = self.price.of(usage) * factor if self.price else 0.0
+        known = self.price.cost_of(usage) * factor if self.price else 0.0
         cost = known if said else max(known, unsaid)
         self.spent += cost
         return cost
 
-    def lose(self, reserved: float) -> None:
+    def forfeit(self, reserved: float) -> None:
         """Count the whole reservation of a call as spent: its end was not received, so it may have been charged."""
         if self._max_cost is not None:
             self._reserved -= reserved
@@ -254,8 +254,8 @@ class Budget:
 
     def request(self) -> None:
         """Count a request before it is sent. Raises `Stopped`, and stops the run, if the limit is reached."""
-        self._brake.check()
+        self._stop_signal.check()
         if self._max_requests is not None and self.requests >= self._max_requests:
-            self._brake.pull(f"--max-requests {self._max_requests} is reached")
+            self._stop_signal.stop(f"--max-requests {self._max_requests} is reached")
             raise Stopped
         self.requests += 1

@@ -44,7 +44,7 @@ class Dialect(NamedTuple):
 
 PLAINEST = Dialect(SCHEMAS[-1], LIMITS[-1], temperature=False)
 
-OWN = frozenset(["model", "messages", "n", "stream", "max_tokens", "max_completion_tokens"])
+RESERVED_KEYS = frozenset(["model", "messages", "n", "stream", "max_tokens", "max_completion_tokens"])
 """Keys of a request that vpctl sets. With other values, costs would not be counted, or answers could not be read."""
 
 
@@ -81,7 +81,7 @@ def _dumped(text: str) -> bytes:
     return orjson.dumps(text)
 
 
-class Model:
+class ChatModel:
     """A model on a server. `option` is the option that named it, such as ``--annotator openai``, for messages.
 
     Raises `UserError` if the configuration is invalid.
@@ -98,7 +98,7 @@ class Model:
             self._extra = None
         if not isinstance(self._extra, dict):
             raise UserError(f'--extra {config.extra}: must be a JSON object such as \'{{"reasoning_effort": "low"}}\'')
-        if taken := sorted(OWN & self._extra.keys()):
+        if taken := sorted(RESERVED_KEYS & self._extra.keys()):
             raise UserError(
                 f"--extra: {', '.join(taken)} cannot be set with --extra; limit the length of answers with --max-tokens"
             )
@@ -191,7 +191,7 @@ class Model:
         It leaves out what the server named. If it named nothing, and no call has been answered yet, it is the plainest
         dialect. Otherwise raises the error for the rejected request.
         """
-        if found := simpler(used, rejected.about):
+        if found := fallback_dialect(used, rejected.about):
             return found
         plainest = PLAINEST if self._config.max_cost is None else PLAINEST._replace(limit=LIMITS[-2])
         if not self.engine.right and used != plainest:
@@ -231,7 +231,7 @@ class Model:
         return head + b',"messages":[' + b",".join(messages) + b"]}"
 
 
-def simpler(dialect: Dialect, about: str) -> Dialect | None:
+def fallback_dialect(dialect: Dialect, about: str) -> Dialect | None:
     """The dialect to try after a rejection with the text `about`, in lower case; None if that names none of it."""
     if dialect.temperature and "temperature" in about:
         return dialect._replace(temperature=False)
@@ -242,7 +242,7 @@ def simpler(dialect: Dialect, about: str) -> Dialect | None:
     return None
 
 
-def plainest(*dialects: Dialect) -> Dialect:
+def common_dialect(*dialects: Dialect) -> Dialect:
     """The dialect that leaves out everything that any of these leaves out."""
     return Dialect(
         max((one.schema for one in dialects), key=SCHEMAS.index),

@@ -31,21 +31,21 @@ TRIES_TIMED_OUT = 3
 """Maximum tries that time out: the server may have answered, and charged for, each of them."""
 TRIES_BROKEN = 6
 """Maximum tries of a call that gets status 500 while other calls are answered: some servers fail on certain input."""
-GIVEN_UP = (408, 504, 524)
+GATEWAY_TIMEOUTS = (408, 504, 524)
 """Statuses by which a proxy between us and the model reports that it stopped waiting, as our own timeout would."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
 """Seconds between tries if the server does not say. The wait doubles with each try, up to the second value, and is
 multiplied by a random factor from 0.5 to 1.
 """
-HOPELESS = 4
+MAX_FAILURES_IN_A_ROW = 4
 """After this number of failed calls, with none answered between them, no further call is expected to succeed."""
-PATIENCE = 600.0
+MAX_SECONDS_RATE_LIMITED = 600.0
 """Seconds in which a server may reject every call for its rate before a call is given up."""
-SECRET = 8
+MIN_KEY_LENGTH = 8
 """Minimum length of a key that is removed from text. With servers without keys, the key is any word, and answers may
 contain it.
 """
-NOTICED = 5.0
+REPORTED_WAIT = 5.0
 """Waits of this many seconds or more are reported."""
 MOST_TOKENS = 1e12
 """More than any call takes: a server that reports this many is wrong."""
@@ -104,11 +104,11 @@ class Engine:
         _key()
 
     @asynccontextmanager
-    async def running(self, brake: StopSignal) -> AsyncIterator[None]:
-        """A context in which requests can be sent, within the limits of the configuration, until `brake` is pulled."""
+    async def running(self, stop_signal: StopSignal) -> AsyncIterator[None]:
+        """A context in which requests can be sent, within the configured limits, until `stop_signal` is set."""
         self._key = _key()
-        self.brake = brake
-        self.budget.begin(brake)
+        self.stop_signal = stop_signal
+        self.budget.begin(stop_signal)
         self.pace = Gate(
             CongestionWindow(self.config.concurrency),
             LearnedRate(asyncio.get_running_loop().time()),
@@ -116,7 +116,7 @@ class Engine:
             tpm=self.config.tpm,
             say=progress.note,
         )
-        brake.when_pulled(self.pace.stop)
+        stop_signal.on_stop(self.pace.stop)
         from .transport import Transport
 
         self.transport = Transport(self.base_url, self._key, concurrency=self.config.concurrency)
@@ -128,7 +128,7 @@ class Engine:
     def expected(self, estimate: Estimate) -> dict[str, float]:
         """The expected usage of a call, corrected by the answers so far. It has a `cost` if the price is known."""
         expected = self.budget.expected(estimate)
-        return {**expected, "cost": self.price.of(expected)} if self.price else expected
+        return {**expected, "cost": self.price.cost_of(expected)} if self.price else expected
 
     @property
     def batch_share(self) -> float:
@@ -161,7 +161,7 @@ class Engine:
 
     def _without_key(self, value: Any) -> Any:
         """The JSON value with the key removed from its texts."""
-        if len(self._key) < SECRET:
+        if len(self._key) < MIN_KEY_LENGTH:
             return value
         if isinstance(value, str):
             return value.replace(self._key, "[key]")
@@ -170,8 +170,8 @@ class Engine:
         return {name: self._without_key(one) for name, one in value.items()} if isinstance(value, dict) else value
 
     def without_key(self, content: bytes) -> bytes:
-        """The bytes that a server sent, with the key removed. Keys shorter than `SECRET` are not removed."""
-        return content.replace(self._key.encode(), b"[key]") if len(self._key) >= SECRET else content
+        """The bytes that a server sent, with the key removed. Keys shorter than `MIN_KEY_LENGTH` are not removed."""
+        return content.replace(self._key.encode(), b"[key]") if len(self._key) >= MIN_KEY_LENGTH else content
 
     async def post(
         self, path: str, body: Callable[[], bytes], estimate: Estimate, *, again: bool = False, key: str = ""
@@ -190,12 +190,12 @@ class Engine:
             nonlocal reserved
             if reserved is not None:
                 lost, reserved = reserved, None
-                self.budget.lose(lost)
+                self.budget.forfeit(lost)
             reserved = await self.budget.reserve(estimate)
 
         try:
             answer = await self._tried(path, body, estimate, again, key, unheard)
-            used = tokens(answer)
+            used = reported_tokens(answer)
         finally:
             if reserved is not None:
                 cost = self.budget.settle(reserved, estimate, used)
@@ -222,7 +222,7 @@ class Engine:
             used = 0.0
             try:
                 answer = await self._sent(path, body(), key)
-                used = sum(tokens(answer).values()) or expected
+                used = sum(reported_tokens(answer).values()) or expected
                 self.pace.succeeded(ticket)
                 self._answered = now()
                 return answer
@@ -236,9 +236,9 @@ class Engine:
             except BadStatus as error:
                 self._heard = True
                 wait, failure = self._after(error, ticket, tries), self._said(error)
-                patience = PATIENCE if error.status == 429 else 0.0
+                patience = MAX_SECONDS_RATE_LIMITED if error.status == 429 else 0.0
                 over = tries >= TRIES and now() - max(began, self._answered) >= patience
-                lost = error.status in GIVEN_UP
+                lost = error.status in GATEWAY_TIMEOUTS
                 if error.status == 500:
                     broken, broke = broken + 1, broke if broken else now()
                     by_itself = broken >= TRIES_BROKEN and self._answered > broke
@@ -256,10 +256,10 @@ class Engine:
                 raise RecordFailed(f"{failure}, {broken} times")
             if over:
                 raise self._given_up(f"{failure}, {tries} times")
-            if wait >= NOTICED and now() - self._told >= progress.QUIET_SECONDS:
+            if wait >= REPORTED_WAIT and now() - self._told >= progress.REPORT_SECONDS:
                 self._told = now()
                 progress.note(f"{self.server}: {failure}; trying again")
-            await self.brake.sleep(wait)
+            await self.stop_signal.sleep(wait)
 
     async def _sent(self, path: str, body: bytes, key: str) -> dict[str, Any]:
         self.budget.request()
@@ -304,11 +304,11 @@ class Engine:
             except BadStatus as error:
                 self._heard = True
                 failure = f"the server says {error.status}: {self._said(error)}"
-                if not passes(error.status, error.code):
+                if not is_transient(error.status, error.code):
                     raise UserError(f"{self.name}: {failure}{way_out}") from None
                 asked = retry_after(error.headers)
                 wait = wait if asked is None else asked
-                if asked is not None and asked >= NOTICED:
+                if asked is not None and asked >= REPORTED_WAIT:
                     progress.note(f"the server asks to wait {asked:.0f} s")
             except (NoAnswer, TimeoutError) as error:
                 failure = self.redacted(str(error) or "no answer in time")[:SHOWN]
@@ -316,7 +316,7 @@ class Engine:
                 raise self._no_server() from None
             if tries >= (TRIES if self._heard else TRIES_UNHEARD):
                 raise self._unreachable(f"{failure}, {tries} times")
-            await self.brake.sleep(wait)
+            await self.stop_signal.sleep(wait)
 
     def _after(self, error: BadStatus, ticket: Ticket, tries: int) -> float:
         """Seconds to wait after a transient error. Raises an exception for any other error."""
@@ -330,13 +330,13 @@ class Engine:
             self.pace.faltered()
             wait = retry_after(error.headers)
             return self._backoff(tries) if wait is None else wait
-        if status == 400 and (code in POLICY or policy(error.body)):
+        if status == 400 and (code in POLICY or is_policy_refusal(error.body)):
             raise Refused(f"{code or 'content_filter'}: {said}") from None
         if status == 413 or (status == 400 and (code == "context_length_exceeded" or "context length" in said.lower())):
             self._wrong += 1
-            if self.right or self._wrong < HOPELESS:
+            if self.right or self._wrong < MAX_FAILURES_IN_A_ROW:
                 raise Unusable(f"the server says {status}: {said}") from None
-        if status not in (400, 422) or (self._wrong >= HOPELESS and not self.right):
+        if status not in (400, 422) or (self._wrong >= MAX_FAILURES_IN_A_ROW and not self.right):
             raise UserError(f"{self.name}: the server says {status}: {said}{_way_out(status, self.server)}") from None
         raise Rejected(status, f"{error.param} {code} {said}".casefold(), said) from None
 
@@ -348,7 +348,7 @@ class Engine:
         self._wrong += 1
         if self.right:
             return Unusable(str(rejected))
-        if self._wrong >= HOPELESS:
+        if self._wrong >= MAX_FAILURES_IN_A_ROW:
             return UserError(f"{self.name}: {rejected}")
         return RecordFailed(str(rejected))
 
@@ -358,7 +358,7 @@ class Engine:
         It concerns one record, or the run if the other calls fail too: then the server is down.
         """
         self._lost += 1
-        if self._heard and self._lost < HOPELESS:
+        if self._heard and self._lost < MAX_FAILURES_IN_A_ROW:
             return RecordFailed(failure)
         return self._unreachable(failure)
 
@@ -419,18 +419,18 @@ def _server(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
 
 
-def policy(body: object) -> bool:
+def is_policy_refusal(body: object) -> bool:
     """Whether the details of an error, which Azure nests, give a policy as the reason."""
     inner = body.get("innererror") if isinstance(body, dict) else None
     return isinstance(inner, dict) and inner.get("code") in POLICY
 
 
-def passes(status: int, code: str) -> bool:
+def is_transient(status: int, code: str) -> bool:
     """Whether an error is transient, so that the same request may be answered later."""
     return status in (408, 409) or status >= 500 or (status == 429 and code != "insufficient_quota")
 
 
-def tokens(answer: Mapping[str, Any]) -> dict[str, float]:
+def reported_tokens(answer: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of tokens that an answer reports, by kind; empty if it reports none.
 
     Some servers count reasoning tokens in the total only. They are charged like the answer, so they are added to it.

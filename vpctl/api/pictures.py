@@ -12,7 +12,7 @@ from ..configs import PictureConfig
 from ..errors import RecordFailed
 from .chat import picture_part
 
-AS_IT_IS = 1 << 17
+MAX_UNCHANGED_BYTES = 1 << 17
 """Maximum size in bytes of a file that is sent unchanged, if its format is common and its sides are not too long."""
 QUALITY = 92
 """Quality of the JPEG made of all other pictures: its artefacts are far below the faults that a judge looks for."""
@@ -40,7 +40,12 @@ class Encoder:
         config = self._config
         if config.image_url:
             return {"detail": config.detail, "by": "url"}
-        return {"max_side": config.max_side, "detail": config.detail, "as_it_is": AS_IT_IS, "quality": QUALITY}
+        return {
+            "max_side": config.max_side,
+            "detail": config.detail,
+            "as_it_is": MAX_UNCHANGED_BYTES,
+            "quality": QUALITY,
+        }
 
     def size(self, size: tuple[int, int]) -> tuple[int, int]:
         """The size in pixels in which the server gets a picture of this size."""
@@ -72,7 +77,7 @@ class Encoder:
 def _as_it_is(path: str) -> tuple[str, bytes] | None:
     """Format and content of a file that shows exactly the picture opened from it; None if it must be encoded."""
     try:
-        if os.path.getsize(path) > AS_IT_IS:
+        if os.path.getsize(path) > MAX_UNCHANGED_BYTES:
             return None
         with Image.open(path, formats=list(_KINDS)) as file:
             plain = file.format in _KINDS and file.mode == "RGB" and getattr(file, "n_frames", 1) == 1

@@ -10,10 +10,10 @@ from typing import Annotated, Any, cast
 from .. import plugins, progress
 from ..configs import PictureConfig, ServerConfig
 from ..errors import SomeFailed, UserError
-from ..judging.preferences import tied
+from ..judging.preferences import tied_pairs
 from ..options import STDIO, Device, Input, MaxPictures, Output, Roots, Seed, option, options, plugin
 from ..records import MODES, Image, Judgement, judgement_key
-from ..streams.joins import Joined
+from ..streams.joins import ConsistencyChecker
 from ..streams.places import folder_of, hidden_beside, is_stream
 from ..streams.reading import count, located
 from ..streams.writing import Out
@@ -198,27 +198,28 @@ def annotate(
         progress.note("no --annotator given: using the pixel judge of the built-in shapes world")
     known = Known(again={*(retry or [])}, refresh=refresh, ties=break_ties)
     with Out(out, Judgement, known.key, optional=dry_run) as sink:
-        from ..images.hashes import Contents
+        from ..images.hashes import ContentHasher
         from ..images.pictures import Pictures
         from ..judging import live
         from ..judging.estimate import estimate
         from ..judging.plan import Group, Plan
-        from ..judging.plan import grouped as by_prompt
-        from ..judging.run import Tally
-        from ..judging.run import desk as desk_for
+        from ..judging.plan import group_by_prompt as by_prompt
+        from ..judging.run import Tally, judging_context
 
         folder = folder_of(images)
         opener = Pictures([folder, *(root or [])])
         loaded = plugins.load("annotator", spec, device=device, server=server, pictures=pictures, folder=folder)
         plan = Plan(aspects, cast(Any, mode), passes, all_aspects, break_ties, seed)
-        desk = desk_for(loaded, spec, open_picture=opener.open, claim=sink.claim, emit=sink.write, ties=known.ties)
+        context = judging_context(
+            loaded, spec, open_picture=opener.open, claim=sink.claim, emit=sink.write, ties=known.ties
+        )
         if not (dry_run and not sample) and not batch_file:
-            desk.annotator.check()
-        with closing(Contents(opener, hidden_beside(out, "contents"))) as contents:
+            context.annotator.check()
+        with closing(ContentHasher(opener, hidden_beside(out, "contents"))) as contents:
             tally = Tally()
 
             def grouped() -> Iterator[Group]:
-                return by_prompt(Joined(max_pictures=max_pictures).images(located(images, Image)), contents)
+                return by_prompt(ConsistencyChecker(max_pictures=max_pictures).images(located(images, Image)), contents)
 
             groups = grouped()
             if sample:
@@ -226,18 +227,18 @@ def annotate(
             pending = os.path.exists(hidden_beside(out, "batches"))
             if batch_api or batch_file or pending:
                 from ..judging import offline  # which imports the client of servers
-            if pending and (dry_run or not batch_api) and (requests := offline.leave_out(out, sink.claim)):
+            if pending and (dry_run or not batch_api) and (requests := offline.claim_pending(out, sink.claim)):
                 asked = progress.plural(requests, "request")
                 progress.note(f"{asked} left out, in pending batches; collect the answers with --batch-api")
             if (batch_api or batch_file) and not dry_run:
-                desk = desk._replace(emit=lambda *done: known.learn(sink.write, *done))
+                context = context._replace(emit=lambda *done: known.learn(sink.write, *done))
                 retries = "failed" in known.again
-                offline.judge(iter(groups), plan, desk, tally, server, sink, file=batch_file, retry=retries)
+                offline.judge(iter(groups), plan, context, tally, server, sink, file=batch_file, retry=retries)
             elif sample or not dry_run:
-                live.judge(groups, plan, desk, tally, server, pictures=count(images), out=sink)
+                live.judge(groups, plan, context, tally, server, pictures=count(images), out=sink)
             if dry_run:
-                share = offline.price_share(desk) if batch_api or batch_file else 1.0
-                estimate(grouped(), plan, desk, opener, share=share)
+                share = offline.batch_price_fraction(context) if batch_api or batch_file else 1.0
+                estimate(grouped(), plan, context, opener, share=share)
     if tally.lost or tally.failed:
         raise SomeFailed
 
@@ -263,7 +264,7 @@ class Known:
         if self._refresh or any(what in judgement for what in self.again):
             return ""
         key = judgement_key(judgement)
-        if self._wanted and judgement.get("mode", "list") == "list" and (ties := tied(judgement)):
+        if self._wanted and judgement.get("mode", "list") == "list" and (ties := tied_pairs(judgement)):
             self._ties[key] = ties
         return key
 

@@ -13,7 +13,7 @@ from ..contracts import Settings
 from ..errors import UserError
 from ..images.folders import mark
 from ..options import STDIO, BatchSize, Device, Output, Prompts, Seed, option, plugin
-from ..records import Image, Prompt, digest, fingerprint, image_key, in_a_row, oversized, prompt_key
+from ..records import Image, Prompt, digest, fingerprint, image_key, listing, prompt_key, prompt_too_long
 from ..streams.places import folder_of, is_stream
 from ..streams.reading import count, read_prompts
 from ..streams.writing import Out
@@ -27,7 +27,7 @@ GUIDANCE_STEP = 0.5
 """Step between the random weights of a guidance range, so that several pictures of a batch have the same weight."""
 LARGEST_GUIDANCE = 1000
 LARGEST_SIZE = 1 << 26
-"""Pixels. No command opens a larger picture (`images.pictures.LARGEST`)."""
+"""Pixels. No command opens a larger picture (`images.pictures.MAX_PIXELS`)."""
 LARGEST_WINDOW = 16
 """Maximum number of batches that are planned ahead, to fill them if models or guidance weights are mixed."""
 
@@ -168,7 +168,7 @@ def _pictures(model: LoadedGenerator, prompts: list[str], seeds: list[int], sett
     with plugins.blamed("generator", model.name):
         drawn = model.draw(prompts, seeds, settings)
         if not isinstance(drawn, list) or not all(isinstance(one, PIL.Image) and all(one.size) for one in drawn):
-            raise plugins.misfit("generator", model.name, drawn)
+            raise plugins.contract_error("generator", model.name, drawn)
     if len(drawn) != len(prompts):
         pictures = progress.plural(len(drawn), "picture")
         raise UserError(f"--model {model.name}: drew {pictures} for {progress.plural(len(prompts), 'prompt')}")
@@ -287,7 +287,7 @@ def generate(
     def key(image: Image) -> str:
         """The identity of a picture. Raises `UserError` if generate did not draw it."""
         if missing := [name for name in DRAWN if name not in image]:
-            has_not = in_a_row(map(repr, missing))
+            has_not = listing(map(repr, missing))
             raise UserError(f"{out}: holds pictures that generate did not draw, without {has_not}; name another --out")
         return image_key(image)
 
@@ -296,7 +296,7 @@ def generate(
             mark(target)  # or the next command would refuse pictures that lie beside neither it nor the records
         from ..images.pictures import save
 
-        source = read_prompts(prompts, oversized)
+        source = read_prompts(prompts, prompt_too_long)
         plan = DrawingPlan(
             models=[loaded(spec, adapter, device) for spec in dict.fromkeys(specs)],
             images=images,

@@ -10,10 +10,10 @@ from typing import Annotated, Any, cast
 
 from .. import progress
 from ..errors import UserError
-from ..judging.preferences import ROUNDING, Preferences, Scale, latest
+from ..judging.preferences import ROUNDING, Preferences, Scale, without_replaced
 from ..options import STDIO, MaxPictures, Whole, argument, option
-from ..records import Judgement, Pair, part_of
-from ..streams.joins import Joined, once
+from ..records import Judgement, Pair, split_of
+from ..streams.joins import ConsistencyChecker, once
 from ..streams.reading import located
 from ..streams.writing import Replacement
 
@@ -50,7 +50,7 @@ class JudgedPrompt:
 def collected(judgements: Iterable[Judgement], scales: Mapping[str, Scale], counts: Counter[str]) -> list[JudgedPrompt]:
     """The judgements by prompt, in the order of the prompts. Refused and failed ones are counted and left out."""
     prompts: dict[str, JudgedPrompt] = {}
-    for judgement in latest(judgements, counts):
+    for judgement in without_replaced(judgements, counts):
         if "refused" in judgement or "failed" in judgement:
             counts["refusals" if "refused" in judgement else "failures"] += 1
             continue
@@ -95,7 +95,7 @@ def merged(
     `min_margin` are ties.
     """
     for pictures in prompts:
-        part = part_of(pictures.prompt["prompt_id"], split) if split else pictures.prompt.get("split")
+        part = split_of(pictures.prompt["prompt_id"], split) if split else pictures.prompt.get("split")
         for first, second in combinations(pictures.files, 2):
             aspects, annotators = pictures.difference(first, second)
             total = sum(weights.get(aspect, 1.0) for aspect in aspects)
@@ -216,7 +216,7 @@ def merge(
         )
     scales = parse_scales(scale or [])
     counts: Counter[str] = Counter()
-    joined = Joined(max_pictures=max_pictures, parts=not shares)
+    joined = ConsistencyChecker(max_pictures=max_pictures, parts=not shares)
     with Replacement(out, judgements) as sink:
         sources = (located(source, Judgement, partial(misfit, scales=scales)) for source in judgements)
         records = joined.judgements(chain.from_iterable(sources))

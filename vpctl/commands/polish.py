@@ -15,7 +15,7 @@ from ..models import sources
 from ..options import STDIO, Device, Output, Prompts, option, options, plugin
 from ..prompts.duplicates import Distinct
 from ..prompts.polishing import Polishing, original, scored, too_long
-from ..records import LONGEST_PROMPT, ORIGINAL, Prompt, prompt_key
+from ..records import MAX_PROMPT_CHARS, ORIGINAL_SUFFIX, Prompt, prompt_key
 from ..streams.places import beside
 from ..streams.reading import count, read_prompts
 from ..streams.writing import Out
@@ -97,7 +97,7 @@ class Outputs:
             yield f"dropped: {', '.join(f'{number} {why}' for why, number in self.reasons.most_common())}{listed}"
         if number := self.reasons["too long"]:
             prompts = progress.plural(number, "prompt")
-            yield f"{prompts} of more than {LONGEST_PROMPT} characters, the maximum length; shorten or split them"
+            yield f"{prompts} of more than {MAX_PROMPT_CHARS} characters, the maximum length; shorten or split them"
         if self._apart and self._apart.resumed:
             prompts = progress.plural(self._apart.resumed, "prompt")
             yield f"{prompts} dropped by an earlier run; see {self._apart.target}"
@@ -235,7 +235,7 @@ def polish(
             records = scored(records, UnsafeModel(unsafe_model, device=device), BATCH)
         for prompt in [*_polished_in(out)] if keep_original and kept.resumed else ():
             outputs.write_original(prompt)
-        is_async = plugins.is_a(work, AsyncPolisher)
+        is_async = plugins.implements(work, AsyncPolisher)
         polishing = Polishing(
             spec,
             keep_unsafe=keep_unsafe,
@@ -271,10 +271,10 @@ def _polish_on_a_server(
     def work(chunk: list[Prompt]) -> Awaitable[list[Prompt]]:
         return polishing.polished_on_a_server(chunk, polisher)
 
-    async def run(brake: flow.StopSignal) -> None:
-        async with polisher.running(brake):
+    async def run(stop_signal: flow.StopSignal) -> None:
+        async with polisher.running(stop_signal):
             source = flow.in_background(chunks)
-            async for done in flow.in_order(source, work, at_once=server.concurrency, brake=brake):
+            async for done in flow.in_order(source, work, at_once=server.concurrency, stop_signal=stop_signal):
                 outputs.write(done)
 
     flow.run(run, max_time=server.max_time)
@@ -282,5 +282,7 @@ def _polish_on_a_server(
 
 def _polished_in(out: str) -> Iterator[Prompt]:
     """The polished prompts of an output: not the original forms that --keep-original wrote, and none too long."""
-    found = (one for one in read_prompts(out) if "source_prompt" in one or not prompt_key(one).endswith(ORIGINAL))
+    found = (
+        one for one in read_prompts(out) if "source_prompt" in one or not prompt_key(one).endswith(ORIGINAL_SUFFIX)
+    )
     return (one for one in found if not too_long(one))

@@ -8,7 +8,7 @@ from typing import Annotated, cast
 from .. import plugins, progress
 from ..errors import RecordFailed, SomeFailed, UserError
 from ..options import STDIO, BatchSize, Device, Input, Output, Roots, plugin
-from ..records import Image, image_key, in_a_row
+from ..records import Image, image_key, listing
 from ..streams.places import folder_of
 from ..streams.reading import count, read
 from ..streams.writing import Out
@@ -63,28 +63,28 @@ def score(
         missing = [] if "image_id" in image else ["an image_id"]
         missing += [f"a score of {spec}" for spec in dict.fromkeys(specs) if spec not in image.get("scores", {})]
         if missing:
-            raise UserError(f"{out}: holds pictures without {in_a_row(missing)}; name another file with --out")
+            raise UserError(f"{out}: holds pictures without {listing(missing)}; name another file with --out")
         return image_key(image)
 
     before = os.stat(out).st_mtime if os.path.isfile(out) else math.inf
     done = failed = 0
     with Out(out, Image, key) as sink:
         for spec in specs:
-            if sink.resumed and plugins.changed(spec) > before:
+            if sink.resumed and plugins.last_modified(spec) > before:
                 raise UserError(f"--reward {spec}: has changed since {out} was written; name another file with --out")
-        from ..images.hashes import Contents
-        from ..images.identities import Repeats, identified
+        from ..images.hashes import ContentHasher
+        from ..images.identities import DuplicateFilter, with_ids
         from ..images.pictures import Pictures
-        from ..models.scoring import loaded, scored
+        from ..models.scoring import compute_scores, load_batches
 
         pictures = Pictures([folder_of(images), *(root or [])])
-        contents, records, is_repeated = Contents(pictures), read(images, Image), Repeats()
+        contents, records, is_repeated = ContentHasher(pictures), read(images, Image), DuplicateFilter()
 
         def wanted() -> Iterator[Image | RecordFailed]:
             """The records with their ids that are not in the output yet."""
             for record in records:
                 try:
-                    image = identified(record, contents)
+                    image = with_ids(record, contents)
                 except RecordFailed as failure:
                     yield failure
                     continue
@@ -94,8 +94,8 @@ def score(
         rewards = {spec: plugins.load("reward", spec, device=device) for spec in dict.fromkeys(specs)}
         total = count(images)
         with progress.Counter("pictures", total and total - sink.resumed) as counter:
-            for some in loaded(wanted(), pictures.open, most=batch):
-                for record, scores in some.with_scores(scored(rewards, some.pictures, some.prompts)):
+            for some in load_batches(wanted(), pictures.open, most=batch):
+                for record, scores in some.with_scores(compute_scores(rewards, some.pictures, some.prompts)):
                     sink.write(cast(Image, {**record, "scores": {**record.get("scores", {}), **scores}}))
                     done += 1
                 for failure in some.failures:

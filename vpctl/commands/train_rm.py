@@ -15,9 +15,9 @@ from ..errors import RecordFailed, UserError
 from ..images.folders import Folders
 from ..models import sources
 from ..options import Device, Pairs, Roots, RunFolder, Seed, option, options
-from ..records import Pair, digest, fingerprint, part_of, prompt_key
-from ..streams.joins import Joined
-from ..streams.places import folder_of, place_of
+from ..records import Pair, digest, fingerprint, prompt_key, split_of
+from ..streams.joins import ConsistencyChecker
+from ..streams.places import absolute_path, folder_of
 from ..streams.reading import located
 from ..tuning.opening import opened
 
@@ -137,12 +137,12 @@ def train_rm(
     sources.check_backbone(backbone)
     if not backbone:
         progress.note("no --backbone given: using the backbone of the built-in shapes world")
-    joined = Joined(unsaid=PARTS[0]).pairs(located(pairs, Pair, _no_such_part))
+    joined = ConsistencyChecker(unsaid=PARTS[0]).pairs(located(pairs, Pair, _no_such_part))
     everything = list(progress.track(joined, "pairs"))
     split = divided(everything, pairs)
     pictures = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in everything)
     Folders([folder_of(pairs), *(root or [])]).check(pictures)
-    asked = {"pairs": place_of(pairs), "backbone": backbone, "seed": seed, **dataclasses.asdict(config)}
+    asked = {"pairs": absolute_path(pairs), "backbone": backbone, "seed": seed, **dataclasses.asdict(config)}
     data = {
         "data": digest([[*map(_pair_id, part)] for part in split.values()]),
         "backbone_fingerprint": fingerprint(backbone) if os.path.exists(backbone) else "",
@@ -188,7 +188,7 @@ def divided(pairs: list[Pair], source: str) -> dict[str, list[Pair]]:
     said = any("split" in pair for pair in pairs)
     parts: dict[str, list[Pair]] = {name: [] for name in PARTS}
     for pair in pairs:
-        name = pair.get("split", "train") if said else part_of(prompt_key(pair), SHARES)
+        name = pair.get("split", "train") if said else split_of(prompt_key(pair), SHARES)
         parts[name].append(pair)
     if not parts["train"]:
         raise UserError(f"{source}: there are no pairs to train on" + (" in split train" if said else ""))

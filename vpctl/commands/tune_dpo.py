@@ -10,8 +10,8 @@ from ..errors import RecordFailed, UserError
 from ..images.folders import Folders
 from ..options import Device, Pairs, Roots, RunFolder, Seed, options, plugin
 from ..records import Pair, digest
-from ..streams.joins import Joined
-from ..streams.places import folder_of, place_of
+from ..streams.joins import ConsistencyChecker
+from ..streams.places import absolute_path, folder_of
 from ..streams.reading import located
 from ..tuning.folder import check
 from ..tuning.opening import opened
@@ -69,14 +69,14 @@ def tune_dpo(
     spec = plugins.check("generator", model or "shapes", tuned=True)
     if not model:
         progress.note("no --model given: using the built-in shapes world")
-    joined = Joined(unsaid="train").pairs(located(pairs, Pair))
+    joined = ConsistencyChecker(unsaid="train").pairs(located(pairs, Pair))
     wanted = [pair for pair in progress.track(joined, "pairs") if pair.get("split", "train") == "train"]
     if not wanted:
         raise UserError(f"{pairs}: there are no pairs to train on")
     files = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in wanted)
     Folders([folder_of(pairs), *(root or [])]).check(files)
     asked: dict[str, Any] = {
-        "pairs": place_of(pairs),
+        "pairs": absolute_path(pairs),
         "model": spec,
         "seed": seed,
         **dataclasses.asdict(config),

@@ -10,8 +10,8 @@ from .. import plugins, progress
 from ..configs import PPOConfig
 from ..errors import UserError
 from ..options import Device, Prompts, RunFolder, Seed, options, plugin
-from ..records import digest, oversized
-from ..streams.places import place_of
+from ..records import digest, prompt_too_long
+from ..streams.places import absolute_path
 from ..streams.reading import read_prompts
 from ..tuning.folder import check
 from ..tuning.opening import opened
@@ -92,12 +92,12 @@ def tune_ppo(
     for name, given in (("--model", model), ("--reward", reward)):
         if not given:
             progress.note(f"no {name} given: using the built-in shapes world")
-    trained_on = (one for one in read_prompts(prompts, oversized) if one.get("split", "train") == "train")
+    trained_on = (one for one in read_prompts(prompts, prompt_too_long) if one.get("split", "train") == "train")
     texts = list(dict.fromkeys(one["prompt"] for one in trained_on))
     if not texts:
         raise UserError(f"{prompts}: there are no prompts to train on")
     asked = {
-        "prompts": place_of(prompts),
+        "prompts": absolute_path(prompts),
         "model": spec,
         "reward": weights,
         "seed": seed,
@@ -165,12 +165,12 @@ def summed_reward(rewards: Mapping[str, Any], weights: Mapping[str, float]) -> "
     """The weighted sum of the rewards. Pictures are rounded to 8 bits, so the rewards are those of the saved files."""
     import torch
 
-    from ..models.scoring import scored
+    from ..models.scoring import compute_scores
     from ..models.tensors import to_pictures
 
     def reward(pixels: "Tensor", prompts: list[str]) -> "Tensor":
         total = torch.zeros(len(prompts))
-        for name, values in scored(rewards, to_pictures(pixels), prompts).items():
+        for name, values in compute_scores(rewards, to_pictures(pixels), prompts).items():
             total += weights[name] * torch.tensor(values)
         return total
 

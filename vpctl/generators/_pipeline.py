@@ -70,7 +70,7 @@ class Diffusion(TunableGenerator):
         if settings.negative_prompt is not None:
             wanted["negative_prompt"] = [settings.negative_prompt] * len(prompts)
         noise = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        with hub.computing(self._where):
+        with hub.compute_errors(self._where):
             try:
                 with torch.inference_mode():
                     pictures: list[Image.Image] = pipeline(prompt=prompts, generator=noise, **wanted).images
@@ -86,7 +86,7 @@ class Diffusion(TunableGenerator):
         if tokenizer is None or self._cut:
             return
         limit = tokenizer.model_max_length
-        with hub.computing(self._where):
+        with hub.compute_errors(self._where):
             self._cut.update(prompt for prompt in prompts if len(tokenizer(prompt).input_ids) > limit)
         if self._cut:
             progress.warn(

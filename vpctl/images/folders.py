@@ -38,7 +38,7 @@ class Folders:
         self._parent = ""
         self._lock = threading.Lock()
 
-    def find(self, path: str) -> str:
+    def resolve(self, path: str) -> str:
         """Return the real path of a picture. Raises `RecordFailed` if it may not be read or does not exist.
 
         When the command ends, one warning names the `--root` that would allow all refused pictures. Thread-safe.
@@ -47,7 +47,7 @@ class Folders:
             before = self._refused
             reason = self._why_not(path)
             if self._refused > before == 0:
-                progress.at_end(self._way_out_for_all)
+                progress.warn_at_end(self._way_out_for_all)
         if reason:
             raise RecordFailed(f"{path}: {reason}")
         return os.path.realpath(path)
@@ -77,12 +77,12 @@ class Folders:
         return f"{self._refused} {are} outside the allowed folders; {self._way_out()}"
 
     def _way_out(self) -> str:
-        if is_for_pictures(self._parent):
+        if may_be_root(self._parent):
             return f"add --root {self._parent}"
         return "move the pictures below the folder of the records, or allow their folder with --root"
 
 
-def is_for_pictures(folder: str) -> bool:
+def may_be_root(folder: str) -> bool:
     """Whether messages may suggest `--root` for this folder.
 
     Not for a system folder, a hidden folder, a whole home folder, or a folder of many users or projects.

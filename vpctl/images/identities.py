@@ -6,7 +6,7 @@ from .. import progress
 from ..records import Image, prompt_key
 
 
-def identified(image: Image, content: Callable[[str], str]) -> Image:
+def with_ids(image: Image, content: Callable[[str], str]) -> Image:
     """Return the record with a `prompt_id` and an `image_id`. Missing ids are computed from the prompt and the file.
 
     `content` returns the hash of a file, and raises `RecordFailed` if the file cannot be read. The ids do not depend on
@@ -16,7 +16,7 @@ def identified(image: Image, content: Callable[[str], str]) -> Image:
     return {**image, "prompt_id": prompt_key(image), "image_id": own_id}
 
 
-class Repeats:
+class DuplicateFilter:
     """Detects pictures that repeat an earlier neighbour of the same prompt, and prints a warning for each.
 
     All records must have ids. Two files with the same bytes are the same picture, for example two black pictures from
@@ -39,7 +39,7 @@ class Repeats:
         return True
 
 
-def distinct(images: Iterable[Image]) -> Iterator[Image]:
+def without_duplicates(images: Iterable[Image]) -> Iterator[Image]:
     """Return the records without repeated pictures."""
-    is_repeated = Repeats()
+    is_repeated = DuplicateFilter()
     return (image for image in images if not is_repeated(image))

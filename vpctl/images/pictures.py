@@ -12,7 +12,7 @@ from .folders import Folders
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are opened. Without this list, Pillow would pass PostScript files to Ghostscript."""
-LARGEST = 1 << 26
+MAX_PIXELS = 1 << 26
 """Maximum number of pixels. A larger picture is refused before it is decoded and before Pillow warns about it."""
 STRIP = 1 << 22
 """Number of pixels that are converted at once."""
@@ -23,8 +23,8 @@ class Pictures:
     """Opens pictures in the allowed folders only; see `folders`."""
 
     def __init__(self, folders: Iterable[str]) -> None:
-        self.find = Folders(folders).find
-        """Returns the real path of a picture; see `Folders.find`."""
+        self.find = Folders(folders).resolve
+        """Returns the real path of a picture; see `Folders.resolve`."""
 
     def size(self, path: str) -> tuple[int, int]:
         """Width and height in pixels, as stated in the file. Raises `RecordFailed` with the reason."""
@@ -39,9 +39,9 @@ class Pictures:
         real = self.find(path)
         try:
             with Image.open(real, formats=FORMATS) as opened:
-                if opened.width * opened.height > LARGEST:
+                if opened.width * opened.height > MAX_PIXELS:
                     raise RecordFailed(
-                        f"{path}: {opened.width} × {opened.height} pixels is too large; the maximum is {LARGEST} "
+                        f"{path}: {opened.width} × {opened.height} pixels is too large; the maximum is {MAX_PIXELS} "
                         "in total"
                     )
                 opened.load()

@@ -14,7 +14,7 @@ ASK = "ask takes a Question, is async, and returns a list with one Verdicts for 
 """The contract of an annotator class in one line, for error messages."""
 
 
-def filled(judgement: Judgement, verdicts: Verdicts) -> Judgement:
+def with_scores(judgement: Judgement, verdicts: Verdicts) -> Judgement:
     """The judgement with its scores, rationales and ranking, put back into the order of its pictures.
 
     Raises `RecordFailed` if the number of scores or rationales is wrong or a score is not finite.
@@ -54,15 +54,15 @@ def _put_back(shuffled: Sequence[Any], order: list[int]) -> list[Any]:
     return back
 
 
-def judged(call: Call, verdicts: list[Verdicts]) -> list[Judgement]:
+def scored_judgements(call: Call, verdicts: list[Verdicts]) -> list[Judgement]:
     """The judgements of a call with their scores, one for each of its aspects.
 
     Raises `RecordFailed` if the number of scores or rationales is wrong or a score is not finite.
     """
-    return [filled(one, verdict) for one, verdict in zip(call.judgements, verdicts, strict=True)]
+    return [with_scores(one, verdict) for one, verdict in zip(call.judgements, verdicts, strict=True)]
 
 
-def unjudged(call: Call, error: Refused | Unusable) -> list[Judgement]:
+def unscored_judgements(call: Call, error: Refused | Unusable) -> list[Judgement]:
     """The judgements of a call without scores: the call was refused, or its answer cannot be used.
 
     Each judgement has the reason in `refused` or `failed`, and its share of the usage. An unusable answer is kept in
@@ -79,29 +79,29 @@ def _without_scores(judgement: Judgement, call: Call, usage: dict[str, float], *
     return cast(Judgement, {**judgement, **({"usage": share} if share else {}), **said})
 
 
-def checked(verdicts: object, call: Call, spec: str) -> list[Verdicts]:
+def validated(verdicts: object, call: Call, spec: str) -> list[Verdicts]:
     """The annotator's answer to a call, with plain Python numbers.
 
     Raises `UserError` if the plug-in broke its contract, so that the answer cannot be recorded.
     """
     if not isinstance(verdicts, list) or len(verdicts) != len(call.judgements):
-        raise plugins.misfit("annotator", spec, verdicts, "ask", ASK)
+        raise plugins.contract_error("annotator", spec, verdicts, "ask", ASK)
     return [_checked(one, len(call.shown), spec) for one in verdicts]
 
 
 def _checked(one: object, pictures: int, spec: str) -> Verdicts:
     """The verdicts with plain Python numbers. NumPy's float64 is a float too, but the JSON encoder rejects it."""
     if not isinstance(one, Verdicts):
-        raise plugins.misfit("annotator", spec, one)
+        raise plugins.contract_error("annotator", spec, one)
     numbers = isinstance(one.scores, list) and all(_is_score(score) for score in one.scores)
     texts = isinstance(one.rationales, list) and all(isinstance(text, str) for text in one.rationales)
     if not (numbers and texts and plugins.is_usage(one.usage)):
-        raise plugins.misfit("annotator", spec, one)
+        raise plugins.contract_error("annotator", spec, one)
     plugins.check_texts("annotator", spec, *one.rationales, *one.usage)
     ranking = [*one.ranking]
     if ranking and not (all(isinstance(place, int) for place in ranking) and sorted(ranking) == [*range(pictures)]):
         contract = f"a ranking has every index into its {progress.plural(pictures, 'picture')} once"
-        raise plugins.misfit("annotator", spec, ranking, "ask", contract)
+        raise plugins.contract_error("annotator", spec, ranking, "ask", contract)
     usage = {name: _plain(value) for name, value in one.usage.items()}
     return Verdicts([*map(_plain, one.scores)], one.rationales, usage, ranking)
 
@@ -118,5 +118,5 @@ def _plain(number: float) -> float:
 def check_error(error: Refused | Unusable, spec: str) -> None:
     """Raise `UserError` if an error that an annotator raised has contents that a record cannot hold."""
     if not plugins.is_usage(error.usage):
-        raise plugins.misfit("annotator", spec, error.usage, "ask", "the usage of an error has numbers by name")
+        raise plugins.contract_error("annotator", spec, error.usage, "ask", "the usage of an error has numbers by name")
     plugins.check_texts("annotator", spec, str(error), getattr(error, "raw", ""), *error.usage)

@@ -7,10 +7,12 @@ from .. import progress
 from ..errors import RecordFailed
 from ..images.pictures import Pictures
 from .plan import Group, Plan
-from .run import LOST, Desk, Tally, claimed
+from .run import LOST, JudgingContext, Tally, claim_calls
 
 
-def estimate(groups: Iterable[Group], plan: Plan, desk: Desk, pictures: Pictures, *, share: float = 1.0) -> None:
+def estimate(
+    groups: Iterable[Group], plan: Plan, context: JudgingContext, pictures: Pictures, *, share: float = 1.0
+) -> None:
     """Print an estimate for the calls that are still to be made.
 
     `share` is the fraction of the price that they cost, for example 0.5 in the Batch API.
@@ -19,7 +21,7 @@ def estimate(groups: Iterable[Group], plan: Plan, desk: Desk, pictures: Pictures
     usage: Counter[str] = Counter()
     calls_in_all = 0
     for group in progress.track(groups, "prompts"):
-        calls = list(claimed(group, plan, desk, tally))
+        calls = list(claim_calls(group, plan, context, tally))
         try:
             sizes = {place: pictures.size(group.images[place]["file_name"]) for call in calls for place in call.shown}
         except RecordFailed as failure:
@@ -29,7 +31,7 @@ def estimate(groups: Iterable[Group], plan: Plan, desk: Desk, pictures: Pictures
         calls_in_all += len(calls)
         for call in calls:
             shown = [sizes[place] for place in call.shown]
-            usage.update(desk.annotator.expected(call.kind, group.images[0]["prompt"], shown))
+            usage.update(context.annotator.expected(call.kind, group.images[0]["prompt"], shown))
     tokens = f"about {usage['prompt_tokens']:.0f} prompt tokens and {usage['completion_tokens']:.0f} answer tokens"
     cost = f", {usage['cost'] * share:.2f} USD" if "cost" in usage else ""
     broken = f"; {progress.plural(tally.lost, 'prompt')} with pictures that cannot be judged" if tally.lost else ""

@@ -11,12 +11,12 @@ from .. import plugins
 from ..contracts import Annotator, Question, Verdicts
 from ..flow import StopSignal
 from .answers import check_numbers
-from .questions import compared
+from .questions import comparison_scores
 
 
 def as_annotator(made: Any) -> Annotator:
     """The result of `plugins.load` for an annotator as an `Annotator`. A function is wrapped."""
-    is_function = not plugins.is_a(made, Annotator)
+    is_function = not plugins.implements(made, Annotator)
     return FunctionAnnotator(made) if is_function else cast(Annotator, made)
 
 
@@ -34,12 +34,12 @@ class FunctionAnnotator(Annotator):
         self._annotate = annotate
         self._waits = inspect.iscoroutinefunction(annotate) or inspect.iscoroutinefunction(type(annotate).__call__)
         self._turn = asyncio.Lock()
-        self._brake: StopSignal | None = None
+        self._stop_signal: StopSignal | None = None
 
     @asynccontextmanager
-    async def running(self, brake: StopSignal) -> AsyncIterator[None]:
-        """Calls that wait for their turn raise `Stopped` once `brake` has been pulled."""
-        self._brake = brake
+    async def running(self, stop_signal: StopSignal) -> AsyncIterator[None]:
+        """Calls that wait for their turn raise `Stopped` once `stop_signal` is set."""
+        self._stop_signal = stop_signal
         yield
 
     async def ask(self, question: Question) -> list[Verdicts]:
@@ -54,14 +54,14 @@ class FunctionAnnotator(Annotator):
                 verdicts = await verdicts if inspect.isawaitable(verdicts) else verdicts
             if question.mode == "pair" and isinstance(verdicts, Verdicts):
                 check_numbers(verdicts, 2)
-                verdicts = verdicts._replace(scores=compared(verdicts.scores))
+                verdicts = verdicts._replace(scores=comparison_scores(verdicts.scores))
             found.append(verdicts)
         return found
 
     async def _in_its_turn(self, *arguments: Any) -> Any:
         async with self._turn:
-            if self._brake:
-                self._brake.check()
+            if self._stop_signal:
+                self._stop_signal.check()
             return await _in_a_thread(lambda: self._annotate(*arguments))
 
 

@@ -11,13 +11,13 @@ from ..records import Judgement
 from ..streams.writing import Out
 from . import run
 from .plan import Group, Plan
-from .run import Desk, Tally
+from .run import JudgingContext, Tally
 
 
 def judge(
     groups: Iterable[Group],
     plan: Plan,
-    desk: Desk,
+    context: JudgingContext,
     tally: Tally,
     server: ServerConfig,
     *,
@@ -28,21 +28,26 @@ def judge(
 
     `pictures` is the number of pictures in the input, from which the bar's total is estimated; None if it is unknown.
     """
-    with progress.Counter("judgements", None, desk.annotator.status) as counter:
+    with progress.Counter("judgements", None, context.annotator.status) as counter:
 
         def emit(*done: Judgement) -> None:
-            desk.emit(*done)
+            context.emit(*done)
             counter.expected = tally.expected(pictures, plan)
             counter(len(done))
 
-        def work(brake: StopSignal) -> Coroutine[Any, Any, None]:
+        def work(stop_signal: StopSignal) -> Coroutine[Any, Any, None]:
             return run.judge(
-                iter(groups), plan, desk._replace(emit=emit), at_once=server.concurrency, brake=brake, tally=tally
+                iter(groups),
+                plan,
+                context._replace(emit=emit),
+                at_once=server.concurrency,
+                stop_signal=stop_signal,
+                tally=tally,
             )
 
         def tell() -> None:
             counter.close()
-            more = "; ".join(text for text in (tally.told(), desk.annotator.summary()) if text)
+            more = "; ".join(text for text in (tally.summary(), context.annotator.summary()) if text)
             progress.finished(
                 progress.plural(counter.total, "judgement"),
                 out.target,

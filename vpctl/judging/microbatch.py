@@ -7,7 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 Q = TypeVar("Q")
 A = TypeVar("A")
 
-PAUSE = 0.005
+IDLE_SECONDS = 0.005
 """Seconds without a new question after which a batch starts although it is not full."""
 
 
@@ -16,22 +16,22 @@ class _Waiting(NamedTuple, Generic[Q, A]):
     answer: "asyncio.Future[A]"
 
 
-class MicroBatches(Generic[Q, A]):
+class MicroBatcher(Generic[Q, A]):
     """Answers single questions in batches: ``await batches(question)`` is the answer to one question.
 
     ``answer(questions)`` runs in a thread, for one batch at a time, so it needs no lock. It returns an answer for every
     question, or an exception, which is then raised where that question was asked. If `answer` itself raises an
     exception, that is raised for every question of the batch.
 
-    `most` is the maximum number of questions in a batch and may be lowered during the run. A batch is the question that
-    has waited longest, together with the waiting questions that are nearest to it in `size`: padding to the largest
-    question of a batch costs time and gives nothing.
+    `max_batch_size` is the maximum number of questions in a batch and may be lowered during the run. A batch is the
+    question that has waited longest, together with the waiting questions that are nearest to it in `size`: padding to
+    the largest question of a batch costs time and gives nothing.
     """
 
     def __init__(
         self, answer: Callable[[list[Q]], Sequence[A | Exception]], *, most: int, size: Callable[[Q], float]
     ) -> None:
-        self.most = most
+        self.max_batch_size = most
         self._answer = answer
         self._size = size
         self._waiting: list[_Waiting[Q, A]] = []
@@ -61,15 +61,15 @@ class MicroBatches(Generic[Q, A]):
 
     async def _no_more_come(self) -> None:
         there = 0
-        while there < len(self._waiting) < self.most:
+        while there < len(self._waiting) < self.max_batch_size:
             there = len(self._waiting)
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(IDLE_SECONDS)
 
     def _next(self) -> list[_Waiting[Q, A]]:
         """The next batch. Questions that nobody waits for any longer are dropped."""
         left = [one for one in self._waiting if not one.answer.done()]
         sizes = [self._size(one.question) for one in left]
-        taken = set(sorted(range(len(left)), key=lambda place: abs(sizes[place] - sizes[0]))[: self.most])
+        taken = set(sorted(range(len(left)), key=lambda place: abs(sizes[place] - sizes[0]))[: self.max_batch_size])
         self._waiting = [one for place, one in enumerate(left) if place not in taken]
         return [left[place] for place in sorted(taken)]
 

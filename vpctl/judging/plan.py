@@ -1,6 +1,7 @@
 """Plans the calls about pictures: which pictures each call shows, in which order, and the judgements it will fill in.
 
-This module does not know annotators. It uses only what their judgements record about them, which is `Author`.
+This module does not know annotators. It uses only what their judgements record about them, which is
+`AnnotatorIdentity`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from ..contracts import Aspect, Kind, Mode
 from ..errors import RecordFailed
-from ..images.identities import distinct, identified
+from ..images.identities import with_ids, without_duplicates
 from ..records import Image, Judgement, digest, prompt_key
 
 
@@ -19,14 +20,14 @@ from ..records import Image, Judgement, digest, prompt_key
 class Plan:
     """How the pictures of every prompt are judged.
 
-    Each of the `passes` asks the same questions with the pictures in another order. With `together`, one call asks for
-    all aspects. With `break_ties`, pictures with the same score are also compared in pairs.
+    Each of the `passes` asks the same questions with the pictures in another order. With `all_aspects`, one call asks
+    for all aspects. With `break_ties`, pictures with the same score are also compared in pairs.
     """
 
     aspects: tuple[Aspect, ...]
     mode: Mode = "list"
     passes: int = 1
-    together: bool = False
+    all_aspects: bool = False
     break_ties: bool = False
     seed: int = 0
 
@@ -35,14 +36,14 @@ class Call(NamedTuple):
     """A planned call: one question, and the judgements that its answer will fill in.
 
     `shown` has the indices in the group of the pictures to show, in the order in which they are shown. `judgements` has
-    one judgement without scores for each aspect, with the pictures in the group's order. `fresh` has the keys of the
-    judgements that are still to be done.
+    one judgement without scores for each aspect, with the pictures in the group's order. `pending_keys` has the keys of
+    the judgements that are still to be done.
     """
 
     kind: Kind
     shown: tuple[int, ...]
     judgements: list[Judgement]
-    fresh: frozenset[str] = frozenset()
+    pending_keys: frozenset[str] = frozenset()
 
 
 class Group(NamedTuple):
@@ -52,7 +53,7 @@ class Group(NamedTuple):
     contents: list[str] | RecordFailed
 
 
-class Author(Protocol):
+class AnnotatorIdentity(Protocol):
     """What judgements record about the annotator: its name, and everything that could change its answers."""
 
     @property
@@ -64,11 +65,11 @@ class Author(Protocol):
         """Everything about the annotator that determines its answers, as a JSON value."""
 
     @property
-    def words(self) -> Callable[[Kind], str]:
+    def template(self) -> Callable[[Kind], str]:
         """A function that returns the name and hash of the instructions for a kind of question."""
 
 
-def planned(group: Group, plan: Plan, author: Author) -> Iterator[Call]:
+def plan_calls(group: Group, plan: Plan, author: AnnotatorIdentity) -> Iterator[Call]:
     """The calls about the pictures of one prompt.
 
     Raises `RecordFailed` if the picture files of the group could not be hashed.
@@ -80,19 +81,19 @@ def planned(group: Group, plan: Plan, author: Author) -> Iterator[Call]:
         shows = [(place,) for place in everything]
     else:
         shows = combinations(everything, 2)
-    groups = [plan.aspects] if plan.together else [(aspect,) for aspect in plan.aspects]
+    groups = [plan.aspects] if plan.all_aspects else [(aspect,) for aspect in plan.aspects]
     for shown in shows:
         for aspects in groups:
             for repeat in range(plan.passes):
-                yield from calls(group, shown, aspects, plan, author, plan.mode, repeat)
+                yield from calls_about(group, shown, aspects, plan, author, plan.mode, repeat)
 
 
-def calls(
+def calls_about(
     group: Group,
     shown: tuple[int, ...],
     aspects: tuple[Aspect, ...],
     plan: Plan,
-    author: Author,
+    author: AnnotatorIdentity,
     mode: Mode,
     repeat: int,
 ) -> Iterator[Call]:
@@ -105,7 +106,7 @@ def calls(
         raise contents
     orders = [shown, shown[::-1]] if mode == "pair" else [_order(images, shown, aspects, plan.seed, repeat)]
     kind = Kind(aspects, mode, len(shown))
-    words = author.words(kind)
+    words = author.template(kind)
     for order in orders:
         what = [author.identity, words, repeat, images[0]["prompt"], [contents[place] for place in order]]
         judgements = [
@@ -162,7 +163,7 @@ def _unjudged(
 
 
 def comparisons(
-    judgement: Judgement, pairs: list[tuple[str, str]], group: Group, call: Call, plan: Plan, author: Author
+    judgement: Judgement, pairs: list[tuple[str, str]], group: Group, call: Call, plan: Plan, author: AnnotatorIdentity
 ) -> list[Call]:
     """The calls that compare the given pairs of pictures of a judgement, each pair in both orders.
 
@@ -173,11 +174,11 @@ def comparisons(
     found: list[Call] = []
     for pair in pairs:
         first, second = sorted(places[image_id] for image_id in pair)
-        found += calls(group, (first, second), aspects, plan, author, "pair", 0)
+        found += calls_about(group, (first, second), aspects, plan, author, "pair", 0)
     return found
 
 
-def grouped(images: Iterator[Image], content: Callable[[str], str]) -> Iterator[Group]:
+def group_by_prompt(images: Iterator[Image], content: Callable[[str], str]) -> Iterator[Group]:
     """Groups of consecutive pictures that have the same prompt. `content` returns the hash of a picture file.
 
     Pictures without ids get them. If a picture occurs twice in a group, the second one is dropped.
@@ -186,7 +187,7 @@ def grouped(images: Iterator[Image], content: Callable[[str], str]) -> Iterator[
         together = list(neighbours)
         try:
             hashes = {image["file_name"]: content(image["file_name"]) for image in together}
-            together = list(distinct(identified(image, hashes.__getitem__) for image in together))
+            together = list(without_duplicates(with_ids(image, hashes.__getitem__) for image in together))
             yield Group(together, [hashes[image["file_name"]] for image in together])
         except RecordFailed as failure:
             yield Group(together, failure)

@@ -22,7 +22,7 @@ class Scale(NamedTuple):
     high: float
 
 
-class Mean:
+class RunningMean:
     """A running mean."""
 
     __slots__ = ("count", "total")
@@ -51,8 +51,8 @@ class Preferences:
     order is True if the first of the pair was shown first.
     """
 
-    scores: dict[str, Mean] = field(default_factory=dict)
-    preferences: dict[tuple[str, str], dict[bool, Mean]] = field(default_factory=dict)
+    scores: dict[str, RunningMean] = field(default_factory=dict)
+    preferences: dict[tuple[str, str], dict[bool, RunningMean]] = field(default_factory=dict)
 
     def add(self, judgement: Judgement, scale: Scale) -> None:
         """Add one judgement, which must have scores: it is neither refused nor failed."""
@@ -64,10 +64,10 @@ class Preferences:
             for lesser_came_first in (
                 [images[judgement["order"][0]] == lesser] if "order" in judgement else [True, False]
             ):
-                orders.setdefault(lesser_came_first, Mean()).add((left > right) - (left < right))
+                orders.setdefault(lesser_came_first, RunningMean()).add((left > right) - (left < right))
             return
         for image_id, score in zip(images, scores, strict=True):
-            self.scores.setdefault(image_id, Mean()).add((score - scale.low) / (scale.high - scale.low))
+            self.scores.setdefault(image_id, RunningMean()).add((score - scale.low) / (scale.high - scale.low))
 
     def pictures(self) -> set[str]:
         """The ids of all pictures that were judged."""
@@ -95,34 +95,34 @@ class Preferences:
         return for_the_lesser if pair[0] == first else -for_the_lesser
 
 
-def tied(judgement: Judgement) -> list[tuple[str, str]]:
+def tied_pairs(judgement: Judgement) -> list[tuple[str, str]]:
     """The pairs of image ids in a judgement that have the same score."""
     scored = zip(judgement["image_ids"], judgement["scores"], strict=False)
     return [(one, other) for (one, left), (other, right) in combinations(scored, 2) if left == right]
 
 
-WORDS = frozenset(["rationales", "raw", "usage", "template", "ranking"])
+DROPPED_KEYS = frozenset(["rationales", "raw", "usage", "template", "ranking"])
 """Keys of a judgement that pairs do not need. They take most of the memory."""
 
 
-def latest(judgements: Iterable[Judgement], counts: Counter[str]) -> Iterator[Judgement]:
+def without_replaced(judgements: Iterable[Judgement], counts: Counter[str]) -> Iterator[Judgement]:
     """The judgements without those that a later one replaces. Only judgements that annotate wrote can be replaced.
 
     A later judgement replaces an earlier one of the same question, also if the annotator's settings or its wording have
-    changed: a refresh, a retry or a new template. See `place`. `counts` is increased by all judgements that were read
-    (``judgements``) and by those that were replaced (``replaced``). The keys in `WORDS` are removed.
+    changed: a refresh, a retry or a new template. See `replacement_key`. `counts` is increased by all judgements that
+    were read (``judgements``) and by those that were replaced (``replaced``). The keys in `DROPPED_KEYS` are removed.
     """
     kept: dict[str, Judgement] = {}
     for number, judgement in enumerate(judgements):
         counts["judgements"] += 1
-        where = place(judgement) if "key" in judgement else str(number)
+        where = replacement_key(judgement) if "key" in judgement else str(number)
         counts["replaced"] += where in kept
         kept.pop(where, None)
-        kept[where] = cast(Judgement, {key: value for key, value in judgement.items() if key not in WORDS})
+        kept[where] = cast(Judgement, {key: value for key, value in judgement.items() if key not in DROPPED_KEYS})
     yield from kept.values()
 
 
-def place(judgement: Judgement) -> str:
+def replacement_key(judgement: Judgement) -> str:
     """A digest that two judgements by annotate share if the later one replaces the earlier one."""
     shown = [judgement["image_ids"][index] for index in judgement.get("order", [])]
     kind = (judgement.get("mode", "list"), judgement.get("repeat", 1))

@@ -73,8 +73,8 @@ KindOfJudgement = tuple[str, str, str]
 """Annotator, aspect and mode."""
 
 
-def measured(judgements: Iterable[Judgement]) -> dict[KindOfJudgement, Quality]:
-    """The quality of judgements by kind. Pass the judgements through `latest` first: replaced ones must not count."""
+def measure_quality(judgements: Iterable[Judgement]) -> dict[KindOfJudgement, Quality]:
+    """The quality of judgements by kind. Replaced judgements must not be among them: see `without_replaced`."""
     found: defaultdict[KindOfJudgement, Quality] = defaultdict(Quality)
     leanings: dict[tuple[KindOfJudgement, str, str, str], int] = {}
     for judgement in judgements:
@@ -111,8 +111,8 @@ def _leanings(judgement: Judgement) -> Iterator[tuple[tuple[str, str], int]]:
         yield (first, second), (left > right) - (left < right)
 
 
-def summarise(found: Mapping[KindOfJudgement, Quality]) -> None:
-    """Print the result of `measured` on stderr, one table for each annotator and mode, at most 80 columns wide."""
+def print_tables(found: Mapping[KindOfJudgement, Quality]) -> None:
+    """Print the result of `measure_quality` on stderr: a table of at most 80 columns for each annotator and mode."""
     tables: defaultdict[tuple[str, str], dict[str, Quality]] = defaultdict(dict)
     for (annotator, aspect, mode), quality in found.items():
         tables[annotator, mode][aspect] = quality

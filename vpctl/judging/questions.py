@@ -22,7 +22,7 @@ from ..contracts import Aspect, Kind, Question, Verdicts
 from ..errors import Unusable
 from ..records import digest
 
-PREFERRED, EQUAL, OTHER = 5.0, 3.0, 1.0
+PREFERRED, EQUAL, NOT_PREFERRED = 5.0, 3.0, 1.0
 """Scores in a comparison of two pictures: the highest, the middle and the lowest of the scale from 1 to 5."""
 
 TIE = "tie"
@@ -42,10 +42,10 @@ or that neither is. The order in which they come means nothing; the levels show 
 
 
 @lru_cache(64)
-def system(kind: Kind) -> str:
+def system_prompt(kind: Kind) -> str:
     """The system prompt for a kind of question.
 
-    It also describes the answer format that `schema` defines, for servers that do not support schemas.
+    It also describes the answer format that `answer_schema` defines, for servers that do not support schemas.
     """
     several = len(kind.aspects) > 1
     if kind.mode == "pair":
@@ -77,7 +77,7 @@ def _choices(kind: Kind) -> list[str]:
     return [*kind.letters, TIE]
 
 
-def before(question: Question) -> str:
+def text_before(question: Question) -> str:
     """The text in front of the pictures: the rubrics of the aspects, with their levels, then the prompt."""
     rubrics = [f"Aspect: {aspect.title} ({aspect.name})\n\n{aspect.rubric}" for aspect in question.aspects]
     quoted = _CONTROL.sub(r"\\u003c", orjson.dumps({"prompt": question.prompt}).decode())
@@ -88,12 +88,12 @@ _CONTROL = re.compile(r"<(?=[|/\w])")
 """The start of control tokens of open models, and of tags that hostile prompts use. JSON can escape this character."""
 
 
-def label(letter: str) -> str:
+def picture_label(letter: str) -> str:
     """The text in front of one picture."""
     return f"Picture {letter}:"
 
 
-def after(kind: Kind) -> str:
+def text_after(kind: Kind) -> str:
     """The text after the pictures."""
     titles = ", ".join(aspect.title for aspect in kind.aspects)
     return f"The material ends here. Judge on: {titles}."
@@ -130,7 +130,7 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def schema(kind: Kind) -> dict[str, Any]:
+def answer_schema(kind: Kind) -> dict[str, Any]:
     """The JSON schema of the answer.
 
     The rationale comes before the level, so that the model reasons first. A reason given afterwards only justifies.
@@ -142,17 +142,29 @@ def schema(kind: Kind) -> dict[str, Any]:
 def template(kind: Kind) -> str:
     """Name and hash of all fixed text of a question, without its material. It is written into every record."""
     blank = Question("", [None] * kind.pictures, kind.aspects, kind.mode)
-    words = [system(kind), before(blank), *map(label, kind.letters), after(kind), schema(kind)]
+    words = [
+        system_prompt(kind),
+        text_before(blank),
+        *map(picture_label, kind.letters),
+        text_after(kind),
+        answer_schema(kind),
+    ]
     return f"{kind.mode}{'-all' if len(kind.aspects) > 1 else ''}@{digest(words)}"
 
 
-def compared(scores: Sequence[float]) -> list[float]:
-    """The two scores of a comparison of pictures that have scores of their own: `PREFERRED`, `OTHER` or `EQUAL`."""
+def comparison_scores(scores: Sequence[float]) -> list[float]:
+    """The scores of a comparison, `PREFERRED`, `NOT_PREFERRED` or `EQUAL`, from two scores on any scale."""
     first, second = scores
-    return [EQUAL, EQUAL] if first == second else [PREFERRED, OTHER] if first > second else [OTHER, PREFERRED]
+    return (
+        [EQUAL, EQUAL]
+        if first == second
+        else [PREFERRED, NOT_PREFERRED]
+        if first > second
+        else [NOT_PREFERRED, PREFERRED]
+    )
 
 
-def verdicts(kind: Kind, answer: Mapping[str, Any]) -> list[Verdicts]:
+def parse_verdicts(kind: Kind, answer: Mapping[str, Any]) -> list[Verdicts]:
     """One `Verdicts` for each aspect, with the pictures in the order in which they were shown.
 
     Raises `Unusable` if a picture or its rationale is missing, a level is invalid, or the ranking is not a permutation
@@ -181,7 +193,7 @@ def _comparison(kind: Kind, answer: Mapping[str, Any]) -> Verdicts:
     rationales = [_rationale(answer.get(letter), letter) for letter in kind.letters]
     if choice == TIE:
         return Verdicts([EQUAL] * kind.pictures, rationales, {})
-    return Verdicts([PREFERRED if letter == choice else OTHER for letter in kind.letters], rationales, {})
+    return Verdicts([PREFERRED if letter == choice else NOT_PREFERRED for letter in kind.letters], rationales, {})
 
 
 def _verdicts(aspect: Aspect, letters: str, answer: Mapping[str, Any]) -> Verdicts:

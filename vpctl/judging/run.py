@@ -11,14 +11,14 @@ from PIL import Image as PIL
 from .. import plugins, progress
 from ..contracts import Annotator, Kind, Question
 from ..errors import RecordFailed, Refused, Stopped, Unusable, UserError
-from ..flow import StopSignal, Room, in_background
+from ..flow import StopSignal, WeightedSemaphore, in_background
 from ..records import Judgement
-from .answers import ASK, check_error, checked, judged, unjudged
+from .answers import ASK, check_error, scored_judgements, unscored_judgements, validated
 from .functions import FunctionAnnotator, as_annotator
-from .plan import Call, Group, Plan, comparisons, planned
-from .preferences import tied
+from .plan import Call, Group, Plan, comparisons, plan_calls
+from .preferences import tied_pairs
 
-PIXELS = 1 << 27
+MAX_PIXELS = 1 << 27
 """Maximum number of pixels in memory, of decoded pictures whose calls have not ended: about half a gigabyte."""
 LOST, FAILED = "calls could not be made", "answers could not be used"
 """Kinds of warnings. The summary of a run prints a number in front of each."""
@@ -39,7 +39,7 @@ class Tally:
     failed: int = 0
     lost: int = 0
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """A short text about the judgements that have no scores."""
         kinds = {"refused": self.refused, "failed (--retry failed asks again)": self.failed}
         return ", ".join(f"{number} of them {kind}" for kind, number in kinds.items() if number)
@@ -49,14 +49,14 @@ class Tally:
         if not pictures or not self.pictures:
             return None
         to_come = max(0, pictures - self.pictures) * self.considered / self.pictures
-        return round((self.begun + to_come) * (len(plan.aspects) if plan.together else 1))
+        return round((self.begun + to_come) * (len(plan.aspects) if plan.all_aspects else 1))
 
 
-class Desk(NamedTuple):
+class JudgingContext(NamedTuple):
     """What a run of judgements works with: the annotator, its name and identity, and the functions around it.
 
     - identity: a JSON value of everything about the annotator that could change its answers
-    - words: returns the name and hash of the instructions for a kind of question
+    - template: returns the name and hash of the instructions for a kind of question
     - claim: returns whether the judgement with this key is still to be done, and marks it as taken
     - emit: takes finished judgements
     - ties: returns the pairs of image ids with the same score in an existing judgement with this key
@@ -65,30 +65,32 @@ class Desk(NamedTuple):
     annotator: Annotator
     name: str
     identity: Any
-    words: Callable[[Kind], str]
+    template: Callable[[Kind], str]
     open_picture: Callable[[str], PIL.Image]
     claim: Callable[[str], bool]
     emit: Callable[..., None]
     ties: Callable[[str], list[tuple[str, str]]] = lambda _: []
 
 
-def desk(made: Any, spec: str, **how: Any) -> Desk:
-    """A desk for the annotator that `plugins.load` returned for `spec`."""
+def judging_context(made: Any, spec: str, **how: Any) -> JudgingContext:
+    """A context for the annotator that `plugins.load` returned for `spec`."""
     annotator = as_annotator(made)
-    return Desk(annotator, spec, annotator.identity or plugins.fingerprints(spec), annotator.template, **how)
+    return JudgingContext(annotator, spec, annotator.identity or plugins.fingerprints(spec), annotator.template, **how)
 
 
-async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int, brake: StopSignal, tally: Tally) -> None:
+async def judge(
+    groups: Iterator[Group], plan: Plan, context: JudgingContext, *, at_once: int, stop_signal: StopSignal, tally: Tally
+) -> None:
     """Judge all groups as planned, `at_once` calls at a time, and emit each judgement when it is complete.
 
     Calls that fail are reported and counted. If the input is invalid, everything before the fault is judged and the
     error is raised at the end. If the annotator raises `UserError`, no further call can succeed: nothing new is
     started, running calls finish, and the error is raised at the end.
     """
-    run = _Run(plan, desk, at_once, brake, tally)
-    async with run.context, run.tasks:
+    run = _Run(plan, context, at_once, stop_signal, tally)
+    async with run.stack, run.tasks:
         reader = run.tasks.create_task(run.read(groups))
-        brake.when_pulled(reader.cancel)
+        stop_signal.on_stop(reader.cancel)
     if run.fatal:
         raise run.fatal
 
@@ -96,46 +98,48 @@ async def judge(groups: Iterator[Group], plan: Plan, desk: Desk, *, at_once: int
 class _Run:
     """The running tasks: for each group, its pictures are prepared, then its calls are made."""
 
-    def __init__(self, plan: Plan, desk: Desk, at_once: int, brake: StopSignal, tally: Tally) -> None:
-        self._plan, self._desk, self._brake, self._tally = plan, desk, brake, tally
+    def __init__(
+        self, plan: Plan, context: JudgingContext, at_once: int, stop_signal: StopSignal, tally: Tally
+    ) -> None:
+        self._plan, self._context, self._stop_signal, self._tally = plan, context, stop_signal, tally
         self._calls = asyncio.Semaphore(at_once)
-        self._preparing = asyncio.Semaphore(desk.annotator.preparing)
-        self._room = Room(PIXELS)
-        self.context = AsyncExitStack()
+        self._preparing = asyncio.Semaphore(context.annotator.preparing)
+        self._room = WeightedSemaphore(MAX_PIXELS)
+        self.stack = AsyncExitStack()
         """While this context is open, the annotator can be asked."""
         self.tasks = asyncio.TaskGroup()
         self.fatal: Exception | None = None
 
     def _give_up(self, error: Exception) -> None:
         self.fatal = self.fatal or error
-        self._brake.pull(str(error))
+        self._stop_signal.stop(str(error))
 
     async def read(self, groups: Iterator[Group]) -> None:
         """Start a task for each group that has calls left to make, as soon as there is capacity for it."""
-        claims = ((group, list(claimed(group, self._plan, self._desk, self._tally))) for group in groups)
+        claims = ((group, list(claim_calls(group, self._plan, self._context, self._tally))) for group in groups)
         begun = False
         try:
             async for group, wanted in in_background((group, wanted) for group, wanted in claims if wanted):
-                self._brake.check()
+                self._stop_signal.check()
                 if not begun:  # opened only when there is something to ask: clients are slow to load
-                    await self.context.enter_async_context(self._desk.annotator.running(self._brake))
+                    await self.stack.enter_async_context(self._context.annotator.running(self._stop_signal))
                     begun = True
                 await self._preparing.acquire()
-                self.tasks.create_task(self._about(group, wanted))
+                self.tasks.create_task(self._judge_group(group, wanted))
         except UserError as error:
             self.fatal = self.fatal or error
         except Stopped:
             pass
 
-    async def _about(self, group: Group, wanted: list[Call]) -> None:
+    async def _judge_group(self, group: Group, wanted: list[Call]) -> None:
         """Prepare the pictures of a group, then start its calls."""
         async with AsyncExitStack() as turn:
             turn.callback(self._preparing.release)
             try:
-                pictures = await self._ready(group, wanted)
-                size = sum(map(self._desk.annotator.pixels, pictures.values()))
+                pictures = await self._prepare(group, wanted)
+                size = sum(map(self._context.annotator.pixels, pictures.values()))
             except RecordFailed as failure:
-                lose(failure, wanted, self._tally)
+                count_lost(failure, wanted, self._tally)
                 return
             except UserError as error:
                 self._give_up(error)
@@ -144,37 +148,41 @@ class _Run:
                 begun: list[asyncio.Task[None]] = []
                 for call in wanted:
                     await self._calls.acquire()
-                    begun.append(self.tasks.create_task(self._one(call, group, pictures, begun)))
+                    begun.append(self.tasks.create_task(self._make_call(call, group, pictures, begun)))
                 await turn.aclose()
                 for task in begun:  # a call may append comparisons to `begun`, which need the pictures too
                     await asyncio.wait([task])
 
-    async def _ready(self, group: Group, wanted: list[Call]) -> dict[int, Any]:
+    async def _prepare(self, group: Group, wanted: list[Call]) -> dict[int, Any]:
         """The prepared pictures that the calls show, by their place in the group."""
-        desk, places = self._desk, sorted({place for call in wanted for place in call.shown})
+        context, places = self._context, sorted({place for call in wanted for place in call.shown})
 
         def make_ready() -> dict[int, Any]:
             names = {place: group.images[place]["file_name"] for place in places}
-            return {place: desk.annotator.prepare(desk.open_picture(name), name) for place, name in names.items()}
+            return {place: context.annotator.prepare(context.open_picture(name), name) for place, name in names.items()}
 
         return await asyncio.to_thread(make_ready)
 
-    async def _one(self, call: Call, group: Group, pictures: dict[int, Any], begun: list[asyncio.Task[None]]) -> None:
+    async def _make_call(
+        self, call: Call, group: Group, pictures: dict[int, Any], begun: list[asyncio.Task[None]]
+    ) -> None:
         """Make one call, emit its judgements, and start the comparisons that break their ties."""
         try:
-            self._brake.check()
+            self._stop_signal.check()
             shown = [pictures[place] for place in call.shown]
             question = Question(group.images[0]["prompt"], shown, *call.kind[:2], key=call.judgements[0]["key"])
-            done = tallied(await self._answered(call, question), call, self._tally)
+            done = count_fresh(await self._answered(call, question), call, self._tally)
         except Stopped:
             return
         except UserError as error:
             self._give_up(error)
         except RecordFailed as failure:
-            lose(failure, [call], self._tally)
+            count_lost(failure, [call], self._tally)
         else:
-            self._desk.emit(*done)
-            for further in _fresh(_closer(done, group, call, self._plan, self._desk), self._desk, self._tally):
+            self._context.emit(*done)
+            for further in _fresh(
+                _tie_breaks(done, group, call, self._plan, self._context), self._context, self._tally
+            ):
                 begun.append(self.tasks.create_task(self._compared(further, group, pictures, begun)))
         finally:
             self._calls.release()
@@ -183,23 +191,23 @@ class _Run:
         self, call: Call, group: Group, pictures: dict[int, Any], begun: list[asyncio.Task[None]]
     ) -> None:
         await self._calls.acquire()
-        await self._one(call, group, pictures, begun)
+        await self._make_call(call, group, pictures, begun)
 
     async def _answered(self, call: Call, question: Question) -> list[Judgement]:
-        name = self._desk.name
+        name = self._context.name
         try:
-            contract = "" if isinstance(self._desk.annotator, FunctionAnnotator) else ASK
+            contract = "" if isinstance(self._context.annotator, FunctionAnnotator) else ASK
             with plugins.blamed("annotator", name, contract):
-                verdicts = checked(await self._desk.annotator.ask(question), call, name)
-            return judged(call, verdicts)
+                verdicts = validated(await self._context.annotator.ask(question), call, name)
+            return scored_judgements(call, verdicts)
         except (Refused, Unusable) as error:
             check_error(error, name)
-            return unjudged(call, error)
+            return unscored_judgements(call, error)
 
 
-def tallied(judgements: list[Judgement], call: Call, tally: Tally) -> list[Judgement]:
+def count_fresh(judgements: list[Judgement], call: Call, tally: Tally) -> list[Judgement]:
     """The judgements of a call that were still to be done. Counts and reports their refusals and failures."""
-    done = [one for one in judgements if one["key"] in call.fresh]
+    done = [one for one in judgements if one["key"] in call.pending_keys]
     tally.refused += sum("refused" in judgement for judgement in done)
     failed = [judgement for judgement in done if "failed" in judgement]
     if failed:
@@ -208,9 +216,9 @@ def tallied(judgements: list[Judgement], call: Call, tally: Tally) -> list[Judge
     return done
 
 
-def lose(failure: RecordFailed, calls: list[Call], tally: Tally) -> None:
+def count_lost(failure: RecordFailed, calls: list[Call], tally: Tally) -> None:
     """Count and report calls that have no answer to record. The next run tries them again."""
-    tally.lost += sum(len(call.fresh) for call in calls)
+    tally.lost += sum(len(call.pending_keys) for call in calls)
     _warn(LOST, str(failure), calls)
 
 
@@ -219,35 +227,35 @@ def _warn(kind: str, reason: str, calls: list[Call]) -> None:
     progress.warn_each(kind, f"{calls[0].judgements[0]['prompt'][:60]!r}, {aspects}: {reason}")
 
 
-def claimed(group: Group, plan: Plan, desk: Desk, tally: Tally) -> Iterator[Call]:
+def claim_calls(group: Group, plan: Plan, context: JudgingContext, tally: Tally) -> Iterator[Call]:
     """The calls about a prompt's pictures that are still to be made. Claims their keys, so each call is made once.
 
     If the picture files could not be hashed, the prompt is counted as lost and there are no calls.
     """
     tally.pictures += len(group.images)
     try:
-        everything = list(planned(group, plan, desk))
+        everything = list(plan_calls(group, plan, context))
     except RecordFailed as failure:
         tally.lost += 1
         progress.warn_each(LOST, f"{group.images[0]['prompt'][:60]!r}: {failure}")
         return
     for call in list(everything):
         for judgement in call.judgements:
-            everything += comparisons(judgement, desk.ties(judgement["key"]), group, call, plan, desk)
-    yield from _fresh(everything, desk, tally)
+            everything += comparisons(judgement, context.ties(judgement["key"]), group, call, plan, context)
+    yield from _fresh(everything, context, tally)
 
 
-def _fresh(some: Iterable[Call], desk: Desk, tally: Tally) -> Iterator[Call]:
+def _fresh(some: Iterable[Call], context: JudgingContext, tally: Tally) -> Iterator[Call]:
     for call in some:
         tally.considered += 1
-        fresh = frozenset(judgement["key"] for judgement in call.judgements if desk.claim(judgement["key"]))
+        fresh = frozenset(judgement["key"] for judgement in call.judgements if context.claim(judgement["key"]))
         if fresh:
             tally.begun += 1
-            yield call._replace(fresh=fresh)
+            yield call._replace(pending_keys=fresh)
 
 
-def _closer(done: list[Judgement], group: Group, call: Call, plan: Plan, desk: Desk) -> list[Call]:
+def _tie_breaks(done: list[Judgement], group: Group, call: Call, plan: Plan, context: JudgingContext) -> list[Call]:
     """The comparisons that break the ties of these judgements, if the plan asks for them."""
     if not plan.break_ties or call.kind.mode != "list":
         return []
-    return [more for one in done for more in comparisons(one, tied(one), group, call, plan, desk)]
+    return [more for one in done for more in comparisons(one, tied_pairs(one), group, call, plan, context)]

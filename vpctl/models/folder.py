@@ -1,9 +1,9 @@
 """Inspects a model folder before a library opens it: its JSON files and the headers of its weights.
 
 This module runs no code of the folder and imports no heavy library: a check takes milliseconds. Each function in `USES`
-takes a `Folder` and returns the names of the model's weight files. It raises `Unfit` with the first problem that it
-finds. All of them refuse a folder that brings its own code. They also refuse pickled weights: a pickle runs code when
-it is opened.
+takes a `Folder` and returns the names of the model's weight files. It raises `UnusableFolder` with the first problem
+that it finds. All of them refuse a folder that brings its own code. They also refuse pickled weights: a pickle runs
+code when it is opened.
 """
 
 import json
@@ -73,7 +73,7 @@ Shapes = dict[str, tuple[int, ...]]
 """The shape of every tensor in a weight file, by name."""
 
 
-class Unfit(Exception):
+class UnusableFolder(Exception):
     """Why a folder cannot be used. The text continues the line that names the option and the source."""
 
 
@@ -102,7 +102,7 @@ class Folder:
             try:
                 names = [os.path.join(inside, one.name) for one in (self.path / inside).iterdir() if one.is_file()]
             except OSError as error:
-                raise Unfit(f"{inside or 'the folder'} cannot be read: {os_reason(error)}") from None
+                raise UnusableFolder(f"{inside or 'the folder'} cannot be read: {os_reason(error)}") from None
         return sorted(names)
 
     def _what_else(self) -> str:
@@ -126,35 +126,35 @@ class Folder:
         return frozenset(found)
 
     def read(self, name: str) -> dict[str, Any]:
-        """The object in a JSON file. Raises `Unfit` if the file is missing, too large, or not a JSON object."""
+        """The object in a JSON file. Raises `UnusableFolder` if it is missing, too large, or not an object."""
         if not self.has(name):
-            raise Unfit(f"there is no {name} in it{self._what_else()}")
+            raise UnusableFolder(f"there is no {name} in it{self._what_else()}")
         try:
             if (self.path / name).stat().st_size > _LARGEST_JSON:
-                raise Unfit(f"{name}: more than {_LARGEST_JSON >> 20} MB")
+                raise UnusableFolder(f"{name}: more than {_LARGEST_JSON >> 20} MB")
             value = json.loads((self.path / name).read_text("utf-8"), parse_constant=_constant)
         except OSError as error:
-            raise Unfit(f"{name}: cannot be read: {os_reason(error)}") from None
+            raise UnusableFolder(f"{name}: cannot be read: {os_reason(error)}") from None
         except RecursionError:
-            raise Unfit(f"{name}: is nested too deeply") from None
+            raise UnusableFolder(f"{name}: is nested too deeply") from None
         except ValueError as error:
-            raise Unfit(f"{name}: is not valid JSON: {error}") from None
+            raise UnusableFolder(f"{name}: is not valid JSON: {error}") from None
         if not isinstance(value, dict):
-            raise Unfit(f"{name}: is not a JSON object")
+            raise UnusableFolder(f"{name}: is not a JSON object")
         if depth(value) > _DEEPEST:
-            raise Unfit(f"{name}: is nested too deeply")
+            raise UnusableFolder(f"{name}: is nested too deeply")
         return value
 
     def config(self, name: str) -> dict[str, Any]:
-        """The object in a JSON config file. Raises `Unfit` if the value of a known key is invalid."""
+        """The object in a JSON config file. Raises `UnusableFolder` if the value of a known key is invalid."""
         config = self.read(name)
         for config_part in _objects(config):
             for key, value in config_part.items():
                 if why := _wrong(key, value):
-                    raise Unfit(f"{name}: {key} is {_short(value)}; {why}")
+                    raise UnusableFolder(f"{name}: {key} is {_short(value)}; {why}")
             width, heads = config_part.get("hidden_size"), config_part.get("num_attention_heads")
             if isinstance(width, int) and isinstance(heads, int) and width % heads and "head_dim" not in config_part:
-                raise Unfit(f"{name}: hidden_size {width} is not a multiple of num_attention_heads {heads}")
+                raise UnusableFolder(f"{name}: hidden_size {width} is not a multiple of num_attention_heads {heads}")
         return config
 
 
@@ -163,14 +163,14 @@ def reward_model(folder: Folder) -> list[str]:
     config = _transformers_config(folder)
     kind = config["model_type"]
     if kind not in REWARD_KINDS:
-        raise Unfit(f"a {kind} model; a reward model must start from {' or '.join(REWARD_KINDS)}")
+        raise UnusableFolder(f"a {kind} model; a reward model must start from {' or '.join(REWARD_KINDS)}")
     _check_tokenizer(folder)
     _check_pixels(_image_processor(folder), config)
     weights = _weights(folder, MODEL)
     needed = {"blip": "itm_head.weight", "clip": "visual_projection.weight"}[kind]
     shapes = _shapes(folder, weights)
     if shapes and not any(name.endswith(needed) for name in shapes):
-        raise Unfit(f"a {kind} model that does not compare pictures with text: {needed} is not in its weights")
+        raise UnusableFolder(f"a {kind} model that does not compare pictures with text: {needed} is not in its weights")
     return weights
 
 
@@ -179,7 +179,7 @@ def vision_language_model(folder: Folder) -> list[str]:
     config = _transformers_config(folder)
     _check_tokenizer(folder)
     if not any(map(folder.has, _PROCESSORS)):
-        raise Unfit(
+        raise UnusableFolder(
             f"a {config['model_type']} model, which does not read pictures and answer in text: there is no image "
             "processor beside its tokenizer; name a vision-language model"
         )
@@ -190,7 +190,7 @@ def vision_language_model(folder: Folder) -> list[str]:
         or folder.has("chat_template.json")
         or any("chat_template" in folder.read(name) for name in _there(folder, "tokenizer_config.json", *_PROCESSORS))
     ):
-        raise Unfit("has no chat template; name a model that was trained to follow instructions")
+        raise UnusableFolder("has no chat template; name a model that was trained to follow instructions")
     return _checked_weights(folder, MODEL)
 
 
@@ -199,12 +199,14 @@ def unsafe_classifier(folder: Folder) -> list[str]:
     config = _transformers_config(folder)
     made_for: list[str] = config.get("architectures") or []
     if made_for and not any(name.endswith("ForSequenceClassification") for name in made_for):
-        raise Unfit(f"a {made_for[0]}, which is not a classifier")
+        raise UnusableFolder(f"a {made_for[0]}, which is not a classifier")
     labels = config.get("id2label")
     if not isinstance(labels, dict) or not all(isinstance(label, str) for label in labels.values()):
-        raise Unfit("config.json: has no id2label, the names of the classes")
+        raise UnusableFolder("config.json: has no id2label, the names of the classes")
     if LABELS.isdisjoint(label.lower() for label in labels.values()):
-        raise Unfit(f"its labels are {', '.join(labels.values())}; one of them must be {', '.join(sorted(LABELS))}")
+        raise UnusableFolder(
+            f"its labels are {', '.join(labels.values())}; one of them must be {', '.join(sorted(LABELS))}"
+        )
     _check_tokenizer(folder)
     return _checked_weights(folder, MODEL)
 
@@ -215,20 +217,24 @@ def pipeline(folder: Folder) -> list[str]:
     Its safety checker is never loaded, so it is not inspected.
     """
     if not folder.has("model_index.json"):
-        raise Unfit("not a diffusers pipeline: there is no model_index.json in it")
+        raise UnusableFolder("not a diffusers pipeline: there is no model_index.json in it")
     index = folder.read("model_index.json")
     name = index.get("_class_name")
     if isinstance(name, list) or "auto_map" in index:
-        raise Unfit(f"model_index.json: asks to run its own code (_class_name); {_HAS_ITSELF.format('diffusers')}")
+        raise UnusableFolder(
+            f"model_index.json: asks to run its own code (_class_name); {_HAS_ITSELF.format('diffusers')}"
+        )
     if not isinstance(name, str):
-        raise Unfit("not a diffusers pipeline: model_index.json has no _class_name")
+        raise UnusableFolder("not a diffusers pipeline: model_index.json has no _class_name")
     if not name.endswith("Pipeline") or not pipelines.exists(name):
-        raise Unfit(f"{name} is not a text-to-image pipeline of diffusers")
+        raise UnusableFolder(f"{name} is not a text-to-image pipeline of diffusers")
     if name.endswith("CombinedPipeline"):
-        raise Unfit(f"a {name}, which opens a second model that its README.md names; name a pipeline of one folder")
+        raise UnusableFolder(
+            f"a {name}, which opens a second model that its README.md names; name a pipeline of one folder"
+        )
     parts = [*_parts(index)]
     if not any(class_name for _, _, class_name in parts):
-        raise Unfit("not a diffusers pipeline: model_index.json names no components")
+        raise UnusableFolder("not a diffusers pipeline: model_index.json names no components")
     weights: list[str] = []
     for part, library, class_name in parts:
         _check_origin(folder, part, library, class_name)
@@ -245,7 +251,7 @@ USES: dict[str, Callable[[Folder], list[str]]] = {
 }
 
 
-def side(folder: Folder) -> tuple[int, int]:
+def picture_sides(folder: Folder) -> tuple[int, int]:
     """Two sizes in pixels: the sides of a picture must be multiples of the first; the second is the model's own size.
 
     A size is 0 if the configs do not have it.
@@ -260,25 +266,25 @@ def side(folder: Folder) -> tuple[int, int]:
 
 
 def check_lora(path: str) -> Shapes:
-    """The shapes of the weights of the LoRA in a folder. Raises `Unfit` if there is none."""
+    """The shapes of the weights of the LoRA in a folder. Raises `UnusableFolder` if there is none."""
     folder = Folder(Path(path))
     if not folder.path.is_dir():
-        raise Unfit("there is no such folder" if not folder.path.exists() else "is not a folder")
+        raise UnusableFolder("there is no such folder" if not folder.path.exists() else "is not a folder")
     if not folder.has(LORA_FILE):
         pickled = [name for name in folder.names() if name.endswith(PICKLES)]
         if folder.has("run.json"):
-            raise Unfit(_NOT_ENDED)
+            raise UnusableFolder(_NOT_ENDED)
         if pickled:
-            raise Unfit(f"its weights are a pickle ({pickled[0]}), which is not opened; {_AS_SAFETENSORS}")
-        raise Unfit(f"there is no {LORA_FILE} in it; name the folder a tune command wrote")
+            raise UnusableFolder(f"its weights are a pickle ({pickled[0]}), which is not opened; {_AS_SAFETENSORS}")
+        raise UnusableFolder(f"there is no {LORA_FILE} in it; name the folder a tune command wrote")
     shapes = _header(folder.path / LORA_FILE, LORA_FILE)
     if not any("lora" in name for name in shapes):
-        raise Unfit(f"{LORA_FILE}: holds no LoRA: its first tensor is {min(shapes)}")
+        raise UnusableFolder(f"{LORA_FILE}: holds no LoRA: its first tensor is {min(shapes)}")
     return shapes
 
 
 def check_fit(lora: Shapes, folder: Folder) -> None:
-    """Raise `Unfit` if the shapes of a LoRA show that it belongs to another model than the pipeline `folder`.
+    """Raise `UnusableFolder` if the shapes of a LoRA show that it belongs to another model than the pipeline `folder`.
 
     It checks weights with the names that diffusers writes. Other names are left to the library.
     """
@@ -295,9 +301,9 @@ def check_fit(lora: Shapes, folder: Folder) -> None:
         place, size = (1, shape[1]) if found[3] == "A" or found[4] == "down" else (0, shape[0])
         own = known[part].get(f"{layer}.weight", ())
         if len(own) < 2:
-            raise Unfit(f"belongs to another model: there is no {layer} in this one")
+            raise UnusableFolder(f"belongs to another model: there is no {layer} in this one")
         if own[place] != size:
-            raise Unfit(f"belongs to another model: {layer} has {own[place]} channels here, and {size} there")
+            raise UnusableFolder(f"belongs to another model: {layer} has {own[place]} channels here, and {size} there")
 
 
 def _transformers_config(folder: Folder) -> dict[str, Any]:
@@ -305,34 +311,36 @@ def _transformers_config(folder: Folder) -> dict[str, Any]:
     _check_no_code(folder)
     config = folder.config("config.json")
     if not isinstance(config.get("model_type"), str):
-        raise Unfit("config.json: has no model_type")
+        raise UnusableFolder("config.json: has no model_type")
     return config
 
 
 def _check_no_code(folder: Folder, inside: str = "") -> None:
-    """Raise `Unfit` if the folder asks for code, of its own or of the hub, or for other weights, or is an adapter."""
+    """Raise `UnusableFolder` if the folder asks for code, its own or the hub's, for other weights, or is an adapter."""
     configs = [name for name in folder.names(inside) if name.endswith("config.json")]
     for name in configs:
         for config in _objects(folder.read(name)):
             if "auto_map" in config:
-                raise Unfit(
+                raise UnusableFolder(
                     f"{name}: asks to run its own code (auto_map); {_NO_CODE}"
                     f"if transformers supports this model without it, remove auto_map from a copy of {name}"
                 )
             for key, value in config.items():
                 # If an implementation is named USER/NAME, transformers fetches it from the hub and runs it.
                 if key.endswith("_implementation") and any("/" in text for text in _texts(value)):
-                    raise Unfit(f"{name}: asks to run code of the hub ({key}); {_HAS_ITSELF.format('transformers')}")
+                    raise UnusableFolder(
+                        f"{name}: asks to run code of the hub ({key}); {_HAS_ITSELF.format('transformers')}"
+                    )
             if "transformers_weights" in config:
-                raise Unfit(f"{name}: names its own weight file (transformers_weights); {_AS_SAFETENSORS}")
+                raise UnusableFolder(f"{name}: names its own weight file (transformers_weights); {_AS_SAFETENSORS}")
     if folder.has(os.path.join(inside, "custom_generate", "generate.py")):
-        raise Unfit(f"asks to run its own code (custom_generate); {_HAS_ITSELF.format('transformers')}")
+        raise UnusableFolder(f"asks to run its own code (custom_generate); {_HAS_ITSELF.format('transformers')}")
     if folder.has(os.path.join(inside, "adapter_config.json")):
-        raise Unfit("is an adapter for the model named in adapter_config.json; merge the two first")
+        raise UnusableFolder("is an adapter for the model named in adapter_config.json; merge the two first")
 
 
 def _check_tokenizer(folder: Folder, inside: str = "") -> None:
-    """Raise `Unfit` if there is no vocabulary: transformers would then create a tokenizer that knows no word."""
+    """Raise `UnusableFolder` without a vocabulary: transformers would create a tokenizer that knows no word."""
 
     def has(name: str) -> bool:
         return folder.has(os.path.join(inside, name))
@@ -343,14 +351,14 @@ def _check_tokenizer(folder: Folder, inside: str = "") -> None:
         name = os.path.join(inside, "tokenizer.json")
         tokenizer = folder.read(name)
         if not isinstance(tokenizer.get("model"), dict):
-            raise Unfit(f"{name}: is not a tokenizer: it has no model")
+            raise UnusableFolder(f"{name}: is not a tokenizer: it has no model")
         added = tokenizer.get("added_tokens")
         for token in added if isinstance(added, list) else ():
             if isinstance(token, dict) and (unknown := token.keys() - _TOKEN_KEYS):
-                raise Unfit(f"{name}: an added token has the unknown key {_short(min(unknown))}")
+                raise UnusableFolder(f"{name}: an added token has the unknown key {_short(min(unknown))}")
         return
     if not any(map(has, _VOCABULARIES)) and not (has("vocab.json") and has("merges.txt")):
-        raise Unfit(f"{inside or 'it'} has no tokenizer (tokenizer.json); copy the whole model folder")
+        raise UnusableFolder(f"{inside or 'it'} has no tokenizer (tokenizer.json); copy the whole model folder")
 
 
 def _image_processor(folder: Folder) -> dict[str, Any]:
@@ -361,36 +369,36 @@ def _image_processor(folder: Folder) -> dict[str, Any]:
         own = folder.config("processor_config.json").get("image_processor")
         if isinstance(own, dict):
             return own
-    raise Unfit("there is no image processor in it (preprocessor_config.json); copy the whole model folder")
+    raise UnusableFolder("there is no image processor in it (preprocessor_config.json); copy the whole model folder")
 
 
 def _check_pixels(processor: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Raise `Unfit` if the image processor makes no pictures, or pictures of a size that the model does not take."""
+    """Raise `UnusableFolder` if the image processor makes no pictures, or pictures of a size the model cannot take."""
     name = "preprocessor_config.json"
     if "image_processor_type" not in processor and "feature_extractor_type" in processor and "size" not in processor:
         kind = _short(processor["feature_extractor_type"])
-        raise Unfit(f"{name}: feature_extractor_type is {kind}, which does not process pictures")
+        raise UnusableFolder(f"{name}: feature_extractor_type is {kind}, which does not process pictures")
     for key in ("image_mean", "image_std"):
         values = processor.get(key)
         if values is not None and not (
             isinstance(values, list) and len(values) == 3 and all(_is_number(value) for value in values)
         ):
-            raise Unfit(f"{name}: {key} is {_short(values)}; it must be three numbers")
+            raise UnusableFolder(f"{name}: {key} is {_short(values)}; it must be three numbers")
     if 0 in (processor.get("image_std") or ()):
-        raise Unfit(f"{name}: image_std has a 0, and pixels are divided by it")
+        raise UnusableFolder(f"{name}: image_std has a 0, and pixels are divided by it")
     size = processor.get("crop_size") if processor.get("do_center_crop") else None
     size = size or processor.get("size")
     sides = _sides(size)
     if size is not None and not (sides and all(map(_is_size, sides))):
-        raise Unfit(f"{name}: size is {_short(size)}; it must be sides in pixels")
+        raise UnusableFolder(f"{name}: size is {_short(size)}; it must be sides in pixels")
     vision = config.get("vision_config")
     taken = _sides(vision.get("image_size")) if isinstance(vision, dict) else []
     if not all(map(_is_size, taken)):
-        raise Unfit(f"config.json: image_size is {_short(taken)}; it must be sides in pixels")
+        raise UnusableFolder(f"config.json: image_size is {_short(taken)}; it must be sides in pixels")
     exact = not isinstance(size, dict) or {*size} == {"height", "width"}
     if sides and taken and exact and {*sides} != {*taken}:
         made, wanted = (" × ".join(map(str, each)) for each in (sides, taken))
-        raise Unfit(f"{name}: makes pictures of {made} pixels, and the model takes {wanted}")
+        raise UnusableFolder(f"{name}: makes pictures of {made} pixels, and the model takes {wanted}")
 
 
 def _sides(size: Any) -> list[Any]:
@@ -403,30 +411,32 @@ def _parts(index: Mapping[str, Any]) -> Iterator[tuple[str, str | None, str | No
     for name, value in index.items():
         if isinstance(value, list) and not name.startswith("_"):
             if len(value) != 2 or not all(one is None or isinstance(one, str) for one in value):
-                raise Unfit(f"model_index.json: {name} is {_short(value)}; it must be a library and a class")
+                raise UnusableFolder(f"model_index.json: {name} is {_short(value)}; it must be a library and a class")
             yield name, value[0], value[1]
 
 
 def _check_origin(folder: Folder, part: str, library: str | None, class_name: str | None) -> None:
-    """Raise `Unfit` if the class of a component is not of diffusers or transformers."""
+    """Raise `UnusableFolder` if the class of a component is not of diffusers or transformers."""
     if library is None and class_name is None:
         return
     own_modules = pipelines.home() / "pipelines"
     name, of = class_name or "", library or ""
     if of.isidentifier() and (own_modules / "deprecated" / of / "__init__.py").is_file():
-        raise Unfit(
+        raise UnusableFolder(
             f"model_index.json: {part} is a {name} of {of}, which diffusers no longer opens; name another model"
         )
     own = of in ("diffusers", "transformers") or (of.isidentifier() and (own_modules / of / "__init__.py").is_file())
     if not own or folder.has(os.path.join(part, f"{of}.py")) or not part.isidentifier():
-        raise Unfit(
+        raise UnusableFolder(
             f"model_index.json: asks to run its own code ({part}: {library}); "
             f"{_HAS_ITSELF.format('diffusers or transformers')}"
         )
     if not name.isidentifier() or (of == "diffusers" and not pipelines.exists(name)):
-        raise Unfit(f"model_index.json: {part} is a {class_name}, which {library} does not have")
+        raise UnusableFolder(f"model_index.json: {part} is a {class_name}, which {library} does not have")
     if "Pipeline" in name:  # diffusers would open it as another folder, which is not inspected
-        raise Unfit(f"model_index.json: {part} is a pipeline itself ({name}), which is not opened; name another model")
+        raise UnusableFolder(
+            f"model_index.json: {part} is a pipeline itself ({name}), which is not opened; name another model"
+        )
 
 
 def _part(folder: Folder, part: str, library: str, class_name: str) -> list[str]:
@@ -464,11 +474,13 @@ def _weights(folder: Folder, stem: str, inside: str = "") -> list[str]:
     if folder.has(single) and (stem == MODEL or not parts):
         return [single]
     if not parts:
-        raise Unfit(_no_weights(folder, single, inside))
+        raise UnusableFolder(_no_weights(folder, single, inside))
     parts = [os.path.join(inside, part) for part in parts]
     for part in parts:
         if not folder.has(part):
-            raise Unfit(f"{index}: names {os.path.basename(part)}, which is not there; copy the whole model folder")
+            raise UnusableFolder(
+                f"{index}: names {os.path.basename(part)}, which is not there; copy the whole model folder"
+            )
     return [index, *parts]
 
 
@@ -488,16 +500,16 @@ def _no_weights(folder: Folder, single: str, inside: str) -> str:
 
 
 def _indexed(folder: Folder, index: str) -> list[str]:
-    """The files in an index of weights. Raises `Unfit` if one is not safetensors or not directly in the folder."""
+    """The files in an index of weights. Each must be safetensors and directly in the folder, or it raises."""
     parts = folder.read(index).get("weight_map")
     if not isinstance(parts, dict) or not parts or not all(isinstance(part, str) for part in parts.values()):
-        raise Unfit(f"{index}: has no weight_map from names of weights to files")
+        raise UnusableFolder(f"{index}: has no weight_map from names of weights to files")
     names = [*dict.fromkeys(parts.values())]
     for part in names:
         if part != os.path.basename(part) or part in ("", ".", ".."):
-            raise Unfit(f"{index}: names a file outside the folder: {_short(part)}")
+            raise UnusableFolder(f"{index}: names a file outside the folder: {_short(part)}")
         if not part.endswith(".safetensors"):
-            raise Unfit(f"{index}: its weights are a pickle ({part}), which is not opened; {_AS_SAFETENSORS}")
+            raise UnusableFolder(f"{index}: its weights are a pickle ({part}), which is not opened; {_AS_SAFETENSORS}")
     return names
 
 
@@ -512,23 +524,23 @@ def _shapes(folder: Folder, weights: Sequence[str]) -> Shapes:
 
 
 def _header(path: Path, name: str) -> Shapes:
-    """The shapes in the header of a safetensors file. Raises `Unfit` if the header does not match the file."""
+    """The shapes in the header of a safetensors file. Raises `UnusableFolder` if the header does not match the file."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(8)
             length = int.from_bytes(start, "little")
             if start == b"version ":
-                raise Unfit(f"{name}: is a pointer of Git LFS in place of the weights; run git lfs pull")
+                raise UnusableFolder(f"{name}: is a pointer of Git LFS in place of the weights; run git lfs pull")
             if len(start) < 8 or not 2 <= length <= min(_LARGEST_HEADER, size - 8):
-                raise Unfit(f"{name}: is not a whole safetensors file; copy it again")
+                raise UnusableFolder(f"{name}: is not a whole safetensors file; copy it again")
             header = json.loads(file.read(length).decode())
     except OSError as error:
-        raise Unfit(f"{name}: cannot be read: {os_reason(error)}") from None
+        raise UnusableFolder(f"{name}: cannot be read: {os_reason(error)}") from None
     except (ValueError, RecursionError):
-        raise Unfit(f"{name}: is not a safetensors file: its header is not JSON") from None
+        raise UnusableFolder(f"{name}: is not a safetensors file: its header is not JSON") from None
     if not isinstance(header, dict):
-        raise Unfit(f"{name}: is not a safetensors file: its header is not a JSON object")
+        raise UnusableFolder(f"{name}: is not a safetensors file: its header is not a JSON object")
     shapes: Shapes = {}
     end = 0
     for tensor, about in header.items():
@@ -541,15 +553,15 @@ def _header(path: Path, name: str) -> Shapes:
             ):
                 pass
             case _:
-                raise Unfit(f"{name}: is not a safetensors file: {_short(tensor)} has no shape and place")
+                raise UnusableFolder(f"{name}: is not a safetensors file: {_short(tensor)} has no shape and place")
         if not 0 <= first <= last or (kind in _BYTES and last - first != math.prod(shape) * _BYTES[kind]):
-            raise Unfit(f"{name}: {_short(tensor)} does not have the size that its shape says; copy it again")
+            raise UnusableFolder(f"{name}: {_short(tensor)} does not have the size that its shape says; copy it again")
         shapes[tensor] = (*shape,)
         end = max(end, last)
     if not shapes:
-        raise Unfit(f"{name}: holds no weights")
+        raise UnusableFolder(f"{name}: holds no weights")
     if 8 + length + end > size:
-        raise Unfit(f"{name}: is cut off: {size} of {8 + length + end} bytes are there; copy it again")
+        raise UnusableFolder(f"{name}: is cut off: {size} of {8 + length + end} bytes are there; copy it again")
     return shapes
 
 

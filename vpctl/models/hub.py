@@ -171,7 +171,7 @@ def _opening(where: str) -> Iterator[None]:
 
 
 @contextmanager
-def computing(where: str) -> Iterator[None]:
+def compute_errors(where: str) -> Iterator[None]:
     """A context in which a model of a folder computes. Errors become `UserError`, except for lack of memory.
 
     The parts of a folder may each be valid and still not fit together, and this shows only here.

@@ -51,14 +51,14 @@ class RewardModel(nn.Module):
 
     def tokens(self, prompts: list[str]) -> dict[str, Tensor]:
         """Token ids and attention mask, each (B, L), padded to the longest prompt."""
-        with hub.computing(self.where):
+        with hub.compute_errors(self.where):
             encoded = self.tokenizer(prompts, padding=True, truncation=True, return_tensors="pt")
             return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
     def pixels(self, images: list[Image.Image] | Tensor) -> Tensor:
         """Normalised pixels (B, 3, height, width). A tensor is resized by torch, so that gradients flow back to it."""
         if not isinstance(images, Tensor):
-            with hub.computing(self.where):
+            with hub.compute_errors(self.where):
                 prepared: Tensor = self.processor(images, return_tensors="pt")["pixel_values"]
                 return prepared
         resized = images
@@ -72,7 +72,7 @@ class RewardModel(nn.Module):
         The reward is the scaled cosine for a CLIP, and the difference of the matching logits for a BLIP.
         """
         model: Any = self.backbone
-        with hub.computing(self.where):
+        with hub.compute_errors(self.where):
             if isinstance(model, CLIPModel):
                 image = model.get_image_features(pixel_values=pixels).pooler_output
                 text = model.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output

@@ -13,7 +13,7 @@ from ..progress import plural
 
 RewardFunction = Callable[[list[Image.Image], list[str]], Any]
 """A reward, or a function with the same signature."""
-PIXELS = 1 << 25
+MAX_BATCH_PIXELS = 1 << 25
 """Number of pixels at which a batch is full: 128 MiB when decoded, or 32 pictures of 1024 × 1024."""
 R = TypeVar("R", bound=Mapping[str, Any])
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class Batch(NamedTuple, Generic[R]):
         return [record["prompt"] for record in self.records]
 
     def with_scores(self, columns: Mapping[str, list[float]]) -> Iterator[tuple[R, dict[str, float]]]:
-        """Each record with its scores. `columns` is the result of `scored`.
+        """Each record with its scores. `columns` is the result of `compute_scores`.
 
         A record with a score that is not finite is left out, and `failures` gets its error: NaN and infinity cannot be
         compared, and JSON cannot represent them.
@@ -46,7 +46,7 @@ class Batch(NamedTuple, Generic[R]):
                 yield record, scores
 
 
-def loaded(
+def load_batches(
     records: Iterable[R | RecordFailed], open_picture: Callable[[str], Image.Image], *, most: int
 ) -> Iterator[Batch[R]]:
     """The records with their pictures in batches of at most `most`, in order.
@@ -68,7 +68,7 @@ def loaded(
 def batches(items: Iterable[T], most: int, pixels: Callable[[T], int]) -> Iterator[list[T]]:
     """The items in batches of at most `most`. A batch is smaller if its pictures are large.
 
-    `pixels` returns the number of pixels of an item. A batch ends when it has `PIXELS` of them.
+    `pixels` returns the number of pixels of an item. A batch ends when it has `MAX_BATCH_PIXELS` of them.
     """
     batch: list[T] = []
     taken = 0
@@ -76,7 +76,7 @@ def batches(items: Iterable[T], most: int, pixels: Callable[[T], int]) -> Iterat
         batch.append(item)
         taken += pixels(item)
         del item  # or its picture would stay in memory while the next ones are decoded
-        if len(batch) == most or taken >= PIXELS:
+        if len(batch) == most or taken >= MAX_BATCH_PIXELS:
             yield batch
             batch, taken = [], 0
     if batch:
@@ -100,10 +100,10 @@ def _pixels(one: tuple[Any, Image.Image] | RecordFailed) -> int:
 
 def _fills_memory(batch: list[tuple[R, Image.Image] | RecordFailed]) -> bool:
     """Whether the pictures of a batch use all the memory that pictures may use."""
-    return sum(map(_pixels, batch)) >= PIXELS
+    return sum(map(_pixels, batch)) >= MAX_BATCH_PIXELS
 
 
-def scored(
+def compute_scores(
     rewards: Mapping[str, RewardFunction], pictures: list[Image.Image], prompts: list[str]
 ) -> dict[str, list[float]]:
     """The scores of the pictures, by reward. Raises `UserError` if a reward does not return a number for each."""
@@ -113,7 +113,7 @@ def scored(
             given = reward(pictures, prompts) if pictures else []
             values = given.tolist() if hasattr(given, "tolist") else given
             if not isinstance(values, list | tuple) or not all(isinstance(one, SupportsFloat) for one in values):
-                raise plugins.misfit("reward", spec, given)
+                raise plugins.contract_error("reward", spec, given)
             if len(values) != len(pictures):
                 wanted = plural(len(pictures), "picture")
                 raise UserError(f"--reward {spec}: gave {plural(len(values), 'reward')} for {wanted}")

@@ -15,11 +15,11 @@ from typing import Any
 from .. import progress
 from ..errors import UserError
 from . import denoiser
-from .folder import REWARD_KINDS, USES, Folder, Unfit, check_fit, check_lora, side
+from .folder import REWARD_KINDS, USES, Folder, UnusableFolder, check_fit, check_lora, picture_sides
 
 _PATIENCE = 5.0
 """Timeout in seconds for an answer of the hub."""
-LARGEST = 8
+MAX_SIDE_FACTOR = 8
 """Maximum side of a picture, as a multiple of the side that the model was made for."""
 TOO_MANY_REQUESTS = 429
 _SMALL = (".json", ".jinja", ".txt", ".model")
@@ -43,16 +43,16 @@ def check_pipeline(source: str, *, option: str, adapter: str, size: tuple[int | 
     """
     folder = check("pipeline", source, option=option)
     with _inspecting(f"{option}{source}"):
-        step, own = side(folder)
+        step, own = picture_sides(folder)
     width, height = size
     for pixels in filter(None, size):
         if step and pixels % step:
             near = " or ".join(str(one) for one in (pixels // step * step, -(-pixels // step) * step) if one)
             raise UserError(f"--size {width}x{height}: each side must be a multiple of {step} pixels, as {near}")
-        if own and pixels > LARGEST * own:
+        if own and pixels > MAX_SIDE_FACTOR * own:
             raise UserError(
-                f"--size {width}x{height}: {pixels} pixels are more than {LARGEST} times the {own} that the model "
-                f"draws; name at most {LARGEST * own}"
+                f"--size {width}x{height}: {pixels} pixels are more than {MAX_SIDE_FACTOR} times the {own} that "
+                f"the model draws; name at most {MAX_SIDE_FACTOR * own}"
             )
     if adapter:
         check_adapter(adapter, folder)
@@ -115,7 +115,7 @@ def _inspecting(where: str) -> Iterator[None]:
     """A context in which files of a folder are read. Errors become `UserError` with `where` at the beginning."""
     try:
         yield
-    except Unfit as error:
+    except UnusableFolder as error:
         raise UserError(f"{where}: {error}") from None
     except OSError as error:
         raise UserError(f"{where}: cannot be read: {first_line(error)}") from None

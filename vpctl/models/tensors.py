@@ -20,7 +20,7 @@ def from_pictures(pictures: list[Image.Image]) -> Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
 
-def fits(weights: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> bool:
+def same_layout(weights: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> bool:
     """Whether two sets of weights have the same names, shapes and dtypes."""
     shapes, others = ({name: (one.shape, one.dtype) for name, one in some.items()} for some in (weights, like))
     return shapes == others

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from ..api.budget import BYTES_PER_TOKEN
-from ..api.chat import Model, Request, text_part
+from ..api.chat import ChatModel, Request, text_part
 from ..configs import ServerConfig
 from ..contracts import AsyncPolisher, Polished
 from ..errors import RecordFailed, Refused, Stopped, Unusable
@@ -27,10 +27,10 @@ from ..records import digest
 PER_CALL = 8
 """Prompts in one call. With several, the instructions are a small part of the cost."""
 
-ITEM = 25.0
+TOKENS_PER_ITEM = 25.0
 """Tokens of the id, keys and brackets of an item in an answer."""
 
-SHOWN = 60
+MAX_SHOWN = 60
 """Maximum length of a prompt in a message, in characters."""
 
 SAFE = frozenset(["", "-", "false", "n/a", "no", "none", "null", "safe"])
@@ -84,7 +84,7 @@ class LanguageModel(AsyncPolisher):
     template = f"polish@{digest([SYSTEM, _BEFORE, _AFTER, SCHEMA])}"
     """Name and hash of the instructions for the model."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: ChatModel) -> None:
         self.model = model
         self.identity = {**model.identity, "template": self.template, "at_once": self.at_once}
 
@@ -92,9 +92,9 @@ class LanguageModel(AsyncPolisher):
         """Raise `UserError` if the API key is missing or malformed."""
         self.model.engine.check()
 
-    def running(self, brake: StopSignal) -> AbstractAsyncContextManager[None]:
+    def running(self, stop_signal: StopSignal) -> AbstractAsyncContextManager[None]:
         """The context in which it may be called."""
-        return self.model.engine.running(brake)
+        return self.model.engine.running(stop_signal)
 
     def status(self, share: float | None = None) -> str:
         """A short text about the progress: cost or tokens so far, and calls in flight."""
@@ -108,7 +108,7 @@ class LanguageModel(AsyncPolisher):
         """One result for each prompt, in their order. A prompt that the model refuses is reported as unsafe."""
         if not prompts:
             return []
-        sheet = Sheet(prompts)
+        sheet = PromptBatch(prompts)
         try:
             answer = await self.model.ask(self.request(sheet), sheet.read, key=digest([self.identity, prompts]))
         except (Refused, Unusable) as error:
@@ -121,15 +121,15 @@ class LanguageModel(AsyncPolisher):
             return [RecordFailed(_named(prompt, failure)) for prompt in prompts]
         return [*map(_safe, prompts, answer.value)]
 
-    def request(self, sheet: "Sheet") -> Request:
+    def request(self, sheet: "PromptBatch") -> Request:
         """The request for the prompts of a sheet."""
         items = [{"id": one, "prompt": prompt} for one, prompt in zip(sheet.ids, sheet.prompts, strict=True)]
         text = f"{_BEFORE}{orjson.dumps(items).decode()}{_AFTER}"
-        said = sum(len(prompt.encode()) for prompt in sheet.prompts) / BYTES_PER_TOKEN + ITEM * len(items)
+        said = sum(len(prompt.encode()) for prompt in sheet.prompts) / BYTES_PER_TOKEN + TOKENS_PER_ITEM * len(items)
         asked = len(SYSTEM) + len(text.encode()) + len(orjson.dumps(SCHEMA))
         return Request(SYSTEM, [text_part(text)], SCHEMA, self.model.estimate(asked, [], "", said))
 
-    async def _one_by_one(self, sheet: "Sheet") -> list[Polished | RecordFailed]:
+    async def _one_by_one(self, sheet: "PromptBatch") -> list[Polished | RecordFailed]:
         """The results for a call that failed: trusted answers are kept, and the other prompts are asked one by one.
 
         If the run is stopped meanwhile, the results so far are kept, since they are paid for. Raises `Stopped` if there
@@ -154,7 +154,7 @@ class LanguageModel(AsyncPolisher):
         return [results.get(place, failure) for place, failure in enumerate(late)]
 
 
-class Sheet:
+class PromptBatch:
     """The prompts of one call, with an id for each. `trusted` has the answers that passed the check, by place.
 
     An id consists of the prompt's hash and its place. A model that miscounts does not produce the id of another prompt.
@@ -176,7 +176,7 @@ class Sheet:
         if not isinstance(items, list):
             raise Unusable("the answer has no list 'prompts'")
         times = Counter(map(_id, items))
-        problems = [f"there is no id {one[:SHOWN]!r}" for one in times if one not in self.ids]
+        problems = [f"there is no id {one[:MAX_SHOWN]!r}" for one in times if one not in self.ids]
         problems += [f"id {one} occurs {times[one]} times, not once" for one in self.ids if times[one] != 1]
         results: dict[int, Polished] = {}
         for item in items:
@@ -223,9 +223,9 @@ def _safe(prompt: str, clean: Polished) -> Polished:
 
 
 def _named(prompt: str, failure: object) -> str:
-    return f"{prompt[:SHOWN]!r}: {failure}"
+    return f"{prompt[:MAX_SHOWN]!r}: {failure}"
 
 
 def load(argument: str, *, device: str = "auto", server: ServerConfig = ServerConfig()) -> LanguageModel:  # noqa: B008
     """A polisher that asks the model `argument`. `device` is not used."""
-    return LanguageModel(Model(server, argument, option="--polisher openai"))
+    return LanguageModel(ChatModel(server, argument, option="--polisher openai"))

@@ -91,7 +91,7 @@ _NO_CHARACTER = re.compile("&#[0-9]{20,}")
 """Matches very long character references, for some of which `html.unescape` would raise `ValueError`."""
 
 
-def _plain(prompt: str) -> str:
+def _strip_syntax(prompt: str) -> str:
     """The prompt as one line of text without markup, weights or program options."""
     if _WORDS.fullmatch(prompt):
         return prompt
@@ -140,7 +140,7 @@ def _small(text: str) -> str:
     return small if len(small) == len(text) else text
 
 
-def _marked(text: str) -> str:
+def _mark_noise(text: str) -> str:
     """The text with a mark in place of each noise phrase."""
     for pattern, mark in ((_QUALITY, GONE), (_NOISE, CUT), (_TRENDING, CUT), (_CUT_WITH, CUT)):
         if pattern is _CUT_WITH and CUT not in text and GONE not in text:
@@ -294,13 +294,13 @@ def _joint(gaps: list[str]) -> str:
     return f" {sign} " if sign in "/+-" else f"{sign} "
 
 
-def _edited(text: str) -> str:
+def _clean_once(text: str) -> str:
     """The text after one round."""
     edited = names_alone = article = ""
     gaps: list[str] = []
     seen: set[str] = set()
     listed = medium = False
-    clauses = _clauses(_marked(text))
+    clauses = _clauses(_mark_noise(text))
     for clause, following in zip(clauses, [*clauses[1:], _END], strict=False):
         gaps.append(clause.gap)
         sides = listed + (bool(edited) and is_list(following.text, LIKELY if listed else KNOWN))
@@ -352,10 +352,10 @@ def _reason(text: str) -> str:
 
 
 def _polished(prompt: str) -> Polished:
-    plain = _plain(prompt)
-    text = _edited(plain)
+    plain = _strip_syntax(prompt)
+    text = _clean_once(plain)
     for _ in range(ROUNDS):
-        before, text = text, _edited(_plain(text))
+        before, text = text, _clean_once(_strip_syntax(text))
         if text == before:
             return Polished(text, _reason(plain))
     return Polished("", _reason(plain))

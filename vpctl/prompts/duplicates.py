@@ -26,7 +26,7 @@ def plain(text: str) -> str:
     return " ".join(spaced.split()) or folded.strip()
 
 
-FIRST = 4
+MIN_SHARED_RARE = 4
 """Minimum number of shared rare runs before two texts are compared. Prompts made from a template share most of their
 runs, and with a smaller number most of them would be compared."""
 
@@ -37,7 +37,7 @@ class NearDuplicates:
     It compares the sets of runs of two and of three consecutive words. These distinguish "a red star left of a blue
     one" from "a blue star left of a red one". The search is exact for every threshold: with a Jaccard similarity of s,
     a text of n runs shares at least s·n of them with the other text. So among any n − s·n + k of its runs, such as the
-    rarest, at least k are runs of the other text. Only texts that share `FIRST` of those are compared.
+    rarest, at least k are runs of the other text. Only texts that share `MIN_SHARED_RARE` of those are compared.
     """
 
     def __init__(self, similarity: float) -> None:
@@ -52,10 +52,10 @@ class NearDuplicates:
 
         If there is none, return an empty text, and remember the new text as `name`.
         """
-        runs = _runs(text)
+        runs = _ngrams(text)
         having = sorted((self._having.get(run, ()) for run in runs), key=len)
         least = math.ceil(self._similarity * len(runs) - 1e-9)
-        first = min(FIRST, least)
+        first = min(MIN_SHARED_RARE, least)
         common = Counter(chain.from_iterable(having[: len(runs) - least + first]))
         for other in sorted(one for one, number in common.items() if number >= first):
             shared = len(runs.intersection(self._runs[other]))
@@ -78,7 +78,7 @@ class NearDuplicates:
                 texts.append(number)
 
 
-def _runs(text: str) -> set[int]:
+def _ngrams(text: str) -> set[int]:
     """Hashes of all runs of two and of three words in a text, or of its words if there are fewer than two."""
     words = plain(text).split(" ")
     runs = {*map(hash, pairwise(words)), *map(hash, zip(words, words[1:], words[2:], strict=False))}

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import islice, pairwise
 
 from ..contracts import Polished
-from ..records import LONGEST_PROMPT
+from ..records import MAX_PROMPT_CHARS
 from . import wording as words
 from .cleaning import polish
 
@@ -22,7 +22,7 @@ MOST_LONGER, WORDS_LONGER = 1.2, 5
 """A rewrite has at most `MOST_LONGER` times the original's words plus `WORDS_LONGER`. The additional words allow for
 "a", "of" and "in the style of"."""
 
-FIRST_WORDS = 12
+MAX_CONTENT_WORDS = 12
 """Number of content words of the original that are looked for in a rewrite. Later words are often noise that the rules
 do not know."""
 
@@ -34,7 +34,7 @@ HEAD = 3
 """Number of words at the end of the first phrase. A rewrite must keep at least one of them, because a model may shorten
 names and compounds."""
 
-MOST_RIGHTED = 3
+MAX_RESPELLED = 3
 """Maximum number of words that a rewrite may spell differently from the original."""
 
 SAME = 3
@@ -166,10 +166,12 @@ def checked(original: str, rewrite: str, unsafe: str = "") -> Polished:
 
     The rules first remove noise that the model left, so that polishing the result again changes nothing.
     """
-    if len(rewrite) > LONGEST_PROMPT:
-        return Polished("", unsafe, f"too long: {len(rewrite)} characters; the maximum is {LONGEST_PROMPT}")
+    if len(rewrite) > MAX_PROMPT_CHARS:
+        return Polished("", unsafe, f"too long: {len(rewrite)} characters; the maximum is {MAX_PROMPT_CHARS}")
     text = polish([rewrite])[0].prompt
-    return Polished(text, unsafe, _too_much(original, text) or added(original, text) or lost(original, text))
+    return Polished(
+        text, unsafe, _too_much(original, text) or reason_added(original, text) or reason_lost(original, text)
+    )
 
 
 def _too_much(original: str, rewrite: str) -> str:
@@ -180,7 +182,7 @@ def _too_much(original: str, rewrite: str) -> str:
     return f"{sentences} sentences" if sentences > 1 else ""
 
 
-def added(original: str, rewrite: str) -> str:
+def reason_added(original: str, rewrite: str) -> str:
     """What a rewrite says that the original does not, as a reason to reject it; empty if it adds nothing."""
     source = _Words(_words_of(original))
     found = _words_of(rewrite)
@@ -192,26 +194,26 @@ def added(original: str, rewrite: str) -> str:
         if word.startswith("photo") and source.isdisjoint(words.WORDS_OF_MEDIA):
             continue
         righted += 1
-        if righted > MOST_RIGHTED or not _misspelt(word, replaced):
+        if righted > MAX_RESPELLED or not _within_one_edit(word, replaced):
             return f"adds {word!r}"
     return ""
 
 
-def lost(original: str, rewrite: str) -> str:
+def reason_lost(original: str, rewrite: str) -> str:
     """What the rewrite lost of the original's content, as a reason to reject it; empty if it kept enough.
 
     The cleaning rules decide which words of the original are content.
     """
     content = polish([original])[0].prompt
     clauses = [_uncredited(_words_of(clause)) for clause in _CLAUSE.split(content)]
-    wanted = list(dict.fromkeys(word for clause in clauses for word in _content(clause)))[:FIRST_WORDS]
+    wanted = list(dict.fromkeys(word for clause in clauses for word in _content(clause)))[:MAX_CONTENT_WORDS]
     if not wanted:
         return ""
     found = _Words(_words_of(rewrite))
 
     def kept(word: str) -> bool:
         same = any(word in _IMPLIED.get(one, ()) for one in found.known)
-        return same or found.has(word) or _misspelt(word, found.known)
+        return same or found.has(word) or _within_one_edit(word, found.known)
 
     parts = _words_of(content)
     missing = [word for word in wanted if not kept(word) and not found.has_parts(parts, parts.index(word))]
@@ -280,7 +282,10 @@ class _Words:
     def __init__(self, found: list[str]) -> None:
         self.known = frozenset(found)
         runs = [(start, start + size) for size in (2, 3, 4) for start in range(len(found) - size + 1)]
-        self.joined = frozenset("".join(found[start:end]) for start, end in runs)
+        joined = {"".join(found[start:end]) for start, end in runs}
+        # "r'lyeh" is also written as "r lyeh" and as "rlyeh".
+        parts = {part for word in found if "'" in word for part in (*word.split("'"), word.replace("'", ""))}
+        self.joined = frozenset(joined | parts)
         self._beginning: dict[str, list[str]] = {}
         for word in self.known | self.joined:
             for letters in _beginnings(word):
@@ -345,7 +350,7 @@ def _ending(word: str, size: int) -> str:
     return ending[1:] if ending[1:] in _BENT and ending[1:] and ending[0] == word[size - 1] else ending
 
 
-def _misspelt(word: str, others: Iterable[str]) -> bool:
+def _within_one_edit(word: str, others: Iterable[str]) -> bool:
     """Whether a long word differs by only one letter from another one. A corrected spelling is not an addition."""
     return any(
         one[:1] == word[:1] and max(len(one), len(word)) > 5 and min(len(one), len(word)) > 4 and _one_apart(one, word)

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 from .. import plugins, progress
 from ..contracts import AsyncPolisher, Polished, Polisher
 from ..errors import RecordFailed, Unusable, UserError
-from ..records import LONGEST_PROMPT, ORIGINAL, Prompt, prompt_key
+from ..records import MAX_PROMPT_CHARS, ORIGINAL_SUFFIX, Prompt, prompt_key
 from .duplicates import plain
 
 
@@ -29,7 +29,7 @@ def too_long(prompt: Prompt) -> str:
     `source_prompt` counts too: --keep-original writes it.
     """
     length = max(len(prompt["prompt"]), len(prompt.get("source_prompt", "")))
-    return f"too long: {length} characters; the maximum is {LONGEST_PROMPT}" if length > LONGEST_PROMPT else ""
+    return f"too long: {length} characters; the maximum is {MAX_PROMPT_CHARS}" if length > MAX_PROMPT_CHARS else ""
 
 
 def scored(prompts: Iterable[Prompt], scorer: Scorer, batch: int) -> Iterator[Prompt]:
@@ -54,7 +54,7 @@ def original(prompt: Prompt) -> Prompt | None:
         return None
     of_the_rewrite = ("source_prompt", "template", "rejected")
     kept = {key: value for key, value in prompt.items() if key not in of_the_rewrite}
-    return cast(Prompt, {**kept, "prompt": first, "prompt_id": prompt_key(prompt) + ORIGINAL})
+    return cast(Prompt, {**kept, "prompt": first, "prompt_id": prompt_key(prompt) + ORIGINAL_SUFFIX})
 
 
 class Polishing:
@@ -168,13 +168,13 @@ class Polishing:
 def checked(answers: Any, prompts: list[str], spec: str) -> list[Polished | RecordFailed]:
     """Return the answers of a polisher. Raises `UserError` unless there is one of the right type for each prompt."""
     if not isinstance(answers, list) or not all(isinstance(one, Polished | RecordFailed) for one in answers):
-        raise plugins.misfit("polisher", spec, answers)
+        raise plugins.contract_error("polisher", spec, answers)
     if len(answers) != len(prompts):
         results, asked = progress.plural(len(answers), "result"), progress.plural(len(prompts), "prompt")
         raise UserError(f"--polisher {spec}: gave {results} for {asked}")
     for one in answers:
         texts = [*one] if isinstance(one, Polished) else [str(one)]
         if not all(isinstance(text, str) for text in texts):
-            raise plugins.misfit("polisher", spec, one, contract="the fields of a Polished are texts")
+            raise plugins.contract_error("polisher", spec, one, contract="the fields of a Polished are texts")
         plugins.check_texts("polisher", spec, *texts)
     return answers

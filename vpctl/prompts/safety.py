@@ -34,17 +34,17 @@ class UnsafeModel:
         labels = {number: label.lower() for number, label in model.config.id2label.items()}
         self._wanted = [number for number, label in labels.items() if label in LABELS]
         several = model.config.problem_type == "multi_label_classification" or not DETOXIFY.isdisjoint(labels.values())
-        self._each_for_itself = several or len(labels) == 1
+        self._multi_label = several or len(labels) == 1
         self._model = model.to(self._device).eval()
 
     def scores(self, prompts: list[str]) -> list[float]:
         """A score in [0, 1] for each prompt."""
-        with hub.computing(self._where), torch.inference_mode():
+        with hub.compute_errors(self._where), torch.inference_mode():
             encoded = self._tokenizer(
                 prompts, padding=True, truncation=True, max_length=self._limit(), return_tensors="pt"
             )
             logits = self._model(**encoded.to(self._device)).logits.float()
-        probabilities = logits.sigmoid() if self._each_for_itself else logits.softmax(dim=-1)
+        probabilities = logits.sigmoid() if self._multi_label else logits.softmax(dim=-1)
         found: list[float] = probabilities[:, self._wanted].amax(dim=-1).tolist()
         return found
 

@@ -9,7 +9,7 @@ from scipy.special import ndtr, stdtrit
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
-DRAWN_AT_ONCE = 2_000_000
+MAX_CLUSTERS_IN_MEMORY = 2_000_000
 """Maximum number of sampled clusters in memory at once."""
 SEED = 0
 """Fixed, so that the same data always give the same interval."""
@@ -50,7 +50,7 @@ def bootstrap(values: Iterable[float], clusters: Iterable[Hashable]) -> Interval
         certain = tail ** (1 / drawn)
         return Interval(value, value * certain, 1 - (1 - value) * certain, n)
     rng = np.random.default_rng(SEED)
-    at_once = max(1, DRAWN_AT_ONCE // drawn)
+    at_once = max(1, MAX_CLUSTERS_IN_MEMORY // drawn)
     means = np.concatenate(
         [_resampled(table, rng, min(at_once, RESAMPLES - done)) for done in range(0, RESAMPLES, at_once)]
     )

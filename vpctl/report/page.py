@@ -28,7 +28,7 @@ PROMPTS_SHOWN = 48
 EXTREMES_SHOWN = 8
 SENTENCES = 3
 """Number of reports that the summary describes in full sentences. The others are counted."""
-POINTS_DRAWN = 400
+MAX_POINTS = 400
 """Maximum number of points of a curve. More would not be visible at the width of the plot."""
 SMOOTHED_OVER = 0.05
 """Window of the moving mean, as a share of a curve's points."""
@@ -51,7 +51,7 @@ LARGEST_DRAWN = 1e100
 
 Row = list[tuple[str, Image]]
 Point = tuple[float, float]
-Facts = Mapping[str, Any]
+ReportData = Mapping[str, Any]
 """A report with any additional keys."""
 
 
@@ -83,7 +83,7 @@ class Axis:
 class Contest(NamedTuple):
     """A win rate and the counts it was computed from."""
 
-    report: Facts
+    report: ReportData
     wins: int
     ties: int
     losses: int
@@ -94,11 +94,11 @@ class Table(NamedTuple):
 
     metric: str
     keys: list[str]
-    reports: list[Facts]
+    reports: list[ReportData]
     axis: Axis
 
 
-class Shown(NamedTuple):
+class PictureView(NamedTuple):
     """A picture as a data URI with its size on the page, or the reason why it is missing."""
 
     uri: str = ""
@@ -115,7 +115,7 @@ class Card(NamedTuple):
     """
 
     prompt: str
-    sides: list[tuple[str, Shown]]
+    sides: list[tuple[str, PictureView]]
     scores: dict[str, list[tuple[str, bool]]]
     change: str = ""
 
@@ -150,7 +150,7 @@ class Training(NamedTuple):
 
     label: str
     curves: list[Curve]
-    previews: list[tuple[int, Shown]]
+    previews: list[tuple[int, PictureView]]
 
 
 class Frame(NamedTuple):
@@ -211,7 +211,7 @@ def write(
     """
     run_labels = short_labels({run: run for run in runs})
     trainings = [training(run, label) for run, label in run_labels.items()]
-    facts: list[Facts] = [{**one, **{key: str(one.get(key)) for key in TEXTS if key in one}} for one in reports]
+    facts: list[ReportData] = [{**one, **{key: str(one.get(key)) for key in TEXTS if key in one}} for one in reports]
     contests = [found for one in facts if (found := contest(one))]
     prompts = list(rows)
     sources = [source for source, _ in prompts[0]] if prompts else []
@@ -245,7 +245,7 @@ def write(
     return len(gallery.missing)
 
 
-def contest(report: Facts) -> Contest | None:
+def contest(report: ReportData) -> Contest | None:
     """The contest of a win rate with counts; None for other reports and for a win rate without counts."""
     counts = [report.get(key) for key in ("wins", "ties", "losses")]
     whole = [count for count in counts if isinstance(count, int) and count >= 0]
@@ -262,12 +262,12 @@ def by_reward(contests: list[Contest]) -> dict[str, list[Contest]]:
     return groups
 
 
-def tables(reports: list[Facts]) -> list[Table]:
+def tables(reports: list[ReportData]) -> list[Table]:
     """One table for each metric, in the order of the metrics' first reports.
 
     The axis of a metric that is not a share of pairs covers its values and intervals.
     """
-    groups: dict[str, list[Facts]] = {}
+    groups: dict[str, list[ReportData]] = {}
     for report in reports:
         groups.setdefault(report["metric"], []).append(report)
     found = []
@@ -278,7 +278,7 @@ def tables(reports: list[Facts]) -> list[Table]:
     return found
 
 
-def summary(reports: list[Facts], labels: Mapping[str, str], sources: Sequence[str], prompts: int) -> list[str]:
+def summary(reports: list[ReportData], labels: Mapping[str, str], sources: Sequence[str], prompts: int) -> list[str]:
     """Sentences that summarise the reports of the first report's metric.
 
     The first `SENTENCES` reports with the same reward and aspect as the first one get a full sentence each. The other
@@ -303,7 +303,7 @@ def summary(reports: list[Facts], labels: Mapping[str, str], sources: Sequence[s
     return sentences
 
 
-def side(report: Facts) -> int:
+def side(report: ReportData) -> int:
     """1 if the whole interval is above one half, −1 if it is below, 0 if it includes one half."""
     return int(report["low"] > 0.5) - int(report["high"] < 0.5)
 
@@ -315,7 +315,7 @@ _VERDICTS = {
 }
 
 
-def _sentence(report: Facts, labels: Mapping[str, str], compared: str) -> str:
+def _sentence(report: ReportData, labels: Mapping[str, str], compared: str) -> str:
     metric, name, other = report["metric"], report["name"], report.get("baseline", "another")
     value = percent(report["value"])
     if metric == "win_rate":
@@ -367,7 +367,7 @@ class Gallery:
         self.rewards = list(dict.fromkeys(reward for _, reward in self._decided)) or list(scores)
         self._decimals = {reward: decimals(values) for reward, values in scores.items()}
         self._pictures = pictures
-        self._shown: dict[str, Shown] = {}
+        self._shown: dict[str, PictureView] = {}
 
     @property
     def total(self) -> int:
@@ -379,7 +379,7 @@ class Gallery:
         """The files of the requested pictures that cannot be opened, each with the reason."""
         return {path: one.failure for path, one in self._shown.items() if one.failure}
 
-    def _show(self, path: str) -> Shown:
+    def _show(self, path: str) -> PictureView:
         if path not in self._shown:
             self._shown[path] = shown(self._pictures, path)
         return self._shown[path]
@@ -434,7 +434,7 @@ class Gallery:
         return Card(row[0][1]["prompt"], sides, scores, change)
 
 
-def shown(pictures: Pictures, path: str) -> Shown:
+def shown(pictures: Pictures, path: str) -> PictureView:
     """Open a picture for the page.
 
     A small one is enlarged by a whole factor, without smoothing; a large one is reduced.
@@ -442,15 +442,15 @@ def shown(pictures: Pictures, path: str) -> Shown:
     try:
         picture = pictures.open(path)
     except RecordFailed as error:
-        return Shown(failure=str(error).removeprefix(f"{path}: "))
+        return PictureView(failure=str(error).removeprefix(f"{path}: "))
     longest = max(picture.size)
     if longest < ENLARGED_TO:
         scale = -(-ENLARGED_TO // longest)
-        return Shown(_uri(picture, "PNG"), picture.width * scale, picture.height * scale, pixelated=True)
+        return PictureView(_uri(picture, "PNG"), picture.width * scale, picture.height * scale, pixelated=True)
     picture.thumbnail((EMBEDDED_AT, EMBEDDED_AT))
     share = min(1.0, SHOWN_AT / max(picture.size))
     width, height = (max(1, round(one * share)) for one in picture.size)
-    return Shown(_uri(picture, "JPEG"), width, height)
+    return PictureView(_uri(picture, "JPEG"), width, height)
 
 
 def _uri(picture: PIL.Image, format: str) -> str:
@@ -467,14 +467,14 @@ def training(run: str, label: str) -> Training:
     return Training(label, curves, [(step, _preview(run, steps[step])) for step in ends])
 
 
-def _preview(run: str, file: Path) -> Shown:
+def _preview(run: str, file: Path) -> PictureView:
     """The preview grid as PNG or JPEG, whichever is smaller. PNG is smaller if there are few colours."""
     try:
         grid = Pictures([run]).open(str(file))
     except RecordFailed as error:
-        return Shown(failure=str(error))
+        return PictureView(failure=str(error))
     grid.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
-    return Shown(min(_uri(grid, "PNG"), _uri(grid, "JPEG"), key=len), *grid.size)
+    return PictureView(min(_uri(grid, "PNG"), _uri(grid, "JPEG"), key=len), *grid.size)
 
 
 def read_metrics(run: str) -> dict[str, list[Point]]:
@@ -521,7 +521,7 @@ def curve(name: str, points: list[Point]) -> Curve:
     steps = Axis(*_ends([step for step, _ in points], 0.0), FRAME.left, FRAME.right)
     values = Axis(*_ends([value for _, value in drawn], 0.05), FRAME.bottom, FRAME.top)
     line, mean = (
-        [(steps.place(step), values.place(value)) for step, value in thinned(one)]
+        [(steps.place(step), values.place(value)) for step, value in downsampled(one)]
         for one in (drawn, moving_mean(drawn))
     )
     left_out = len(points) - len(drawn)
@@ -544,11 +544,11 @@ def moving_mean(points: list[Point]) -> list[Point]:
     return means
 
 
-def thinned(points: list[Point]) -> list[Point]:
-    """At most `POINTS_DRAWN` points: the first, the last, and the lowest and highest of every stretch between them."""
-    if len(points) <= POINTS_DRAWN:
+def downsampled(points: list[Point]) -> list[Point]:
+    """At most `MAX_POINTS` points: the first, the last, and the lowest and highest of every stretch between them."""
+    if len(points) <= MAX_POINTS:
         return points
-    stretches = POINTS_DRAWN // 2 - 1
+    stretches = MAX_POINTS // 2 - 1
     kept = [points[0]]
     for index in range(stretches):
         inner = len(points) - 2
@@ -597,7 +597,7 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}\u00a0%"
 
 
-def span(report: Facts) -> str:
+def span(report: ReportData) -> str:
     """The interval in words. Shares are written as percentages."""
     shown_as = percent if report["metric"] in SHARES else number
     covers = f"{100 * report['confidence']:g}\u00a0% " if "confidence" in report else ""

@@ -17,7 +17,7 @@ def preferred(first: float, second: float) -> float:
     return 0.5 + 0.5 * ((first > second) - (first < second))
 
 
-def reported(values: Sequence[float], clusters: Sequence[str], **keys: object) -> Report:
+def mean_report(values: Sequence[float], clusters: Sequence[str], **keys: object) -> Report:
     """Return a report of the mean of `values` with its bootstrap interval. The clusters are prompts."""
     from .intervals import CONFIDENCE, bootstrap
 

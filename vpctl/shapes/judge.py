@@ -15,10 +15,10 @@ from scipy.optimize import linear_sum_assignment
 
 from .grammar import OPPOSITES, Scene, Thing, read
 from .render import PALETTE, SIZE
-from .vision import Found, View, at_its_size, look
+from .vision import Found, View, look, resized
 
 LOWEST, HIGHEST = 1.0, 5.0
-ALMOST = 4.0
+MAX_WITH_FAULT = 4.0
 """Upper limit of prompt-following for a picture with any fault. Only a picture without faults scores higher."""
 
 
@@ -31,7 +31,7 @@ class Verdict(NamedTuple):
 
 def judge(prompt: str, picture: Image.Image, aspect: str) -> Verdict:
     """The verdict on one picture. `aspect` is a key of `ASPECTS`."""
-    return ASPECTS[aspect](read(prompt), _seen(at_its_size(picture).tobytes()))
+    return ASPECTS[aspect](read(prompt), _seen(resized(picture).tobytes()))
 
 
 @lru_cache(maxsize=64)
@@ -81,7 +81,7 @@ def prompt_following(scene: Scene, view: View) -> Verdict:
             faults.append("the symbol is missing")
     if not faults:
         return Verdict(HIGHEST, "Everything the prompt names is there as it says.")
-    return _verdict(LOWEST + (ALMOST - LOWEST) * points / possible, _sentence(faults))
+    return _verdict(LOWEST + (MAX_WITH_FAULT - LOWEST) * points / possible, _sentence(faults))
 
 
 def _thing_points(thing: Thing, found: Found | None, faults: list[str]) -> float:
@@ -96,7 +96,7 @@ def _thing_points(thing: Thing, found: Found | None, faults: list[str]) -> float
     return float(found.shape == thing.shape) + right_colour
 
 
-MOST_TRIED = 3
+MAX_EXHAUSTIVE = 3
 """Number of things up to which all assignments are tried; the grammar has at most three. Among equally good
 assignments, the one with the largest things wins. For more things, this would take time and memory that grow as the
 factorial of their number."""
@@ -108,7 +108,7 @@ def _match(wanted: tuple[Thing, ...], things: tuple[Found, ...]) -> list[Found |
     The assignment maximises the number of colours and shapes that agree.
     """
     largest = sorted(things, key=lambda one: -one.area)[:5]
-    if len(wanted) > MOST_TRIED:
+    if len(wanted) > MAX_EXHAUSTIVE:
         pairs = linear_sum_assignment([[-_agreement(thing, one) for one in largest] for thing in wanted])
         chosen = dict(zip(*map(list, pairs), strict=True)) if largest else {}
         return [largest[chosen[place]] if place in chosen else None for place in range(len(wanted))]

@@ -67,7 +67,7 @@ class View:
     noise: float
 
 
-def at_its_size(picture: Image.Image) -> Image.Image:
+def resized(picture: Image.Image) -> Image.Image:
     """`picture` as RGB, scaled to the world's 32 × 32 pixels."""
     image = picture if picture.mode == "RGB" else picture.convert("RGB")
     return image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.BOX)
@@ -75,7 +75,7 @@ def at_its_size(picture: Image.Image) -> Image.Image:
 
 def look(picture: Image.Image) -> View:
     """Return what `picture` shows. A picture of another size is first scaled to 32 × 32 pixels."""
-    pixels = np.asarray(at_its_size(picture), np.float32)
+    pixels = np.asarray(resized(picture), np.float32)
     border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
     ground = np.median(border, axis=0).astype(np.float32)
     background = _nearest(ground)

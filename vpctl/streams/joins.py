@@ -11,7 +11,7 @@ from sys import intern
 from typing import NamedTuple, TypeVar
 
 from ..errors import UserError
-from ..records import ORIGINAL, Image, Judgement, Pair, prompt_key
+from ..records import ORIGINAL_SUFFIX, Image, Judgement, Pair, prompt_key
 
 Record = TypeVar("Record", Image, Judgement, Pair)
 Located = Iterable[tuple[str, Record]]
@@ -30,7 +30,7 @@ class _Picture(NamedTuple):
     where: str
 
 
-class Joined:
+class ConsistencyChecker:
     """Checks records against the records read before, from one input or from several joined inputs.
 
     `max_pictures` limits the pictures of one prompt, because the number of pairs grows with the square; 0 means no
@@ -115,7 +115,7 @@ class Joined:
         split = record.get("split") or self._unsaid
         if not self._parts or not split:
             return
-        part, there = self._splits.setdefault(prompt_id.removesuffix(ORIGINAL), (intern(split), where))
+        part, there = self._splits.setdefault(prompt_id.removesuffix(ORIGINAL_SUFFIX), (intern(split), where))
         if part != split:
             raise UserError(
                 f"{where}: prompt_id {prompt_id!r} is in split {split!r} here and in {part!r} at {there}; a prompt in "

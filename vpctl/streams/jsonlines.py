@@ -14,9 +14,9 @@ import orjson
 
 from ..errors import UserError
 
-LONGEST_LINE = 1 << 26
+MAX_LINE_BYTES = 1 << 26
 """Maximum length of a line in bytes. Without it, a file without newlines would fill the memory."""
-DEEPEST = 200
+MAX_DEPTH = 200
 """Maximum nesting of lists and objects. orjson reads 1024 levels but writes only 254."""
 NOT_UTF_8 = "not UTF-8 text; convert the file first, e.g. with iconv"
 
@@ -56,7 +56,7 @@ def parse(line: bytes, where: str) -> Any:
     """Return the value of a line of JSON. Integers of any size are exact.
 
     Raises `UserError`, which begins with `where`, if the line is not JSON (NaN and Infinity are not), or if it is
-    nested more than `DEEPEST` levels deep.
+    nested more than `MAX_DEPTH` levels deep.
     """
     try:
         value = orjson.loads(line)
@@ -65,8 +65,8 @@ def parse(line: bytes, where: str) -> Any:
         raise UserError(f"{where}: {_what_is_wrong(line, error, 'FILE' if name == 'stdin' else name)}") from None
     if _LONG_NUMBER.search(line):
         value = json.loads(line)
-    if line.count(b"[") + line.count(b"{") > DEEPEST and depth(value) > DEEPEST:
-        raise UserError(f"{where}: is nested more than {DEEPEST} levels deep")
+    if line.count(b"[") + line.count(b"{") > MAX_DEPTH and depth(value) > MAX_DEPTH:
+        raise UserError(f"{where}: is nested more than {MAX_DEPTH} levels deep")
     return value
 
 
@@ -106,7 +106,7 @@ def dump(record: Mapping[str, object]) -> bytes:
         return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
-def foreign(name: str, beginning: bytes) -> str:
+def foreign_format(name: str, beginning: bytes) -> str:
     """What other format a file has, judged by its name and first line, and how to convert it.
 
     Empty if neither the name nor the line shows another format.

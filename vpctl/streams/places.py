@@ -14,7 +14,7 @@ from ..errors import UserError, os_reason
 STDIN, STDOUT, STDERR = 0, 1, 2
 _STANDARD = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 _kept = STDOUT
-"""The descriptor of the real standard output; see `own_stdout`."""
+"""The descriptor of the real standard output; see `reserved_stdout`."""
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 
 
@@ -23,7 +23,7 @@ def folder_of(target: str) -> str:
     return os.getcwd() if is_stream(target) else os.path.dirname(os.path.abspath(target))
 
 
-def place_of(source: str) -> str:
+def absolute_path(source: str) -> str:
     """The absolute path of a file; ``-`` for a stream, because the shell may name a stream differently each time."""
     return "-" if is_stream(source) else os.path.abspath(source)
 
@@ -85,7 +85,7 @@ def descriptor(target: str, standard: int) -> int | None:
 
 
 @contextmanager
-def own_stdout() -> Iterator[None]:
+def reserved_stdout() -> Iterator[None]:
     """Reserve standard output for records while the context is active.
 
     Whatever a library prints, also from C code, goes to stderr.
@@ -108,7 +108,7 @@ def own_stdout() -> Iterator[None]:
         _kept = STDOUT
 
 
-def goes_to_a_pipe() -> bool:
+def stdout_is_pipe() -> bool:
     """Whether standard output is a pipe, so that another command reads it."""
     try:
         return stat.S_ISFIFO(os.fstat(_kept).st_mode)

@@ -35,7 +35,7 @@ def records_of(lines: Lines, kind: type[R], base: str, misfit: Callable[[R], str
     """Yield the record of each line with its place. File names in the records are relative to `base`."""
     with closing(lines):
         for where, line in lines:
-            record = parsed(line, kind, where, base)
+            record = parse_record(line, kind, where, base)
             if reason := misfit(record):
                 raise UserError(f"{where}: {reason}")
             yield where, record
@@ -74,7 +74,7 @@ def _plain(line: bytes, where: str, source: str, *, first: bool) -> Prompt:
 
 def _record_of(line: bytes, where: str, source: str) -> Prompt:
     try:
-        return parsed(line, Prompt, where, folder_of(source))
+        return parse_record(line, Prompt, where, folder_of(source))
     except UserError as error:
         if line.lstrip().startswith((b"{", b"[")) or source.endswith((".jsonl", ".json")):
             raise
@@ -100,12 +100,12 @@ def numbered_lines(source: str) -> Lines:
 def _numbered(opened: BinaryIO, name: str) -> Lines:
     with opened as file:
         try:
-            for number, line in enumerate(iter(lambda: file.readline(jsonlines.LONGEST_LINE), b""), 1):
+            for number, line in enumerate(iter(lambda: file.readline(jsonlines.MAX_LINE_BYTES), b""), 1):
                 text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-                if number == 1 and (reason := jsonlines.foreign(name, line)):
+                if number == 1 and (reason := jsonlines.foreign_format(name, line)):
                     raise UserError(f"{name}: {reason}")
-                if len(line) == jsonlines.LONGEST_LINE:
-                    most = jsonlines.LONGEST_LINE >> 20
+                if len(line) == jsonlines.MAX_LINE_BYTES:
+                    most = jsonlines.MAX_LINE_BYTES >> 20
                     raise UserError(f"{name}:{number}: is longer than {most} MiB; is this a file of lines?")
                 if text and not text.isspace():
                     yield f"{name}:{number}", text
@@ -127,7 +127,7 @@ def _name(source: str) -> str:
     return "stdin" if source == "-" else source
 
 
-def parsed(line: bytes, kind: type[R], where: str, base: str) -> R:
+def parse_record(line: bytes, kind: type[R], where: str, base: str) -> R:
     """Return the record in one line. Raises `UserError`, which begins with `where`, if it is not a valid record."""
     known = check(jsonlines.parse(line, where), kind, where)
     rename(known, lambda name: os.path.normpath(os.path.join(base, name)))

@@ -15,7 +15,7 @@ from ..records import of_another_kind
 from . import jsonlines
 from .names import relative
 from .places import folder_of, is_stream, output_name, output_stream
-from .reading import numbered_lines, parsed, records_of
+from .reading import numbered_lines, parse_record, records_of
 
 R = TypeVar("R", bound=Mapping[str, object])
 
@@ -55,7 +55,7 @@ class Out:
         ended = ((where, line) for where, line in numbered_lines(target) if line.endswith(b"\n"))
         known = records_of(ended, kind, self._base, partial(of_another_kind, kind))
         self._claimed = {key(record) for _, record in known}
-        if last := _mended(self._file, kind, target):
+        if last := _repair_tail(self._file, kind, target):
             self._claimed.add(key(last))
         self._claimed.discard("")
         self.resumed = len(self._claimed)
@@ -115,7 +115,7 @@ class Replacement:
             raise UserError(f"{target}: is read by this command; name another file with --out")
         if os.path.isdir(self._place):
             raise UserError(_is_a_folder(target))
-        if _is_precious(self._place):
+        if _is_not_records(self._place):
             raise UserError(f"{target}: holds something other than records; name another file with --out")
         self._part = os.path.join(os.path.dirname(self._place), f".{os.path.basename(self._place)}.part")
         self._file = _locked(self._part, os.O_WRONLY | os.O_CREAT, target)
@@ -145,7 +145,7 @@ class Replacement:
             raise Interrupted(f"interrupted; {self.target} is written at the end only, so nothing was written")
 
 
-def _is_precious(path: str) -> bool:
+def _is_not_records(path: str) -> bool:
     """Whether a file exists that does not begin like JSON Lines: it must not be replaced by records."""
     try:
         with open(path, "rb") as file:
@@ -156,7 +156,7 @@ def _is_precious(path: str) -> bool:
 
 
 def _check_suffix(target: str) -> None:
-    if jsonlines.foreign(target, b""):
+    if jsonlines.foreign_format(target, b""):
         raise UserError(f"{target}: vpctl writes JSON Lines; name a .jsonl file")
 
 
@@ -194,7 +194,7 @@ def _is_a_folder(target: str) -> str:
     return f"{target}: is a folder; name a file in it, such as {os.path.join(target, 'out.jsonl')}"
 
 
-def _mended(file: int, kind: type[R], target: str) -> R | None:
+def _repair_tail(file: int, kind: type[R], target: str) -> R | None:
     """Repair the end of a file, and return the record of an unfinished last line if it is complete.
 
     A complete record without a newline gets one. A torn record, as a killed run leaves it, is cut off, and None is
@@ -212,7 +212,7 @@ def _mended(file: int, kind: type[R], target: str) -> R | None:
             raise UserError(f"{target}: does not end with a record; name another file with --out") from None
         os.ftruncate(file, start)
         return None
-    record = parsed(tail, kind, f"{target}, last line", folder_of(target))
+    record = parse_record(tail, kind, f"{target}, last line", folder_of(target))
     _write_all(file, b"\n", target, "")
     return record
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..configs import RewardModelConfig
 from ..flow import ahead
 from ..models.reward import RewardModel
-from ..models.tensors import fits
+from ..models.tensors import same_layout
 from .loop import Algorithm
 from .run import optimizer_step, random_state, restore_optimizer, restore_random_state
 
@@ -224,7 +224,7 @@ class BradleyTerry(Algorithm):
         if self._order.sort().values.tolist() != list(range(len(self._groups))):
             raise ValueError("an order of other prompts")
         best = self._best
-        if not best["loss"] <= math.inf or (best["weights"] and not fits(best["weights"], state["model"])):
+        if not best["loss"] <= math.inf or (best["weights"] and not same_layout(best["weights"], state["model"])):
             raise ValueError("weights of another model")
         self._model.load_state_dict(state["model"])
         restore_optimizer(self._optimizer, state["optimizer"])

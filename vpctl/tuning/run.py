@@ -34,7 +34,7 @@ from ..errors import Interrupted, UserError, os_reason
 from ..images.pictures import save as save_picture
 from ..models.devices import World
 from ..records import digest
-from ..streams.whole import sync, atomic_write
+from ..streams.whole import atomic_write, sync
 from . import folder as contents
 from .board import Board
 from .folder import CHECKPOINT, ENDED, METRICS, PARTS, RESULTS, RUN_FILE
@@ -308,7 +308,10 @@ class Run:
         file = self.folder / CHECKPOINT
         with self._writing(file):
             sync(str(self.folder / METRICS))  # a checkpoint has all metrics before it
-            with atomic_write(str(file), synced=True) as part, open(part, "wb") as opened:  # torch tells why a write failed
+            with (
+                atomic_write(str(file), synced=True) as part,
+                open(part, "wb") as opened,
+            ):  # torch tells why a write failed
                 torch.save(state, opened)
             sync(str(self.folder))
 

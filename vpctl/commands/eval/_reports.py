@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, cast
 
 from ... import progress
-from ...errors import GateNotMet, OutputClosed
+from ...errors import GateFailed, OutputClosed
 from ...options import option
 from ...records import Image, Report
 from ...streams.writing import Replacement
@@ -83,7 +83,7 @@ def write_page(
 
 
 def gate(reports: list[Report], fail_under: float | None) -> None:
-    """Raise `GateNotMet` if the lower end of any interval is below the gate."""
+    """Raise `GateFailed` if the lower end of any interval is below the gate."""
     under = [report for report in reports if fail_under is not None and not report["low"] >= fail_under]
     for report in under:
         facts = cast(Mapping[str, object], report)
@@ -92,4 +92,4 @@ def gate(reports: list[Report], fail_under: float | None) -> None:
             f"{what}: the lower end of the interval, {report['low']:.3f}, is below the gate of {fail_under:g}"
         )
     if under:
-        raise GateNotMet
+        raise GateFailed

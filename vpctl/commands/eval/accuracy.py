@@ -8,8 +8,8 @@ from ...errors import UserError
 from ...images.folders import Folders
 from ...options import STDIO, BatchSize, Device, Pairs, Roots, Whole, option, plugin
 from ...records import Pair, prompt_key
-from ...report.statistics import preferred, reported
-from ...streams.joins import Joined
+from ...report.statistics import mean_report, preferred
+from ...streams.joins import ConsistencyChecker
 from ...streams.places import folder_of
 from ...streams.reading import located
 from ...streams.writing import Replacement
@@ -62,7 +62,7 @@ def accuracy(
     """
     specs = [plugins.check("reward", spec) for spec in reward or ["shapes"]]
     check_page(html, [pairs, out])
-    joined = Joined().pairs(located(pairs, Pair))
+    joined = ConsistencyChecker().pairs(located(pairs, Pair))
     wanted = [pair for pair in joined if not split or pair.get("split") == split]
     if not wanted:
         raise UserError(f"{pairs}: there are no pairs" + (f" of split {split!r}" if split else ""))
@@ -72,15 +72,15 @@ def accuracy(
     Folders([folder_of(pairs), *(root or [])]).check(path for _, path in asked)
     with Replacement(out, [pairs]) as sink:
         from ...images.pictures import Pictures
-        from ...models.scoring import loaded, scored
+        from ...models.scoring import compute_scores, load_batches
 
         records = [{"prompt": prompt, "file_name": path} for prompt, path in asked]
         rewards = {spec: plugins.load("reward", spec, device=device) for spec in dict.fromkeys(specs)}
         pictures = Pictures([folder_of(pairs), *(root or [])])
         scores: dict[tuple[str, str], dict[str, float]] = {}
         with progress.Counter("pictures", len(records)) as counter:
-            for some in loaded(records, pictures.open, most=batch):
-                for record, by_reward in some.with_scores(scored(rewards, some.pictures, some.prompts)):
+            for some in load_batches(records, pictures.open, most=batch):
+                for record, by_reward in some.with_scores(compute_scores(rewards, some.pictures, some.prompts)):
                     scores[record["prompt"], record["file_name"]] = by_reward
                 if some.failures:
                     raise UserError(str(some.failures[0]))
@@ -94,7 +94,7 @@ def accuracy(
                 )
                 for pair in wanted
             ]
-            reports.append(reported(values, [*map(prompt_key, wanted)], name=name, metric="accuracy"))
+            reports.append(mean_report(values, [*map(prompt_key, wanted)], name=name, metric="accuracy"))
         publish(reports, sink, title=f"Accuracy on {progress.plural(len(wanted), 'pair')}")
     write_page(html, title="Accuracy of rewards", reports=reports)
     gate(reports, fail_under)

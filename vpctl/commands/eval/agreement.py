@@ -6,11 +6,11 @@ from itertools import chain, combinations
 from typing import Annotated
 
 from ...errors import UserError
-from ...judging.preferences import Preferences, Scale, latest
+from ...judging.preferences import Preferences, Scale, without_replaced
 from ...options import STDIO, MaxPictures, Whole, argument
 from ...records import Judgement, Report
-from ...report.statistics import preferred, reported
-from ...streams.joins import Joined, once
+from ...report.statistics import mean_report, preferred
+from ...streams.joins import ConsistencyChecker, once
 from ...streams.reading import located
 from ...streams.writing import Replacement
 from ._reports import FailUnder, Html, check_page, gate, publish, write_page
@@ -44,10 +44,10 @@ def agreement(
     """
     check_page(html, [*judgements, out])
     once(judgements)
-    joined = Joined(max_pictures=max_pictures, parts=False)
+    joined = ConsistencyChecker(max_pictures=max_pictures, parts=False)
     records = joined.judgements(chain.from_iterable(located(source, Judgement) for source in judgements))
     said: dict[str, dict[tuple[str, str], Preferences]] = defaultdict(lambda: defaultdict(Preferences))
-    for judgement in latest(records, Counter()):
+    for judgement in without_replaced(records, Counter()):
         if "refused" not in judgement and "failed" not in judgement:
             place = said[judgement["annotator"]][judgement["prompt_id"], judgement["aspect"]]
             place.add(judgement, Scale(0, 1))
@@ -89,6 +89,6 @@ def agreements(
                 found[aspect].append((float(sides[0] == sides[1]), prompt))
     for aspect in sorted(found):
         values, clusters = zip(*found[aspect], strict=True)
-        yield reported(
+        yield mean_report(
             values, clusters, name=name, baseline=baseline, metric="agreement", aspect=aspect, ties=ties[aspect]
         )

@@ -9,8 +9,8 @@ from ... import progress
 from ...errors import SomeFailed, UserError
 from ...options import STDIO, Roots, Whole, argument, option
 from ...records import Image, Report, prompt_key
-from ...report.statistics import preferred, reported
-from ...streams.joins import Joined, once
+from ...report.statistics import mean_report, preferred
+from ...streams.joins import ConsistencyChecker, once
 from ...streams.places import folder_of, short_labels
 from ...streams.reading import located, read
 from ...streams.writing import Replacement
@@ -79,7 +79,9 @@ def compare(
             raise UserError(f"{name} {shown[0]}: is shown on the page; name the page with --html")
     check_page(html, [base, *tuned, *(report or []), out], runs=run or [])
     once(tuned)
-    sides = {source: by_prompt(Joined(parts=False).images(located(source, Image))) for source in (base, *tuned)}
+    sides = {
+        source: by_prompt(ConsistencyChecker(parts=False).images(located(source, Image))) for source in (base, *tuned)
+    }
     for source, images in sides.items():
         if not images:
             raise UserError(f"{source}: there are no pictures")
@@ -143,7 +145,7 @@ def compared(
         raise UserError(f"{source}: none of its pictures has a counterpart in {against}")
     outcomes = {"wins": values.count(1.0), "ties": values.count(0.5), "losses": values.count(0.0)}
     means = {name: total / len(values) for name, total in totals.items()}
-    return reported(
+    return mean_report(
         values, clusters, name=source, baseline=against, metric="win_rate", reward=reward, **outcomes, **means
     )
 

@@ -7,12 +7,12 @@ from itertools import chain
 from typing import Annotated
 
 from ...errors import OutputClosed, UserError
-from ...judging.preferences import latest
-from ...judging.quality import LEVELS, KindOfJudgement, Quality, Series, measured, on_levels, summarise
+from ...judging.preferences import without_replaced
+from ...judging.quality import LEVELS, KindOfJudgement, Quality, Series, measure_quality, on_levels, print_tables
 from ...options import STDIO, MaxPictures, Whole, argument
 from ...records import Judgement, Report
-from ...report.statistics import preferred, reported
-from ...streams.joins import Joined, once
+from ...report.statistics import mean_report, preferred
+from ...streams.joins import ConsistencyChecker, once
 from ...streams.reading import located
 from ...streams.writing import Replacement
 
@@ -46,15 +46,15 @@ def judgements(
             | jq -r 'select(.metric == "flips") | [.aspect, .value] | @tsv'
     """
     once(files)
-    joined = Joined(max_pictures=max_pictures, parts=False)
+    joined = ConsistencyChecker(max_pictures=max_pictures, parts=False)
     records = joined.judgements(chain.from_iterable(located(source, Judgement) for source in files))
-    found = measured(latest(records, Counter()))
+    found = measure_quality(without_replaced(records, Counter()))
     if not found:
         raise UserError(f"{files[0]}: there are no judgements")
     with Replacement(out, files) as sink, contextlib.suppress(OutputClosed):
         for report in reports(found):
             sink.write(report)
-    summarise(found)
+    print_tables(found)
 
 
 def reports(found: Mapping[KindOfJudgement, Quality]) -> Iterator[Report]:
@@ -72,7 +72,7 @@ def reports(found: Mapping[KindOfJudgement, Quality]) -> Iterator[Report]:
             shares += [(_at(level, quality.scores), {"metric": "level", "level": level}) for level in LEVELS]
         for series, keys in shares:
             if series.values:
-                yield reported(series.values, series.prompts, **what, **keys)
+                yield mean_report(series.values, series.prompts, **what, **keys)
 
 
 def _first_preferred(slots: Series) -> Series:

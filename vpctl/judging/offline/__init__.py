@@ -16,9 +16,9 @@ from ...flow import StopSignal
 from ...streams.places import hidden_beside
 from ...streams.writing import Out
 from ..plan import Group, Plan
-from ..run import Desk, Tally
-from .asked import Stubs
-from .file import Exchange
+from ..run import JudgingContext, Tally
+from .asked import StubFile
+from .file import BatchFileRun
 from .journal import STUBS, Journal
 from .results import Reader
 from .server import BatchRun
@@ -27,7 +27,7 @@ from .server import BatchRun
 def judge(
     groups: Iterator[Group],
     plan: Plan,
-    desk: Desk,
+    context: JudgingContext,
     tally: Tally,
     config: ServerConfig,
     out: Out,
@@ -42,17 +42,19 @@ def judge(
     With `retry`, requests that the server has rejected twice are submitted again. Raises `UserError` if the annotator
     cannot be asked by batch.
     """
-    annotator = asked_by_batch(desk)
-    reader = Reader(desk, annotator, tally, mending=not file, at_once=config.concurrency)
+    annotator = as_offline_annotator(context)
+    reader = Reader(context, annotator, tally, mending=not file, at_once=config.concurrency)
 
-    async def work(brake: StopSignal) -> None:
+    async def work(stop_signal: StopSignal) -> None:
         if file:
-            await Exchange(desk, annotator, tally, out, reader, file, brake).work(groups, plan)
+            await BatchFileRun(context, annotator, tally, out, reader, file, stop_signal).work(groups, plan)
             return
-        journal = Journal(folder(out.target))
+        journal = Journal(batch_folder(out.target))
         try:
-            async with annotator.running(brake):
-                await BatchRun(desk, annotator, tally, out, reader, journal, brake).work(groups, plan, retry=retry)
+            async with annotator.running(stop_signal):
+                await BatchRun(context, annotator, tally, out, reader, journal, stop_signal).work(
+                    groups, plan, retry=retry
+                )
         finally:
             journal.close()
 
@@ -60,7 +62,7 @@ def judge(
         flow.run(work, max_time=config.max_time)
     finally:
         spent = annotator.model.engine.budget.spent
-        more = "; ".join(text for text in (tally.told(), f"{spent:.4f} USD" if spent else "") if text)
+        more = "; ".join(text for text in (tally.summary(), f"{spent:.4f} USD" if spent else "") if text)
         progress.finished(
             progress.plural(reader.judgements, "judgement"),
             out.target,
@@ -70,36 +72,36 @@ def judge(
         )
 
 
-def asked_by_batch(desk: Desk) -> OfflineAnnotator:
+def as_offline_annotator(context: JudgingContext) -> OfflineAnnotator:
     """The annotator as an `OfflineAnnotator`. Raises `UserError` if it does not support batches."""
-    if OfflineAnnotator not in type(desk.annotator).__mro__:  # refuses a user's own, which nothing would check here
-        raise UserError(f"--annotator {desk.name}: does not support batches; use openai:MODEL")
-    return cast(OfflineAnnotator, desk.annotator)
+    if OfflineAnnotator not in type(context.annotator).__mro__:  # refuses a user's own, which nothing would check here
+        raise UserError(f"--annotator {context.name}: does not support batches; use openai:MODEL")
+    return cast(OfflineAnnotator, context.annotator)
 
 
-def price_share(desk: Desk) -> float:
+def batch_price_fraction(context: JudgingContext) -> float:
     """The fraction of the live price that a batch costs. Raises `UserError` if batches are not supported."""
-    share: float = asked_by_batch(desk).model.engine.batch_share
+    share: float = as_offline_annotator(context).model.engine.batch_share
     return share
 
 
-def leave_out(out: str, claim: Callable[[str], bool]) -> int:
+def claim_pending(out: str, claim: Callable[[str], bool]) -> int:
     """Claim the judgements that the pending batches of an output will bring, so that they are not asked for twice.
 
     Returns the number of requests in these batches.
     """
-    if not os.path.isdir(folder(out)):
+    if not os.path.isdir(batch_folder(out)):
         return 0
-    journal = Journal(folder(out))
+    journal = Journal(batch_folder(out))
     jobs = [job for job in journal.jobs.values() if not job.state]
     for job in jobs:
-        for stub in Stubs(journal.path(job.tag, STUBS)):
-            for key in stub.call.fresh:
+        for stub in StubFile(journal.path(job.tag, STUBS)):
+            for key in stub.call.pending_keys:
                 claim(key)
     journal.close()
     return sum(job.requests for job in jobs)
 
 
-def folder(out: str) -> str:
+def batch_folder(out: str) -> str:
     """The hidden folder beside an output that holds its batches."""
     return hidden_beside(out, "batches")

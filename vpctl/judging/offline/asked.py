@@ -39,8 +39,8 @@ class Stub(NamedTuple):
 
     @property
     def id(self) -> str:
-        """The name of the request in its batch. See `named`."""
-        return named(self.call)
+        """The name of the request in its batch. See `request_name`."""
+        return request_name(self.call)
 
     @property
     def prompt(self) -> str:
@@ -54,7 +54,7 @@ class Stub(NamedTuple):
         return [judgement["file_names"][place] for place in judgement["order"]]
 
 
-def named(call: Call) -> str:
+def request_name(call: Call) -> str:
     """The name of a call's request: the judgement's key, or a digest of the keys if there are several judgements.
 
     The same call has the same name in every run.
@@ -63,25 +63,25 @@ def named(call: Call) -> str:
     return keys[0] if len(keys) == 1 else digest(keys)
 
 
-def line_of(name: str, body: bytes) -> bytes:
+def request_line(name: str, body: bytes) -> bytes:
     """A request as a line of a batch file. `name` becomes the ``custom_id``."""
     head = orjson.dumps({"custom_id": name, "method": "POST", "url": PATH})
     return head[:-1] + b',"body":' + body + b"}\n"
 
 
-def name_in(line: bytes) -> str:
-    """The name in a line that `line_of` made."""
+def parse_name(line: bytes) -> str:
+    """The name in a line that `request_line` made."""
     return line[:100].split(b'"')[3].decode()
 
 
-def said(request: Request) -> str:
+def request_hash(request: Request) -> str:
     """A hash of the content of a request. It does not depend on the dialect of the server."""
     parts = [request.system.encode(), *request.parts, orjson.dumps(request.schema)]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
-class Packer:
-    """Writes a file of requests and a file of stubs. `seal` puts both in place; until then they have temporary names.
+class BatchFileWriter:
+    """Writes a file of requests and a file of stubs. `commit` puts both in place; until then they have temporary names.
 
     `at` is the length of the output in bytes: records before it are not answers to these requests. `dialect` is the
     dialect of the requests. Both are in the first line of the stubs.
@@ -106,7 +106,7 @@ class Packer:
             "id": stub.id,
             "of": self._kinds[call.kind],
             "judgements": [relative(judgement, self._base) for judgement in call.judgements],
-            "fresh": sorted(call.fresh),
+            "fresh": sorted(call.pending_keys),
             "estimate": list(stub.estimate),
             "asked": stub.asked,
         }
@@ -119,7 +119,7 @@ class Packer:
         """Whether the file with one more request is within the limits of the server."""
         return self.count < MOST_REQUESTS and self.bytes + len(line) <= MOST_BYTES
 
-    def seal(self) -> None:
+    def commit(self) -> None:
         """Sync both files to the disk and give them their names.
 
         The last line of the stubs has the length of the file of requests. Raises `UserError` if a file cannot be
@@ -164,10 +164,10 @@ def _failed(path: str, error: OSError) -> UserError:
     return UserError(f"{path}: {os_reason(error)}; run the same command again to resume")
 
 
-class Stubs:
+class StubFile:
     """The stubs in a file, read from disk one at a time. Without a path there are none.
 
-    `at` and `dialect` are those that the `Packer` was given. `bytes` is the length of the file of requests.
+    `at` and `dialect` are those that the `BatchFileWriter` was given. `bytes` is the length of the file of requests.
     """
 
     def __init__(self, path: str) -> None:

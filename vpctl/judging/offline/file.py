@@ -12,9 +12,9 @@ from ...flow import StopSignal
 from ...streams.places import hidden_beside
 from ...streams.writing import Out
 from ..plan import Group, Plan
-from ..run import Desk, Tally
+from ..run import JudgingContext, Tally
 from . import packing
-from .asked import PART, Packer, Stubs, name_in
+from .asked import PART, BatchFileWriter, StubFile, parse_name
 from .results import Reader, since
 
 
@@ -24,14 +24,21 @@ def results_of(requests: str) -> str:
     return f"{stem}.out{ending}"
 
 
-class Exchange:
+class BatchFileRun:
     """One run over a file of requests and the file of their results."""
 
     def __init__(
-        self, desk: Desk, judge: OfflineAnnotator, tally: Tally, out: Out, reader: Reader, requests: str, brake: StopSignal
+        self,
+        context: JudgingContext,
+        judge: OfflineAnnotator,
+        tally: Tally,
+        out: Out,
+        reader: Reader,
+        requests: str,
+        stop_signal: StopSignal,
     ) -> None:
-        self._desk, self._judge, self._tally, self._out = desk, judge, tally, out
-        self._reader, self._brake = reader, brake
+        self._context, self._judge, self._tally, self._out = context, judge, tally, out
+        self._reader, self._stop_signal = reader, stop_signal
         self._requests, self._results = requests, results_of(requests)
         self._stubs = hidden_beside(requests, "stubs")
         if not self._stubs or os.path.isdir(requests):
@@ -47,7 +54,9 @@ class Exchange:
         model.speak(used)
         if asked and os.path.exists(self._results):
             there = since(self._out.target, left.at)
-            await self._reader.read(left, [self._results], there, reserved=0.0, used=used, brake=self._brake)
+            await self._reader.read(
+                left, [self._results], there, reserved=0.0, used=used, stop_signal=self._stop_signal
+            )
             self._out.sync()
             self._tell(len(left))
             if self._reader.hopeless:
@@ -56,27 +65,27 @@ class Exchange:
             left.drop(*left.names())  # these requests are written again
         for stub in left:
             model.engine.budget.hold(packing.dollars(self._judge, stub))
-            for key in stub.call.fresh:
-                self._desk.claim(key)
+            for key in stub.call.pending_keys:
+                self._context.claim(key)
         await self._pack(groups, plan, left, asked)
 
-    def _left(self) -> Stubs:
+    def _left(self) -> StubFile:
         """The stubs of the existing file of requests.
 
-        If a run was killed in `Packer.seal`, the stubs are in place and the requests are not. They are put in place
-        here.
+        If a run was killed in `BatchFileWriter.commit`, the stubs are in place and the requests are not. They are put
+        in place here.
         """
-        left = Stubs(self._stubs if os.path.exists(self._stubs) else "")
+        left = StubFile(self._stubs if os.path.exists(self._stubs) else "")
         part = self._requests + PART
         if left and os.path.exists(part) and os.path.getsize(part) == left.bytes:
             os.replace(part, self._requests)
         return left
 
-    async def _pack(self, groups: Iterator[Group], plan: Plan, left: Stubs, asked: int) -> None:
+    async def _pack(self, groups: Iterator[Group], plan: Plan, left: StubFile, asked: int) -> None:
         budget = self._judge.model.engine.budget
-        packer: Packer | None = None
+        packer: BatchFileWriter | None = None
         new, why = 0, ""
-        requests = packing.requests(groups, plan, self._desk, self._judge, self._tally, self._brake)
+        requests = packing.requests(groups, plan, self._context, self._judge, self._tally, self._stop_signal)
         try:
             async with aclosing(requests) as packed:
                 async for line, stub in packed:
@@ -88,11 +97,11 @@ class Exchange:
                     budget.hold(dollars)
                     budget.requests += 1
                     new += 1
-            self._brake.check()
+            self._stop_signal.check()
             if left and len(left) < asked:
                 packer = packer or self._again(left)
             if packer:
-                packer.seal()
+                packer.commit()
         except BaseException:
             if packer:
                 packer.discard()
@@ -106,7 +115,7 @@ class Exchange:
         else:
             self._end()
         if why:
-            self._brake.pull(why)
+            self._stop_signal.stop(why)
 
     def _end(self) -> None:
         progress.note("nothing is left to ask")
@@ -114,14 +123,14 @@ class Exchange:
             if os.path.exists(path):
                 os.unlink(path)
 
-    def _again(self, left: Stubs) -> Packer:
+    def _again(self, left: StubFile) -> BatchFileWriter:
         """A packer for a new file, which begins with the existing requests that have no answer."""
         dialect = self._judge.model.dialect
-        packer = Packer(self._requests, self._stubs, at=os.path.getsize(self._out.target), dialect=dialect)
+        packer = BatchFileWriter(self._requests, self._stubs, at=os.path.getsize(self._out.target), dialect=dialect)
         if left:
             with open(self._requests, "rb") as file:
                 for line in file:
-                    name = name_in(line)
+                    name = parse_name(line)
                     if name in left and line.endswith(b"\n"):
                         packer.add(line, left[name])
         return packer

@@ -76,9 +76,9 @@ class Journal:
 
     def add(self, requests: int, tag: str, **what: Any) -> PendingBatch:
         """Record a new batch."""
-        return self.note(tag, requests=requests, time=time.time(), **what)
+        return self.update(tag, requests=requests, time=time.time(), **what)
 
-    def note(self, tag: str, **what: Any) -> PendingBatch:
+    def update(self, tag: str, **what: Any) -> PendingBatch:
         """Record new facts about a batch, and return it."""
         self._write({"batch": tag, **what})
         return self.jobs[tag]
@@ -109,7 +109,7 @@ class Journal:
         """The path of one of a batch's files. `kind` is one of `REQUESTS`, `STUBS`, `ANSWERS` and `ERRORS`."""
         return os.path.join(self.folder, f"{tag}.{kind}.jsonl")
 
-    def tidy(self) -> None:
+    def remove_stale_files(self) -> None:
         """Remove the files that are no longer needed, and unfinished files of killed runs."""
         needed = {_NAME}
         for job in self.jobs.values():

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 import orjson
 
 from ...api.answers import loads
-from ...api.chat import Dialect, plainest, simpler
-from ...api.engine import POLICY, SHOWN, passes, policy, tokens
+from ...api.chat import Dialect, common_dialect, fallback_dialect
+from ...api.engine import POLICY, SHOWN, is_policy_refusal, is_transient, reported_tokens
 from ...contracts import OfflineAnnotator, Question, Verdicts
 from ...errors import RecordFailed, Refused, Stopped, Unusable, UserError
 from ...flow import StopSignal
 from ...records import Judgement, judgement_key
-from ..answers import judged, unjudged
-from ..run import Desk, Tally, tallied
-from .asked import Stub, Stubs, said
+from ..answers import scored_judgements, unscored_judgements
+from ..run import JudgingContext, Tally, count_fresh
+from .asked import Stub, StubFile, request_hash
 
 
 class Result(NamedTuple):
@@ -41,7 +41,7 @@ class Result(NamedTuple):
         return " ".join(str(self.error.get("message") or self.code or "no reason").split())[:SHOWN]
 
 
-def parsed(line: bytes) -> Result | None:
+def parse_result(line: bytes) -> Result | None:
     """A line of results; None if it is not valid. Servers put the error in different places: all are searched."""
     try:
         record = loads(line)
@@ -81,7 +81,7 @@ def since(path: str, at: int) -> set[str]:
         return {judgement_key(orjson.loads(line)) for line in file if line.endswith(b"\n")}
 
 
-class Again(Exception):
+class AskAgain(Exception):
     """A request failed without cost and has to be asked again. The text is the reason."""
 
 
@@ -92,8 +92,10 @@ class Reader:
     annotator's engine must be running then.
     """
 
-    def __init__(self, desk: Desk, judge: OfflineAnnotator, tally: Tally, *, mending: bool, at_once: int = 1) -> None:
-        self._desk, self._judge, self._tally = desk, judge, tally
+    def __init__(
+        self, context: JudgingContext, judge: OfflineAnnotator, tally: Tally, *, mending: bool, at_once: int = 1
+    ) -> None:
+        self._context, self._judge, self._tally = context, judge, tally
         self._mending, self._slots = mending, asyncio.Semaphore(at_once)
         self.judgements = self.unknown = self.torn = 0
         self.hopeless = ""
@@ -101,7 +103,14 @@ class Reader:
         self._fatal: UserError | None = None
 
     async def read(
-        self, stubs: Stubs, paths: list[str], there: set[str], *, reserved: float, used: Dialect, brake: StopSignal
+        self,
+        stubs: StubFile,
+        paths: list[str],
+        there: set[str],
+        *,
+        reserved: float,
+        used: Dialect,
+        stop_signal: StopSignal,
     ) -> None:
         """Emit the judgements in these files of results. Stubs stay in `stubs` if they have to be asked again.
 
@@ -112,16 +121,16 @@ class Reader:
         self._there = there
         engine = self._judge.model.engine
         for stub in stubs if there else ():
-            if stub.call.fresh <= there:
+            if stub.call.pending_keys <= there:
                 self._claim(stub)
                 stubs.drop(stub.id)
                 engine.budget.hold(-reserved)
         async with asyncio.TaskGroup() as work:
             for line in lines(paths):
                 await asyncio.sleep(0)  # lets the event loop handle an interrupt
-                if brake.pulled:
+                if stop_signal.stopped:
                     break
-                result = parsed(engine.without_key(line))
+                result = parse_result(engine.without_key(line))
                 if result is None or result.name not in stubs:
                     self.torn += result is None
                     self.unknown += result is not None
@@ -129,68 +138,70 @@ class Reader:
                 stub = stubs[result.name]
                 mended: Unusable | None = None
                 try:
-                    done = judged(stub.call, self._answer(stub, result, used, reserved))
-                except Again:
+                    done = scored_judgements(stub.call, self._answer(stub, result, used, reserved))
+                except AskAgain:
                     continue
                 except (Refused, Unusable) as error:
-                    done = unjudged(stub.call, error)
+                    done = unscored_judgements(stub.call, error)
                     if isinstance(error, Unusable) and result.status == 200 and self._mending:
                         mended = error
                 stubs.drop(stub.id)
                 engine.budget.hold(-reserved)
                 if mended:
                     await self._slots.acquire()
-                    work.create_task(self._mended(stub, mended, brake))
+                    work.create_task(self._mended(stub, mended, stop_signal))
                 else:
                     self._emit(stub, done)
         if self._fatal:
             raise self._fatal
-        brake.check()
+        stop_signal.check()
 
     def _answer(self, stub: Stub, result: Result, used: Dialect, reserved: float) -> list[Verdicts]:
         """The verdicts in a result.
 
-        Raises `Refused` if the model or the server refused, `Unusable` if the answer cannot be used, and `Again` if the
-        request has to be asked again.
+        Raises `Refused` if the model or the server refused, `Unusable` if the answer cannot be used, and `AskAgain` if
+        the request has to be asked again.
         """
         engine = self._judge.model.engine
         if result.status == 200:
-            usage = tokens(result.body)
+            usage = reported_tokens(result.body)
             cost = engine.budget.answered(stub.estimate, usage, unsaid=reserved, factor=engine.batch_share)
             if engine.price and usage:
                 usage["cost"] = round(cost, 9)
             return self._judge.read(stub.call.kind, result.body, usage)
-        if result.code in POLICY or policy(result.error):
+        if result.code in POLICY or is_policy_refusal(result.error):
             raise Refused(f"{result.code or 'content_filter'}: {result.message}")
-        if not result.status or passes(result.status, "") or result.code.startswith("batch_"):
-            raise Again(result.message)
+        if not result.status or is_transient(result.status, "") or result.code.startswith("batch_"):
+            raise AskAgain(result.message)
         if result.status in (401, 403, 404):
             self.hopeless = f"the server says {result.status}: {result.message}"
-            raise Again(result.message)
-        if found := simpler(used, f"{result.error.get('param') or ''} {result.code} {result.message}".casefold()):
+            raise AskAgain(result.message)
+        if found := fallback_dialect(
+            used, f"{result.error.get('param') or ''} {result.code} {result.message}".casefold()
+        ):
             model = self._judge.model
-            model.speak(plainest(model.dialect, found))
-            raise Again(result.message)
+            model.speak(common_dialect(model.dialect, found))
+            raise AskAgain(result.message)
         raise Unusable(f"the server says {result.status}: {result.message}")
 
-    async def _mended(self, stub: Stub, first: Unusable, brake: StopSignal) -> None:
+    async def _mended(self, stub: Stub, first: Unusable, stop_signal: StopSignal) -> None:
         """Emit the result of the second try. If the run stops, a try that has begun is finished: it is paid for."""
         try:
-            if done := await self._mended_judgements(stub, first, brake):
+            if done := await self._mended_judgements(stub, first, stop_signal):
                 self._emit(stub, done)
         except UserError as error:
             self._fatal = self._fatal or error
-            brake.pull(str(error))
+            stop_signal.stop(str(error))
         finally:
             self._slots.release()
 
-    async def _mended_judgements(self, stub: Stub, first: Unusable, brake: StopSignal) -> list[Judgement]:
+    async def _mended_judgements(self, stub: Stub, first: Unusable, stop_signal: StopSignal) -> list[Judgement]:
         try:
-            return judged(stub.call, await self._second(stub, first))
+            return scored_judgements(stub.call, await self._second(stub, first))
         except Refused as refusal:
-            return unjudged(stub.call, refusal)
+            return unscored_judgements(stub.call, refusal)
         except Unusable as error:
-            return [] if brake.pulled else unjudged(stub.call, error)
+            return [] if stop_signal.stopped else unscored_judgements(stub.call, error)
         except Stopped:
             return []
 
@@ -199,12 +210,12 @@ class Reader:
         judge, kind = self._judge, stub.call.kind
         try:
             pictures = await asyncio.to_thread(
-                lambda: [judge.prepare(self._desk.open_picture(path), path) for path in stub.shown]
+                lambda: [judge.prepare(self._context.open_picture(path), path) for path in stub.shown]
             )
         except RecordFailed:
             raise first from None
         question = Question(stub.prompt, pictures, *kind[:2], key=stub.id)
-        if said(judge.request(question)) != stub.asked:
+        if request_hash(judge.request(question)) != stub.asked:
             raise first
         budget = judge.model.engine.budget
         if why := budget.allows(budget.most(stub.estimate)):
@@ -218,10 +229,10 @@ class Reader:
 
     def _emit(self, stub: Stub, done: list[Judgement]) -> None:
         self._claim(stub)
-        fresh = [one for one in tallied(done, stub.call, self._tally) if one["key"] not in self._there]
-        self._desk.emit(*fresh)
+        fresh = [one for one in count_fresh(done, stub.call, self._tally) if one["key"] not in self._there]
+        self._context.emit(*fresh)
         self.judgements += len(fresh)
 
     def _claim(self, stub: Stub) -> None:
-        for key in stub.call.fresh:
-            self._desk.claim(key)
+        for key in stub.call.pending_keys:
+            self._context.claim(key)

@@ -7,7 +7,7 @@ from contextlib import aclosing, suppress
 from typing import Any
 
 from ... import progress
-from ...api.chat import Dialect, plainest
+from ...api.chat import Dialect, common_dialect
 from ...api.engine import SHOWN
 from ...api.jobs import BatchJobs
 from ...contracts import OfflineAnnotator
@@ -15,9 +15,9 @@ from ...errors import Stopped, UserError
 from ...flow import StopSignal
 from ...streams.writing import Out
 from ..plan import Group, Plan
-from ..run import Desk, Tally
+from ..run import JudgingContext, Tally
 from . import packing
-from .asked import Packer, Stubs
+from .asked import BatchFileWriter, StubFile
 from .journal import ANSWERS, ERRORS, REQUESTS, STUBS, Journal, PendingBatch, new_tag
 from .results import Reader, since
 
@@ -25,9 +25,9 @@ LOOKED_UP = 8
 """Maximum number of batches whose state is requested at the same time."""
 SHOWN_ERRORS = 5
 """Maximum number of error messages shown for a batch that the server rejected."""
-FULL = "token_limit_exceeded"
+QUEUE_FULL = "token_limit_exceeded"
 """Error code of a batch that failed because the pending batches use the server's whole limit."""
-OVER = ("completed", "expired", "cancelled")
+ENDED = ("completed", "expired", "cancelled")
 
 
 class BatchRun:
@@ -35,16 +35,16 @@ class BatchRun:
 
     def __init__(
         self,
-        desk: Desk,
+        context: JudgingContext,
         judge: OfflineAnnotator,
         tally: Tally,
         out: Out,
         reader: Reader,
         journal: Journal,
-        brake: StopSignal,
+        stop_signal: StopSignal,
     ) -> None:
-        self._desk, self._judge, self._tally, self._out = desk, judge, tally, out
-        self._reader, self._journal, self._brake = reader, journal, brake
+        self._context, self._judge, self._tally, self._out = context, judge, tally, out
+        self._reader, self._journal, self._stop_signal = reader, journal, stop_signal
         engine = judge.model.engine
         self._engine, self._api = engine, BatchJobs(engine)
         self._collected: list[PendingBatch] = []
@@ -56,7 +56,7 @@ class BatchRun:
 
     def _jobs(self, state: str) -> list[PendingBatch]:
         """The batches in a state that belong to this annotator and server. Batches of others are left alone."""
-        ours = (self._desk.name, self._engine.server)
+        ours = (self._context.name, self._engine.server)
         jobs = self._journal.jobs.values()
         return [job for job in jobs if (job.annotator, job.server) == ours and job.state == state]
 
@@ -64,10 +64,10 @@ class BatchRun:
         """Collect finished batches, then submit what is new. With `retry`, also requests that failed twice."""
         with suppress(Stopped):
             known = [*self._jobs("done"), *self._jobs("failed"), *self._jobs("")]
-            self._judge.model.speak(plainest(Dialect(), *(Dialect(*job.dialect) for job in known)))
+            self._judge.model.speak(common_dialect(Dialect(), *(Dialect(*job.dialect) for job in known)))
             if retry:
-                self._forgive()
-            self._journal.tidy()
+                self._allow_retry()
+            self._journal.remove_stale_files()
             under_way = self._jobs("")
             self._engine.budget.hold(sum(job.reserved for job in under_way))
             for job in under_way:
@@ -76,10 +76,10 @@ class BatchRun:
             await self._look([job for job in self._jobs("") if job not in self._begun])
             self._check()
             await self._pack(groups, plan)
-        self._journal.tidy()
+        self._journal.remove_stale_files()
         self._tell()
         if self._why:
-            self._brake.pull(self._why)
+            self._stop_signal.stop(self._why)
 
     async def _begin(self, job: PendingBatch) -> None:
         """Upload and create a batch that is in the journal. An earlier run may have uploaded its file already."""
@@ -89,10 +89,10 @@ class BatchRun:
             path = self._journal.path(tag, REQUESTS)
             if not os.path.exists(path):
                 self._engine.budget.hold(-job.reserved)
-                self._journal.note(tag, state="done")
+                self._journal.update(tag, state="done")
                 return
-            job = self._journal.note(tag, file=await self._api.upload(path, f"vpctl-{tag}.jsonl"))
-        job = self._journal.note(tag, id=await self._api.create(job.file, tag, job.time, begun=begun))
+            job = self._journal.update(tag, file=await self._api.upload(path, f"vpctl-{tag}.jsonl"))
+        job = self._journal.update(tag, id=await self._api.create(job.file, tag, job.time, begun=begun))
         with suppress(FileNotFoundError):
             os.unlink(self._journal.path(tag, REQUESTS))
         self._begun.append(job)
@@ -110,17 +110,17 @@ class BatchRun:
         for job, batch in found:
             if batch.get("status") == "failed":
                 self._fail(job, batch)
-            elif batch.get("status") not in OVER:
+            elif batch.get("status") not in ENDED:
                 self._answered += (batch.get("request_counts") or {}).get("completed") or 0
         for job, batch in found:
-            if batch.get("status") in OVER:
+            if batch.get("status") in ENDED:
                 await self._collect(job, batch)
         accepted = sum(job.requests for job, batch in found if batch.get("status") != "failed")
         self._learn_limit(accepted)
         for job in self._jobs(""):
             for stub in self._stubs(job):
-                for key in stub.call.fresh:
-                    self._desk.claim(key)
+                for key in stub.call.pending_keys:
+                    self._context.claim(key)
 
     async def _collect(self, job: PendingBatch, batch: dict[str, Any]) -> None:
         journal = self._journal
@@ -130,28 +130,28 @@ class BatchRun:
                 paths.append(journal.path(job.tag, kind))
                 way_out = f"; if the answers of batch {job.id} are lost, remove {journal.folder} to ask again"
                 await self._api.download(batch[name], paths[-1], way_out)
-                self._brake.check()
+                self._stop_signal.check()
         stubs = self._stubs(job)
         share = job.reserved / job.requests
         used = Dialect(*job.dialect)
         there = since(self._out.target, stubs.at)
-        await self._reader.read(stubs, paths, there, reserved=share, used=used, brake=self._brake)
+        await self._reader.read(stubs, paths, there, reserved=share, used=used, stop_signal=self._stop_signal)
         self._out.sync()
         self._engine.budget.hold(-share * len(stubs))
         if self._reader.hopeless:
             self._give_up(job, self._reader.hopeless)
             return
-        journal.note(job.tag, state="done", dialect=[*self._judge.model.dialect])
+        journal.update(job.tag, state="done", dialect=[*self._judge.model.dialect])
         self._collected.append(job)
         if job.again:
-            self._forgive()
+            self._allow_retry()
 
     def _fail(self, job: PendingBatch, batch: dict[str, Any]) -> None:
         """Handle a batch that the server rejected."""
         self._engine.budget.hold(-job.reserved)
         errors = (batch.get("errors") or {}).get("data") or []
-        if any(error.get("code") == FULL for error in errors):
-            self._journal.note(job.tag, state="done")
+        if any(error.get("code") == QUEUE_FULL for error in errors):
+            self._journal.update(job.tag, state="done")
             self._full.append(job)
             return
         texts = [self._engine.redacted(str(error.get("message") or error.get("code"))) for error in errors]
@@ -163,12 +163,12 @@ class BatchRun:
 
     def _give_up(self, job: PendingBatch, why: str) -> None:
         """Mark a batch as failed: its requests are asked again, but after a second failure only with --retry failed."""
-        self._journal.note(job.tag, state="failed", why=why)
+        self._journal.update(job.tag, state="failed", why=why)
         self._failed.append(job)
 
-    def _forgive(self) -> None:
+    def _allow_retry(self) -> None:
         for job in self._jobs("failed"):
-            self._journal.note(job.tag, state="done")
+            self._journal.update(job.tag, state="done")
 
     def _check(self) -> None:
         """Raise `UserError` if requests have failed twice."""
@@ -197,15 +197,15 @@ class BatchRun:
         failed = {name for job in self._jobs("failed") for name in self._stubs(job).names()}
         most = self._journal.most
         room = None if most is None else most - sum(job.requests for job in self._jobs(""))
-        packer: Packer | None = None
+        packer: BatchFileWriter | None = None
         tag, reserved, again = "", 0.0, False
 
-        async def begin(packer: Packer) -> None:
-            packer.seal()
+        async def begin(packer: BatchFileWriter) -> None:
+            packer.commit()
             job = self._journal.add(
                 packer.count,
                 tag,
-                annotator=self._desk.name,
+                annotator=self._context.name,
                 server=self._engine.server,
                 reserved=reserved,
                 again=again,
@@ -213,11 +213,11 @@ class BatchRun:
             )
             await self._begin(job)
 
-        requests = packing.requests(groups, plan, self._desk, self._judge, self._tally, self._brake)
+        requests = packing.requests(groups, plan, self._context, self._judge, self._tally, self._stop_signal)
         try:
             async with aclosing(requests) as packed:
                 async for line, stub in packed:
-                    self._brake.check()
+                    self._stop_signal.check()
                     dollars = packing.dollars(self._judge, stub)
                     if room is not None and room <= 0:
                         progress.note(
@@ -234,14 +234,14 @@ class BatchRun:
                         tag, reserved, again = new_tag(), 0.0, False
                         paths = self._journal.path(tag, REQUESTS), self._journal.path(tag, STUBS)
                         at = os.path.getsize(self._out.target)
-                        packer = Packer(*paths, at=at, dialect=self._judge.model.dialect)
+                        packer = BatchFileWriter(*paths, at=at, dialect=self._judge.model.dialect)
                     packer.add(line, stub)
                     budget.hold(dollars)
                     budget.requests += 1
                     reserved += dollars
                     again = again or stub.id in failed
                     room = None if room is None else room - 1
-            self._brake.check()
+            self._stop_signal.check()
             if packer:
                 await begin(packer)
         except BaseException:
@@ -249,8 +249,8 @@ class BatchRun:
                 packer.discard()
             raise
 
-    def _stubs(self, job: PendingBatch) -> Stubs:
-        return Stubs(self._journal.path(job.tag, STUBS))
+    def _stubs(self, job: PendingBatch) -> StubFile:
+        return StubFile(self._journal.path(job.tag, STUBS))
 
     def _tell(self) -> None:
         """Print the state of the batches."""

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ...contracts import Settings
-from ..tensors import fits, from_pictures
+from ..tensors import from_pictures, same_layout
 from . import schedule
 from .conditioning import Conditioning, Embeddings
 from .latents import Posteriors
@@ -147,7 +147,7 @@ class StableDiffusion:
 
         Raises `ValueError` if the weights do not fit.
         """
-        if not fits(weights, self.lora()):
+        if not same_layout(weights, self.lora()):
             raise ValueError("weights of another LoRA")
         set_peft_model_state_dict(self.pipe.unet, weights, ADAPTER)
 

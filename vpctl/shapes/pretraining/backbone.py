@@ -275,7 +275,7 @@ def dense_loss(dense: nn.Linear, patches: Tensor, colours: Tensor, shapes: Tenso
     )
 
 
-class Descent:
+class Optimization:
     """AdamW with warm-up and cosine decay. Prints a line every 200 steps."""
 
     def __init__(self, parameters: list[nn.Parameter], steps: int) -> None:
@@ -328,14 +328,14 @@ def train(
     )
     data = shown(vae, size, rng)
     if vision_steps:
-        look = Descent([*model.vision_model.parameters(), *dense.parameters()], vision_steps)
+        look = Optimization([*model.vision_model.parameters(), *dense.parameters()], vision_steps)
     for _ in range(vision_steps):
         chosen = torch.randint(size, (BATCH,))
         with torch.autocast("cpu", torch.bfloat16):
             patches = model.vision_model(normalised(data.pixels[chosen])).last_hidden_state
             seen = dense_loss(dense, patches, data.colours[chosen], data.shapes[chosen])
         look.step(seen, dense=seen)
-    both = Descent([*model.parameters(), *dense.parameters(), *ground.parameters()], steps)
+    both = Optimization([*model.parameters(), *dense.parameters(), *ground.parameters()], steps)
     for step in range(1, steps + 1):
         chosen = torch.randint(size, (BATCH,))
         texts, described = captions([data.scenes[index] for index in chosen], data.scenes, rng)
