@@ -177,7 +177,7 @@ class DDPO(Algorithm):
             watched.append(numbers)
         means = {name: sum(one[name] for one in watched) / len(watched) for name in watched[0]}
         std = rollout.rewards.view(-1, config.images).std(1).mean()
-        return {"reward": float(rollout.rewards.mean()), "reward_deviation": float(std), **means}
+        return {"reward": float(rollout.rewards.mean()), "reward_std": float(std), **means}
 
     def state_dict(self) -> dict[str, Any]:
         """The LoRA, the optimizer, the random state."""
