@@ -81,7 +81,7 @@ def test_the_exits_are_those_the_manual_tells(run: Run, tmp_path: Path, plugin: 
 
 
 @pytest.mark.parametrize(
-    ("command", "broken"), [("annotate", "shapes.judge.judge"), ("score", "models.scoring.scored")]
+    ("command", "broken"), [("annotate", "shapes.judge.judge"), ("score", "models.scoring.compute_scores")]
 )
 def test_a_bug_is_a_traceback_and_exit_1(tmp_path: Path, command: str, broken: str) -> None:
     """A bug is any unexpected exception in vpctl's own code, so the test puts one there."""

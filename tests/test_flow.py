@@ -197,7 +197,7 @@ def test_who_finds_no_room_waits_and_one_alone_always_fits() -> None:
     most: list[float] = []
 
     async def take(size: float) -> None:
-        async with room.of(size):
+        async with room.holding(size):
             inside.append(size)
             most.append(sum(inside))
             await asyncio.sleep(0)

@@ -140,7 +140,7 @@ def test_the_page_of_plugins_has_every_contract_and_type_as_it_is_written() -> N
         assert f"\n.SH {contract.__name__}\n" in page
     signatures = re.sub(r" -> .*", "", "\n".join(re.findall(r"^\.TP\n(.*)$", page, flags=re.MULTILINE)))
     described = {*re.findall(r"^\\fB([A-Z]\w+)", page, flags=re.MULTILINE)}
-    assert {"Brake", "Kind", "Question"} <= {*re.findall(r": ([A-Z]\w+)[,)]", signatures)} - {"Any"} <= described
+    assert {"StopSignal", "Kind", "Question"} <= {*re.findall(r": ([A-Z]\w+)[,)]", signatures)} - {"Any"} <= described
 
 
 def test_the_program_s_page_names_every_command_and_every_page() -> None:

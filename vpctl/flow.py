@@ -78,15 +78,15 @@ class StopSignal:
 
 
 class WeightedSemaphore:
-    """Room for `most` of something in all, such as pixels; whoever finds none waits. One alone always fits."""
+    """Limits what is in use at the same time, such as pixels, to `most` in total. A single use may exceed the limit."""
 
     def __init__(self, most: float) -> None:
         self._most, self._taken = most, 0.0
         self._given_back = asyncio.Condition()
 
     @contextlib.asynccontextmanager
-    async def of(self, size: float) -> AsyncIterator[None]:
-        """Room for this much, while the block lasts."""
+    async def holding(self, size: float) -> AsyncIterator[None]:
+        """Wait until there is room for `size`, and use it while the block lasts."""
         async with self._given_back:
             await self._given_back.wait_for(lambda: not self._taken or self._taken + size <= self._most)
             self._taken += size

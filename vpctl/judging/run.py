@@ -104,7 +104,7 @@ class _Run:
         self._plan, self._context, self._stop_signal, self._tally = plan, context, stop_signal, tally
         self._calls = asyncio.Semaphore(at_once)
         self._preparing = asyncio.Semaphore(context.annotator.preparing)
-        self._room = WeightedSemaphore(MAX_PIXELS)
+        self._pixels = WeightedSemaphore(MAX_PIXELS)
         self.stack = AsyncExitStack()
         """While this context is open, the annotator can be asked."""
         self.tasks = asyncio.TaskGroup()
@@ -144,7 +144,7 @@ class _Run:
             except UserError as error:
                 self._give_up(error)
                 return
-            async with self._room.of(size):
+            async with self._pixels.holding(size):
                 begun: list[asyncio.Task[None]] = []
                 for call in wanted:
                     await self._calls.acquire()

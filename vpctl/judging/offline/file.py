@@ -64,7 +64,7 @@ class BatchFileRun:
         if model.dialect != used or not os.path.exists(self._requests):
             left.drop(*left.names())  # these requests are written again
         for stub in left:
-            model.engine.budget.hold(packing.dollars(self._judge, stub))
+            model.engine.budget.adjust_reserved(packing.dollars(self._judge, stub))
             for key in stub.call.pending_keys:
                 self._context.claim(key)
         await self._pack(groups, plan, left, asked)
@@ -94,7 +94,7 @@ class BatchFileRun:
                         break
                     packer = packer or self._again(left)
                     packer.add(line, stub)
-                    budget.hold(dollars)
+                    budget.adjust_reserved(dollars)
                     budget.requests += 1
                     new += 1
             self._stop_signal.check()

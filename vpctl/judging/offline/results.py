@@ -124,7 +124,7 @@ class Reader:
             if stub.call.pending_keys <= there:
                 self._claim(stub)
                 stubs.drop(stub.id)
-                engine.budget.hold(-reserved)
+                engine.budget.adjust_reserved(-reserved)
         async with asyncio.TaskGroup() as work:
             for line in lines(paths):
                 await asyncio.sleep(0)  # lets the event loop handle an interrupt
@@ -146,7 +146,7 @@ class Reader:
                     if isinstance(error, Unusable) and result.status == 200 and self._mending:
                         mended = error
                 stubs.drop(stub.id)
-                engine.budget.hold(-reserved)
+                engine.budget.adjust_reserved(-reserved)
                 if mended:
                     await self._slots.acquire()
                     work.create_task(self._mended(stub, mended, stop_signal))

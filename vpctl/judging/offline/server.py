@@ -69,7 +69,7 @@ class BatchRun:
                 self._allow_retry()
             self._journal.remove_stale_files()
             under_way = self._jobs("")
-            self._engine.budget.hold(sum(job.reserved for job in under_way))
+            self._engine.budget.adjust_reserved(sum(job.reserved for job in under_way))
             for job in under_way:
                 if not job.id:
                     await self._begin(job)
@@ -88,7 +88,7 @@ class BatchRun:
         if not job.file:
             path = self._journal.path(tag, REQUESTS)
             if not os.path.exists(path):
-                self._engine.budget.hold(-job.reserved)
+                self._engine.budget.adjust_reserved(-job.reserved)
                 self._journal.update(tag, state="done")
                 return
             job = self._journal.update(tag, file=await self._api.upload(path, f"vpctl-{tag}.jsonl"))
@@ -137,7 +137,7 @@ class BatchRun:
         there = since(self._out.target, stubs.at)
         await self._reader.read(stubs, paths, there, reserved=share, used=used, stop_signal=self._stop_signal)
         self._out.sync()
-        self._engine.budget.hold(-share * len(stubs))
+        self._engine.budget.adjust_reserved(-share * len(stubs))
         if self._reader.hopeless:
             self._give_up(job, self._reader.hopeless)
             return
@@ -148,7 +148,7 @@ class BatchRun:
 
     def _fail(self, job: PendingBatch, batch: dict[str, Any]) -> None:
         """Handle a batch that the server rejected."""
-        self._engine.budget.hold(-job.reserved)
+        self._engine.budget.adjust_reserved(-job.reserved)
         errors = (batch.get("errors") or {}).get("data") or []
         if any(error.get("code") == QUEUE_FULL for error in errors):
             self._journal.update(job.tag, state="done")
@@ -236,7 +236,7 @@ class BatchRun:
                         at = os.path.getsize(self._out.target)
                         packer = BatchFileWriter(*paths, at=at, dialect=self._judge.model.dialect)
                     packer.add(line, stub)
-                    budget.hold(dollars)
+                    budget.adjust_reserved(dollars)
                     budget.requests += 1
                     reserved += dollars
                     again = again or stub.id in failed
