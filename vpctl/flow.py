@@ -30,18 +30,18 @@ class StopSignal:
         self.why = ""
         self._interrupted = False
         self._waiting: list[Callable[[], object]] = []
-        self._pulled = asyncio.Event()
+        self._set = asyncio.Event()
 
     @property
     def stopped(self) -> bool:
         """Whether nothing new is to begin."""
-        return self._pulled.is_set()
+        return self._set.is_set()
 
     def stop(self, why: str) -> None:
         """Begin nothing new from now on; the first reason counts."""
         if not self.stopped:
             self.why = why
-            self._pulled.set()
+            self._set.set()
             for call in self._waiting:
                 call()
 
@@ -57,7 +57,7 @@ class StopSignal:
     async def sleep(self, seconds: float) -> None:
         """Wait, or raise `Stopped` as soon as nothing new is to begin."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._pulled.wait(), seconds)
+            await asyncio.wait_for(self._set.wait(), seconds)
         self.check()
 
     def interrupt(self, all_of_it: "asyncio.Task[Any]") -> None:
@@ -149,28 +149,37 @@ def _unless_interrupted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]
         loop.default_exception_handler(context)
 
 
-def _hand_over(items: Iterator[T], put: Callable[[tuple[T] | BaseException | None], object]) -> threading.Semaphore:
-    """Have a thread `put` each item, in a tuple, and at the end None or what `items` raised.
+def _hand_over(
+    items: Iterator[T], put: Callable[[tuple[T] | BaseException | None], object]
+) -> tuple[threading.Semaphore, Callable[[], None]]:
+    """Have a thread `put` each item, in a tuple, and at the end None or the error that `items` raised.
 
-    The thread makes an item, and goes to the next one when the semaphore is released. It dies with the process: a read
-    from a silent pipe cannot hold up an interrupt.
+    The thread makes an item, and goes to the next one when the semaphore is released. The function that is returned
+    with it ends the thread. The thread also dies with the process: a read from a silent pipe cannot delay an interrupt.
     """
     taken = threading.Semaphore(0)
+    ended = threading.Event()
 
     def make() -> None:
-        end: BaseException | None = None
+        error: BaseException | None = None
         try:
             for item in items:
                 put((item,))
                 del item  # it would stay in memory while the next one is made
                 taken.acquire()
-        except BaseException as error:
-            end = error
-        with contextlib.suppress(RuntimeError):  # an event loop that has ended before us
-            put(end)
+                if ended.is_set():
+                    return
+        except BaseException as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the event loop has ended first
+            put(error)
+
+    def end() -> None:
+        ended.set()
+        taken.release()
 
     threading.Thread(target=make, daemon=True).start()
-    return taken
+    return taken, end
 
 
 def ahead(items: Iterator[T], *, is_large: Callable[[T], bool] = lambda _: False) -> Iterator[T]:
@@ -179,31 +188,37 @@ def ahead(items: Iterator[T], *, is_large: Callable[[T], bool] = lambda _: False
     The item itself is not kept here, so that its memory can be free before the next one is made.
     """
     made: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
-    taken = _hand_over(items, made.put)
-    while (one := made.get()) is not None:
-        if isinstance(one, BaseException):
-            raise one
-        [item] = one
-        del one
-        large = is_large(item)
-        if not large:
-            taken.release()
-        yield item
-        del item
-        if large:
-            taken.release()
+    taken, end = _hand_over(items, made.put)
+    try:
+        while (one := made.get()) is not None:
+            if isinstance(one, BaseException):
+                raise one
+            [item] = one
+            del one
+            large = is_large(item)
+            if not large:
+                taken.release()
+            yield item
+            del item
+            if large:
+                taken.release()
+    finally:
+        end()
 
 
 async def in_background(items: Iterator[T]) -> AsyncIterator[T]:
     """The items, taken from a blocking iterator by a thread that is at most one ahead, for an event loop."""
     loop = asyncio.get_running_loop()
     made: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
-    taken = _hand_over(items, lambda one: loop.call_soon_threadsafe(made.put_nowait, one))
-    while (one := await made.get()) is not None:
-        if isinstance(one, BaseException):
-            raise one
-        taken.release()
-        yield one[0]
+    taken, end = _hand_over(items, lambda one: loop.call_soon_threadsafe(made.put_nowait, one))
+    try:
+        while (one := await made.get()) is not None:
+            if isinstance(one, BaseException):
+                raise one
+            taken.release()
+            yield one[0]
+    finally:
+        end()
 
 
 async def in_order(

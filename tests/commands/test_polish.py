@@ -177,3 +177,27 @@ def test_a_line_of_ten_megabytes_is_dropped_with_a_message(run: Run, tmp_path: P
 
 def test_the_help_says_how_long_a_prompt_may_be() -> None:
     assert f"more than {MAX_PROMPT_CHARS} characters" in " ".join((polish.__doc__ or "").split())
+
+
+def test_the_polisher_is_checked_before_a_large_output_is_read_for_duplicates(
+    run: Run, tmp_path: Path, plugin: Plugin
+) -> None:
+    (tmp_path / "raw.txt").write_text("a cat\n")
+    assert run("polish", "raw.txt", "--out", "clean.jsonl").code == 0
+    careful = plugin(
+        "careful",
+        "import vpctl.commands.polish as command\n"
+        "from vpctl.contracts import Polisher\n"
+        "from vpctl.errors import UserError\n"
+        "def never(*_, **__):\n"
+        "    raise AssertionError('the output was read first')\n"
+        "command.Distinct = never\n"
+        "class Careful(Polisher):\n"
+        "    def __call__(self, prompts):\n"
+        "        return []\n"
+        "    def check(self):\n"
+        "        raise UserError('no key')\n"
+        "return Careful()",
+    )
+    done = run("polish", "raw.txt", "--polisher", careful, "--out", "clean.jsonl")
+    assert (done.code, done.err) == (2, "vpctl polish: error: no key\n")

@@ -73,3 +73,8 @@ def test_a_long_input_is_neither_read_ahead_nor_kept(capsys: pytest.CaptureFixtu
         assert read[0] == 2 * number + 1
     progress.flush_warnings()
     assert f"{500 - progress.MAX_SHOWN} more records of the same picture" in capsys.readouterr().err
+
+
+def test_the_very_same_record_twice_is_a_repeat() -> None:
+    record: Image = {"prompt": "a cat", "prompt_id": "p", "image_id": "i", "file_name": "a.png"}
+    assert list(without_duplicates([record, record])) == [record]

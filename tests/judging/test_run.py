@@ -568,7 +568,7 @@ def test_ties_are_broken_by_comparing_what_has_the_same_score_also_after_a_resum
 
 def test_pictures_take_room_until_the_last_comparison_of_their_ties_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is room for the pictures of one prompt. The next prompt waits until they have been compared."""
-    monkeypatch.setattr(judging, "MAX_PIXELS", 1)
+    monkeypatch.setattr(judging, "MAX_PIXELS_IN_MEMORY", 1)
 
     class Slow(Together):
         async def ask(self, question: Question) -> list[Verdicts]:

@@ -57,8 +57,10 @@ def through(
     failures: list[str] = []
     for some in load_batches(records, open_picture, most=batch):
         assert 0 < len(some.records) + len(some.failures) <= batch
-        found += some.with_scores(compute_scores(rewards, some.pictures, some.prompts))
-        failures += map(str, some.failures)
+        scored, failed = some.with_scores(compute_scores(rewards, some.pictures, some.prompts))
+        assert len(scored) + len(failed) == some.size
+        found += scored
+        failures += map(str, failed)
     return found, failures
 
 
@@ -157,6 +159,16 @@ def test_at_most_one_item_is_made_ahead() -> None:
     with pytest.raises(queue.Empty):
         made.get(timeout=0.1)
     assert list(taken) == [1, 2, 3, 4]
+
+
+def test_the_thread_ends_when_no_more_is_wanted() -> None:
+    before = {*threading.enumerate()}
+    taken = ahead(iter(range(5)))
+    assert next(taken) == 0
+    [thread] = {*threading.enumerate()} - before
+    taken.close()  # type: ignore[attr-defined]
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("error", [UserError("line 3"), RuntimeError("a bug")])

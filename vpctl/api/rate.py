@@ -11,7 +11,7 @@ from .window import Episode
 
 MANY = 0.25
 """If the server rejects more than this share of the calls in flight at once, it counts calls by time."""
-MARGIN = 2
+EXTRA_CALLS = 2
 """Calls added to the count of the first measurement, which is of few calls and so imprecise."""
 SHORTEST = 1e-3
 """Seconds; no measurement is shorter."""
@@ -65,7 +65,7 @@ class LearnedRate:
         `latency` is the mean time of a call, above 0.
         """
         known = self.per_second < math.inf
-        measured = self._measured(sent_at, 0 if known else MARGIN)
+        measured = self._measured(sent_at, 0 if known else EXTRA_CALLS)
         by_time = episode.rejected > MANY * episode.in_flight and not episode.in_slow_start
         if now < self._none_before or not (by_time or (known and episode.had_room)):
             return False

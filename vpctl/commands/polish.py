@@ -23,6 +23,8 @@ from ..streams.writing import Out
 CLIP_READS = 75
 """Tokens of a prompt that Stable Diffusion sees: 77 less the marks for its beginning and end."""
 
+SCORED_AT_ONCE = 32
+"""Prompts that --unsafe-model scores in one batch."""
 NSFW_THRESHOLD = 0.5
 """Detoxify learns the share of people who call a text toxic: above a half, most do."""
 
@@ -224,15 +226,19 @@ def polish(
     with ExitStack() as files:
         kept = files.enter_context(Out(out, Prompt, prompt_key))
         apart = files.enter_context(Out(drops, Prompt, prompt_key, optional=True)) if drops else None
-        distinct = Distinct(similarity, known=_polished_in(out) if kept.resumed else ())
-        outputs = Outputs(kept, apart, distinct, keep_original=keep_original)
         work = plugins.load("polisher", spec, device=device, server=server)
         work.check()
-        records = outputs.fresh(progress.track(read_prompts(prompts), "prompts", total=count(prompts)))
+        raw = progress.track(read_prompts(prompts), "prompts", total=count(prompts))
+        scorer = None
         if unsafe_model:
-            from ..prompts.safety import BATCH, UnsafeModel
+            from ..prompts.safety import UnsafeModel
 
-            records = scored(records, UnsafeModel(unsafe_model, device=device), BATCH)
+            scorer = UnsafeModel(unsafe_model, device=device)
+        distinct = Distinct(similarity, known=_polished_in(out) if kept.resumed else ())  # slow for a large output
+        outputs = Outputs(kept, apart, distinct, keep_original=keep_original)
+        records = outputs.fresh(raw)
+        if scorer:
+            records = scored(records, scorer, SCORED_AT_ONCE)
         for prompt in [*_polished_in(out)] if keep_original and kept.resumed else ():
             outputs.write_original(prompt)
         is_async = plugins.implements(work, AsyncPolisher)

@@ -95,13 +95,14 @@ def score(
         total = count(images)
         with progress.Counter("pictures", total and total - sink.resumed) as counter:
             for some in load_batches(wanted(), pictures.open, most=batch):
-                for record, scores in some.with_scores(compute_scores(rewards, some.pictures, some.prompts)):
+                found, failures = some.with_scores(compute_scores(rewards, some.pictures, some.prompts))
+                for record, scores in found:
                     sink.write(cast(Image, {**record, "scores": {**record.get("scores", {}), **scores}}))
                     done += 1
-                for failure in some.failures:
+                for failure in failures:
                     progress.warn_each("pictures could not be scored", str(failure))
-                failed += len(some.failures)
-                counter(len(some.records) + len(some.failures))
+                failed += len(failures)
+                counter(some.size)
     progress.finished(progress.plural(done, "picture"), out, resumed=sink.resumed, failed=failed)
     if failed:
         raise SomeFailed

@@ -31,8 +31,9 @@ class DuplicateFilter:
         """Whether the picture repeats an earlier one."""
         if image["prompt_id"] != self._prompt:
             self._prompt, self._seen = image["prompt_id"], {}
-        first = self._seen.setdefault(image["image_id"], image["file_name"])
-        if first is image["file_name"]:
+        first = self._seen.get(image["image_id"])
+        if first is None:
+            self._seen[image["image_id"]] = image["file_name"]
             return False
         reason = f"has the same prompt_id and image_id as {first}, so it counts as the same picture; it is left out"
         progress.warn_each("records of the same picture", f"{image['file_name']}: {reason}")

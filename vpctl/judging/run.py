@@ -18,7 +18,7 @@ from .functions import FunctionAnnotator, as_annotator
 from .plan import Call, Group, Plan, comparisons, plan_calls
 from .preferences import tied_pairs
 
-MAX_PIXELS = 1 << 27
+MAX_PIXELS_IN_MEMORY = 1 << 27
 """Maximum number of pixels in memory, of decoded pictures whose calls have not ended: about half a gigabyte."""
 LOST, FAILED = "calls could not be made", "answers could not be used"
 """Kinds of warnings. The summary of a run prints a number in front of each."""
@@ -104,7 +104,7 @@ class _Run:
         self._plan, self._context, self._stop_signal, self._tally = plan, context, stop_signal, tally
         self._calls = asyncio.Semaphore(at_once)
         self._preparing = asyncio.Semaphore(context.annotator.preparing)
-        self._pixels = WeightedSemaphore(MAX_PIXELS)
+        self._pixels = WeightedSemaphore(MAX_PIXELS_IN_MEMORY)
         self.stack = AsyncExitStack()
         """While this context is open, the annotator can be asked."""
         self.tasks = asyncio.TaskGroup()

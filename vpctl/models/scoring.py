@@ -31,19 +31,28 @@ class Batch(NamedTuple, Generic[R]):
         """The prompt of each picture."""
         return [record["prompt"] for record in self.records]
 
-    def with_scores(self, columns: Mapping[str, list[float]]) -> Iterator[tuple[R, dict[str, float]]]:
-        """Each record with its scores. `columns` is the result of `compute_scores`.
+    @property
+    def size(self) -> int:
+        """How many records there were, with those that failed."""
+        return len(self.records) + len(self.failures)
 
-        A record with a score that is not finite is left out, and `failures` gets its error: NaN and infinity cannot be
-        compared, and JSON cannot represent them.
+    def with_scores(
+        self, columns: Mapping[str, list[float]]
+    ) -> tuple[list[tuple[R, dict[str, float]]], list[RecordFailed]]:
+        """Each record with its scores, as `compute_scores` returned them, and all failures.
+
+        A score that is not finite is a failure: NaN and infinity cannot be compared, and JSON cannot hold them.
         """
+        found: list[tuple[R, dict[str, float]]] = []
+        failures = [*self.failures]
         for place, record in enumerate(self.records):
             scores = {spec: column[place] for spec, column in columns.items()}
             if bad := [spec for spec, score in scores.items() if not math.isfinite(score)]:
                 reason = f"{bad[0]} gave {scores[bad[0]]}, which is not a valid score"
-                self.failures.append(RecordFailed(f"{record['file_name']}: {reason}"))
+                failures.append(RecordFailed(f"{record['file_name']}: {reason}"))
             else:
-                yield record, scores
+                found.append((record, scores))
+        return found, failures
 
 
 def load_batches(

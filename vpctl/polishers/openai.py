@@ -30,7 +30,7 @@ PER_CALL = 8
 TOKENS_PER_ITEM = 25.0
 """Tokens of the id, keys and brackets of an item in an answer."""
 
-MAX_SHOWN = 60
+MAX_CHARS_SHOWN = 60
 """Maximum length of a prompt in a message, in characters."""
 
 SAFE = frozenset(["", "-", "false", "n/a", "no", "none", "null", "safe"])
@@ -176,7 +176,7 @@ class PromptBatch:
         if not isinstance(items, list):
             raise Unusable("the answer has no list 'prompts'")
         times = Counter(map(_id, items))
-        problems = [f"there is no id {one[:MAX_SHOWN]!r}" for one in times if one not in self.ids]
+        problems = [f"there is no id {one[:MAX_CHARS_SHOWN]!r}" for one in times if one not in self.ids]
         problems += [f"id {one} occurs {times[one]} times, not once" for one in self.ids if times[one] != 1]
         results: dict[int, Polished] = {}
         for item in items:
@@ -223,7 +223,7 @@ def _safe(prompt: str, clean: Polished) -> Polished:
 
 
 def _named(prompt: str, failure: object) -> str:
-    return f"{prompt[:MAX_SHOWN]!r}: {failure}"
+    return f"{prompt[:MAX_CHARS_SHOWN]!r}: {failure}"
 
 
 def load(argument: str, *, device: str = "auto", server: ServerConfig = ServerConfig()) -> LanguageModel:  # noqa: B008

@@ -13,8 +13,6 @@ from ..models import devices, hub, sources
 from ..models.folder import LABELS
 
 OPTION = "--unsafe-model "
-BATCH = 32
-"""Number of prompts that are scored together."""
 LONGEST_TEXT = 512
 """Maximum number of tokens, as in Detoxify. Some tokenizers do not state the limit of their model."""
 DETOXIFY = frozenset(["toxicity", "sexual_explicit"])

@@ -63,7 +63,7 @@ def _inspecting(out: str) -> Iterator[dict[str, Any] | None]:
         if not exists:
             _check_new(folder)
         elif not folder.is_dir():
-            raise is_a_file(folder)
+            raise file_error(folder)
         elif (folder / LOCK).is_file():
             lock = locked(folder, os.O_RDONLY)
     except OSError as error:
@@ -83,7 +83,7 @@ def _check_new(folder: Path) -> None:
         raise UserError(f"--out {folder}: {parent} is not writable")
 
 
-def is_a_file(folder: Path) -> UserError:
+def file_error(folder: Path) -> UserError:
     """The error of an --out that is a file."""
     return UserError(f"--out {folder}: is a file, not a folder; name another one")
 

@@ -96,7 +96,7 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             return contents.locked(self.folder, os.O_CREAT | os.O_WRONLY)
         except FileExistsError:
-            raise contents.is_a_file(self.folder) from None
+            raise contents.file_error(self.folder) from None
         except OSError as error:
             raise UserError(f"--out {error.filename or self.folder}: {os_reason(error)}") from None
 

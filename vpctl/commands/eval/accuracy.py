@@ -80,11 +80,12 @@ def accuracy(
         scores: dict[tuple[str, str], dict[str, float]] = {}
         with progress.Counter("pictures", len(records)) as counter:
             for some in load_batches(records, pictures.open, most=batch):
-                for record, by_reward in some.with_scores(compute_scores(rewards, some.pictures, some.prompts)):
+                found, failures = some.with_scores(compute_scores(rewards, some.pictures, some.prompts))
+                if failures:
+                    raise UserError(str(failures[0]))
+                for record, by_reward in found:
                     scores[record["prompt"], record["file_name"]] = by_reward
-                if some.failures:
-                    raise UserError(str(some.failures[0]))
-                counter(len(some.records))
+                counter(some.size)
         reports = []
         for name in rewards:
             values = [

@@ -17,7 +17,7 @@ from ...streams.places import hidden_beside
 from ...streams.writing import Out
 from ..plan import Group, Plan
 from ..run import JudgingContext, Tally
-from .asked import StubFile
+from .asked import StubFile, model_of
 from .file import BatchFileRun
 from .journal import STUBS, Journal
 from .results import Reader
@@ -61,7 +61,7 @@ def judge(
     try:
         flow.run(work, max_time=config.max_time)
     finally:
-        spent = annotator.model.engine.budget.spent
+        spent = model_of(annotator).engine.budget.spent
         more = "; ".join(text for text in (tally.summary(), f"{spent:.4f} USD" if spent else "") if text)
         progress.finished(
             progress.plural(reader.judgements, "judgement"),
@@ -81,7 +81,7 @@ def as_offline_annotator(context: JudgingContext) -> OfflineAnnotator:
 
 def batch_price_fraction(context: JudgingContext) -> float:
     """The fraction of the live price that a batch costs. Raises `UserError` if batches are not supported."""
-    share: float = as_offline_annotator(context).model.engine.batch_share
+    share: float = model_of(as_offline_annotator(context)).engine.batch_share
     return share
 
 

@@ -14,9 +14,9 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import orjson
 
 from ...api.budget import Estimate
-from ...api.chat import Dialect, Request
+from ...api.chat import ChatModel, Dialect, Request
 from ...api.jobs import PATH
-from ...contracts import Aspect, Kind
+from ...contracts import Aspect, Kind, OfflineAnnotator
 from ...errors import UserError, os_reason
 from ...records import Judgement, digest
 from ...streams.names import absolute, relative
@@ -28,6 +28,11 @@ MOST_REQUESTS = 50_000
 """Maximum number of requests in a file, the limit of OpenAI."""
 MOST_BYTES = 190_000_000
 """Maximum size of a file in bytes. OpenAI's limit is 200 MB; the difference is for the encoding of the upload."""
+
+
+def model_of(annotator: OfflineAnnotator) -> ChatModel:
+    """The model of an offline annotator. The contract cannot name its type, because it knows no client of servers."""
+    return cast(ChatModel, annotator.model)
 
 
 class Stub(NamedTuple):

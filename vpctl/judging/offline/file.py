@@ -14,7 +14,7 @@ from ...streams.writing import Out
 from ..plan import Group, Plan
 from ..run import JudgingContext, Tally
 from . import packing
-from .asked import PART, BatchFileWriter, StubFile, parse_name
+from .asked import PART, BatchFileWriter, StubFile, model_of, parse_name
 from .results import Reader, since
 
 
@@ -50,7 +50,7 @@ class BatchFileRun:
         """Read the results, and write a file of the requests that are still to be asked."""
         left = self._left()
         asked = len(left)
-        model, used = self._judge.model, Dialect(*left.dialect)
+        model, used = model_of(self._judge), Dialect(*left.dialect)
         model.speak(used)
         if asked and os.path.exists(self._results):
             there = since(self._out.target, left.at)
@@ -82,7 +82,7 @@ class BatchFileRun:
         return left
 
     async def _pack(self, groups: Iterator[Group], plan: Plan, left: StubFile, asked: int) -> None:
-        budget = self._judge.model.engine.budget
+        budget = model_of(self._judge).engine.budget
         packer: BatchFileWriter | None = None
         new, why = 0, ""
         requests = packing.requests(groups, plan, self._context, self._judge, self._tally, self._stop_signal)
@@ -109,7 +109,7 @@ class BatchFileRun:
         if len(left) + new:
             progress.note(
                 f"{progress.plural(len(left) + new, 'request')} in {self._requests}, {new:,} of them new: "
-                f"run vllm run-batch -i {self._requests} -o {self._results} --model {self._judge.model.model}, "
+                f"run vllm run-batch -i {self._requests} -o {self._results} --model {model_of(self._judge).model}, "
                 "or upload the file and save the results there; then run the same command again to read them"
             )
         else:
@@ -125,7 +125,7 @@ class BatchFileRun:
 
     def _again(self, left: StubFile) -> BatchFileWriter:
         """A packer for a new file, which begins with the existing requests that have no answer."""
-        dialect = self._judge.model.dialect
+        dialect = model_of(self._judge).dialect
         packer = BatchFileWriter(self._requests, self._stubs, at=os.path.getsize(self._out.target), dialect=dialect)
         if left:
             with open(self._requests, "rb") as file:

@@ -11,7 +11,7 @@ from ...errors import RecordFailed
 from ...flow import StopSignal
 from ..plan import Call, Group, Plan
 from ..run import JudgingContext, Tally, claim_calls, count_lost
-from .asked import MOST_BYTES, Stub, request_hash, request_line, request_name
+from .asked import MOST_BYTES, Stub, model_of, request_hash, request_line, request_name
 
 
 class PackedRequest(NamedTuple):
@@ -73,12 +73,12 @@ async def requests(
 def _packed(call: Call, prompt: str, pictures: dict[int, Any], judge: OfflineAnnotator) -> PackedRequest:
     shown = [pictures[place] for place in call.shown]
     request = judge.request(Question(prompt, shown, *call.kind[:2]))
-    line = request_line(request_name(call), judge.model.body(request))
+    line = request_line(request_name(call), model_of(judge).body(request))
     return PackedRequest(line, Stub(call, request.estimate, request_hash(request)))
 
 
 def dollars(judge: OfflineAnnotator, stub: Stub) -> float:
     """The maximum cost of a request in dollars, at the price of a batch."""
-    engine = judge.model.engine
+    engine = model_of(judge).engine
     most: float = engine.budget.most(stub.estimate) * engine.batch_share
     return most

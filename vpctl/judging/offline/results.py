@@ -16,7 +16,7 @@ from ...flow import StopSignal
 from ...records import Judgement, judgement_key
 from ..answers import scored_judgements, unscored_judgements
 from ..run import JudgingContext, Tally, count_fresh
-from .asked import Stub, StubFile, request_hash
+from .asked import Stub, StubFile, model_of, request_hash
 
 
 class Result(NamedTuple):
@@ -119,7 +119,7 @@ class Reader:
         `used` is the dialect of the requests. Raises `Stopped` if the run is stopped; the next run reads the rest.
         """
         self._there = there
-        engine = self._judge.model.engine
+        engine = model_of(self._judge).engine
         for stub in stubs if there else ():
             if stub.call.pending_keys <= there:
                 self._claim(stub)
@@ -162,7 +162,7 @@ class Reader:
         Raises `Refused` if the model or the server refused, `Unusable` if the answer cannot be used, and `AskAgain` if
         the request has to be asked again.
         """
-        engine = self._judge.model.engine
+        engine = model_of(self._judge).engine
         if result.status == 200:
             usage = reported_tokens(result.body)
             cost = engine.budget.answered(stub.estimate, usage, unsaid=reserved, factor=engine.batch_share)
@@ -179,7 +179,7 @@ class Reader:
         if found := fallback_dialect(
             used, f"{result.error.get('param') or ''} {result.code} {result.message}".casefold()
         ):
-            model = self._judge.model
+            model = model_of(self._judge)
             model.speak(common_dialect(model.dialect, found))
             raise AskAgain(result.message)
         raise Unusable(f"the server says {result.status}: {result.message}")
@@ -217,7 +217,7 @@ class Reader:
         question = Question(stub.prompt, pictures, *kind[:2], key=stub.id)
         if request_hash(judge.request(question)) != stub.asked:
             raise first
-        budget = judge.model.engine.budget
+        budget = model_of(judge).engine.budget
         if why := budget.allows(budget.most(stub.estimate)):
             raise Unusable(f"{first}; not asked again: {why}", first.raw, first.usage)
         try:

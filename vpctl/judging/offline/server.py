@@ -17,7 +17,7 @@ from ...streams.writing import Out
 from ..plan import Group, Plan
 from ..run import JudgingContext, Tally
 from . import packing
-from .asked import BatchFileWriter, StubFile
+from .asked import BatchFileWriter, StubFile, model_of
 from .journal import ANSWERS, ERRORS, REQUESTS, STUBS, Journal, PendingBatch, new_tag
 from .results import Reader, since
 
@@ -45,7 +45,7 @@ class BatchRun:
     ) -> None:
         self._context, self._judge, self._tally, self._out = context, judge, tally, out
         self._reader, self._journal, self._stop_signal = reader, journal, stop_signal
-        engine = judge.model.engine
+        engine = model_of(judge).engine
         self._engine, self._api = engine, BatchJobs(engine)
         self._collected: list[PendingBatch] = []
         self._failed: list[PendingBatch] = []
@@ -64,7 +64,7 @@ class BatchRun:
         """Collect finished batches, then submit what is new. With `retry`, also requests that failed twice."""
         with suppress(Stopped):
             known = [*self._jobs("done"), *self._jobs("failed"), *self._jobs("")]
-            self._judge.model.speak(common_dialect(Dialect(), *(Dialect(*job.dialect) for job in known)))
+            model_of(self._judge).speak(common_dialect(Dialect(), *(Dialect(*job.dialect) for job in known)))
             if retry:
                 self._allow_retry()
             self._journal.remove_stale_files()
@@ -141,7 +141,7 @@ class BatchRun:
         if self._reader.hopeless:
             self._give_up(job, self._reader.hopeless)
             return
-        journal.update(job.tag, state="done", dialect=[*self._judge.model.dialect])
+        journal.update(job.tag, state="done", dialect=[*model_of(self._judge).dialect])
         self._collected.append(job)
         if job.again:
             self._allow_retry()
@@ -209,7 +209,7 @@ class BatchRun:
                 server=self._engine.server,
                 reserved=reserved,
                 again=again,
-                dialect=[*self._judge.model.dialect],
+                dialect=[*model_of(self._judge).dialect],
             )
             await self._begin(job)
 
@@ -234,7 +234,7 @@ class BatchRun:
                         tag, reserved, again = new_tag(), 0.0, False
                         paths = self._journal.path(tag, REQUESTS), self._journal.path(tag, STUBS)
                         at = os.path.getsize(self._out.target)
-                        packer = BatchFileWriter(*paths, at=at, dialect=self._judge.model.dialect)
+                        packer = BatchFileWriter(*paths, at=at, dialect=model_of(self._judge).dialect)
                     packer.add(line, stub)
                     budget.adjust_reserved(dollars)
                     budget.requests += 1
