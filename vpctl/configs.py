@@ -289,8 +289,8 @@ class PPOConfig:
             min=0,
             max=100,
             group="Training",
-            help="Clip range of PPO. In one round, a denoising step is trained on only until its probability has changed "
-            "by this much in the wanted direction: 0.0001 allows factors from 0.9999 to 1.0001.",
+            help="Clip range of PPO. In one round, a denoising step is trained on only until its probability has "
+            "changed by this much in the wanted direction: 0.0001 allows factors from 0.9999 to 1.0001.",
         ),
     ] = 1e-4
     """DDPO, for log-probabilities that are a mean over the latent's elements."""
@@ -399,8 +399,8 @@ class ServerConfig:
             min=0,
             max=1e9,
             group="Budget",
-            help="Stop before the run costs more than this. A call that has no answer yet counts with the most that it can "
-            "cost: as if its answer had --max-tokens tokens.",
+            help="Stop before the run costs more than this. A call that has no answer yet counts with the most that it "
+            "can cost: as if its answer had --max-tokens tokens.",
             show_default="no limit",
         ),
     ] = None
@@ -507,7 +507,7 @@ class PictureConfig:
             metavar="PREFIX",
             group="Picture",
             help="Send the URL of each picture instead of its data. The URL is this prefix, such as "
-            "https://example.com/images/, plus the picture's path relative to the folder of the records. The server must "
-            "be able to open the URL, which can begin with file://.",
+            "https://example.com/images/, plus the picture's path relative to the folder of the records. The server "
+            "must be able to open the URL, which can begin with file://.",
         ),
     ] = ""

@@ -45,8 +45,8 @@ GLOSSARY = {
     "advantage": "The reward of a picture minus the mean reward of the pictures of the same prompt, divided by the "
     "standard deviation of these differences over all pictures of a round.",
     "repeatable": "An option that can be given several times, such as --reward clip --reward pickscore.",
-    "run": "One execution of a command. If its output is a file or a folder, a run that did not end can be resumed: the "
-    "same command does the rest. merge and eval start over instead.",
+    "run": "One execution of a command. If its output is a file or a folder, a run that did not end can be resumed: "
+    "the same command does the rest. merge and eval start over instead.",
     "LoRA": "Low-rank adaptation: a small set of weights that is added to those of a model. The tune commands train a "
     "LoRA and leave the model itself unchanged. --adapter names its folder.",
     "DPO": "Direct preference optimization: training on pairs, without a reward.",
@@ -70,8 +70,8 @@ vpctl tune-dpo pairs.jsonl -m diffusion:stable-diffusion-v1-5/stable-diffusion-v
 
 FILES = """An input FILE is JSON Lines: one record on each line. polish, generate and tune-ppo also read plain text,
 with one prompt per line. The name - is standard input. File names in records are relative to the folder of the records
-file; on a pipe they are relative to the working directory. A picture is opened only if it is below the folder of the records
-file, below the working directory, below a --root, or in a folder that generate wrote.
+file; on a pipe they are relative to the working directory. A picture is opened only if it is below the folder of the
+records file, below the working directory, below a --root, or in a folder that generate wrote.
 
 An existing output FILE of polish, generate, annotate or score is resumed: finished records are skipped. If a killed run
 left an incomplete last line, that line is removed. The file is locked during a run. merge and eval need their whole
@@ -100,13 +100,13 @@ EXITS = {
     "1": "A bug in vpctl. Please report the traceback.",
     "2": "The options or the input are wrong. The message says where the error is and how to fix it.",
     "3": "The command finished, but some records failed; the messages name them. Run the same command again to retry "
-    "the records that were not written. annotate retries failures that it recorded only with --retry failed. polish does "
-    "not retry prompts that it dropped as failed.",
+    "the records that were not written. annotate retries failures that it recorded only with --retry failed. polish "
+    "does not retry prompts that it dropped as failed.",
     "4": "The lower end of an interval is below --fail-under.",
     "5": "A limit of --max-cost, --max-requests or --max-time was reached. Run the same command again to resume.",
     "75": "Another run has locked the output. Run the command again later.",
-    "130": "Interrupted by SIGINT or SIGTERM. Run the same command again to resume. merge and eval do not resume: they start "
-    "over.",
+    "130": "Interrupted by SIGINT or SIGTERM. Run the same command again to resume. merge and eval do not resume: they "
+    "start over.",
 }
 ONLY = {
     "3": ("polish", "annotate", "score", "eval"),

@@ -198,7 +198,7 @@ def _wrong(value: Any, choices: Sequence[str], low: float | None, high: float | 
 
 
 def _range(low: float | None, high: float | None) -> str:
-    """The range of a number as a sentence after a space. Empty if there is no maximum and the minimum is 0, 1 or none."""
+    """The range of a number as a sentence after a space; empty if it has no maximum, and 0, 1 or no minimum."""
     if high is not None and high < NO_LIMIT:
         return f" At most {high:.12g}." if low is None else f" From {low:.12g} to {high:.12g}."
     return "" if low in (None, 0, 1) else f" At least {low}."

@@ -14,8 +14,8 @@ from .errors import UserError
 PromptText = Annotated[str, "Text that describes the picture to draw."]
 PromptId = Annotated[
     str,
-    "Sixteen hex digits: the hash of the original prompt. polish keeps it when it changes the prompt. The second record "
-    "that --keep-original writes has this id followed by `-original`.",
+    "Sixteen hex digits: the hash of the original prompt. polish keeps it when it changes the prompt. The second "
+    "record that --keep-original writes has this id followed by `-original`.",
 ]
 Source = Annotated[str, "The prompt before polish rewrote it."]
 Split = Annotated[str, "Part of the data, such as `train` or `test`. All records of one prompt are in the same part."]
@@ -109,8 +109,8 @@ class Judgement(TypedDict):
     usage: NotRequired[
         Annotated[
             dict[str, float],
-            "`prompt_tokens`, `completion_tokens`, `cached_tokens`; `cost`, in dollars; `calls`, if there was more than "
-            "one. If one call gave several judgements, its usage is the sum over them.",
+            "`prompt_tokens`, `completion_tokens`, `cached_tokens`; `cost`, in dollars; `calls`, if there was more "
+            "than one. If one call gave several judgements, its usage is the sum over them.",
         ]
     ]
     refused: NotRequired[Annotated[str, "Why the annotator refused to judge."]]

@@ -177,9 +177,9 @@ def polish(
     annotators judge whether a picture shows what the prompt asks for, and not whose style it copies.
 
     The input is JSON Lines, or plain text with one prompt per line. Plain text is read only from a .txt file or from
-    standard input. The old text is kept as `source_prompt`, and `prompt_id` is the hash of the old text. With --keep-original, the old text is also
-    written as a second record; its id is the `prompt_id` with `-original` at the end. `clip_tokens` is the length of
-    the new text. Stable Diffusion reads at most 75 tokens.
+    standard input. The old text is kept as `source_prompt`, and `prompt_id` is the hash of the old text. With
+    --keep-original, the old text is also written as a second record; its id is the `prompt_id` with `-original` at the
+    end. `clip_tokens` is the length of the new text. Stable Diffusion reads at most 75 tokens.
 
     polish drops unsafe prompts, duplicates, near duplicates, and prompts that are empty after polishing. It also drops
     prompts of more than 10000 characters as `too long`, because no text encoder reads that much.
