@@ -350,7 +350,7 @@ class Annotator(Protocol):
 
     identity: Any = None
     """A JSON value that changes whenever the answers could change. None uses the SPEC and the hash of your file. Set it
-    if the answers depend on more, such as the version of a model on a server; then it must say all they depend on."""
+    if the answers depend on more, such as the version of a model on a server; then include all that they depend on."""
     preparing: int = 4
     """Maximum number of prompts whose pictures are prepared at the same time."""
 

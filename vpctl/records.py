@@ -149,26 +149,30 @@ class Report(TypedDict):
     n: Annotated[int, "Number of items that the value is a mean of, such as pairs."]
     baseline: NotRequired[Annotated[str, "What `name` is compared with: the file of the base model, or an annotator."]]
     confidence: NotRequired[Annotated[float, "Coverage of the interval, such as 0.95."]]
-    reward: NotRequired[Annotated[str, "compare: reward whose scores are compared."]]
-    wins: NotRequired[Annotated[int, "compare: number of comparisons in which the tuned model's picture is better."]]
+    reward: NotRequired[Annotated[str, "In compare: the reward whose scores are compared."]]
+    wins: NotRequired[Annotated[int, "In compare: number of comparisons in which the tuned model's picture is better."]]
     ties: NotRequired[
         Annotated[
             int,
-            "compare: number of comparisons with equal scores. agreement: number of pairs that are left out because an "
-            "annotator gave a tie.",
+            "In compare: number of comparisons with equal scores. In agreement: number of pairs that are left out "
+            "because an annotator gave a tie.",
         ]
     ]
-    losses: NotRequired[Annotated[int, "compare: number of comparisons in which the base model's picture is better."]]
-    mean: NotRequired[Annotated[float, "compare: mean score of the tuned model's pictures."]]
-    baseline_mean: NotRequired[Annotated[float, "compare: mean score of the base model's pictures."]]
-    aspect: NotRequired[Annotated[str, "agreement, judgements: aspect that was judged."]]
-    mode: NotRequired[Annotated[str, "judgements: how the pictures were shown, as in a judgement."]]
-    level: NotRequired[Annotated[int, "judgements, metric `level`: the level, 1 to 5, whose share is the value."]]
+    losses: NotRequired[
+        Annotated[int, "In compare: number of comparisons in which the base model's picture is better."]
+    ]
+    mean: NotRequired[Annotated[float, "In compare: mean score of the tuned model's pictures."]]
+    baseline_mean: NotRequired[Annotated[float, "In compare: mean score of the base model's pictures."]]
+    aspect: NotRequired[Annotated[str, "In agreement and judgements: the aspect that was judged."]]
+    mode: NotRequired[Annotated[str, "In judgements: how the pictures were shown, as in a judgement."]]
+    level: NotRequired[
+        Annotated[int, "In judgements, for the metric `level`: the level, 1 to 5, whose share is the value."]
+    ]
     difference: NotRequired[
         Annotated[
             float,
-            "judgements, metric `first_preferred`: mean score of the picture that was shown first, minus that of the "
-            "picture that was shown last.",
+            "In judgements, for the metric `first_preferred`: mean over the judgements of the score of the picture "
+            "that was shown first, minus the score of the picture that was shown last.",
         ]
     ]
 
