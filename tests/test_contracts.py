@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from pytest_httpserver import HTTPServer
 
 from tests.conftest import Plugin, Run, draw, lines
 from vpctl import contracts
@@ -100,6 +101,23 @@ class NumberForText(Annotator):
 
     def summary(self) -> int:  # type: ignore[override]
         return 3
+
+
+def test_the_asynchronous_polisher_of_the_manual_works_as_it_stands(
+    run: Run, tmp_path: Path, httpserver: HTTPServer
+) -> None:
+    """The server answers the first request, and fails at the second one."""
+    httpserver.expect_ordered_request("/").respond_with_json([f"picture {number}" for number in range(8)])
+    httpserver.expect_ordered_request("/").respond_with_data("", status=500)
+    (tmp_path / "prompts.txt").write_text("".join(f"a red circle {number}\n" for number in range(9)))
+    (tmp_path / "remote.py").write_text(examples("AsyncPolisher")[0])
+    ended = run("polish", "prompts.txt", "--polisher", f"./remote.py:{httpserver.url_for('/')}", "--concurrency", "1")
+    assert ended.code == 3, ended.err
+    assert [record["prompt"] for record in lines(ended.out)] == [f"picture {number}" for number in range(8)]
+    assert "500" in ended.err
+    without = run("polish", "prompts.txt", "--polisher", "./remote.py")
+    assert without.code == 2
+    assert "--polisher remote.py: add :URL" in without.err
 
 
 def test_a_polisher_may_be_a_coroutine_function(run: Run, plugin: Plugin, tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ class PPOConfig:
             min=1,
             max=100_000,
             group="Training",
-            help="Number of rounds. Each round draws pictures, scores them, and trains on them.",
+            help="Number of rounds (epochs). Each round draws pictures, scores them, and trains on them.",
         ),
     ] = 100
     """DDPO's compressibility run."""
@@ -267,7 +267,7 @@ class PPOConfig:
             min=0.01,
             max=1,
             group="Training",
-            help="Share of the denoising steps to train on. Each round selects these steps at random.",
+            help="Share of the denoising steps to train on. In each round they are chosen anew, at random.",
         ),
     ] = 0.5
     skip_last: Annotated[
@@ -277,7 +277,7 @@ class PPOConfig:
             min=0,
             max=1000,
             group="Training",
-            help="Number of denoising steps, counted from the last one, to leave out of training.",
+            help="Leave the last N denoising steps out of training.",
         ),
     ] = 1
     """The noise of these steps is so small that they dominate the gradient, but hardly change the picture. DanceGRPO
@@ -289,8 +289,8 @@ class PPOConfig:
             min=0,
             max=100,
             group="Training",
-            help="Clip range of PPO: how far the ratio of a denoising step's new probability to its old one may move "
-            "away from 1 in a round.",
+            help="Clip range of PPO. In one round, a denoising step is trained on only until its probability has "
+            "changed by this much in the wanted direction: 0.0001 allows factors from 0.9999 to 1.0001.",
         ),
     ] = 1e-4
     """DDPO, for log-probabilities that are a mean over the latent's elements."""
@@ -301,8 +301,7 @@ class PPOConfig:
             min=0,
             max=1_000_000,
             group="Training",
-            help="Maximum absolute value of an advantage. An advantage is how far a picture's reward is above the mean "
-            "reward of its prompt, in standard deviations.",
+            help="Maximum absolute value of an advantage. Advantages are in standard deviations.",
         ),
     ] = 5.0
     """DDPO."""
@@ -318,7 +317,9 @@ class PPOConfig:
             "model.",
         ),
     ] = 0.0
-    learning_rate: LearningRate = 3e-4
+    learning_rate: Annotated[
+        float, option(metavar="LR", min=0, max=1, group="Training", help="Learning rate of AdamW. It is constant.")
+    ] = 3e-4
     """DDPO, for LoRA."""
     rank: Rank = 8
     preview_every: Annotated[
@@ -398,7 +399,8 @@ class ServerConfig:
             min=0,
             max=1e9,
             group="Budget",
-            help="Stop before the run costs more than this. A call in progress counts with its maximum cost.",
+            help="Stop before the run costs more than this. A call that has no answer yet counts with the most that it "
+            "can cost: as if its answer had --max-tokens tokens.",
             show_default="no limit",
         ),
     ] = None
@@ -495,6 +497,7 @@ class PictureConfig:
             choices=("low", "high", "auto"),
             group="Picture",
             help="Detail setting that is sent with each picture, for models that support it. low costs fewer tokens.",
+            show_default="not sent",
         ),
     ] = ""
     image_url: Annotated[
@@ -503,8 +506,8 @@ class PictureConfig:
             "--image-url",
             metavar="PREFIX",
             group="Picture",
-            help="Send the URL of each picture instead of its data. The URL is this prefix plus the picture's path "
-            "relative to the folder of the records. The server must be able to open the URL, which can begin with "
-            "file://.",
+            help="Send the URL of each picture instead of its data. The URL is this prefix, such as "
+            "https://example.com/images/, plus the picture's path relative to the folder of the records. The server "
+            "must be able to open the URL, which can begin with file://.",
         ),
     ] = ""

@@ -8,11 +8,18 @@ __call__ or ask; every other attribute and method has a default.
 
 The load function of a polisher may have one more parameter: server. The load function of an annotator may have three
 more: server, pictures and folder. server and pictures hold the server options and the picture options of the command,
-as the types ServerConfig and PictureConfig of vpctl.configs. folder is the folder of the records file.
+as the types ServerConfig and PictureConfig of vpctl.configs. Their fields are named after the options. ServerConfig
+has base_url, concurrency, rpm, tpm, max_cost, max_requests, max_time (in seconds), timeout, temperature, max_tokens,
+extra and prices. PictureConfig has max_side, detail and image_url. An option that is not given has its default; a
+limit without a default is None, and a text without a default is empty. folder is the folder of the records file.
 
-Raise UserError of vpctl.errors if the user can correct the problem: the command ends and prints the message in one
-line. Raise RecordFailed of vpctl.errors, with the reason, if a single record cannot be processed: the command counts
-it, continues, and the next run tries the record again.
+Raise UserError(text) of vpctl.errors if the user can correct the problem: the command ends and prints the text in one
+line. Raise RecordFailed(text) of vpctl.errors if a single record cannot be processed; the text is the reason. The
+command counts the record, continues, and the next run tries the record again.
+
+An aspect is a Markdown file, not Python. Its name in records is the name of the file without .md. Its first line is
+the title, as in `# Fidelity`. The rest is the rubric. The lines of the rubric from `1. Name: description` to
+`5. Name: description` name the five levels, the worst first. Without such lines the levels are the numbers 1 to 5.
 """
 
 from abc import abstractmethod
@@ -74,7 +81,8 @@ class Verdicts(NamedTuple):
 class Aspect(NamedTuple):
     """A quality that pictures are judged on. Records hold `name`; a language model is shown `title` and `rubric`.
 
-    `levels` are the allowed answers, the worst first, such as ``3 Fair``. The score is the number of the level, 1 to 5.
+    `name` is the name of the aspect's file without .md. `levels` are the five allowed answers, the worst first, such as
+    ``3 Fair``, or only numbers if the rubric does not name them. The score is the number of the level, 1 to 5.
     """
 
     name: str
@@ -121,6 +129,8 @@ class Question(NamedTuple):
 class Polisher(Protocol):
     """Cleans prompts, for ``polish --polisher``. As a function: ``polish(prompts) -> list[Polished]``.
 
+    A function gets one prompt in each call. A class can set `at_once` to get more.
+
     Examples:
 
         '''Shouts.'''
@@ -154,12 +164,59 @@ class Polisher(Protocol):
 
 
 class AsyncPolisher(Protocol):
-    """Cleans prompts like a Polisher, but asynchronously: several calls run at the same time. Use it for a server."""
+    """Cleans prompts like a Polisher, but asynchronously: several calls run at the same time. Use it for a server.
+
+    As a coroutine function: ``async polish(prompts) -> list[Polished]``, with one prompt in each call.
+
+    Examples:
+
+        '''Sends prompts to a server; the ARGUMENT is its URL.'''
+
+        from contextlib import asynccontextmanager
+
+        import aiohttp
+
+        from vpctl.contracts import AsyncPolisher, Polished
+        from vpctl.errors import RecordFailed, UserError
+
+
+        class Remote(AsyncPolisher):
+            at_once = 8
+
+            def __init__(self, url):
+                self.url = url
+
+            def check(self):
+                if not self.url:
+                    raise UserError("--polisher remote.py: add :URL")
+
+            @asynccontextmanager
+            async def running(self, stop_signal):
+                self.stop_signal = stop_signal
+                async with aiohttp.ClientSession() as self.client:
+                    yield
+
+            async def __call__(self, prompts):
+                self.stop_signal.check()
+                try:
+                    async with self.client.post(
+                        self.url, json=prompts, raise_for_status=True
+                    ) as answer:
+                        texts = await answer.json()
+                except aiohttp.ClientError as error:
+                    return [RecordFailed(str(error))] * len(prompts)
+                return [Polished(text) for text in texts]
+
+
+        def load(argument, *, device):
+            return Remote(argument)
+    """
 
     at_once: int = 1
     """Maximum number of prompts in one call."""
     template: str = ""
-    """Name and hash of the instructions for the model. A prompt that has the same `template` is not polished again."""
+    """Name and hash of the instructions for the model. Set it if your instructions may change. polish writes it to each
+    record; a prompt that has the same `template` is not polished again."""
 
     @abstractmethod
     async def __call__(self, prompts: list[str]) -> list[Polished | RecordFailed]:
@@ -206,7 +263,8 @@ class Generator(Protocol):
     """
 
     settings: Settings = Settings()
-    """The generator's own defaults. It uses them for every setting that is None."""
+    """The generator's own defaults. vpctl puts them in place of every setting that the user did not give, before it
+    calls the generator. A setting that is None here, too, is None in the call."""
     fingerprint: str = ""
     """A text that changes when the weights change. If it is empty, the SPEC and the hash of your file are used."""
 
@@ -234,9 +292,10 @@ class TunableGenerator(Generator, Protocol):
 class Annotator(Protocol):
     """Judges pictures, for ``annotate --annotator``. As a function: ``judge(prompt, images, aspect) -> Verdicts``.
 
-    If the function is a coroutine function, many calls run at the same time. An annotator may raise two more errors of
-    vpctl.errors: Refused if it refuses to judge, and Unusable if the answer of its model is unusable. Both are recorded
-    in the judgement, and only --retry tries them again.
+    Images are Pillow images of mode RGB, upright, and white where the file is transparent. If the function is a
+    coroutine function, many calls run at the same time. An annotator may raise two more errors of vpctl.errors:
+    Refused(text) if it refuses to judge, and Unusable(text) if the answer of its model is unusable. The text is the
+    reason. Both are recorded in the judgement, and only --retry tries them again.
 
     In mode ``pair`` only the order of the two scores counts: the picture with the higher score is preferred, and equal
     scores are a tie. vpctl replaces the scores of a function by 5 for the preferred picture and 1 for the other, or by
@@ -290,7 +349,8 @@ class Annotator(Protocol):
     """
 
     identity: Any = None
-    """A JSON value that changes whenever the answers could change. None uses the SPEC and the hash of your file."""
+    """A JSON value that changes whenever the answers could change. None uses the SPEC and the hash of your file. Set it
+    if the answers depend on more, such as the version of a model on a server; then include all that they depend on."""
     preparing: int = 4
     """Maximum number of prompts whose pictures are prepared at the same time."""
 
@@ -323,7 +383,10 @@ class Annotator(Protocol):
         return prepared.width * prepared.height if isinstance(prepared, Image.Image) else 0
 
     def template(self, kind: Kind) -> str:
-        """Return the name and hash of the instructions for the model. If they change, pictures are judged again."""
+        """Return the name and hash of the instructions for the model. If they change, pictures are judged again.
+
+        Define it if you word the instructions yourself. Return NAME@HASH: a text with an @ is written to the record.
+        """
         return digest([aspect[:3] for aspect in kind.aspects])
 
     def status(self, share: float | None) -> str:

@@ -31,13 +31,13 @@ class CommandEnded(Exception):
 
 
 class SomeFailed(CommandEnded):
-    """Some records failed. The next run tries them again."""
+    """Some records failed. The next run tries those again that were not written."""
 
     exit_code = 3
 
 
 class GateFailed(CommandEnded):
-    """An evaluation is below the threshold that the user set."""
+    """The lower end of an interval is below the gate that the user set."""
 
     exit_code = 4
 

@@ -1,6 +1,6 @@
-"""Many things under way at once, in one event loop: reading ahead, doing in order, and ending early but in order.
+"""Concurrent work in one event loop: reading ahead, results in the order of the input, and stopping early.
 
-A run that stops before its input does lets end what is under way, since it has been paid for, and begins nothing new.
+A run that stops early finishes the work in progress, because that is paid for, and begins nothing new.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class StopSignal:
 
     @property
     def stopped(self) -> bool:
-        """Whether nothing new is to begin."""
+        """Whether nothing new may begin."""
         return self._set.is_set()
 
     def stop(self, why: str) -> None:
@@ -46,22 +46,22 @@ class StopSignal:
                 call()
 
     def on_stop(self, call: Callable[[], object]) -> None:
-        """Have `call` called once nothing new is to begin."""
+        """Register `call`, which is called when the signal is set."""
         self._waiting.append(call)
 
     def check(self) -> None:
-        """Raise `Stopped` if nothing new is to begin."""
+        """Raise `Stopped` if the signal is set."""
         if self.stopped:
             raise Stopped
 
     async def sleep(self, seconds: float) -> None:
-        """Wait, or raise `Stopped` as soon as nothing new is to begin."""
+        """Wait for this time. Raise `Stopped` as soon as the signal is set."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._set.wait(), seconds)
         self.check()
 
     def interrupt(self, all_of_it: "asyncio.Task[Any]") -> None:
-        """What a signal does: the first time an end in order, the second time at once."""
+        """Handle an interrupt: the first stops the run in order, the second cancels it."""
         if self._interrupted:
             all_of_it.cancel()
             return
@@ -70,7 +70,7 @@ class StopSignal:
         progress.note("interrupted: waiting for running work to finish; interrupt again to stop immediately")
 
     def end(self) -> None:
-        """Raise what tells the program why the run ended early, if it did."""
+        """Raise `KeyboardInterrupt` or `LimitReached` if the run ended early."""
         if self._interrupted:
             raise KeyboardInterrupt
         if self.stopped:
@@ -99,10 +99,10 @@ class WeightedSemaphore:
 
 
 def run(work: Callable[[StopSignal], Coroutine[Any, Any, R]], *, max_time: float | None = None) -> R:
-    """The result of `work`, in an event loop of its own that interrupts, and `max_time` in seconds, stop in order.
+    """Run `work` in a new event loop and return its result. Interrupts, and `max_time` in seconds, set the stop signal.
 
-    Raises `KeyboardInterrupt` or `LimitReached` at the end if the stop signal was set, and single what a group of tasks
-    raised.
+    Raises `KeyboardInterrupt` or `LimitReached` at the end if the stop signal was set. If a group of tasks raised
+    errors, only the first of them is raised.
     """
 
     async def all_of_it() -> R:
@@ -144,7 +144,7 @@ def _signals(stop_signal: StopSignal) -> Iterator[None]:
 
 
 def _unless_interrupted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Report what nobody waits for, but not that an interrupt came while another was being dealt with."""
+    """Report errors that no task waits for, except an interrupt during the handling of another interrupt."""
     if not isinstance(context.get("exception"), KeyboardInterrupt):
         loop.default_exception_handler(context)
 
@@ -183,9 +183,10 @@ def _hand_over(
 
 
 def ahead(items: Iterator[T], *, is_large: Callable[[T], bool] = lambda _: False) -> Iterator[T]:
-    """The items, made by a thread that is at most one ahead; the next one after a large one is made when that is used.
+    """Yield the items. A thread makes them, at most one ahead.
 
-    The item itself is not kept here, so that its memory can be free before the next one is made.
+    After a large item, the thread waits until the caller asks for the next one. No reference to an item is kept here,
+    so its memory can be freed before the next one is made.
     """
     made: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
     taken, end = _hand_over(items, made.put)
@@ -207,7 +208,7 @@ def ahead(items: Iterator[T], *, is_large: Callable[[T], bool] = lambda _: False
 
 
 async def in_background(items: Iterator[T]) -> AsyncIterator[T]:
-    """The items, taken from a blocking iterator by a thread that is at most one ahead, for an event loop."""
+    """Yield the items of a blocking iterator in an event loop. A thread reads them, at most one ahead."""
     loop = asyncio.get_running_loop()
     made: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
     taken, end = _hand_over(items, lambda one: loop.call_soon_threadsafe(made.put_nowait, one))
@@ -224,11 +225,11 @@ async def in_background(items: Iterator[T]) -> AsyncIterator[T]:
 async def in_order(
     items: AsyncIterator[T], work: Callable[[T], Awaitable[R]], *, at_once: int, stop_signal: StopSignal
 ) -> AsyncGenerator[R, None]:
-    """What `work` makes of each item, in the order of the items, with `at_once` of them under way.
+    """Yield the result of `work` for each item, in the order of the items, with `at_once` items in progress.
 
-    Results come as soon as they and all before them are there. An item that is `Stopped` ends it, and so does the stop
-    signal; what follows a stopped item and was under way is let end, and comes too, since it has been paid for. So it
-    is where an item ends in a `UserError`, which is raised at the end; nothing is begun after it.
+    A result is yielded as soon as it and all results before it are complete. After the stop signal, no new item is
+    begun. The items in progress finish, and their results are yielded, because they are paid for; an item that raises
+    `Stopped` has no result. If an item raises `UserError`, the same happens, and the error is raised at the end.
     """
     under_way: set[asyncio.Task[R]] = set()
     arrived: asyncio.Queue[asyncio.Task[R] | None] = asyncio.Queue()

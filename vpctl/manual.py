@@ -31,7 +31,7 @@ Every stage of the method works in the shapes world."""
 
 GLOSSARY = {
     "annotator": "The plug-in that judges pictures, as --annotator names it: a model on a server, a local model, a "
-    "reward model or your own file. The name of a person who judges is an annotator, too.",
+    "reward model or your own file. A person can be an annotator, too; the record then holds the person's name.",
     "aspect": "One quality that pictures are judged on, such as fidelity.",
     "pixel judge": "The annotator and reward of the shapes world. It measures pixels.",
     "call": "One question to an annotator, or to the language model of polish, with its answer. If an answer is "
@@ -42,14 +42,16 @@ GLOSSARY = {
     "failed judgement has no scores.",
     "pair": "A record: two pictures of one prompt, the preferred and the rejected one.",
     "reward": "A function that scores a picture for a prompt: a reward model, or your own file. --reward names it.",
-    "advantage": "How much higher the reward of a picture is than the mean reward of the pictures of the same prompt.",
+    "advantage": "The reward of a picture minus the mean reward of the pictures of the same prompt, divided by the "
+    "standard deviation of these differences over all pictures of a round.",
     "repeatable": "An option that can be given several times, such as --reward clip --reward pickscore.",
-    "run": "One execution of a command. A run that did not end can be resumed: the same command does the rest.",
+    "run": "One execution of a command. If its output is a file or a folder, a run that did not end can be resumed: "
+    "the same command does the rest. merge and eval start over instead.",
     "LoRA": "Low-rank adaptation: a small set of weights that is added to those of a model. The tune commands train a "
     "LoRA and leave the model itself unchanged. --adapter names its folder.",
     "DPO": "Direct preference optimization: training on pairs, without a reward.",
     "PPO": "Proximal policy optimization: reinforcement learning in small, clipped steps towards a higher reward.",
-    "gate": "A limit for a measured number. The command fails if the number is below the limit.",
+    "gate": "A limit that --fail-under sets. The command fails if the lower end of an interval is below the limit.",
 }
 
 PIPELINE = """vpctl polish prompts.txt --out prompts.jsonl
@@ -68,8 +70,8 @@ vpctl tune-dpo pairs.jsonl -m diffusion:stable-diffusion-v1-5/stable-diffusion-v
 
 FILES = """An input FILE is JSON Lines: one record on each line. polish, generate and tune-ppo also read plain text,
 with one prompt per line. The name - is standard input. File names in records are relative to the folder of the records
-file; on a pipe they are relative to the working directory. A picture is opened only if it is below this folder, below
-the working directory, below a --root, or in a folder that generate wrote.
+file; on a pipe they are relative to the working directory. A picture is opened only if it is below the folder of the
+records file, below the working directory, below a --root, or in a folder that generate wrote.
 
 An existing output FILE of polish, generate, annotate or score is resumed: finished records are skipped. If a killed run
 left an incomplete last line, that line is removed. The file is locked during a run. merge and eval need their whole
@@ -79,12 +81,12 @@ polish writes dropped prompts to a second file: beside prompts.jsonl it is promp
 
 annotate writes more files beside its output judgements.jsonl. The file .judgements.jsonl.contents holds hashes of the
 picture files; you can delete it at any time. The folder .judgements.jsonl.batches lists the pending batches. With
---batch-file requests.jsonl, the file .requests.jsonl.stubs lists the judgement that each request is for. Do not delete
+--batch-file requests.jsonl, the file .requests.jsonl.stubs says which judgement each request belongs to. Do not delete
 the folder or the stubs file while you wait for answers: you would lose answers that you have paid for.
 
-The output DIR of train-rm, tune-ppo and tune-dpo holds the run. The options are in run.json. The metrics are in
-metrics.jsonl and in files for TensorBoard. Until the run has ended, the folder also holds a checkpoint. The same
-command resumes the run from the checkpoint.
+The output DIR of train-rm, tune-ppo and tune-dpo holds the files of the training. The options are in run.json. The
+metrics are in metrics.jsonl and in files for TensorBoard. Until the run has ended, the folder also holds a checkpoint.
+The same command resumes the run from the checkpoint.
 
 Records go to standard output or to a file. Messages go to standard error."""
 
@@ -94,15 +96,18 @@ its NAME, or by the path of your own Markdown file: a title line, then the rubri
 vpctl-plugins(7) describes how to write one."""
 
 EXITS = {
-    "0": "Success. An output pipe that its reader closes, as head does, also counts as success.",
+    "0": "Success. It is also a success if the reader of the output stops early, as head does.",
     "1": "A bug in vpctl. Please report the traceback.",
     "2": "The options or the input are wrong. The message says where the error is and how to fix it.",
     "3": "The command finished, but some records failed; the messages name them. Run the same command again to retry "
-    "the records that were not written.",
-    "4": "A measured number is below the gate of --fail-under.",
-    "5": "A limit of --max-cost, --max-requests or --max-time was reached. Run the same command again to resume.",
+    "the records that were not written. annotate retries failures that it recorded only with --retry failed. polish "
+    "does not retry prompts that it dropped as failed.",
+    "4": "The lower end of an interval is below --fail-under.",
+    "5": "A limit of --max-cost, --max-requests or --max-time was reached. With --out, the same command resumes the "
+    "run.",
     "75": "Another run has locked the output. Run the command again later.",
-    "130": "Interrupted by SIGINT or SIGTERM. Run the same command again to resume.",
+    "130": "Interrupted by SIGINT or SIGTERM. With --out, the same command resumes the run; merge and eval start over "
+    "instead.",
 }
 ONLY = {
     "3": ("polish", "annotate", "score", "eval"),

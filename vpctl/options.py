@@ -198,7 +198,7 @@ def _wrong(value: Any, choices: Sequence[str], low: float | None, high: float | 
 
 
 def _range(low: float | None, high: float | None) -> str:
-    """The range of a number as a sentence, with a space in front; empty for a range that begins at 0 or 1 only."""
+    """The range of a number as a sentence after a space; empty if it has no maximum, and 0, 1 or no minimum."""
     if high is not None and high < NO_LIMIT:
         return f" At most {high:.12g}." if low is None else f" From {low:.12g} to {high:.12g}."
     return "" if low in (None, 0, 1) else f" At least {low}."
@@ -393,6 +393,6 @@ RunFolder = Annotated[
         "-o",
         metavar="DIR",
         group="Output",
-        help="Output folder of the run. An interrupted run with the same options is resumed.",
+        help="Output folder of the training. An interrupted run with the same options is resumed.",
     ),
 ]

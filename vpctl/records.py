@@ -14,8 +14,8 @@ from .errors import UserError
 PromptText = Annotated[str, "Text that describes the picture to draw."]
 PromptId = Annotated[
     str,
-    "Sixteen hex digits: the hash of the original prompt. polish keeps it when it changes the prompt. If polish "
-    "--keep-original also writes the original prompt, the id of that record is the same with `-original` at the end.",
+    "Sixteen hex digits: the hash of the original prompt. polish keeps it when it changes the prompt. The second "
+    "record that --keep-original writes has this id followed by `-original`.",
 ]
 Source = Annotated[str, "The prompt before polish rewrote it."]
 Split = Annotated[str, "Part of the data, such as `train` or `test`. All records of one prompt are in the same part."]
@@ -71,6 +71,7 @@ class Image(TypedDict):
     num_inference_steps: NotRequired[Annotated[int, "Denoising steps."]]
     width: NotRequired[Annotated[int, "Width in pixels."]]
     height: NotRequired[Annotated[int, "Height in pixels."]]
+    negative_prompt: NotRequired[Annotated[str, "Text that describes what the picture must not show."]]
     adapter: NotRequired[Annotated[str, "Folder of the LoRA that the picture was drawn with."]]
     scores: NotRequired[
         Annotated[dict[str, float], "Raw score of each reward, by the SPEC of the reward; higher is better."]
@@ -108,8 +109,8 @@ class Judgement(TypedDict):
     usage: NotRequired[
         Annotated[
             dict[str, float],
-            "Tokens and cost: `prompt_tokens`, `completion_tokens`, `cached_tokens`, `cost` in dollars, and `calls` if "
-            "more than one call was needed. If one call gave several judgements, its usage is the sum over them.",
+            "`prompt_tokens`, `completion_tokens`, `cached_tokens`; `cost`, in dollars; `calls`, if there was more "
+            "than one. If one call gave several judgements, its usage is the sum over them.",
         ]
     ]
     refused: NotRequired[Annotated[str, "Why the annotator refused to judge."]]
@@ -146,8 +147,34 @@ class Report(TypedDict):
     low: Annotated[float, "Lower end of its interval."]
     high: Annotated[float, "Upper end of its interval."]
     n: Annotated[int, "Number of items that the value is a mean of, such as pairs."]
-    baseline: NotRequired[Annotated[str, "What was compared with: the file of the base model, or an annotator."]]
+    baseline: NotRequired[Annotated[str, "What `name` is compared with: the file of the base model, or an annotator."]]
     confidence: NotRequired[Annotated[float, "Coverage of the interval, such as 0.95."]]
+    reward: NotRequired[Annotated[str, "In compare: the reward whose scores are compared."]]
+    wins: NotRequired[Annotated[int, "In compare: number of comparisons in which the tuned model's picture is better."]]
+    ties: NotRequired[
+        Annotated[
+            int,
+            "In compare: number of comparisons with equal scores. In agreement: number of pairs that are left out "
+            "because an annotator gave a tie.",
+        ]
+    ]
+    losses: NotRequired[
+        Annotated[int, "In compare: number of comparisons in which the base model's picture is better."]
+    ]
+    mean: NotRequired[Annotated[float, "In compare: mean score of the tuned model's pictures."]]
+    baseline_mean: NotRequired[Annotated[float, "In compare: mean score of the base model's pictures."]]
+    aspect: NotRequired[Annotated[str, "In agreement and judgements: the aspect that was judged."]]
+    mode: NotRequired[Annotated[str, "In judgements: how the pictures were shown, as in a judgement."]]
+    level: NotRequired[
+        Annotated[int, "In judgements, for the metric `level`: the level, 1 to 5, whose share is the value."]
+    ]
+    difference: NotRequired[
+        Annotated[
+            float,
+            "In judgements, for the metric `first_preferred`: mean over the judgements of the score of the picture "
+            "that was shown first, minus the score of the picture that was shown last.",
+        ]
+    ]
 
 
 MAX_PROMPT_CHARS = 10_000

@@ -106,7 +106,8 @@ def annotate(
         option(
             "--dry-run",
             group="Budget",
-            help="Make no call. Only print how many calls the run would make, and estimate their tokens and cost.",
+            help="Make no call, except those of --sample. Only print how many calls the run would make, and estimate "
+            "their tokens and cost.",
         ),
     ] = False,
     sample: Annotated[
@@ -153,19 +154,22 @@ def annotate(
 
     An annotator judges the pictures: it gives each picture a score on each aspect, with a reason. By default there is
     one call for each prompt and aspect. It shows all pictures of the prompt, in a shuffled order. The records of one
-    prompt must be consecutive.
+    prompt must be consecutive; otherwise they are judged in separate calls.
 
     The aspects, their five levels, and the separate call for each aspect follow VisionPrefer (Wu et al. 2024, arXiv
     2404.15100).
 
     A record needs `prompt` and `file_name`. A missing `prompt_id` is computed from the prompt. A missing `image_id` is
-    computed from the bytes of the file, so identical files have the same `image_id`. If several records of one prompt
-    have the same `image_id`, only the first is used; a warning names the others.
+    computed from the bytes of the file, so identical files have the same `image_id`. If consecutive records of one
+    prompt have identical files and no `image_id`, only the first is used; a warning names the others. If they have the
+    same `image_id` in the input, the command ends with an error. If one picture of a prompt cannot be opened, the
+    whole prompt is left out, in every --mode; a warning names the picture.
 
     Each judgement is written as soon as it is complete. With --out FILE, an interrupted run is resumed, and a run
     with more input judges only the new pictures. Each judgement has a key: a hash of everything that could change the
     answer, including the server and the bytes of the pictures. If any of this changes, the pictures are judged again.
-    If an annotator judged the same pictures again in the same order and pass, only the last judgement counts.
+    If an annotator judged the same pictures again in the same order and pass, the output holds both judgements; merge
+    and eval use only the last one.
 
     If the annotator refuses to judge, the reason is recorded in `refused`. If an answer is unusable, a second call asks
     the same question again. If that answer is unusable, too, the reason is recorded in `failed`. Only --retry tries

@@ -166,7 +166,7 @@ def polish(
             max=1,
             group="Prompt",
             help="Drop a prompt as a near duplicate if its similarity to an earlier prompt is at least this. 1 turns "
-            "this off: then only duplicates are dropped.",
+            "this off: near duplicates are then kept.",
         ),
     ] = 0.8,
     server: ServerConfig,
@@ -178,20 +178,20 @@ def polish(
     of artists, names of platforms and renderers, contradictory styles. polish removes these words. Then
     annotators judge whether a picture shows what the prompt asks for, and not whose style it copies.
 
-    The input is JSON Lines, or plain text with one prompt per line. A .txt file and standard input can be plain text.
-    The old text is kept as `source_prompt`, and `prompt_id` is its hash. With --keep-original, the old text is also
-    written as a second record; its id is the `prompt_id` with `-original` at the end. `clip_tokens` is the length of
-    the new text. Stable Diffusion reads at most 75 tokens.
+    The input is JSON Lines, or plain text with one prompt per line. Plain text is read only from a .txt file or from
+    standard input. The old text is kept as `source_prompt`, and `prompt_id` is the hash of the old text. With
+    --keep-original, the old text is also written as a second record; its id is the `prompt_id` with `-original` at the
+    end. `clip_tokens` is the length of the new text. Stable Diffusion reads at most 75 tokens.
 
     polish drops unsafe prompts, duplicates, near duplicates, and prompts that are empty after polishing. It also drops
     prompts of more than 10000 characters as `too long`, because no text encoder reads that much.
 
     A repeat is a prompt with the same `prompt_id` as an earlier one: the same original text. Repeats are counted, but
-    they are in no output. A duplicate is a prompt whose new text has the same words as the new text of an earlier
-    prompt: case, punctuation and spacing do not matter. A near duplicate has different words, but its similarity to an
-    earlier prompt is at least --similarity. For the similarity of two prompts, polish takes all sequences of two and
-    of three words in their new texts. The similarity is the number of sequences that both prompts have, divided by the
-    number of sequences that at least one of them has.
+    they are in no output. A duplicate is a prompt whose new text has the same words in the same order as the new text
+    of an earlier prompt: case, punctuation and spacing do not matter. A near duplicate is not a duplicate, but its
+    similarity to an earlier prompt is at least --similarity. For the similarity of two prompts, polish lists every run
+    of two or three neighbouring words of each new text. The similarity is the number of runs in both lists, divided by
+    the number of runs in either (the Jaccard index).
 
     A rewrite by a language model is rejected if it adds something, or if it loses the subject of the prompt. Then the
     rules polish the prompt instead, and `rejected` gives the reason.
@@ -200,11 +200,12 @@ def polish(
     `prompt_nsfw` is a column of DiffusionDB.
 
     With --out prompts.jsonl, dropped prompts go to prompts.dropped.jsonl, with the reason in `dropped`. A resumed run
-    skips them. To try a dropped prompt again, delete its line from that file.
+    skips dropped prompts. To try a dropped prompt again, delete its line from that file.
 
     If a model's answer for a prompt is unusable, a second call asks again. If that answer is unusable, too, the prompt
-    is dropped as `failed`. If the server fails, the prompt is in neither file, and the next run tries again. The exit
-    code is 3 if any record failed, and 5 if a limit was reached.
+    is dropped as `failed`; like other dropped prompts, it is not retried by the same command. If the server fails, the
+    prompt is in neither prompts.jsonl nor prompts.dropped.jsonl, and the next run tries again. The exit code is 3 if
+    any record failed, and 5 if a limit was reached.
 
     Examples:
 

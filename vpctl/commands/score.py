@@ -41,8 +41,8 @@ def score(
 
     A record needs `prompt` and `file_name`. A missing `prompt_id` is computed from the prompt. A missing `image_id` is
     computed from the bytes of the file, so identical files have the same `image_id`. The computed ids are added to the
-    record. If several records of one prompt have the same `image_id`, only the first is used; a warning names the
-    others.
+    record. If consecutive records of one prompt have the same `image_id`, only the first is used; a warning names
+    the others.
 
     A picture that cannot be opened or scored is left out; a warning names it. The exit code is 3 if any record failed.
 

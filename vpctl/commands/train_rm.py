@@ -116,16 +116,17 @@ def train_rm(
     A reward model gives a picture a score for a prompt. It learns from pairs to score the preferred picture higher.
 
     train-rm trains on the pairs whose `split` is train. If there are pairs whose `split` is validation, it keeps the
-    weights that are best on these pairs. The model card reports the accuracy on the pairs whose `split` is test. If no
-    pair has a `split`, 10 % of the prompts are held out from training and used as test.
+    weights that are best on these pairs. The model card reports the accuracy on the pairs whose `split` is test. If
+    some pairs have a `split`, the pairs without one are used for training. If no pair has a `split`, 10 % of the
+    prompts are held out from training and used as test.
 
     The loss is the negative log-likelihood of the Bradley-Terry model, as in VisionPrefer (Wu et al. 2024, arXiv
     2404.15100, section 4.1). The choice of frozen layers and the decay of the learning rate follow ImageReward (Xu et
     al. 2023, arXiv 2304.05977).
 
     The output folder is a transformers model with its tokenizer and image processor. vpctl uses it as the reward
-    vp:DIR. The model card shows how to use it with transformers and without vpctl. The folder also holds the run:
-    options in run.json, and metrics in metrics.jsonl and in files for TensorBoard.
+    vp:DIR. The model card shows how to use it with transformers and without vpctl. The folder also holds the files
+    of the training: options in run.json, and metrics in metrics.jsonl and in files for TensorBoard.
 
     Examples:
 

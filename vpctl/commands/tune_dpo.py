@@ -50,7 +50,7 @@ def tune_dpo(
     (Wallace et al. 2024, arXiv 2311.12908). DPO, direct preference optimization, trains on pairs directly: the model
     learns to denoise the preferred picture of a pair better, compared with the rejected picture. It uses no reward
     model and draws no training pictures. The pictures of the pairs can come from any model. Pairs with a `split` other
-    than train are skipped.
+    than train are skipped. Pairs without a `split` are used.
 
     The output folder holds the LoRA in pytorch_lora_weights.safetensors, previews drawn from fixed seeds, and metrics
     in metrics.jsonl and in files for TensorBoard. To use the LoRA, run generate --adapter DIR, or call

@@ -47,8 +47,8 @@ def tune_ppo(
             "--reward",
             "-r",
             group="Model",
-            help="Reward to increase, as SPEC or SPEC=WEIGHT; repeatable. Several rewards are multiplied by their "
-            "weights and added up. A SPEC without WEIGHT has the weight 1.",
+            help="Reward to increase, as SPEC or SPEC=WEIGHT; repeatable. The rewards are added up, each "
+            "multiplied by its weight. A SPEC without WEIGHT has the weight 1.",
             show_default="shapes, the pixel judge",
         ),
     ] = None,
@@ -62,10 +62,11 @@ def tune_ppo(
     al. 2024, arXiv 2305.13301). DDPO applies PPO, proximal policy optimization, to the denoising steps of a picture.
     PPO is reinforcement learning in small steps: a clip range limits how far the model moves in one round.
 
-    Each round draws several pictures of each prompt and scores them with the reward. The advantage of a picture is how
-    far its reward is above the mean reward of the same prompt. Training makes the denoising steps of pictures with a
-    positive advantage more likely, and those of the others less likely. Prompts with a `split` other than train are
-    skipped.
+    A round (--epochs counts rounds) chooses prompts at random, draws several pictures of each prompt and scores them
+    with the reward. The advantage of a picture is its reward minus the mean reward of the pictures of the same prompt,
+    divided by the standard deviation of these differences over all pictures of the round. Training makes the denoising
+    steps of pictures with a positive advantage more likely, and those of pictures with a negative advantage less
+    likely. Prompts with a `split` other than train are skipped. Prompts without a `split` are used.
 
     The output folder holds the LoRA in pytorch_lora_weights.safetensors, previews drawn from fixed seeds, and metrics
     in metrics.jsonl and in files for TensorBoard. To use the LoRA, run generate --adapter DIR, or call

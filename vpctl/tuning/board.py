@@ -1,7 +1,7 @@
 """Metrics and previews for TensorBoard.
 
-torch's own SummaryWriter writes in a thread: on a full disk it raises at a later call, or waits forever at the end.
-This one writes at once.
+torch's own SummaryWriter writes in a thread: on a full disk it raises an error at a later call, or waits forever at the
+end. This class writes at once.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ from ..errors import os_reason
 
 
 class Board:
-    """An event file. A write that fails ends it with one warning; the training does not need it."""
+    """An event file. If a write fails, there is one warning, and nothing more is written; the training continues."""
 
     def __init__(self, folder: Path, *, first: int) -> None:
-        """TensorBoard drops what earlier event files say of step `first` and later steps."""
+        """Open the file. TensorBoard ignores what earlier event files hold for step `first` and later steps."""
         self._file: BinaryIO | None = None
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self._path = folder / name

@@ -1,7 +1,7 @@
 """Diffusion-DPO (Wallace et al. 2024, arXiv 2311.12908): a LoRA from preference pairs, with no reward model.
 
-Departures from the released code: the reference is the same UNet with its LoRA switched off instead of a second copy;
-pictures are encoded once and their latents drawn anew from the stored posterior at every visit; ties never come in.
+Differences from the released code: the reference is the same UNet with its LoRA turned off, not a second copy. Each
+picture is encoded once; its latents are drawn anew from the stored posterior at every use. There are no ties.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from .run import optimizer_step, random_state, restore_optimizer, restore_random
 
 
 class Preference(NamedTuple):
-    """A pair as training needs it: indices of two pictures, the prompt."""
+    """A pair for the training: the indices of its two pictures, and its prompt."""
 
     chosen: int
     rejected: int
@@ -29,7 +29,7 @@ class Preference(NamedTuple):
 
 
 class DPOLoss(NamedTuple):
-    """The loss, a scalar, and for each pair (B,) its logit, positive where the model prefers what was chosen."""
+    """The loss, a scalar, and the logit of each pair (B,): positive if the model prefers the chosen picture."""
 
     loss: Tensor
     logits: Tensor
@@ -39,7 +39,7 @@ def dpo_loss(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected:
     """−log σ(−β/2 [(L_w − L_w^ref) − (L_l − L_l^ref)]), mean over pairs. Wallace et al., equation 14.
 
     The arguments (B,) are squared errors of the noise prediction, each a mean over the latent's elements: this fixes
-    the scale of `beta`. Where policy and reference agree the loss is log 2.
+    the scale of `beta`. If policy and reference are equal, the loss is log 2.
     """
     logits = -0.5 * beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
     return DPOLoss(-F.logsigmoid(logits).mean(), logits)
@@ -55,7 +55,8 @@ def squared_errors(
 class DiffusionDPO(Algorithm):
     """Tunes the policy's LoRA on preference pairs.
 
-    The order of the pairs, the noise and the timesteps come from one generator, which belongs to the state.
+    One random generator chooses the order of the pairs, the noise and the timesteps; its state is part of the
+    checkpoint.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class DiffusionDPO(Algorithm):
         self._order: list[int] = []
 
     def step(self, number: int) -> dict[str, float]:
-        """One optimizer step on `batch` × `accumulate` pairs; their mean loss, accuracy, margin and errors."""
+        """Do one step on `batch` × `accumulate` pairs. Returns their mean loss, accuracy, margin and errors."""
         policy, config = self._policy, self._config
         together = config.batch * config.accumulate
         preferences = self._next_pairs(together)
@@ -97,7 +98,7 @@ class DiffusionDPO(Algorithm):
         return [self._preferences[index] for index in taken]
 
     def state_dict(self) -> dict[str, Any]:
-        """The LoRA, the optimizer, the schedule, the pairs that are next, the random state."""
+        """The LoRA, the optimizer, the schedule, the next pairs, the random state."""
         return {
             "lora": self._policy.lora(),
             "optimizer": self._optimizer.state_dict(),
@@ -107,7 +108,7 @@ class DiffusionDPO(Algorithm):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore it. Raises `ValueError` for the state of another run."""
+        """Restore a state. Raises `ValueError` for the state of another run."""
         self._order = state["order"]
         if not all(0 <= index < len(self._preferences) for index in self._order):
             raise ValueError("an order of other pairs")
@@ -119,7 +120,7 @@ class DiffusionDPO(Algorithm):
 
 @dataclass(frozen=True)
 class NoisedPairs:
-    """P pairs and the noise they are given. Both pictures of a pair share noise, timestep and prompt.
+    """P pairs with their noise. Both pictures of a pair have the same noise, timestep and prompt.
 
     `chosen`, `rejected` and `noise` are (P, C, H, W), `timesteps` is (P,); all are on the CPU.
     """
@@ -143,7 +144,7 @@ def noised_pairs(
     prompt_dropout: float,
     generator: torch.Generator,
 ) -> NoisedPairs:
-    """Latents, noise, timesteps and dropped prompts of one optimizer step, whatever the size of its batches."""
+    """Latents, noise, timesteps and dropped prompts of one optimizer step. They do not depend on the batch size."""
     chosen = posteriors[torch.tensor([pair.chosen for pair in pairs])].draw(generator)
     rejected = posteriors[torch.tensor([pair.rejected for pair in pairs])].draw(generator)
     noise = torch.randn(chosen.shape, generator=generator)

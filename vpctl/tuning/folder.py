@@ -1,4 +1,4 @@
-"""What a run's folder says without torch: whether a run may use it, and whether the run in it has ended."""
+"""Reads the folder of a run without torch: whether a run may use it, and whether the run in it has ended."""
 
 import fcntl
 import os
@@ -17,13 +17,13 @@ RUN_FILE, METRICS, CHECKPOINT, LOCK, ENDED = "run.json", "metrics.jsonl", "check
 RESULTS = "results.part"
 """Where results are written before they move into the run's folder."""
 PARTS = {f"{name}.part" for name in (RUN_FILE, METRICS, CHECKPOINT, ENDED)} | {RESULTS}
-"""What a killed run may leave half written."""
+"""Incomplete files that a killed run may leave."""
 
 
 def check(out: str, options: Mapping[str, Any]) -> None:
     """Raise `UserError` if a run with these options cannot use the folder `out`. Nothing is created or changed.
 
-    `options` are those that are known before a model is loaded. `ended` and `Run` compare all of them.
+    `options` holds the options that are known before a model is loaded. `ended` and `Run` compare all of them.
     """
     with _inspecting(out) as there:
         if there is not None:
@@ -33,7 +33,10 @@ def check(out: str, options: Mapping[str, Any]) -> None:
 
 
 def ended(out: str, options: Mapping[str, Any]) -> bool:
-    """Whether the folder `out` holds a run with exactly these options that has ended; says so. Raises as `check`."""
+    """Whether the folder `out` holds a run with exactly these options that has ended. If so, prints a note.
+
+    Raises `UserError` like `check`.
+    """
     with _inspecting(out) as there:
         done = there is not None and refuse_others(Path(out), there, plain(options)) and has_ended(Path(out))
     if done:
@@ -42,12 +45,12 @@ def ended(out: str, options: Mapping[str, Any]) -> bool:
 
 
 def note_ended(out: str) -> None:
-    """Say that the run has ended."""
+    """Print a note that the run has ended."""
     progress.note(f"{out} already holds the finished run; nothing to do")
 
 
 def plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as ``run.json`` gives them back."""
+    """The options as they are when they are read back from ``run.json``."""
     there: dict[str, Any] = orjson.loads(orjson.dumps(options))
     return there
 
@@ -89,7 +92,7 @@ def file_error(folder: Path) -> UserError:
 
 
 def locked(folder: Path, flags: int) -> int:
-    """The lock of a run's folder, open and held. Raises `OutputLocked` while another run holds it."""
+    """Lock a run's folder and return the lock's file descriptor. Raises `OutputLocked` if another run holds it."""
     lock = os.open(folder / LOCK, flags, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -122,9 +125,10 @@ def begun(folder: Path) -> dict[str, Any] | None:
 
 
 def refuse_others(folder: Path, there: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
-    """Whether a run has these very options. Raises `UserError` for others where the run has something to lose.
+    """Whether a run has exactly these options.
 
-    Other options without a checkpoint or results, such as those of a run that failed at once, bind nobody.
+    Raises `UserError` if the options differ and the run has a checkpoint or results. A run without them, such as one
+    that failed at once, may be replaced by a run with other options.
     """
     changed = [key for key in {**options, **there} if there.get(key) != options.get(key)]
     if changed and ((folder / CHECKPOINT).exists() or (folder / ENDED).exists()):
@@ -137,7 +141,7 @@ def refuse_others(folder: Path, there: Mapping[str, Any], options: Mapping[str, 
 
 
 def has_ended(folder: Path) -> bool:
-    """Whether the run has ended and its results are there. Raises `UserError` if they were, and are not any more."""
+    """Whether the run has ended. Raises `UserError` if it has ended but its results are missing or damaged."""
     file = folder / ENDED
     if not file.exists():
         return False

@@ -1,4 +1,4 @@
-"""Interrupts of a training: they end it where its state can be kept."""
+"""Interrupts of a training: they end it at a point where its state can be saved."""
 
 import contextlib
 import signal
@@ -8,18 +8,19 @@ from time import monotonic
 from types import FrameType
 
 ONE_INTERRUPT = 1.0
-"""Seconds after the first signal in which others count as the same interrupt.
+"""Seconds after the first signal in which more signals count as the same interrupt.
 
-A terminal, `timeout` and launchers of process groups send several signals for one.
+A terminal, `timeout` and launchers of process groups send several signals for one interrupt.
 """
 
 
 @contextlib.contextmanager
 def deferred(is_over: Callable[[bool], bool]) -> Iterator[None]:
-    """Within, SIGINT and SIGTERM raise `KeyboardInterrupt` only where `is_over` says so.
+    """A context in which SIGINT and SIGTERM raise `KeyboardInterrupt` only if `is_over` returns true.
 
-    It is asked for the first signal, with False, and for each that comes more than `ONE_INTERRUPT` after it, with True.
-    A signal that is ignored stays ignored. Outside the main thread, where Python delivers no signals, nothing changes.
+    `is_over` is called with False for the first signal, and with True for each signal that comes more than
+    `ONE_INTERRUPT` seconds after the first. A signal that is ignored stays ignored. Outside the main thread, where
+    Python delivers no signals, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -11,7 +11,7 @@ Metrics = Mapping[str, float]
 
 
 class Algorithm(Protocol):
-    """A training algorithm at work: its arithmetic, and all the state that its next step depends on.
+    """A training algorithm: its computation, and all the state that its next step depends on.
 
     `state_dict` and `load_state_dict` work as in torch. With the same state the next step is the same, to the bit on a
     CPU. A resumed run therefore ends with the weights of an uninterrupted one.
@@ -23,7 +23,7 @@ class Algorithm(Protocol):
     """How many steps, or rounds, the training has."""
 
     def step(self, number: int) -> Metrics:
-        """Do step `number`, counted from 1, and return what is to be logged."""
+        """Do step `number`, counted from 1, and return the metrics to log."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def train(algorithm: Algorithm, run: Run, *, save_every: int, evaluate: Callable
 
 @contextmanager
 def _discarded_on_interrupt(algorithm: Algorithm, run: Run) -> Iterator[None]:
-    """Within, an interrupt ends the round at once. The state before the round is saved, unless it is saved already."""
+    """A context in which an interrupt ends the round at once. The state before the round is saved, if it is not yet."""
     before = copy.deepcopy(algorithm.state_dict())
     try:
         with run.interruptible():

@@ -1,4 +1,4 @@
-"""How a command opens its run. A run that has ended is recognized without torch."""
+"""Opens the run of a command. A run that has ended is recognized without importing torch."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def opened(out: str, options: Mapping[str, Any], device: str) -> Iterator["Run | None"]:
-    """The run with these options in the folder `out`, on the named device; None if it has ended, after saying so.
+    """A context with the run of these options in the folder `out`. If it has ended, prints a note and gives None.
 
     Raises `UserError` if the folder cannot be used, and `OutputLocked` while another run writes there.
     """

@@ -1,8 +1,8 @@
 """DDPO (Black et al. 2024, arXiv 2305.13301): policy gradients with a clipped ratio through the denoising steps.
 
-Departures from the released code: latents are rounded to what is stored before their log-probability is taken, so that
-the ratio is exactly 1 before the first update; rewards are compared within the pictures of one prompt, which are drawn
-together, instead of with those of earlier rounds; the last steps, whose noise is next to none, are left out.
+Differences from the released code: latents are rounded to the stored type before their log-probability is computed, so
+the ratio is exactly 1 before the first update. Rewards are compared within the pictures of one prompt in one round, not
+with rewards of earlier rounds. The last steps are left out, because they add almost no noise.
 """
 
 from collections.abc import Mapping
@@ -44,10 +44,11 @@ def ppo_loss(new: Tensor, old: Tensor, advantages: Tensor, clip: float) -> PPOLo
 
 
 def group_advantages(rewards: Tensor, group: int, limit: float) -> Tensor:
-    """How much better each picture is than the others of its prompt: (B,), B = prompts × `group`, clamped to ± `limit`.
+    """The advantages (B,) of the pictures, B = prompts × `group`, clamped to ± `limit`.
 
-    Less the mean of the prompt's own pictures, over the std of all pictures about these means: a prompt whose
-    pictures are all alike then says little, and is not blown up to say as much as any other.
+    An advantage is the reward minus the mean reward of the prompt's pictures, divided by the std of these differences
+    over all pictures of the round. The std is not computed per prompt: a prompt whose rewards differ only a little
+    would then have as much weight as any other prompt.
     """
     grouped = rewards.double().view(-1, group)
     centred = grouped - grouped.mean(1, keepdim=True)
@@ -55,10 +56,10 @@ def group_advantages(rewards: Tensor, group: int, limit: float) -> Tensor:
 
 
 def spans(pictures: int, updates: int, batch: int) -> list[list[tuple[int, int]]]:
-    """The pictures of a round, from and to, as they go through the model: a list of batches for each optimizer step.
+    """The batches of each optimizer step of a round. A batch is a range of pictures: its first, and one past its last.
 
-    Drawing and training use the same ones, so that the same numbers come out; which pictures make up a step does not
-    depend on the size of the batches.
+    Drawing and training use the same batches, so both compute the same numbers. Which pictures belong to a step does
+    not depend on the batch size.
     """
     bounds = [round(number * pictures / updates) for number in range(updates + 1)]
     return [
@@ -69,9 +70,9 @@ def spans(pictures: int, updates: int, batch: int) -> list[list[tuple[int, int]]
 
 
 def trained_steps(sampler: Sampler, config: PPOConfig, generator: torch.Generator) -> list[int]:
-    """Which denoising steps a round trains on: `timestep_fraction` of those before the last `skip_last`, at random.
+    """The denoising steps that a round trains on: a random `timestep_fraction` of those before the last `skip_last`.
 
-    A last step without any noise, as some schedules have it, has no log-probability to train on.
+    Steps without noise are left out, because they have no log-probability. Some schedules end with such a step.
     """
     steps = len(sampler.timesteps)
     usable = max(1, min(steps - config.skip_last, int((sampler.std > 0).sum())))
@@ -91,7 +92,7 @@ def update(
     clip: float,
     kl: float,
 ) -> dict[str, float]:
-    """Gather the gradient of one optimizer step; returns its loss and what is to be watched, mean over its pictures."""
+    """Compute the gradient of one optimizer step. Returns the loss and other metrics, as means over its pictures."""
     sums = torch.zeros(4)
     pictures = batches[-1][1] - batches[0][0]
     for start, stop in batches:
@@ -117,8 +118,8 @@ def update(
 class DDPO(Algorithm):
     """Tunes the policy's LoRA towards a reward, in rounds of drawing, scoring and training.
 
-    `steps` and `guidance` are those of the drawing. Prompts, noise and the trained denoising steps come from one
-    generator, which belongs to the state.
+    `steps` and `guidance` are used for drawing. One random generator chooses the prompts, the noise and the denoising
+    steps to train on; its state is part of the checkpoint.
     """
 
     unit = "round"
@@ -142,7 +143,7 @@ class DDPO(Algorithm):
         self._sampler = open_sampler(policy, steps, config.eta)
 
     def step(self, number: int) -> dict[str, float]:
-        """Draw, score and train on the pictures of some prompts; their rewards and the mean of what `update` returns.
+        """Draw pictures of some prompts, score them, and train on them. Returns the rewards and the means of `update`.
 
         Raises `UserError` for a reward that is not finite.
         """
@@ -188,7 +189,7 @@ class DDPO(Algorithm):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore it. Raises `ValueError` for the state of another run."""
+        """Restore a state. Raises `ValueError` for the state of another run."""
         self._policy.set_lora(state["lora"])
         restore_optimizer(self._optimizer, state["optimizer"])
         restore_random_state(state["random"], self._generator)

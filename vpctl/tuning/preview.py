@@ -1,4 +1,4 @@
-"""Grids of pictures, to look at while a training runs."""
+"""Preview grids: pictures that show the progress of a training."""
 
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -18,7 +18,7 @@ PREVIEWS = 16
 def previews(
     run: Run, policy: Denoiser, prompts: Iterable[str], settings: Settings, *, every: int, seed: int
 ) -> Callable[[int], dict[str, float]]:
-    """What `train` calls after a step to draw a preview grid: at every multiple of `every`, including step 0.
+    """Return the function that draws a preview grid, for `train`: at every multiple of `every`, including step 0.
 
     A grid shows the first `PREVIEWS` distinct prompts. If `every` is 0, no grids are drawn. No metrics are returned.
     """
@@ -34,7 +34,7 @@ def previews(
 
 @torch.inference_mode()
 def preview(policy: Denoiser, prompts: list[str], settings: Settings, *, seed: int) -> Image.Image:
-    """A grid of one picture a prompt, always from the same noise."""
+    """A grid with one picture for each prompt, always from the same noise."""
     pictures: list[Image.Image] = []
     for start in range(0, len(prompts), 8):
         texts = prompts[start : start + 8]
@@ -44,7 +44,7 @@ def preview(policy: Denoiser, prompts: list[str], settings: Settings, *, seed: i
 
 
 def grid(pictures: list[Image.Image], columns: int = 8) -> Image.Image:
-    """Pictures of one size in rows of `columns`, on white, small ones enlarged to be seen."""
+    """A grid of pictures of the same size on white, in rows of `columns`. Small pictures are enlarged."""
     scale = max(1, 128 // pictures[0].width)
     width, height = pictures[0].width * scale, pictures[0].height * scale
     rows = -(-len(pictures) // columns)

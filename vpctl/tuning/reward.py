@@ -1,10 +1,10 @@
 """Training a reward model on preference pairs.
 
-The loss is the paper's (section 4.1), the Bradley-Terry likelihood of the preferred picture. Where the method's own
-recipe leaves things open we follow ImageReward (Xu et al. 2023, section 4.1): the lower part of both towers is frozen
-and the learning rate falls as a cosine. We depart from it in one thing: there is no new five-layer head, whose
-published initialisation gives gradients below the optimiser's epsilon; the backbone's own matching head is trained on,
-so that the model starts as a judge of prompt and picture.
+The loss is that of the paper (section 4.1): the Bradley-Terry likelihood of the preferred picture. What the paper does
+not say follows ImageReward (Xu et al. 2023, section 4.1): the lower part of both towers is frozen, and the learning
+rate decays as a cosine. One thing differs: there is no new five-layer head, because its published initialisation gives
+gradients below the optimizer's epsilon. The backbone's own matching head is trained instead, so the model can compare
+prompt and picture from the start.
 """
 
 import copy
@@ -25,7 +25,7 @@ from .run import optimizer_step, random_state, restore_optimizer, restore_random
 
 
 class PromptPairs(NamedTuple):
-    """All pairs of one prompt: its pictures by number, and which is preferred to which, as places in `pictures`."""
+    """All pairs of one prompt. A pair has the places in `pictures` of its chosen and its rejected picture."""
 
     prompt: str
     pictures: list[int]
@@ -42,7 +42,7 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def freeze(model: nn.Module, fraction: float) -> int:
-    """Freeze embeddings and the lowest `fraction` of the layers of every transformer stack; returns how many tensors.
+    """Freeze embeddings and the lowest `fraction` of the layers of every stack. Returns the number of frozen tensors.
 
     ImageReward's 0.7 of 24 vision and 12 text layers freezes 16 and 8. Zero freezes nothing.
     """
@@ -65,7 +65,7 @@ def freeze(model: nn.Module, fraction: float) -> int:
 
 
 class Measured(NamedTuple):
-    """A reward model over some pairs: their mean loss and accuracy, and mean and std of the rewards."""
+    """Measurements on some pairs: mean loss and accuracy, and mean and std of the rewards."""
 
     loss: float
     accuracy: float
@@ -74,7 +74,7 @@ class Measured(NamedTuple):
 
 
 def rewards_of(model: RewardModel, groups: list[PromptPairs], pixels: Tensor, device: torch.device) -> Tensor:
-    """Rewards (N,) of all pictures of the groups, whose pixels (N, 3, H, W) come in the same order."""
+    """Rewards (N,) of all pictures of the groups. `pixels` (N, 3, H, W) are in the same order."""
     prompts = [group.prompt for group in groups for _ in group.pictures]
     tokens = {name: value.to(device) for name, value in model.tokens(prompts).items()}
     rewards: Tensor = model(pixels.to(device), **tokens)
@@ -92,7 +92,7 @@ def preferences(groups: list[PromptPairs]) -> tuple[Tensor, Tensor]:
 
 
 def batches(groups: list[PromptPairs], size: int, load: Load) -> Iterator[tuple[list[PromptPairs], Tensor]]:
-    """The groups, `size` prompts at a time, with their pixels; the next are loaded while these are worked on."""
+    """The groups, `size` prompts at a time, with their pixels. The next batch is loaded during the work on this one."""
     parts = [groups[start : start + size] for start in range(0, len(groups), size)]
     return ahead((part, load(_pictures(part))) for part in parts)
 
@@ -111,7 +111,7 @@ def rewarded(
 
 
 def measure(model: RewardModel, groups: list[PromptPairs], load: Load, batch: int, device: torch.device) -> Measured:
-    """The model as it is on some pairs. An equal pair counts half."""
+    """Measure the model on some pairs. A pair with equal rewards counts as half correct."""
     margins, every = [], []
     for part, rewards in rewarded(model, groups, load, batch, device):
         chosen, rejected = preferences(part)
@@ -125,7 +125,7 @@ def measure(model: RewardModel, groups: list[PromptPairs], load: Load, batch: in
 def correct(
     model: RewardModel, groups: list[PromptPairs], load: Load, batch: int, device: torch.device
 ) -> list[tuple[float, str]]:
-    """For every pair 1 if the model prefers what was chosen, 0.5 if it is undecided, else 0; and the pair's prompt."""
+    """For every pair, 1 if the chosen picture has the higher reward, 0.5 if both are equal, else 0; and its prompt."""
     found = []
     for part, rewards in rewarded(model, groups, load, batch, device):
         chosen, rejected = preferences(part)
@@ -137,10 +137,10 @@ def correct(
 
 
 class BradleyTerry(Algorithm):
-    """Trains a reward model in place. With validation pairs, the weights of the best epoch are remembered.
+    """Trains a reward model in place. With validation pairs, the weights of the best epoch are kept.
 
-    A step takes `batch` prompts with all their pairs: every picture goes through the model once, however many pairs it
-    stands in.
+    A step uses `batch` prompts with all their pairs. Each picture goes through the model once, even if it is in many
+    pairs.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class BradleyTerry(Algorithm):
         model.train()
 
     def step(self, number: int) -> dict[str, float]:
-        """One optimizer step on the next batch; its mean loss and accuracy."""
+        """Do one optimizer step on the next batch. Returns its mean loss and accuracy."""
         part, pixels = next(self._batches, None) or self._first_batch(number)
         rewards = rewards_of(self._model, part, pixels, self._device)
         chosen, rejected = preferences(part)
@@ -182,7 +182,7 @@ class BradleyTerry(Algorithm):
         return {"loss": loss.item(), "accuracy": float((rewards[chosen] > rewards[rejected]).float().mean())}
 
     def _first_batch(self, number: int) -> tuple[list[PromptPairs], Tensor]:
-        """The first batch of an epoch, or of the rest of an epoch that is resumed. `_batches` has those after it."""
+        """The first batch of an epoch, or of the rest of a resumed epoch. The later batches are put in `_batches`."""
         done = (number - 1) % self._per_epoch
         if done == 0:
             self._order = torch.randperm(len(self._groups), generator=self._generator)
@@ -191,7 +191,7 @@ class BradleyTerry(Algorithm):
         return next(self._batches)
 
     def validate(self, number: int) -> dict[str, float]:
-        """Loss and accuracy on the validation pairs after the last step of an epoch; after other steps nothing."""
+        """Loss and accuracy on the validation pairs after the last step of an epoch; empty after other steps."""
         if number == 0 or number % self._per_epoch or not self._validation:
             return {}
         self._model.eval()
@@ -219,7 +219,7 @@ class BradleyTerry(Algorithm):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore it. Raises `ValueError` for the state of another run."""
+        """Restore a state. Raises `ValueError` for the state of another run."""
         self._order, self._best = state["order"], state["best"]
         if self._order.sort().values.tolist() != list(range(len(self._groups))):
             raise ValueError("an order of other prompts")
@@ -233,5 +233,5 @@ class BradleyTerry(Algorithm):
 
 
 def steps_per_epoch(prompts: int, config: RewardModelConfig) -> int:
-    """Optimizer steps in a pass over so many prompts; the last may be smaller."""
+    """Optimizer steps in one pass over this number of prompts; the last may be smaller."""
     return -(-prompts // config.batch)

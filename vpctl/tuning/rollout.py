@@ -1,4 +1,4 @@
-"""Pictures drawn by a policy, with all that its update needs to know of how they came about."""
+"""Pictures drawn by a policy, with the latents and log-probabilities that its update needs."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,13 +15,13 @@ PixelReward = Callable[[Tensor, list[str]], Tensor]
 
 
 class Rollout(NamedTuple):
-    """Drawn pictures and how they came about, B of them in T steps."""
+    """B drawn pictures, with their latents and log-probabilities in T steps."""
 
     prompts: list[str]
     latents: Tensor
     """(B, T + 1, C, H, W), from noise to picture."""
     log_probs: Tensor
-    """(B, T), of every step under the policy that drew."""
+    """(B, T), of every step, by the policy that drew the pictures."""
     rewards: Tensor
     """(B,)"""
 
@@ -37,7 +37,7 @@ def roll_out(
     guidance: float,
     generator: torch.Generator,
 ) -> Rollout:
-    """Draw one picture for each prompt with the policy as it is, each from its own noise, and score it."""
+    """Draw one picture for each prompt, each from its own noise, and score it."""
     shape = (len(sampler.timesteps) + 1, *policy.latent_shape)
     seeds = torch.randint(2**62, (len(prompts),), generator=generator).tolist()
     trails, log_probs, rewards = [], [], []
@@ -60,6 +60,6 @@ def roll_out(
 def step_mean(
     policy: Denoiser, sampler: Sampler, latents: Tensor, conditioning: Conditioning, steps: Tensor, guidance: float
 ) -> Tensor:
-    """Mean (B, C, H, W) of the latents after a step; `steps` (B,) says at which step each sample is."""
+    """Mean (B, C, H, W) of the latents after a step; `steps` (B,) is the step of each sample."""
     predicted = policy.predict(latents, sampler.timesteps[steps], conditioning, guidance)
     return sampler.mean(predicted, latents, steps)

@@ -1,7 +1,7 @@
 """A training run's folder: its options, its metrics, its checkpoint and, at the end, its results.
 
 run.json        the options, the command line and the versions
-metrics.jsonl   one object a logged step
+metrics.jsonl   one object for each logged step
 tensorboard/    the same, and preview grids, for TensorBoard
 previews/       the same grids as PNG
 checkpoint.pt   weights, optimizer and random state of the last saved step; removed when the run has ended
@@ -55,15 +55,15 @@ def optimizer_step(optimizer: torch.optim.Optimizer, parameters: list[torch.nn.P
 class Run:
     """A run folder, locked while it is open.
 
-    A run may be killed at any moment. Opened again with the same configuration it resumes from its last checkpoint,
-    with the metrics of later steps cut off, and its end is the same. `step` is the last finished one, 0 at the
-    beginning; `saved` is that of the checkpoint, 0 without one; `ended` is whether there is nothing left to do.
+    A run may be killed at any moment. If it is opened again with the same configuration, it resumes from its last
+    checkpoint, and its result is the same. Metrics of later steps are removed. `step` is the last finished step, 0 at
+    the beginning. `saved` is the step of the checkpoint, 0 if there is none. `ended` says whether the run has ended.
 
-    A file that cannot be written raises `UserError` with the file, the reason and what is kept. An interrupt leaves
-    the block as `Interrupted`, which says the same.
+    If a file cannot be written, `UserError` names the file, the reason and what is kept. An interrupt is raised as
+    `Interrupted`, which says what is kept.
 
-    Of the processes of a `World` only the main one locks the folder, writes there and reports progress. All of them
-    read the checkpoint.
+    Of the processes of a `World`, only the main process locks the folder, writes to it and reports progress. All
+    processes read the checkpoint.
     """
 
     def __init__(self, folder: str, config: Mapping[str, Any], world: World) -> None:
@@ -73,7 +73,7 @@ class Run:
         if not world.is_main:
             progress.mute()
         self.stopping = False
-        """Whether an interrupt asked the run to end at the next `save`."""
+        """Whether an interrupt came, so that the run ends at the next `save`."""
         self._signals = deferred(self._is_over)
         self._waits = self._at_once = self._ending = False
         self._total, self._unit = 0, "step"
@@ -116,7 +116,7 @@ class Run:
             self._board = Board(self.folder / "tensorboard", first=self.step + 1)
 
     def _same_config(self, config: dict[str, Any]) -> bool:
-        """Whether this run has been begun before. Raises `UserError` if it was one with other options."""
+        """Whether this run was begun before. Raises `UserError` if the folder holds a run with other options."""
         there = contents.begun(self.folder)
         if there is not None and contents.refuse_others(self.folder, there, config):
             return True
@@ -133,7 +133,7 @@ class Run:
         return False
 
     def _checkpoint(self) -> dict[str, Any] | None:
-        """What the checkpoint holds, checked to be whole and of this very run; None without one.
+        """The content of the checkpoint; None if there is none. Raises `UserError` if it is damaged or of another run.
 
         Earlier versions of vpctl wrote no digest of the run. A checkpoint without one is checked when it is restored.
         """
@@ -164,9 +164,9 @@ class Run:
 
     @contextlib.contextmanager
     def restoring(self) -> Iterator[dict[str, Any]]:
-        """What the checkpoint holds, to be put back within; what does not fit there raises `UserError`.
+        """A context with the content of the checkpoint, to be restored. Raises `UserError` if the content does not fit.
 
-        Its memory is free after that.
+        The memory of the checkpoint can be freed afterwards.
         """
         assert self._state
         state, self._state = self._state, None
@@ -179,13 +179,13 @@ class Run:
 
     @property
     def resumes(self) -> bool:
-        """Whether there is a checkpoint to be put back."""
+        """Whether there is a checkpoint to restore."""
         return self._state is not None
 
     def _cut_metrics(self) -> None:
-        """Cut off the metrics of steps after the checkpoint, and a line that a killed run left unfinished.
+        """Remove the metrics of steps after the checkpoint, and an incomplete last line that a killed run left.
 
-        Any other line that is broken is not ours to lose: the file is moved aside, and its good lines are kept.
+        If another line is damaged, the file is first copied to a new name, and only its valid lines are kept.
         """
         file = self.folder / METRICS
         with self._writing(file):
@@ -211,9 +211,9 @@ class Run:
 
     @contextlib.contextmanager
     def training(self, total: int, unit: str = "step") -> Iterator[None]:
-        """Within, `finished` counts to `total`. The first interrupt waits for the next `save`, the second does not.
+        """A context in which steps are counted up to `total`, and the first interrupt ends the run at the next `save`.
 
-        Signals that come within a second of one another are one interrupt.
+        The second interrupt ends it at once. Signals within a second of the first are part of the first interrupt.
         """
         self._total, self._unit = total, unit
         if self.step > total:
@@ -232,9 +232,9 @@ class Run:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Within, also the first interrupt does not wait: what is computed here is thrown away and done again.
+        """A context that the first interrupt leaves at once. The work in it is discarded; the next run repeats it.
 
-        Whoever catches it can save: no later signal breaks that off.
+        The code that catches the interrupt can save a checkpoint: later signals do not interrupt it.
         """
         self._at_once = True
         try:
@@ -245,7 +245,7 @@ class Run:
             self._at_once = False
 
     def _is_over(self, again: bool) -> bool:
-        """Whether an interrupt, the first or another one, ends the run at once; none breaks off a checkpoint."""
+        """Whether an interrupt ends the run at once. `again` is false for the first. None interrupts a checkpoint."""
         self.stopping = True
         if self._ending:
             return False
@@ -259,7 +259,7 @@ class Run:
         return False
 
     def log(self, step: int, **metrics: float) -> None:
-        """Write one step's numbers, as means over all processes, to the metrics file and for TensorBoard."""
+        """Write the metrics of a step, as means over all processes, to the metrics file and for TensorBoard."""
         values = torch.tensor([*metrics.values()], dtype=torch.float64)
         metrics = dict(zip(metrics, self.world.gather(values).mean(0).tolist(), strict=True))
         if not self.world.is_main:
@@ -272,7 +272,7 @@ class Run:
                 self._board.scalar(name, value, step)
 
     def preview(self, step: int, grid: Image.Image) -> None:
-        """Keep a grid of pictures drawn from fixed seeds at this step."""
+        """Save a grid of pictures that were drawn from fixed seeds at this step."""
         if not self.world.is_main:
             return
         file = self.folder / "previews" / f"{step:06d}.png"
@@ -289,11 +289,11 @@ class Run:
             self._counter()
 
     def due(self, every: int) -> bool:
-        """Whether to save now: after `every` steps, after the last one, and when an interrupt waits."""
+        """Whether to save now: after every `every` steps, after the last step, and after an interrupt."""
         return self.stopping or self.step % every == 0 or self.step == self._total
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Replace the checkpoint once the new one is whole. Ends the run if an interrupt waits for it."""
+        """Write the new checkpoint, then replace the old one. After an interrupt, raise `KeyboardInterrupt`."""
         self._ending, before = True, self._ending
         try:
             if self.world.is_main:
@@ -317,9 +317,10 @@ class Run:
 
     @contextlib.contextmanager
     def results(self) -> Iterator[Path]:
-        """An empty folder for the results. At the end they move into the run's own, weights last; the run has ended.
+        """A context with an empty folder for the results. At its end they move to the run's folder, the weights last.
 
-        They become as readable as the run's other files: safetensors lets only their owner read what it writes.
+        Then the run has ended. The results get the permissions of the run's other files, because safetensors writes
+        files that only their owner can read.
         """
         if not self.world.is_main:
             with TemporaryDirectory() as unused:
@@ -346,7 +347,7 @@ class Run:
 
     @contextlib.contextmanager
     def _writing(self, file: Path) -> Iterator[None]:
-        """Turn what comes of a failed write within, whichever library raises it, into a `UserError`."""
+        """A context that turns the error of a failed write, from any library, into a `UserError`."""
         try:
             yield
         except Exception as error:
@@ -392,7 +393,7 @@ class Run:
 
 
 def _of_the_system(error: Exception) -> OSError | None:
-    """The error of the system that made a write fail; None if `error` says of no such one.
+    """The operating system's error that made a write fail; None if `error` has another cause.
 
     For a failed write torch raises its own RuntimeError, and `images.pictures.save` a UserError. tokenizers and
     safetensors are written in Rust: they raise a plain Exception or a SafetensorError with the system's error as text.
@@ -430,7 +431,7 @@ def _remove(path: Path) -> None:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Put the state of an AdamW back. Raises `ValueError` where its moments do not fit the parameters."""
+    """Restore the state of an AdamW. Raises `ValueError` if its moments do not fit the parameters."""
     optimizer.load_state_dict(dict(state))
     for parameter, moments in optimizer.state.items():
         if any(moments[name].shape != parameter.shape for name in ("exp_avg", "exp_avg_sq")):
@@ -438,7 +439,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 
 
 def random_state(*generators: torch.Generator) -> dict[str, Any]:
-    """The state of torch's own generators and of the given ones, to be put into a checkpoint."""
+    """The state of torch's own generators and of the given ones, for a checkpoint."""
     state: dict[str, Any] = {"torch": torch.get_rng_state(), "own": [one.get_state() for one in generators]}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
@@ -446,7 +447,7 @@ def random_state(*generators: torch.Generator) -> dict[str, Any]:
 
 
 def restore_random_state(state: Mapping[str, Any], *generators: torch.Generator) -> None:
-    """Put `random_state` back."""
+    """Restore a state that `random_state` returned."""
     torch.set_rng_state(state["torch"])
     for generator, own in zip(generators, state["own"], strict=True):
         generator.set_state(own)

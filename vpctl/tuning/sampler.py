@@ -1,4 +1,4 @@
-"""Sampling as a policy sees it: each step is a normal distribution with a mean, a std and a log-probability."""
+"""Sampling as a policy: each step is a normal distribution with a mean, a std and a log-probability."""
 
 from typing import Protocol
 
@@ -10,12 +10,12 @@ from ..models.denoiser.schedule import NoiseSchedule
 
 
 class Sampler(Protocol):
-    """A sampling run of N steps from noise to a picture. `steps` (B,) says at which step each sample is."""
+    """Sampling in N steps from noise to a picture. `steps` (B,) is the step of each sample."""
 
     timesteps: Tensor
     """(N,): the timesteps of the run, as the denoiser takes them."""
     std: Tensor
-    """(N,): the std of each step's noise. It is 0 where a step adds none."""
+    """(N,): the std of each step's noise; 0 if a step adds no noise."""
 
     def mean(self, predicted: Tensor, latents: Tensor, steps: Tensor) -> Tensor:
         """Mean of the next latents, from a prediction for `latents`; all are (B, C, H, W)."""
@@ -24,8 +24,8 @@ class Sampler(Protocol):
     def log_prob(self, after: Tensor, mean: Tensor, steps: Tensor) -> Tensor:
         """Log-probability (B,) of the next latents `after`, a mean over their elements.
 
-        DDPO's code takes the mean too, where the joint log-probability is the sum. Ratios are then the true ones to the
-        power of 1/(C·H·W), and clip ranges such as 1e-4 are made for that.
+        DDPO's code takes the mean, too; the joint log-probability would be the sum. Ratios are therefore the true
+        ratios to the power of 1/(C·H·W). Clip ranges such as 1e-4 are chosen for such ratios.
         """
         ...
 

@@ -50,10 +50,10 @@ def accuracy(
     """Measure how often a reward prefers the chosen picture.
 
     Each pair has a chosen picture, which is the preferred one, and a rejected picture. A pair counts 1 if the chosen
-    picture scores higher, 0.5 if both score the same, and 0 if the chosen picture
-    scores lower. The accuracy is the mean over the pairs. Its interval comes from a bootstrap over prompts, and not
-    over pairs, because the pairs of one prompt share their pictures. The percentiles are expanded as in Hesterberg
-    (2015, arXiv 1411.5279, section 5.3). All intervals of eval are computed in this way.
+    picture scores higher, 0.5 if both score the same, and 0 if the chosen picture scores lower. The accuracy is the
+    mean over the pairs. Its interval comes from a bootstrap over prompts, and not over pairs, because the pairs of one
+    prompt share their pictures. The percentiles are expanded as in Hesterberg (2015, arXiv 1411.5279, section 5.3). All
+    intervals of eval are computed in this way.
 
     Examples:
 
