@@ -14,6 +14,7 @@ from ..configs import RewardModelConfig
 from ..errors import RecordFailed, UserError
 from ..images.folders import Folders
 from ..models import sources
+from ..models.folder import SCALE_FILE
 from ..options import Device, Pairs, Roots, RunFolder, Seed, option, options
 from ..records import Pair, digest, fingerprint, prompt_key, split_of
 from ..streams.joins import ConsistencyChecker
@@ -206,7 +207,7 @@ def _pair_id(pair: Pair) -> list[str]:
 
 def write_scale(folder: Path, mean: float, std: float) -> None:
     """Write the mean and std of the rewards of the training pictures; `vp:` scales rewards by them to mean 0, std 1."""
-    (folder / "reward.json").write_bytes(
+    (folder / SCALE_FILE).write_bytes(
         orjson.dumps({"mean": mean, "std": std or 1.0}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     )
 
