@@ -394,7 +394,11 @@ def test_a_wrong_option_is_said(line: str, why: str, place: Path, capfd: pytest.
         ("reward", "generate prompts.txt --adapter {}", "it holds a reward model, which score takes as --reward vp:{}"),
         ("reward", "generate prompts.txt -m diffusion:{}", "it holds a reward model, which score takes as"),
         ("pipeline", "generate prompts.txt --adapter {}", "it holds a pipeline, which generate takes as --model diff"),
-        ("pipeline", "score metadata.jsonl -r vp:{}", "it holds a pipeline, which generate takes as --model diffusion:"),
+        (
+            "pipeline",
+            "score metadata.jsonl -r vp:{}",
+            "it holds a pipeline, which generate takes as --model diffusion:",
+        ),
         ("adapter", "score metadata.jsonl -r vp:{}", "it holds a LoRA, which generate takes as --adapter"),
         ("adapter", "generate prompts.txt -m diffusion:{}", "it holds a LoRA, which generate takes as --adapter"),
     ],

@@ -113,7 +113,11 @@ class Folder:
             return f"; it holds a reward model, which score takes as --reward vp:{self.path}"
         if self.has("model_index.json"):
             return f"; it holds a pipeline, which generate takes as --model diffusion:{self.path}"
-        return "; it holds a training that has not ended; run its command again to finish it" if self.has("run.json") else ""
+        return (
+            "; it holds a training that has not ended; run its command again to finish it"
+            if self.has("run.json")
+            else ""
+        )
 
     def stamp(self) -> frozenset[tuple[str, int, int]]:
         """Path, size in bytes and modification time in ns of everything that an inspection can read here.
