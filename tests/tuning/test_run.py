@@ -381,7 +381,7 @@ def test_the_folder_of_a_run_of_another_command_is_said_to_be_that(
         check_folder(str(tmp_path), {"pairs": "pairs.jsonl", "backbone": ""})
     with pytest.raises(UserError, match="holds a run of tune-dpo, not of tune-ppo; name another folder"):
         check_folder(str(tmp_path), {"prompts": "prompts.txt", "model": "shapes"})
-    with pytest.raises(UserError, match="holds a run with pairs 'pairs.jsonl', not 'others.jsonl'"):
+    with pytest.raises(UserError, match=r"holds a run with pairs 'pairs\.jsonl', not 'others\.jsonl'"):
         check_folder(str(tmp_path), {"pairs": "others.jsonl", "model": "shapes"})
 
 

@@ -18,7 +18,7 @@ from ..models.folder import SCALE_FILE
 from ..options import Device, Pairs, Roots, RunFolder, Seed, option, options
 from ..records import Pair, digest, fingerprint, prompt_key, split_of
 from ..streams.joins import ConsistencyChecker
-from ..streams.places import absolute_path, folder_of
+from ..streams.places import absolute_path, folder_of, is_stream
 from ..streams.reading import located
 from ..tuning.opening import opened
 
@@ -142,7 +142,7 @@ def train_rm(
     everything = list(progress.track(joined, "pairs"))
     split = divided(everything, pairs)
     pictures = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in everything)
-    Folders([folder_of(pairs), *(root or [])]).check(pictures)
+    Folders([folder_of(pairs), *(root or [])], piped=is_stream(pairs)).check(pictures)
     asked = {"pairs": absolute_path(pairs), "backbone": backbone, "seed": seed, **dataclasses.asdict(config)}
     data = {
         "data": digest([[*map(_pair_id, part)] for part in split.values()]),
