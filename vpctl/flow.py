@@ -27,7 +27,7 @@ class StopSignal:
     """
 
     def __init__(self) -> None:
-        self.why = ""
+        self.why = self._way_out = ""
         self._interrupted = False
         self._waiting: list[Callable[[], object]] = []
         self._set = asyncio.Event()
@@ -37,10 +37,10 @@ class StopSignal:
         """Whether nothing new may begin."""
         return self._set.is_set()
 
-    def stop(self, why: str) -> None:
-        """Begin nothing new from now on; the first reason counts."""
+    def stop(self, why: str, way_out: str = "run the same command again to continue") -> None:
+        """Begin nothing new from now on; the first reason counts. `way_out` is what the user can do about it."""
         if not self.stopped:
-            self.why = why
+            self.why, self._way_out = why, way_out
             self._set.set()
             for call in self._waiting:
                 call()
@@ -74,7 +74,7 @@ class StopSignal:
         if self._interrupted:
             raise KeyboardInterrupt
         if self.stopped:
-            raise LimitReached(f"stopped: {self.why}; run the same command again to continue")
+            raise LimitReached(f"stopped: {self.why}; {self._way_out}")
 
 
 class WeightedSemaphore:

@@ -345,6 +345,21 @@ def test_agreement_compares_every_two_annotators_over_all_files(tmp_path: Path) 
             [judgement("human", [1, 2]), judgement("net", [1, 2], "q")],
             "no two annotators judged the same two pictures on the same aspect",
         ),
+        (
+            [judgement("human", [1, 2]), judgement("net", [3, 3])],
+            "all common pairs of pictures are ties for net; add judgements that prefer one picture",
+        ),
+        (
+            [judgement("human", [2, 2]), judgement("net", [3, 3])],
+            "all common pairs of pictures are ties for human and net; add judgements that prefer one picture",
+        ),
+        (
+            [
+                *(judgement("human", [2, 2]), judgement("net", [1, 3])),
+                *(judgement("human", [1, 2], "q"), judgement("net", [3, 3], "q")),
+            ],
+            "all common pairs of pictures are ties for one of their annotators; add judgements that prefer one picture",
+        ),
     ],
 )
 def test_what_cannot_agree_is_told(tmp_path: Path, rows: list[Record], said: str) -> None:

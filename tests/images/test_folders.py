@@ -17,6 +17,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_hint_comes_once_and_helps_all(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own.parent / "a").mkdir()
     folders = Folders([str(own)])
     for name in ("a/b/1.png", "a/c/2.png"):
         with pytest.raises(RecordFailed, match="is outside the allowed folders"):
@@ -26,6 +27,39 @@ def test_the_hint_comes_once_and_helps_all(own: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == (
         f"vpctl test: warning: 2 pictures are outside the allowed folders; add --root {own.parent}/a\n"
     )
+
+
+def test_a_folder_that_does_not_exist_is_not_suggested(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = Folders([str(own)])
+    with pytest.raises(RecordFailed, match=r"is outside the allowed folders$"):
+        folders.resolve(f"{own.parent}/gone/1.png")
+    progress.flush_warnings()
+    assert capsys.readouterr().err == (
+        f"vpctl test: warning: 1 picture is outside the allowed folders; there is no folder {own.parent}/gone; "
+        "correct the file names in the records\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["none.png", "../none.png"])
+def test_the_first_missing_picture_of_a_pipe_tells_what_names_are_relative_to(own: Path, name: str) -> None:
+    way_out = "; file names on a pipe are relative to the working directory; name the file instead of -"
+    piped = Folders([str(own)], piped=True)
+    for end in (way_out, ""):
+        with pytest.raises(RecordFailed, match=rf"(no such picture|allowed folders){end}$"):
+            piped.resolve(str(own / name))
+    with pytest.raises(UserError, match=f"{way_out}$"):
+        Folders([str(own)], piped=True).check([str(own / name)])
+    with pytest.raises(UserError) as raised:
+        Folders([str(own)]).check([str(own / name)])
+    assert "pipe" not in str(raised.value)
+
+
+def test_a_missing_picture_after_one_that_was_found_says_nothing_of_pipes(own: Path) -> None:
+    (own / "there.png").touch()
+    folders = Folders([str(own)], piped=True)
+    folders.resolve(str(own / "there.png"))
+    with pytest.raises(RecordFailed, match=r"there is no such picture$"):
+        folders.resolve(str(own / "none.png"))
 
 
 def test_all_faults_are_known_before_anything_is_loaded(own: Path) -> None:

@@ -388,6 +388,31 @@ def test_a_wrong_option_is_said(line: str, why: str, place: Path, capfd: pytest.
     assert why in error_of(line, place, capfd)
 
 
+@pytest.mark.parametrize(
+    ("use", "line", "way_out"),
+    [
+        ("reward", "generate prompts.txt --adapter {}", "it holds a reward model, which score takes as --reward vp:{}"),
+        ("reward", "generate prompts.txt -m diffusion:{}", "it holds a reward model, which score takes as"),
+        ("pipeline", "generate prompts.txt --adapter {}", "it holds a pipeline, which generate takes as --model diff"),
+        (
+            "pipeline",
+            "score metadata.jsonl -r vp:{}",
+            "it holds a pipeline, which generate takes as --model diffusion:",
+        ),
+        ("adapter", "score metadata.jsonl -r vp:{}", "it holds a LoRA, which generate takes as --adapter"),
+        ("adapter", "generate prompts.txt -m diffusion:{}", "it holds a LoRA, which generate takes as --adapter"),
+    ],
+)
+def test_a_folder_of_another_use_is_named_with_the_option_that_takes_it(
+    use: str, line: str, way_out: str, place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = sound(use, place / "own")
+    (folder / "run.json").write_text("{}")
+    if use == "reward":
+        (folder / "reward.json").write_text('{"mean": 0, "std": 1}')
+    assert way_out.format(folder) in error_of(line.format(folder), folder, capfd)
+
+
 def test_a_lora_of_another_model_is_refused_before_anything_is_loaded(
     place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -174,7 +174,7 @@ def test_a_prompt_that_a_model_cannot_answer_is_lost_alone_and_keeps_its_raw_ans
     place = ANIMALS.index("tiger")
     lost = found[place]
     assert isinstance(lost, Unusable)
-    assert str(lost).startswith(repr(PROMPTS[place])[:20])
+    assert str(lost) == "the answer is not JSON: 'no JSON at all'"
     assert lost.raw == "no JSON at all"
     assert lost.usage["calls"] == 2
     assert found[:place] + found[place + 1 :] == CLEAN[:place] + CLEAN[place + 1 :]
@@ -239,13 +239,12 @@ def test_a_rewrite_that_adds_is_rejected_and_asked_for_once() -> None:
     assert model.sizes == [8]
 
 
-def test_a_server_that_fails_costs_the_prompts_of_its_call_and_names_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_fails_costs_the_prompts_of_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vpctl.api.engine.TRIES", 2)
     with Server(answer=Model(), faults={"500": 1}) as server:
         [found] = ask(server, PROMPTS)
     assert [type(one) for one in found] == [RecordFailed] * 8
-    for prompt, one in zip(PROMPTS, found, strict=True):
-        assert str(one).startswith(repr(prompt)[:20])
+    assert {str(one) for one in found} == {"A fault was drawn., 2 times"}
 
 
 def test_what_was_answered_before_a_stop_is_kept() -> None:

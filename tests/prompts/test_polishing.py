@@ -4,8 +4,11 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
+
+from vpctl import progress
 from vpctl.contracts import Polished, Polisher
-from vpctl.errors import RecordFailed
+from vpctl.errors import RecordFailed, Unusable
 from vpctl.plugins import from_function
 from vpctl.prompts.polishing import Polishing, original, scored
 from vpctl.records import MAX_PROMPT_CHARS, Prompt, digest
@@ -56,6 +59,22 @@ def test_what_is_empty_or_unsafe_has_its_reason_and_what_failed_is_counted() -> 
     records, counts = polish_all(prompts, keep_unsafe=True)
     assert [record.get("unsafe") for record in records] == [None, "cruel", None]
     assert reasons(records) == ["empty", "", ""]
+
+
+def test_a_warning_names_the_prompt_once_and_the_record_only_has_the_reason(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(prompts: list[str]) -> list[Polished | RecordFailed]:
+        return [Unusable("no JSON") if "cat" in prompt else RecordFailed("has a 7") for prompt in prompts]
+
+    progress.begin("vpctl test", quiet=True)
+    records, counts = polish_all([{"prompt": "a 7\nx" + "x" * 100}, {"prompt": "a cat"}], polish=fail)
+    assert capsys.readouterr().err.splitlines() == [
+        f"vpctl test: warning: 'a 7\\nx{'x' * 55}': has a 7",
+        "vpctl test: warning: 'a cat': no JSON",
+    ]
+    assert reasons(records) == ["failed: no JSON"]
+    assert counts == {"failed": 1}
 
 
 def test_a_score_above_the_threshold_is_unsafe_and_costs_no_polishing() -> None:

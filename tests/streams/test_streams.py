@@ -178,7 +178,10 @@ def test_blank_lines_and_a_byte_order_mark_are_no_records_and_lines_are_counted_
         ("{'prompt': 'a'}\n", "not JSON: .*, column 2"),
         ("a red circle\n", "not JSON: .*, column 1"),
         ('{"prompt": "a"}{"prompt": "b"}\n', "not JSON: .*, column 16"),
-        ("[1]\n", r"a record is a JSON object, .*; this is a list; write one record on each line, .* jq -c '\.\[\]'"),
+        (
+            "[1]\n",
+            r"a record is a JSON object on one line; this is a list; write one record on each line, .* jq -c '\.\[\]'",
+        ),
     ],
 )
 def test_a_line_that_is_no_record_is_named_and_those_before_it_count(tmp_path: Path, line: str, message: str) -> None:
@@ -243,13 +246,17 @@ def test_the_first_line_of_standard_input_tells_records_from_plain_text(text: by
         ("id,caption\n1,a\n", "FILE:1: is the header of CSV; "),
         ("a red circle\na blue one\t1\n", "FILE:2: has a tab in it, as TSV has; "),
         ("a red circle\t1\n", "FILE:1: has a tab in it, as TSV has; "),
+        ("a cat\ra dog\r", "FILE:1: has a carriage return in it, which separates lines in old Mac files; "),
+        ("a cat\na dog\ra fox\n", "FILE:2: has a carriage return in it, which separates lines in old Mac files; "),
+        ("prompt,seed\ra cat,1\r", "FILE:1: is the header of CSV; "),
+        ("a cat\ra d\xf6g\r".encode("latin-1"), "FILE:1: not UTF-8 text; "),
     ],
 )
 @pytest.mark.parametrize("kind", ["file", "pipe"])
 def test_what_is_neither_json_lines_nor_plain_text_does_not_become_prompts(
-    here: Path, text: str, reason: str, kind: str
+    here: Path, text: str | bytes, reason: str, kind: str
 ) -> None:
-    (here / "in.txt").write_text(text)
+    (here / "in.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
     with (here / "in.txt").open() as opened:
         source = "in.txt" if kind == "file" else f"/dev/fd/{opened.fileno()}"
         said = complaint(lambda: [*read_prompts(source)])
@@ -281,6 +288,9 @@ def test_prompts_that_only_look_a_little_like_data_are_prompts(tmp_path: Path, t
     ("name", "content", "reason"),
     [
         ("in.csv", b"prompt\na\n", "is CSV; convert it to JSON Lines first: python3 -c 'import csv, json; "),
+        ("in.csv", b"prompt,seed\ra,1\r", "is CSV; convert it to JSON Lines first: python3 -c 'import csv, json; "),
+        ("in.csv", b"a cat\ra dog\r", "is CSV; convert it to JSON Lines first: python3 -c 'import csv, json; "),
+        ("in.jsonl", b'{"prompt": "a"}\r{"prompt": "b"}\r', "convert the line ends first: tr '\\r' '\\n' < "),
         ("in.tsv", b"prompt\na\n", "is TSV; convert it to JSON Lines first: python3 -c 'import csv, json; "),
         ("in.jsonl.gz", gzip.compress(b"{}\n", mtime=0), "is compressed by gzip; unpack it first: gunzip -c "),
         ("in.jsonl", gzip.compress(b"{}\n", mtime=0), "is compressed by gzip; unpack it first: gunzip -c "),

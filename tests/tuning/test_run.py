@@ -371,6 +371,20 @@ def test_what_is_wrong_with_a_folder_is_found_without_a_change(
         assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("check_folder", [check, ended])
+def test_the_folder_of_a_run_of_another_command_is_said_to_be_that(
+    tmp_path: Path, check_folder: Callable[[str, dict[str, str]], object]
+) -> None:
+    with Run(str(tmp_path), {"pairs": "pairs.jsonl", "model": "shapes"}, ALONE) as run:
+        run.save(1, {})
+    with pytest.raises(UserError, match="holds a run of tune-dpo, not of train-rm; name another folder"):
+        check_folder(str(tmp_path), {"pairs": "pairs.jsonl", "backbone": ""})
+    with pytest.raises(UserError, match="holds a run of tune-dpo, not of tune-ppo; name another folder"):
+        check_folder(str(tmp_path), {"prompts": "prompts.txt", "model": "shapes"})
+    with pytest.raises(UserError, match=r"holds a run with pairs 'pairs\.jsonl', not 'others\.jsonl'"):
+        check_folder(str(tmp_path), {"pairs": "others.jsonl", "model": "shapes"})
+
+
 def test_a_folder_that_can_be_used_passes_unchanged(tmp_path: Path) -> None:
     begun(tmp_path / "begun")
     before = sorted(tmp_path.rglob("*"))

@@ -184,12 +184,14 @@ class Budget:
                 self._outstanding += 1
                 return most
             if not self._outstanding:
-                self._stop_signal.stop(
-                    f"--max-cost {self._max_cost:g} is reached, with {self.spent:.4f} dollars spent"
-                    if self.spent
-                    else f"--max-cost {self._max_cost:g} is less than the {most:.4f} dollars that one call may cost; "
-                    "raise it, or lower --max-tokens"
-                )
+                limit = f"--max-cost {self._max_cost:g}"
+                if self.spent:
+                    self._stop_signal.stop(f"{limit} is reached, with {self.spent:.4f} dollars spent")
+                else:  # the same command would end here again
+                    self._stop_signal.stop(
+                        f"{limit} is less than the {most:.4f} dollars that one call may cost",
+                        "raise it, or lower --max-tokens",
+                    )
                 raise Stopped
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)

@@ -211,7 +211,7 @@ def annotate(
         from ..judging.run import Tally, judging_context
 
         folder = folder_of(images)
-        opener = Pictures([folder, *(root or [])])
+        opener = Pictures([folder, *(root or [])], piped=is_stream(images))
         loaded = plugins.load("annotator", spec, device=device, server=server, pictures=pictures, folder=folder)
         plan = Plan(aspects, cast(Any, mode), passes, all_aspects, break_ties, seed)
         context = judging_context(

@@ -9,7 +9,7 @@ from .. import plugins, progress
 from ..errors import RecordFailed, SomeFailed, UserError
 from ..options import STDIO, BatchSize, Device, Input, Output, Roots, plugin
 from ..records import Image, image_key, listing
-from ..streams.places import folder_of
+from ..streams.places import folder_of, is_stream
 from ..streams.reading import count, read
 from ..streams.writing import Out
 
@@ -77,7 +77,7 @@ def score(
         from ..images.pictures import Pictures
         from ..models.scoring import compute_scores, load_batches
 
-        pictures = Pictures([folder_of(images), *(root or [])])
+        pictures = Pictures([folder_of(images), *(root or [])], piped=is_stream(images))
         contents, records, is_repeated = ContentHasher(pictures), read(images, Image), DuplicateFilter()
 
         def wanted() -> Iterator[Image | RecordFailed]:

@@ -14,10 +14,11 @@ from ..configs import RewardModelConfig
 from ..errors import RecordFailed, UserError
 from ..images.folders import Folders
 from ..models import sources
+from ..models.folder import SCALE_FILE
 from ..options import Device, Pairs, Roots, RunFolder, Seed, option, options
 from ..records import Pair, digest, fingerprint, prompt_key, split_of
 from ..streams.joins import ConsistencyChecker
-from ..streams.places import absolute_path, folder_of
+from ..streams.places import absolute_path, folder_of, is_stream
 from ..streams.reading import located
 from ..tuning.opening import opened
 
@@ -142,7 +143,7 @@ def train_rm(
     everything = list(progress.track(joined, "pairs"))
     split = divided(everything, pairs)
     pictures = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in everything)
-    Folders([folder_of(pairs), *(root or [])]).check(pictures)
+    Folders([folder_of(pairs), *(root or [])], piped=is_stream(pairs)).check(pictures)
     asked = {"pairs": absolute_path(pairs), "backbone": backbone, "seed": seed, **dataclasses.asdict(config)}
     data = {
         "data": digest([[*map(_pair_id, part)] for part in split.values()]),
@@ -207,7 +208,7 @@ def _pair_id(pair: Pair) -> list[str]:
 
 def write_scale(folder: Path, mean: float, std: float) -> None:
     """Write the mean and std of the rewards of the training pictures; `vp:` scales rewards by them to mean 0, std 1."""
-    (folder / "reward.json").write_bytes(
+    (folder / SCALE_FILE).write_bytes(
         orjson.dumps({"mean": mean, "std": std or 1.0}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     )
 

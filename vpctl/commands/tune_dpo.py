@@ -11,7 +11,7 @@ from ..images.folders import Folders
 from ..options import Device, Pairs, Roots, RunFolder, Seed, options, plugin
 from ..records import Pair, digest
 from ..streams.joins import ConsistencyChecker
-from ..streams.places import absolute_path, folder_of
+from ..streams.places import absolute_path, folder_of, is_stream
 from ..streams.reading import located
 from ..tuning.folder import check
 from ..tuning.opening import opened
@@ -74,7 +74,7 @@ def tune_dpo(
     if not wanted:
         raise UserError(f"{pairs}: there are no pairs to train on")
     files = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in wanted)
-    Folders([folder_of(pairs), *(root or [])]).check(files)
+    Folders([folder_of(pairs), *(root or [])], piped=is_stream(pairs)).check(files)
     asked: dict[str, Any] = {
         "pairs": absolute_path(pairs),
         "model": spec,

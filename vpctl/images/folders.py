@@ -29,13 +29,21 @@ _SHARED = ("home", "media", "mnt", "opt", "private", "root", "srv", "tmp", "User
 """Top-level folders that hold the files of many users or projects."""
 
 
-class Folders:
-    """The folders from which pictures may be read: the `named` ones and the working directory."""
+_ON_A_PIPE = "file names on a pipe are relative to the working directory; name the file instead of -"
 
-    def __init__(self, named: Iterable[str]) -> None:
+
+class Folders:
+    """The folders from which pictures may be read: the `named` ones and the working directory.
+
+    `piped` is whether the records come through a pipe. Then the message about a first picture that does not exist says
+    what its name is relative to.
+    """
+
+    def __init__(self, named: Iterable[str], *, piped: bool = False) -> None:
         self._allowed = tuple({os.path.join(os.path.realpath(folder), "") for folder in (*named, os.getcwd())})
         self._refused = 0
         self._parent = ""
+        self._hint = f"; {_ON_A_PIPE}" if piped else ""
         self._lock = threading.Lock()
 
     def resolve(self, path: str) -> str:
@@ -45,11 +53,11 @@ class Folders:
         """
         with self._lock:
             before = self._refused
-            reason = self._why_not(path)
+            reason, hint = self._why_not(path), self._first_hint(path)
             if self._refused > before == 0:
                 progress.warn_at_end(self._way_out_for_all)
         if reason:
-            raise RecordFailed(f"{path}: {reason}")
+            raise RecordFailed(f"{path}: {reason}{hint}")
         return os.path.realpath(path)
 
     def check(self, paths: Iterable[str]) -> None:
@@ -61,7 +69,13 @@ class Folders:
         if faults:
             path, reason = faults[0]
             others = f", and {len(faults) - 1} more cannot be read" if len(faults) > 1 else ""
-            raise UserError(f"{path}: {reason}{others}{f'; {self._way_out()}' if self._refused else ''}")
+            way_out = f"; {self._way_out()}" if self._refused else ""
+            raise UserError(f"{path}: {reason}{others}{way_out}{self._first_hint(path)}")
+
+    def _first_hint(self, path: str) -> str:
+        """What the names on a pipe are relative to, if the first picture does not exist; empty for later pictures."""
+        hint, self._hint = self._hint, ""
+        return "" if os.path.isfile(path) else hint
 
     def _why_not(self, path: str) -> str:
         real = os.path.realpath(path) if "\0" not in path else ""
@@ -77,6 +91,8 @@ class Folders:
         return f"{self._refused} {are} outside the allowed folders; {self._way_out()}"
 
     def _way_out(self) -> str:
+        if not os.path.isdir(self._parent):
+            return f"there is no folder {self._parent}; correct the file names in the records"
         if may_be_root(self._parent):
             return f"add --root {self._parent}"
         return "move the pictures below the folder of the records, or allow their folder with --root"

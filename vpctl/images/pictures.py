@@ -22,8 +22,8 @@ Image.MAX_IMAGE_PIXELS = None
 class Pictures:
     """Opens pictures in the allowed folders only; see `folders`."""
 
-    def __init__(self, folders: Iterable[str]) -> None:
-        self.find = Folders(folders).resolve
+    def __init__(self, folders: Iterable[str], *, piped: bool = False) -> None:
+        self.find = Folders(folders, piped=piped).resolve
         """Returns the real path of a picture; see `Folders.resolve`."""
 
     def size(self, path: str) -> tuple[int, int]:

@@ -1,12 +1,13 @@
 """Checks what an annotator answered and turns it into judgements."""
 
 import math
+import reprlib
 from collections.abc import Sequence
 from typing import Any, cast
 
 from .. import plugins, progress
 from ..contracts import Verdicts
-from ..errors import RecordFailed, Refused, Unusable
+from ..errors import RecordFailed, Refused, Unusable, UserError
 from ..records import Judgement
 from .plan import Call
 
@@ -93,10 +94,8 @@ def _checked(one: object, pictures: int, spec: str) -> Verdicts:
     """The verdicts with plain Python numbers. NumPy's float64 is a float too, but the JSON encoder rejects it."""
     if not isinstance(one, Verdicts):
         raise plugins.contract_error("annotator", spec, one)
-    numbers = isinstance(one.scores, list) and all(_is_score(score) for score in one.scores)
-    texts = isinstance(one.rationales, list) and all(isinstance(text, str) for text in one.rationales)
-    if not (numbers and texts and plugins.is_usage(one.usage)):
-        raise plugins.contract_error("annotator", spec, one)
+    if fault := fault_of(one):
+        raise UserError(f"--annotator {spec}: {fault}; {plugins.CALLS['annotator']}")
     plugins.check_texts("annotator", spec, *one.rationales, *one.usage)
     ranking = [*one.ranking]
     if ranking and not (all(isinstance(place, int) for place in ranking) and sorted(ranking) == [*range(pictures)]):
@@ -104,6 +103,38 @@ def _checked(one: object, pictures: int, spec: str) -> Verdicts:
         raise plugins.contract_error("annotator", spec, ranking, "ask", contract)
     usage = {name: _plain(value) for name, value in one.usage.items()}
     return Verdicts([*map(_plain, one.scores)], one.rationales, usage, ranking)
+
+
+def fault_of(verdicts: Verdicts) -> str:
+    """The first value of the wrong type, and what it must be; empty if all types are right."""
+    scores: object = verdicts.scores
+    if not isinstance(scores, list):
+        return _not(scores, "scores", "a list")
+    for score in scores:
+        if not _is_score(score):
+            return _not(score, "score", "a number")
+    rationales: object = verdicts.rationales
+    if not isinstance(rationales, list):
+        return _not(rationales, "rationales", "a list")
+    for rationale in rationales:
+        if not isinstance(rationale, str):
+            return _not(rationale, "rationale", "text")
+    usage: object = verdicts.usage
+    if not isinstance(usage, dict):
+        return _not(usage, "usage", "a dict")
+    for name, value in usage.items():
+        if not isinstance(name, str):
+            return _not(name, "the name of a usage", "text")
+        if not plugins.is_number(value):
+            return _not(value, f"usage {reprlib.repr(name)}:", "a finite number")
+    return ""
+
+
+def _not(value: object, name: str, wanted: str) -> str:
+    kind = "None" if value is None else "text" if isinstance(value, str) else f"of type {type(value).__name__}"
+    if isinstance(value, int) and wanted.endswith("number"):
+        return f"{name} {reprlib.repr(value)} has more than 64 bits"
+    return f"{name} {'' if value is None else f'{reprlib.repr(value)} '}is {kind}, not {wanted}"
 
 
 def _is_score(value: object) -> bool:

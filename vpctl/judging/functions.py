@@ -10,7 +10,7 @@ from typing import Any, cast
 from .. import plugins
 from ..contracts import Annotator, Question, Verdicts
 from ..flow import StopSignal
-from .answers import check_numbers
+from .answers import check_numbers, fault_of
 from .questions import comparison_scores
 
 
@@ -52,7 +52,7 @@ class FunctionAnnotator(Annotator):
             else:
                 verdicts = await self._in_its_turn(*arguments)
                 verdicts = await verdicts if inspect.isawaitable(verdicts) else verdicts
-            if question.mode == "pair" and isinstance(verdicts, Verdicts):
+            if question.mode == "pair" and isinstance(verdicts, Verdicts) and not fault_of(verdicts):
                 check_numbers(verdicts, 2)
                 verdicts = verdicts._replace(scores=comparison_scores(verdicts.scores))
             found.append(verdicts)

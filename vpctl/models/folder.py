@@ -24,6 +24,9 @@ REWARD_KINDS = ("blip", "clip")
 LABELS = frozenset(["toxicity", "toxic", "sexual_explicit", "nsfw", "unsafe"])
 """Labels of a classifier that count as unsafe: Detoxify's two that DiffusionDB used, and common names of others."""
 
+SCALE_FILE = "reward.json"
+"""Mean and standard deviation of a reward, which train-rm writes beside the model."""
+
 MODEL, COMPONENT = "model", "diffusion_pytorch_model"
 """Names of weight files without suffix, in transformers and in diffusers."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
@@ -77,9 +80,6 @@ class UnusableFolder(Exception):
     """Why a folder cannot be used. The text continues the line that names the option and the source."""
 
 
-_NOT_ENDED = "it holds a training that has not ended; run its command again to finish it"
-
-
 class Folder:
     """A model folder.
 
@@ -105,11 +105,19 @@ class Folder:
                 raise UnusableFolder(f"{inside or 'the folder'} cannot be read: {os_reason(error)}") from None
         return sorted(names)
 
-    def _what_else(self) -> str:
-        """What vpctl wrote into the folder instead of a model, for the end of a message; empty if nothing."""
+    def what_else(self) -> str:
+        """What the folder holds instead of the model that was asked for, for the end of a message; empty if unknown."""
         if self.has(LORA_FILE):
             return "; it holds a LoRA, which generate takes as --adapter"
-        return f"; {_NOT_ENDED}" if self.has("run.json") else ""
+        if self.has(SCALE_FILE) and self.has("config.json"):
+            return f"; it holds a reward model, which score takes as --reward vp:{self.path}"
+        if self.has("model_index.json"):
+            return f"; it holds a pipeline, which generate takes as --model diffusion:{self.path}"
+        return (
+            "; it holds a training that has not ended; run its command again to finish it"
+            if self.has("run.json")
+            else ""
+        )
 
     def stamp(self) -> frozenset[tuple[str, int, int]]:
         """Path, size in bytes and modification time in ns of everything that an inspection can read here.
@@ -128,7 +136,8 @@ class Folder:
     def read(self, name: str) -> dict[str, Any]:
         """The object in a JSON file. Raises `UnusableFolder` if it is missing, too large, or not an object."""
         if not self.has(name):
-            raise UnusableFolder(f"there is no {name} in it{self._what_else()}")
+            what = self.what_else() if name == "config.json" else ""
+            raise UnusableFolder(f"there is no {name} in it{what}")
         try:
             if (self.path / name).stat().st_size > _LARGEST_JSON:
                 raise UnusableFolder(f"{name}: more than {_LARGEST_JSON >> 20} MB")
@@ -217,7 +226,7 @@ def pipeline(folder: Folder) -> list[str]:
     Its safety checker is never loaded, so it is not inspected.
     """
     if not folder.has("model_index.json"):
-        raise UnusableFolder("not a diffusers pipeline: there is no model_index.json in it")
+        raise UnusableFolder("not a diffusers pipeline: there is no model_index.json in it" + folder.what_else())
     index = folder.read("model_index.json")
     name = index.get("_class_name")
     if isinstance(name, list) or "auto_map" in index:
@@ -272,8 +281,8 @@ def check_lora(path: str) -> Shapes:
         raise UnusableFolder("there is no such folder" if not folder.path.exists() else "is not a folder")
     if not folder.has(LORA_FILE):
         pickled = [name for name in folder.names() if name.endswith(PICKLES)]
-        if folder.has("run.json"):
-            raise UnusableFolder(_NOT_ENDED)
+        if what := folder.what_else():
+            raise UnusableFolder(f"there is no {LORA_FILE} in it{what}")
         if pickled:
             raise UnusableFolder(f"its weights are a pickle ({pickled[0]}), which is not opened; {_AS_SAFETENSORS}")
         raise UnusableFolder(f"there is no {LORA_FILE} in it; name the folder a tune command wrote")

@@ -31,7 +31,7 @@ TOKENS_PER_ITEM = 25.0
 """Tokens of the id, keys and brackets of an item in an answer."""
 
 MAX_CHARS_SHOWN = 60
-"""Maximum length of a prompt in a message, in characters."""
+"""Maximum length of an id in a message, in characters."""
 
 SAFE = frozenset(["", "-", "false", "n/a", "no", "none", "null", "safe"])
 """Values of `unsafe` that mean that the prompt is safe. Models write them although they were told to write nothing."""
@@ -116,9 +116,9 @@ class LanguageModel(AsyncPolisher):
                 return await self._one_by_one(sheet)
             if isinstance(error, Refused):
                 return [Polished(prompts[0], f"refused by the model: {error}")]
-            return [Unusable(_named(prompts[0], error), error.raw, error.usage)]
+            return [error]
         except RecordFailed as failure:
-            return [RecordFailed(_named(prompt, failure)) for prompt in prompts]
+            return [failure] * len(prompts)
         return [*map(_safe, prompts, answer.value)]
 
     def request(self, sheet: "PromptBatch") -> Request:
@@ -150,8 +150,8 @@ class LanguageModel(AsyncPolisher):
                 [results[place]] = one
         if stopped and not results:
             raise stopped
-        late = [RecordFailed(_named(prompt, "the run was stopped before it was answered")) for prompt in sheet.prompts]
-        return [results.get(place, failure) for place, failure in enumerate(late)]
+        late = RecordFailed("the run was stopped before it was answered")
+        return [results.get(place, late) for place in range(len(sheet.prompts))]
 
 
 class PromptBatch:
@@ -220,10 +220,6 @@ def _safe(prompt: str, clean: Polished) -> Polished:
     """
     [ruled] = cleaning.polish([prompt])
     return clean._replace(prompt=ruled.prompt if clean.rejected else clean.prompt, unsafe=clean.unsafe or ruled.unsafe)
-
-
-def _named(prompt: str, failure: object) -> str:
-    return f"{prompt[:MAX_CHARS_SHOWN]!r}: {failure}"
 
 
 def load(argument: str, *, device: str = "auto", server: ServerConfig = ServerConfig()) -> LanguageModel:  # noqa: B008

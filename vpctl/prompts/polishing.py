@@ -14,6 +14,9 @@ from ..errors import RecordFailed, Unusable, UserError
 from ..records import MAX_PROMPT_CHARS, ORIGINAL_SUFFIX, Prompt, prompt_key
 from .duplicates import plain
 
+MAX_SHOWN = 60
+"""Maximum length of a prompt in a message, in characters."""
+
 
 class Scorer(Protocol):
     """Rates how unsafe prompts are."""
@@ -130,7 +133,8 @@ class Polishing:
     def _outcome(self, record: Prompt, answer: Polished | RecordFailed) -> Prompt | None:
         """The record of a prompt with its answer, or None if it failed and the next run has to try it again."""
         if isinstance(answer, RecordFailed):
-            progress.warn_each("prompts could not be polished", str(answer))
+            prompt = repr(record["prompt"][:MAX_SHOWN])
+            progress.warn_each("prompts could not be polished", f"{prompt}: {answer}")
             if isinstance(answer, Unusable):
                 return {**record, "dropped": f"failed: {answer}"}
             self._counts["failed"] += 1

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..models import sources
+from ..models.folder import SCALE_FILE
 
 if TYPE_CHECKING:
     from ..models.reward import Score
 
 ARGUMENTS = "DIR"
-SCALE_FILE = "reward.json"
 OPTION = "--reward vp:"
 
 

@@ -40,6 +40,9 @@ _MAGIC = {
     b"\xff\xfe": "UTF-16 text; convert it first: iconv -f UTF-16 -t UTF-8 {name}",
     b"\xfe\xff": "UTF-16 text; convert it first: iconv -f UTF-16 -t UTF-8 {name}",
 }
+_MAC = "convert the line ends first: tr '\\r' '\\n' < {name}"
+_MAC_RECORDS = re.compile(rb"\}\s*\r\s*\{")
+"""Finds two records that a carriage return separates instead of a newline."""
 _ARRAY = "JSON Lines have one record on each line; convert JSON with jq -c '.[]' {name}"
 _SPREAD = "JSON Lines have one record on each line; convert JSON with jq -c . {name}"
 _PROMPTS = ("prompt", "prompts", "text", "caption")
@@ -79,6 +82,8 @@ def _what_is_wrong(line: bytes, error: orjson.JSONDecodeError, name: str) -> str
     if "infinity" in error.msg:
         return f"a number is too large, column {error.colno}"
     reason = f"not JSON: {error.msg.split(': line')[0]}, column {error.colno}"
+    if _MAC_RECORDS.search(line):
+        return f"{reason}; carriage returns separate its records; {_MAC.format(name=name)}"
     if not line.endswith(b"\n"):
         return f"{reason}; the line does not end, so the file may have been cut off here"
     if text.lstrip().startswith("["):
@@ -122,7 +127,7 @@ def foreign_format(name: str, beginning: bytes) -> str:
 
 
 def not_prompts(line: bytes, name: str, *, first: bool) -> str:
-    """Why a line is not a plain-text prompt: it is JSON, CSV or TSV. Empty if it may be a prompt."""
+    """Why a line is not a plain-text prompt: it is JSON, CSV or TSV, or several lines. Empty if it may be a prompt."""
     text = line.strip()
     if text.startswith(b"{") and text.endswith(b"}"):
         try:
@@ -135,6 +140,8 @@ def not_prompts(line: bytes, name: str, *, first: bool) -> str:
     kind = "TSV" if b"\t" in text else "CSV"
     if first and _prompt_column(text, kind):
         return f"is the header of {kind}; {_conversion(text, kind, name)}"
+    if b"\r" in text:
+        return f"has a carriage return in it, which separates lines in old Mac files; {_MAC.format(name=name)}"
     if kind == "TSV":
         return "has a tab in it, as TSV has; keep the column of prompts with cut -f, or replace tabs: tr '\\t' ' '"
     return ""
@@ -146,7 +153,10 @@ def _prompt_column(line: bytes, kind: str, *, known: bool = False) -> str:
     Unless the line is `known` to be a header, it may also be a prompt that is a list of words.
     """
     header = _header(line)
-    cells = next(csv.reader([header], delimiter=_delimiter(header, kind)))
+    try:
+        cells = next(csv.reader([header], delimiter=_delimiter(header, kind)))
+    except csv.Error:
+        return ""
     columns = {cell.lower(): cell for cell in cells}
     name = next((name for name in _PROMPTS if name in columns), "")
     if known and name:
@@ -163,7 +173,8 @@ def _delimiter(header: str, kind: str) -> str:
 
 
 def _header(line: bytes) -> str:
-    return line[:_HEADER].decode("utf-8-sig", "replace").strip()
+    """The text up to the first line end. Old Mac files end lines with a carriage return, as Excel still can."""
+    return re.split(r"[\r\n]", line[:_HEADER].decode("utf-8-sig", "replace").strip(), maxsplit=1)[0]
 
 
 def _conversion(header: bytes, kind: str, name: str) -> str:

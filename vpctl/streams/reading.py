@@ -64,12 +64,13 @@ def _prompts(lines: Lines, source: str, misfit: Callable[[Prompt], str]) -> Iter
 
 
 def _plain(line: bytes, where: str, source: str, *, first: bool) -> Prompt:
-    if reason := jsonlines.not_prompts(line, "FILE" if is_stream(source) else source, first=first):
-        raise UserError(f"{where}: {reason}")
     try:
-        return {"prompt": line.decode().strip()}
+        text = line.decode()
     except UnicodeDecodeError:
         raise UserError(f"{where}: {jsonlines.NOT_UTF_8}") from None
+    if reason := jsonlines.not_prompts(line, "FILE" if is_stream(source) else source, first=first):
+        raise UserError(f"{where}: {reason}")
+    return {"prompt": text.strip()}
 
 
 def _record_of(line: bytes, where: str, source: str) -> Prompt:

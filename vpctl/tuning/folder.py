@@ -16,6 +16,12 @@ from ..streams.places import is_stream
 RUN_FILE, METRICS, CHECKPOINT, LOCK, ENDED = "run.json", "metrics.jsonl", "checkpoint.pt", ".lock", ".ended"
 RESULTS = "results.part"
 """Where results are written before they move into the run's folder."""
+_OPTIONS_OF = {
+    "train-rm": {"pairs", "backbone"},
+    "tune-dpo": {"pairs", "model"},
+    "tune-ppo": {"prompts", "model"},
+}
+"""Options of each command that no other command has together. Folders of all versions have them, and no name."""
 PARTS = {f"{name}.part" for name in (RUN_FILE, METRICS, CHECKPOINT, ENDED)} | {RESULTS}
 """Incomplete files that a killed run may leave."""
 
@@ -27,8 +33,7 @@ def check(out: str, options: Mapping[str, Any]) -> None:
     """
     with _inspecting(out) as there:
         if there is not None:
-            known = plain(options)
-            refuse_others(Path(out), {key: there.get(key) for key in known}, known)
+            refuse_others(Path(out), there, plain(options), all_known=False)
             has_ended(Path(out))
 
 
@@ -124,20 +129,31 @@ def begun(folder: Path) -> dict[str, Any] | None:
     return there
 
 
-def refuse_others(folder: Path, there: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+def refuse_others(
+    folder: Path, there: Mapping[str, Any], options: Mapping[str, Any], *, all_known: bool = True
+) -> bool:
     """Whether a run has exactly these options.
 
     Raises `UserError` if the options differ and the run has a checkpoint or results. A run without them, such as one
-    that failed at once, may be replaced by a run with other options.
+    that failed at once, may be replaced by a run with other options. Unless `all_known`, only the keys of `options` are
+    compared.
     """
-    changed = [key for key in {**options, **there} if there.get(key) != options.get(key)]
+    keys = {**options, **there} if all_known else options
+    changed = [key for key in keys if there.get(key) != options.get(key)]
     if changed and ((folder / CHECKPOINT).exists() or (folder / ENDED).exists()):
-        key = changed[0]
-        raise UserError(
-            f"--out {folder}: holds a run with {key} {there.get(key)!r}, not {options.get(key)!r}; "
-            "name another folder, or remove this one"
+        key, theirs, ours = changed[0], _command(there), _command(options)
+        different = (
+            f"holds a run of {theirs}, not of {ours}"
+            if theirs and ours and theirs != ours
+            else f"holds a run with {key} {there.get(key)!r}, not {options.get(key)!r}"
         )
+        raise UserError(f"--out {folder}: {different}; name another folder, or remove this one")
     return not changed
+
+
+def _command(options: Mapping[str, Any]) -> str:
+    """The command that a run with these options belongs to; empty if they show none."""
+    return next((command for command, keys in _OPTIONS_OF.items() if keys <= options.keys()), "")
 
 
 def has_ended(folder: Path) -> bool:

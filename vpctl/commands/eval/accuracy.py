@@ -10,7 +10,7 @@ from ...options import STDIO, BatchSize, Device, Pairs, Roots, Whole, option, pl
 from ...records import Pair, prompt_key
 from ...report.statistics import mean_report, preferred
 from ...streams.joins import ConsistencyChecker
-from ...streams.places import folder_of
+from ...streams.places import folder_of, is_stream
 from ...streams.reading import located
 from ...streams.writing import Replacement
 from ._reports import FailUnder, Html, check_page, gate, publish, write_page
@@ -69,7 +69,7 @@ def accuracy(
     sides = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in wanted)
     prompts = chain.from_iterable((pair["prompt"],) * 2 for pair in wanted)
     asked = dict.fromkeys(zip(prompts, sides, strict=True))
-    Folders([folder_of(pairs), *(root or [])]).check(path for _, path in asked)
+    Folders([folder_of(pairs), *(root or [])], piped=is_stream(pairs)).check(path for _, path in asked)
     with Replacement(out, [pairs]) as sink:
         from ...images.pictures import Pictures
         from ...models.scoring import compute_scores, load_batches

@@ -1,7 +1,7 @@
 """Measure how often annotators agree on which of two pictures is better."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain, combinations
 from typing import Annotated
 
@@ -14,6 +14,11 @@ from ...streams.joins import ConsistencyChecker, once
 from ...streams.reading import located
 from ...streams.writing import Replacement
 from ._reports import FailUnder, Html, check_page, gate, publish, write_page
+
+Judged = dict[tuple[str, str], Preferences]
+"""The judgements of one annotator, by prompt and aspect."""
+TIE = 0.5
+"""The side of a pair of pictures that are equally good; 1 is the first picture, 0 the second."""
 
 
 def agreement(
@@ -46,7 +51,7 @@ def agreement(
     once(judgements)
     joined = ConsistencyChecker(max_pictures=max_pictures, parts=False)
     records = joined.judgements(chain.from_iterable(located(source, Judgement) for source in judgements))
-    said: dict[str, dict[tuple[str, str], Preferences]] = defaultdict(lambda: defaultdict(Preferences))
+    said: dict[str, Judged] = defaultdict(lambda: defaultdict(Preferences))
     for judgement in without_replaced(records, Counter()):
         if "refused" not in judgement and "failed" not in judgement:
             place = said[judgement["annotator"]][judgement["prompt_id"], judgement["aspect"]]
@@ -59,7 +64,7 @@ def agreement(
         for report in agreements(said[one], said[other], name=one, baseline=other)
     ]
     if not reports:
-        raise UserError("no two annotators judged the same two pictures on the same aspect")
+        raise UserError(_nothing_to_compare(said))
     with Replacement(out, judgements) as sink:
         publish(reports, sink, title="Agreement on pairs")
     write_page(html, title="Agreement of annotators", reports=reports)
@@ -67,8 +72,8 @@ def agreement(
 
 
 def agreements(
-    one: dict[tuple[str, str], Preferences],
-    other: dict[tuple[str, str], Preferences],
+    one: Judged,
+    other: Judged,
     *,
     name: str,
     baseline: str,
@@ -76,19 +81,39 @@ def agreements(
     """Agreement of two annotators on each aspect that both judged; `ties` counts the pairs that one of them tied."""
     found: dict[str, list[tuple[float, str]]] = defaultdict(list)
     ties: Counter[str] = Counter()
-    for prompt, aspect in one.keys() & other.keys():
-        mine, theirs = one[prompt, aspect], other[prompt, aspect]
-        for first, second in combinations(sorted(mine.pictures() & theirs.pictures()), 2):
-            margins = mine.difference(first, second), theirs.difference(first, second)
-            if None in margins:
-                continue
-            sides = [preferred(margin or 0.0, 0.0) for margin in margins]
-            if 0.5 in sides:
-                ties[aspect] += 1
-            else:
-                found[aspect].append((float(sides[0] == sides[1]), prompt))
+    for prompt, aspect, sides in _common_pairs(one, other):
+        if TIE in sides:
+            ties[aspect] += 1
+        else:
+            found[aspect].append((float(sides[0] == sides[1]), prompt))
     for aspect in sorted(found):
         values, clusters = zip(*found[aspect], strict=True)
         yield mean_report(
             values, clusters, name=name, baseline=baseline, metric="agreement", aspect=aspect, ties=ties[aspect]
         )
+
+
+def _common_pairs(one: Judged, other: Judged) -> Iterator[tuple[str, str, tuple[float, float]]]:
+    """Prompt, aspect and the sides of both annotators, for every two pictures that both have compared."""
+    for prompt, aspect in one.keys() & other.keys():
+        mine, theirs = one[prompt, aspect], other[prompt, aspect]
+        for first, second in combinations(sorted(mine.pictures() & theirs.pictures()), 2):
+            margins = mine.difference(first, second), theirs.difference(first, second)
+            if None not in margins:
+                yield prompt, aspect, (preferred(margins[0] or 0.0, 0.0), preferred(margins[1] or 0.0, 0.0))
+
+
+def _nothing_to_compare(said: Mapping[str, Judged]) -> str:
+    """Why no pair of pictures counts for any two annotators, for a message."""
+    common, ties = 0, Counter[str]()
+    for names in combinations(said, 2):
+        for _, _, sides in _common_pairs(*(said[name] for name in names)):
+            common += 1
+            ties.update(name for name, side in zip(names, sides, strict=True) if side == TIE)
+    if not common:
+        return "no two annotators judged the same two pictures on the same aspect"
+    always = [name for name in said if ties[name] == common]
+    return (
+        f"all common pairs of pictures are ties for {' and '.join(always) or 'one of their annotators'}; "
+        "add judgements that prefer one picture"
+    )
