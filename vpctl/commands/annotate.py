@@ -225,24 +225,25 @@ def annotate(
             def grouped() -> Iterator[Group]:
                 return by_prompt(ConsistencyChecker(max_pictures=max_pictures).images(located(images, Image)), contents)
 
-            groups = grouped()
-            if sample:
-                groups = takewhile(lambda _: tally.begun < sample, groups)
+            by_batch = bool(batch_api or batch_file)
             pending = os.path.exists(hidden_beside(out, "batches"))
-            if batch_api or batch_file or pending:
+            if by_batch or pending:
                 from ..judging import offline  # which imports the client of servers
             if pending and (dry_run or not batch_api) and (requests := offline.claim_pending(out, sink.claim)):
                 asked = progress.plural(requests, "request")
                 progress.note(f"{asked} left out, in pending batches; collect the answers with --batch-api")
-            if (batch_api or batch_file) and not dry_run:
+            if dry_run:
+                if sample:
+                    some = takewhile(lambda _: tally.begun < sample, grouped())
+                    live.judge(some, plan, context, tally, server, pictures=count(images), out=sink)
+                share = offline.batch_price_fraction(context) if by_batch else 1.0
+                estimate(grouped(), plan, context, opener, share=share)
+            elif by_batch:
                 context = context._replace(emit=lambda *done: known.learn(sink.write, *done))
                 retries = "failed" in known.again
-                offline.judge(iter(groups), plan, context, tally, server, sink, file=batch_file, retry=retries)
-            elif sample or not dry_run:
-                live.judge(groups, plan, context, tally, server, pictures=count(images), out=sink)
-            if dry_run:
-                share = offline.batch_price_fraction(context) if batch_api or batch_file else 1.0
-                estimate(grouped(), plan, context, opener, share=share)
+                offline.judge(grouped(), plan, context, tally, server, sink, file=batch_file, retry=retries)
+            else:
+                live.judge(grouped(), plan, context, tally, server, pictures=count(images), out=sink)
     if tally.lost or tally.failed:
         raise SomeFailed
 
