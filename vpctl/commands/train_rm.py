@@ -180,7 +180,7 @@ def train_rm(
     if accuracy:
         progress.note(
             f"accuracy on {progress.plural(accuracy.n, 'held-out pair')}: {accuracy.value:.3f} "
-            f"[{accuracy.low:.3f}, {accuracy.high:.3f}]"
+            f"(95 % interval {accuracy.low:.3f} to {accuracy.high:.3f})"
         )
     progress.note(f"the reward model is in {out}; use it as --reward vp:{out}")
 
@@ -221,7 +221,8 @@ def card(asked: dict[str, Any], split: dict[str, list[Pair]], accuracy: "Interva
             f"Accuracy on {progress.plural(accuracy.n, 'held-out pair')}: **{accuracy.value:.3f}** "
             f"(95 % interval {accuracy.low:.3f} to {accuracy.high:.3f}, bootstrap over prompts)."
         )
-    parameters = "\n".join(f"| {name} | {value} |" for name, value in asked.items())
+    shown = {name: value for name, value in asked.items() if value not in ("", None)}
+    parameters = "\n".join(f"| {name} | {value} |" for name, value in shown.items())
     return CARD.format(
         use=USE[kind],
         start=asked["backbone"] or "the shapes world's backbone",

@@ -84,6 +84,8 @@ class Folders:
             self._parent = os.path.commonpath([self._parent, folder]) if self._refused else folder
             self._refused += 1
             return "is outside the allowed folders"
+        if os.path.exists(real) and not os.path.isfile(real):
+            return "is not a file"
         return "" if os.path.isfile(real) else "there is no such picture"
 
     def _way_out_for_all(self) -> str:
