@@ -25,7 +25,7 @@ from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from . import __version__, plugins, progress
 from .errors import CommandEnded, LimitReached, OutputClosed, OutputLocked, UserError, os_reason
-from .options import Quiet, Traceback, for_typer, in_groups, option
+from .options import Quiet, Traceback, for_typer, in_groups, option, with_parameters
 from .streams.places import reserved_stdout
 
 COMMANDS = ("polish", "generate", "annotate", "merge", "train-rm", "score", "tune-ppo", "tune-dpo", "eval")
@@ -86,10 +86,7 @@ def with_common_options(name: str) -> Callable[..., None]:
             finally:
                 progress.flush_warnings()
 
-    parameters = [*signature.parameters.values(), *shared]
-    wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return wrapped
+    return with_parameters(wrapped, [*signature.parameters.values(), *shared])
 
 
 def _ignore_interrupts() -> None:

@@ -107,11 +107,11 @@ class Kind(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What an annotator is asked in one call. `pictures` are in the order in which they are shown.
+    """The question of one call to an annotator. `pictures` are in the order in which they are shown.
 
-    `mode` is how they are shown: in mode ``list`` all pictures of a prompt, in mode ``point`` one picture, in mode
-    ``pair`` two pictures that are to be compared. There is more than one aspect only with --all-aspects. `key`
-    identifies the call, for servers that accept an idempotency key.
+    `mode` says what is shown. ``list`` shows all pictures of a prompt. ``point`` shows one picture. ``pair`` shows two
+    pictures, and the annotator compares them. `aspects` has one aspect, or several with --all-aspects. `key` identifies
+    the call, for servers that accept an idempotency key.
     """
 
     prompt: str

@@ -8,7 +8,7 @@ import contextlib
 import queue
 import signal
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from typing import Any, TypeVar
 
 from . import progress
@@ -182,7 +182,7 @@ def _hand_over(
     return taken, end
 
 
-def ahead(items: Iterator[T], *, is_large: Callable[[T], bool] = lambda _: False) -> Iterator[T]:
+def ahead(items: Iterator[T], *, is_large: Callable[[T], bool] = lambda _: False) -> Generator[T, None, None]:
     """Yield the items. A thread makes them, at most one ahead.
 
     After a large item, the thread waits until the caller asks for the next one. No reference to an item is kept here,

@@ -132,16 +132,17 @@ def argument(*, metavar: str, help: str) -> Argument:
     return Argument(metavar, help)
 
 
-def for_typer(command: F) -> F:
-    """Replace our declarations in a command's signature with those of Typer. Returns the command itself."""
-    signature = inspect.signature(command, eval_str=True)
-    parameters = [
-        parameter.replace(annotation=_typer_annotation(parameter.annotation))
-        for parameter in signature.parameters.values()
-    ]
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+def with_parameters(command: F, parameters: Sequence[inspect.Parameter]) -> F:
+    """Give a command these parameters, for whoever inspects its signature. Returns the command itself."""
+    command.__dict__["__signature__"] = inspect.Signature(parameters)
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
+
+
+def for_typer(command: F) -> F:
+    """Replace our declarations in a command's signature with those of Typer. Returns the command itself."""
+    parameters = inspect.signature(command, eval_str=True).parameters.values()
+    return with_parameters(command, [one.replace(annotation=_typer_annotation(one.annotation)) for one in parameters])
 
 
 def _typer_annotation(annotation: Any) -> Any:
@@ -198,7 +199,7 @@ def _wrong(value: Any, choices: Sequence[str], low: float | None, high: float | 
 
 
 def _range(low: float | None, high: float | None) -> str:
-    """The range of a number as a sentence after a space; empty if it has no maximum, and 0, 1 or no minimum."""
+    """The range of a number, as a sentence after a space. Empty if only a minimum of 0 or 1 is given, or none."""
     if high is not None and high < NO_LIMIT:
         return f" At most {high:.12g}." if low is None else f" From {low:.12g} to {high:.12g}."
     return "" if low in (None, 0, 1) else f" At least {low}."
@@ -275,9 +276,7 @@ def options(config: type[C], name: str = "config") -> Callable[[Callable[..., No
             command(*args, **{name: config(**values)}, **kwargs)
 
         own = [parameter for parameter in signature.parameters.values() if parameter.name != name]
-        wrapped.__signature__ = signature.replace(parameters=[*own, *flags])  # type: ignore[attr-defined]
-        wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *flags]}
-        return wrapped
+        return with_parameters(wrapped, [*own, *flags])
 
     return decorate
 
@@ -357,6 +356,17 @@ MaxPictures = Annotated[
         help="Maximum number of pictures per prompt. A prompt with more pictures is an error, because it usually "
         "means that different prompts have the same prompt_id. The number of pairs grows with the square of the "
         "number of pictures.",
+    ),
+]
+TunedModel = Annotated[
+    str,
+    plugin(
+        "generator",
+        "--model",
+        "-m",
+        group="Model",
+        help="Model to tune.",
+        show_default="shapes, the model of the shapes world",
     ),
 ]
 Seed = Annotated[int, option(metavar="N", min=0, max=2**63 - 1, help="Random seed.")]

@@ -166,7 +166,7 @@ def test_the_thread_ends_when_no_more_is_wanted() -> None:
     taken = ahead(iter(range(5)))
     assert next(taken) == 0
     [thread] = {*threading.enumerate()} - before
-    taken.close()  # type: ignore[attr-defined]
+    taken.close()
     thread.join(10)
     assert not thread.is_alive()
 

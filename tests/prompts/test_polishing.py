@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -37,7 +37,7 @@ def reasons(prompts: Iterable[Prompt]) -> list[str]:
 
 
 def test_the_old_text_is_kept_and_is_what_identifies_the_prompt() -> None:
-    [record], _ = polish_all([{"prompt": "a cat", "split": "test", "mine": 3}])  # type: ignore[typeddict-unknown-key]
+    [record], _ = polish_all([cast(Prompt, {"prompt": "a cat", "split": "test", "mine": 3})])
     assert record == {
         "prompt": "A CAT",
         "prompt_id": digest("a cat"),

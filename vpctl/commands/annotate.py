@@ -265,7 +265,7 @@ class Known:
         self._ties: dict[str, list[tuple[str, str]]] = {}
 
     def key(self, judgement: Judgement) -> str:
-        """The key of a judgement; empty if the pictures are to be judged again."""
+        """The key of a judgement. It is empty if this run judges the pictures again."""
         if self._refresh or any(what in judgement for what in self.again):
             return ""
         key = judgement_key(judgement)

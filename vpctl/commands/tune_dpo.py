@@ -2,13 +2,13 @@
 
 import dataclasses
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from .. import plugins, progress
 from ..configs import DPOConfig
 from ..errors import RecordFailed, UserError
 from ..images.folders import Folders
-from ..options import Device, Pairs, Roots, RunFolder, Seed, options, plugin
+from ..options import Device, Pairs, Roots, RunFolder, Seed, TunedModel, options
 from ..records import Pair, digest
 from ..streams.joins import ConsistencyChecker
 from ..streams.places import absolute_path, folder_of, is_stream
@@ -28,17 +28,7 @@ def tune_dpo(
     pairs: Pairs,
     *,
     out: RunFolder,
-    model: Annotated[
-        str,
-        plugin(
-            "generator",
-            "--model",
-            "-m",
-            group="Model",
-            help="Model to tune.",
-            show_default="shapes, the model of the shapes world",
-        ),
-    ] = "",
+    model: TunedModel = "",
     root: Roots = None,
     seed: Seed = 0,
     device: Device = "auto",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from .. import plugins, progress
 from ..configs import PPOConfig
 from ..errors import UserError
-from ..options import Device, Prompts, RunFolder, Seed, options, plugin
+from ..options import Device, Prompts, RunFolder, Seed, TunedModel, options, plugin
 from ..records import digest, prompt_too_long
 from ..streams.places import absolute_path
 from ..streams.reading import read_prompts
@@ -29,17 +29,7 @@ def tune_ppo(
     prompts: Prompts,
     *,
     out: RunFolder,
-    model: Annotated[
-        str,
-        plugin(
-            "generator",
-            "--model",
-            "-m",
-            group="Model",
-            help="Model to tune.",
-            show_default="shapes, the model of the shapes world",
-        ),
-    ] = "",
+    model: TunedModel = "",
     reward: Annotated[
         list[str] | None,
         plugin(

@@ -509,7 +509,7 @@ def _no_weights(folder: Folder, single: str, inside: str) -> str:
 
 
 def _indexed(folder: Folder, index: str) -> list[str]:
-    """The files in an index of weights. Each must be safetensors and directly in the folder, or it raises."""
+    """The files in an index of weights. Raises `UnusableFolder` for one that is no safetensors beside it."""
     parts = folder.read(index).get("weight_map")
     if not isinstance(parts, dict) or not parts or not all(isinstance(part, str) for part in parts.values()):
         raise UnusableFolder(f"{index}: has no weight_map from names of weights to files")

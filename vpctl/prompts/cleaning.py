@@ -88,7 +88,7 @@ _WORDS = re.compile(r"[a-zA-Z]++(?:(?:, |\. |[ -])[a-zA-Z]++)*+")
 
 
 _NO_CHARACTER = re.compile("&#[0-9]{20,}")
-"""Matches very long character references, for some of which `html.unescape` would raise `ValueError`."""
+"""Matches very long character references. `html.unescape` raises `ValueError` for some of them."""
 
 
 def _strip_syntax(prompt: str) -> str:

@@ -1,7 +1,7 @@
 """Train the generators of the shapes world: first on true captions, then on noisy captions like those of web data.
 
 A model this small that is trained on true captions alone follows its prompts almost perfectly, and tuning can gain
-nothing. Therefore training ends with captions half of which are wrong in one attribute. The model keeps drawing clean
+nothing. In the last stage, half of the captions are wrong in one attribute. The model keeps drawing clean
 shapes, but often the wrong ones: clear faults that a judge, a reward model and tuning can detect. One picture in eight
 of this stage shows the harmful symbol, which its caption does not mention, so that the model learns to draw it unasked.
 """
