@@ -1,8 +1,8 @@
-"""A fuzzer: random records, damaged files, and options, until a command breaks one of the rules.
+"""A fuzzer: random records, damaged files, options, and lying servers, until a command breaks one of the rules.
 
 `python -m tests.hostile.fuzz --minutes 60 --seed 1` runs it. For each cause, the ``--findings`` folder gets a folder
-with the files, the messages of the command, and `cmd`, which runs it again. The test suite runs the first inputs of a
-seed.
+with the files, the messages of the command, the answers of the server, and `cmd`, which runs it again. The test suite
+runs the first inputs of a seed.
 
 The rules are those of the table: a documented exit code, no traceback, one line of error with exit code 2 and none
 otherwise, no other output with it, no control character on standard error, only JSON Lines on standard output, no
@@ -28,7 +28,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.hostile.damage import NUMBERS, TEXTS, VALUES, damages
 from tests.hostile.fork import Forks
+from tests.hostile.liar import Liar, Lie, Memory
 from tests.hostile.makers import MAKERS
 from tests.hostile.table import RECORDS, Bench, broken_rules, left_behind
 from vpctl import manual
@@ -42,33 +44,15 @@ KEPT = 3
 
 
 class Input(NamedTuple):
-    """A command line, standard input, and the files that the run has in addition to those of `furnish`."""
+    """A command line, standard input, the files that the run has in addition to those of `furnish`, and the server."""
 
     family: str
     words: tuple[str, ...]
     files: dict[str, bytes]
     stdin: bytes = b""
+    lies: tuple[Lie, ...] = ()
+    memory: Memory | None = None
 
-
-# Wrong values ---------------------------------------------------------------------------------------------------------
-
-TEXTS = st.one_of(
-    st.text(max_size=20),
-    st.sampled_from(
-        ["", " ", "\0", "\x1b[2J", "\u202e", "\ud800", "../..", "/etc/hostname", "a.png", "nan", "-", "%s", "{{7*7}}"]
-    ),
-)
-NUMBERS = st.one_of(
-    st.sampled_from([0, -1, 1, 2**31, 2**63 - 1, 2**63, 2**64, -(2**64), 10**40, 1e308, -0.0, math.nan, math.inf]),
-    st.integers(),
-    st.floats(),
-)
-SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS)
-VALUES = st.recursive(
-    SCALARS,
-    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(TEXTS, inner, max_size=3)),
-    max_leaves=6,
-)
 
 # Records --------------------------------------------------------------------------------------------------------------
 
@@ -132,6 +116,8 @@ def _words(command: str) -> tuple[str, ...]:
 
 SCORE = "score in.jsonl -r ./red.py"
 DRAW = "generate prompts.txt -m shapes:small -n 1 --steps 1 --adapter lora"
+PLAY = "generate prompts.txt -m ./plain.py"
+PLAIN = "a red circle\nthe small\tblue square\r\n\nein größerer Kreis, 8k, by greg rutkowski\n".encode()
 DRY = "annotate images.jsonl --annotator openai:gpt-4o --aspect fidelity --dry-run"
 TUNE = "tune-dpo pairs.jsonl -m shapes:small --max-steps 1 --batch 1 --accumulate 1 --preview-every 0 --out run"
 PRICES = b'["gpt-4o"]\ninput = 2.5\noutput = 10.0\ncached_input = 1.25\n'
@@ -155,6 +141,7 @@ def samples(place: Path) -> list[tuple[str, str, dict[str, bytes]]]:
             for command in commands
             if "<" not in command
         ]
+    found += [(command, "prompts.txt", {"prompts.txt": PLAIN}) for command in ("polish prompts.txt", f"{PLAY} -n 1")]
     found.append((f"{DRY} --prices p.toml", "p.toml", {"p.toml": PRICES}))
     found.append(("annotate images.jsonl --annotator ./fair.py --aspect ./mine.md", "mine.md", {"mine.md": ASPECT}))
     page = "eval compare scored.jsonl better.jsonl --html page.html --run run"
@@ -165,15 +152,13 @@ def samples(place: Path) -> list[tuple[str, str, dict[str, bytes]]]:
     ):
         if not (place / folder).exists():
             MAKERS[maker](place / folder)
-        files = _files(place / folder, folder)
+        files = {f"{folder}/{name}": content for name, content in _files(place / folder).items()}
         found += [(command, name, files) for name, content in files.items() for _ in range(1 + name.endswith(".json"))]
     return found
 
 
-def _files(folder: Path, name: str) -> dict[str, bytes]:
-    return {
-        f"{name}/{path.relative_to(folder)}": path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
-    }
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @st.composite
@@ -182,37 +167,84 @@ def broken(draw: st.DrawFn, found: list[tuple[str, str, dict[str, bytes]]]) -> I
     command, name, files = draw(st.sampled_from(found))
     content = files[name]
     for _ in range(draw(st.integers(1, 4))):
-        content = draw(_damage(content))
+        content = draw(damages())(content)
     return Input("bytes", _words(command), {**files, name: content})
 
 
+# Servers --------------------------------------------------------------------------------------------------------------
+
+ASK = "annotate images.jsonl --annotator openai:judge --aspect fidelity --timeout 1 --max-time 2s"
+SERVED = [
+    ASK,
+    f"{ASK} --mode pair",
+    f"{ASK} --mode point --passes 2",
+    f"{ASK} --dry-run --sample 2",
+    "polish prompts.txt --polisher openai:judge --timeout 1 --max-time 2s",
+]
+"""Commands that ask a server."""
+STATUSES = [0] * 12 + [200, 201, 204, 302, 400, 401, 403, 404, 409, 413, 422, 429, 500]
+OFFLINE = {
+    "batch-api": f"{ASK} --batch-api --out out.jsonl",
+    "batch-file": f"{ASK} --batch-file requests.jsonl --out out.jsonl",
+}
+"""Commands that ask and collect the answers in a later run."""
+
+
+class State(NamedTuple):
+    """A point between two runs: the command of the next run, all files that the earlier ones wrote, and the server."""
+
+    command: str
+    files: dict[str, bytes]
+    memory: Memory | None
+
+
+def states(bench: Bench, forks: Forks, liar: Liar) -> list[State]:
+    """What the runs of `OFFLINE` leave, before and after the answers are there."""
+    found = []
+    for way, command in OFFLINE.items():
+        with liar.lying(()):
+            home = bench.fresh()
+            there = _files(home)
+            ended = forks([*_words(command)], home, env=_asking(liar), afresh=bench.fresh)
+            assert ended.code == 0, ended.err.decode()
+            written = {name: content for name, content in _files(home).items() if name not in there}
+            if way == "batch-api":
+                found.append(State(command, written, liar.memory()))
+                liar.finish_all()
+                found.append(State(command, written, liar.memory()))
+            else:
+                found.append(State(command, written, None))
+                results = b"".join(map(liar.result, written["requests.jsonl"].splitlines()))
+                found.append(State(command, {**written, "requests.out.jsonl": results}, None))
+    return found
+
+
+def _asking(liar: Liar) -> dict[str, str]:
+    return {"OPENAI_BASE_URL": liar.url, "OPENAI_API_KEY": "none"}
+
+
 @st.composite
-def _damage(draw: st.DrawFn, content: bytes) -> bytes:
-    at = draw(st.integers(0, max(len(content) - 1, 0)))
-    if draw(st.booleans()):  # the beginning of a file determines how the rest is read
-        at = min(at, draw(st.integers(0, 200)))
-    length = draw(st.integers(1, 64))
-    how = draw(st.sampled_from(["flip", "flip", "byte", "cut", "take", "double", "put", "zero", "value", "value"]))
-    if how == "flip" and content:
-        return content[:at] + bytes([content[at] ^ (1 << draw(st.integers(0, 7)))]) + content[at + 1 :]
-    if how == "byte" and content:
-        return content[:at] + bytes([draw(st.integers(0, 255))]) + content[at + 1 :]
-    if how == "cut":
-        return content[:at]
-    if how == "take":
-        return content[:at] + content[at + length :]
-    if how == "double":
-        return content[: at + length] + content[at : at + length] + content[at + length :]
-    if how == "put":
-        return content[:at] + draw(st.binary(max_size=16)) + content[at:]
-    if how == "zero":
-        return content[:at] + bytes(length) + content[at + length :]
-    places = [*re.finditer(rb'(?<=[:\[,])\s*("[^"]{0,40}"|-?[\d.]+|true|false|null)', content[:20000])]
-    if not places:
-        return content
-    place = draw(st.sampled_from(places))
-    value = json.dumps(draw(VALUES)).encode("utf-8", "surrogatepass")
-    return content[: place.start()] + value + content[place.end() :]
+def served(draw: st.DrawFn, found: list[State]) -> Input:
+    """A command that asks a server which lies, or one whose files of an earlier run are damaged, or both."""
+    lies = [*draw(st.lists(_lies(), max_size=2))]
+    if draw(st.booleans()):
+        return Input("served", _words(draw(st.sampled_from(SERVED))), {}, lies=(draw(_lies()), *lies))
+    state = draw(st.sampled_from(found))
+    files = dict(state.files)
+    for _ in range(draw(st.integers(0 if lies else 1, 2))):
+        name = draw(st.sampled_from(sorted(files)))
+        files[name] = draw(damages())(files[name])
+    return Input("served", _words(state.command), files, lies=tuple(lies), memory=state.memory)
+
+
+def _lies() -> st.SearchStrategy[Lie]:
+    return st.builds(
+        Lie,
+        reply=st.one_of(st.none(), st.integers(0, 5)),
+        inside=st.booleans(),
+        status=st.sampled_from(STATUSES),
+        damages=st.lists(damages(), max_size=3).map(tuple),
+    )
 
 
 # Options --------------------------------------------------------------------------------------------------------------
@@ -353,17 +385,23 @@ def commands(draw: st.DrawFn, known: dict[str, list[tuple[str, bool]]]) -> Input
 class Hunt:
     """Runs inputs and keeps those that break a rule, grouped by cause."""
 
-    def __init__(self, place: Path, forks: Forks, findings: Path | None) -> None:
+    def __init__(self, place: Path, forks: Forks, liar: Liar, findings: Path | None) -> None:
         self.place, self.findings = place, findings
-        self._forks, self._bench = forks, Bench(place, forks)
+        self._forks, self._bench, self._liar = forks, Bench(place, forks), liar
         self.inputs: Counter[str] = Counter()
         self.causes: Counter[str] = Counter()
         self._samples = samples(place)
         self._known = {command: options_of(command) for command in BASES}
+        self._states = states(self._bench, forks, liar)
 
     def inputs_of(self, families: str) -> st.SearchStrategy[Input]:
         """The inputs of a round."""
-        every = {"records": records(), "bytes": broken(self._samples), "options": commands(self._known)}
+        every = {
+            "records": records(),
+            "bytes": broken(self._samples),
+            "options": commands(self._known),
+            "served": served(self._states),
+        }
         return st.one_of(*(one for name, one in every.items() if not families or name in families))
 
     def round(self, number: int, size: int, families: str = "", until: float = math.inf) -> None:
@@ -396,15 +434,16 @@ class Hunt:
             return home
 
         home = furnished()
-        ended = self._forks(
-            [*example.words],
-            home,
-            stdin=stdin,
-            env={"OPENAI_API_KEY": "none"},
-            seconds=20 * CPU_SECONDS,
-            cpu_seconds=CPU_SECONDS,
-            afresh=furnished,
-        )
+        with self._liar.lying(example.lies, example.memory):
+            ended = self._forks(
+                [*example.words],
+                home,
+                stdin=stdin,
+                env=_asking(self._liar),
+                seconds=20 * CPU_SECONDS,
+                cpu_seconds=CPU_SECONDS,
+                afresh=furnished,
+            )
         err = ended.err.decode("utf-8", "backslashreplace")
         wrong = [*broken_rules(ended.code, ended.out, err)]
         wrong += left_behind(home) if ended.code >= 0 else []
@@ -424,6 +463,9 @@ class Hunt:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).write_bytes(content)
         (folder / "cmd").write_text(f"vpctl {shlex.join(example.words)} < stdin\n", "utf-8", "surrogatepass")
+        if self._liar.told:
+            told = (f"{path} {status}\n{body.decode('utf-8', 'replace')}\n" for path, status, body in self._liar.told)
+            (folder / "told").write_text("\n".join(told), "utf-8")
         (folder / "said").write_text("\n".join(wrong) + f"\n\n{err}", "utf-8", "backslashreplace")
 
 
@@ -439,9 +481,10 @@ def _cause(example: Input, wrong: list[str], err: str) -> str:
 
 def hunted(place: Path, forks: Forks, *, number: int, size: int) -> Iterator[str]:
     """The causes found by a few inputs of a seed. The test suite runs this."""
-    hunt = Hunt(place, forks, None)
-    hunt.round(number, size)
-    yield from hunt.causes
+    with Liar() as liar:
+        hunt = Hunt(place, forks, liar, None)
+        hunt.round(number, size)
+        yield from hunt.causes
 
 
 def main() -> None:
@@ -449,14 +492,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.hostile.fuzz", description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=60, help="how long (default 60)")
     parser.add_argument("--seed", type=int, default=1, help="of the first round; the next has the next (default 1)")
-    parser.add_argument("--families", default="", help="records, bytes, options; all if not said")
+    parser.add_argument("--families", default="", help="records, bytes, options, served; all if not said")
     parser.add_argument("--findings", type=Path, default=Path("findings"), help="a folder for what is found")
     asked = parser.parse_args()
     began = time.monotonic()
     until = began + 60 * asked.minutes
     number = asked.seed
-    with tempfile.TemporaryDirectory() as place, Forks() as forks:
-        hunt = Hunt(Path(place), forks, asked.findings)
+    with tempfile.TemporaryDirectory() as place, Forks() as forks, Liar() as liar:
+        hunt = Hunt(Path(place), forks, liar, asked.findings)
         while time.monotonic() < until:
             before = dict(hunt.causes)
             hunt.round(number, ROUND, asked.families, until)

@@ -1,6 +1,7 @@
 """Judging by batch, against a server with files and batches. The process is killed at every request and many writes."""
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
@@ -18,7 +19,10 @@ import pytest
 from aiohttp import web
 
 from tests.conftest import ENVIRONMENT, HOME, Ended, draw, write_lines
-from tests.servers import JSON, Entry, Reply, Server, error, instance, schema_of
+from tests.servers import JSON, Entry, Reply, Server, error, instance, reply, schema_of
+from vpctl.errors import UserError
+from vpctl.judging.offline.asked import StubFile
+from vpctl.judging.offline.journal import Journal
 
 ALL = ["fidelity", "aesthetic", "harmlessness", "prompt-following"]
 PRICES = "[judge]\ninput = 1000.0\noutput = 10000.0\n"
@@ -817,3 +821,118 @@ def test_a_run_by_file_that_is_killed_ends_as_if_it_had_not_been(place: Place, n
         codes.append(place("--batch-file", "requests.jsonl", kill=number).code)
     assert len(place.known) == 12
     assert -signal.SIGKILL in codes
+
+
+def test_a_request_that_someone_removed_from_the_file_is_asked_again(place: Place) -> None:
+    place("--batch-file", "requests.jsonl")
+    path = place.folder / "requests.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], b"no request\n", *lines[4:-1], lines[-1][:-9]]))
+    assert "12 requests in requests.jsonl, 2 of them new" in place("--batch-file", "requests.jsonl").err
+    assert sorted(path.read_bytes().splitlines(keepends=True)) == sorted(lines)
+
+
+# Damage ---------------------------------------------------------------------------------------------------------------
+
+
+def damaged(content: bytes) -> Iterator[bytes]:
+    """The content with one byte changed, at every place, and without one of its lines."""
+    for at, byte in enumerate(content):
+        yield content[:at] + bytes([byte ^ 1]) + content[at + 1 :]
+    lines = content.splitlines(keepends=True)
+    for number in range(len(lines) - 1):
+        yield b"".join(lines[:number] + lines[number + 1 :])
+
+
+def test_no_damage_of_the_journal_is_overlooked(place: Place) -> None:
+    """Only the last line may be incomplete, as a killed run leaves it. It is then cut off."""
+    place("--batch-api", "--aspect", "fidelity")
+    path = place.state / "journal.jsonl"
+    whole = path.read_bytes()
+    for content in damaged(whole):
+        path.write_bytes(content)
+        if content[:-1] == whole[:-1]:
+            Journal(str(place.state)).close()
+            assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:-1])
+            continue
+        with pytest.raises(UserError, match="this journal of batches is damaged; restore it, or remove"):
+            Journal(str(place.state))
+
+
+def test_no_damage_of_stubs_is_overlooked(place: Place) -> None:
+    place("--batch-api", "--aspect", "fidelity")
+    [path] = place.state.glob("*.stubs.jsonl")
+    whole = path.read_bytes()
+    for content in [*damaged(whole), whole[:-1], whole + b"\n", whole + whole, b""]:
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="this file of vpctl is damaged; restore it"):
+            StubFile(str(path), "; restore it")
+    path.unlink()
+    ended = place("--batch-api", "--aspect", "fidelity")
+    assert ended.code == 2
+    assert "no such file or directory; batch batch_0 cannot be read without it: restore it, or remove" in ended.err
+
+
+def test_the_journal_keeps_no_half_line_of_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(str(tmp_path))
+    journal.limit(5)
+    whole = (tmp_path / "journal.jsonl").read_bytes()
+    write, room = os.write, [10]
+
+    def full(file: int, content: bytes) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        room[0] -= (written := write(file, content[: room[0]]))
+        return written
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(UserError, match="no space left on device"):
+            journal.limit(6)
+    assert (tmp_path / "journal.jsonl").read_bytes() == whole
+    journal.limit(7)
+    journal.close()
+    assert Journal(str(tmp_path)).most == 7
+
+
+LIES: dict[str, tuple[JSON, str]] = {
+    "no id of the file": ({"/v1/files": {"object": "file"}}, "does not answer like an OpenAI server"),
+    "an id with a path": ({"/v1/files": {"id": "../models"}}, "does not answer like an OpenAI server"),
+    "an id that is no text": ({"/v1/batches": {"id": ["batch_0"]}}, "does not answer like an OpenAI server"),
+    "a status that is no text": ({"/v1/batches/batch_0": {"status": 3}}, "does not answer like an OpenAI server"),
+    "no object": ({"/v1/batches/batch_0": ["completed"]}, "does not answer like an OpenAI server"),
+    "a file that is no id": (
+        {"/v1/batches/batch_0": {"status": "completed", "output_file_id": {"id": "file-1"}}},
+        "does not answer like an OpenAI server",
+    ),
+    "counts that are none": (
+        {"/v1/batches/batch_0": {"status": "in_progress", "request_counts": [{"completed": "all"}]}},
+        "1 batch: 1 pending (0 of 3 requests done)",
+    ),
+    "problems that are none": (
+        {"/v1/batches/batch_0": {"status": "failed", "errors": {"data": [None, {"code": "bad\x1b[2J"}, 5]}}},
+        "2 batches: 1 rejected by the server, 1 new (3 requests)",
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_server_that_lies_about_its_batches_gets_one_line(place: Place, lie: str) -> None:
+    answers, said = LIES[lie]
+    place.server.after = lambda request: reply(answers[request.path]) if request.path in answers else None
+    place("--batch-api", "--aspect", "fidelity")
+    ended = place("--batch-api", "--aspect", "fidelity")
+    assert said in ended.err, ended.err
+    assert "\x1b" not in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_a_list_of_batches_that_has_no_end_is_not_read_forever(place: Place) -> None:
+    """The run does not know whether the server has created its batch, so it looks it up."""
+    page = {"data": [{"id": "batch_9", "created_at": 2**40}], "has_more": True}
+    place.server.after = lambda request: reply({}) if request.method == "POST" and "batches" in request.path else None
+    assert place("--batch-api").code == 2
+    place.server.after = lambda request: reply(page) if request.path == "/v1/batches" else None
+    ended = place("--batch-api")
+    assert ended.code == 2
+    assert "does not answer like an OpenAI server" in ended.err

@@ -7,13 +7,15 @@ import asyncio
 import errno
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import httpx2
 
 from ..errors import UserError, os_reason
+from .answers import loads
 from .engine import Engine
 
 PATH = "/v1/chat/completions"
@@ -26,6 +28,32 @@ _CHUNK = 1 << 20
 _SLOWEST = 1 << 16
 """Minimum speed of an upload in bytes per second. A slower one runs into its timeout."""
 _PAGE = "100"
+
+
+_ID = re.compile(r"[\w.:-]{1,200}", re.ASCII)
+
+
+class Problem(NamedTuple):
+    """Why a server rejected a batch."""
+
+    code: str
+    message: str
+
+
+class BatchState(NamedTuple):
+    """A batch as the server describes it.
+
+    - status: the server's word
+    - completed: number of requests that are answered
+    - answers, errors: ids of the files with the answers and with the failed requests; empty if there is no such file
+    - problems: why the whole batch was rejected
+    """
+
+    status: str
+    completed: int
+    answers: str
+    errors: str
+    problems: list[Problem]
 
 
 @contextmanager
@@ -59,7 +87,7 @@ class BatchJobs:
                     files={"file": (name, file)},
                     options={"headers": {"Content-Type": "multipart/form-data"}},
                 )
-            return str(_object(response)["id"])
+            return _id(_object(response))
 
         within = self._engine.config.timeout + os.path.getsize(path) / _SLOWEST
         return await self._engine.managed(send, within=within)
@@ -79,26 +107,37 @@ class BatchJobs:
             begun = True
             asked = {"input_file_id": file_id, "endpoint": PATH, "completion_window": "24h", "metadata": {TAG: tag}}
             response = await self._engine.transport.client.post("/batches", cast_to=httpx2.Response, body=asked)
-            return str(_object(response)["id"])
+            return _id(_object(response))
 
         return await self._engine.managed(send)
 
     async def _find(self, tag: str, since: float) -> str:
         """The id of a batch with this tag; empty if there is none. The server lists the newest first."""
+        seen: set[str] = set()
         after: dict[str, str] = {}
         while True:
             page = await self._get("/batches", {"limit": _PAGE, **after})
-            listed = page.get("data") or []
+            listed = _objects(page.get("data"))
             for one in listed:
-                if (one.get("metadata") or {}).get(TAG) == tag:
-                    return str(one["id"])
-            if not listed or not page.get("has_more") or listed[-1].get("created_at", since) < since - _CLOCKS:
+                if _object_of(one.get("metadata")).get(TAG) == tag:
+                    return _id(one)
+            if not listed or not page.get("has_more"):
                 return ""
-            after = {"after": listed[-1]["id"]}
+            created, last = listed[-1].get("created_at"), _id(listed[-1])
+            if isinstance(created, int | float) and created < since - _CLOCKS:
+                return ""
+            if last in seen:
+                raise ValueError("the list of batches repeats itself")
+            seen.add(last)
+            after = {"after": last}
 
-    async def get(self, batch_id: str, way_out: str) -> dict[str, Any]:
-        """The current state of a batch, as the server's JSON object."""
-        return await self._engine.managed(lambda: self._get(f"/batches/{batch_id}"), way_out)
+    async def get(self, batch_id: str, way_out: str) -> BatchState:
+        """The current state of a batch."""
+
+        async def send() -> BatchState:
+            return _state(await self._get(f"/batches/{batch_id}"))
+
+        return await self._engine.managed(send, way_out)
 
     async def _get(self, path: str, query: Mapping[str, str] | None = None) -> dict[str, Any]:
         options: Any = {"params": query} if query else {}
@@ -122,7 +161,44 @@ class BatchJobs:
 
 
 def _object(response: httpx2.Response) -> dict[str, Any]:
-    answer = response.json()
+    """The answer. Raises `ValueError` if it is not a JSON object."""
+    answer = loads(response.content)
     if not isinstance(answer, dict):
         raise ValueError("the answer is not a JSON object")
     return answer
+
+
+def _state(batch: dict[str, Any]) -> BatchState:
+    """The state in an answer.
+
+    Raises `ValueError` if what decides about answers that were paid for is not as it must be. What is only shown is
+    left out instead.
+    """
+    status, completed = batch.get("status"), _object_of(batch.get("request_counts")).get("completed")
+    if not isinstance(status, str):
+        raise ValueError("the batch has no status")
+    answers, errors = (_id(batch, name) if batch.get(name) else "" for name in ("output_file_id", "error_file_id"))
+    problems = _objects(_object_of(batch.get("errors")).get("data"))
+    return BatchState(
+        status,
+        completed if isinstance(completed, int) else 0,
+        answers,
+        errors,
+        [Problem(str(one.get("code") or ""), str(one.get("message") or "")) for one in problems],
+    )
+
+
+def _id(record: dict[str, Any], key: str = "id") -> str:
+    """An id in an answer, which becomes a part of a URL. Raises `ValueError` if it is none."""
+    found = record.get(key)
+    if not isinstance(found, str) or not _ID.fullmatch(found):
+        raise ValueError(f"the answer has no {key}")
+    return found
+
+
+def _object_of(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []

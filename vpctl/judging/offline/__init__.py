@@ -17,11 +17,11 @@ from ...streams.places import hidden_beside
 from ...streams.writing import Out
 from ..plan import Group, Plan
 from ..run import JudgingContext, Tally
-from .asked import StubFile, model_of
+from .asked import model_of
 from .file import BatchFileRun
-from .journal import STUBS, Journal
+from .journal import Journal
 from .results import Reader
-from .server import BatchRun
+from .server import BatchRun, stubs_of
 
 
 def judge(
@@ -95,7 +95,7 @@ def claim_pending(out: str, claim: Callable[[str], bool]) -> int:
     journal = Journal(batch_folder(out))
     jobs = [job for job in journal.jobs.values() if not job.state]
     for job in jobs:
-        for stub in StubFile(journal.path(job.tag, STUBS)):
+        for stub in stubs_of(journal, job):
             for key in stub.call.pending_keys:
                 claim(key)
     journal.close()

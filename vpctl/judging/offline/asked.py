@@ -7,6 +7,7 @@ are shared by many requests and have lines of their own.
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -22,6 +23,7 @@ from ...records import Judgement, digest
 from ...streams.names import absolute, relative
 from ..plan import Call
 
+_HEAD = re.compile(rb'\{"custom_id":"(\w+)",')
 _NEWLINE = orjson.OPT_APPEND_NEWLINE
 PART = ".part"
 MOST_REQUESTS = 50_000
@@ -75,8 +77,9 @@ def request_line(name: str, body: bytes) -> bytes:
 
 
 def parse_name(line: bytes) -> str:
-    """The name in a line that `request_line` made."""
-    return line[:100].split(b'"')[3].decode()
+    """The name in a line that `request_line` made. Empty for any other line, and for one that is cut."""
+    head = _HEAD.match(line)
+    return head[1].decode() if head and line.endswith(b"}\n") else ""
 
 
 def request_hash(request: Request) -> str:
@@ -99,6 +102,7 @@ class BatchFileWriter:
         self._kinds: dict[Kind, int] = {}
         self._lines = _open(requests + PART)
         self._stubs = _open(stubs + PART)
+        self._sha256 = hashlib.sha256()
         self._put({"at": at, "dialect": list(dialect)})
 
     def add(self, line: bytes, stub: Stub) -> None:
@@ -127,10 +131,11 @@ class BatchFileWriter:
     def commit(self) -> None:
         """Sync both files to the disk and give them their names.
 
-        The last line of the stubs has the length of the file of requests. Raises `UserError` if a file cannot be
-        written.
+        The stubs end with the length of the file of requests, and with a line that has the SHA-256 of all lines before
+        it. Raises `UserError` if a file cannot be written.
         """
         self._put({"bytes": self.bytes})
+        self._write(self._stubs, _checksum(self._sha256))
         for file, path in ((self._stubs, self.stubs), (self._lines, self.requests)):
             try:
                 file.flush()
@@ -148,7 +153,9 @@ class BatchFileWriter:
                 os.unlink(path + PART)
 
     def _put(self, record: dict[str, Any]) -> None:
-        self._write(self._stubs, orjson.dumps(record, option=_NEWLINE))
+        line = orjson.dumps(record, option=_NEWLINE)
+        self._sha256.update(line)
+        self._write(self._stubs, line)
 
     @staticmethod
     def _write(file: BinaryIO, line: bytes) -> None:
@@ -173,15 +180,22 @@ class StubFile:
     """The stubs in a file, read from disk one at a time. Without a path there are none.
 
     `at` and `dialect` are those that the `BatchFileWriter` was given. `bytes` is the length of the file of requests.
+    Raises `UserError`, with `way_out` at its end, if the file cannot be read or is damaged.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, way_out: str = "") -> None:
         self._base = os.path.dirname(os.path.abspath(path))
         self._kinds: list[Kind] = []
         self._places: dict[str, int] = {}
         self._path = path
         self.at = self.bytes = 0
         self.dialect = Dialect()
+        try:
+            _check(path)
+        except OSError as error:
+            raise UserError(f"{path}: {os_reason(error)}{way_out}") from None
+        except ValueError:
+            raise UserError(f"{path}: this file of vpctl is damaged{way_out}") from None
         place = 0
         for line in _lines(path):
             record = orjson.loads(line)
@@ -192,7 +206,7 @@ class StubFile:
                 self._kinds.append(Kind(tuple(map(_aspect, aspects)), mode, pictures))
             elif "at" in record:
                 self.at, self.dialect = record["at"], Dialect(*record["dialect"])
-            else:
+            elif "bytes" in record:
                 self.bytes = record["bytes"]
             place += len(line)
 
@@ -228,6 +242,22 @@ class StubFile:
         """Remove the stubs with these names. The file does not change."""
         for name in names:
             del self._places[name]
+
+
+def _check(path: str) -> None:
+    """Raise `ValueError` if the lines are not those that were written."""
+    sha256 = hashlib.sha256()
+    last = b""
+    for line in _lines(path):
+        sha256.update(last)
+        last = line
+    if path and last != _checksum(sha256):
+        raise ValueError
+
+
+def _checksum(sha256: "hashlib._Hash") -> bytes:
+    """The last line of the stubs, which has the hash of all lines before it."""
+    return orjson.dumps({"sha256": sha256.hexdigest()}, option=_NEWLINE)
 
 
 def _aspect(fields: list[Any]) -> Aspect:

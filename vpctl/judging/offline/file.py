@@ -63,6 +63,9 @@ class BatchFileRun:
                 raise UserError(f"{self._results}: {self._reader.hopeless}")
         if model.dialect != used or not os.path.exists(self._requests):
             left.drop(*left.names())  # these requests are written again
+        else:
+            present = self._names()
+            left.drop(*(name for name in left.names() if name not in present))  # someone changed the file of requests
         for stub in left:
             model.engine.budget.adjust_reserved(packing.dollars(self._judge, stub))
             for key in stub.call.pending_keys:
@@ -75,7 +78,8 @@ class BatchFileRun:
         If a run was killed in `BatchFileWriter.commit`, the stubs are in place and the requests are not. They are put
         in place here.
         """
-        left = StubFile(self._stubs if os.path.exists(self._stubs) else "")
+        way_out = f"; restore it, or remove it and {self._requests} to ask all requests again"
+        left = StubFile(self._stubs if os.path.exists(self._stubs) else "", way_out)
         part = self._requests + PART
         if left and os.path.exists(part) and os.path.getsize(part) == left.bytes:
             os.replace(part, self._requests)
@@ -131,9 +135,14 @@ class BatchFileRun:
             with open(self._requests, "rb") as file:
                 for line in file:
                     name = parse_name(line)
-                    if name in left and line.endswith(b"\n"):
+                    if name in left:
                         packer.add(line, left[name])
         return packer
+
+    def _names(self) -> set[str]:
+        """The names of the complete requests in the existing file."""
+        with open(self._requests, "rb") as file:
+            return set(map(parse_name, file))
 
     def _tell(self, left: int) -> None:
         """Print what the results contained."""

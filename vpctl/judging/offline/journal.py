@@ -3,12 +3,14 @@
 Each line is about one batch, or about the limit of the server. Later lines override earlier ones. A batch gets a line
 before its file is uploaded, one when it is uploaded, and one when it is created. The first has a tag of our own, which
 the server also gets. If a run finds that the last line is missing, it asks the server whether it has a batch with this
-tag. So no batch is created twice, whenever a run is killed.
+tag. So no batch is created twice, whenever a run is killed. Each line has a checksum of itself and of the lines before
+it, because a journal that lost or changed a line would cost money or answers.
 """
 
 import os
 import secrets
 import time
+import zlib
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -19,6 +21,8 @@ from ...errors import UserError, os_reason
 REQUESTS, STUBS, ANSWERS, ERRORS = "requests", "stubs", "answers", "errors"
 """Kinds of files that a batch may have beside the journal."""
 _NAME = "journal.jsonl"
+_CRC = b',"crc":'
+"""Begins the last value of a line: the CRC-32 of what is before it, which continues that of the line before."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,14 @@ class PendingBatch:
 class Journal:
     """The journal in a folder. `most` is how many requests the server accepts at a time; None if that is unknown.
 
-    Raises `UserError` if the journal cannot be opened or its contents are not a journal.
+    Raises `UserError` if the journal cannot be opened or is damaged.
     """
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self.jobs: dict[str, PendingBatch] = {}
         self.most: int | None = None
+        self._crc = 0
         path = os.path.join(folder, _NAME)
         try:
             os.makedirs(folder, exist_ok=True)
@@ -69,10 +74,16 @@ class Journal:
         whole = content.rfind(b"\n") + 1
         os.ftruncate(self._file, whole)  # a killed run may have left an incomplete line
         try:
-            for line in content[:whole].splitlines():
-                self._learn(orjson.loads(line))
-        except (orjson.JSONDecodeError, TypeError, KeyError):
-            raise UserError(f"{path}: is not a journal of batches; move it away to start again") from None
+            for text in content[:whole].split(b"\n")[:-1]:
+                sealed, crc = self._sealed(text.rpartition(_CRC)[0])
+                if text != sealed:
+                    raise ValueError
+                self._learn(orjson.loads(text), crc)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise UserError(
+                f"{path}: this journal of batches is damaged; restore it, or remove {folder} to start again without "
+                "the answers of its batches"
+            ) from None
 
     def add(self, requests: int, tag: str, **what: Any) -> PendingBatch:
         """Record a new batch."""
@@ -88,20 +99,33 @@ class Journal:
         self._write({"most": most})
 
     def _write(self, line: dict[str, Any]) -> None:
+        sealed, crc = self._sealed(orjson.dumps(line)[:-1])
+        text = memoryview(sealed + b"\n")
+        size = os.fstat(self._file).st_size
         try:
-            os.write(self._file, orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+            while text:  # a disk that becomes full takes the beginning of the line, without an error
+                text = text[os.write(self._file, text) :]
             os.fsync(self._file)
         except OSError as error:
+            os.ftruncate(self._file, size)
             raise UserError(f"{self.folder}: {os_reason(error)}") from None
-        self._learn(line)
+        self._learn(line, crc)
 
-    def _learn(self, line: dict[str, Any]) -> None:
+    def _sealed(self, head: bytes) -> tuple[bytes, int]:
+        """The next line, which begins with `head` and ends with its checksum; and the checksum."""
+        crc = zlib.crc32(head, self._crc)
+        return head + _CRC + b"%d}" % crc, crc
+
+    def _learn(self, line: dict[str, Any], crc: int) -> None:
+        self._crc = crc
         if "most" in line:
             self.most = line["most"]
             return
         tag = line["batch"]
         what: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in line.items() if key != "batch"
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in line.items()
+            if key not in ("batch", "crc")
         }
         self.jobs[tag] = replace(self.jobs[tag], **what) if tag in self.jobs else PendingBatch(tag, **what)
 

@@ -4,12 +4,11 @@ import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import aclosing, suppress
-from typing import Any
 
 from ... import progress
 from ...api.chat import Dialect, common_dialect
 from ...api.engine import SHOWN
-from ...api.jobs import BatchJobs
+from ...api.jobs import BatchJobs, BatchState
 from ...contracts import OfflineAnnotator
 from ...errors import Stopped, UserError
 from ...flow import StopSignal
@@ -28,6 +27,14 @@ SHOWN_ERRORS = 5
 QUEUE_FULL = "token_limit_exceeded"
 """Error code of a batch that failed because the pending batches use the server's whole limit."""
 ENDED = ("completed", "expired", "cancelled")
+
+
+def stubs_of(journal: Journal, job: PendingBatch) -> StubFile:
+    """The stubs of a batch. Raises `UserError` if their file cannot be read or is damaged."""
+    way_out = (
+        f"; batch {job.id or job.tag} cannot be read without it: restore it, or remove {journal.folder} to ask again"
+    )
+    return StubFile(journal.path(job.tag, STUBS), way_out)
 
 
 class BatchRun:
@@ -101,37 +108,37 @@ class BatchRun:
         """Collect the batches that have ended, and claim the judgements of those that are pending."""
         slots = asyncio.Semaphore(LOOKED_UP)
 
-        async def look(job: PendingBatch) -> dict[str, Any]:
+        async def look(job: PendingBatch) -> BatchState:
             async with slots:
                 way_out = f"; if batch {job.id} is permanently lost, remove {self._journal.folder} to ask again"
                 return await self._api.get(job.id, way_out)
 
         found = list(zip(jobs, await asyncio.gather(*map(look, jobs)), strict=True))
         for job, batch in found:
-            if batch.get("status") == "failed":
+            if batch.status == "failed":
                 self._fail(job, batch)
-            elif batch.get("status") not in ENDED:
-                self._answered += (batch.get("request_counts") or {}).get("completed") or 0
+            elif batch.status not in ENDED:
+                self._answered += batch.completed
         for job, batch in found:
-            if batch.get("status") in ENDED:
+            if batch.status in ENDED:
                 await self._collect(job, batch)
-        accepted = sum(job.requests for job, batch in found if batch.get("status") != "failed")
+        accepted = sum(job.requests for job, batch in found if batch.status != "failed")
         self._learn_limit(accepted)
         for job in self._jobs(""):
-            for stub in self._stubs(job):
+            for stub in stubs_of(self._journal, job):
                 for key in stub.call.pending_keys:
                     self._context.claim(key)
 
-    async def _collect(self, job: PendingBatch, batch: dict[str, Any]) -> None:
+    async def _collect(self, job: PendingBatch, batch: BatchState) -> None:
         journal = self._journal
         paths = []
-        for kind, name in ((ANSWERS, "output_file_id"), (ERRORS, "error_file_id")):
-            if batch.get(name):
+        for kind, file_id in ((ANSWERS, batch.answers), (ERRORS, batch.errors)):
+            if file_id:
                 paths.append(journal.path(job.tag, kind))
                 way_out = f"; if the answers of batch {job.id} are lost, remove {journal.folder} to ask again"
-                await self._api.download(batch[name], paths[-1], way_out)
+                await self._api.download(file_id, paths[-1], way_out)
                 self._stop_signal.check()
-        stubs = self._stubs(job)
+        stubs = stubs_of(journal, job)
         share = job.reserved / job.requests
         used = Dialect(*job.dialect)
         there = since(self._out.target, stubs.at)
@@ -146,15 +153,14 @@ class BatchRun:
         if job.again:
             self._allow_retry()
 
-    def _fail(self, job: PendingBatch, batch: dict[str, Any]) -> None:
+    def _fail(self, job: PendingBatch, batch: BatchState) -> None:
         """Handle a batch that the server rejected."""
         self._engine.budget.adjust_reserved(-job.reserved)
-        errors = (batch.get("errors") or {}).get("data") or []
-        if any(error.get("code") == QUEUE_FULL for error in errors):
+        if any(problem.code == QUEUE_FULL for problem in batch.problems):
             self._journal.update(job.tag, state="done")
             self._full.append(job)
             return
-        texts = [self._engine.redacted(str(error.get("message") or error.get("code"))) for error in errors]
+        texts = [self._engine.redacted(problem.message or problem.code) for problem in batch.problems]
         for text in texts[:SHOWN_ERRORS]:
             progress.warn(f"batch {job.id}: {text[:SHOWN]}")
         if len(texts) > SHOWN_ERRORS:
@@ -194,7 +200,7 @@ class BatchRun:
     async def _pack(self, groups: Iterator[Group], plan: Plan) -> None:
         """Submit what is new, in as many batches as needed, until a limit of the server or the budget is reached."""
         budget = self._engine.budget
-        failed = {name for job in self._jobs("failed") for name in self._stubs(job).names()}
+        failed = {name for job in self._jobs("failed") for name in stubs_of(self._journal, job).names()}
         most = self._journal.most
         room = None if most is None else most - sum(job.requests for job in self._jobs(""))
         packer: BatchFileWriter | None = None
@@ -248,9 +254,6 @@ class BatchRun:
             if packer:
                 packer.discard()
             raise
-
-    def _stubs(self, job: PendingBatch) -> StubFile:
-        return StubFile(self._journal.path(job.tag, STUBS))
 
     def _tell(self) -> None:
         """Print the state of the batches."""
