@@ -21,38 +21,32 @@ from vpctl.shapes.prompts import raw_prompts
 KILLS = int(os.environ.get("VPCTL_KILLS", "1"))
 rng = Random(KILLS)
 
-STAGES: dict[str, tuple[list[str], list[str]]] = {
+STAGES: dict[str, tuple[str, list[str]]] = {
     # name: the command line, with {out} for its output, and the files it leaves
     "polish": (
-        ["polish", "raw.txt", "--keep-original", "--out", "{out}.jsonl"],
+        "polish raw.txt --keep-original --out {out}.jsonl",
         ["{out}.jsonl", "{out}.dropped.jsonl"],
     ),
     "generate": (
-        ["generate", "prompts.txt", "-n", "2", "--batch", "4", "--out", "{out}/metadata.jsonl"],
+        "generate prompts.txt -n 2 --steps 10 --batch 4 --out {out}/metadata.jsonl",
         ["{out}/metadata.jsonl"],
     ),
-    "annotate": (["annotate", "images/metadata.jsonl", "--out", "{out}.jsonl"], ["{out}.jsonl"]),
-    "merge": (["merge", "judgements.jsonl", "--out", "{out}.jsonl"], ["{out}.jsonl"]),
-    "score": (
-        ["score", "images/metadata.jsonl", "--batch", "4", "--out", "{out}.jsonl"],
-        ["{out}.jsonl"],
-    ),
+    "annotate": ("annotate images/metadata.jsonl --out {out}.jsonl", ["{out}.jsonl"]),
+    "merge": ("merge judgements.jsonl --out {out}.jsonl", ["{out}.jsonl"]),
+    "score": ("score images/metadata.jsonl --batch 4 --out {out}.jsonl", ["{out}.jsonl"]),
     "train-rm": (
-        ["train-rm", "pairs.jsonl", "--out", "{out}", "--epochs", "6", "--batch", "4", "--save-every", "4"],
+        "train-rm pairs.jsonl --out {out} --epochs 3 --batch 4 --save-every 4",
         ["{out}/metrics.jsonl", "{out}/model.safetensors", "{out}/reward.json", "{out}/README.md"],
     ),
     "tune-dpo": (
-        ["tune-dpo", "pairs.jsonl", "--out", "{out}", "--max-steps", "24", "--save-every", "4", "--preview-every", "8"],
-        ["{out}/metrics.jsonl", "{out}/pytorch_lora_weights.safetensors", "{out}/previews/000024.png"],
+        "tune-dpo pairs.jsonl --out {out} --max-steps 12 --batch 4 --accumulate 2 --save-every 2 --preview-every 6",
+        ["{out}/metrics.jsonl", "{out}/pytorch_lora_weights.safetensors", "{out}/previews/000012.png"],
     ),
     "tune-ppo": (
-        ["tune-ppo", "prompts.txt", "--out", "{out}", "--epochs", "8", "--prompts-per-epoch", "4", "--save-every", "2"],
+        "tune-ppo prompts.txt --out {out} --epochs 6 --prompts-per-epoch 2 --images 2 --steps 8 --save-every 2",
         ["{out}/metrics.jsonl", "{out}/pytorch_lora_weights.safetensors"],
     ),
-    "eval": (
-        ["eval", "accuracy", "pairs.jsonl", "--html", "{out}.html", "--out", "{out}.jsonl"],
-        ["{out}.jsonl"],
-    ),
+    "eval": ("eval accuracy pairs.jsonl --html {out}.html --out {out}.jsonl", ["{out}.jsonl"]),
 }
 
 
@@ -90,18 +84,18 @@ def same(one: Path, other: Path) -> bool:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed_and_started_again_it_ends_as_if_it_had_not_been(stage: str, workplace: Path) -> None:
-    arguments, results = STAGES[stage]
+    command, results = STAGES[stage]
 
     def named(out: str) -> Callable[[str], str]:
         return lambda text: text.format(out=out)
 
     whole, cut = named(f"{stage}-whole"), named(f"{stage}-cut")
-    assert call([*map(whole, arguments)], workplace) == 0
+    assert call(whole(command).split(), workplace) == 0
     events = int((workplace / "events").read_text())
     assert events > len(results), "it is seen at work"
-    kills = [call([*map(cut, arguments)], workplace, rng.randint(1, events)) for _ in range(KILLS)]
+    kills = [call(cut(command).split(), workplace, rng.randint(1, events)) for _ in range(KILLS)]
     assert kills[0] == -signal.SIGKILL
-    assert call([*map(cut, arguments)], workplace) == 0
+    assert call(cut(command).split(), workplace) == 0
     for result in results:
         assert same(workplace / whole(result), workplace / cut(result)), result
     if stage == "generate":

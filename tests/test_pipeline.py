@@ -43,7 +43,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     call(folder, "train-rm", "pairs.jsonl", "--epochs", "1", "--out", "vp-score")
     steeply = ["--learning-rate", "0.01"]  # A few steps must change the pictures visibly.
     call(folder, "tune-dpo", "pairs.jsonl", *steeply, "--warmup", "0", "--max-steps", "4", "--out", "dpo-lora")
-    call(folder, "tune-ppo", "prompts.jsonl", *steeply, "-r", "vp:vp-score", "--epochs", "1", "--out", "ppo-lora")
+    few = ["--epochs", "1", "--prompts-per-epoch", "8"]
+    call(folder, "tune-ppo", "prompts.jsonl", *steeply, "-r", "vp:vp-score", *few, "--out", "ppo-lora")
     return folder
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.conftest import draw
 from tests.servers import JSON, Server, instance, schema_of
-from vpctl import flow, plugins
+from vpctl import flow, plugins, progress
 from vpctl.annotators import openai
 from vpctl.api.pictures import Encoder
 from vpctl.configs import PictureConfig, ServerConfig
@@ -22,9 +22,11 @@ from vpctl.contracts import Kind, Verdicts
 from vpctl.flow import StopSignal
 from vpctl.images.pictures import Pictures
 from vpctl.judging import run as judging
+from vpctl.judging.ledger import OutputLedger
 from vpctl.judging.plan import Plan, group_by_prompt
 from vpctl.judging.run import Tally
 from vpctl.records import Judgement
+from vpctl.streams.reading import read
 
 ASPECTS = tuple(plugins.aspect(name) for name in ("fidelity", "aesthetic"))
 
@@ -39,21 +41,19 @@ def judged(server: Server, folder: Path, plan: Plan, *, prompts: int = 3, **how:
     for image in images:
         image["file_name"] = str(folder / image["file_name"])
     annotator = openai.load("gpt-4o", server=ServerConfig(base_url=server.url, **how), folder=str(folder))
-    done: list[Judgement] = []
-    context = judging.judging_context(
-        annotator,
-        "openai:gpt-4o",
-        open_picture=Pictures([str(folder)]).open,
-        claim=lambda _: True,
-        emit=lambda *some: done.extend(some),
-    )
+    out = str(folder / "judgements.jsonl")
+    with OutputLedger(out) as ledger:
+        context = judging.judging_context(annotator, "openai:gpt-4o", Pictures([str(folder)]).open, ledger)
+        counter = progress.Counter("judgements", None)
 
-    def work(stop_signal: StopSignal) -> Coroutine[Any, Any, None]:
-        groups = group_by_prompt(iter(images), str)
-        return judging.judge(groups, plan, context, at_once=8, stop_signal=stop_signal, tally=Tally())
+        def work(stop_signal: StopSignal) -> Coroutine[Any, Any, None]:
+            groups = group_by_prompt(iter(images), str)
+            return judging.judge(
+                groups, plan, context, at_once=8, stop_signal=stop_signal, tally=Tally(), counter=counter
+            )
 
-    flow.run(work)
-    return done
+        flow.run(work)
+    return list(read(out, Judgement))
 
 
 def test_a_judgement_has_all_pictures_in_their_order_and_a_picture_is_encoded_once(

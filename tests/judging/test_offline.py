@@ -31,7 +31,8 @@ PRICES = "[judge]\ninput = 1000.0\noutput = 10000.0\n"
 STABLE = """
 import os, signal, sys
 import orjson
-import vpctl.annotators.openai, vpctl.judging.offline, vpctl.commands.annotate, vpctl.images, vpctl.judging.quality
+import vpctl.annotators.openai, vpctl.api.transport, vpctl.judging.offline, vpctl.judging.quality
+import vpctl.commands.annotate
 from vpctl.judging.offline import asked, packing
 from vpctl.cli import main
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PIL
 
-from vpctl import flow
+from vpctl import flow, progress
 from vpctl.contracts import Annotator, Aspect, Kind, Question, Verdicts
 from vpctl.errors import OutputClosed, RecordFailed, Refused, Stopped, Unusable, UserError
 from vpctl.flow import StopSignal, in_background
@@ -63,7 +63,7 @@ def truthful(prompt: str, pictures: list[PIL.Image], aspect: Aspect) -> Verdicts
 
 
 class Desk:
-    """Collects judgements, claimed keys and counts."""
+    """Collects judgements, claimed keys and counts. It is the ledger of its run."""
 
     def __init__(self, **how: Any) -> None:
         self.done: list[Judgement] = []
@@ -76,8 +76,11 @@ class Desk:
         self.claimed.add(key)
         return new
 
-    def emit(self, *done: Judgement) -> None:
+    def write(self, *done: Judgement) -> None:
         self.done += done
+
+    def ties(self, key: str) -> list[tuple[str, str]]:
+        return []
 
     def judge(
         self,
@@ -93,12 +96,15 @@ class Desk:
         """Judge the records, and return the number of judgements that were lost."""
         annotator = as_annotator(annotate)
         usual = {"name": "mine", "identity": "", "template": annotator.template, "open_picture": opened}
-        usual |= {"claim": self.claim, "emit": self.emit}
+        usual |= {"ledger": self}
         context = judging.JudgingContext(annotator, **{**usual, **self.how, **how})
 
         def work(stop_signal: StopSignal) -> Coroutine[Any, Any, None]:
             groups = group_by_prompt(records, content)
-            return judge(groups, plan, context, at_once=at_once, stop_signal=stop_signal, tally=self.tally)
+            counter = progress.Counter("judgements", None)
+            return judge(
+                groups, plan, context, at_once=at_once, stop_signal=stop_signal, tally=self.tally, counter=counter
+            )
 
         flow.run(work, max_time=max_time)
         return self.tally.lost
@@ -109,7 +115,7 @@ def planned(records: list[Image], plan: Plan = PLAN, **how: Any) -> list[Call]:
     annotate = how.pop("annotate", truthful)
     annotator = as_annotator(annotate)
     words = annotator.template
-    usual = {"name": "mine", "identity": "", "template": words, "open_picture": opened, "claim": bool, "emit": print}
+    usual = {"name": "mine", "identity": "", "template": words, "open_picture": opened, "ledger": Desk()}
     contents = how.pop("contents", None) or [image["file_name"] for image in records]
     context = judging.JudgingContext(annotator, **{**usual, **how})
     return list(planning.plan_calls(Group(records, contents), plan, context))
@@ -257,13 +263,13 @@ def test_judgements_are_out_before_the_input_has_ended() -> None:
         assert arrived.wait(20), "the first judgement waits for the end of the input"
         yield from images("c", 5, 6)
 
-    context = Desk()
+    class Waited(Desk):
+        def write(self, *done: Judgement) -> None:
+            super().write(*done)
+            arrived.set()
 
-    def emit(*done: Judgement) -> None:
-        context.emit(*done)
-        arrived.set()
-
-    assert context.judge(source(), truthful, emit=emit) == 0
+    context = Waited()
+    assert context.judge(source(), truthful) == 0
     assert len(context.done) == 6
 
 
@@ -275,13 +281,13 @@ def test_a_fast_call_does_not_wait_for_a_slow_one() -> None:
             await asyncio.wait_for(first_is_in.wait(), 20)
         return truthful(prompt, pictures, aspect)
 
-    context = Desk()
+    class Waited(Desk):
+        def write(self, *done: Judgement) -> None:
+            super().write(*done)
+            first_is_in.set()
 
-    def emit(*done: Judgement) -> None:
-        context.emit(*done)
-        first_is_in.set()
-
-    assert context.judge(iter([*images("a", 1), *images("b", 2)]), annotate, emit=emit, plan=Plan(ASPECTS[:1])) == 0
+    context = Waited()
+    assert context.judge(iter([*images("a", 1), *images("b", 2)]), annotate, plan=Plan(ASPECTS[:1])) == 0
     assert [one["prompt_id"] for one in context.done] == ["b", "a"]
 
 
@@ -558,11 +564,14 @@ def test_ties_are_broken_by_comparing_what_has_the_same_score_also_after_a_resum
     whole.judge(iter(source), Together(), plan)
     pairs = Counter(tuple(one["image_ids"]) for one in whole.done if one.get("mode") == "pair")
     assert pairs == {("a2", "a3"): 2, ("a4", "a5"): 2}
-    broken = Desk()
+
+    class Remembers(Desk):
+        def ties(self, key: str) -> list[tuple[str, str]]:
+            return next((tied_pairs(one) for one in self.done if one["key"] == key), [])
+
+    broken = Remembers()
     broken.judge(iter(source), Together(), Plan(ASPECTS[:1]))
-    (first,) = broken.done
-    reordered = iter(source[::-1])
-    broken.judge(reordered, Together(), plan, ties=lambda key: tied_pairs(first) if key == first["key"] else [])
+    broken.judge(iter(source[::-1]), Together(), plan)
     assert sorted(one["key"] for one in broken.done) == sorted(one["key"] for one in whole.done)
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import takewhile
 from typing import Annotated, Any, cast
@@ -10,13 +10,12 @@ from typing import Annotated, Any, cast
 from .. import plugins, progress
 from ..configs import PictureConfig, ServerConfig
 from ..errors import SomeFailed, UserError
-from ..judging.preferences import tied_pairs
+from ..judging.ledger import OutputLedger
 from ..options import STDIO, Device, Input, MaxPictures, Output, Roots, Seed, option, options, plugin
-from ..records import MODES, Image, Judgement, judgement_key
+from ..records import MODES, Image
 from ..streams.joins import ConsistencyChecker
 from ..streams.places import folder_of, hidden_beside, is_stream
 from ..streams.reading import count, located
-from ..streams.writing import Out
 
 AGAIN = ("failed", "refused")
 
@@ -200,8 +199,8 @@ def annotate(
     _check_output(out, batch_api=batch_api, batch_file=batch_file)
     if not annotator:
         progress.note("no --annotator given: using the pixel judge of the built-in shapes world")
-    known = Known(again={*(retry or [])}, refresh=refresh, ties=break_ties)
-    with Out(out, Judgement, known.key, optional=dry_run) as sink:
+    again = {*(retry or [])}
+    with OutputLedger(out, again=again, refresh=refresh, ties=break_ties, optional=dry_run) as ledger:
         from ..images.hashes import ContentHasher
         from ..images.pictures import Pictures
         from ..judging import live
@@ -214,9 +213,7 @@ def annotate(
         opener = Pictures([folder, *(root or [])], piped=is_stream(images))
         loaded = plugins.load("annotator", spec, device=device, server=server, pictures=pictures, folder=folder)
         plan = Plan(aspects, cast(Any, mode), passes, all_aspects, break_ties, seed)
-        context = judging_context(
-            loaded, spec, open_picture=opener.open, claim=sink.claim, emit=sink.write, ties=known.ties
-        )
+        context = judging_context(loaded, spec, opener.open, ledger)
         if not (dry_run and not sample) and not batch_file:
             context.annotator.check()
         with closing(ContentHasher(opener, hidden_beside(out, "contents"))) as contents:
@@ -229,21 +226,22 @@ def annotate(
             pending = os.path.exists(hidden_beside(out, "batches"))
             if by_batch or pending:
                 from ..judging import offline  # which imports the client of servers
-            if pending and (dry_run or not batch_api) and (requests := offline.claim_pending(out, sink.claim)):
+            if pending and (dry_run or not batch_api) and (requests := offline.claim_pending(ledger)):
                 asked = progress.plural(requests, "request")
                 progress.note(f"{asked} left out, in pending batches; collect the answers with --batch-api")
             if dry_run:
                 if sample:
                     some = takewhile(lambda _: tally.begun < sample, grouped())
-                    live.judge(some, plan, context, tally, server, pictures=count(images), out=sink)
+                    tally.input_pictures = count(images)
+                    live.judge(some, plan, context, tally, server, ledger)
                 share = offline.batch_price_fraction(context) if by_batch else 1.0
                 estimate(grouped(), plan, context, opener, share=share)
             elif by_batch:
-                context = context._replace(emit=lambda *done: known.learn(sink.write, *done))
-                retries = "failed" in known.again
-                offline.judge(grouped(), plan, context, tally, server, sink, file=batch_file, retry=retries)
+                retries = "failed" in again
+                offline.judge(grouped(), plan, context, tally, server, ledger, file=batch_file, retry=retries)
             else:
-                live.judge(grouped(), plan, context, tally, server, pictures=count(images), out=sink)
+                tally.input_pictures = count(images)
+                live.judge(grouped(), plan, context, tally, server, ledger)
     if tally.lost or tally.failed:
         raise SomeFailed
 
@@ -255,30 +253,3 @@ def _check_output(out: str, *, batch_api: bool, batch_file: str) -> None:
         raise UserError("--batch-api: cannot be used with --batch-file; leave one of them out")
     if (batch_api or batch_file) and not is_a_file:
         raise UserError(f"--batch-{'file' if batch_file else 'api'}: needs --out FILE, where the answers are collected")
-
-
-class Known:
-    """What the output already holds: the keys of its judgements and, with `ties`, the pictures with equal scores."""
-
-    def __init__(self, *, again: set[str], refresh: bool, ties: bool) -> None:
-        self.again, self._refresh, self._wanted = again, refresh, ties
-        self._ties: dict[str, list[tuple[str, str]]] = {}
-
-    def key(self, judgement: Judgement) -> str:
-        """The key of a judgement. It is empty if this run judges the pictures again."""
-        if self._refresh or any(what in judgement for what in self.again):
-            return ""
-        key = judgement_key(judgement)
-        if self._wanted and judgement.get("mode", "list") == "list" and (ties := tied_pairs(judgement)):
-            self._ties[key] = ties
-        return key
-
-    def learn(self, write: Callable[..., None], *done: Judgement) -> None:
-        """Write judgements that an earlier run asked for, and remember their keys and ties."""
-        write(*done)
-        for judgement in done:
-            self.key(judgement)
-
-    def ties(self, key: str) -> list[tuple[str, str]]:
-        """The pairs of pictures, by their ids, that have the same score in a judgement."""
-        return self._ties.get(key, [])

@@ -7,7 +7,6 @@ from .. import flow, progress
 from ..configs import ServerConfig
 from ..errors import LimitReached
 from ..flow import StopSignal
-from ..records import Judgement
 from ..streams.writing import Out
 from . import run
 from .plan import Group, Plan
@@ -20,29 +19,20 @@ def judge(
     context: JudgingContext,
     tally: Tally,
     server: ServerConfig,
-    *,
-    pictures: int | None,
     out: Out,
 ) -> None:
-    """Judge the groups and write the judgements to `out`, with a progress bar.
-
-    `pictures` is the number of pictures in the input, from which the bar's total is estimated; None if it is unknown.
-    """
+    """Judge the groups and write the judgements, with a progress bar. `out` is the file, for the summary."""
     with progress.Counter("judgements", None, context.annotator.status) as counter:
-
-        def emit(*done: Judgement) -> None:
-            context.emit(*done)
-            counter.expected = tally.expected(pictures, plan)
-            counter(len(done))
 
         def work(stop_signal: StopSignal) -> Coroutine[Any, Any, None]:
             return run.judge(
                 iter(groups),
                 plan,
-                context._replace(emit=emit),
+                context,
                 at_once=server.concurrency,
                 stop_signal=stop_signal,
                 tally=tally,
+                counter=counter,
             )
 
         def tell() -> None:

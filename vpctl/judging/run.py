@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from PIL import Image as PIL
 
@@ -28,10 +28,13 @@ LOST, FAILED = "calls could not be made", "answers could not be used"
 class Tally:
     """Counters of a run: pictures read, calls considered and begun, and judgements without scores.
 
+    `input_pictures` is the number of pictures in the whole input; None if it is unknown.
+
     Judgements that are `refused` or `failed` are recorded as that. Those that are `lost` are not recorded, and the next
     run tries them again.
     """
 
+    input_pictures: int | None = None
     pictures: int = 0
     considered: int = 0
     begun: int = 0
@@ -44,22 +47,34 @@ class Tally:
         kinds = {"refused": self.refused, "failed (--retry failed asks again)": self.failed}
         return ", ".join(f"{number} of them {kind}" for kind, number in kinds.items() if number)
 
-    def expected(self, pictures: int | None, plan: Plan) -> int | None:
-        """The estimated number of judgements of a run over `pictures` pictures; None if it cannot be estimated."""
-        if not pictures or not self.pictures:
+    def expected(self, plan: Plan) -> int | None:
+        """The estimated number of judgements of the whole run; None if it cannot be estimated."""
+        if not self.input_pictures or not self.pictures:
             return None
-        to_come = max(0, pictures - self.pictures) * self.considered / self.pictures
+        to_come = max(0, self.input_pictures - self.pictures) * self.considered / self.pictures
         return round((self.begun + to_come) * (len(plan.aspects) if plan.all_aspects else 1))
 
 
+class Ledger(Protocol):
+    """Holds judgements: which are there or taken, and those that are added."""
+
+    def claim(self, key: str) -> bool:
+        """Whether the judgement with this key is still to be done. The key is then marked as taken."""
+
+    def write(self, *judgements: Judgement) -> None:
+        """Add finished judgements."""
+
+    def ties(self, key: str) -> list[tuple[str, str]]:
+        """The pairs of image ids with the same score in the judgement with this key, if it is there."""
+
+
 class JudgingContext(NamedTuple):
-    """What a run of judgements works with: the annotator, its name and identity, and the functions around it.
+    """What a run of judgements works with: the annotator, its name and identity, its pictures and the judgements.
 
     - identity: a JSON value of everything about the annotator that could change its answers
     - template: returns the name and hash of the instructions for a kind of question
-    - claim: returns whether the judgement with this key is still to be done, and marks it as taken
-    - emit: takes finished judgements
-    - ties: returns the pairs of image ids with the same score in an existing judgement with this key
+    - open_picture: opens the file of a picture
+    - ledger: holds the judgements
     """
 
     annotator: Annotator
@@ -67,27 +82,33 @@ class JudgingContext(NamedTuple):
     identity: Any
     template: Callable[[Kind], str]
     open_picture: Callable[[str], PIL.Image]
-    claim: Callable[[str], bool]
-    emit: Callable[..., None]
-    ties: Callable[[str], list[tuple[str, str]]] = lambda _: []
+    ledger: Ledger
 
 
-def judging_context(made: Any, spec: str, **how: Any) -> JudgingContext:
+def judging_context(made: Any, spec: str, open_picture: Callable[[str], PIL.Image], ledger: Ledger) -> JudgingContext:
     """A context for the annotator that `plugins.load` returned for `spec`."""
     annotator = as_annotator(made)
-    return JudgingContext(annotator, spec, annotator.identity or plugins.fingerprints(spec), annotator.template, **how)
+    identity = annotator.identity or plugins.fingerprints(spec)
+    return JudgingContext(annotator, spec, identity, annotator.template, open_picture, ledger)
 
 
 async def judge(
-    groups: Iterator[Group], plan: Plan, context: JudgingContext, *, at_once: int, stop_signal: StopSignal, tally: Tally
+    groups: Iterator[Group],
+    plan: Plan,
+    context: JudgingContext,
+    *,
+    at_once: int,
+    stop_signal: StopSignal,
+    tally: Tally,
+    counter: progress.Counter,
 ) -> None:
-    """Judge all groups as planned, `at_once` calls at a time, and emit each judgement when it is complete.
+    """Judge all groups as planned, `at_once` calls at a time, and write each judgement when it is complete.
 
     Calls that fail are reported and counted. If the input is invalid, everything before the fault is judged and the
     error is raised at the end. If the annotator raises `UserError`, no further call can succeed: nothing new is
     started, running calls finish, and the error is raised at the end.
     """
-    run = _Run(plan, context, at_once, stop_signal, tally)
+    run = _Run(plan, context, at_once, stop_signal, tally, counter)
     async with run.stack, run.tasks:
         reader = run.tasks.create_task(run.read(groups))
         stop_signal.on_stop(reader.cancel)
@@ -99,9 +120,16 @@ class _Run:
     """The running tasks: for each group, its pictures are prepared, then its calls are made."""
 
     def __init__(
-        self, plan: Plan, context: JudgingContext, at_once: int, stop_signal: StopSignal, tally: Tally
+        self,
+        plan: Plan,
+        context: JudgingContext,
+        at_once: int,
+        stop_signal: StopSignal,
+        tally: Tally,
+        counter: progress.Counter,
     ) -> None:
-        self._plan, self._context, self._stop_signal, self._tally = plan, context, stop_signal, tally
+        self._plan, self._context, self._stop_signal = plan, context, stop_signal
+        self._tally, self._counter = tally, counter
         self._calls = asyncio.Semaphore(at_once)
         self._preparing = asyncio.Semaphore(context.annotator.preparing)
         self._pixels = WeightedSemaphore(MAX_PIXELS_IN_MEMORY)
@@ -166,7 +194,7 @@ class _Run:
     async def _make_call(
         self, call: Call, group: Group, pictures: dict[int, Any], begun: list[asyncio.Task[None]]
     ) -> None:
-        """Make one call, emit its judgements, and start the comparisons that break their ties."""
+        """Make one call, write its judgements, and start the comparisons that break their ties."""
         try:
             self._stop_signal.check()
             shown = [pictures[place] for place in call.shown]
@@ -179,7 +207,9 @@ class _Run:
         except RecordFailed as failure:
             count_lost(failure, [call], self._tally)
         else:
-            self._context.emit(*done)
+            self._context.ledger.write(*done)
+            self._counter.expected = self._tally.expected(self._plan)
+            self._counter(len(done))
             for further in _fresh(
                 _tie_breaks(done, group, call, self._plan, self._context), self._context, self._tally
             ):
@@ -241,14 +271,14 @@ def claim_calls(group: Group, plan: Plan, context: JudgingContext, tally: Tally)
         return
     for call in list(everything):
         for judgement in call.judgements:
-            everything += comparisons(judgement, context.ties(judgement["key"]), group, call, plan, context)
+            everything += comparisons(judgement, context.ledger.ties(judgement["key"]), group, call, plan, context)
     yield from _fresh(everything, context, tally)
 
 
 def _fresh(some: Iterable[Call], context: JudgingContext, tally: Tally) -> Iterator[Call]:
     for call in some:
         tally.considered += 1
-        fresh = frozenset(judgement["key"] for judgement in call.judgements if context.claim(judgement["key"]))
+        fresh = frozenset(judgement["key"] for judgement in call.judgements if context.ledger.claim(judgement["key"]))
         if fresh:
             tally.begun += 1
             yield call._replace(pending_keys=fresh)

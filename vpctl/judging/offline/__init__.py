@@ -5,7 +5,7 @@ pending batches. `server` submits the files to a Batch API. `file` leaves it to 
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import cast
 
 from ... import flow, progress
@@ -15,6 +15,7 @@ from ...errors import UserError
 from ...flow import StopSignal
 from ...streams.places import hidden_beside
 from ...streams.writing import Out
+from ..ledger import OutputLedger
 from ..plan import Group, Plan
 from ..run import JudgingContext, Tally
 from .asked import model_of
@@ -85,19 +86,19 @@ def batch_price_fraction(context: JudgingContext) -> float:
     return share
 
 
-def claim_pending(out: str, claim: Callable[[str], bool]) -> int:
+def claim_pending(out: OutputLedger) -> int:
     """Claim the judgements that the pending batches of an output will bring, so that they are not asked for twice.
 
     Returns the number of requests in these batches.
     """
-    if not os.path.isdir(batch_folder(out)):
+    if not os.path.isdir(batch_folder(out.target)):
         return 0
-    journal = Journal(batch_folder(out))
+    journal = Journal(batch_folder(out.target))
     jobs = [job for job in journal.jobs.values() if not job.state]
     for job in jobs:
         for stub in stubs_of(journal, job):
             for key in stub.call.pending_keys:
-                claim(key)
+                out.claim(key)
     journal.close()
     return sum(job.requests for job in jobs)
 

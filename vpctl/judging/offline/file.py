@@ -69,7 +69,7 @@ class BatchFileRun:
         for stub in left:
             model.engine.budget.adjust_reserved(packing.dollars(self._judge, stub))
             for key in stub.call.pending_keys:
-                self._context.claim(key)
+                self._context.ledger.claim(key)
         await self._pack(groups, plan, left, asked)
 
     def _left(self) -> StubFile:

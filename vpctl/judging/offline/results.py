@@ -230,9 +230,9 @@ class Reader:
     def _emit(self, stub: Stub, done: list[Judgement]) -> None:
         self._claim(stub)
         fresh = [one for one in count_fresh(done, stub.call, self._tally) if one["key"] not in self._there]
-        self._context.emit(*fresh)
+        self._context.ledger.write(*fresh)
         self.judgements += len(fresh)
 
     def _claim(self, stub: Stub) -> None:
         for key in stub.call.pending_keys:
-            self._context.claim(key)
+            self._context.ledger.claim(key)

@@ -127,7 +127,7 @@ class BatchRun:
         for job in self._jobs(""):
             for stub in stubs_of(self._journal, job):
                 for key in stub.call.pending_keys:
-                    self._context.claim(key)
+                    self._context.ledger.claim(key)
 
     async def _collect(self, job: PendingBatch, batch: BatchState) -> None:
         journal = self._journal
