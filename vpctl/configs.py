@@ -468,7 +468,9 @@ class ServerConfig:
         option(
             metavar="FILE",
             group="Budget",
-            help="TOML file with prices of models. They override the built-in prices.",
+            help="TOML file with prices of models, which override the built-in prices. Each model has a table, such as "
+            '["gpt-4.1"], with `input` and `output` in US dollars per million tokens. Two more keys are optional: '
+            "`cached`, the price of cached input, and `batch`, the fraction of the price that a call by batch costs.",
             show_default="none",
         ),
     ] = ""

@@ -90,7 +90,7 @@ class Engine:
         if config.max_cost is not None and self.price is None:
             raise UserError(
                 f"--max-cost {config.max_cost:g}: the price of {model} is unknown; "
-                "set it with --prices FILE, a TOML table like vpctl/api/prices.toml"
+                "set it with --prices FILE; vpctl annotate --help describes the file"
             )
         self.budget = Budget(max_cost=config.max_cost, max_requests=config.max_requests, price=self.price)
         self.right = False

@@ -168,8 +168,8 @@ def merge(
             metavar="NAME:SHARE,...",
             offered=("train:0.9,test:0.1",),
             group="Preference",
-            help="Assign every prompt to one part of the data, with these shares, such as train:0.9,test:0.1. Each "
-            "pair gets the part of its prompt as `split`.",
+            help="Assign every prompt to one part of the data, with these shares, such as train:0.9,test:0.1. The "
+            "shares are divided by their sum. Each pair gets the part of its prompt as `split`.",
             show_default="the split of the judgements",
         ),
     ] = "",
