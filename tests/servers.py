@@ -327,6 +327,12 @@ class Server:
 
         asyncio.run_coroutine_threadsafe(finish(), self._loop).result()
 
+    def finish_all(self, **how: float) -> None:
+        """Finish all batches that have not ended. See `finish`."""
+        for batch_id, batch in self._kept["batches"].items():
+            if batch["status"] in ("in_progress", "cancelling"):
+                self.finish(batch_id, **how)
+
     async def _serve(self, started: "Future[int]") -> None:
         self._loop, self._stop, self._released = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
         app = web.Application(client_max_size=2**30)

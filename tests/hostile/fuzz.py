@@ -1,8 +1,8 @@
 """A fuzzer: random records, damaged files, options, and lying servers, until a command breaks one of the rules.
 
 `python -m tests.hostile.fuzz --minutes 60 --seed 1` runs it. For each cause, the ``--findings`` folder gets a folder
-with the files, the messages of the command, the answers of the server, and `cmd`, which runs it again. The test suite
-runs the first inputs of a seed.
+with the files, the messages of the command, and `cmd`, which runs it again. If a server lied, `told` has the lies and
+the answers; only the same seed tells these lies again. The test suite runs a few inputs of each family.
 
 The rules are those of the table: a documented exit code, no traceback, one line of error with exit code 2 and none
 otherwise, no other output with it, no control character on standard error, only JSON Lines on standard output, no
@@ -39,6 +39,7 @@ from vpctl.options import Option
 CPU_SECONDS = 20
 ROUND = 100
 """Number of inputs that Hypothesis makes from one seed. The next round uses the next seed."""
+FAMILIES = ("bytes", "options", "records", "served")
 KEPT = 3
 """Number of inputs that are kept for one cause."""
 
@@ -173,13 +174,13 @@ def broken(draw: st.DrawFn, found: list[tuple[str, str, dict[str, bytes]]]) -> I
 
 # Servers --------------------------------------------------------------------------------------------------------------
 
-ASK = "annotate images.jsonl --annotator openai:judge --aspect fidelity --timeout 1 --max-time 2s"
+ASK = "annotate images.jsonl --annotator openai:judge --aspect fidelity --timeout 1 --max-time 1s"
 SERVED = [
     ASK,
     f"{ASK} --mode pair",
     f"{ASK} --mode point --passes 2",
     f"{ASK} --dry-run --sample 2",
-    "polish prompts.txt --polisher openai:judge --timeout 1 --max-time 2s",
+    "polish prompts.txt --polisher openai:judge --timeout 1 --max-time 1s",
 ]
 """Commands that ask a server."""
 STATUSES = [0] * 12 + [200, 201, 204, 302, 400, 401, 403, 404, 409, 413, 422, 429, 500]
@@ -390,18 +391,16 @@ class Hunt:
         self._forks, self._bench, self._liar = forks, Bench(place, forks), liar
         self.inputs: Counter[str] = Counter()
         self.causes: Counter[str] = Counter()
+        self.lied = 0
+        """Number of inputs with a lie that the command was told."""
         self._samples = samples(place)
         self._known = {command: options_of(command) for command in BASES}
         self._states = states(self._bench, forks, liar)
 
     def inputs_of(self, families: str) -> st.SearchStrategy[Input]:
         """The inputs of a round."""
-        every = {
-            "records": records(),
-            "bytes": broken(self._samples),
-            "options": commands(self._known),
-            "served": served(self._states),
-        }
+        of_each = [broken(self._samples), commands(self._known), records(), served(self._states)]
+        every = dict(zip(FAMILIES, of_each, strict=True))
         return st.one_of(*(one for name, one in every.items() if not families or name in families))
 
     def round(self, number: int, size: int, families: str = "", until: float = math.inf) -> None:
@@ -444,6 +443,7 @@ class Hunt:
                 cpu_seconds=CPU_SECONDS,
                 afresh=furnished,
             )
+        self.lied += bool(example.lies and self._liar.told)
         err = ended.err.decode("utf-8", "backslashreplace")
         wrong = [*broken_rules(ended.code, ended.out, err)]
         wrong += left_behind(home) if ended.code >= 0 else []
@@ -464,8 +464,8 @@ class Hunt:
             (folder / file).write_bytes(content)
         (folder / "cmd").write_text(f"vpctl {shlex.join(example.words)} < stdin\n", "utf-8", "surrogatepass")
         if self._liar.told:
-            told = (f"{path} {status}\n{body.decode('utf-8', 'replace')}\n" for path, status, body in self._liar.told)
-            (folder / "told").write_text("\n".join(told), "utf-8")
+            told = [f"{path} {status}\n{body.decode('utf-8', 'replace')}\n" for path, status, body in self._liar.told]
+            (folder / "told").write_text("\n".join([*map(repr, example.lies), *told]), "utf-8", "backslashreplace")
         (folder / "said").write_text("\n".join(wrong) + f"\n\n{err}", "utf-8", "backslashreplace")
 
 
@@ -480,10 +480,13 @@ def _cause(example: Input, wrong: list[str], err: str) -> str:
 
 
 def hunted(place: Path, forks: Forks, *, number: int, size: int) -> Iterator[str]:
-    """The causes found by a few inputs of a seed. The test suite runs this."""
+    """The causes found by a few inputs of each family. The test suite runs this."""
     with Liar() as liar:
         hunt = Hunt(place, forks, liar, None)
-        hunt.round(number, size)
+        for family in FAMILIES:
+            hunt.round(number, size // len(FAMILIES), family)
+        assert hunt.inputs.keys() == {*FAMILIES}
+        assert hunt.lied, "the server was asked, and lied"
         yield from hunt.causes
 
 
@@ -492,7 +495,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.hostile.fuzz", description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=60, help="how long (default 60)")
     parser.add_argument("--seed", type=int, default=1, help="of the first round; the next has the next (default 1)")
-    parser.add_argument("--families", default="", help="records, bytes, options, served; all if not said")
+    parser.add_argument("--families", default="", help=f"{', '.join(FAMILIES)}; all if not said")
     parser.add_argument("--findings", type=Path, default=Path("findings"), help="a folder for what is found")
     asked = parser.parse_args()
     began = time.monotonic()

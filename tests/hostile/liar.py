@@ -61,11 +61,6 @@ class Liar(Server):
         """What the server knows now."""
         return copy.deepcopy(Memory(self._kept, self._contents))
 
-    def finish_all(self) -> None:
-        """Answer the requests of all batches."""
-        for batch_id in self._kept["batches"]:
-            self.finish(batch_id)
-
     def result(self, line: bytes) -> bytes:
         """The result of a request of a batch file, as a line."""
         asked = orjson.loads(line)

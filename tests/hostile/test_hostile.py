@@ -40,7 +40,7 @@ def test_every_input_has_a_name_of_its_own_and_an_end() -> None:
 
 
 def test_the_fuzzer_finds_nothing_in_its_first_inputs(tmp_path: Path, forks: Forks) -> None:
-    assert not list(fuzz.hunted(tmp_path, forks, number=0, size=40))
+    assert not list(fuzz.hunted(tmp_path, forks, number=0, size=32))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 import os
 import shutil
 import signal
@@ -136,11 +137,6 @@ class Hooked(Server):
     def lines(self, batch: JSON) -> list[JSON]:
         """The requests of a batch."""
         return [orjson.loads(line) for line in self._contents[batch["input_file_id"]].splitlines()]
-
-    def finish_all(self, **how: float) -> None:
-        for batch in self.batches:
-            if batch["status"] in ("in_progress", "cancelling"):
-                self.finish(batch["id"], **how)
 
     def forget(self) -> None:
         """Forget everything, as a new server. It keeps its address, which is part of the keys of judgements."""
@@ -824,13 +820,44 @@ def test_a_run_by_file_that_is_killed_ends_as_if_it_had_not_been(place: Place, n
     assert -signal.SIGKILL in codes
 
 
-def test_a_request_that_someone_removed_from_the_file_is_asked_again(place: Place) -> None:
+@pytest.mark.parametrize("how", ["spaces", "carriage returns", "no last newline"])
+def test_a_batch_file_may_be_reformatted(place: Place, how: str) -> None:
+    place("--batch-file", "requests.jsonl")
+    path = place.folder / "requests.jsonl"
+    asked = requests_in(place)
+    text = {
+        "spaces": "".join(f"{json.dumps(one)}\n" for one in asked),
+        "carriage returns": path.read_text().replace("\n", "\r\n"),
+        "no last newline": path.read_text().rstrip("\n"),
+    }[how]
+    path.write_bytes(text.encode())
+    write_lines(place.folder / "metadata.jsonl", draw(place.folder, prompts=3)[:2])
+    again = place("--batch-file", "requests.jsonl")
+    assert "12 requests in requests.jsonl, 0 of them new" in again.err
+    assert requests_in(place) == asked
+    (place.folder / "requests.out.jsonl").write_bytes(b"".join(results(place, asked)))
+    place("--batch-file", "requests.jsonl")
+    assert len(place.known) == 12
+
+
+def test_a_request_that_is_missing_is_asked_again_and_its_result_is_still_read(place: Place) -> None:
     place("--batch-file", "requests.jsonl")
     path = place.folder / "requests.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
+    answers = results(place, requests_in(place))
     path.write_bytes(b"".join([*lines[:3], b"no request\n", *lines[4:-1], lines[-1][:-9]]))
-    assert "12 requests in requests.jsonl, 2 of them new" in place("--batch-file", "requests.jsonl").err
+    few = place("--batch-file", "requests.jsonl", "--max-requests", "1")
+    assert "requests.jsonl: 2 requests missing; they are asked again if their pictures are in the input" in few.err
+    assert "11 requests in requests.jsonl, 1 of them new" in few.err
+    assert "12 requests in requests.jsonl, 1 of them new" in place("--batch-file", "requests.jsonl").err
     assert sorted(path.read_bytes().splitlines(keepends=True)) == sorted(lines)
+
+    path.write_bytes(b"")
+    write_lines(place.folder / "metadata.jsonl", draw(place.folder, prompts=3)[:2])
+    assert "12 requests missing" in place("--batch-file", "requests.jsonl").err
+    (place.folder / "requests.out.jsonl").write_bytes(b"".join(answers))
+    assert "12 judgements" in place("--batch-file", "requests.jsonl").err
+    assert len(place.known) == 12
 
 
 # Damage ---------------------------------------------------------------------------------------------------------------
@@ -850,14 +877,19 @@ def test_no_damage_of_the_journal_is_overlooked(place: Place) -> None:
     place("--batch-api", "--aspect", "fidelity")
     path = place.state / "journal.jsonl"
     whole = path.read_bytes()
-    for content in damaged(whole):
+    head = b"".join(whole.splitlines(keepends=True)[:-1])
+    torn = {content: head for content in damaged(whole) if content[:-1] == whole[:-1]}
+    for content, kept in {**torn, whole[:-1]: whole, whole[:-9]: head, whole: whole}.items():
         path.write_bytes(content)
-        if content[:-1] == whole[:-1]:
-            Journal(str(place.state)).close()
-            assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:-1])
+        Journal(str(place.state)).close()
+        assert path.read_bytes() == kept
+    for content in [*damaged(whole), b"", whole.replace(b"\n", b" ")]:
+        if content in torn:
             continue
+        path.write_bytes(content)
         with pytest.raises(UserError, match="this journal of batches is damaged; restore it, or remove"):
             Journal(str(place.state))
+        assert path.read_bytes() == content, "it can still be restored"
 
 
 def test_no_damage_of_stubs_is_overlooked(place: Place) -> None:
@@ -871,7 +903,7 @@ def test_no_damage_of_stubs_is_overlooked(place: Place) -> None:
     path.unlink()
     ended = place("--batch-api", "--aspect", "fidelity")
     assert ended.code == 2
-    assert "no such file or directory; batch batch_0 cannot be read without it: restore it, or remove" in ended.err
+    assert "no such file or directory; batch batch_0 cannot be read without this file: restore it, or" in ended.err
 
 
 def test_the_journal_keeps_no_half_line_of_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -896,36 +928,89 @@ def test_the_journal_keeps_no_half_line_of_a_full_disk(tmp_path: Path, monkeypat
     assert Journal(str(tmp_path)).most == 7
 
 
-LIES: dict[str, tuple[JSON, str]] = {
-    "no id of the file": ({"/v1/files": {"object": "file"}}, "does not answer like an OpenAI server"),
-    "an id with a path": ({"/v1/files": {"id": "../models"}}, "does not answer like an OpenAI server"),
-    "an id that is no text": ({"/v1/batches": {"id": ["batch_0"]}}, "does not answer like an OpenAI server"),
-    "a status that is no text": ({"/v1/batches/batch_0": {"status": 3}}, "does not answer like an OpenAI server"),
-    "no object": ({"/v1/batches/batch_0": ["completed"]}, "does not answer like an OpenAI server"),
+UNREADABLE = "cannot read the answer of ADDRESS:"
+LIES: dict[str, tuple[JSON, int, str]] = {
+    "no id of the file": ({"/v1/files": {"object": "file"}}, 2, f"{UNREADABLE} id is missing, or is not an id"),
+    "an id with a path": ({"/v1/files": {"id": "../models"}}, 2, f"{UNREADABLE} id is missing, or is not an id"),
+    "an id of dots": ({"/v1/files": {"id": ".."}}, 2, f"{UNREADABLE} id is missing, or is not an id"),
+    "an id that is no text": ({"/v1/batches": {"id": ["batch_0"]}}, 2, f"{UNREADABLE} id is missing, or is not an id"),
+    "a status that is no text": (
+        {"/v1/batches/batch_0": {"status": 3}},
+        2,
+        f"{UNREADABLE} the batch has no status; if",
+    ),
+    "no object": ({"/v1/batches/batch_0": ["completed"]}, 2, f"{UNREADABLE} it is not a JSON object; if batch batch_0"),
     "a file that is no id": (
         {"/v1/batches/batch_0": {"status": "completed", "output_file_id": {"id": "file-1"}}},
-        "does not answer like an OpenAI server",
+        2,
+        f"{UNREADABLE} output_file_id is missing, or is not an id; if batch batch_0 is permanently lost",
+    ),
+    "a file that is false": (
+        {"/v1/batches/batch_0": {"status": "completed", "error_file_id": False}},
+        2,
+        f"{UNREADABLE} error_file_id is missing, or is not an id; if batch batch_0 is permanently lost",
+    ),
+    "answers without a file": (
+        {"/v1/batches/batch_0": {"status": "completed", "output_file_id": None, "request_counts": {"completed": 3}}},
+        2,
+        "3 requests are completed, but the batch has no file of answers; if batch batch_0",
+    ),
+    "a file that is not needed yet": (
+        {"/v1/batches/batch_0": {"status": "in_progress", "output_file_id": "N/A", "error_file_id": 0}},
+        0,
+        "1 batch: 1 pending (0 of 3 requests done)",
     ),
     "counts that are none": (
         {"/v1/batches/batch_0": {"status": "in_progress", "request_counts": [{"completed": "all"}]}},
+        0,
+        "1 batch: 1 pending (0 of 3 requests done)",
+    ),
+    "a count below zero": (
+        {"/v1/batches/batch_0": {"status": "in_progress", "request_counts": {"completed": -7}}},
+        0,
         "1 batch: 1 pending (0 of 3 requests done)",
     ),
     "problems that are none": (
-        {"/v1/batches/batch_0": {"status": "failed", "errors": {"data": [None, {"code": "bad\x1b[2J"}, 5]}}},
-        "2 batches: 1 rejected by the server, 1 new (3 requests)",
+        {"/v1/batches/batch_0": {"status": "failed", "errors": {"data": [None, {"code": "bad\x1b[2J"}, {}, 5]}}},
+        0,
+        "batch batch_0: no reason",
+    ),
+    "problems in a list": (
+        {"/v1/batches/batch_0": {"status": "failed", "errors": [{"message": "too many lines"}]}},
+        0,
+        "batch batch_0: too many lines",
     ),
 }
 
 
 @pytest.mark.parametrize("lie", LIES)
 def test_a_server_that_lies_about_its_batches_gets_one_line(place: Place, lie: str) -> None:
-    answers, said = LIES[lie]
+    answers, code, said = LIES[lie]
     place.server.after = lambda request: reply(answers[request.path]) if request.path in answers else None
     place("--batch-api", "--aspect", "fidelity")
     ended = place("--batch-api", "--aspect", "fidelity")
-    assert said in ended.err, ended.err
+    assert ended.code == code, ended.err
+    assert said.replace("ADDRESS", place.server.url) in ended.err
     assert "\x1b" not in ended.err
-    assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize(
+    "long", ["x" * 1500, "bGl0ZWxsbV9wcm94eTph=-_" * 20, "batches/abc", "s3:bucket:file~1.jsonl@v2"]
+)
+def test_ids_may_be_as_gateways_make_them(place: Place, long: str) -> None:
+    """A gateway encodes what it has to know in an id, which can then have hundreds of characters."""
+    stored = place.server._stored
+
+    def renamed(name: str, content: bytes, purpose: str) -> JSON:
+        file = stored(name, content, purpose)
+        file_id = f"{long}{file['id']}"
+        place.server._contents[file_id] = place.server._contents.pop(file["id"])
+        place.server._kept["files"][file_id] = {**place.server._kept["files"].pop(file["id"]), "id": file_id}
+        return place.server._kept["files"][file_id]
+
+    place.server._stored = renamed  # type: ignore[method-assign]
+    place.until_done("--batch-api", "--aspect", "fidelity")
+    assert len(place.known) == 3
 
 
 def test_a_list_of_batches_that_has_no_end_is_not_read_forever(place: Place) -> None:
@@ -936,4 +1021,4 @@ def test_a_list_of_batches_that_has_no_end_is_not_read_forever(place: Place) -> 
     place.server.after = lambda request: reply(page) if request.path == "/v1/batches" else None
     ended = place("--batch-api")
     assert ended.code == 2
-    assert "does not answer like an OpenAI server" in ended.err
+    assert "the server's list of batches repeats itself" in ended.err

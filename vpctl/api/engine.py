@@ -19,7 +19,7 @@ from .pace import Gate, Ticket
 from .rate import LearnedRate
 from .retry_after import exhausted, retry_after
 from .window import CongestionWindow
-from .wire import BadStatus, NoAnswer
+from .wire import BadStatus, NoAnswer, Unreadable
 
 R = TypeVar("R")
 
@@ -288,8 +288,9 @@ class Engine:
         """The result of `send`, which makes a request that is not a call of a model. It is tried until it is answered.
 
         Such requests are neither paced nor counted in the budget. Each try may take `within` seconds, or as long as a
-        call if that is None. Use infinity if `send` watches the time itself. Raises `UserError`, with `way_out` at its
-        end if the server rejected the request itself, and `Stopped` if the run is stopped.
+        call if that is None. Use infinity if `send` watches the time itself. `send` raises `ValueError` if the answer
+        is not JSON, and `Unreadable` if it is something else than expected. Raises `UserError`, with `way_out` at its
+        end if the server rejected the request itself or its answer is unreadable, and `Stopped` if the run is stopped.
         """
         tries = 0
         while True:
@@ -312,6 +313,8 @@ class Engine:
                     progress.note(f"the server asks to wait {asked:.0f} s")
             except (NoAnswer, TimeoutError) as error:
                 failure = self.redacted(str(error) or "no answer in time")[:SHOWN]
+            except Unreadable as error:
+                raise UserError(f"{self.name}: cannot read the answer of {self.server}: {error}{way_out}") from None
             except ValueError:
                 raise self._no_server() from None
             if tries >= (TRIES if self._heard else TRIES_UNHEARD):

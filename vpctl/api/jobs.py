@@ -17,6 +17,7 @@ import httpx2
 from ..errors import UserError, os_reason
 from .answers import loads
 from .engine import Engine
+from .wire import Unreadable
 
 PATH = "/v1/chat/completions"
 """The endpoint of every request in a batch."""
@@ -30,7 +31,10 @@ _SLOWEST = 1 << 16
 _PAGE = "100"
 
 
-_ID = re.compile(r"[\w.:-]{1,200}", re.ASCII)
+ENDED = ("completed", "expired", "cancelled")
+"""The words for a batch that has ended and may have answers."""
+_ID = re.compile(r"(?!.*(?:^|/)\.{0,2}(?:/|$))[\w.:=~+@,/-]{1,4096}", re.ASCII)
+"""An id. Gateways put long base64 into it, and some servers a slash, but never an empty segment or one of dots."""
 
 
 class Problem(NamedTuple):
@@ -45,7 +49,8 @@ class BatchState(NamedTuple):
 
     - status: the server's word
     - completed: number of requests that are answered
-    - answers, errors: ids of the files with the answers and with the failed requests; empty if there is no such file
+    - answers, errors: ids of the files with the answers and with the failed requests; empty if there is no such file,
+      or if the batch has not ended
     - problems: why the whole batch was rejected
     """
 
@@ -127,7 +132,7 @@ class BatchJobs:
             if isinstance(created, int | float) and created < since - _CLOCKS:
                 return ""
             if last in seen:
-                raise ValueError("the list of batches repeats itself")
+                raise Unreadable("the server's list of batches repeats itself")
             seen.add(last)
             after = {"after": last}
 
@@ -161,27 +166,35 @@ class BatchJobs:
 
 
 def _object(response: httpx2.Response) -> dict[str, Any]:
-    """The answer. Raises `ValueError` if it is not a JSON object."""
+    """The answer. Raises `ValueError` if it is not JSON, and `Unreadable` if it is not an object."""
     answer = loads(response.content)
     if not isinstance(answer, dict):
-        raise ValueError("the answer is not a JSON object")
+        raise Unreadable("it is not a JSON object")
     return answer
 
 
 def _state(batch: dict[str, Any]) -> BatchState:
     """The state in an answer.
 
-    Raises `ValueError` if what decides about answers that were paid for is not as it must be. What is only shown is
+    Raises `Unreadable` if what decides about answers that were paid for is not as it must be. What is only shown is
     left out instead.
     """
     status, completed = batch.get("status"), _object_of(batch.get("request_counts")).get("completed")
     if not isinstance(status, str):
-        raise ValueError("the batch has no status")
-    answers, errors = (_id(batch, name) if batch.get(name) else "" for name in ("output_file_id", "error_file_id"))
-    problems = _objects(_object_of(batch.get("errors")).get("data"))
+        raise Unreadable("the batch has no status")
+    completed = completed if isinstance(completed, int) and completed > 0 else 0
+    answers = errors = ""
+    if status in ENDED:
+        answers, errors = (
+            "" if batch.get(name) in (None, "") else _id(batch, name) for name in ("output_file_id", "error_file_id")
+        )
+        if completed and not answers and not errors:
+            raise Unreadable(f"{completed} requests are completed, but the batch has no file of answers")
+    said = batch.get("errors")
+    problems = _objects(_object_of(said).get("data", said if isinstance(said, list) else [said]))
     return BatchState(
         status,
-        completed if isinstance(completed, int) else 0,
+        completed,
         answers,
         errors,
         [Problem(str(one.get("code") or ""), str(one.get("message") or "")) for one in problems],
@@ -189,10 +202,10 @@ def _state(batch: dict[str, Any]) -> BatchState:
 
 
 def _id(record: dict[str, Any], key: str = "id") -> str:
-    """An id in an answer, which becomes a part of a URL. Raises `ValueError` if it is none."""
+    """An id in an answer, which becomes a part of a URL. Raises `Unreadable` if it is none."""
     found = record.get(key)
     if not isinstance(found, str) or not _ID.fullmatch(found):
-        raise ValueError(f"the answer has no {key}")
+        raise Unreadable(f"{key} is missing, or is not an id")
     return found
 
 

@@ -29,6 +29,10 @@ class BadStatus(Exception):
         self.text = str(said.get("message") or text)
 
 
+class Unreadable(Exception):
+    """The server's answer is JSON, but not what the protocol says. The text has the reason."""
+
+
 class NoAnswer(Exception):
     """The server was not reached, or the connection ended before the answer was complete. The text has the reason.
 

@@ -200,7 +200,8 @@ def annotate(
     if not annotator:
         progress.note("no --annotator given: using the pixel judge of the built-in shapes world")
     again = {*(retry or [])}
-    with OutputLedger(out, again=again, refresh=refresh, ties=break_ties, optional=dry_run) as ledger:
+    by_batch = bool(batch_api or batch_file)
+    with OutputLedger(out, again=again, refresh=refresh, ties=break_ties, late=by_batch, optional=dry_run) as ledger:
         from ..images.hashes import ContentHasher
         from ..images.pictures import Pictures
         from ..judging import live
@@ -222,7 +223,6 @@ def annotate(
             def grouped() -> Iterator[Group]:
                 return by_prompt(ConsistencyChecker(max_pictures=max_pictures).images(located(images, Image)), contents)
 
-            by_batch = bool(batch_api or batch_file)
             pending = os.path.exists(hidden_beside(out, "batches"))
             if by_batch or pending:
                 from ..judging import offline  # which imports the client of servers

@@ -1,4 +1,4 @@
-"""The output of annotate: the judgements that it holds, and those that this run takes and adds."""
+"""The output of annotate: it knows which judgements are done, and takes new ones."""
 
 from collections.abc import Container, Mapping
 from typing import cast
@@ -11,8 +11,9 @@ from .preferences import tied_pairs
 class OutputLedger(Out):
     """A file of judgements, or standard output. See `Out` for the file, and `Ledger` for the judgements.
 
-    Judgements that have a key of `again`, such as ``failed``, are made again; with `refresh`, all are. With `ties`,
-    the pairs of pictures with equal scores are remembered for every judgement in the file.
+    Judgements that have a key of `again`, such as ``failed``, are made again; with `refresh`, all are. With `ties`, the
+    pairs of pictures with equal scores are remembered for every judgement in the file; with `late`, also for those that
+    are written, because calls are planned after them.
     """
 
     def __init__(
@@ -22,9 +23,10 @@ class OutputLedger(Out):
         again: Container[str] = (),
         refresh: bool = False,
         ties: bool = False,
+        late: bool = False,
         optional: bool = False,
     ) -> None:
-        self._again, self._refresh, self._wants_ties = again, refresh, ties
+        self._again, self._refresh, self._wants_ties, self._late = again, refresh, ties, late
         self._ties: dict[str, list[tuple[str, str]]] = {}
         super().__init__(target, Judgement, self._key, optional=optional)
 
@@ -40,8 +42,9 @@ class OutputLedger(Out):
     def write(self, *records: Mapping[str, object]) -> None:
         """Append records in one write. See `Out.write`."""
         super().write(*records)
-        for record in records:
-            self._key(cast(Judgement, record))
+        if self._late:
+            for record in records:
+                self._key(cast(Judgement, record))
 
     def ties(self, key: str) -> list[tuple[str, str]]:
         """The pairs of pictures, by their ids, that have the same score in the judgement with this key."""

@@ -21,7 +21,7 @@ def judge(
     server: ServerConfig,
     out: Out,
 ) -> None:
-    """Judge the groups and write the judgements, with a progress bar. `out` is the file, for the summary."""
+    """Judge the groups and write the judgements to `out`, the ledger of the context, with a progress bar."""
     with progress.Counter("judgements", None, context.annotator.status) as counter:
 
         def work(stop_signal: StopSignal) -> Coroutine[Any, Any, None]:

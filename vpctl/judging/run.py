@@ -1,4 +1,4 @@
-"""Runs the judging: many questions at the same time, and each judgement is emitted as soon as it is complete."""
+"""Runs the judging: many questions at the same time, and each judgement is written as soon as it is complete."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
@@ -26,9 +26,9 @@ LOST, FAILED = "calls could not be made", "answers could not be used"
 
 @dataclass
 class Tally:
-    """Counters of a run: pictures read, calls considered and begun, and judgements without scores.
+    """Numbers of a run: pictures read, calls considered and begun, and judgements without scores.
 
-    `input_pictures` is the number of pictures in the whole input; None if it is unknown.
+    `input_pictures` is the number of pictures in the whole input; None if it is unknown. Only `expected` needs it.
 
     Judgements that are `refused` or `failed` are recorded as that. Those that are `lost` are not recorded, and the next
     run tries them again.
@@ -56,7 +56,7 @@ class Tally:
 
 
 class Ledger(Protocol):
-    """Holds judgements: which are there or taken, and those that are added."""
+    """Knows which judgements are done or taken, and takes new ones."""
 
     def claim(self, key: str) -> bool:
         """Whether the judgement with this key is still to be done. The key is then marked as taken."""
@@ -69,7 +69,7 @@ class Ledger(Protocol):
 
 
 class JudgingContext(NamedTuple):
-    """What a run of judgements works with: the annotator, its name and identity, its pictures and the judgements.
+    """What a run works with: the annotator with its name and identity, a function that opens pictures, and the ledger.
 
     - identity: a JSON value of everything about the annotator that could change its answers
     - template: returns the name and hash of the instructions for a kind of question
@@ -104,9 +104,10 @@ async def judge(
 ) -> None:
     """Judge all groups as planned, `at_once` calls at a time, and write each judgement when it is complete.
 
-    Calls that fail are reported and counted. If the input is invalid, everything before the fault is judged and the
-    error is raised at the end. If the annotator raises `UserError`, no further call can succeed: nothing new is
-    started, running calls finish, and the error is raised at the end.
+    `counter` counts the judgements and gets their expected number. Calls that fail are reported and counted. If the
+    input is invalid, everything before the fault is judged and the error is raised at the end. If the annotator raises
+    `UserError`, no further call can succeed: nothing new is started, running calls finish, and the error is raised at
+    the end.
     """
     run = _Run(plan, context, at_once, stop_signal, tally, counter)
     async with run.stack, run.tasks:

@@ -77,9 +77,14 @@ def request_line(name: str, body: bytes) -> bytes:
 
 
 def parse_name(line: bytes) -> str:
-    """The name in a line that `request_line` made. Empty for any other line, and for one that is cut."""
-    head = _HEAD.match(line)
-    return head[1].decode() if head and line.endswith(b"}\n") else ""
+    """The name in a line of requests, which the user may have reformatted. Empty if the line is not a request."""
+    if (head := _HEAD.match(line)) and line.endswith(b"}\n"):
+        return head[1].decode()
+    try:
+        name = orjson.loads(line)["custom_id"]
+    except (ValueError, TypeError, KeyError):
+        return ""
+    return name if isinstance(name, str) else ""
 
 
 def request_hash(request: Request) -> str:
@@ -107,6 +112,16 @@ class BatchFileWriter:
 
     def add(self, line: bytes, stub: Stub) -> None:
         """Add one request. Raises `UserError` if it cannot be written."""
+        self._add(stub)
+        self._write(self._lines, line)
+        self.count += 1
+        self.bytes += len(line)
+
+    def keep(self, stub: Stub) -> None:
+        """Add the stub of a request that is missing in the file of requests. Its result can still be read."""
+        self._add(stub, missing=True)
+
+    def _add(self, stub: Stub, **more: bool) -> None:
         call = stub.call
         if call.kind not in self._kinds:
             self._kinds[call.kind] = len(self._kinds)
@@ -118,11 +133,9 @@ class BatchFileWriter:
             "fresh": sorted(call.pending_keys),
             "estimate": list(stub.estimate),
             "asked": stub.asked,
+            **more,
         }
         self._put(record)
-        self._write(self._lines, line)
-        self.count += 1
-        self.bytes += len(line)
 
     def fits(self, line: bytes) -> bool:
         """Whether the file with one more request is within the limits of the server."""
@@ -180,6 +193,7 @@ class StubFile:
     """The stubs in a file, read from disk one at a time. Without a path there are none.
 
     `at` and `dialect` are those that the `BatchFileWriter` was given. `bytes` is the length of the file of requests.
+    `missing` has the names of stubs whose requests are not in it.
     Raises `UserError`, with `way_out` at its end, if the file cannot be read or is damaged.
     """
 
@@ -190,6 +204,7 @@ class StubFile:
         self._path = path
         self.at = self.bytes = 0
         self.dialect = Dialect()
+        self.missing: set[str] = set()
         try:
             _check(path)
         except OSError as error:
@@ -201,6 +216,9 @@ class StubFile:
             record = orjson.loads(line)
             if "id" in record:
                 self._places[record["id"]] = place
+                self.missing.discard(record["id"])
+                if record.get("missing"):
+                    self.missing.add(record["id"])
             elif "kind" in record:
                 aspects, mode, pictures = record["kind"]
                 self._kinds.append(Kind(tuple(map(_aspect, aspects)), mode, pictures))
@@ -222,10 +240,12 @@ class StubFile:
 
     def __iter__(self) -> Iterator[Stub]:
         """The stubs that have not been dropped. Stubs may be dropped during the iteration."""
+        place = 0
         for line in _lines(self._path):
             record = orjson.loads(line)
-            if record.get("id") in self._places:
+            if self._places.get(record.get("id")) == place:  # a stub that was written again counts once
                 yield self._stub(record)
+            place += len(line)
 
     def __getitem__(self, name: str) -> Stub:
         with open(self._path, "rb") as file:
@@ -242,6 +262,7 @@ class StubFile:
         """Remove the stubs with these names. The file does not change."""
         for name in names:
             del self._places[name]
+            self.missing.discard(name)
 
 
 def _check(path: str) -> None:

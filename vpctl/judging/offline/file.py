@@ -1,5 +1,6 @@
 """Judging through a batch file: it is written here, run elsewhere by the user, and its results are read here later."""
 
+import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import aclosing
@@ -63,13 +64,13 @@ class BatchFileRun:
                 raise UserError(f"{self._results}: {self._reader.hopeless}")
         if model.dialect != used or not os.path.exists(self._requests):
             left.drop(*left.names())  # these requests are written again
-        else:
-            present = self._names()
-            left.drop(*(name for name in left.names() if name not in present))  # someone changed the file of requests
+        if left and os.path.getsize(self._requests) != left.bytes:  # the user has changed the file
+            left.missing.update(await asyncio.to_thread(self._missing, left))
         for stub in left:
-            model.engine.budget.adjust_reserved(packing.dollars(self._judge, stub))
-            for key in stub.call.pending_keys:
-                self._context.ledger.claim(key)
+            if stub.id not in left.missing:
+                model.engine.budget.adjust_reserved(packing.dollars(self._judge, stub))
+                for key in stub.call.pending_keys:
+                    self._context.ledger.claim(key)
         await self._pack(groups, plan, left, asked)
 
     def _left(self) -> StubFile:
@@ -84,6 +85,12 @@ class BatchFileRun:
         if left and os.path.exists(part) and os.path.getsize(part) == left.bytes:
             os.replace(part, self._requests)
         return left
+
+    def _missing(self, left: StubFile) -> set[str]:
+        """The names of the stubs whose requests are not in the file."""
+        with open(self._requests, "rb") as file:
+            present = set(map(parse_name, file))
+        return {name for name in left.names() if name not in present}
 
     async def _pack(self, groups: Iterator[Group], plan: Plan, left: StubFile, asked: int) -> None:
         budget = model_of(self._judge).engine.budget
@@ -110,13 +117,16 @@ class BatchFileRun:
             if packer:
                 packer.discard()
             raise
-        if len(left) + new:
+        if left.missing:
+            lost = progress.plural(len(left.missing), "request")
+            progress.note(f"{self._requests}: {lost} missing; they are asked again if their pictures are in the input")
+        if present := len(left) - len(left.missing) + new:
             progress.note(
-                f"{progress.plural(len(left) + new, 'request')} in {self._requests}, {new:,} of them new: "
+                f"{progress.plural(present, 'request')} in {self._requests}, {new:,} of them new: "
                 f"run vllm run-batch -i {self._requests} -o {self._results} --model {model_of(self._judge).model}, "
                 "or upload the file and save the results there; then run the same command again to read them"
             )
-        else:
+        elif not left.missing:
             self._end()
         if why:
             self._stop_signal.stop(why)
@@ -136,13 +146,10 @@ class BatchFileRun:
                 for line in file:
                     name = parse_name(line)
                     if name in left:
-                        packer.add(line, left[name])
+                        packer.add(line.rstrip() + b"\n", left[name])
+            for name in left.missing:
+                packer.keep(left[name])
         return packer
-
-    def _names(self) -> set[str]:
-        """The names of the complete requests in the existing file."""
-        with open(self._requests, "rb") as file:
-            return set(map(parse_name, file))
 
     def _tell(self, left: int) -> None:
         """Print what the results contained."""

@@ -3,14 +3,15 @@
 Each line is about one batch, or about the limit of the server. Later lines override earlier ones. A batch gets a line
 before its file is uploaded, one when it is uploaded, and one when it is created. The first has a tag of our own, which
 the server also gets. If a run finds that the last line is missing, it asks the server whether it has a batch with this
-tag. So no batch is created twice, whenever a run is killed. Each line has a checksum of itself and of the lines before
-it, because a journal that lost or changed a line would cost money or answers.
+tag. So no batch is created twice, whenever a run is killed. Each line has a checksum of itself and of all earlier
+lines, because a lost or changed line could cost money or answers.
 """
 
 import os
 import secrets
 import time
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -22,7 +23,9 @@ REQUESTS, STUBS, ANSWERS, ERRORS = "requests", "stubs", "answers", "errors"
 """Kinds of files that a batch may have beside the journal."""
 _NAME = "journal.jsonl"
 _CRC = b',"crc":'
-"""Begins the last value of a line: the CRC-32 of what is before it, which continues that of the line before."""
+"""Begins the checksum, the last value of a line: the CRC-32 of the line up to here, started from the CRC-32 of the
+previous line.
+"""
 
 
 @dataclass(frozen=True)
@@ -70,20 +73,45 @@ class Journal:
         except OSError as error:
             raise UserError(f"{path}: {os_reason(error)}") from None
         with open(self._file, "rb", closefd=False) as file:
-            content = file.read()
-        whole = content.rfind(b"\n") + 1
-        os.ftruncate(self._file, whole)  # a killed run may have left an incomplete line
-        try:
-            for text in content[:whole].split(b"\n")[:-1]:
-                sealed, crc = self._sealed(text.rpartition(_CRC)[0])
-                if text != sealed:
-                    raise ValueError
-                self._learn(orjson.loads(text), crc)
-        except (ValueError, TypeError, KeyError, AttributeError):
+            *lines, last = file.read().split(b"\n")
+        right = all(map(self._read, lines))
+        complete = right and self._read(last)
+        if not right or self._lacks_a_batch():
+            os.close(self._file)
             raise UserError(
                 f"{path}: this journal of batches is damaged; restore it, or remove {folder} to start again without "
                 "the answers of its batches"
-            ) from None
+            )
+        if last:  # a killed run may have left an incomplete line
+            self._repair(lines, complete)
+
+    def _read(self, text: bytes) -> bool:
+        """Learn a line of the file. False if it is damaged."""
+        sealed, crc = self._sealed(text.rpartition(_CRC)[0])
+        if text != sealed:
+            return False
+        self._learn(orjson.loads(text), crc)
+        return True
+
+    def _lacks_a_batch(self) -> bool:
+        """Whether there are stubs of a batch that is not in the journal.
+
+        A run that is killed before it records a batch leaves its requests, too.
+        """
+        stubs = f".{STUBS}.jsonl"
+        tags = {name.removesuffix(stubs) for name in os.listdir(self.folder) if name.endswith(stubs)}
+        requests = (self.path(tag, REQUESTS) for tag in tags - self.jobs.keys())
+        return any(not os.path.exists(path) and not os.path.exists(f"{path}.part") for path in requests)
+
+    def _repair(self, lines: list[bytes], complete: bool) -> None:
+        """End the last line if it is `complete`; otherwise cut it off."""
+        try:
+            if complete:
+                os.write(self._file, b"\n")
+            else:
+                os.ftruncate(self._file, sum(len(line) + 1 for line in lines))
+        except OSError as error:
+            raise UserError(f"{self.folder}: {os_reason(error)}") from None
 
     def add(self, requests: int, tag: str, **what: Any) -> PendingBatch:
         """Record a new batch."""
@@ -107,7 +135,8 @@ class Journal:
                 text = text[os.write(self._file, text) :]
             os.fsync(self._file)
         except OSError as error:
-            os.ftruncate(self._file, size)
+            with suppress(OSError):  # otherwise the next run does it
+                os.ftruncate(self._file, size)
             raise UserError(f"{self.folder}: {os_reason(error)}") from None
         self._learn(line, crc)
 
@@ -134,7 +163,10 @@ class Journal:
         return os.path.join(self.folder, f"{tag}.{kind}.jsonl")
 
     def remove_stale_files(self) -> None:
-        """Remove the files that are no longer needed, and unfinished files of killed runs."""
+        """Remove the files that are no longer needed, and unfinished files of killed runs.
+
+        Stubs go first: stubs without requests and without a line in the journal would mean that the line is lost.
+        """
         needed = {_NAME}
         for job in self.jobs.values():
             if job.state != "done":
@@ -142,7 +174,7 @@ class Journal:
             if not job.state:
                 kinds = [ANSWERS, ERRORS] if job.id else [REQUESTS]
                 needed.update(os.path.basename(self.path(job.tag, kind)) for kind in kinds)
-        for name in os.listdir(self.folder):
+        for name in sorted(os.listdir(self.folder), key=lambda name: not name.endswith(f".{STUBS}.jsonl")):
             if name not in needed:
                 os.unlink(os.path.join(self.folder, name))
 

@@ -86,7 +86,7 @@ class AskAgain(Exception):
 
 
 class Reader:
-    """Makes judgements of results and emits them.
+    """Makes judgements of results and writes them.
 
     With `mending`, the question of an unusable answer is asked once more through the live API, `at_once` at a time. The
     annotator's engine must be running then.
@@ -112,9 +112,9 @@ class Reader:
         used: Dialect,
         stop_signal: StopSignal,
     ) -> None:
-        """Emit the judgements in these files of results. Stubs stay in `stubs` if they have to be asked again.
+        """Write the judgements in these files of results. Stubs stay in `stubs` if they have to be asked again.
 
-        `there` has the keys of judgements that an earlier, killed run has already written; they are not emitted again,
+        `there` has the keys of judgements that an earlier, killed run has already written; they are not written again,
         and neither are repeated results. `reserved` is the reserved cost of each request in dollars, which is released.
         `used` is the dialect of the requests. Raises `Stopped` if the run is stopped; the next run reads the rest.
         """
@@ -151,7 +151,7 @@ class Reader:
                     await self._slots.acquire()
                     work.create_task(self._mended(stub, mended, stop_signal))
                 else:
-                    self._emit(stub, done)
+                    self._write(stub, done)
         if self._fatal:
             raise self._fatal
         stop_signal.check()
@@ -185,10 +185,10 @@ class Reader:
         raise Unusable(f"the server says {result.status}: {result.message}")
 
     async def _mended(self, stub: Stub, first: Unusable, stop_signal: StopSignal) -> None:
-        """Emit the result of the second try. If the run stops, a try that has begun is finished: it is paid for."""
+        """Write the result of the second try. If the run stops, a try that has begun is finished: it is paid for."""
         try:
             if done := await self._mended_judgements(stub, first, stop_signal):
-                self._emit(stub, done)
+                self._write(stub, done)
         except UserError as error:
             self._fatal = self._fatal or error
             stop_signal.stop(str(error))
@@ -227,7 +227,7 @@ class Reader:
         except RecordFailed as error:
             raise Unusable(f"{first}; asking again failed: {error}", first.raw, first.usage) from None
 
-    def _emit(self, stub: Stub, done: list[Judgement]) -> None:
+    def _write(self, stub: Stub, done: list[Judgement]) -> None:
         self._claim(stub)
         fresh = [one for one in count_fresh(done, stub.call, self._tally) if one["key"] not in self._there]
         self._context.ledger.write(*fresh)

@@ -8,7 +8,7 @@ from contextlib import aclosing, suppress
 from ... import progress
 from ...api.chat import Dialect, common_dialect
 from ...api.engine import SHOWN
-from ...api.jobs import BatchJobs, BatchState
+from ...api.jobs import ENDED, BatchJobs, BatchState
 from ...contracts import OfflineAnnotator
 from ...errors import Stopped, UserError
 from ...flow import StopSignal
@@ -26,13 +26,13 @@ SHOWN_ERRORS = 5
 """Maximum number of error messages shown for a batch that the server rejected."""
 QUEUE_FULL = "token_limit_exceeded"
 """Error code of a batch that failed because the pending batches use the server's whole limit."""
-ENDED = ("completed", "expired", "cancelled")
 
 
 def stubs_of(journal: Journal, job: PendingBatch) -> StubFile:
     """The stubs of a batch. Raises `UserError` if their file cannot be read or is damaged."""
     way_out = (
-        f"; batch {job.id or job.tag} cannot be read without it: restore it, or remove {journal.folder} to ask again"
+        f"; batch {job.id or job.tag} cannot be read without this file: restore it, or remove {journal.folder}, "
+        "which gives up the answers of all pending batches"
     )
     return StubFile(journal.path(job.tag, STUBS), way_out)
 
@@ -160,7 +160,7 @@ class BatchRun:
             self._journal.update(job.tag, state="done")
             self._full.append(job)
             return
-        texts = [self._engine.redacted(problem.message or problem.code) for problem in batch.problems]
+        texts = [self._engine.redacted(problem.message or problem.code or "no reason") for problem in batch.problems]
         for text in texts[:SHOWN_ERRORS]:
             progress.warn(f"batch {job.id}: {text[:SHOWN]}")
         if len(texts) > SHOWN_ERRORS:
@@ -252,6 +252,9 @@ class BatchRun:
                 await begin(packer)
         except BaseException:
             if packer:
+                if tag not in self._journal.jobs:
+                    with suppress(FileNotFoundError):
+                        os.unlink(packer.stubs)
                 packer.discard()
             raise
 
