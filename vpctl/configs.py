@@ -101,10 +101,14 @@ class RewardModelConfig:
             min=1,
             max=4096,
             group="Training",
-            help="Number of prompts per optimizer step. All pairs of a prompt are in the same step.",
+            help="Number of prompts per forward pass. All pairs of a prompt are in the same pass.",
         ),
     ] = 16
     """ImageReward trains on 64 pairs at once; four pictures per prompt make six pairs."""
+    accumulate: Annotated[
+        int,
+        option(metavar="N", min=1, max=4096, group="Training", help="Number of forward passes per optimizer step."),
+    ] = 1
     learning_rate: LearningRate = 1e-5
     """ImageReward, section 4.1."""
     weight_decay: Annotated[

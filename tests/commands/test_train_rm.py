@@ -1,13 +1,13 @@
 """train-rm's own part: which pairs are for what, and how pictures get there."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import code_of_card
+from tests.conftest import Ended, Run, code_of_card, write_lines
 from vpctl.commands.train_rm import USE, Store, card, divided, grouped
 from vpctl.errors import UserError
 from vpctl.images.pictures import Pictures
@@ -42,6 +42,41 @@ def test_without_any_split_a_tenth_of_the_prompts_is_held_out_and_no_prompt_is_o
     assert not prompts["train"] & prompts["test"]
     assert not parts["validation"]
     assert len(prompts["test"]) == pytest.approx(50, abs=3 * (500 * 0.1 * 0.9) ** 0.5)
+
+
+def test_without_any_split_the_same_words_are_on_one_side_whatever_their_ids() -> None:
+    pairs = [{**pair(f"prompt {number // 4}"), "prompt_id": f"id {number}"} for number in range(800)]
+    parts = divided(cast(list[Pair], pairs), "f")
+    assert not {one["prompt"] for one in parts["train"]} & {one["prompt"] for one in parts["test"]}
+    assert len(parts["train"]) + len(parts["test"]) == 800
+    assert parts["test"]
+
+
+def train(run: Run, folder: Path, pairs: list[Pair]) -> Ended:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (32, 32), "red" if name == "a.png" else "blue").save(folder / name)
+    write_lines(folder / "pairs.jsonl", pairs)
+    return run("train-rm", "pairs.jsonl", "--backbone", "new:clip", "--epochs", "1", "--out", "rm")
+
+
+def test_a_prompt_in_two_parts_under_two_ids_is_refused_by_name(run: Run, tmp_path: Path) -> None:
+    ended = train(run, tmp_path, [pair("A red circle.", split="train"), pair("a red circle", split="test")])
+    assert ended.code == 2
+    assert (
+        "pairs.jsonl: the prompt 'a red circle' is in split 'test' and, under another prompt_id, in 'train'"
+        in ended.err
+    )
+    assert not (tmp_path / "rm").exists()
+
+
+def test_nearly_equal_prompts_across_the_parts_are_reported_and_in_the_card(run: Run, tmp_path: Path) -> None:
+    long = "a very small red fox that sits in the deep white snow under a pale sun"
+    others = [pair(f"{long} now", split="test"), pair("two dogs", split="test")]
+    ended = train(run, tmp_path, [pair(long, split="train"), *others])
+    assert ended.code == 0, ended.err
+    assert f"warning: nearly equal to a prompt of another part: 1 prompt, such as '{long[:56]}" in ended.err
+    card = (tmp_path / "rm" / "README.md").read_text()
+    assert "Nearly equal to a prompt of another part: 1 test prompt." in card
 
 
 @pytest.mark.parametrize(

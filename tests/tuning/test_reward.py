@@ -102,6 +102,43 @@ def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(
     assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "cut" / "metrics.jsonl").read_bytes()
 
 
+def test_passes_that_are_accumulated_give_the_loss_and_the_gradients_of_one_pass(
+    fresh: Callable[[], RewardModel], made: tuple[list[PromptPairs], torch.Tensor]
+) -> None:
+    """The prompts have one, two or three pairs, and the last pass is smaller: every pair must weigh the same."""
+    groups, pixels = made
+    uneven = [group._replace(pairs=group.pairs * (1 + number % 3)) for number, group in enumerate(groups[:7])]
+    found = {}
+    for batch, accumulate in ((7, 1), (2, 4), (1, 7)):
+        settings = RewardModelConfig(batch=batch, accumulate=accumulate, freeze=0.0, epochs=1)
+        algorithm = BradleyTerry(fresh(), uneven, [], lambda numbers: pixels[numbers], settings, seed=0, device=CPU)
+        assert algorithm.total == 1
+        metrics = algorithm.step(1)
+        means = [state["exp_avg"] for state in algorithm.state_dict()["optimizer"]["state"].values()]
+        found[batch] = metrics["loss"], torch.cat([mean.flatten() for mean in means])
+    whole, gradient = found[7]
+    assert float(gradient.abs().max()) > 0
+    for loss, accumulated in (found[2], found[1]):
+        assert loss == pytest.approx(whole, rel=1e-5)
+        torch.testing.assert_close(accumulated, gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_resumed_run_accumulates_the_same_prompts(
+    made: tuple[list[PromptPairs], torch.Tensor], tmp_path: Path, stop: int
+) -> None:
+    """20 prompts, in steps of 6: the last step of an epoch has two passes and a smaller one."""
+    how = {"batch": 3, "accumulate": 2, "save_every": 1}
+    whole, cut, again = (open_backbone("new:clip", seed=1) for _ in range(3))
+    run_training(whole, made, tmp_path / "whole", **how)
+    run_training(cut, made, tmp_path / "cut", stop=stop, **how)
+    run_training(again, made, tmp_path / "cut", **how)
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight), name
+    metrics = (tmp_path / "whole" / "metrics.jsonl").read_text()
+    assert metrics.count('"loss"') == 2 * 4
+
+
 def test_scores_of_a_batch_are_scores_one_by_one(
     fresh: Callable[[], RewardModel], made: tuple[list[PromptPairs], torch.Tensor]
 ) -> None:

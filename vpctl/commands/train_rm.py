@@ -16,6 +16,8 @@ from ..images.folders import Folders
 from ..models import sources
 from ..models.folder import SCALE_FILE
 from ..options import Device, Pairs, Roots, RunFolder, Seed, option, options
+from ..prompts.duplicates import plain
+from ..prompts.leaks import nearly_equal, same_words
 from ..records import Pair, digest, fingerprint, prompt_key, split_of
 from ..streams.joins import ConsistencyChecker
 from ..streams.places import absolute_path, folder_of, is_stream
@@ -119,7 +121,8 @@ def train_rm(
     train-rm trains on the pairs whose `split` is train. If there are pairs whose `split` is validation, it keeps the
     weights that are best on these pairs. The model card reports the accuracy on the pairs whose `split` is test. If
     some pairs have a `split`, the pairs without one are used for training. If no pair has a `split`, 10 % of the
-    prompts are held out from training and used as test.
+    prompts are held out from training and used as test. The same prompt in two parts is an error. Prompts that are
+    nearly equal to a prompt of another part are counted in a warning and in the model card.
 
     The loss is the negative log-likelihood of the Bradley-Terry model, as in VisionPrefer (Wu et al. 2024, arXiv
     2404.15100, section 4.1). The choice of frozen layers and the decay of the learning rate follow ImageReward (Xu et
@@ -142,6 +145,12 @@ def train_rm(
     joined = ConsistencyChecker(unsaid=PARTS[0]).pairs(located(pairs, Pair, _no_such_part))
     everything = list(progress.track(joined, "pairs"))
     split = divided(everything, pairs)
+    prompts = {name: list(dict.fromkeys(pair["prompt"] for pair in part)) for name, part in split.items()}
+    if leak := same_words(prompts):
+        raise UserError(
+            f"{pairs}: the prompt {leak.prompt[:60]!r} is in split {leak.part!r} and, under another prompt_id, in "
+            f"{leak.other!r}; a prompt in two parts leaks from one to the other: put it in one"
+        )
     pictures = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in everything)
     Folders([folder_of(pairs), *(root or [])], piped=is_stream(pairs)).check(pictures)
     asked = {"pairs": absolute_path(pairs), "backbone": backbone, "seed": seed, **dataclasses.asdict(config)}
@@ -158,6 +167,12 @@ def train_rm(
         from ..tuning.loop import train
         from ..tuning.reward import BradleyTerry, correct, freeze, measure
 
+        if near := nearly_equal(prompts):
+            progress.warn(
+                f"nearly equal to a prompt of another part: {progress.plural(len(near), 'prompt')}, such as "
+                f"{near[0].prompt[:60]!r} in {near[0].part} and {near[0].like[:60]!r} in {near[0].other}; the accuracy "
+                "on them may be too high"
+            )
         model = open_backbone(backbone, seed=seed)
         store = Store(model, Pictures([folder_of(pairs), *(root or [])]))
         groups = {name: grouped(part, store) for name, part in split.items()}
@@ -172,7 +187,7 @@ def train_rm(
         trained = measure(model, groups["train"][:2000], store.load, config.batch, where)
         right = correct(model, groups["test"], store.load, config.batch, where)
         accuracy = bootstrap(*zip(*right, strict=True)) if right else None
-        said = card(asked, split, accuracy, model.backbone.config.model_type)
+        said = card(asked, split, accuracy, model.backbone.config.model_type, sum(one.part == "test" for one in near))
         with run.results() as folder:
             model.save(folder)
             write_scale(folder, trained.mean, trained.std)
@@ -186,11 +201,18 @@ def train_rm(
 
 
 def divided(pairs: list[Pair], source: str) -> dict[str, list[Pair]]:
-    """The pairs by part of the data: train, validation, test."""
+    """The pairs by part of the data: train, validation, test.
+
+    If no pair says its part, prompts with the same words get the same part, also if their ids differ.
+    """
     said = any("split" in pair for pair in pairs)
     parts: dict[str, list[Pair]] = {name: [] for name in PARTS}
+    of: dict[str, str] = {}
     for pair in pairs:
-        name = pair.get("split", "train") if said else split_of(prompt_key(pair), SHARES)
+        if said:
+            name = pair.get("split", "train")
+        else:
+            name = of.setdefault(plain(pair["prompt"]), split_of(prompt_key(pair), SHARES))
         parts[name].append(pair)
     if not parts["train"]:
         raise UserError(f"{source}: there are no pairs to train on" + (" in split train" if said else ""))
@@ -213,14 +235,22 @@ def write_scale(folder: Path, mean: float, std: float) -> None:
     )
 
 
-def card(asked: dict[str, Any], split: dict[str, list[Pair]], accuracy: "Interval | None", kind: str) -> str:
-    """The model card."""
+def card(
+    asked: dict[str, Any],
+    split: dict[str, list[Pair]],
+    accuracy: "Interval | None",
+    kind: str,
+    near: int = 0,
+) -> str:
+    """The model card. `near` is the number of test prompts that are nearly equal to a prompt of another part."""
     measured = "No pairs were held out, so its accuracy is not known."
     if accuracy:
         measured = (
             f"Accuracy on {progress.plural(accuracy.n, 'held-out pair')}: **{accuracy.value:.3f}** "
             f"(95 % interval {accuracy.low:.3f} to {accuracy.high:.3f}, bootstrap over prompts)."
         )
+        if near:
+            measured += f" Nearly equal to a prompt of another part: {progress.plural(near, 'test prompt')}."
     shown = {name: value for name, value in asked.items() if value not in ("", None)}
     parameters = "\n".join(f"| {name} | {value} |" for name, value in shown.items())
     return CARD.format(

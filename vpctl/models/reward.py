@@ -18,6 +18,7 @@ from transformers import BlipConfig, BlipForImageTextRetrieval, CLIPConfig, CLIP
 from ..contracts import Reward
 from ..errors import UserError
 from . import hub, sources
+from .preprocess import Preprocess
 
 SHAPES_BACKBONE = Path(__file__).parent.parent / "shapes" / "weights" / "backbone"
 LONGEST_TEXT = 77
@@ -41,13 +42,7 @@ class RewardModel(nn.Module):
         tokenizer.model_max_length = min(tokenizer.model_max_length, LONGEST_TEXT)
         self.tokenizer = tokenizer
         self.processor = processor
-        size = processor.size
-        self.height = size.get("height") or size["shortest_edge"]
-        self.width = size.get("width") or size["shortest_edge"]
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(processor.image_mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(processor.image_std).view(3, 1, 1), persistent=False)
+        self.preprocess = Preprocess(processor, where=where)
 
     def tokens(self, prompts: list[str]) -> dict[str, Tensor]:
         """Token ids and attention mask, each (B, L), padded to the longest prompt."""
@@ -56,15 +51,14 @@ class RewardModel(nn.Module):
             return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
     def pixels(self, images: list[Image.Image] | Tensor) -> Tensor:
-        """Normalised pixels (B, 3, height, width). A tensor is resized by torch, so that gradients flow back to it."""
+        """Normalised pixels (B, 3, height, width). Gradients flow back to a tensor."""
         if not isinstance(images, Tensor):
             with hub.compute_errors(self.where):
                 prepared: Tensor = self.processor(images, return_tensors="pt")["pixel_values"]
                 return prepared
-        resized = images
-        if images.shape[-2:] != (self.height, self.width):
-            resized = F.interpolate(images, (self.height, self.width), mode="bicubic", antialias=True)
-        return (resized - self.mean) / self.std
+        with hub.compute_errors(self.where):
+            made: Tensor = self.preprocess(images)
+            return made
 
     def forward(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Raw rewards (B,) of pixels (B, 3, height, width) and tokens (B, L).

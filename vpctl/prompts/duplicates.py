@@ -53,6 +53,20 @@ class NearDuplicates:
         If there is none, return an empty text, and remember the new text as `name`.
         """
         runs = _ngrams(text)
+        like = self._like(runs)
+        if not like:
+            self._remember(runs, name)
+        return like
+
+    def like(self, text: str) -> str:
+        """Return the name of the first text whose similarity is at least the threshold; empty if there is none."""
+        return self._like(_ngrams(text))
+
+    def add(self, text: str, name: str) -> None:
+        """Remember a text as `name`."""
+        self._remember(_ngrams(text), name)
+
+    def _like(self, runs: set[int]) -> str:
         having = sorted((self._having.get(run, ()) for run in runs), key=len)
         least = math.ceil(self._similarity * len(runs) - 1e-9)
         first = min(MIN_SHARED_RARE, least)
@@ -61,7 +75,6 @@ class NearDuplicates:
             shared = len(runs.intersection(self._runs[other]))
             if shared / (len(runs) + len(self._runs[other]) - shared) >= self._similarity:
                 return self._names[other]
-        self._remember(runs, name)
         return ""
 
     def _remember(self, runs: set[int], name: str) -> None:

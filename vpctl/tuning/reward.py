@@ -10,6 +10,7 @@ prompt and picture from the start.
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -62,6 +63,11 @@ def freeze(model: nn.Module, fraction: float) -> int:
             parameter.requires_grad_(False)
             frozen += 1
     return frozen
+
+
+def correctness(margins: Tensor) -> Tensor:
+    """For every pair, 1 if its margin (P,) is above zero, 0.5 if it is zero, else 0: a tie is half correct."""
+    return (margins > 0).float() + 0.5 * (margins == 0).float()
 
 
 class Measured(NamedTuple):
@@ -118,19 +124,18 @@ def measure(model: RewardModel, groups: list[PromptPairs], load: Load, batch: in
         margins.append(rewards[chosen] - rewards[rejected])
         every.append(rewards)
     margin, flat = torch.cat(margins), torch.cat(every)
-    right = (margin > 0).float() + 0.5 * (margin == 0).float()
-    return Measured(float(-F.logsigmoid(margin).mean()), float(right.mean()), float(flat.mean()), float(flat.std()))
+    right = float(correctness(margin).mean())
+    return Measured(float(-F.logsigmoid(margin).mean()), right, float(flat.mean()), float(flat.std()))
 
 
 def correct(
     model: RewardModel, groups: list[PromptPairs], load: Load, batch: int, device: torch.device
 ) -> list[tuple[float, str]]:
-    """For every pair, 1 if the chosen picture has the higher reward, 0.5 if both are equal, else 0; and its prompt."""
+    """For every pair, its `correctness` and its prompt."""
     found = []
     for part, rewards in rewarded(model, groups, load, batch, device):
         chosen, rejected = preferences(part)
-        margin = rewards[chosen] - rewards[rejected]
-        right = (margin > 0).float() + 0.5 * (margin == 0).float()
+        right = correctness(rewards[chosen] - rewards[rejected])
         prompts = [group.prompt for group in part for _ in group.pairs]
         found += list(zip(right.tolist(), prompts, strict=True))
     return found
@@ -139,8 +144,8 @@ def correct(
 class BradleyTerry(Algorithm):
     """Trains a reward model in place. With validation pairs, the weights of the best epoch are kept.
 
-    A step uses `batch` prompts with all their pairs. Each picture goes through the model once, even if it is in many
-    pairs.
+    A step uses `batch` × `accumulate` prompts with all their pairs. Each picture goes through the model once, even if
+    it is in many pairs.
     """
 
     def __init__(
@@ -155,7 +160,7 @@ class BradleyTerry(Algorithm):
         device: torch.device,
     ) -> None:
         self._model, self._groups, self._validation, self._load = model, groups, validation, load
-        self._batch, self._device = config.batch, device
+        self._batch, self._together, self._device = config.batch, config.batch * config.accumulate, device
         self._per_epoch = steps_per_epoch(len(groups), config)
         self.total = total = config.epochs * self._per_epoch
         self._generator = torch.Generator().manual_seed(seed)
@@ -167,28 +172,39 @@ class BradleyTerry(Algorithm):
         )
         self._best: dict[str, Any] = {"loss": math.inf, "weights": {}}
         self._order = torch.empty(0, dtype=torch.long)
-        self._batches: Iterator[tuple[list[PromptPairs], Tensor]] = iter(())
+        self._batches: Iterator[tuple[list[PromptPairs], Tensor]] | None = None
         model.train()
 
     def step(self, number: int) -> dict[str, float]:
-        """Do one optimizer step on the next batch. Returns its mean loss and accuracy."""
-        part, pixels = next(self._batches, None) or self._first_batch(number)
-        rewards = rewards_of(self._model, part, pixels, self._device)
-        chosen, rejected = preferences(part)
-        loss = bradley_terry_loss(rewards[chosen], rewards[rejected])
-        loss.backward()
+        """Do one optimizer step on the next prompts. Returns the mean loss and accuracy of their pairs.
+
+        The loss is the mean over all pairs of the step, in however many forward passes they are.
+        """
+        groups, passes = self._next(number)
+        pairs = sum(len(group.pairs) for group in groups)
+        loss = right = 0.0
+        for part, pixels in passes:
+            rewards = rewards_of(self._model, part, pixels, self._device)
+            chosen, rejected = preferences(part)
+            share = len(chosen) / pairs
+            partial = bradley_terry_loss(rewards[chosen], rewards[rejected]) * share
+            partial.backward()
+            loss += partial.item()
+            right += float(correctness(rewards[chosen] - rewards[rejected]).mean()) * share
         optimizer_step(self._optimizer, self._trainable, where=f"step {number}")
         self._schedule.step()
-        return {"loss": loss.item(), "accuracy": float((rewards[chosen] > rewards[rejected]).float().mean())}
+        return {"loss": loss, "accuracy": right}
 
-    def _first_batch(self, number: int) -> tuple[list[PromptPairs], Tensor]:
-        """The first batch of an epoch, or of the rest of a resumed epoch. The later batches are put in `_batches`."""
+    def _next(self, number: int) -> tuple[list[PromptPairs], Iterator[tuple[list[PromptPairs], Tensor]]]:
+        """The prompts of a step, and the same in batches with their pixels. The next batches are loaded meanwhile."""
         done = (number - 1) % self._per_epoch
         if done == 0:
             self._order = torch.randperm(len(self._groups), generator=self._generator)
-        left = [self._groups[index] for index in self._order[done * self._batch :].tolist()]
-        self._batches = batches(left, self._batch, self._load)
-        return next(self._batches)
+        left = [self._groups[index] for index in self._order[done * self._together :].tolist()]
+        if done == 0 or self._batches is None:
+            self._batches = batches(left, self._batch, self._load)
+        groups = left[: self._together]
+        return groups, islice(self._batches, -(-len(groups) // self._batch))
 
     def validate(self, number: int) -> dict[str, float]:
         """Loss and accuracy on the validation pairs after the last step of an epoch; empty after other steps."""
@@ -234,4 +250,4 @@ class BradleyTerry(Algorithm):
 
 def steps_per_epoch(prompts: int, config: RewardModelConfig) -> int:
     """Optimizer steps in one pass over this number of prompts; the last may be smaller."""
-    return -(-prompts // config.batch)
+    return -(-prompts // (config.batch * config.accumulate))
