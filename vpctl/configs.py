@@ -126,6 +126,17 @@ class RewardModelConfig:
         ),
     ] = 0.7
     """The paper, appendix D.1."""
+    patience: Annotated[
+        int | None,
+        option(
+            metavar="N",
+            min=1,
+            max=10_000,
+            group="Training",
+            help="Stop early, after N epochs in a row without a lower validation loss.",
+            show_default="all epochs",
+        ),
+    ] = None
     save_every: Checkpoint = 100
 
 

@@ -3,17 +3,19 @@
 from pathlib import Path
 from typing import Any, cast
 
+import orjson
 import pytest
 import torch
 from PIL import Image
 
 from tests.conftest import Ended, Run, code_of_card, write_lines
-from vpctl.commands.train_rm import USE, Store, card, divided, grouped
+from vpctl.commands.train_rm import USE, Store, card, divided, grouped, which_epoch
 from vpctl.errors import UserError
 from vpctl.images.pictures import Pictures
 from vpctl.models.reward import SHAPES_BACKBONE, open_backbone, open_model
 from vpctl.records import Pair
 from vpctl.rewards import vp
+from vpctl.tuning.reward import Kept
 
 
 def pair(prompt: str, chosen: str = "a.png", rejected: str = "b.png", split: str = "") -> Pair:
@@ -36,27 +38,39 @@ def test_pairs_go_where_their_split_says_and_to_training_without_one() -> None:
     }
 
 
-def test_without_any_split_a_tenth_of_the_prompts_is_held_out_and_no_prompt_is_on_both_sides() -> None:
+def test_without_any_split_two_tenths_of_the_prompts_are_held_out_and_no_prompt_is_in_two_parts() -> None:
     parts = divided([pair(f"prompt {number % 500}") for number in range(2000)], "f")
     prompts = {name: {one["prompt"] for one in part} for name, part in parts.items()}
-    assert not prompts["train"] & prompts["test"]
-    assert not parts["validation"]
-    assert len(prompts["test"]) == pytest.approx(50, abs=3 * (500 * 0.1 * 0.9) ** 0.5)
+    assert sum(map(len, prompts.values())) == len(set().union(*prompts.values())) == 500
+    for name in ("validation", "test"):
+        assert len(prompts[name]) == pytest.approx(50, abs=3 * (500 * 0.1 * 0.9) ** 0.5)
 
 
 def test_without_any_split_the_same_words_are_on_one_side_whatever_their_ids() -> None:
     pairs = [{**pair(f"prompt {number // 4}"), "prompt_id": f"id {number}"} for number in range(800)]
     parts = divided(cast(list[Pair], pairs), "f")
-    assert not {one["prompt"] for one in parts["train"]} & {one["prompt"] for one in parts["test"]}
-    assert len(parts["train"]) + len(parts["test"]) == 800
-    assert parts["test"]
+    prompts = [{one["prompt"] for one in part} for part in parts.values()]
+    assert all(prompts)
+    assert sum(map(len, prompts)) == len(set().union(*prompts)) == 200
+    assert sum(map(len, parts.values())) == 800
 
 
-def train(run: Run, folder: Path, pairs: list[Pair]) -> Ended:
+def train(run: Run, folder: Path, pairs: list[Pair], *options: str) -> Ended:
     for name in ("a.png", "b.png"):
         Image.new("RGB", (32, 32), "red" if name == "a.png" else "blue").save(folder / name)
     write_lines(folder / "pairs.jsonl", pairs)
-    return run("train-rm", "pairs.jsonl", "--backbone", "new:clip", "--epochs", "1", "--out", "rm")
+    return run("train-rm", "pairs.jsonl", "--backbone", "new:clip", "--epochs", "1", "--out", "rm", *options)
+
+
+def test_patience_needs_validation_pairs(run: Run, tmp_path: Path) -> None:
+    ended = train(run, tmp_path, [pair("p", split="train"), pair("q", split="test")], "--patience", "2")
+    assert ended.code == 2
+    assert "error: --patience 2: pairs.jsonl has no pairs in split validation; merge --split" in ended.err
+    assert not (tmp_path / "rm").exists()
+
+
+def test_without_validation_pairs_the_last_epoch_is_kept_and_it_is_told() -> None:
+    assert which_epoch(Kept(4, 4)) == "no pairs are in split validation: kept the weights of the last epoch, 4"
 
 
 def test_a_prompt_in_two_parts_under_two_ids_is_refused_by_name(run: Run, tmp_path: Path) -> None:
@@ -69,14 +83,19 @@ def test_a_prompt_in_two_parts_under_two_ids_is_refused_by_name(run: Run, tmp_pa
     assert not (tmp_path / "rm").exists()
 
 
-def test_nearly_equal_prompts_across_the_parts_are_reported_and_in_the_card(run: Run, tmp_path: Path) -> None:
+def test_nearly_equal_prompts_and_the_epoch_that_is_kept_are_told_and_in_the_card(run: Run, tmp_path: Path) -> None:
     long = "a very small red fox that sits in the deep white snow under a pale sun"
-    others = [pair(f"{long} now", split="test"), pair("two dogs", split="test")]
-    ended = train(run, tmp_path, [pair(long, split="train"), *others])
+    others = [pair(f"{long} now", split="test"), pair("two dogs", split="test"), pair("a cat", split="validation")]
+    ended = train(run, tmp_path, [pair(long, split="train"), *others], "--epochs", "3", "--learning-rate", "0.01")
     assert ended.code == 0, ended.err
     assert f"warning: nearly equal to a prompt of another part: 1 prompt, such as '{long[:56]}" in ended.err
     card = (tmp_path / "rm" / "README.md").read_text()
     assert "Nearly equal to a prompt of another part: 1 test prompt." in card
+    lines = (tmp_path / "rm" / "metrics.jsonl").read_bytes().splitlines()
+    losses = [one["validation_loss"] for one in map(orjson.loads, lines) if "validation_loss" in one]
+    said = f"ept the weights of epoch {losses.index(min(losses)) + 1} of 3, whose validation loss is the lowest: "
+    assert f"train-rm: k{said}{min(losses):.4f} (accuracy " in ended.err
+    assert f"K{said}{min(losses):.4f}" in card
 
 
 @pytest.mark.parametrize(
@@ -107,7 +126,7 @@ def test_a_picture_is_one_however_many_pairs_it_stands_in(tmp_path: Path, monkey
 @pytest.mark.parametrize("times", [1, 50], ids=["short", "cut-off"])
 def test_the_code_of_the_card_gives_the_reward(tmp_path: Path, kind: str, times: int) -> None:
     open_backbone(f"new:{kind}", seed=0).save(tmp_path)
-    shown = card({"backbone": f"new:{kind}"}, {"train": [pair("p")]}, None, kind)
+    shown = card({"backbone": f"new:{kind}"}, {"train": [pair("p")]}, Kept(1, 1), None, kind)
     picture, prompt = Image.linear_gradient("L").resize((40, 30)).convert("RGB"), "a red circle " * times
     found: dict[str, Any] = {"FOLDER": tmp_path, "picture": picture, "prompt": prompt}
     exec(code_of_card(shown), found)

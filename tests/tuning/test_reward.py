@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+import orjson
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from vpctl.shapes.render import render
 from vpctl.tuning.loop import train
 from vpctl.tuning.reward import (
     BradleyTerry,
+    Kept,
     PromptPairs,
     bradley_terry_loss,
     correct,
@@ -62,7 +64,8 @@ def fresh(request: pytest.FixtureRequest) -> Callable[[], RewardModel]:
 
 def run_training(
     model: RewardModel, made: tuple[list[PromptPairs], torch.Tensor], folder: Path, stop: int = 0, **config: object
-) -> None:
+) -> Kept | None:
+    """Train and say which weights were kept; None if the training was killed."""
     groups, pixels = made
     settings = RewardModelConfig(
         **{"epochs": 2, "batch": 8, "learning_rate": 1e-3, "freeze": 0.0, "save_every": 2, **config}  # type: ignore[arg-type]
@@ -72,16 +75,25 @@ def run_training(
             model, groups[:20], groups[20:], lambda numbers: pixels[numbers], settings, seed=0, device=CPU
         )
         train(algorithm, run, save_every=settings.save_every, evaluate=algorithm.validate)
-        algorithm.finish()
+        return algorithm.finish()
+    return None
 
 
-def test_it_learns_what_is_preferred(fresh: Callable[[], RewardModel], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def easy() -> tuple[list[PromptPairs], torch.Tensor]:
+    """Prompts whose preferred picture has a white background, and the other a black one; and all pixels."""
     rng = Random(3)
     grounds = [read(f"a red circle on a {background} background") for background in ("white", "black")]
     pixels = from_pictures([render(grounds[number % 2], rng) for number in range(48)]) * 2 - 1
-    groups = [PromptPairs("a red circle", [2 * number, 2 * number + 1], [(0, 1)]) for number in range(24)]
+    return [PromptPairs("a red circle", [2 * number, 2 * number + 1], [(0, 1)]) for number in range(24)], pixels
+
+
+def test_it_learns_what_is_preferred(
+    fresh: Callable[[], RewardModel], easy: tuple[list[PromptPairs], torch.Tensor], tmp_path: Path
+) -> None:
+    groups, pixels = easy
     model = fresh()
-    run_training(model, (groups, pixels), tmp_path, epochs=6)
+    run_training(model, easy, tmp_path, epochs=6)
     unseen = measure(model, groups[20:], lambda numbers: pixels[numbers], 8, CPU)
     assert unseen.accuracy == 1
     assert unseen.loss < 0.3
@@ -161,6 +173,27 @@ def test_the_last_weights_are_the_best_on_the_validation_pairs(
     assert len(lines) == 6
     reached = measure(model, groups[20:], lambda numbers: pixels[numbers], 8, CPU).loss
     assert reached == pytest.approx(best, rel=1e-5)
+
+
+def test_patience_ends_the_training_and_keeps_the_epoch_before_it_got_worse(
+    easy: tuple[list[PromptPairs], torch.Tensor], tmp_path: Path
+) -> None:
+    """The validation pairs are swapped, so the more is learnt, the higher is their loss."""
+    groups, pixels = easy
+    misled = [*groups[:20], *(group._replace(pairs=[(1, 0)]) for group in groups[20:])], pixels
+    whole, again = (open_backbone("new:clip", seed=1) for _ in range(2))
+    kept = run_training(whole, misled, tmp_path / "whole", epochs=9, patience=2)
+    assert kept is not None
+    assert (kept.epoch, kept.epochs) == (1, 3)
+    logged = [orjson.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_bytes().splitlines()]
+    assert max(line["step"] for line in logged) == 3 * 3, "20 prompts in batches of 8"
+    assert kept.loss == next(line["validation_loss"] for line in logged if "validation_loss" in line)
+    for stop in (7, 9):
+        cut, folder = open_backbone("new:clip", seed=1), tmp_path / f"cut-{stop}"
+        assert run_training(cut, misled, folder, stop=stop, epochs=9, patience=2, save_every=1) is None
+        assert run_training(again, misled, folder, epochs=9, patience=2, save_every=1) == kept
+        for name, weight in whole.state_dict().items():
+            assert torch.equal(again.state_dict()[name], weight), name
 
 
 def test_an_undecided_model_is_half_right(made: tuple[list[PromptPairs], torch.Tensor]) -> None:

@@ -166,7 +166,7 @@ def merge(
         str,
         option(
             metavar="NAME:SHARE,...",
-            offered=("train:0.9,test:0.1",),
+            offered=("train:0.8,validation:0.1,test:0.1", "train:0.9,test:0.1"),
             group="Preference",
             help="Assign every prompt to one part of the data, with these shares, such as train:0.9,test:0.1. The "
             "shares are divided by their sum. Each pair gets the part of its prompt as `split`.",
@@ -201,7 +201,7 @@ def merge(
 
     Examples:
 
-        vpctl merge judgements.jsonl --split train:0.9,test:0.1
+        vpctl merge judgements.jsonl --split train:0.8,validation:0.1,test:0.1
             --out pairs.jsonl
 
         vpctl merge gpt.jsonl human.jsonl --scale human=1:10

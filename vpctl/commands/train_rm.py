@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from ..images.pictures import Pictures
     from ..models.reward import RewardModel
     from ..report.intervals import Interval
-    from ..tuning.reward import PromptPairs
+    from ..tuning.reward import Kept, PromptPairs
 
-SHARES = {"train": 0.9, "test": 0.1}
+SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 """Shares of the prompts in each part, if no pair has a split."""
 PARTS = ("train", "validation", "test")
 CACHE_BYTES = 2 << 30
@@ -118,11 +118,12 @@ def train_rm(
 
     A reward model gives a picture a score for a prompt. It learns from pairs to score the preferred picture higher.
 
-    train-rm trains on the pairs whose `split` is train. If there are pairs whose `split` is validation, it keeps the
-    weights that are best on these pairs. The model card reports the accuracy on the pairs whose `split` is test. If
+    train-rm trains on the pairs whose `split` is train. After each epoch it measures the loss on the pairs whose
+    `split` is validation. It keeps the weights of the epoch with the lowest loss, or of the last epoch if there are no
+    such pairs. The model card reports the accuracy on the pairs whose `split` is test, which no choice depends on. If
     some pairs have a `split`, the pairs without one are used for training. If no pair has a `split`, 10 % of the
-    prompts are held out from training and used as test. The same prompt in two parts is an error. Prompts that are
-    nearly equal to a prompt of another part are counted in a warning and in the model card.
+    prompts become validation and 10 % test. The same prompt in two parts is an error. Prompts that are nearly equal to
+    a prompt of another part are counted in a warning and in the model card.
 
     The loss is the negative log-likelihood of the Bradley-Terry model, as in VisionPrefer (Wu et al. 2024, arXiv
     2404.15100, section 4.1). The choice of frozen layers and the decay of the learning rate follow ImageReward (Xu et
@@ -150,6 +151,11 @@ def train_rm(
         raise UserError(
             f"{pairs}: the prompt {leak.prompt[:60]!r} is in split {leak.part!r} and, under another prompt_id, in "
             f"{leak.other!r}; a prompt in two parts leaks from one to the other: put it in one"
+        )
+    if config.patience and not split["validation"]:
+        raise UserError(
+            f"--patience {config.patience}: {pairs} has no pairs in split validation; merge --split "
+            "train:0.8,validation:0.1,test:0.1 makes some"
         )
     pictures = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in everything)
     Folders([folder_of(pairs), *(root or [])], piped=is_stream(pairs)).check(pictures)
@@ -183,15 +189,17 @@ def train_rm(
             model, groups["train"], groups["validation"], store.load, config, seed=seed, device=where
         )
         train(algorithm, run, save_every=config.save_every, evaluate=algorithm.validate)
-        algorithm.finish()
+        kept = algorithm.finish()
         trained = measure(model, groups["train"][:2000], store.load, config.batch, where)
         right = correct(model, groups["test"], store.load, config.batch, where)
         accuracy = bootstrap(*zip(*right, strict=True)) if right else None
-        said = card(asked, split, accuracy, model.backbone.config.model_type, sum(one.part == "test" for one in near))
+        near_tests = sum(one.part == "test" for one in near)
+        said = card(asked, split, kept, accuracy, model.backbone.config.model_type, near_tests)
         with run.results() as folder:
             model.save(folder)
             write_scale(folder, trained.mean, trained.std)
             (folder / "README.md").write_text(said, encoding="utf-8")
+    progress.note(which_epoch(kept))
     if accuracy:
         progress.note(
             f"accuracy on {progress.plural(accuracy.n, 'held-out pair')}: {accuracy.value:.3f} "
@@ -228,6 +236,16 @@ def _pair_id(pair: Pair) -> list[str]:
     return [pair["prompt"], pair["chosen_file_name"], pair["rejected_file_name"]]
 
 
+def which_epoch(kept: "Kept") -> str:
+    """Says which epoch's weights were kept, and why."""
+    if kept.loss is None:
+        return f"no pairs are in split validation: kept the weights of the last epoch, {kept.epoch}"
+    return (
+        f"kept the weights of epoch {kept.epoch} of {kept.epochs}, whose validation loss is the lowest: "
+        f"{kept.loss:.4f} (accuracy {kept.accuracy:.3f})"
+    )
+
+
 def write_scale(folder: Path, mean: float, std: float) -> None:
     """Write the mean and std of the rewards of the training pictures; `vp:` scales rewards by them to mean 0, std 1."""
     (folder / SCALE_FILE).write_bytes(
@@ -238,12 +256,13 @@ def write_scale(folder: Path, mean: float, std: float) -> None:
 def card(
     asked: dict[str, Any],
     split: dict[str, list[Pair]],
+    kept: "Kept",
     accuracy: "Interval | None",
     kind: str,
     near: int = 0,
 ) -> str:
     """The model card. `near` is the number of test prompts that are nearly equal to a prompt of another part."""
-    measured = "No pairs were held out, so its accuracy is not known."
+    measured = "No test pairs were held out, so its accuracy is not known."
     if accuracy:
         measured = (
             f"Accuracy on {progress.plural(accuracy.n, 'held-out pair')}: **{accuracy.value:.3f}** "
@@ -256,6 +275,7 @@ def card(
     return CARD.format(
         use=USE[kind],
         start=asked["backbone"] or "the shapes world's backbone",
+        kept=f"{(sentence := which_epoch(kept))[0].upper()}{sentence[1:]}.",
         measured=measured,
         train=len(split["train"]),
         prompts=len({prompt_key(pair) for pair in split["train"]}),
@@ -294,6 +314,8 @@ How much people, or a multimodal model in their place, would like a picture for 
 from {start} on {train} preference pairs of {prompts} prompts, with the Bradley-Terry loss.
 
 {measured}
+
+{kept}
 
 ## Use
 

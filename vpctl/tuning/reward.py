@@ -141,6 +141,18 @@ def correct(
     return found
 
 
+class Kept(NamedTuple):
+    """The epoch whose weights were kept, of the `epochs` that were done; with its measurements on validation pairs.
+
+    `loss` and `accuracy` are None if there were no validation pairs: then the last epoch is kept.
+    """
+
+    epoch: int
+    epochs: int
+    loss: float | None = None
+    accuracy: float | None = None
+
+
 class BradleyTerry(Algorithm):
     """Trains a reward model in place. With validation pairs, the weights of the best epoch are kept.
 
@@ -163,6 +175,7 @@ class BradleyTerry(Algorithm):
         self._batch, self._together, self._device = config.batch, config.batch * config.accumulate, device
         self._per_epoch = steps_per_epoch(len(groups), config)
         self.total = total = config.epochs * self._per_epoch
+        self._patience = config.patience or config.epochs
         self._generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
         self._trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -170,7 +183,7 @@ class BradleyTerry(Algorithm):
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
         )
-        self._best: dict[str, Any] = {"loss": math.inf, "weights": {}}
+        self._best: dict[str, Any] = {"epoch": 0, "loss": math.inf, "accuracy": 0.0, "weights": {}}
         self._order = torch.empty(0, dtype=torch.long)
         self._batches: Iterator[tuple[list[PromptPairs], Tensor]] | None = None
         model.train()
@@ -207,25 +220,36 @@ class BradleyTerry(Algorithm):
         return groups, islice(self._batches, -(-len(groups) // self._batch))
 
     def validate(self, number: int) -> dict[str, float]:
-        """Loss and accuracy on the validation pairs after the last step of an epoch; empty after other steps."""
+        """Loss and accuracy on the validation pairs after the last step of an epoch; empty after other steps.
+
+        Ends the training if `patience` epochs in a row had no lower loss.
+        """
         if number == 0 or number % self._per_epoch or not self._validation:
             return {}
         self._model.eval()
         measured = measure(self._model, self._validation, self._load, self._batch, self._device)
         self._model.train()
+        epoch = number // self._per_epoch
         if measured.loss < self._best["loss"]:
-            self._best = {"loss": measured.loss, "weights": copy.deepcopy(self._model.state_dict())}
+            weights = copy.deepcopy(self._model.state_dict())
+            self._best = {"epoch": epoch, "loss": measured.loss, "accuracy": measured.accuracy, "weights": weights}
+        elif epoch - self._best["epoch"] >= self._patience:
+            self.total = number
         return {"validation_loss": measured.loss, "validation_accuracy": measured.accuracy}
 
-    def finish(self) -> None:
-        """Make the model ready for use, with the best weights if there were validation pairs."""
-        if self._validation:
-            self._model.load_state_dict(self._best["weights"])
+    def finish(self) -> Kept:
+        """Make the model ready for use, with the best weights if there were validation pairs. Says which were kept."""
+        epochs = self.total // self._per_epoch
         self._model.eval()
+        if not self._validation:
+            return Kept(epochs, epochs)
+        self._model.load_state_dict(self._best["weights"])
+        return Kept(self._best["epoch"], epochs, self._best["loss"], self._best["accuracy"])
 
     def state_dict(self) -> dict[str, Any]:
         """The model, its best weights, the order of the epoch, the optimizer, the schedule, the random state."""
         return {
+            "total": self.total,
             "model": self._model.state_dict(),
             "best": self._best,
             "order": self._order,
@@ -242,6 +266,9 @@ class BradleyTerry(Algorithm):
         best = self._best
         if not best["loss"] <= math.inf or (best["weights"] and not same_layout(best["weights"], state["model"])):
             raise ValueError("weights of another model")
+        if not 0 < state["total"] <= self.total:
+            raise ValueError("a training of another length")
+        self.total = state["total"]
         self._model.load_state_dict(state["model"])
         restore_optimizer(self._optimizer, state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
