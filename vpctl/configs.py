@@ -126,6 +126,16 @@ class RewardModelConfig:
         ),
     ] = 0.7
     """The paper, appendix D.1."""
+    dtype: Annotated[
+        str,
+        option(
+            "--dtype",
+            choices=("float32", "bfloat16", "float16"),
+            group="Training",
+            help="Precision of the computation. The trained weights are always kept in float32; with float16 the loss "
+            "is scaled, so that small gradients do not become 0. The results are measured in float32.",
+        ),
+    ] = "float32"
     patience: Annotated[
         int | None,
         option(

@@ -12,6 +12,7 @@ import torch
 
 from tests.tuning.conftest import Killed, Mortal
 from vpctl.configs import RewardModelConfig
+from vpctl.errors import UserError
 from vpctl.models.reward import RewardModel, open_backbone
 from vpctl.models.tensors import from_pictures
 from vpctl.shapes.grammar import describe, near_misses, read, sample
@@ -23,6 +24,7 @@ from vpctl.tuning.reward import (
     PromptPairs,
     bradley_terry_loss,
     correct,
+    cosine_decay,
     freeze,
     measure,
     preferences,
@@ -35,6 +37,10 @@ CPU = torch.device("cpu")
 def test_the_loss_by_hand() -> None:
     loss = bradley_terry_loss(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 0.0]))
     assert float(loss) == pytest.approx((math.log(1 + math.exp(-1)) + math.log(2)) / 2, rel=1e-6)
+
+
+def test_the_learning_rate_falls_as_half_a_cosine() -> None:
+    assert [cosine_decay(2.0, step, 4) for step in range(4)] == pytest.approx([2.0, 1 + 0.5**0.5, 1.0, 1 - 0.5**0.5])
 
 
 def test_pairs_are_found_among_the_pictures_of_all_prompts() -> None:
@@ -133,6 +139,63 @@ def test_passes_that_are_accumulated_give_the_loss_and_the_gradients_of_one_pass
     for loss, accumulated in (found[2], found[1]):
         assert loss == pytest.approx(whole, rel=1e-5)
         torch.testing.assert_close(accumulated, gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize(("dtype", "near"), [("bfloat16", 0.1), ("float16", 0.01)])
+def test_in_half_precision_the_weights_stay_float32_and_the_loss_is_nearly_the_same(
+    made: tuple[list[PromptPairs], torch.Tensor], dtype: str, near: float
+) -> None:
+    groups, pixels = made
+    losses = {}
+    for precision in ("float32", dtype):
+        model = open_backbone("", seed=0)
+        settings = RewardModelConfig(dtype=precision, epochs=1, freeze=0.0)
+        algorithm = BradleyTerry(model, groups[:8], [], lambda numbers: pixels[numbers], settings, seed=0, device=CPU)
+        losses[precision] = algorithm.step(1)["loss"]
+        assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert losses[dtype] != losses["float32"]
+    assert losses[dtype] == pytest.approx(losses["float32"], rel=near)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_resumed_run_in_half_precision_ends_with_the_very_weights(
+    made: tuple[list[PromptPairs], torch.Tensor], tmp_path: Path, dtype: str
+) -> None:
+    whole, cut, again = (open_backbone("new:clip", seed=1) for _ in range(3))
+    run_training(whole, made, tmp_path / "whole", dtype=dtype)
+    run_training(cut, made, tmp_path / "cut", stop=5, dtype=dtype)
+    run_training(again, made, tmp_path / "cut", dtype=dtype)
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight), name
+    assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "cut" / "metrics.jsonl").read_bytes()
+
+
+def test_a_loss_that_is_scaled_too_high_for_float16_is_scaled_lower_and_its_step_is_left_out(
+    made: tuple[list[PromptPairs], torch.Tensor],
+) -> None:
+    groups, pixels = made
+    settings = RewardModelConfig(dtype="float16", epochs=30, freeze=0.0)
+    state = None
+    for _ in range(2):  # the second goes on from the first one's state
+        model = open_backbone("new:clip", seed=1)
+        algorithm = BradleyTerry(model, groups[:8], [], lambda numbers: pixels[numbers], settings, seed=0, device=CPU)
+        if state:
+            algorithm.load_state_dict(state)
+        else:
+            algorithm.step(1)
+            fresh = algorithm.state_dict()
+            algorithm.load_state_dict({**fresh, "scaler": {**fresh["scaler"], "scale": 2.0**60}})
+        before = [weight.clone() for weight in model.parameters()]
+        metrics = algorithm.step(2)
+        assert metrics["loss_scale"] == (2.0**58 if state else 2.0**59)
+        assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+        state = algorithm.state_dict()
+    assert state
+    algorithm.load_state_dict({**state, "scaler": {**state["scaler"], "scale": 0.5}})
+    with torch.no_grad():
+        model.get_parameter("backbone.logit_scale").fill_(math.inf)
+    with pytest.raises(UserError, match="step 3: training has diverged"):
+        algorithm.step(3)
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3])

@@ -65,6 +65,11 @@ def freeze(model: nn.Module, fraction: float) -> int:
     return frozen
 
 
+def cosine_decay(peak: float, step: int, total: int) -> float:
+    """The learning rate after `step` of `total` steps: `peak` at the beginning, 0 after the last, half of a cosine."""
+    return peak * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
 def correctness(margins: Tensor) -> Tensor:
     """For every pair, 1 if its margin (P,) is above zero, 0.5 if it is zero, else 0: a tie is half correct."""
     return (margins > 0).float() + 0.5 * (margins == 0).float()
@@ -84,7 +89,7 @@ def rewards_of(model: RewardModel, groups: list[PromptPairs], pixels: Tensor, de
     prompts = [group.prompt for group in groups for _ in group.pictures]
     tokens = {name: value.to(device) for name, value in model.tokens(prompts).items()}
     rewards: Tensor = model(pixels.to(device), **tokens)
-    return rewards
+    return rewards.float()
 
 
 def preferences(groups: list[PromptPairs]) -> tuple[Tensor, Tensor]:
@@ -180,9 +185,9 @@ class BradleyTerry(Algorithm):
         torch.manual_seed(seed)
         self._trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(self._trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
-        )
+        self._learning_rate = [cosine_decay(config.learning_rate, step, total) for step in range(total)]
+        self._dtype = None if config.dtype == "float32" else getattr(torch, config.dtype)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=config.dtype == "float16")
         self._best: dict[str, Any] = {"epoch": 0, "loss": math.inf, "accuracy": 0.0, "weights": {}}
         self._order = torch.empty(0, dtype=torch.long)
         self._batches: Iterator[tuple[list[PromptPairs], Tensor]] | None = None
@@ -197,16 +202,23 @@ class BradleyTerry(Algorithm):
         pairs = sum(len(group.pairs) for group in groups)
         loss = right = 0.0
         for part, pixels in passes:
-            rewards = rewards_of(self._model, part, pixels, self._device)
+            with self._in_precision():
+                rewards = rewards_of(self._model, part, pixels, self._device)
             chosen, rejected = preferences(part)
             share = len(chosen) / pairs
             partial = bradley_terry_loss(rewards[chosen], rewards[rejected]) * share
-            partial.backward()
+            self._scaler.scale(partial).backward()
             loss += partial.item()
             right += float(correctness(rewards[chosen] - rewards[rejected]).mean()) * share
-        optimizer_step(self._optimizer, self._trainable, where=f"step {number}")
-        self._schedule.step()
-        return {"loss": loss, "accuracy": right}
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._learning_rate[number - 1]
+        optimizer_step(self._optimizer, self._trainable, where=f"step {number}", scaler=self._scaler)
+        scale = {"loss_scale": self._scaler.get_scale()} if self._scaler.is_enabled() else {}
+        return {"loss": loss, "accuracy": right, **scale}
+
+    def _in_precision(self) -> torch.autocast:
+        """A context in which the model computes in the precision of `--dtype`. Its weights stay in float32."""
+        return torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None)
 
     def _next(self, number: int) -> tuple[list[PromptPairs], Iterator[tuple[list[PromptPairs], Tensor]]]:
         """The prompts of a step, and the same in batches with their pixels. The next batches are loaded meanwhile."""
@@ -227,7 +239,8 @@ class BradleyTerry(Algorithm):
         if number == 0 or number % self._per_epoch or not self._validation:
             return {}
         self._model.eval()
-        measured = measure(self._model, self._validation, self._load, self._batch, self._device)
+        with self._in_precision():
+            measured = measure(self._model, self._validation, self._load, self._batch, self._device)
         self._model.train()
         epoch = number // self._per_epoch
         if measured.loss < self._best["loss"]:
@@ -247,14 +260,14 @@ class BradleyTerry(Algorithm):
         return Kept(self._best["epoch"], epochs, self._best["loss"], self._best["accuracy"])
 
     def state_dict(self) -> dict[str, Any]:
-        """The model, its best weights, the order of the epoch, the optimizer, the schedule, the random state."""
+        """The model, its best weights, the order of the epoch, the optimizer, the scaler, the random state."""
         return {
             "total": self.total,
             "model": self._model.state_dict(),
             "best": self._best,
             "order": self._order,
             "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
+            "scaler": self._scaler.state_dict(),
             "random": random_state(self._generator),
         }
 
@@ -271,7 +284,7 @@ class BradleyTerry(Algorithm):
         self.total = state["total"]
         self._model.load_state_dict(state["model"])
         restore_optimizer(self._optimizer, state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
+        self._scaler.load_state_dict(state["scaler"])
         restore_random_state(state["random"], self._generator)
 
 
