@@ -126,6 +126,18 @@ class RewardModelConfig:
         ),
     ] = 0.7
     """The paper, appendix D.1."""
+    freeze_rule: Annotated[
+        str,
+        option(
+            "--freeze-rule",
+            choices=("layers", "imagereward"),
+            group="Training",
+            help="Which tensors --freeze leaves untrained. layers: the embeddings and whole layers. imagereward, for a "
+            "BLIP only: exactly those of ImageReward's code, which also freezes the first tensor of the first "
+            "trained layer of both towers: with 24 vision and 12 text layers and 0.7, layer_norm1.weight of vision "
+            "layer 16 and attention.self.query.weight of text layer 8.",
+        ),
+    ] = "layers"
     dtype: Annotated[
         str,
         option(

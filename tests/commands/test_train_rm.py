@@ -69,6 +69,13 @@ def test_patience_needs_validation_pairs(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "rm").exists()
 
 
+def test_the_rule_of_imagereward_needs_a_blip(run: Run, tmp_path: Path) -> None:
+    ended = train(run, tmp_path, [pair("p", split="train")], "--freeze-rule", "imagereward")
+    assert ended.code == 2
+    assert "error: --freeze-rule imagereward: new:clip is not a BLIP; leave the option out" in ended.err
+    assert not (tmp_path / "rm").exists()
+
+
 def test_without_validation_pairs_the_last_epoch_is_kept_and_it_is_told() -> None:
     assert which_epoch(Kept(4, 4)) == "no pairs are in split validation: kept the weights of the last epoch, 4"
 

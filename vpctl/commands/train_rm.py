@@ -141,6 +141,8 @@ def train_rm(
             --out vp-score/
     """
     sources.check_backbone(backbone)
+    if config.freeze_rule == "imagereward" and kind_of(backbone) != "blip":
+        raise UserError(f"--freeze-rule imagereward: {backbone} is not a BLIP; leave the option out")
     if not backbone:
         progress.note("no --backbone given: using the backbone of the built-in shapes world")
     joined = ConsistencyChecker(unsaid=PARTS[0]).pairs(located(pairs, Pair, _no_such_part))
@@ -170,8 +172,9 @@ def train_rm(
         from ..images.pictures import Pictures
         from ..models.reward import open_backbone
         from ..report.intervals import bootstrap
+        from ..tuning.freezing import freeze
         from ..tuning.loop import train
-        from ..tuning.reward import BradleyTerry, correct, freeze, measure
+        from ..tuning.reward import BradleyTerry, correct, measure
 
         if near := nearly_equal(prompts):
             progress.warn(
@@ -182,7 +185,7 @@ def train_rm(
         model = open_backbone(backbone, seed=seed)
         store = Store(model, Pictures([folder_of(pairs), *(root or [])]))
         groups = {name: grouped(part, store) for name, part in split.items()}
-        freeze(model.backbone, config.freeze)
+        freeze(model.backbone, config.freeze, config.freeze_rule)
         where = run.world.device
         model.to(where)
         algorithm = BradleyTerry(
@@ -206,6 +209,14 @@ def train_rm(
             f"(95 % interval {accuracy.low:.3f} to {accuracy.high:.3f})"
         )
     progress.note(f"the reward model is in {out}; use it as --reward vp:{out}")
+
+
+def kind_of(backbone: str) -> str:
+    """The kind of model that a valid --backbone names: blip or clip."""
+    if not backbone or backbone.startswith("new:"):
+        return backbone.removeprefix("new:") or "blip"
+    kind: str = sources.check("reward", backbone, option="--backbone ").config("config.json")["model_type"]
+    return kind
 
 
 def divided(pairs: list[Pair], source: str) -> dict[str, list[Pair]]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..configs import RewardModelConfig
 from ..flow import ahead
@@ -40,29 +40,6 @@ Load = Callable[[list[int]], Tensor]
 def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
     """−log σ(chosen − rejected), mean over pairs; both are raw rewards (B,). Equation 1 of the paper."""
     return -F.logsigmoid(chosen - rejected).mean()
-
-
-def freeze(model: nn.Module, fraction: float) -> int:
-    """Freeze embeddings and the lowest `fraction` of the layers of every stack. Returns the number of frozen tensors.
-
-    ImageReward's 0.7 of 24 vision and 12 text layers freezes 16 and 8. Zero freezes nothing.
-    """
-    if fraction == 0:
-        return 0
-    frozen = 0
-    stacks = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
-    for name, parameter in model.named_parameters():
-        stack = next((one for one in stacks if name.startswith(f"{one}.")), None)
-        if stack is None:
-            # pre_layrnorm is CLIP's, spelt so there.
-            keep = not any(part in name for part in ("embeddings", "pre_layrnorm"))
-        else:
-            layer = int(name.removeprefix(f"{stack}.").partition(".")[0])
-            keep = layer >= int(fraction * len(stacks[stack]))
-        if not keep:
-            parameter.requires_grad_(False)
-            frozen += 1
-    return frozen
 
 
 def cosine_decay(peak: float, step: int, total: int) -> float:
