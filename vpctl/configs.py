@@ -115,6 +115,29 @@ class RewardModelConfig:
         float, option(metavar="W", min=0, max=10, group="Training", help="Weight decay of AdamW.")
     ] = 0.0
     """ImageReward's code."""
+    loss: Annotated[
+        str,
+        option(
+            "--loss",
+            choices=("bradley-terry", "margin", "ties", "uncertainty"),
+            group="Training",
+            help="Loss. bradley-terry: the preferred picture must have the higher reward. margin: by more, the larger "
+            "the pair's margin is (Llama 2). ties: tied pairs must have equal rewards (PickScore); merge --keep-ties "
+            "writes them. uncertainty: the model also predicts the deviation of each reward (HPSv3).",
+        ),
+    ] = "bradley-terry"
+    """The paper, section 4.1."""
+    head: Annotated[
+        str,
+        option(
+            "--head",
+            choices=("matching", "mlp"),
+            group="Training",
+            help="Head that turns features into a reward. matching: the one with which the backbone compares pictures "
+            "with text. mlp, for a BLIP only: five new layers, as in ImageReward and VP-Score.",
+        ),
+    ] = "matching"
+    """It can compare from the start; new layers must learn it."""
     freeze: Annotated[
         float,
         option(
@@ -138,6 +161,27 @@ class RewardModelConfig:
             "layer 16 and attention.self.query.weight of text layer 8.",
         ),
     ] = "layers"
+    without: Annotated[
+        list[str] | None,
+        option(
+            "--without",
+            metavar="ASPECT",
+            group="Training",
+            help="Leave this aspect out of the preference that is learnt: the margin of a training or validation pair "
+            "becomes the mean of its other aspects. Test pairs stay as they are; repeatable.",
+        ),
+    ] = None
+    aspect_weight: Annotated[
+        float,
+        option(
+            metavar="W",
+            min=0,
+            max=100,
+            group="Training",
+            help="Weight of the aspects in the loss. Above 0, each aspect of the pairs gets a head of its own, which "
+            "is trained together with the overall one and written to heads.safetensors.",
+        ),
+    ] = 0.0
     dtype: Annotated[
         str,
         option(

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 from tests.conftest import Ended, Run, code_of_card, write_lines
-from vpctl.commands.train_rm import USE, Store, card, divided, grouped, which_epoch
+from vpctl.commands.train_rm import USE, Store, card, divided, grouped, learnable, preferring_without, which_epoch
 from vpctl.errors import UserError
 from vpctl.images.pictures import Pictures
 from vpctl.models.reward import SHAPES_BACKBONE, open_backbone, open_model
 from vpctl.records import Pair
 from vpctl.rewards import vp
-from vpctl.tuning.reward import Kept
+from vpctl.tuning.reward import Comparison, Kept, PromptPairs
 
 
 def pair(prompt: str, chosen: str = "a.png", rejected: str = "b.png", split: str = "") -> Pair:
@@ -69,11 +69,75 @@ def test_patience_needs_validation_pairs(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "rm").exists()
 
 
-def test_the_rule_of_imagereward_needs_a_blip(run: Run, tmp_path: Path) -> None:
-    ended = train(run, tmp_path, [pair("p", split="train")], "--freeze-rule", "imagereward")
+@pytest.mark.parametrize("option", ["--freeze-rule imagereward", "--head mlp"])
+def test_what_is_for_a_blip_needs_a_blip(run: Run, tmp_path: Path, option: str) -> None:
+    ended = train(run, tmp_path, [pair("p", split="train")], *option.split())
     assert ended.code == 2
-    assert "error: --freeze-rule imagereward: new:clip is not a BLIP; leave the option out" in ended.err
+    assert f"error: {option}: new:clip is not a BLIP; leave the option out" in ended.err
     assert not (tmp_path / "rm").exists()
+
+
+@pytest.mark.parametrize(
+    ("aspects", "options", "said"),
+    [
+        (
+            {"fidelity": 1.0},
+            "--without fidelty",
+            "--without fidelty: the pairs have no such aspect; they have fidelity",
+        ),
+        ({"fidelity": 1.0}, "--without fidelity", "--without fidelity: the pairs have no other aspects; leave the"),
+        (
+            None,
+            "--without fidelity",
+            "pairs.jsonl:1: --without fidelity needs the 'aspects' of every pair, which merge",
+        ),
+        (None, "--aspect-weight 1", "--aspect-weight 1: the pairs have no aspects; leave the option out"),
+    ],
+)
+def test_aspects_that_are_not_there_are_told(
+    run: Run, tmp_path: Path, aspects: dict[str, float] | None, options: str, said: str
+) -> None:
+    one = pair("p", split="train")
+    ended = train(run, tmp_path, [{**one, "aspects": aspects} if aspects else one], *options.split())
+    assert ended.code == 2
+    assert f"train-rm: error: {said}" in ended.err
+
+
+def test_without_an_aspect_the_others_decide_which_picture_is_the_better_one() -> None:
+    judged: Pair = {
+        **pair("p"),
+        "chosen_image_id": "A",
+        "rejected_image_id": "B",
+        "margin": 0.2,
+        "aspects": {"aesthetic": -0.25, "fidelity": 1.0, "harmlessness": -0.15},
+    }
+    assert preferring_without(judged, {"aesthetic"}) == {
+        **judged,
+        "margin": 0.425,
+        "aspects": {"fidelity": 1.0, "harmlessness": -0.15},
+    }
+    assert preferring_without(judged, {"fidelity"}) == {
+        **pair("p", "b.png", "a.png"),
+        "chosen_image_id": "B",
+        "rejected_image_id": "A",
+        "margin": 0.2,
+        "aspects": {"aesthetic": 0.25, "harmlessness": 0.15},
+    }
+    assert preferring_without(judged, judged["aspects"])["margin"] == 0
+
+
+def test_ties_are_learnt_from_on_request_and_test_pairs_keep_all_aspects() -> None:
+    judged: Pair = {**pair("p"), "margin": 0.5, "aspects": {"aesthetic": 0.0, "fidelity": 1.0}}
+    tied: Pair = {**judged, "margin": 0.0, "aspects": {"aesthetic": 0.0, "fidelity": 0.0}}
+    split = {part: [judged, tied] for part in ("train", "validation", "test")}
+    untied = {part: [judged] for part in split}
+    assert learnable(split, (), ties=False, source="f") == untied
+    assert learnable(split, (), ties=True, source="f") == {**untied, "train": [judged, tied]}
+    left = learnable(split, {"fidelity"}, ties=True, source="f")
+    assert [len(left[part]) for part in split] == [2, 0, 1]
+    assert left["test"] == [judged]
+    with pytest.raises(UserError, match="f: there are only ties to train on"):
+        learnable(split, {"fidelity"}, ties=False, source="f")
 
 
 def test_without_validation_pairs_the_last_epoch_is_kept_and_it_is_told() -> None:
@@ -120,8 +184,8 @@ def test_a_picture_is_one_however_many_pairs_it_stands_in(tmp_path: Path, monkey
     store = Store(open_model(str(SHAPES_BACKBONE), option=""), Pictures([str(tmp_path)]))
     pairs = [pair("p"), pair("p", "c.png", "a.png"), pair("q", "b.png", "c.png")]
     first, second = grouped(pairs, store)
-    assert (first.prompt, first.pictures, first.pairs) == ("p", [0, 1, 2], [(0, 1), (2, 0)])
-    assert (second.prompt, second.pictures, second.pairs) == ("q", [1, 2], [(0, 1)])
+    assert first == PromptPairs("p", [0, 1, 2], [Comparison(0, 1, 0.5), Comparison(2, 0, 0.5)])
+    assert second == PromptPairs("q", [1, 2], [Comparison(0, 1, 0.5)])
     pixels = store.load([1, 0, 1])
     assert torch.equal(pixels[0], pixels[2])
     assert not torch.equal(pixels[0], pixels[1])

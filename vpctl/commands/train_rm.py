@@ -2,10 +2,11 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import orjson
 
@@ -78,7 +79,7 @@ class Store:
 
 def grouped(pairs: Iterable[Pair], store: Store) -> "list[PromptPairs]":
     """The pairs by prompt."""
-    from ..tuning.reward import PromptPairs
+    from ..tuning.reward import Comparison, PromptPairs
 
     groups: dict[str, PromptPairs] = {}
     for pair in pairs:
@@ -89,7 +90,7 @@ def grouped(pairs: Iterable[Pair], store: Store) -> "list[PromptPairs]":
             if number not in group.pictures:
                 group.pictures.append(number)
             places.append(group.pictures.index(number))
-        group.pairs.append((places[0], places[1]))
+        group.pairs.append(Comparison(places[0], places[1], pair["margin"], pair.get("aspects", {})))
     return list(groups.values())
 
 
@@ -141,13 +142,23 @@ def train_rm(
             --out vp-score/
     """
     sources.check_backbone(backbone)
-    if config.freeze_rule == "imagereward" and kind_of(backbone) != "blip":
-        raise UserError(f"--freeze-rule imagereward: {backbone} is not a BLIP; leave the option out")
+    for_blip = {"--freeze-rule imagereward": config.freeze_rule == "imagereward", "--head mlp": config.head == "mlp"}
+    for chosen in (name for name, is_so in for_blip.items() if is_so):
+        if kind_of(backbone) != "blip":
+            raise UserError(f"{chosen}: {backbone} is not a BLIP; leave the option out")
     if not backbone:
         progress.note("no --backbone given: using the backbone of the built-in shapes world")
-    joined = ConsistencyChecker(unsaid=PARTS[0]).pairs(located(pairs, Pair, _no_such_part))
+    left_out = frozenset(config.without or ())
+    joined = ConsistencyChecker(unsaid=PARTS[0]).pairs(located(pairs, Pair, partial(_unusable, left_out=left_out)))
     everything = list(progress.track(joined, "pairs"))
     split = divided(everything, pairs)
+    judged = {aspect for pair in everything for aspect in pair.get("aspects", {})}
+    for aspect in left_out - judged:
+        raise UserError(f"--without {aspect}: the pairs have no such aspect; they have {', '.join(sorted(judged))}")
+    aspects = sorted(judged - left_out)
+    if not aspects and (left_out or config.aspect_weight):
+        what = f"--without {sorted(left_out)[0]}" if left_out else f"--aspect-weight {config.aspect_weight:g}"
+        raise UserError(f"{what}: the pairs have no {'other ' if left_out else ''}aspects; leave the option out")
     prompts = {name: list(dict.fromkeys(pair["prompt"] for pair in part)) for name, part in split.items()}
     if leak := same_words(prompts):
         raise UserError(
@@ -161,6 +172,7 @@ def train_rm(
         )
     pictures = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in everything)
     Folders([folder_of(pairs), *(root or [])], piped=is_stream(pairs)).check(pictures)
+    split = learnable(split, left_out, ties=config.loss == "ties", source=pairs)
     asked = {"pairs": absolute_path(pairs), "backbone": backbone, "seed": seed, **dataclasses.asdict(config)}
     data = {
         "data": digest([[*map(_pair_id, part)] for part in split.values()]),
@@ -174,7 +186,7 @@ def train_rm(
         from ..report.intervals import bootstrap
         from ..tuning.freezing import freeze
         from ..tuning.loop import train
-        from ..tuning.reward import BradleyTerry, correct, measure
+        from ..tuning.reward import RewardTraining, correct, measure
 
         if near := nearly_equal(prompts):
             progress.warn(
@@ -188,8 +200,15 @@ def train_rm(
         freeze(model.backbone, config.freeze, config.freeze_rule)
         where = run.world.device
         model.to(where)
-        algorithm = BradleyTerry(
-            model, groups["train"], groups["validation"], store.load, config, seed=seed, device=where
+        algorithm = RewardTraining(
+            model,
+            groups["train"],
+            groups["validation"],
+            store.load,
+            config,
+            seed=seed,
+            device=where,
+            aspects=aspects if config.aspect_weight else (),
         )
         train(algorithm, run, save_every=config.save_every, evaluate=algorithm.validate)
         kept = algorithm.finish()
@@ -200,6 +219,7 @@ def train_rm(
         said = card(asked, split, kept, accuracy, model.backbone.config.model_type, near_tests)
         with run.results() as folder:
             model.save(folder)
+            algorithm.heads.save(folder)
             write_scale(folder, trained.mean, trained.std)
             (folder / "README.md").write_text(said, encoding="utf-8")
     progress.note(which_epoch(kept))
@@ -238,13 +258,60 @@ def divided(pairs: list[Pair], source: str) -> dict[str, list[Pair]]:
     return parts
 
 
-def _no_such_part(pair: Pair) -> str:
+def learnable(
+    split: Mapping[str, list[Pair]], left_out: Collection[str], *, ties: bool, source: str
+) -> dict[str, list[Pair]]:
+    """The pairs by part, without the aspects that are `left_out` of the preference, and without ties.
+
+    With `ties`, those of the training pairs stay. The test pairs keep all their aspects: models that were trained
+    without one of them are compared on the same pairs.
+    """
+    found: dict[str, list[Pair]] = {}
+    for name, part in split.items():
+        wanted = [preferring_without(pair, left_out) if left_out and name != "test" else pair for pair in part]
+        found[name] = [pair for pair in wanted if pair["margin"] or (ties and name == "train")]
+    if dropped := sum(map(len, split.values())) - sum(map(len, found.values())):
+        progress.note(
+            f"{progress.plural(dropped, 'tie')} left out" + ("" if ties else "; --loss ties also learns from ties")
+        )
+    if not found["train"]:
+        raise UserError(f"{source}: there are only ties to train on; --loss ties learns from ties")
+    return found
+
+
+def preferring_without(pair: Pair, left_out: Collection[str]) -> Pair:
+    """The pair as its other aspects prefer: its margin is their mean, and the better picture is the chosen one.
+
+    The margin is 0 if the other aspects say nothing.
+    """
+    aspects = {name: value for name, value in pair["aspects"].items() if name not in left_out}
+    margin = round(sum(aspects.values()) / max(1, len(aspects)), 6)
+    changed = {**pair, "margin": abs(margin), "aspects": aspects}
+    if margin < 0:
+        changed = {_of_the_other_picture(key): value for key, value in changed.items()}
+        changed["aspects"] = {name: -value for name, value in aspects.items()}
+    return cast(Pair, changed)
+
+
+def _of_the_other_picture(key: str) -> str:
+    """The key of a pair that says about the other picture what this key says about one, such as `chosen_image_id`."""
+    which, line, rest = key.partition("_")
+    return f"{ {'chosen': 'rejected', 'rejected': 'chosen'}.get(which, which) }{line}{rest}"
+
+
+def _unusable(pair: Pair, left_out: Collection[str]) -> str:
+    """Why a pair cannot be used; empty if it can."""
     name = pair.get("split", PARTS[0])
-    return "" if name in PARTS else f"split {name!r} is none of {', '.join(PARTS)}; see merge --split"
+    if name not in PARTS:
+        return f"split {name!r} is none of {', '.join(PARTS)}; see merge --split"
+    if left_out and "aspects" not in pair:
+        return f"--without {min(left_out)} needs the 'aspects' of every pair, which merge writes; this pair has none"
+    return ""
 
 
-def _pair_id(pair: Pair) -> list[str]:
-    return [pair["prompt"], pair["chosen_file_name"], pair["rejected_file_name"]]
+def _pair_id(pair: Pair) -> list[Any]:
+    aspects = sorted(pair.get("aspects", {}).items())
+    return [pair["prompt"], pair["chosen_file_name"], pair["rejected_file_name"], pair["margin"], aspects]
 
 
 def which_epoch(kept: "Kept") -> str:

@@ -65,21 +65,55 @@ class RewardModel(nn.Module):
 
         The reward is the scaled cosine for a CLIP, and the difference of the matching logits for a BLIP.
         """
+        return self.reward(self.features(pixels, input_ids, attention_mask))
+
+    def features(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The features (B, D) that the reward is an affine function of.
+
+        For a BLIP they are the text encoder's first token. For a CLIP they are the elementwise product of the
+        embeddings of picture and prompt, each scaled to a mean square of 1.
+        """
         model: Any = self.backbone
         with hub.compute_errors(self.where):
             if isinstance(model, CLIPModel):
                 image = model.get_image_features(pixel_values=pixels).pooler_output
                 text = model.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
-                return F.cosine_similarity(image, text) * model.logit_scale.exp()
+                product: Tensor = F.normalize(image) * F.normalize(text) * image.shape[-1]
+                return product
             patches = model.vision_model(pixels).last_hidden_state
-            crossed = model.text_encoder(
+            crossed: Tensor = model.text_encoder(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 encoder_hidden_states=patches,
                 encoder_attention_mask=torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device),
             ).last_hidden_state[:, 0]
-            logits: Tensor = model.itm_head(crossed)
-            return logits[:, 1] - logits[:, 0]
+            return crossed
+
+    def reward(self, features: Tensor) -> Tensor:
+        """Raw rewards (B,) of features (B, D)."""
+        model: Any = self.backbone
+        if isinstance(model, CLIPModel):
+            return features.mean(-1) * model.logit_scale.exp()
+        logits: Tensor = model.itm_head(features)
+        return logits[:, 1] - logits[:, 0]
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Weight (D,) and bias () of `reward`."""
+        model: Any = self.backbone
+        if isinstance(model, CLIPModel):
+            width = model.visual_projection.out_features
+            weight: Tensor = (model.logit_scale.exp() / width).expand(width)
+            return weight, torch.zeros_like(weight[0])
+        head = model.itm_head
+        return head.weight[1] - head.weight[0], head.bias[1] - head.bias[0]
+
+    @torch.no_grad()
+    def set_affine(self, weight: Tensor, bias: Tensor) -> None:
+        """Make `reward` the affine function with this weight (D,) and bias (). For a BLIP only."""
+        model: Any = self.backbone
+        for parameter, value in ((model.itm_head.weight, weight), (model.itm_head.bias, bias)):
+            parameter.zero_()
+            parameter[1] = value
 
     def save(self, folder: str | Path) -> None:
         """Write a transformers folder, with float32 safetensors, tokenizer and image processor."""
