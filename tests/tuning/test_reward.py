@@ -17,6 +17,7 @@ from vpctl.configs import RewardModelConfig
 from vpctl.errors import UserError
 from vpctl.models.reward import RewardModel, open_backbone
 from vpctl.models.tensors import from_pictures
+from vpctl.report.intervals import bootstrap
 from vpctl.shapes.grammar import describe, near_misses, read, sample
 from vpctl.shapes.render import render
 from vpctl.tuning.freezing import freeze
@@ -348,6 +349,71 @@ def test_a_head_of_five_layers_is_folded_into_the_backbone(
     with torch.no_grad():
         features = features_of(model, groups, pixels, CPU)
         torch.testing.assert_close(model.reward(features), algorithm.heads(model, features).rewards)
+
+
+def test_the_dead_head_of_imagereward_is_told_and_the_same_head_with_another_start_is_not(
+    made: tuple[list[PromptPairs], torch.Tensor], tmp_path: Path
+) -> None:
+    """Its five layers as they are published: all weights of a deviation of 1 / (768 + 1), no bias."""
+    groups, pixels = made
+    settings = RewardModelConfig(epochs=20, batch=16, learning_rate=1e-5, head="mlp")
+    for dead in (True, False):
+        model = open_backbone("", seed=0)
+        algorithm = RewardTraining(model, groups, [], lambda numbers: pixels[numbers], settings, seed=0, device=CPU)
+        assert algorithm.heads.mlp is not None
+        if dead:
+            torch.manual_seed(1234)
+            for name, weight in algorithm.heads.mlp.named_parameters():
+                torch.nn.init.normal_(weight, std=1 / (768 + 1)) if "weight" in name else torch.nn.init.zeros_(weight)
+            losses = [algorithm.step(number)["loss"] for number in range(1, 10)]
+            assert losses == pytest.approx([math.log(2)] * 9, abs=1e-6)
+            again = RewardTraining(model, groups, [], lambda numbers: pixels[numbers], settings, seed=0, device=CPU)
+            again.load_state_dict(algorithm.state_dict())
+            for one in (algorithm, again):  # a resumed run counts on
+                with pytest.raises(UserError, match="step 10: the rewards have collapsed: in 10 steps in a row no two"):
+                    one.step(10)
+        else:
+            for number in range(1, 13):
+                algorithm.step(number)
+
+
+@pytest.fixture(scope="module")
+def near_missed() -> tuple[list[PromptPairs], torch.Tensor]:
+    """300 prompts, each with a true picture, preferred, and one of a near miss; and all pixels."""
+    rng = Random(0)
+    pictures, groups = [], []
+    for number in range(300):
+        scene = sample(rng)
+        pictures += [render(scene, rng), render(rng.choice(list(near_misses(scene))), rng)]
+        groups.append(PromptPairs(describe(scene), [2 * number, 2 * number + 1], [Comparison(0, 1)]))
+    return groups, from_pictures(pictures) * 2 - 1
+
+
+@pytest.mark.parametrize("labels", ["swapped", "shuffled"])
+def test_what_is_learnt_from_200_wrong_or_random_labels_is_wrong_or_random(
+    near_missed: tuple[list[PromptPairs], torch.Tensor], labels: str
+) -> None:
+    """The backbone begins with the right preference. Random labels teach equal rewards, which is not a collapse."""
+    groups, pixels = near_missed
+    coin = Random(1)
+    told = [
+        group._replace(pairs=[Comparison(1, 0) if labels == "swapped" or coin.random() < 0.5 else Comparison(0, 1)])
+        for group in groups[:200]
+    ]
+    model = open_backbone("", seed=1)
+    before = bootstrap(*zip(*correct(model, groups[200:], lambda numbers: pixels[numbers], 50, CPU), strict=True))
+    assert before.low > 0.8
+    freeze(model.backbone, 0.7)
+    settings = RewardModelConfig(epochs=3, batch=16, learning_rate=1e-3)
+    algorithm = RewardTraining(model, told, [], lambda numbers: pixels[numbers], settings, seed=0, device=CPU)
+    for number in range(1, algorithm.total + 1):
+        algorithm.step(number)
+    algorithm.finish()
+    after = bootstrap(*zip(*correct(model, groups[200:], lambda numbers: pixels[numbers], 50, CPU), strict=True))
+    if labels == "swapped":
+        assert after.high < 0.5
+    else:
+        assert after.low <= 0.5 <= after.high
 
 
 @pytest.mark.parametrize("how", [{"head": "mlp"}, {"loss": "uncertainty"}])

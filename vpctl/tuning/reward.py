@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..configs import RewardModelConfig
+from ..errors import UserError
 from ..flow import ahead
 from ..models.reward import RewardModel
 from ..models.tensors import same_layout
@@ -47,6 +48,13 @@ class PromptPairs(NamedTuple):
     pairs: list[Comparison]
 
 
+COLLAPSED, COLLAPSED_STEPS = 1e-6, 10
+"""A training has collapsed if, in this many steps in a row, `widest_difference` is smaller than this.
+
+ImageReward's head as it is published gives differences of 1e-9, and they stay so, because the gradients are below
+Adam's epsilon. A new vision tower may begin like this, but the first step ends it.
+"""
+
 Load = Callable[[list[int]], Tensor]
 """Normalised pixels (B, 3, H, W) of pictures by number."""
 
@@ -59,6 +67,11 @@ def cosine_decay(peak: float, step: int, total: int) -> float:
 def correctness(margins: Tensor) -> Tensor:
     """For every pair, 1 if its margin (P,) is above zero, 0.5 if it is zero, else 0: a tie is half correct."""
     return (margins > 0).float() + 0.5 * (margins == 0).float()
+
+
+def widest_difference(differences: Tensor, rewards: Tensor) -> float:
+    """The largest absolute value in `differences` (P,), relative to that of the `rewards` (N,) if this is above 1."""
+    return float(differences.abs().max() / rewards.abs().max().clamp_min(1))
 
 
 class Measured(NamedTuple):
@@ -226,6 +239,7 @@ class RewardTraining(Algorithm):
         self._dtype = None if config.dtype == "float32" else getattr(torch, config.dtype)
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.dtype == "float16")
         self._best: dict[str, Any] = {"epoch": 0, "loss": math.inf, "accuracy": 0.0, "weights": {}, "heads": {}}
+        self._collapsed = 0  # steps in a row
         self._order = torch.empty(0, dtype=torch.long)
         self._batches: Iterator[tuple[list[PromptPairs], Tensor]] | None = None
         self._training(True)
@@ -245,6 +259,7 @@ class RewardTraining(Algorithm):
         groups, passes = self._next(number)
         totals = self._totals(groups)
         sums = {"loss": 0.0, "aspect_loss": 0.0, "accuracy": 0.0}
+        widest = 0.0
         for part, pixels in passes:
             features = features_of(self._model, part, pixels, self._device, self._dtype)
             outputs = self.heads(self._model, features)
@@ -255,9 +270,11 @@ class RewardTraining(Algorithm):
             overall = loss_of(self._loss, difference, margin, variance).sum() / totals.pairs
             by_aspect = self._aspect_loss(part, outputs, totals)
             self._scaler.scale(overall + self._aspect_weight * by_aspect).backward()
+            widest = max(widest, widest_difference(difference.detach(), outputs.rewards.detach()))
             sums["loss"] += overall.item()
             sums["aspect_loss"] += by_aspect.item()
             sums["accuracy"] += float(correctness(difference[margin > 0]).sum()) / max(1, totals.untied)
+        self._check_collapse(number, widest)
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate[number - 1]
         optimizer_step(self._optimizer, self._trainable, where=f"step {number}", scaler=self._scaler)
@@ -266,6 +283,19 @@ class RewardTraining(Algorithm):
         if not totals.untied:
             del sums["accuracy"]
         return {**sums, **({"loss_scale": self._scaler.get_scale()} if self._scaler.is_enabled() else {})}
+
+    def _check_collapse(self, number: int, widest: float) -> None:
+        """Raise `UserError` if the rewards have been nearly the same for all pictures of a pair for too many steps.
+
+        `widest` is the largest difference in a pair of this step.
+        """
+        self._collapsed = self._collapsed + 1 if widest < COLLAPSED else 0
+        if self._collapsed == COLLAPSED_STEPS:
+            raise UserError(
+                f"step {number}: the rewards have collapsed: in {COLLAPSED_STEPS} steps in a row no two pictures of a "
+                f"pair differed by more than {widest:.0e}, so nothing is learnt; take another --backbone or --head, or "
+                "change --learning-rate"
+            )
 
     def _totals(self, groups: list[PromptPairs]) -> Totals:
         margin, preferred = margins(groups), preferred_by_aspect(groups, self._aspects)
@@ -328,6 +358,7 @@ class RewardTraining(Algorithm):
             "order": self._order,
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
+            "collapsed": self._collapsed,
             "random": random_state(self._generator),
         }
 
@@ -347,6 +378,7 @@ class RewardTraining(Algorithm):
         self.heads.load_state_dict(state["heads"])
         restore_optimizer(self._optimizer, state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
+        self._collapsed = state["collapsed"]
         restore_random_state(state["random"], self._generator)
 
 
