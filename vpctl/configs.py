@@ -85,6 +85,30 @@ PreviewEvery = Annotated[
 ]
 
 
+IMAGEREWARD = {
+    "backbone": "Salesforce/blip-itm-large-coco",
+    "head": "mlp",
+    "text_limit": 35,
+    "image_size": 224,
+    "freeze": 0.7,
+    "freeze_rule": "imagereward",
+    "batch": 4,
+    "pairs_per_step": 64,
+    "learning_rate": 1e-5,
+    "weight_decay": 0.0,
+    "loss": "bradley-terry",
+    "epochs": 10,
+}
+"""ImageReward (Xu et al. 2023, section 4.1, and its code). It starts from BLIP-L before any fine-tuning. For
+transformers, the hub has this model only after fine-tuning for retrieval."""
+PRESETS = {
+    "visionprefer": {**IMAGEREWARD, "freeze_rule": "layers"},
+    "imagereward": IMAGEREWARD,
+}
+"""Values of train-rm's options by the name of a recipe. VP-Score (VisionPrefer, section 4.1 and appendix D.1) follows
+ImageReward, and says that it freezes 70 % of the layers and trains on 64 pairs at once."""
+
+
 @dataclass(frozen=True)
 class RewardModelConfig:
     """Options of train-rm."""
@@ -109,6 +133,19 @@ class RewardModelConfig:
         int,
         option(metavar="N", min=1, max=4096, group="Training", help="Number of forward passes per optimizer step."),
     ] = 1
+    pairs_per_step: Annotated[
+        int | None,
+        option(
+            "--pairs-per-step",
+            metavar="N",
+            min=1,
+            max=1_000_000,
+            group="Training",
+            help="Unless --accumulate is given, choose it so that an optimizer step has about this many pairs. How "
+            "many pairs a prompt has depends on the data.",
+            show_default="as many as --batch and --accumulate give",
+        ),
+    ] = None
     learning_rate: LearningRate = 1e-5
     """ImageReward, section 4.1."""
     weight_decay: Annotated[
@@ -138,6 +175,32 @@ class RewardModelConfig:
         ),
     ] = "matching"
     """It can compare from the start; new layers must learn it."""
+    text_limit: Annotated[
+        int | None,
+        option(
+            "--text-limit",
+            metavar="N",
+            min=3,
+            max=77,
+            group="Model",
+            help="Number of tokens that are read of a prompt, with the special tokens. Prompts that are longer are "
+            "counted in a warning and in the model card.",
+            show_default="as many as the backbone reads, at most 77",
+        ),
+    ] = None
+    image_size: Annotated[
+        int | None,
+        option(
+            "--image-size",
+            metavar="PX",
+            min=8,
+            max=2048,
+            group="Model",
+            help="Side of the pictures that the model reads. Pictures are resized by their shorter side and cropped in "
+            "the centre, and the backbone's position embeddings are interpolated.",
+            show_default="the backbone's own size, and its own way to resize",
+        ),
+    ] = None
     freeze: Annotated[
         float,
         option(

@@ -1,5 +1,6 @@
 """train-rm's own part: which pairs are for what, and how pictures get there."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,7 +10,18 @@ import torch
 from PIL import Image
 
 from tests.conftest import Ended, Run, code_of_card, write_lines
-from vpctl.commands.train_rm import USE, Store, card, divided, grouped, learnable, preferring_without, which_epoch
+from vpctl.commands.train_rm import (
+    USE,
+    Store,
+    card,
+    divided,
+    grouped,
+    learnable,
+    passes_per_step,
+    preferring_without,
+    which_epoch,
+)
+from vpctl.configs import PRESETS, RewardModelConfig
 from vpctl.errors import UserError
 from vpctl.images.pictures import Pictures
 from vpctl.models.reward import SHAPES_BACKBONE, open_backbone, open_model
@@ -138,6 +150,60 @@ def test_ties_are_learnt_from_on_request_and_test_pairs_keep_all_aspects() -> No
     assert left["test"] == [judged]
     with pytest.raises(UserError, match="f: there are only ties to train on"):
         learnable(split, {"fidelity"}, ties=False, source="f")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--text-limit 30", "--text-limit 30: the backbone reads at most 24 tokens"),
+        ("--image-size 33", "--image-size 33: must be a multiple of 4, such as 32 or 36"),
+        ("--preset visionprefre", "--preset visionprefre: must be one of visionprefer, imagereward; did you mean"),
+        (
+            "--preset imagereward --backbone new:clip --text-limit 9",
+            "--freeze-rule imagereward: new:clip is not a BLIP",
+        ),
+    ],
+)
+def test_what_the_backbone_cannot_read_is_told_at_once(run: Run, tmp_path: Path, options: str, said: str) -> None:
+    words = options if "--preset" in options else f"{options} --backbone new:blip"
+    ended = run("train-rm", "nothing.jsonl", "--out", "rm", *words.split())
+    assert ended.code == 2
+    assert f"train-rm: error: {said}" in ended.err
+
+
+def test_a_preset_sets_what_is_not_given_and_says_so(run: Run, tmp_path: Path) -> None:
+    given = "--preset imagereward --backbone new:blip --text-limit 6 --image-size 16 --freeze 0.5".split()
+    parts = [pair("a red circle", split="train"), pair("a red circle left of a blue square", split="test")]
+    ended = train(run, tmp_path, parts, *given, "--epochs", "1")
+    assert ended.code == 0, ended.err
+    assert (
+        "--preset imagereward sets --head mlp --freeze-rule imagereward --batch 4 --pairs-per-step 64 "
+        "--learning-rate 1e-05 --weight-decay 0.0 --loss bradley-terry\n"
+    ) in ended.err
+    used = orjson.loads((tmp_path / "rm" / "run.json").read_bytes())["options"]
+    assert (used["freeze"], used["text_limit"], used["epochs"]) == (0.5, 6, 1)
+    assert (used["freeze_rule"], used["batch"], used["accumulate"]) == ("imagereward", 4, 16)
+    assert "warning: 1 of 2 prompts have more than 6 tokens: their ends are not read; see --text-limit" in ended.err
+    assert "1 of 2 prompts have more than 6 tokens: their ends are not read." in (tmp_path / "rm/README.md").read_text()
+    model = open_model(str(tmp_path / "rm"), option="")
+    assert model.tokens(["a red circle left of a blue square"])["input_ids"].shape == (1, 6)
+    assert model.pixels([Image.new("RGB", (40, 20))]).shape == (1, 3, 16, 16)
+
+
+def test_the_recipes_are_those_of_the_papers() -> None:
+    wanted = {"head": "mlp", "text_limit": 35, "image_size": 224, "freeze": 0.7, "pairs_per_step": 64}
+    for name, rule in (("visionprefer", "layers"), ("imagereward", "imagereward")):
+        recipe = PRESETS[name]
+        assert {key: recipe[key] for key in wanted} == wanted
+        assert (recipe["freeze_rule"], recipe["learning_rate"], recipe["loss"]) == (rule, 1e-5, "bradley-terry")
+        assert recipe.keys() - {"backbone"} <= {field.name for field in dataclasses.fields(RewardModelConfig)}
+
+
+@pytest.mark.parametrize(("wanted", "batch", "passes"), [(64, 4, 4), (64, 16, 1), (64, 64, 1), (6, 1, 2), (100, 2, 12)])
+def test_the_passes_of_a_step_have_about_as_many_pairs_as_are_asked_for(wanted: int, batch: int, passes: int) -> None:
+    """Of ten prompts with three and ten with five pairs: four on average."""
+    pairs = [pair(f"prompt {number}") for number in range(20) for _ in range(3 + 2 * (number % 2))]
+    assert passes_per_step(pairs, RewardModelConfig(pairs_per_step=wanted, batch=batch)) == passes
 
 
 def test_without_validation_pairs_the_last_epoch_is_kept_and_it_is_told() -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import orjson
 
 from .. import progress
-from ..configs import RewardModelConfig
+from ..configs import PRESETS, RewardModelConfig
 from ..errors import RecordFailed, UserError
 from ..images.folders import Folders
 from ..models import sources
@@ -110,6 +110,17 @@ def train_rm(
             show_default="the small BLIP of the shapes world",
         ),
     ] = "",
+    preset: Annotated[
+        str,
+        option(
+            "--preset",
+            choices=tuple(PRESETS),
+            presets=PRESETS,
+            group="Training",
+            help="Recipe of a paper: values for the other options, which are printed. An option that is given wins.",
+            show_default="none",
+        ),
+    ] = "",
     root: Roots = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -142,6 +153,9 @@ def train_rm(
             --out vp-score/
     """
     sources.check_backbone(backbone)
+    if preset:
+        progress.note(f"--preset {preset} sets {preset_values(preset, {'backbone': backbone, **vars(config)})}")
+    check_sizes(backbone, config)
     for_blip = {"--freeze-rule imagereward": config.freeze_rule == "imagereward", "--head mlp": config.head == "mlp"}
     for chosen in (name for name, is_so in for_blip.items() if is_so):
         if kind_of(backbone) != "blip":
@@ -173,6 +187,8 @@ def train_rm(
     pictures = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in everything)
     Folders([folder_of(pairs), *(root or [])], piped=is_stream(pairs)).check(pictures)
     split = learnable(split, left_out, ties=config.loss == "ties", source=pairs)
+    if config.pairs_per_step and config.accumulate == 1:
+        config = dataclasses.replace(config, accumulate=passes_per_step(split["train"], config))
     asked = {"pairs": absolute_path(pairs), "backbone": backbone, "seed": seed, **dataclasses.asdict(config)}
     data = {
         "data": digest([[*map(_pair_id, part)] for part in split.values()]),
@@ -187,6 +203,7 @@ def train_rm(
         from ..tuning.freezing import freeze
         from ..tuning.loop import train
         from ..tuning.reward import RewardTraining, correct, measure
+        from ..tuning.sizes import limit_text, with_pictures_of
 
         if near := nearly_equal(prompts):
             progress.warn(
@@ -195,6 +212,11 @@ def train_rm(
                 "on them may be too high"
             )
         model = open_backbone(backbone, seed=seed)
+        if config.text_limit:
+            limit_text(model, config.text_limit)
+        if config.image_size:
+            model = with_pictures_of(model, config.image_size)
+        cut = count_too_long(model, prompts)
         store = Store(model, Pictures([folder_of(pairs), *(root or [])]))
         groups = {name: grouped(part, store) for name, part in split.items()}
         freeze(model.backbone, config.freeze, config.freeze_rule)
@@ -216,7 +238,7 @@ def train_rm(
         right = correct(model, groups["test"], store.load, config.batch, where)
         accuracy = bootstrap(*zip(*right, strict=True)) if right else None
         near_tests = sum(one.part == "test" for one in near)
-        said = card(asked, split, kept, accuracy, model.backbone.config.model_type, near_tests)
+        said = card(asked, split, kept, accuracy, model.backbone.config.model_type, near_tests, cut)
         with run.results() as folder:
             model.save(folder)
             algorithm.heads.save(folder)
@@ -235,8 +257,61 @@ def kind_of(backbone: str) -> str:
     """The kind of model that a valid --backbone names: blip or clip."""
     if not backbone or backbone.startswith("new:"):
         return backbone.removeprefix("new:") or "blip"
-    kind: str = sources.check("reward", backbone, option="--backbone ").config("config.json")["model_type"]
+    kind: str = config_of(backbone)["model_type"]
     return kind
+
+
+def config_of(backbone: str) -> dict[str, Any]:
+    """The configuration of a valid --backbone. The small ones have that of the shapes world's."""
+    packaged = not backbone or backbone.startswith("new:")
+    source = str(Path(__file__).parent.parent / "shapes" / "weights" / "backbone") if packaged else backbone
+    return sources.check("reward", source, option="--backbone ").config("config.json")
+
+
+def check_sizes(backbone: str, config: RewardModelConfig) -> None:
+    """Raise `UserError` if the backbone cannot read so many tokens, or pictures of this size."""
+    if config.text_limit is None and config.image_size is None:
+        return
+    said = config_of(backbone)
+    most = said.get("text_config", {}).get("max_position_embeddings")
+    if config.text_limit and most and config.text_limit > most:
+        raise UserError(f"--text-limit {config.text_limit}: the backbone reads at most {most} tokens")
+    patch = said.get("vision_config", {}).get("patch_size")
+    if config.image_size and patch and config.image_size % patch:
+        below = config.image_size // patch * patch
+        near = " or ".join(str(size) for size in (below, below + patch) if size)
+        raise UserError(f"--image-size {config.image_size}: must be a multiple of {patch}, such as {near}")
+
+
+def preset_values(preset: str, values: Mapping[str, Any]) -> str:
+    """The options that a preset has set. `values` are those of the run, among them options that were given."""
+    held = {name: value for name, value in PRESETS[preset].items() if values[name] == value}
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in held.items())
+
+
+def passes_per_step(pairs: Sequence[Pair], config: RewardModelConfig) -> int:
+    """The number of forward passes that have about `pairs_per_step` of these pairs, at least one."""
+    assert config.pairs_per_step
+    prompts = len({prompt_key(pair) for pair in pairs})
+    passes = max(1, round(config.pairs_per_step * prompts / len(pairs) / config.batch))
+    progress.note(
+        f"an optimizer step has {passes} × {progress.plural(config.batch, 'prompt')}, each with "
+        f"{len(pairs) / prompts:.1f} pairs on average"
+    )
+    return passes
+
+
+def count_too_long(model: "RewardModel", prompts: Mapping[str, Sequence[str]]) -> str:
+    """Says how many prompts are too long to be read whole, and warns of them; empty if none is."""
+    from ..tuning.sizes import too_long
+
+    every = list(chain.from_iterable(prompts.values()))
+    number, limit = too_long(model, every), model.tokenizer.model_max_length
+    if not number:
+        return ""
+    said = f"{number} of {progress.plural(len(every), 'prompt')} have more than {limit} tokens"
+    progress.warn(f"{said}: their ends are not read; see --text-limit")
+    return said
 
 
 def divided(pairs: list[Pair], source: str) -> dict[str, list[Pair]]:
@@ -338,8 +413,12 @@ def card(
     accuracy: "Interval | None",
     kind: str,
     near: int = 0,
+    cut: str = "",
 ) -> str:
-    """The model card. `near` is the number of test prompts that are nearly equal to a prompt of another part."""
+    """The model card. `near` is the number of test prompts that are nearly equal to a prompt of another part.
+
+    `cut` says how many prompts were too long.
+    """
     measured = "No test pairs were held out, so its accuracy is not known."
     if accuracy:
         measured = (
@@ -353,6 +432,7 @@ def card(
     return CARD.format(
         use=USE[kind],
         start=asked["backbone"] or "the shapes world's backbone",
+        cut=f" {cut}: their ends are not read." if cut else "",
         kept=f"{(sentence := which_epoch(kept))[0].upper()}{sentence[1:]}.",
         measured=measured,
         train=len(split["train"]),
@@ -393,7 +473,7 @@ from {start} on {train} preference pairs of {prompts} prompts, with the Bradley-
 
 {measured}
 
-{kept}
+{kept}{cut}
 
 ## Use
 
