@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 from typing import Any, cast
+from xml.etree import ElementTree
 
 import orjson
 import pytest
@@ -18,7 +19,9 @@ from vpctl.commands.train_rm import (
     grouped,
     learnable,
     passes_per_step,
+    plots,
     preferring_without,
+    share_of,
     which_epoch,
 )
 from vpctl.configs import PRESETS, RewardModelConfig
@@ -26,6 +29,7 @@ from vpctl.errors import UserError
 from vpctl.images.pictures import Pictures
 from vpctl.models.reward import SHAPES_BACKBONE, open_backbone, open_model
 from vpctl.records import Pair
+from vpctl.report.intervals import Interval
 from vpctl.rewards import vp
 from vpctl.tuning.reward import Comparison, Kept, PromptPairs
 
@@ -206,6 +210,48 @@ def test_the_passes_of_a_step_have_about_as_many_pairs_as_are_asked_for(wanted: 
     assert passes_per_step(pairs, RewardModelConfig(pairs_per_step=wanted, batch=batch)) == passes
 
 
+def test_a_smaller_share_of_the_data_is_a_part_of_a_larger_one() -> None:
+    pairs = [
+        {**pair(f"prompt {number // 3}"), "prompt_id": f"{number // 3}" + "-original" * (number % 3 == 0)}
+        for number in range(300)
+    ]
+    before: set[str] = set()
+    for share, prompts in ((0.001, 1), (0.1, 10), (0.101, 11), (0.3, 30), (1.0, 100)):
+        found = share_of(cast(list[Pair], pairs), share)
+        kept = {one["prompt"] for one in found}
+        assert (len(kept), len(found)) == (prompts, 3 * prompts), "with all pairs of both forms of a prompt"
+        assert before <= kept
+        before = kept
+    assert share_of(cast(list[Pair], pairs[::-1]), 1.0) == pairs[::-1]
+
+
+def test_the_card_says_what_the_numbers_are_of() -> None:
+    """Of two prompts, three pairs to learn from and one to test, judged by two annotators."""
+    judged: Pair = {**pair("p"), "annotators": ["openai:gpt-4o", "human:anna"]}
+    split = {"train": [judged, pair("p"), pair("q")], "validation": [], "test": [pair("r")]}
+    asked = {"backbone": "", "loss": "margin", "without": ["fidelity"], "head": "mlp"}
+    shown = card(asked, split, Kept(3, 5, 0.25, 0.9), Interval(0.75, 0.5, 1.0, 4), "blip", heads=["log_std"])
+    for said in (
+        "from the shapes world's backbone, with the margin loss.",
+        "Accuracy on 4 held-out pairs: **0.750** (95 % interval 0.500 to 1.000, bootstrap over prompts).",
+        "Kept the weights of epoch 3 of 5, whose validation loss is the lowest: 0.2500 (accuracy 0.900).",
+        "Left out of what is learnt, but not of the test pairs: fidelity.",
+        "| train | 2 | 3 |\n| validation | 0 | 0 |\n| test | 1 | 1 |",
+        "The pairs were judged by human:anna, openai:gpt-4o.",
+        "`heads.safetensors` holds more heads: log_std.",
+    ):
+        assert said in shown
+    assert "heads.safetensors" not in card(asked, split, Kept(3, 5), None, "blip")
+
+
+def test_metrics_that_cannot_be_read_leave_the_model_without_plots(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text("no JSON\n")
+    assert plots(str(tmp_path), Kept(1, 1)) == {}
+    assert "warning: no plots: " in capsys.readouterr().err
+
+
 def test_without_validation_pairs_the_last_epoch_is_kept_and_it_is_told() -> None:
     assert which_epoch(Kept(4, 4)) == "no pairs are in split validation: kept the weights of the last epoch, 4"
 
@@ -233,6 +279,10 @@ def test_nearly_equal_prompts_and_the_epoch_that_is_kept_are_told_and_in_the_car
     said = f"ept the weights of epoch {losses.index(min(losses)) + 1} of 3, whose validation loss is the lowest: "
     assert f"train-rm: k{said}{min(losses):.4f} (accuracy " in ended.err
     assert f"K{said}{min(losses):.4f}" in card
+    for name in ("loss", "accuracy"):
+        drawn = ElementTree.parse(tmp_path / "rm" / f"{name}.svg").getroot()
+        assert len(drawn.findall(".//{*}circle")) == 6, "three steps and three validations"
+        assert {"kept"} < {text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")}
 
 
 @pytest.mark.parametrize(

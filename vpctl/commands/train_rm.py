@@ -1,6 +1,7 @@
 """Train a reward model on preference pairs."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -19,7 +20,7 @@ from ..models.folder import SCALE_FILE
 from ..options import Device, Pairs, Roots, RunFolder, Seed, option, options
 from ..prompts.duplicates import plain
 from ..prompts.leaks import nearly_equal, same_words
-from ..records import Pair, digest, fingerprint, prompt_key, split_of
+from ..records import ORIGINAL_SUFFIX, Pair, digest, fingerprint, prompt_key, split_of
 from ..streams.joins import ConsistencyChecker
 from ..streams.places import absolute_path, folder_of, is_stream
 from ..streams.reading import located
@@ -137,13 +138,14 @@ def train_rm(
     prompts become validation and 10 % test. The same prompt in two parts is an error. Prompts that are nearly equal to
     a prompt of another part are counted in a warning and in the model card.
 
-    The loss is the negative log-likelihood of the Bradley-Terry model, as in VisionPrefer (Wu et al. 2024, arXiv
-    2404.15100, section 4.1). The choice of frozen layers and the decay of the learning rate follow ImageReward (Xu et
-    al. 2023, arXiv 2304.05977).
+    By default, the loss is the negative log-likelihood of the Bradley-Terry model, as in VisionPrefer (Wu et al. 2024,
+    arXiv 2404.15100, section 4.1). The choice of frozen layers and the decay of the learning rate follow ImageReward
+    (Xu et al. 2023, arXiv 2304.05977).
 
     The output folder is a transformers model with its tokenizer and image processor. vpctl uses it as the reward
     vp:DIR. The model card shows how to use it with transformers and without vpctl. The folder also holds the files
-    of the training: options in run.json, and metrics in metrics.jsonl and in files for TensorBoard.
+    of the training: options in run.json, metrics in metrics.jsonl and in files for TensorBoard, and plots of loss and
+    accuracy as SVG.
 
     Examples:
 
@@ -187,6 +189,7 @@ def train_rm(
     pictures = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in everything)
     Folders([folder_of(pairs), *(root or [])], piped=is_stream(pairs)).check(pictures)
     split = learnable(split, left_out, ties=config.loss == "ties", source=pairs)
+    split["train"] = share_of(split["train"], config.data_fraction)
     if config.pairs_per_step and config.accumulate == 1:
         config = dataclasses.replace(config, accumulate=passes_per_step(split["train"], config))
     asked = {"pairs": absolute_path(pairs), "backbone": backbone, "seed": seed, **dataclasses.asdict(config)}
@@ -238,12 +241,15 @@ def train_rm(
         right = correct(model, groups["test"], store.load, config.batch, where)
         accuracy = bootstrap(*zip(*right, strict=True)) if right else None
         near_tests = sum(one.part == "test" for one in near)
-        said = card(asked, split, kept, accuracy, model.backbone.config.model_type, near_tests, cut)
+        kind, heads = model.backbone.config.model_type, algorithm.heads.names
+        said = card(asked, split, kept, accuracy, kind, near=near_tests, cut=cut, heads=heads)
         with run.results() as folder:
             model.save(folder)
             algorithm.heads.save(folder)
             write_scale(folder, trained.mean, trained.std)
             (folder / "README.md").write_text(said, encoding="utf-8")
+            for name, drawn in plots(out, kept).items():
+                (folder / name).write_text(drawn, encoding="utf-8")
     progress.note(which_epoch(kept))
     if accuracy:
         progress.note(
@@ -354,6 +360,18 @@ def learnable(
     return found
 
 
+def share_of(pairs: Sequence[Pair], share: float) -> list[Pair]:
+    """The pairs of this share of the prompts, at least one.
+
+    Prompts are ordered by a hash of their id, so that a smaller share is a part of a larger one, whatever the seed.
+    Both forms of a prompt, original and polished, stay together.
+    """
+    key = {one: one.removesuffix(ORIGINAL_SUFFIX) for one in map(prompt_key, pairs)}
+    order = sorted(set(key.values()), key=lambda one: digest(["fraction", one]))
+    kept = set(order[: max(1, math.ceil(share * len(order) - 1e-9))])
+    return [pair for pair in pairs if key[prompt_key(pair)] in kept]
+
+
 def preferring_without(pair: Pair, left_out: Collection[str]) -> Pair:
     """The pair as its other aspects prefer: its margin is their mean, and the better picture is the chosen one.
 
@@ -407,17 +425,20 @@ def write_scale(folder: Path, mean: float, std: float) -> None:
 
 
 def card(
-    asked: dict[str, Any],
-    split: dict[str, list[Pair]],
+    asked: Mapping[str, Any],
+    split: Mapping[str, list[Pair]],
     kept: "Kept",
     accuracy: "Interval | None",
     kind: str,
+    *,
     near: int = 0,
     cut: str = "",
+    heads: Sequence[str] = (),
 ) -> str:
-    """The model card. `near` is the number of test prompts that are nearly equal to a prompt of another part.
+    """The model card of a run with the options `asked`.
 
-    `cut` says how many prompts were too long.
+    `near` is the number of test prompts that are nearly equal to a prompt of another part. `cut` says how many prompts
+    were too long. `heads` are the names of the heads beside the overall one.
     """
     measured = "No test pairs were held out, so its accuracy is not known."
     if accuracy:
@@ -425,20 +446,50 @@ def card(
             f"Accuracy on {progress.plural(accuracy.n, 'held-out pair')}: **{accuracy.value:.3f}** "
             f"(95 % interval {accuracy.low:.3f} to {accuracy.high:.3f}, bootstrap over prompts)."
         )
-        if near:
-            measured += f" Nearly equal to a prompt of another part: {progress.plural(near, 'test prompt')}."
+    notes = [f"{(sentence := which_epoch(kept))[0].upper()}{sentence[1:]}."]
+    if accuracy and near:
+        notes.append(f"Nearly equal to a prompt of another part: {progress.plural(near, 'test prompt')}.")
+    if left_out := asked.get("without"):
+        notes.append(f"Left out of what is learnt, but not of the test pairs: {', '.join(left_out)}.")
+    if cut:
+        notes.append(f"{cut}: their ends are not read.")
+    data = [f"| {name} | {len({*map(prompt_key, part)})} | {len(part)} |" for name, part in split.items()]
+    judges = sorted({name for part in split.values() for pair in part for name in pair.get("annotators", ())})
     shown = {name: value for name, value in asked.items() if value not in ("", None)}
-    parameters = "\n".join(f"| {name} | {value} |" for name, value in shown.items())
     return CARD.format(
         use=USE[kind],
         start=asked["backbone"] or "the shapes world's backbone",
-        cut=f" {cut}: their ends are not read." if cut else "",
-        kept=f"{(sentence := which_epoch(kept))[0].upper()}{sentence[1:]}.",
+        loss=asked.get("loss", RewardModelConfig.loss),
         measured=measured,
-        train=len(split["train"]),
-        prompts=len({prompt_key(pair) for pair in split["train"]}),
-        parameters=parameters,
+        notes="\n".join(notes),
+        data="\n".join(data),
+        judges=f"The pairs were judged by {', '.join(judges)}." if judges else "The pairs do not say who judged them.",
+        heads=HEADS.format(names=", ".join(heads)) if heads else "",
+        parameters="\n".join(f"| {name} | {value} |" for name, value in shown.items()),
     )
+
+
+def plots(run: str, kept: "Kept") -> dict[str, str]:
+    """The plots of a finished run, SVG by file name: loss and accuracy by step, with the epoch that was kept.
+
+    If its metrics cannot be read, this is a warning, and there are no plots: the model is worth more.
+    """
+    from ..report.page import read_metrics
+    from ..report.plots import plot
+
+    try:
+        metrics = read_metrics(run)
+    except UserError as error:
+        progress.warn(f"no plots: {error}")
+        return {}
+    validated = [step for step, _ in metrics.get("validation_loss", [])]
+    mark = (validated[kept.epoch - 1], "kept") if len(validated) >= kept.epoch else None
+    found = {}
+    for name in ("loss", "accuracy"):
+        keys = {"training": name, "validation": f"validation_{name}"}
+        if series := {part: metrics[key] for part, key in keys.items() if key in metrics}:
+            found[f"{name}.svg"] = plot(f"{name} by step", series, mark=mark)
+    return found
 
 
 USE = {
@@ -458,6 +509,13 @@ USE = {
 }
 """By kind of model, how transformers alone computes its reward."""
 
+HEADS = """
+`heads.safetensors` holds more heads: {names}. They are affine functions of the features that the reward is an affine
+function of: for a BLIP model the text encoder's first token, for a CLIP model the product of the embeddings of picture
+and prompt, each scaled to a mean square of 1. `log_std` is the logarithm of the reward's standard deviation; the others
+are rewards by aspect.
+"""
+
 CARD = """---
 library_name: transformers
 tags:
@@ -469,11 +527,11 @@ tags:
 # Reward model
 
 How much people, or a multimodal model in their place, would like a picture for a prompt. Trained by `vpctl train-rm`
-from {start} on {train} preference pairs of {prompts} prompts, with the Bradley-Terry loss.
+from {start}, with the {loss} loss.
 
 {measured}
 
-{kept}{cut}
+{notes}
 
 ## Use
 
@@ -483,10 +541,24 @@ It is a plain transformers model. For a BLIP model, the reward is the difference
 model, it is the logit of picture and text. vpctl subtracts the `mean` in `reward.json` and divides by its `std`.
 
 {use}
+{heads}
+## Limits
 
-Compare rewards only between pictures of one prompt. Rewards are unreliable for pictures unlike the training pictures.
+Compare rewards only between pictures of one prompt. Rewards are unreliable for pictures and prompts unlike those of the
+training. The accuracy is agreement with the judges of these pairs, whose errors the model learns too. A model that is
+tuned with this reward can find pictures that it likes and people do not.
+
+## Data
+
+| part | prompts | pairs |
+|---|---|---|
+{data}
+
+{judges}
 
 ## Training
+
+`loss.svg` and `accuracy.svg` show the training, and `metrics.jsonl` has their numbers.
 
 | option | value |
 |---|---|

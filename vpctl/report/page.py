@@ -274,7 +274,7 @@ def tables(reports: list[ReportData]) -> list[Table]:
     for metric, group in groups.items():
         keys = [key for key in TEXTS if any(key in report for report in group)]
         ends = [report[key] for report in group for key in ("value", "low", "high")]
-        found.append(Table(metric, keys, group, Axis(0.0, 1.0) if metric in SHARES else Axis(*_ends(ends, 0.05))))
+        found.append(Table(metric, keys, group, Axis(0.0, 1.0) if metric in SHARES else Axis(*axis_ends(ends, 0.05))))
     return found
 
 
@@ -518,8 +518,8 @@ def curve(name: str, points: list[Point]) -> Curve:
     Values that cannot be drawn are left out and counted. The moving mean is computed before the points are thinned.
     """
     drawn = [point for point in points if drawable(point[1])]
-    steps = Axis(*_ends([step for step, _ in points], 0.0), FRAME.left, FRAME.right)
-    values = Axis(*_ends([value for _, value in drawn], 0.05), FRAME.bottom, FRAME.top)
+    steps = Axis(*axis_ends([step for step, _ in points], 0.0), FRAME.left, FRAME.right)
+    values = Axis(*axis_ends([value for _, value in drawn], 0.05), FRAME.bottom, FRAME.top)
     line, mean = (
         [(steps.place(step), values.place(value)) for step, value in downsampled(one)]
         for one in (drawn, moving_mean(drawn))
@@ -557,7 +557,7 @@ def downsampled(points: list[Point]) -> list[Point]:
     return [*kept, points[-1]]
 
 
-def _ends(values: Sequence[float], margin: float) -> tuple[float, float]:
+def axis_ends(values: Sequence[float], margin: float) -> tuple[float, float]:
     """The ends of an axis for the values, with `margin` (a share of their range) added on both sides.
 
     If the values are nearly equal, the axis is much wider than their range, so that they look equal.
