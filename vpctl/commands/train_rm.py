@@ -151,8 +151,10 @@ def train_rm(
 
         vpctl train-rm pairs.jsonl --out vp-score/
 
+        vpctl train-rm pairs.jsonl --preset visionprefer --out vp-score/
+
         vpctl train-rm pairs.jsonl --backbone Salesforce/blip-itm-large-coco
-            --out vp-score/
+            --aspect-weight 1 --patience 2 --dtype bfloat16 --out vp-score/
     """
     sources.check_backbone(backbone)
     if preset:
@@ -250,6 +252,8 @@ def train_rm(
             (folder / "README.md").write_text(said, encoding="utf-8")
             for name, drawn in plots(out, kept).items():
                 (folder / name).write_text(drawn, encoding="utf-8")
+    if kept.epochs < config.epochs:
+        progress.note(f"stopped early, after epoch {kept.epochs} of {config.epochs}: see --patience")
     progress.note(which_epoch(kept))
     if accuracy:
         progress.note(

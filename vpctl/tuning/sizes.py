@@ -35,7 +35,8 @@ def with_pictures_of(model: RewardModel, side: int) -> RewardModel:
     patches = side // vision.patch_size
     if isinstance(backbone, CLIPModel):
         positions = resized(embeddings.position_embedding.weight.detach(), patches)
-        embeddings.position_embedding = nn.Embedding.from_pretrained(positions, freeze=False)
+        embeddings.position_embedding = nn.Embedding(*positions.shape)
+        embeddings.position_embedding.weight = nn.Parameter(positions)
         embeddings.position_ids = torch.arange(len(positions))[None]
     else:
         embeddings.position_embedding = nn.Parameter(resized(embeddings.position_embedding.detach()[0], patches)[None])
