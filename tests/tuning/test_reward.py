@@ -179,9 +179,10 @@ def test_a_resumed_run_in_half_precision_ends_with_the_very_weights(
     made: tuple[list[PromptPairs], torch.Tensor], tmp_path: Path, dtype: str
 ) -> None:
     whole, cut, again = (open_backbone("new:clip", seed=1) for _ in range(3))
-    run_training(whole, made, tmp_path / "whole", dtype=dtype)
-    run_training(cut, made, tmp_path / "cut", stop=5, dtype=dtype)
-    run_training(again, made, tmp_path / "cut", dtype=dtype)
+    how: dict[str, Any] = {"dtype": dtype, "epochs": 1, "batch": 5}
+    run_training(whole, made, tmp_path / "whole", **how)
+    run_training(cut, made, tmp_path / "cut", stop=3, **how)
+    run_training(again, made, tmp_path / "cut", **how)
     for name, weight in whole.state_dict().items():
         assert torch.equal(again.state_dict()[name], weight), name
     assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "cut" / "metrics.jsonl").read_bytes()
@@ -263,16 +264,17 @@ def test_patience_ends_the_training_and_keeps_the_epoch_before_it_got_worse(
     groups, pixels = easy
     misled = [*groups[:20], *(group._replace(pairs=[Comparison(1, 0)]) for group in groups[20:])], pixels
     whole, again = (open_backbone("new:clip", seed=1) for _ in range(2))
-    kept = run_training(whole, misled, tmp_path / "whole", epochs=9, patience=2)
+    how: dict[str, Any] = {"epochs": 9, "batch": 20, "patience": 2, "save_every": 1}
+    kept = run_training(whole, misled, tmp_path / "whole", **how)
     assert kept is not None
     assert (kept.epoch, kept.epochs) == (1, 3)
     logged = [orjson.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_bytes().splitlines()]
-    assert max(line["step"] for line in logged) == 3 * 3, "20 prompts in batches of 8"
+    assert max(line["step"] for line in logged) == 3, "a step is an epoch"
     assert kept.loss == next(line["validation_loss"] for line in logged if "validation_loss" in line)
-    for stop in (7, 9):
+    for stop in (2, 3):
         cut, folder = open_backbone("new:clip", seed=1), tmp_path / f"cut-{stop}"
-        assert run_training(cut, misled, folder, stop=stop, epochs=9, patience=2, save_every=1) is None
-        assert run_training(again, misled, folder, epochs=9, patience=2, save_every=1) == kept
+        assert run_training(cut, misled, folder, stop=stop, **how) is None
+        assert run_training(again, misled, folder, **how) == kept
         for name, weight in whole.state_dict().items():
             assert torch.equal(again.state_dict()[name], weight), name
 
@@ -291,7 +293,7 @@ def test_heads_of_aspects_are_trained_together_with_the_overall_one(
     groups, pixels = easy
     aspects = {"aesthetic": 1.0, "fidelity": -1.0}
     judged = [group._replace(pairs=[Comparison(0, 1, 1.0, aspects)]) for group in groups]
-    settings = RewardModelConfig(epochs=12, batch=8, learning_rate=1e-2, freeze=0.7, aspect_weight=1.0)
+    settings = RewardModelConfig(epochs=12, batch=20, learning_rate=2e-2, freeze=0.7, aspect_weight=1.0)
     model = open_backbone(kind, seed=1)
     how: dict[str, Any] = {"seed": 0, "device": CPU, "aspects": ["aesthetic", "fidelity"]}
     algorithm = RewardTraining(model, judged[:20], [], lambda numbers: pixels[numbers], settings, **how)
@@ -314,7 +316,7 @@ def test_heads_of_aspects_are_trained_together_with_the_overall_one(
 
 def test_a_deviation_is_learnt_beside_the_reward(made: tuple[list[PromptPairs], torch.Tensor], tmp_path: Path) -> None:
     groups, pixels = made
-    settings = RewardModelConfig(epochs=3, learning_rate=1e-3, freeze=0.0, loss="uncertainty")
+    settings = RewardModelConfig(epochs=2, learning_rate=1e-3, freeze=0.7, loss="uncertainty")
     model = open_backbone("", seed=1)
     algorithm = RewardTraining(model, groups, [], lambda numbers: pixels[numbers], settings, seed=0, device=CPU)
     features = features_of(model, groups, pixels, CPU).detach()
@@ -356,7 +358,7 @@ def test_the_dead_head_of_imagereward_is_told_and_the_same_head_with_another_sta
 ) -> None:
     """Its five layers as they are published: all weights of a deviation of 1 / (768 + 1), no bias."""
     groups, pixels = made
-    settings = RewardModelConfig(epochs=20, batch=16, learning_rate=1e-5, head="mlp")
+    settings = RewardModelConfig(epochs=20, batch=4, learning_rate=1e-5, head="mlp")
     for dead in (True, False):
         model = open_backbone("", seed=0)
         algorithm = RewardTraining(model, groups, [], lambda numbers: pixels[numbers], settings, seed=0, device=CPU)
