@@ -45,7 +45,7 @@ class Pictures:
                         "in total"
                     )
                 opened.load()
-                return _as_rgb(opened)
+                return as_rgb(opened)
         except RecordFailed:
             raise
         except UnidentifiedImageError:
@@ -55,8 +55,11 @@ class Pictures:
             raise RecordFailed(f"{path}: cannot be decoded: {reason.lower()}") from None
 
 
-def _as_rgb(picture: Image.Image) -> Image.Image:
-    """Convert a picture to upright RGB on white. It is converted in strips, so that at most two full copies exist."""
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """The picture as upright RGB, on white if it is transparent.
+
+    It is converted in strips, so that at most two full copies exist.
+    """
     turned = picture
     if picture.getexif().get(0x0112, 1) != 1:
         from PIL import ImageOps

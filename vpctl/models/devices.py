@@ -22,6 +22,11 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
+def resolve_dtype(dtype: str) -> torch.dtype:
+    """The precision with this name: float32, bfloat16 or float16. An empty name is float32."""
+    return {"": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+
+
 def half_on_gpu(device: torch.device) -> torch.dtype:
     """The precision for inference: float16 on a GPU, and float32 on a CPU, where float16 is slow."""
     return torch.float32 if device.type == "cpu" else torch.float16
