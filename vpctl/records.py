@@ -76,6 +76,12 @@ class Image(TypedDict):
     scores: NotRequired[
         Annotated[dict[str, float], "Raw score of each reward, by the SPEC of the reward; higher is better."]
     ]
+    percentiles: NotRequired[
+        Annotated[
+            dict[str, float],
+            "By the SPEC of the reward: the percentage of reference pictures with a lower score; see score --calibrate.",
+        ]
+    ]
 
 
 class Judgement(TypedDict):

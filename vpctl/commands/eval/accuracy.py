@@ -72,15 +72,15 @@ def accuracy(
     Folders([folder_of(pairs), *(root or [])], piped=is_stream(pairs)).check(path for _, path in asked)
     with Replacement(out, [pairs]) as sink:
         from ...images.pictures import Pictures
-        from ...models.scoring import compute_scores, load_batches
+        from ...models.scoring import load_batches
 
         records = [{"prompt": prompt, "file_name": path} for prompt, path in asked]
         rewards = {spec: plugins.load("reward", spec, device=device) for spec in dict.fromkeys(specs)}
         pictures = Pictures([folder_of(pairs), *(root or [])])
         scores: dict[tuple[str, str], dict[str, float]] = {}
         with progress.Counter("pictures", len(records)) as counter:
-            for some in load_batches(records, pictures.open, most=batch):
-                found, failures = some.with_scores(compute_scores(rewards, some.pictures, some.prompts))
+            for some in load_batches(records, pictures, rewards, most=batch):
+                found, failures = some.scored(rewards)
                 if failures:
                     raise UserError(str(failures[0]))
                 for record, by_reward in found:
