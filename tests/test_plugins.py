@@ -107,7 +107,8 @@ def test_arguments_are_offered_once_a_single_plug_in_is_left(tmp_path: Path, mon
         return [spec for spec, _ in plugins.completions(kind, typed)]
 
     assert offered("reward", "") == [*plugins.catalog("reward")]
-    assert offered("reward", "v") == ["vp", "vp:runs/"]
+    assert offered("reward", "v") == ["vp", "vqascore"]
+    assert offered("reward", "vq") == ["vqascore", "vqascore:runs/"]
     assert offered("reward", "vp:") == ["vp:runs/"]
     assert offered("reward", "vp:.") == ["vp:.hidden/"]
     assert offered("reward", "vp:runs/") == ["vp:runs/a/", "vp:runs/b/"]
@@ -224,7 +225,7 @@ def test_every_plug_in_keeps_the_contract(kind: str, path: Path) -> None:
     assert [argument.arg for argument in load.args.args] == ["argument"]
     device, *settings = [argument.arg for argument in load.args.kwonlyargs]
     assert device == "device"
-    assert set(settings) <= {"server", "pictures", "folder"}, "what commands have to give"
+    assert set(settings) <= {"server", "pictures", "folder", "dtype"}, "what commands have to give"
     assert ast.unparse(load.args.kw_defaults[0] or ast.Constant(None)) == "'auto'"
     assert not load.args.defaults
     assert ast.get_docstring(load)
