@@ -107,7 +107,8 @@ def test_arguments_are_offered_once_a_single_plug_in_is_left(tmp_path: Path, mon
         return [spec for spec, _ in plugins.completions(kind, typed)]
 
     assert offered("reward", "") == [*plugins.catalog("reward")]
-    assert offered("reward", "v") == ["vp", "vp:runs/"]
+    assert offered("reward", "v") == ["vp", "vqascore"]
+    assert offered("reward", "vq") == ["vqascore", "vqascore:runs/"]
     assert offered("reward", "vp:") == ["vp:runs/"]
     assert offered("reward", "vp:.") == ["vp:.hidden/"]
     assert offered("reward", "vp:runs/") == ["vp:runs/a/", "vp:runs/b/"]

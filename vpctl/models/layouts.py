@@ -99,10 +99,9 @@ def blip(state: State, *, where: str) -> BlipForImageTextRetrieval:
         found = _renamed(rest, _BLIP_NAMES, _BLIP_UNUSED, where=where)
         found["itm_head.weight"] = torch.stack([torch.zeros_like(weight[0]), weight[0]])
         found["itm_head.bias"] = torch.stack([torch.zeros_like(bias[0]), bias[0]])
-        model: BlipForImageTextRetrieval = hub.filled(
-            BlipForImageTextRetrieval, _blip_config(found), found, where=where
-        )
-        return model
+        config = _blip_config(found)
+    model: BlipForImageTextRetrieval = hub.filled(BlipForImageTextRetrieval, config, found, where=where)
+    return model
 
 
 def _blip_config(state: State) -> BlipConfig:
@@ -146,8 +145,9 @@ def open_clip(state: State, *, where: str) -> CLIPModel:
                 for theirs, ours in _OPEN_CLIP_IN_LAYER.items():
                     name = name.replace(f".{theirs}", f".{ours}")
                 found[name] = value.T if name.endswith("_projection.weight") else value
-        model: CLIPModel = hub.filled(CLIPModel, _clip_config(found), found, where=where)
-        return model
+        config = _clip_config(found)
+    model: CLIPModel = hub.filled(CLIPModel, config, found, where=where)
+    return model
 
 
 def _clip_config(state: State) -> CLIPConfig:

@@ -1,4 +1,4 @@
-"""Makes the scores of different rewards comparable: the percentile of a score among the scores of reference pictures."""
+"""Makes scores of different rewards comparable: the percentile of a score among those of reference pictures."""
 
 import json
 import math
