@@ -94,13 +94,18 @@ def load_batches(
         with sharing():
             return record, {spec: reward.prepare(picture) for spec, reward in rewards.items()}
 
-    def is_large(record: R | RecordFailed) -> bool:
-        try:
-            return not isinstance(record, RecordFailed) and math.prod(album.size(record["file_name"])) >= LARGE
-        except RecordFailed:
-            return False  # it fails again when it is opened
+    def sized() -> Iterator[tuple[R | RecordFailed, bool]]:
+        """The records, and whether their pictures are large. A record without a picture becomes its failure."""
+        for record in records:
+            if isinstance(record, RecordFailed):
+                yield record, False
+                continue
+            try:
+                yield record, math.prod(album.size(record["file_name"])) >= LARGE
+            except RecordFailed as failure:
+                yield failure, False
 
-    for items in ahead(batches(_in_threads(prepared, records, is_large), most, _pixels), is_large=_fills_memory):
+    for items in ahead(batches(_in_threads(prepared, sized()), most, _pixels), is_large=_fills_memory):
         failures = [one for one in items if isinstance(one, RecordFailed)]
         pairs = [one for one in items if not isinstance(one, RecordFailed)]
         inputs = {spec: [inputs[spec] for _, inputs in pairs] for spec in rewards}
@@ -111,14 +116,12 @@ def load_batches(
             column.clear()
 
 
-def _in_threads(work: Callable[[T], S], items: Iterable[T], is_alone: Callable[[T], bool]) -> Iterator[S]:
-    """The results of `work`, in order. It runs in several threads, but alone for an item for which `is_alone`."""
+def _in_threads(work: Callable[[T], S], items: Iterable[tuple[T, bool]]) -> Iterator[S]:
+    """The results of `work`, in order. It runs in several threads, but alone for an item that says so."""
     most = min(MOST_THREADS, os.cpu_count() or 1)
-    source = iter(items)
     with ThreadPoolExecutor(most) as pool:
         waiting: list[T] = []
-        for item in source:
-            alone = is_alone(item)
+        for item, alone in items:
             if not alone:
                 waiting.append(item)
             if alone or len(waiting) == most:
