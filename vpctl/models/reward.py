@@ -6,10 +6,12 @@ and prompt separately. Its reward is the scaled cosine, as in PickScore. Both ar
 weights make them reward models.
 """
 
+import copy
 import hashlib
 from collections import OrderedDict
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from weakref import WeakValueDictionary
 
 import torch
@@ -79,15 +81,49 @@ class RewardModel(nn.Module):
                 return self.recipe.batch(images, where=self.where)
             return torch.stack([self.recipe.pixels(image) for image in images])
 
+    def train(self, mode: bool = True) -> Self:
+        """Turn dropout on or off. It stays off in modules that are frozen as a whole: their outputs are constant."""
+        super().train(mode)
+        for module in self.backbone.modules():
+            parameters = [*module.parameters()]
+            if parameters and not any(one.requires_grad for one in parameters):
+                module.eval()
+        return self
+
+    @property
+    def frozen_layers(self) -> int:
+        """How many of the lowest vision layers are frozen, as is everything before them."""
+        vision: Any = self.backbone.vision_model
+        before = [vision.embeddings, *([vision.pre_layrnorm] if hasattr(vision, "pre_layrnorm") else [])]
+        if any(one.requires_grad for module in before for one in module.parameters()):
+            return 0
+        frozen = (not any(one.requires_grad for one in layer.parameters()) for layer in vision.encoder.layers)
+        return sum(takewhile(bool, frozen))
+
+    def lower_layers(self, pixels: Tensor, layers: int) -> Tensor:
+        """The hidden states (B, P, D) of pixels (B, 3, height, width) after so many vision layers."""
+        vision: Any = self.backbone.vision_model
+        with hub.compute_errors(self.where):
+            hidden = vision.embeddings(pixels)
+            if isinstance(self.backbone, CLIPModel):
+                hidden = vision.pre_layrnorm(hidden)
+            return _through(vision.encoder, slice(layers), hidden)
+
+    def upper_layers(self, hidden: Tensor, layers: int) -> Tensor:
+        """The image features of hidden states (B, P, D) after so many vision layers; see `image_features`."""
+        model: Any = self.backbone
+        vision = model.vision_model
+        with hub.compute_errors(self.where):
+            hidden = _through(vision.encoder, slice(layers, None), hidden)
+            if isinstance(model, CLIPModel):
+                embedded: Tensor = model.visual_projection(vision.post_layernorm(hidden[:, 0]))
+                return embedded
+            patches: Tensor = vision.post_layernorm(hidden)
+            return patches
+
     def image_features(self, pixels: Tensor) -> Tensor:
         """Features of pixels (B, 3, height, width): CLIP's embeddings (B, D), or BLIP's patches (B, P, D)."""
-        model: Any = self.backbone
-        with hub.compute_errors(self.where):
-            if isinstance(model, CLIPModel):
-                embedded: Tensor = model.get_image_features(pixel_values=pixels).pooler_output
-                return embedded
-            patches: Tensor = model.vision_model(pixels).last_hidden_state
-            return patches
+        return self.upper_layers(self.lower_layers(pixels, 0), 0)
 
     def text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """CLIP's embeddings (B, D) of tokens (B, L)."""
@@ -131,6 +167,14 @@ class RewardModel(nn.Module):
         self.backbone.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+
+
+def _through(encoder: Any, layers: slice, hidden: Tensor) -> Tensor:
+    """The hidden states after some layers of an encoder."""
+    part = copy.copy(encoder)  # shares the weights, and runs its layers as the whole encoder does
+    part._modules = {**encoder._modules, "layers": encoder.layers[layers]}
+    output: Tensor = part(inputs_embeds=hidden).last_hidden_state
+    return output
 
 
 class Score(Reward):
