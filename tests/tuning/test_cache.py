@@ -1,4 +1,4 @@
-"""Frozen layers run once for a picture: the features are those of the whole model, and no damage to them is believed."""
+"""Frozen layers run once for a picture: the features are the whole model's, and damaged ones are not used."""
 
 import errno
 import os
