@@ -44,4 +44,4 @@ case $code in
         ;;
 esac
 
-"$vpctl" merge "$job/judgements.jsonl" --split train:0.9,test:0.1 --out "$job/pairs.jsonl" --quiet
+"$vpctl" merge "$job/judgements.jsonl" --split train:0.8,validation:0.1,test:0.1 --out "$job/pairs.jsonl" --quiet

@@ -14,7 +14,7 @@ vpctl polish "$here/held-out.txt" --out "$run/held-out.jsonl"
 # that are almost equal make no pair.
 vpctl generate "$run/prompts.jsonl" -m shapes -m shapes:small --seed "$seed" --out "$run/images/metadata.jsonl"
 vpctl annotate "$run/images/metadata.jsonl" --annotator shapes --seed "$seed" --out "$run/judgements.jsonl"
-vpctl merge "$run/judgements.jsonl" --min-margin 0.05 --split train:0.9,test:0.1 --out "$run/pairs.jsonl"
+vpctl merge "$run/judgements.jsonl" --min-margin 0.05 --split train:0.8,validation:0.1,test:0.1 --out "$run/pairs.jsonl"
 
 draw() { # Draw the held-out prompts, which no model was trained on: draw FOLDER [--adapter LORA]
     out=$1 && shift

@@ -85,6 +85,30 @@ PreviewEvery = Annotated[
 ]
 
 
+IMAGEREWARD = {
+    "backbone": "Salesforce/blip-itm-large-coco",
+    "head": "mlp",
+    "text_limit": 35,
+    "image_size": 224,
+    "freeze": 0.7,
+    "freeze_rule": "imagereward",
+    "batch": 4,
+    "pairs_per_step": 64,
+    "learning_rate": 1e-5,
+    "weight_decay": 0.0,
+    "loss": "bradley-terry",
+    "epochs": 10,
+}
+"""ImageReward (Xu et al. 2023, section 4.1, and its code). It starts from BLIP-L before any fine-tuning. For
+transformers, the hub has this model only after fine-tuning for retrieval."""
+PRESETS = {
+    "visionprefer": {**IMAGEREWARD, "freeze_rule": "layers"},
+    "imagereward": IMAGEREWARD,
+}
+"""Values of train-rm's options by the name of a recipe. VP-Score (VisionPrefer, section 4.1 and appendix D.1) follows
+ImageReward, and says that it freezes 70 % of the layers and trains on 64 pairs at once."""
+
+
 @dataclass(frozen=True)
 class RewardModelConfig:
     """Options of train-rm."""
@@ -109,12 +133,74 @@ class RewardModelConfig:
         int,
         option(metavar="N", min=1, max=4096, group="Training", help="Number of forward passes per optimizer step."),
     ] = 1
+    pairs_per_step: Annotated[
+        int | None,
+        option(
+            "--pairs-per-step",
+            metavar="N",
+            min=1,
+            max=1_000_000,
+            group="Training",
+            help="Unless --accumulate is given, choose it so that an optimizer step has about this many pairs. How "
+            "many pairs a prompt has depends on the data.",
+            show_default="as many as --batch and --accumulate give",
+        ),
+    ] = None
     learning_rate: LearningRate = 1e-5
     """ImageReward, section 4.1."""
     weight_decay: Annotated[
         float, option(metavar="W", min=0, max=10, group="Training", help="Weight decay of AdamW.")
     ] = 0.0
     """ImageReward's code."""
+    loss: Annotated[
+        str,
+        option(
+            "--loss",
+            choices=("bradley-terry", "margin", "ties", "uncertainty"),
+            group="Training",
+            help="Loss. bradley-terry: the preferred picture must have the higher reward. margin: by more, the larger "
+            "the pair's margin is (Llama 2). ties: tied pairs must have equal rewards (PickScore); merge --keep-ties "
+            "writes them. uncertainty: the model also predicts the deviation of each reward (HPSv3).",
+        ),
+    ] = "bradley-terry"
+    """The paper, section 4.1."""
+    head: Annotated[
+        str,
+        option(
+            "--head",
+            choices=("matching", "mlp"),
+            group="Training",
+            help="Head that turns features into a reward. matching: the one with which the backbone compares pictures "
+            "with text. mlp, for a BLIP only: five new layers, as in ImageReward and VP-Score.",
+        ),
+    ] = "matching"
+    """It can compare from the start; new layers must learn it."""
+    text_limit: Annotated[
+        int | None,
+        option(
+            "--text-limit",
+            metavar="N",
+            min=3,
+            max=77,
+            group="Model",
+            help="Number of tokens that are read of a prompt, with the special tokens. Prompts that are longer are "
+            "counted in a warning and in the model card.",
+            show_default="as many as the backbone reads, at most 77",
+        ),
+    ] = None
+    image_size: Annotated[
+        int | None,
+        option(
+            "--image-size",
+            metavar="PX",
+            min=8,
+            max=2048,
+            group="Model",
+            help="Side of the pictures that the model reads. Pictures are resized by their shorter side and cropped in "
+            "the centre, and the backbone's position embeddings are interpolated.",
+            show_default="the backbone's own size, and its own way to resize",
+        ),
+    ] = None
     freeze: Annotated[
         float,
         option(
@@ -126,6 +212,60 @@ class RewardModelConfig:
         ),
     ] = 0.7
     """The paper, appendix D.1."""
+    freeze_rule: Annotated[
+        str,
+        option(
+            "--freeze-rule",
+            choices=("layers", "imagereward"),
+            group="Training",
+            help="Which tensors --freeze leaves untrained. layers: the embeddings and whole layers. imagereward, for a "
+            "BLIP only: exactly those of ImageReward's code, which also freezes the first tensor of the first "
+            "trained layer of both towers: with 24 vision and 12 text layers and 0.7, layer_norm1.weight of vision "
+            "layer 16 and attention.self.query.weight of text layer 8.",
+        ),
+    ] = "layers"
+    without: Annotated[
+        list[str] | None,
+        option(
+            "--without",
+            metavar="ASPECT",
+            group="Training",
+            help="Leave this aspect out of the preference that is learnt: the margin of a training or validation pair "
+            "becomes the mean of its other aspects. Test pairs stay as they are; repeatable.",
+        ),
+    ] = None
+    aspect_weight: Annotated[
+        float,
+        option(
+            metavar="W",
+            min=0,
+            max=100,
+            group="Training",
+            help="Weight of the aspects in the loss. Above 0, each aspect of the pairs gets a head of its own, which "
+            "is trained together with the overall one and written to heads.safetensors.",
+        ),
+    ] = 0.0
+    dtype: Annotated[
+        str,
+        option(
+            "--dtype",
+            choices=("float32", "bfloat16", "float16"),
+            group="Training",
+            help="Precision of the computation. The trained weights are always kept in float32; with float16 the loss "
+            "is scaled, so that small gradients do not become 0. The results are measured in float32.",
+        ),
+    ] = "float32"
+    patience: Annotated[
+        int | None,
+        option(
+            metavar="N",
+            min=1,
+            max=10_000,
+            group="Training",
+            help="Stop early, after N epochs in a row without a lower validation loss.",
+            show_default="all epochs",
+        ),
+    ] = None
     save_every: Checkpoint = 100
 
 

@@ -61,7 +61,7 @@ vpctl generate prompts.jsonl -m diffusion:stable-diffusion-v1-5/stable-diffusion
 
 vpctl annotate images/metadata.jsonl --annotator openai:gpt-4o --out judgements.jsonl
 
-vpctl merge judgements.jsonl --split train:0.9,test:0.1 --out pairs.jsonl
+vpctl merge judgements.jsonl --split train:0.8,validation:0.1,test:0.1 --out pairs.jsonl
 
 vpctl train-rm pairs.jsonl --backbone Salesforce/blip-itm-large-coco --out vp-score/
 

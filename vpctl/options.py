@@ -11,7 +11,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
@@ -79,6 +79,8 @@ class Option:
     """Gets the value and returns the one that the command gets."""
     is_eager: bool
     """Read before all others."""
+    presets: Mapping[str, Mapping[str, Any]]
+    """For a value of this option, the defaults of other parameters by name. An option that is given wins."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def option(
     parser: Callable[[str], Any] | None = None,
     callback: Callable[[Any], Any] | None = None,
     is_eager: bool = False,
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Option:
     """An option of a command. `names` begin with dashes. Without names, the option is named after the parameter.
 
@@ -123,7 +126,8 @@ def option(
         complete=complete or (_starting_with(choices or offered) if choices or offered else None),
         parser=parser,
         callback=callback,
-        is_eager=is_eager,
+        is_eager=is_eager or presets is not None,
+        presets=presets or {},
     )
 
 
@@ -168,13 +172,18 @@ def _typer_annotation(annotation: Any) -> Any:
     return annotation
 
 
-def _checked(declared: Option) -> Callable[[typer.CallbackParam, Any], Any]:
-    """A callback that raises `UserError`, with the option's name, for a value that is not a choice or not in range."""
+def _checked(declared: Option) -> Callable[[typer.Context, typer.CallbackParam, Any], Any]:
+    """A callback that raises `UserError`, with the option's name, for a value that is not a choice or not in range.
 
-    def check(parameter: typer.CallbackParam, value: Any) -> Any:
+    It also sets the defaults of a preset.
+    """
+
+    def check(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
         for one in value if isinstance(value, list) else [value]:
             if one not in (None, "") and (wrong := _wrong(one, declared.choices, declared.min, declared.max)):
                 raise UserError(f"{max(parameter.opts, key=len)} {one}: {wrong}")
+        if isinstance(value, str) and (preset := declared.presets.get(value)):
+            context.default_map = {**(context.default_map or {}), **preset}
         return declared.callback(value) if declared.callback else value
 
     return check

@@ -134,7 +134,9 @@ class Pair(TypedDict):
     chosen_file_name: Annotated[str, "File of the preferred picture."]
     rejected_file_name: Annotated[str, "File of the rejected picture."]
     margin: Annotated[
-        float, "Strength of the preference, above 0 and at most 1. vpctl-merge(1) describes how it is computed."
+        float,
+        "Strength of the preference, from 0 to 1. 0 is a tie: neither picture is preferred. vpctl-merge(1) describes "
+        "how it is computed.",
     ]
     chosen_image_id: NotRequired[Annotated[str, "Id of the preferred picture."]]
     rejected_image_id: NotRequired[Annotated[str, "Id of the rejected picture."]]
@@ -295,8 +297,8 @@ def check(record: object, kind: Any, where: str) -> dict[str, Any]:
     writes these where another record has the key.
 
     Raises `UserError`, which begins with `where`, if the record is not an object, if a key is missing or has the wrong
-    type, if the prompt is too long (except in a `Prompt`, which polish may drop), if the margin of a pair is not above
-    0 and at most 1, or if the pictures, scores, `mode` and `order` of a judgement do not fit together. A judgement
+    type, if the prompt is too long (except in a `Prompt`, which polish may drop), if the margin of a pair is not from 0
+    to 1, or if the pictures, scores, `mode` and `order` of a judgement do not fit together. A judgement
     needs one score for each picture, unless it was refused or failed.
     """
     known = schema(kind)
@@ -316,8 +318,8 @@ def check(record: object, kind: Any, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: {reason}")
     if kind is Judgement:
         _check_pictures(record, where)
-    if kind is Pair and not 0 < record["margin"] <= 1:
-        raise UserError(f"{where}: 'margin' of a pair must be above 0 and at most 1, not {_found(record['margin'])}")
+    if kind is Pair and not 0 <= record["margin"] <= 1:
+        raise UserError(f"{where}: 'margin' of a pair must be from 0 to 1, not {_found(record['margin'])}")
     return record
 
 

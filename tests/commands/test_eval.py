@@ -105,6 +105,15 @@ def test_accuracy_is_how_often_the_chosen_picture_scores_higher(tmp_path: Path, 
     assert sorted(seen[: len(seen) // 2]) == [4, 4, 4, 5, 7, 7, 8, 9, 9], "a picture is scored once for each prompt"
 
 
+def test_accuracy_is_of_pairs_and_not_of_ties(tmp_path: Path, red: str, capsys: pytest.CaptureFixture[str]) -> None:
+    made = [pair(tmp_path, 9, 1), pair(tmp_path, 1, 9, margin=0), pair(tmp_path, 2, 2 + 1, margin=0)]
+    source, out = write_lines(tmp_path / "pairs.jsonl", made), tmp_path / "out.jsonl"
+    accuracy(str(source), str(out), reward=[red])
+    (report,) = reports(out)
+    assert (report["value"], report["n"]) == (1.0, 1)
+    assert "2 ties left out" in capsys.readouterr().err
+
+
 def test_accuracy_of_a_part_of_the_data(tmp_path: Path, red: str) -> None:
     rows = [
         pair(tmp_path, 9, 4, "p", split="train"),

@@ -104,6 +104,17 @@ def test_ties_and_what_nobody_counts_make_no_pair(pairs: Any, options: Any) -> N
     assert pairs(*TWO_ASPECTS, **options) == []
 
 
+@pytest.mark.parametrize("options", [{"weight": ["fidelity=2"]}, {"min_margin": 0.26}])
+def test_ties_are_kept_on_request_with_a_margin_of_nothing(
+    pairs: Any, options: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tie,) = pairs(*TWO_ASPECTS, **options, keep_ties=True)
+    assert told(tie) == ("a", "b", 0, {"aesthetic": -1.0, "fidelity": 0.5}), "of which none is preferred"
+    check(tie, Pair, "here")
+    assert "1 pair written to" in (said := capsys.readouterr().err)
+    assert "; 1 tie among them\n" in said
+
+
 def test_annotators_count_alike_each_on_its_own_scale(pairs: Any) -> None:
     (pair,) = pairs(
         judgement({"a": 5, "b": 3}),

@@ -1,19 +1,33 @@
 """train-rm's own part: which pairs are for what, and how pictures get there."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any, cast
 
+import orjson
 import pytest
 import torch
 from PIL import Image
 
 from tests.conftest import Ended, Run, code_of_card, write_lines
-from vpctl.commands.train_rm import USE, Store, card, divided, grouped
+from vpctl.commands.train_rm import (
+    USE,
+    Store,
+    card,
+    divided,
+    grouped,
+    learnable,
+    passes_per_step,
+    preferring_without,
+    which_epoch,
+)
+from vpctl.configs import PRESETS, RewardModelConfig
 from vpctl.errors import UserError
 from vpctl.images.pictures import Pictures
 from vpctl.models.reward import SHAPES_BACKBONE, open_backbone, open_model
 from vpctl.records import Pair
 from vpctl.rewards import vp
+from vpctl.tuning.reward import Comparison, Kept, PromptPairs
 
 
 def pair(prompt: str, chosen: str = "a.png", rejected: str = "b.png", split: str = "") -> Pair:
@@ -36,27 +50,164 @@ def test_pairs_go_where_their_split_says_and_to_training_without_one() -> None:
     }
 
 
-def test_without_any_split_a_tenth_of_the_prompts_is_held_out_and_no_prompt_is_on_both_sides() -> None:
+def test_without_any_split_two_tenths_of_the_prompts_are_held_out_and_no_prompt_is_in_two_parts() -> None:
     parts = divided([pair(f"prompt {number % 500}") for number in range(2000)], "f")
     prompts = {name: {one["prompt"] for one in part} for name, part in parts.items()}
-    assert not prompts["train"] & prompts["test"]
-    assert not parts["validation"]
-    assert len(prompts["test"]) == pytest.approx(50, abs=3 * (500 * 0.1 * 0.9) ** 0.5)
+    assert sum(map(len, prompts.values())) == len(set().union(*prompts.values())) == 500
+    for name in ("validation", "test"):
+        assert len(prompts[name]) == pytest.approx(50, abs=3 * (500 * 0.1 * 0.9) ** 0.5)
 
 
 def test_without_any_split_the_same_words_are_on_one_side_whatever_their_ids() -> None:
     pairs = [{**pair(f"prompt {number // 4}"), "prompt_id": f"id {number}"} for number in range(800)]
     parts = divided(cast(list[Pair], pairs), "f")
-    assert not {one["prompt"] for one in parts["train"]} & {one["prompt"] for one in parts["test"]}
-    assert len(parts["train"]) + len(parts["test"]) == 800
-    assert parts["test"]
+    prompts = [{one["prompt"] for one in part} for part in parts.values()]
+    assert all(prompts)
+    assert sum(map(len, prompts)) == len(set().union(*prompts)) == 200
+    assert sum(map(len, parts.values())) == 800
 
 
-def train(run: Run, folder: Path, pairs: list[Pair]) -> Ended:
+def train(run: Run, folder: Path, pairs: list[Pair], *options: str) -> Ended:
     for name in ("a.png", "b.png"):
         Image.new("RGB", (32, 32), "red" if name == "a.png" else "blue").save(folder / name)
     write_lines(folder / "pairs.jsonl", pairs)
-    return run("train-rm", "pairs.jsonl", "--backbone", "new:clip", "--epochs", "1", "--out", "rm")
+    return run("train-rm", "pairs.jsonl", "--backbone", "new:clip", "--epochs", "1", "--out", "rm", *options)
+
+
+def test_patience_needs_validation_pairs(run: Run, tmp_path: Path) -> None:
+    ended = train(run, tmp_path, [pair("p", split="train"), pair("q", split="test")], "--patience", "2")
+    assert ended.code == 2
+    assert "error: --patience 2: pairs.jsonl has no pairs in split validation; merge --split" in ended.err
+    assert not (tmp_path / "rm").exists()
+
+
+@pytest.mark.parametrize("option", ["--freeze-rule imagereward", "--head mlp"])
+def test_what_is_for_a_blip_needs_a_blip(run: Run, tmp_path: Path, option: str) -> None:
+    ended = train(run, tmp_path, [pair("p", split="train")], *option.split())
+    assert ended.code == 2
+    assert f"error: {option}: new:clip is not a BLIP; leave the option out" in ended.err
+    assert not (tmp_path / "rm").exists()
+
+
+@pytest.mark.parametrize(
+    ("aspects", "options", "said"),
+    [
+        (
+            {"fidelity": 1.0},
+            "--without fidelty",
+            "--without fidelty: the pairs have no such aspect; they have fidelity",
+        ),
+        ({"fidelity": 1.0}, "--without fidelity", "--without fidelity: the pairs have no other aspects; leave the"),
+        (
+            None,
+            "--without fidelity",
+            "pairs.jsonl:1: --without fidelity needs the 'aspects' of every pair, which merge",
+        ),
+        (None, "--aspect-weight 1", "--aspect-weight 1: the pairs have no aspects; leave the option out"),
+    ],
+)
+def test_aspects_that_are_not_there_are_told(
+    run: Run, tmp_path: Path, aspects: dict[str, float] | None, options: str, said: str
+) -> None:
+    one = pair("p", split="train")
+    ended = train(run, tmp_path, [{**one, "aspects": aspects} if aspects else one], *options.split())
+    assert ended.code == 2
+    assert f"train-rm: error: {said}" in ended.err
+
+
+def test_without_an_aspect_the_others_decide_which_picture_is_the_better_one() -> None:
+    judged: Pair = {
+        **pair("p"),
+        "chosen_image_id": "A",
+        "rejected_image_id": "B",
+        "margin": 0.2,
+        "aspects": {"aesthetic": -0.25, "fidelity": 1.0, "harmlessness": -0.15},
+    }
+    assert preferring_without(judged, {"aesthetic"}) == {
+        **judged,
+        "margin": 0.425,
+        "aspects": {"fidelity": 1.0, "harmlessness": -0.15},
+    }
+    assert preferring_without(judged, {"fidelity"}) == {
+        **pair("p", "b.png", "a.png"),
+        "chosen_image_id": "B",
+        "rejected_image_id": "A",
+        "margin": 0.2,
+        "aspects": {"aesthetic": 0.25, "harmlessness": 0.15},
+    }
+    assert preferring_without(judged, judged["aspects"])["margin"] == 0
+
+
+def test_ties_are_learnt_from_on_request_and_test_pairs_keep_all_aspects() -> None:
+    judged: Pair = {**pair("p"), "margin": 0.5, "aspects": {"aesthetic": 0.0, "fidelity": 1.0}}
+    tied: Pair = {**judged, "margin": 0.0, "aspects": {"aesthetic": 0.0, "fidelity": 0.0}}
+    split = {part: [judged, tied] for part in ("train", "validation", "test")}
+    untied = {part: [judged] for part in split}
+    assert learnable(split, (), ties=False, source="f") == untied
+    assert learnable(split, (), ties=True, source="f") == {**untied, "train": [judged, tied]}
+    left = learnable(split, {"fidelity"}, ties=True, source="f")
+    assert [len(left[part]) for part in split] == [2, 0, 1]
+    assert left["test"] == [judged]
+    with pytest.raises(UserError, match="f: there are only ties to train on"):
+        learnable(split, {"fidelity"}, ties=False, source="f")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--text-limit 30", "--text-limit 30: the backbone reads at most 24 tokens"),
+        ("--image-size 33", "--image-size 33: must be a multiple of 4, such as 32 or 36"),
+        ("--preset visionprefre", "--preset visionprefre: must be one of visionprefer, imagereward; did you mean"),
+        (
+            "--preset imagereward --backbone new:clip --text-limit 9",
+            "--freeze-rule imagereward: new:clip is not a BLIP",
+        ),
+    ],
+)
+def test_what_the_backbone_cannot_read_is_told_at_once(run: Run, tmp_path: Path, options: str, said: str) -> None:
+    words = options if "--preset" in options else f"{options} --backbone new:blip"
+    ended = run("train-rm", "nothing.jsonl", "--out", "rm", *words.split())
+    assert ended.code == 2
+    assert f"train-rm: error: {said}" in ended.err
+
+
+def test_a_preset_sets_what_is_not_given_and_says_so(run: Run, tmp_path: Path) -> None:
+    given = "--preset imagereward --backbone new:blip --text-limit 6 --image-size 16 --freeze 0.5".split()
+    parts = [pair("a red circle", split="train"), pair("a red circle left of a blue square", split="test")]
+    ended = train(run, tmp_path, parts, *given, "--epochs", "1")
+    assert ended.code == 0, ended.err
+    assert (
+        "--preset imagereward sets --head mlp --freeze-rule imagereward --batch 4 --pairs-per-step 64 "
+        "--learning-rate 1e-05 --weight-decay 0.0 --loss bradley-terry\n"
+    ) in ended.err
+    used = orjson.loads((tmp_path / "rm" / "run.json").read_bytes())["options"]
+    assert (used["freeze"], used["text_limit"], used["epochs"]) == (0.5, 6, 1)
+    assert (used["freeze_rule"], used["batch"], used["accumulate"]) == ("imagereward", 4, 16)
+    assert "warning: 1 of 2 prompts have more than 6 tokens: their ends are not read; see --text-limit" in ended.err
+    assert "1 of 2 prompts have more than 6 tokens: their ends are not read." in (tmp_path / "rm/README.md").read_text()
+    model = open_model(str(tmp_path / "rm"), option="")
+    assert model.tokens(["a red circle left of a blue square"])["input_ids"].shape == (1, 6)
+    assert model.pixels([Image.new("RGB", (40, 20))]).shape == (1, 3, 16, 16)
+
+
+def test_the_recipes_are_those_of_the_papers() -> None:
+    wanted = {"head": "mlp", "text_limit": 35, "image_size": 224, "freeze": 0.7, "pairs_per_step": 64}
+    for name, rule in (("visionprefer", "layers"), ("imagereward", "imagereward")):
+        recipe = PRESETS[name]
+        assert {key: recipe[key] for key in wanted} == wanted
+        assert (recipe["freeze_rule"], recipe["learning_rate"], recipe["loss"]) == (rule, 1e-5, "bradley-terry")
+        assert recipe.keys() - {"backbone"} <= {field.name for field in dataclasses.fields(RewardModelConfig)}
+
+
+@pytest.mark.parametrize(("wanted", "batch", "passes"), [(64, 4, 4), (64, 16, 1), (64, 64, 1), (6, 1, 2), (100, 2, 12)])
+def test_the_passes_of_a_step_have_about_as_many_pairs_as_are_asked_for(wanted: int, batch: int, passes: int) -> None:
+    """Of ten prompts with three and ten with five pairs: four on average."""
+    pairs = [pair(f"prompt {number}") for number in range(20) for _ in range(3 + 2 * (number % 2))]
+    assert passes_per_step(pairs, RewardModelConfig(pairs_per_step=wanted, batch=batch)) == passes
+
+
+def test_without_validation_pairs_the_last_epoch_is_kept_and_it_is_told() -> None:
+    assert which_epoch(Kept(4, 4)) == "no pairs are in split validation: kept the weights of the last epoch, 4"
 
 
 def test_a_prompt_in_two_parts_under_two_ids_is_refused_by_name(run: Run, tmp_path: Path) -> None:
@@ -69,14 +220,19 @@ def test_a_prompt_in_two_parts_under_two_ids_is_refused_by_name(run: Run, tmp_pa
     assert not (tmp_path / "rm").exists()
 
 
-def test_nearly_equal_prompts_across_the_parts_are_reported_and_in_the_card(run: Run, tmp_path: Path) -> None:
+def test_nearly_equal_prompts_and_the_epoch_that_is_kept_are_told_and_in_the_card(run: Run, tmp_path: Path) -> None:
     long = "a very small red fox that sits in the deep white snow under a pale sun"
-    others = [pair(f"{long} now", split="test"), pair("two dogs", split="test")]
-    ended = train(run, tmp_path, [pair(long, split="train"), *others])
+    others = [pair(f"{long} now", split="test"), pair("two dogs", split="test"), pair("a cat", split="validation")]
+    ended = train(run, tmp_path, [pair(long, split="train"), *others], "--epochs", "3", "--learning-rate", "0.01")
     assert ended.code == 0, ended.err
     assert f"warning: nearly equal to a prompt of another part: 1 prompt, such as '{long[:56]}" in ended.err
     card = (tmp_path / "rm" / "README.md").read_text()
     assert "Nearly equal to a prompt of another part: 1 test prompt." in card
+    lines = (tmp_path / "rm" / "metrics.jsonl").read_bytes().splitlines()
+    losses = [one["validation_loss"] for one in map(orjson.loads, lines) if "validation_loss" in one]
+    said = f"ept the weights of epoch {losses.index(min(losses)) + 1} of 3, whose validation loss is the lowest: "
+    assert f"train-rm: k{said}{min(losses):.4f} (accuracy " in ended.err
+    assert f"K{said}{min(losses):.4f}" in card
 
 
 @pytest.mark.parametrize(
@@ -94,8 +250,8 @@ def test_a_picture_is_one_however_many_pairs_it_stands_in(tmp_path: Path, monkey
     store = Store(open_model(str(SHAPES_BACKBONE), option=""), Pictures([str(tmp_path)]))
     pairs = [pair("p"), pair("p", "c.png", "a.png"), pair("q", "b.png", "c.png")]
     first, second = grouped(pairs, store)
-    assert (first.prompt, first.pictures, first.pairs) == ("p", [0, 1, 2], [(0, 1), (2, 0)])
-    assert (second.prompt, second.pictures, second.pairs) == ("q", [1, 2], [(0, 1)])
+    assert first == PromptPairs("p", [0, 1, 2], [Comparison(0, 1, 0.5), Comparison(2, 0, 0.5)])
+    assert second == PromptPairs("q", [1, 2], [Comparison(0, 1, 0.5)])
     pixels = store.load([1, 0, 1])
     assert torch.equal(pixels[0], pixels[2])
     assert not torch.equal(pixels[0], pixels[1])
@@ -107,7 +263,7 @@ def test_a_picture_is_one_however_many_pairs_it_stands_in(tmp_path: Path, monkey
 @pytest.mark.parametrize("times", [1, 50], ids=["short", "cut-off"])
 def test_the_code_of_the_card_gives_the_reward(tmp_path: Path, kind: str, times: int) -> None:
     open_backbone(f"new:{kind}", seed=0).save(tmp_path)
-    shown = card({"backbone": f"new:{kind}"}, {"train": [pair("p")]}, None, kind)
+    shown = card({"backbone": f"new:{kind}"}, {"train": [pair("p")]}, Kept(1, 1), None, kind)
     picture, prompt = Image.linear_gradient("L").resize((40, 30)).convert("RGB"), "a red circle " * times
     found: dict[str, Any] = {"FOLDER": tmp_path, "picture": picture, "prompt": prompt}
     exec(code_of_card(shown), found)

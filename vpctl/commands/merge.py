@@ -87,8 +87,9 @@ def merged(
     min_margin: float,
     split: Mapping[str, float],
     counts: Counter[str],
+    keep_ties: bool = False,
 ) -> Iterator[Pair]:
-    """The pairs of every prompt's pictures that are not tied.
+    """The pairs of every prompt's pictures that are not tied, and with `keep_ties` those that are, with the margin 0.
 
     The margin is the weighted mean of the aspects' differences; an aspect that is not in `weights` has the weight 1.
     The paper's preference is the unweighted mean of its four aspects (section 4.1). Pairs with a margin of 0 or below
@@ -106,7 +107,9 @@ def merged(
             counts.update(f"{aspect} seen" for aspect in aspects)
             if abs(margin) < max(min_margin - ROUNDING, ROUNDING):
                 counts["ties"] += 1
-                continue
+                if not keep_ties:
+                    continue
+                margin = 0.0
             counts["pairs"] += 1
             chosen, rejected = (first, second)
             if margin < 0:
@@ -162,11 +165,20 @@ def merge(
             help="Smallest margin of a pair. Pairs with a smaller margin are ties, and ties are dropped.",
         ),
     ] = 0.0,
+    keep_ties: Annotated[
+        bool,
+        option(
+            "--keep-ties",
+            group="Preference",
+            help="Write ties too, with a margin of 0. train-rm --loss ties learns from them. Everything else leaves "
+            "them out.",
+        ),
+    ] = False,
     split: Annotated[
         str,
         option(
             metavar="NAME:SHARE,...",
-            offered=("train:0.9,test:0.1",),
+            offered=("train:0.8,validation:0.1,test:0.1", "train:0.9,test:0.1"),
             group="Preference",
             help="Assign every prompt to one part of the data, with these shares, such as train:0.9,test:0.1. The "
             "shares are divided by their sum. Each pair gets the part of its prompt as `split`.",
@@ -180,7 +192,8 @@ def merge(
     Reads any number of files, from several runs and annotators; people can be annotators, too. For each annotator and
     aspect, the score of a picture is the mean over its judgements. The difference of two pictures is the difference of
     their scores, divided by the width of the annotator's scale. The margin of a pair is the mean of these differences:
-    first over the annotators, then over the aspects. Pairs without a difference are ties, and ties are dropped.
+    first over the annotators, then over the aspects. Pairs without a difference are ties. They are dropped, or with
+    --keep-ties written with a margin of 0.
 
     If every aspect has the same weight, this is the preference of VisionPrefer (Wu et al. 2024, arXiv 2404.15100,
     section 4.1).
@@ -201,7 +214,7 @@ def merge(
 
     Examples:
 
-        vpctl merge judgements.jsonl --split train:0.9,test:0.1
+        vpctl merge judgements.jsonl --split train:0.8,validation:0.1,test:0.1
             --out pairs.jsonl
 
         vpctl merge gpt.jsonl human.jsonl --scale human=1:10
@@ -228,9 +241,10 @@ def merge(
             said = {one for pictures in prompts for one in pictures.said}
             known("--weight", weights, {aspect for aspect, _ in said})
             known("--scale", scales.keys() - {ANYONE}, {annotator for _, annotator in said})
-        for pair in merged(prompts, weights=weights, min_margin=min_margin, split=shares, counts=counts):
+        how: dict[str, Any] = {"weights": weights, "min_margin": min_margin, "split": shares, "keep_ties": keep_ties}
+        for pair in merged(prompts, **how, counts=counts):
             sink.write(pair)
-    summarise(counts, len(prompts), out)
+    summarise(counts, len(prompts), out, "among them" if keep_ties else "dropped")
 
 
 def known(name: str, asked: Iterable[str], there: set[str]) -> None:
@@ -296,8 +310,11 @@ def parse_scales(texts: list[str]) -> dict[str, Scale]:
     return {ANYONE: Scale(1, 5), **scales}
 
 
-def summarise(counts: Counter[str], prompts: int, out: str) -> None:
-    """Print a table of ties by aspect, and the numbers of judgements and pairs. The pairs were written to `out`."""
+def summarise(counts: Counter[str], prompts: int, out: str, ties: str) -> None:
+    """Print a table of ties by aspect, and the numbers of judgements and pairs. The pairs were written to `out`.
+
+    `ties` says what became of the ties.
+    """
     aspects = sorted(key.removesuffix(" seen") for key in counts if key.endswith(" seen"))
     if aspects:
         progress.table(
@@ -317,5 +334,5 @@ def summarise(counts: Counter[str], prompts: int, out: str) -> None:
     more += f"; {plural(counts['replaced'], 'judgement')} replaced by a later one" if counts["replaced"] else ""
     progress.note(
         f"{plural(counts['pairs'], 'pair')} {progress.written(out)}, from {plural(counts['judgements'], 'judgement')} "
-        f"of {plural(prompts, 'prompt')}; {plural(counts['ties'], 'tie')} dropped{more}"
+        f"of {plural(prompts, 'prompt')}; {plural(counts['ties'], 'tie')} {ties}{more}"
     )

@@ -2,15 +2,16 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import orjson
 
 from .. import progress
-from ..configs import RewardModelConfig
+from ..configs import PRESETS, RewardModelConfig
 from ..errors import RecordFailed, UserError
 from ..images.folders import Folders
 from ..models import sources
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
     from ..images.pictures import Pictures
     from ..models.reward import RewardModel
     from ..report.intervals import Interval
-    from ..tuning.reward import PromptPairs
+    from ..tuning.reward import Kept, PromptPairs
 
-SHARES = {"train": 0.9, "test": 0.1}
+SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 """Shares of the prompts in each part, if no pair has a split."""
 PARTS = ("train", "validation", "test")
 CACHE_BYTES = 2 << 30
@@ -78,7 +79,7 @@ class Store:
 
 def grouped(pairs: Iterable[Pair], store: Store) -> "list[PromptPairs]":
     """The pairs by prompt."""
-    from ..tuning.reward import PromptPairs
+    from ..tuning.reward import Comparison, PromptPairs
 
     groups: dict[str, PromptPairs] = {}
     for pair in pairs:
@@ -89,7 +90,7 @@ def grouped(pairs: Iterable[Pair], store: Store) -> "list[PromptPairs]":
             if number not in group.pictures:
                 group.pictures.append(number)
             places.append(group.pictures.index(number))
-        group.pairs.append((places[0], places[1]))
+        group.pairs.append(Comparison(places[0], places[1], pair["margin"], pair.get("aspects", {})))
     return list(groups.values())
 
 
@@ -109,6 +110,17 @@ def train_rm(
             show_default="the small BLIP of the shapes world",
         ),
     ] = "",
+    preset: Annotated[
+        str,
+        option(
+            "--preset",
+            choices=tuple(PRESETS),
+            presets=PRESETS,
+            group="Training",
+            help="Recipe of a paper: values for the other options, which are printed. An option that is given wins.",
+            show_default="none",
+        ),
+    ] = "",
     root: Roots = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -118,11 +130,12 @@ def train_rm(
 
     A reward model gives a picture a score for a prompt. It learns from pairs to score the preferred picture higher.
 
-    train-rm trains on the pairs whose `split` is train. If there are pairs whose `split` is validation, it keeps the
-    weights that are best on these pairs. The model card reports the accuracy on the pairs whose `split` is test. If
+    train-rm trains on the pairs whose `split` is train. After each epoch it measures the loss on the pairs whose
+    `split` is validation. It keeps the weights of the epoch with the lowest loss, or of the last epoch if there are no
+    such pairs. The model card reports the accuracy on the pairs whose `split` is test, which no choice depends on. If
     some pairs have a `split`, the pairs without one are used for training. If no pair has a `split`, 10 % of the
-    prompts are held out from training and used as test. The same prompt in two parts is an error. Prompts that are
-    nearly equal to a prompt of another part are counted in a warning and in the model card.
+    prompts become validation and 10 % test. The same prompt in two parts is an error. Prompts that are nearly equal to
+    a prompt of another part are counted in a warning and in the model card.
 
     The loss is the negative log-likelihood of the Bradley-Terry model, as in VisionPrefer (Wu et al. 2024, arXiv
     2404.15100, section 4.1). The choice of frozen layers and the decay of the learning rate follow ImageReward (Xu et
@@ -140,19 +153,42 @@ def train_rm(
             --out vp-score/
     """
     sources.check_backbone(backbone)
+    if preset:
+        progress.note(f"--preset {preset} sets {preset_values(preset, {'backbone': backbone, **vars(config)})}")
+    check_sizes(backbone, config)
+    for_blip = {"--freeze-rule imagereward": config.freeze_rule == "imagereward", "--head mlp": config.head == "mlp"}
+    for chosen in (name for name, is_so in for_blip.items() if is_so):
+        if kind_of(backbone) != "blip":
+            raise UserError(f"{chosen}: {backbone} is not a BLIP; leave the option out")
     if not backbone:
         progress.note("no --backbone given: using the backbone of the built-in shapes world")
-    joined = ConsistencyChecker(unsaid=PARTS[0]).pairs(located(pairs, Pair, _no_such_part))
+    left_out = frozenset(config.without or ())
+    joined = ConsistencyChecker(unsaid=PARTS[0]).pairs(located(pairs, Pair, partial(_unusable, left_out=left_out)))
     everything = list(progress.track(joined, "pairs"))
     split = divided(everything, pairs)
+    judged = {aspect for pair in everything for aspect in pair.get("aspects", {})}
+    for aspect in left_out - judged:
+        raise UserError(f"--without {aspect}: the pairs have no such aspect; they have {', '.join(sorted(judged))}")
+    aspects = sorted(judged - left_out)
+    if not aspects and (left_out or config.aspect_weight):
+        what = f"--without {sorted(left_out)[0]}" if left_out else f"--aspect-weight {config.aspect_weight:g}"
+        raise UserError(f"{what}: the pairs have no {'other ' if left_out else ''}aspects; leave the option out")
     prompts = {name: list(dict.fromkeys(pair["prompt"] for pair in part)) for name, part in split.items()}
     if leak := same_words(prompts):
         raise UserError(
             f"{pairs}: the prompt {leak.prompt[:60]!r} is in split {leak.part!r} and, under another prompt_id, in "
             f"{leak.other!r}; a prompt in two parts leaks from one to the other: put it in one"
         )
+    if config.patience and not split["validation"]:
+        raise UserError(
+            f"--patience {config.patience}: {pairs} has no pairs in split validation; merge --split "
+            "train:0.8,validation:0.1,test:0.1 makes some"
+        )
     pictures = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in everything)
     Folders([folder_of(pairs), *(root or [])], piped=is_stream(pairs)).check(pictures)
+    split = learnable(split, left_out, ties=config.loss == "ties", source=pairs)
+    if config.pairs_per_step and config.accumulate == 1:
+        config = dataclasses.replace(config, accumulate=passes_per_step(split["train"], config))
     asked = {"pairs": absolute_path(pairs), "backbone": backbone, "seed": seed, **dataclasses.asdict(config)}
     data = {
         "data": digest([[*map(_pair_id, part)] for part in split.values()]),
@@ -164,8 +200,10 @@ def train_rm(
         from ..images.pictures import Pictures
         from ..models.reward import open_backbone
         from ..report.intervals import bootstrap
+        from ..tuning.freezing import freeze
         from ..tuning.loop import train
-        from ..tuning.reward import BradleyTerry, correct, freeze, measure
+        from ..tuning.reward import RewardTraining, correct, measure
+        from ..tuning.sizes import limit_text, with_pictures_of
 
         if near := nearly_equal(prompts):
             progress.warn(
@@ -174,30 +212,106 @@ def train_rm(
                 "on them may be too high"
             )
         model = open_backbone(backbone, seed=seed)
+        if config.text_limit:
+            limit_text(model, config.text_limit)
+        if config.image_size:
+            model = with_pictures_of(model, config.image_size)
+        cut = count_too_long(model, prompts)
         store = Store(model, Pictures([folder_of(pairs), *(root or [])]))
         groups = {name: grouped(part, store) for name, part in split.items()}
-        freeze(model.backbone, config.freeze)
+        freeze(model.backbone, config.freeze, config.freeze_rule)
         where = run.world.device
         model.to(where)
-        algorithm = BradleyTerry(
-            model, groups["train"], groups["validation"], store.load, config, seed=seed, device=where
+        algorithm = RewardTraining(
+            model,
+            groups["train"],
+            groups["validation"],
+            store.load,
+            config,
+            seed=seed,
+            device=where,
+            aspects=aspects if config.aspect_weight else (),
         )
         train(algorithm, run, save_every=config.save_every, evaluate=algorithm.validate)
-        algorithm.finish()
+        kept = algorithm.finish()
         trained = measure(model, groups["train"][:2000], store.load, config.batch, where)
         right = correct(model, groups["test"], store.load, config.batch, where)
         accuracy = bootstrap(*zip(*right, strict=True)) if right else None
-        said = card(asked, split, accuracy, model.backbone.config.model_type, sum(one.part == "test" for one in near))
+        near_tests = sum(one.part == "test" for one in near)
+        said = card(asked, split, kept, accuracy, model.backbone.config.model_type, near_tests, cut)
         with run.results() as folder:
             model.save(folder)
+            algorithm.heads.save(folder)
             write_scale(folder, trained.mean, trained.std)
             (folder / "README.md").write_text(said, encoding="utf-8")
+    progress.note(which_epoch(kept))
     if accuracy:
         progress.note(
             f"accuracy on {progress.plural(accuracy.n, 'held-out pair')}: {accuracy.value:.3f} "
             f"(95 % interval {accuracy.low:.3f} to {accuracy.high:.3f})"
         )
     progress.note(f"the reward model is in {out}; use it as --reward vp:{out}")
+
+
+def kind_of(backbone: str) -> str:
+    """The kind of model that a valid --backbone names: blip or clip."""
+    if not backbone or backbone.startswith("new:"):
+        return backbone.removeprefix("new:") or "blip"
+    kind: str = config_of(backbone)["model_type"]
+    return kind
+
+
+def config_of(backbone: str) -> dict[str, Any]:
+    """The configuration of a valid --backbone. The small ones have that of the shapes world's."""
+    packaged = not backbone or backbone.startswith("new:")
+    source = str(Path(__file__).parent.parent / "shapes" / "weights" / "backbone") if packaged else backbone
+    return sources.check("reward", source, option="--backbone ").config("config.json")
+
+
+def check_sizes(backbone: str, config: RewardModelConfig) -> None:
+    """Raise `UserError` if the backbone cannot read so many tokens, or pictures of this size."""
+    if config.text_limit is None and config.image_size is None:
+        return
+    said = config_of(backbone)
+    most = said.get("text_config", {}).get("max_position_embeddings")
+    if config.text_limit and most and config.text_limit > most:
+        raise UserError(f"--text-limit {config.text_limit}: the backbone reads at most {most} tokens")
+    patch = said.get("vision_config", {}).get("patch_size")
+    if config.image_size and patch and config.image_size % patch:
+        below = config.image_size // patch * patch
+        near = " or ".join(str(size) for size in (below, below + patch) if size)
+        raise UserError(f"--image-size {config.image_size}: must be a multiple of {patch}, such as {near}")
+
+
+def preset_values(preset: str, values: Mapping[str, Any]) -> str:
+    """The options that a preset has set. `values` are those of the run, among them options that were given."""
+    held = {name: value for name, value in PRESETS[preset].items() if values[name] == value}
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in held.items())
+
+
+def passes_per_step(pairs: Sequence[Pair], config: RewardModelConfig) -> int:
+    """The number of forward passes that have about `pairs_per_step` of these pairs, at least one."""
+    assert config.pairs_per_step
+    prompts = len({prompt_key(pair) for pair in pairs})
+    passes = max(1, round(config.pairs_per_step * prompts / len(pairs) / config.batch))
+    progress.note(
+        f"an optimizer step has {passes} × {progress.plural(config.batch, 'prompt')}, each with "
+        f"{len(pairs) / prompts:.1f} pairs on average"
+    )
+    return passes
+
+
+def count_too_long(model: "RewardModel", prompts: Mapping[str, Sequence[str]]) -> str:
+    """Says how many prompts are too long to be read whole, and warns of them; empty if none is."""
+    from ..tuning.sizes import too_long
+
+    every = list(chain.from_iterable(prompts.values()))
+    number, limit = too_long(model, every), model.tokenizer.model_max_length
+    if not number:
+        return ""
+    said = f"{number} of {progress.plural(len(every), 'prompt')} have more than {limit} tokens"
+    progress.warn(f"{said}: their ends are not read; see --text-limit")
+    return said
 
 
 def divided(pairs: list[Pair], source: str) -> dict[str, list[Pair]]:
@@ -219,13 +333,70 @@ def divided(pairs: list[Pair], source: str) -> dict[str, list[Pair]]:
     return parts
 
 
-def _no_such_part(pair: Pair) -> str:
+def learnable(
+    split: Mapping[str, list[Pair]], left_out: Collection[str], *, ties: bool, source: str
+) -> dict[str, list[Pair]]:
+    """The pairs by part, without the aspects that are `left_out` of the preference, and without ties.
+
+    With `ties`, those of the training pairs stay. The test pairs keep all their aspects: models that were trained
+    without one of them are compared on the same pairs.
+    """
+    found: dict[str, list[Pair]] = {}
+    for name, part in split.items():
+        wanted = [preferring_without(pair, left_out) if left_out and name != "test" else pair for pair in part]
+        found[name] = [pair for pair in wanted if pair["margin"] or (ties and name == "train")]
+    if dropped := sum(map(len, split.values())) - sum(map(len, found.values())):
+        progress.note(
+            f"{progress.plural(dropped, 'tie')} left out" + ("" if ties else "; --loss ties also learns from ties")
+        )
+    if not found["train"]:
+        raise UserError(f"{source}: there are only ties to train on; --loss ties learns from ties")
+    return found
+
+
+def preferring_without(pair: Pair, left_out: Collection[str]) -> Pair:
+    """The pair as its other aspects prefer: its margin is their mean, and the better picture is the chosen one.
+
+    The margin is 0 if the other aspects say nothing.
+    """
+    aspects = {name: value for name, value in pair["aspects"].items() if name not in left_out}
+    margin = round(sum(aspects.values()) / max(1, len(aspects)), 6)
+    changed = {**pair, "margin": abs(margin), "aspects": aspects}
+    if margin < 0:
+        changed = {_of_the_other_picture(key): value for key, value in changed.items()}
+        changed["aspects"] = {name: -value for name, value in aspects.items()}
+    return cast(Pair, changed)
+
+
+def _of_the_other_picture(key: str) -> str:
+    """The key of a pair that says about the other picture what this key says about one, such as `chosen_image_id`."""
+    which, line, rest = key.partition("_")
+    return f"{ {'chosen': 'rejected', 'rejected': 'chosen'}.get(which, which) }{line}{rest}"
+
+
+def _unusable(pair: Pair, left_out: Collection[str]) -> str:
+    """Why a pair cannot be used; empty if it can."""
     name = pair.get("split", PARTS[0])
-    return "" if name in PARTS else f"split {name!r} is none of {', '.join(PARTS)}; see merge --split"
+    if name not in PARTS:
+        return f"split {name!r} is none of {', '.join(PARTS)}; see merge --split"
+    if left_out and "aspects" not in pair:
+        return f"--without {min(left_out)} needs the 'aspects' of every pair, which merge writes; this pair has none"
+    return ""
 
 
-def _pair_id(pair: Pair) -> list[str]:
-    return [pair["prompt"], pair["chosen_file_name"], pair["rejected_file_name"]]
+def _pair_id(pair: Pair) -> list[Any]:
+    aspects = sorted(pair.get("aspects", {}).items())
+    return [pair["prompt"], pair["chosen_file_name"], pair["rejected_file_name"], pair["margin"], aspects]
+
+
+def which_epoch(kept: "Kept") -> str:
+    """Says which epoch's weights were kept, and why."""
+    if kept.loss is None:
+        return f"no pairs are in split validation: kept the weights of the last epoch, {kept.epoch}"
+    return (
+        f"kept the weights of epoch {kept.epoch} of {kept.epochs}, whose validation loss is the lowest: "
+        f"{kept.loss:.4f} (accuracy {kept.accuracy:.3f})"
+    )
 
 
 def write_scale(folder: Path, mean: float, std: float) -> None:
@@ -238,12 +409,17 @@ def write_scale(folder: Path, mean: float, std: float) -> None:
 def card(
     asked: dict[str, Any],
     split: dict[str, list[Pair]],
+    kept: "Kept",
     accuracy: "Interval | None",
     kind: str,
     near: int = 0,
+    cut: str = "",
 ) -> str:
-    """The model card. `near` is the number of test prompts that are nearly equal to a prompt of another part."""
-    measured = "No pairs were held out, so its accuracy is not known."
+    """The model card. `near` is the number of test prompts that are nearly equal to a prompt of another part.
+
+    `cut` says how many prompts were too long.
+    """
+    measured = "No test pairs were held out, so its accuracy is not known."
     if accuracy:
         measured = (
             f"Accuracy on {progress.plural(accuracy.n, 'held-out pair')}: **{accuracy.value:.3f}** "
@@ -256,6 +432,8 @@ def card(
     return CARD.format(
         use=USE[kind],
         start=asked["backbone"] or "the shapes world's backbone",
+        cut=f" {cut}: their ends are not read." if cut else "",
+        kept=f"{(sentence := which_epoch(kept))[0].upper()}{sentence[1:]}.",
         measured=measured,
         train=len(split["train"]),
         prompts=len({prompt_key(pair) for pair in split["train"]}),
@@ -294,6 +472,8 @@ How much people, or a multimodal model in their place, would like a picture for 
 from {start} on {train} preference pairs of {prompts} prompts, with the Bradley-Terry loss.
 
 {measured}
+
+{kept}{cut}
 
 ## Use
 

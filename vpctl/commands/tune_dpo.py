@@ -60,7 +60,10 @@ def tune_dpo(
     if not model:
         progress.note("no --model given: using the built-in shapes world")
     joined = ConsistencyChecker(unsaid="train").pairs(located(pairs, Pair))
-    wanted = [pair for pair in progress.track(joined, "pairs") if pair.get("split", "train") == "train"]
+    ours = [pair for pair in progress.track(joined, "pairs") if pair.get("split", "train") == "train"]
+    wanted = [pair for pair in ours if pair["margin"]]
+    if len(wanted) < len(ours):
+        progress.note(f"{progress.plural(len(ours) - len(wanted), 'tie')} left out")
     if not wanted:
         raise UserError(f"{pairs}: there are no pairs to train on")
     files = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in wanted)

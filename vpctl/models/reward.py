@@ -132,35 +132,63 @@ class RewardModel(nn.Module):
             embedded: Tensor = model.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
             return embedded
 
-    def cosine(self, images: Tensor, texts: Tensor) -> Tensor:
-        """The scaled cosines (B,) of a CLIP's image and text features, each (B, D), in float32."""
-        model: Any = self.backbone
-        cosine = F.cosine_similarity(_at_least_float32(images), _at_least_float32(texts))
-        scaled: Tensor = cosine * _at_least_float32(model.logit_scale).exp()
-        return scaled
+    def joined(self, images: Tensor, texts: Tensor) -> Tensor:
+        """A CLIP's pair features (B, D) of image and text features, each (B, D), in at least float32.
 
-    def matching(self, images: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The differences (B,) of a BLIP's matching logits, of image features (B, P, D) and tokens (B, L)."""
+        They are the elementwise product of the two, each scaled to a mean square of 1.
+        """
+        scaled = (F.normalize(_at_least_float32(one)) for one in (images, texts))
+        return next(scaled) * next(scaled) * images.shape[-1]
+
+    def pair_features(self, images: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The features (B, D) that the reward is an affine function of, from image features and tokens (B, L).
+
+        For a BLIP they are the text encoder's first token, which has seen the picture. For a CLIP see `joined`.
+        """
         model: Any = self.backbone
+        if isinstance(model, CLIPModel):
+            return self.joined(images, self.text_features(input_ids, attention_mask))
         with hub.compute_errors(self.where):
-            crossed = model.text_encoder(
+            crossed: Tensor = model.text_encoder(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 encoder_hidden_states=images,
                 encoder_attention_mask=torch.ones(images.shape[:2], dtype=torch.long, device=images.device),
             ).last_hidden_state[:, 0]
-            logits = _at_least_float32(model.itm_head(crossed))
-            return logits[:, 1] - logits[:, 0]
+            return crossed
+
+    def reward(self, features: Tensor) -> Tensor:
+        """Raw rewards (B,) of pair features (B, D)."""
+        model: Any = self.backbone
+        if isinstance(model, CLIPModel):
+            return features.mean(-1) * _at_least_float32(model.logit_scale).exp()
+        logits = _at_least_float32(model.itm_head(features))
+        return logits[:, 1] - logits[:, 0]
 
     def forward(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Raw rewards (B,) of pixels (B, 3, height, width) and tokens (B, L).
 
         The reward is the scaled cosine for a CLIP, and the difference of the matching logits for a BLIP.
         """
-        images = self.image_features(pixels)
-        if isinstance(self.backbone, CLIPModel):
-            return self.cosine(images, self.text_features(input_ids, attention_mask))
-        return self.matching(images, input_ids, attention_mask)
+        return self.reward(self.pair_features(self.image_features(pixels), input_ids, attention_mask))
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Weight (D,) and bias () of `reward`."""
+        model: Any = self.backbone
+        if isinstance(model, CLIPModel):
+            width = model.visual_projection.out_features
+            weight: Tensor = (model.logit_scale.exp() / width).expand(width)
+            return weight, torch.zeros_like(weight[0])
+        head = model.itm_head
+        return head.weight[1] - head.weight[0], head.bias[1] - head.bias[0]
+
+    @torch.no_grad()
+    def set_affine(self, weight: Tensor, bias: Tensor) -> None:
+        """Make `reward` the affine function with this weight (D,) and bias (). For a BLIP only."""
+        model: Any = self.backbone
+        for parameter, value in ((model.itm_head.weight, weight), (model.itm_head.bias, bias)):
+            parameter.zero_()
+            parameter[1] = value
 
     def save(self, folder: str | Path) -> None:
         """Write a transformers folder, with float32 safetensors, tokenizer and image processor."""
@@ -235,8 +263,8 @@ class Score(Reward):
 
     def _raw(self, features: Tensor, prompts: list[str]) -> Tensor:
         if isinstance(self.model.backbone, CLIPModel):
-            return self.model.cosine(features, self._text_features(prompts))
-        return self.model.matching(features, **self._tokens(prompts))
+            return self.model.reward(self.model.joined(features, self._text_features(prompts)))
+        return self.model.reward(self.model.pair_features(features, **self._tokens(prompts)))
 
     def _tokens(self, prompts: list[str]) -> dict[str, Tensor]:
         return {name: value.to(self.device) for name, value in self.model.tokens(prompts).items()}

@@ -20,7 +20,7 @@ class Algorithm(Protocol):
     unit: Literal["step", "round"] = "step"
     """What `step` does. An interrupt lets a step finish. A round is long: an interrupt discards it at once."""
     total: int
-    """How many steps, or rounds, the training has."""
+    """How many steps, or rounds, the training has. An algorithm that ends early sets it to the step it has reached."""
 
     def step(self, number: int) -> Metrics:
         """Do step `number`, counted from 1, and return the metrics to log."""
@@ -39,7 +39,8 @@ def train(algorithm: Algorithm, run: Run, *, save_every: int, evaluate: Callable
     """Do the steps of `algorithm` that `run` does not have yet, and save a checkpoint after every `save_every` of them.
 
     `evaluate` is called with 0 before the first step of a new run, and after each step with its number. What it returns
-    after a step is logged on a line of its own, unless it is empty. It may change the state of `algorithm`.
+    after a step is logged on a line of its own, unless it is empty. It may change the state of `algorithm`, also its
+    `total`.
 
     An interrupt saves a checkpoint: after the step, or in the state before the round.
     """
@@ -49,14 +50,15 @@ def train(algorithm: Algorithm, run: Run, *, save_every: int, evaluate: Callable
     else:
         evaluate(0)
     with run.training(algorithm.total, algorithm.unit):
-        for number in range(run.step + 1, algorithm.total + 1):
+        while run.step < algorithm.total:
+            number = run.step + 1
             with _discarded_on_interrupt(algorithm, run) if algorithm.unit == "round" else nullcontext():
                 metrics = algorithm.step(number)
             run.log(number, **metrics)
             if measured := evaluate(number):
                 run.log(number, **measured)
             run.finished(number)
-            if run.due(save_every):
+            if run.due(save_every) or number == algorithm.total:
                 run.save(number, algorithm.state_dict())
 
 

@@ -1,73 +1,77 @@
 """Training a reward model on preference pairs.
 
-The loss is that of the paper (section 4.1): the Bradley-Terry likelihood of the preferred picture. What the paper does
-not say follows ImageReward (Xu et al. 2023, section 4.1): the lower part of both towers is frozen, and the learning
-rate decays as a cosine. One thing differs: there is no new five-layer head, because its published initialisation gives
-gradients below the optimizer's epsilon. The backbone's own matching head is trained instead, so the model can compare
-prompt and picture from the start.
+The default loss is that of the paper (section 4.1): the Bradley-Terry likelihood of the preferred picture. What the
+paper does not say follows ImageReward (Xu et al. 2023, section 4.1): the lower part of both towers is frozen, and the
+learning rate decays as a cosine. One thing differs by default: there is no new five-layer head. The backbone's own
+matching head is trained instead, so the model can compare prompt and picture from the start.
 """
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..configs import RewardModelConfig
+from ..errors import UserError
 from ..flow import ahead
 from ..models.reward import RewardModel
 from ..models.tensors import same_layout
+from .heads import HeadOutputs, Heads
 from .loop import Algorithm
+from .losses import LossName, aspect_loss, bradley_terry_loss, loss_of
 from .run import optimizer_step, random_state, restore_optimizer, restore_random_state
 
 
+class Comparison(NamedTuple):
+    """A pair: the places of its chosen and its rejected picture among the pictures of its prompt.
+
+    `margin` is from 0 to 1; 0 is a tie. `aspects` are the margins by aspect, below 0 where the rejected picture is
+    better.
+    """
+
+    chosen: int
+    rejected: int
+    margin: float = 1.0
+    aspects: Mapping[str, float] = MappingProxyType({})
+
+
 class PromptPairs(NamedTuple):
-    """All pairs of one prompt. A pair has the places in `pictures` of its chosen and its rejected picture."""
+    """All pairs of one prompt, and its pictures by number."""
 
     prompt: str
     pictures: list[int]
-    pairs: list[tuple[int, int]]
+    pairs: list[Comparison]
 
+
+COLLAPSED, COLLAPSED_STEPS = 1e-6, 10
+"""A training has collapsed if, in this many steps in a row, `widest_difference` is smaller than this.
+
+ImageReward's head as it is published gives differences of 1e-9, and they stay so, because the gradients are below
+Adam's epsilon. A new vision tower may begin like this, but the first step ends it.
+"""
 
 Load = Callable[[list[int]], Tensor]
 """Normalised pixels (B, 3, H, W) of pictures by number."""
 
 
-def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """−log σ(chosen − rejected), mean over pairs; both are raw rewards (B,). Equation 1 of the paper."""
-    return -F.logsigmoid(chosen - rejected).mean()
-
-
-def freeze(model: nn.Module, fraction: float) -> int:
-    """Freeze embeddings and the lowest `fraction` of the layers of every stack. Returns the number of frozen tensors.
-
-    ImageReward's 0.7 of 24 vision and 12 text layers freezes 16 and 8. Zero freezes nothing.
-    """
-    if fraction == 0:
-        return 0
-    frozen = 0
-    stacks = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
-    for name, parameter in model.named_parameters():
-        stack = next((one for one in stacks if name.startswith(f"{one}.")), None)
-        if stack is None:
-            # pre_layrnorm is CLIP's, spelt so there.
-            keep = not any(part in name for part in ("embeddings", "pre_layrnorm"))
-        else:
-            layer = int(name.removeprefix(f"{stack}.").partition(".")[0])
-            keep = layer >= int(fraction * len(stacks[stack]))
-        if not keep:
-            parameter.requires_grad_(False)
-            frozen += 1
-    return frozen
+def cosine_decay(peak: float, step: int, total: int) -> float:
+    """The learning rate after `step` of `total` steps: `peak` at the beginning, 0 after the last, half of a cosine."""
+    return peak * 0.5 * (1 + math.cos(math.pi * step / total))
 
 
 def correctness(margins: Tensor) -> Tensor:
     """For every pair, 1 if its margin (P,) is above zero, 0.5 if it is zero, else 0: a tie is half correct."""
     return (margins > 0).float() + 0.5 * (margins == 0).float()
+
+
+def widest_difference(differences: Tensor, rewards: Tensor) -> float:
+    """The largest absolute value in `differences` (P,), relative to that of the `rewards` (N,) if this is above 1."""
+    return float(differences.abs().max() / rewards.abs().max().clamp_min(1))
 
 
 class Measured(NamedTuple):
@@ -79,22 +83,44 @@ class Measured(NamedTuple):
     std: float
 
 
-def rewards_of(model: RewardModel, groups: list[PromptPairs], pixels: Tensor, device: torch.device) -> Tensor:
-    """Rewards (N,) of all pictures of the groups. `pixels` (N, 3, H, W) are in the same order."""
+def features_of(
+    model: RewardModel,
+    groups: list[PromptPairs],
+    pixels: Tensor,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Features (N, D) of all pictures of the groups, in float32. `pixels` (N, 3, H, W) are in the same order.
+
+    With `dtype` the backbone computes in this precision. The heads never do: differences of rewards are small.
+    """
     prompts = [group.prompt for group in groups for _ in group.pictures]
     tokens = {name: value.to(device) for name, value in model.tokens(prompts).items()}
-    rewards: Tensor = model(pixels.to(device), **tokens)
-    return rewards
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        features = model.pair_features(model.image_features(pixels.to(device)), **tokens)
+    return features.float()
 
 
 def preferences(groups: list[PromptPairs]) -> tuple[Tensor, Tensor]:
     """Places of chosen and rejected pictures, each (P,), among all pictures of the groups."""
     chosen, rejected, offset = [], [], 0
     for group in groups:
-        chosen += [offset + better for better, _ in group.pairs]
-        rejected += [offset + worse for _, worse in group.pairs]
+        chosen += [offset + pair.chosen for pair in group.pairs]
+        rejected += [offset + pair.rejected for pair in group.pairs]
         offset += len(group.pictures)
     return torch.tensor(chosen), torch.tensor(rejected)
+
+
+def margins(groups: list[PromptPairs]) -> Tensor:
+    """The margins (P,) of the groups' pairs."""
+    return torch.tensor([pair.margin for group in groups for pair in group.pairs])
+
+
+def preferred_by_aspect(groups: list[PromptPairs], aspects: Sequence[str]) -> Tensor:
+    """For every pair and aspect (P, A): 1 if the chosen picture is better, −1 if the rejected one is, 0 if neither."""
+    pairs = [pair for group in groups for pair in group.pairs]
+    known = torch.tensor([pair.aspects.get(name, 0.0) for pair in pairs for name in aspects])
+    return known.view(len(pairs), len(aspects)).sign()
 
 
 def batches(groups: list[PromptPairs], size: int, load: Load) -> Iterator[tuple[list[PromptPairs], Tensor]]:
@@ -109,23 +135,35 @@ def _pictures(groups: list[PromptPairs]) -> list[int]:
 
 @torch.inference_mode()
 def rewarded(
-    model: RewardModel, groups: list[PromptPairs], load: Load, batch: int, device: torch.device
+    model: RewardModel,
+    groups: list[PromptPairs],
+    load: Load,
+    batch: int,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
 ) -> Iterator[tuple[list[PromptPairs], Tensor]]:
     """The groups in batches with their pictures' rewards (N,), on the CPU."""
     for part, pixels in batches(groups, batch, load):
-        yield part, rewards_of(model, part, pixels, device).float().cpu()
+        yield part, model.reward(features_of(model, part, pixels, device, dtype)).cpu()
 
 
-def measure(model: RewardModel, groups: list[PromptPairs], load: Load, batch: int, device: torch.device) -> Measured:
-    """Measure the model on some pairs. A pair with equal rewards counts as half correct."""
-    margins, every = [], []
-    for part, rewards in rewarded(model, groups, load, batch, device):
+def measure(
+    model: RewardModel,
+    groups: list[PromptPairs],
+    load: Load,
+    batch: int,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+) -> Measured:
+    """Measure the model on some pairs, none of them tied. A pair with equal rewards counts as half correct."""
+    differences, every = [], []
+    for part, rewards in rewarded(model, groups, load, batch, device, dtype):
         chosen, rejected = preferences(part)
-        margins.append(rewards[chosen] - rewards[rejected])
+        differences.append(rewards[chosen] - rewards[rejected])
         every.append(rewards)
-    margin, flat = torch.cat(margins), torch.cat(every)
-    right = float(correctness(margin).mean())
-    return Measured(float(-F.logsigmoid(margin).mean()), right, float(flat.mean()), float(flat.std()))
+    difference, flat = torch.cat(differences), torch.cat(every)
+    right = float(correctness(difference).mean())
+    return Measured(float(bradley_terry_loss(difference).mean()), right, float(flat.mean()), float(flat.std()))
 
 
 def correct(
@@ -141,11 +179,33 @@ def correct(
     return found
 
 
-class BradleyTerry(Algorithm):
-    """Trains a reward model in place. With validation pairs, the weights of the best epoch are kept.
+class Kept(NamedTuple):
+    """The epoch whose weights were kept, of the `epochs` that were done; with its measurements on validation pairs.
+
+    `loss` and `accuracy` are None if there were no validation pairs: then the last epoch is kept.
+    """
+
+    epoch: int
+    epochs: int
+    loss: float | None = None
+    accuracy: float | None = None
+
+
+class Totals(NamedTuple):
+    """What is divided by in a step: the number of its pairs, of its untied pairs, and of those by aspect (A,)."""
+
+    pairs: int
+    untied: int
+    by_aspect: Tensor
+
+
+class RewardTraining(Algorithm):
+    """Trains a reward model in place. With validation pairs, none of them tied, the weights of the best epoch are kept.
 
     A step uses `batch` × `accumulate` prompts with all their pairs. Each picture goes through the model once, even if
-    it is in many pairs.
+    it is in many pairs. `aspects` are those that get a head of their own. The loss of a step is the mean of the pairs'
+    losses plus `aspect_weight` × the mean of the aspects' losses, each of them a mean over the pairs that are not tied
+    on this aspect.
     """
 
     def __init__(
@@ -158,42 +218,95 @@ class BradleyTerry(Algorithm):
         *,
         seed: int,
         device: torch.device,
+        aspects: Sequence[str] = (),
     ) -> None:
         self._model, self._groups, self._validation, self._load = model, groups, validation, load
         self._batch, self._together, self._device = config.batch, config.batch * config.accumulate, device
         self._per_epoch = steps_per_epoch(len(groups), config)
         self.total = total = config.epochs * self._per_epoch
+        self._patience = config.patience or config.epochs
         self._generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
-        self._trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._loss = cast(LossName, config.loss)
+        self._aspects, self._aspect_weight = aspects, config.aspect_weight
+        self.heads = Heads(model, head=config.head, aspects=aspects, uncertain=config.loss == "uncertainty").to(device)
+        if self.heads.mlp:
+            model.get_submodule("backbone.itm_head").requires_grad_(False)  # the new head is written there at the end
+        parameters = (*model.parameters(), *self.heads.parameters())
+        self._trainable = [parameter for parameter in parameters if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(self._trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
-        )
-        self._best: dict[str, Any] = {"loss": math.inf, "weights": {}}
+        self._learning_rate = [cosine_decay(config.learning_rate, step, total) for step in range(total)]
+        self._dtype = None if config.dtype == "float32" else getattr(torch, config.dtype)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=config.dtype == "float16")
+        self._best: dict[str, Any] = {"epoch": 0, "loss": math.inf, "accuracy": 0.0, "weights": {}, "heads": {}}
+        self._collapsed = 0  # steps in a row
         self._order = torch.empty(0, dtype=torch.long)
         self._batches: Iterator[tuple[list[PromptPairs], Tensor]] | None = None
-        model.train()
+        self._training(True)
+
+    def _training(self, on: bool) -> None:
+        """Turn dropout on or off. When it is off, the model has the overall head."""
+        self._model.train(on)
+        self.heads.train(on)
+        if not on:
+            self.heads.fold(self._model)
 
     def step(self, number: int) -> dict[str, float]:
-        """Do one optimizer step on the next prompts. Returns the mean loss and accuracy of their pairs.
+        """Do one optimizer step on the next prompts. Returns its losses, and its accuracy on the pairs without ties.
 
-        The loss is the mean over all pairs of the step, in however many forward passes they are.
+        The losses are means over the pairs of the step, in however many forward passes they are.
         """
         groups, passes = self._next(number)
-        pairs = sum(len(group.pairs) for group in groups)
-        loss = right = 0.0
+        totals = self._totals(groups)
+        sums = {"loss": 0.0, "aspect_loss": 0.0, "accuracy": 0.0}
+        widest = 0.0
         for part, pixels in passes:
-            rewards = rewards_of(self._model, part, pixels, self._device)
+            features = features_of(self._model, part, pixels, self._device, self._dtype)
+            outputs = self.heads(self._model, features)
             chosen, rejected = preferences(part)
-            share = len(chosen) / pairs
-            partial = bradley_terry_loss(rewards[chosen], rewards[rejected]) * share
-            partial.backward()
-            loss += partial.item()
-            right += float(correctness(rewards[chosen] - rewards[rejected]).mean()) * share
-        optimizer_step(self._optimizer, self._trainable, where=f"step {number}")
-        self._schedule.step()
-        return {"loss": loss, "accuracy": right}
+            difference = outputs.rewards[chosen] - outputs.rewards[rejected]
+            margin = margins(part).to(self._device)
+            variance = outputs.variances[chosen] + outputs.variances[rejected]
+            overall = loss_of(self._loss, difference, margin, variance).sum() / totals.pairs
+            by_aspect = self._aspect_loss(part, outputs, totals)
+            self._scaler.scale(overall + self._aspect_weight * by_aspect).backward()
+            widest = max(widest, widest_difference(difference.detach(), outputs.rewards.detach()))
+            sums["loss"] += overall.item()
+            sums["aspect_loss"] += by_aspect.item()
+            sums["accuracy"] += float(correctness(difference[margin > 0]).sum()) / max(1, totals.untied)
+        self._check_collapse(number, widest)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._learning_rate[number - 1]
+        optimizer_step(self._optimizer, self._trainable, where=f"step {number}", scaler=self._scaler)
+        if not self._aspects:
+            del sums["aspect_loss"]
+        if not totals.untied:
+            del sums["accuracy"]
+        return {**sums, **({"loss_scale": self._scaler.get_scale()} if self._scaler.is_enabled() else {})}
+
+    def _check_collapse(self, number: int, widest: float) -> None:
+        """Raise `UserError` if the rewards have been nearly the same for all pictures of a pair for too many steps.
+
+        `widest` is the largest difference in a pair of this step.
+        """
+        self._collapsed = self._collapsed + 1 if widest < COLLAPSED else 0
+        if self._collapsed == COLLAPSED_STEPS:
+            raise UserError(
+                f"step {number}: the rewards have collapsed: in {COLLAPSED_STEPS} steps in a row no two pictures of a "
+                f"pair differed by more than {widest:.0e}, so nothing is learnt; take another --backbone or --head, or "
+                "change --learning-rate"
+            )
+
+    def _totals(self, groups: list[PromptPairs]) -> Totals:
+        margin, preferred = margins(groups), preferred_by_aspect(groups, self._aspects)
+        return Totals(len(margin), int((margin > 0).sum()), preferred.abs().sum(0).to(self._device))
+
+    def _aspect_loss(self, part: list[PromptPairs], outputs: HeadOutputs, totals: Totals) -> Tensor:
+        """The share of some prompts in the mean loss of the aspects on which the step has untied pairs."""
+        chosen, rejected = preferences(part)
+        preferred = preferred_by_aspect(part, self._aspects).to(self._device)
+        losses = aspect_loss(outputs.aspects[chosen] - outputs.aspects[rejected], preferred).sum(0)
+        return (losses / totals.by_aspect.clamp_min(1)).sum() / (totals.by_aspect > 0).sum().clamp_min(1)
 
     def _next(self, number: int) -> tuple[list[PromptPairs], Iterator[tuple[list[PromptPairs], Tensor]]]:
         """The prompts of a step, and the same in batches with their pixels. The next batches are loaded meanwhile."""
@@ -207,30 +320,45 @@ class BradleyTerry(Algorithm):
         return groups, islice(self._batches, -(-len(groups) // self._batch))
 
     def validate(self, number: int) -> dict[str, float]:
-        """Loss and accuracy on the validation pairs after the last step of an epoch; empty after other steps."""
+        """Loss and accuracy on the validation pairs after the last step of an epoch; empty after other steps.
+
+        Ends the training if `patience` epochs in a row had no lower loss.
+        """
         if number == 0 or number % self._per_epoch or not self._validation:
             return {}
-        self._model.eval()
-        measured = measure(self._model, self._validation, self._load, self._batch, self._device)
-        self._model.train()
+        self._training(False)
+        measured = measure(self._model, self._validation, self._load, self._batch, self._device, self._dtype)
+        self._training(True)
+        epoch = number // self._per_epoch
         if measured.loss < self._best["loss"]:
-            self._best = {"loss": measured.loss, "weights": copy.deepcopy(self._model.state_dict())}
+            weights, heads = copy.deepcopy((self._model.state_dict(), self.heads.state_dict()))
+            found = {"epoch": epoch, "loss": measured.loss, "accuracy": measured.accuracy}
+            self._best = {**found, "weights": weights, "heads": heads}
+        elif epoch - self._best["epoch"] >= self._patience:
+            self.total = number
         return {"validation_loss": measured.loss, "validation_accuracy": measured.accuracy}
 
-    def finish(self) -> None:
-        """Make the model ready for use, with the best weights if there were validation pairs."""
-        if self._validation:
-            self._model.load_state_dict(self._best["weights"])
-        self._model.eval()
+    def finish(self) -> Kept:
+        """Make the model ready for use, with the best weights if there were validation pairs. Says which were kept."""
+        epochs = self.total // self._per_epoch
+        self._training(False)
+        if not self._validation:
+            return Kept(epochs, epochs)
+        self._model.load_state_dict(self._best["weights"])
+        self.heads.load_state_dict(self._best["heads"])
+        return Kept(self._best["epoch"], epochs, self._best["loss"], self._best["accuracy"])
 
     def state_dict(self) -> dict[str, Any]:
-        """The model, its best weights, the order of the epoch, the optimizer, the schedule, the random state."""
+        """The model, its best weights, the order of the epoch, the optimizer, the scaler, the random state."""
         return {
+            "total": self.total,
             "model": self._model.state_dict(),
+            "heads": self.heads.state_dict(),
             "best": self._best,
             "order": self._order,
             "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "collapsed": self._collapsed,
             "random": random_state(self._generator),
         }
 
@@ -240,11 +368,17 @@ class BradleyTerry(Algorithm):
         if self._order.sort().values.tolist() != list(range(len(self._groups))):
             raise ValueError("an order of other prompts")
         best = self._best
-        if not best["loss"] <= math.inf or (best["weights"] and not same_layout(best["weights"], state["model"])):
+        kept = (("weights", "model"), ("heads", "heads")) if best["epoch"] else ()
+        if not best["loss"] <= math.inf or not all(same_layout(best[one], state[other]) for one, other in kept):
             raise ValueError("weights of another model")
+        if not 0 < state["total"] <= self.total:
+            raise ValueError("a training of another length")
+        self.total = state["total"]
         self._model.load_state_dict(state["model"])
+        self.heads.load_state_dict(state["heads"])
         restore_optimizer(self._optimizer, state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
+        self._scaler.load_state_dict(state["scaler"])
+        self._collapsed = state["collapsed"]
         restore_random_state(state["random"], self._generator)
 
 

@@ -43,12 +43,28 @@ from .interrupts import deferred
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
 
-def optimizer_step(optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], *, where: str) -> None:
-    """One optimizer step with the gradient clipped to norm 1. Raises `UserError` if the gradient is not finite."""
+def optimizer_step(
+    optimizer: torch.optim.Optimizer,
+    parameters: list[torch.nn.Parameter],
+    *,
+    where: str,
+    scaler: torch.amp.GradScaler | None = None,
+) -> None:
+    """One optimizer step with the gradient clipped to norm 1. Raises `UserError` if the gradient is not finite.
+
+    `scaler` is for float16, where the loss is multiplied so that small gradients do not become 0. With a gradient that
+    is not finite it skips the step and halves its factor; below 1, the factor is not the reason.
+    """
+    if scaler:
+        scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-    if not torch.isfinite(norm):
+    if not torch.isfinite(norm) and not (scaler and scaler.is_enabled() and scaler.get_scale() >= 1):
         raise UserError(f"{where}: training has diverged, its gradient is {norm:g}; lower --learning-rate")
-    optimizer.step()
+    if scaler:
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        optimizer.step()
     optimizer.zero_grad()
 
 

@@ -100,9 +100,9 @@ def accuracy(
 
     Each pair has a chosen picture, which is the preferred one, and a rejected picture. A pair counts 1 if the chosen
     picture scores higher, 0.5 if both score the same, and 0 if the chosen picture scores lower. The accuracy is the
-    mean over the pairs. Its interval comes from a bootstrap over prompts, and not over pairs, because the pairs of one
-    prompt share their pictures. The percentiles are expanded as in Hesterberg (2015, arXiv 1411.5279, section 5.3). All
-    intervals of eval are computed in this way.
+    mean over the pairs. Pairs with a margin of 0 are ties and left out. The interval comes from a bootstrap over
+    prompts, and not over pairs, because the pairs of one prompt share their pictures. The percentiles are expanded as
+    in Hesterberg (2015, arXiv 1411.5279, section 5.3). All intervals of eval are computed in this way.
 
     Papers count ties in other ways, so published accuracies differ by several points. With --definition, there are
     more reports. `pooled` counts 0 if both pictures score the same; ImageReward, MPS and HPSv3 use it. `per-prompt` is
@@ -128,7 +128,10 @@ def accuracy(
         raise UserError(f"--baseline {baseline}: there is no other reward to compare it with; name one with --reward")
     check_page(html, [pairs, out])
     joined = ConsistencyChecker().pairs(located(pairs, Pair))
-    wanted = [pair for pair in joined if not split or pair.get("split") == split]
+    ours = [pair for pair in joined if not split or pair.get("split") == split]
+    wanted = [pair for pair in ours if pair["margin"]]
+    if len(wanted) < len(ours):
+        progress.note(f"{progress.plural(len(ours) - len(wanted), 'tie')} left out")
     if not wanted:
         raise UserError(f"{pairs}: there are no pairs" + (f" of split {split!r}" if split else ""))
     sides = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in wanted)
