@@ -131,7 +131,7 @@ def test_the_layers_in_two_parts_are_the_whole_model(kind: str) -> None:
         depth = len(backbone.vision_model.encoder.layers)
         assert depth > 1
         for layers in range(depth + 1):
-            assert torch.equal(model.upper_layers(model.lower_layers(pixels, layers), layers), wanted)
+            assert torch.equal(model._upper_layers(model._lower_layers(pixels, layers), layers), wanted)
         assert torch.equal(model.image_features(pixels), wanted)
     assert len(backbone.vision_model.encoder.layers) == depth
 

@@ -100,7 +100,7 @@ class RewardModel(nn.Module):
         frozen = (not any(one.requires_grad for one in layer.parameters()) for layer in vision.encoder.layers)
         return sum(takewhile(bool, frozen))
 
-    def lower_layers(self, pixels: Tensor, layers: int) -> Tensor:
+    def _lower_layers(self, pixels: Tensor, layers: int) -> Tensor:
         """The hidden states (B, P, D) of pixels (B, 3, height, width) after so many vision layers."""
         vision: Any = self.backbone.vision_model
         with hub.compute_errors(self.where):
@@ -109,7 +109,7 @@ class RewardModel(nn.Module):
                 hidden = vision.pre_layrnorm(hidden)
             return _through(vision.encoder, slice(layers), hidden)
 
-    def upper_layers(self, hidden: Tensor, layers: int) -> Tensor:
+    def _upper_layers(self, hidden: Tensor, layers: int) -> Tensor:
         """The image features of hidden states (B, P, D) after so many vision layers; see `image_features`."""
         model: Any = self.backbone
         vision = model.vision_model
@@ -121,9 +121,34 @@ class RewardModel(nn.Module):
             patches: Tensor = vision.post_layernorm(hidden)
             return patches
 
-    def image_features(self, pixels: Tensor) -> Tensor:
-        """Features of pixels (B, 3, height, width): CLIP's embeddings (B, D), or BLIP's patches (B, P, D)."""
-        return self.upper_layers(self.lower_layers(pixels, 0), 0)
+    def image_features(self, inputs: Tensor) -> Tensor:
+        """Image features: CLIP's embeddings (B, D), or BLIP's patches (B, P, D).
+
+        `inputs` are pixels (B, 3, height, width), or what `after_frozen_layers` made of them, (B, P, D).
+        """
+        if inputs.ndim == 3:
+            return self._upper_layers(inputs.to(next(self.parameters()).dtype), self.frozen_layers)
+        return self._upper_layers(self._lower_layers(inputs, 0), 0)
+
+    def after_frozen_layers(self, pixels: Tensor) -> Tensor:
+        """The hidden states (B, P, D) of pixels (B, 3, height, width) after the frozen vision layers."""
+        return self._lower_layers(pixels, self.frozen_layers)
+
+    @property
+    def hidden_shape(self) -> tuple[int, int]:
+        """The shape (P, D) of the hidden states of a picture."""
+        vision: Any = self.backbone.vision_model
+        return vision.embeddings.num_positions, vision.config.hidden_size
+
+    def identity_of_frozen_layers(self) -> str:
+        """A text that changes with what `after_frozen_layers` makes of a picture."""
+        vision: Any = self.backbone.vision_model
+        found = hashlib.sha256(repr((self.recipe, vision.config.to_dict())).encode())
+        layers = [f"encoder.layers.{layer}." for layer in range(self.frozen_layers)]
+        for name, values in vision.state_dict().items():
+            if not name.startswith("encoder.") or any(map(name.startswith, layers)):
+                found.update(name.encode() + values.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
 
     def text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """CLIP's embeddings (B, D) of tokens (B, L)."""
