@@ -209,8 +209,8 @@ class RewardTraining(Algorithm):
 
     A step uses `batch` × `accumulate` prompts, with all their pairs, in each process of the `world`. Each picture goes
     through the model once, even if it is in many pairs. `aspects` are those that get a head of their own. The loss of a
-    step is the mean of the pairs' losses plus `aspect_weight` × the mean of the aspects' losses. The loss of an aspect is
-    a mean over the pairs that are not tied on it.
+    step is the mean of the pairs' losses plus `aspect_weight` × the mean of the aspects' losses. That of an aspect is a
+    mean over the pairs that are not tied on it.
     """
 
     def __init__(
