@@ -107,7 +107,8 @@ def test_arguments_are_offered_once_a_single_plug_in_is_left(tmp_path: Path, mon
         return [spec for spec, _ in plugins.completions(kind, typed)]
 
     assert offered("reward", "") == [*plugins.catalog("reward")]
-    assert offered("reward", "v") == ["vp", "vp:runs/"]
+    assert offered("reward", "v") == ["vp", "vqascore"]
+    assert offered("reward", "vq") == ["vqascore", "vqascore:runs/"]
     assert offered("reward", "vp:") == ["vp:runs/"]
     assert offered("reward", "vp:.") == ["vp:.hidden/"]
     assert offered("reward", "vp:runs/") == ["vp:runs/a/", "vp:runs/b/"]
@@ -217,14 +218,14 @@ def test_every_plug_in_keeps_the_contract(kind: str, path: Path) -> None:
     """A help line and ``load(argument, *, device="auto")``: vpctl relies on these before it loads a plug-in."""
     module = ast.parse(path.read_text())
     docstring = ast.get_docstring(module) or ""
-    assert plugins.catalog(kind)[path.stem] == docstring.splitlines()[0]
+    assert plugins.catalog(kind)[path.stem.replace("_", ".")] == docstring.splitlines()[0]
     assert docstring[0].isupper()
     assert len(docstring.splitlines()[0]) <= 117
     (load,) = (node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == "load")
     assert [argument.arg for argument in load.args.args] == ["argument"]
     device, *settings = [argument.arg for argument in load.args.kwonlyargs]
     assert device == "device"
-    assert set(settings) <= {"server", "pictures", "folder"}, "what commands have to give"
+    assert set(settings) <= {"server", "pictures", "folder", "dtype"}, "what commands have to give"
     assert ast.unparse(load.args.kw_defaults[0] or ast.Constant(None)) == "'auto'"
     assert not load.args.defaults
     assert ast.get_docstring(load)

@@ -44,6 +44,10 @@ VARIABLES = (
         "Number of CPU threads. If it is not set, a command uses all cores; in a pipe it uses half of them.",
         ("device",),
     ),
+    Variable("RANK", "Number of this process among those that a launcher has started, from 0.", ("backbone",)),
+    Variable(
+        "WORLD_SIZE", "Number of processes that a launcher, such as accelerate launch, has started.", ("backbone",)
+    ),
     Variable("NO_COLOR", "If it is set, tables have no colours.", ("judgements", "html", "files")),
 )
 """Every environment variable that vpctl, or a library that it loads, reads."""

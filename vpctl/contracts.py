@@ -13,6 +13,9 @@ has base_url, concurrency, rpm, tpm, max_cost, max_requests, max_time (in second
 extra and prices. PictureConfig has max_side, detail and image_url. An option that is not given has its default; a
 limit without a default is None, and a text without a default is empty. folder is the folder of the records file.
 
+The load function of a reward may have one more parameter: dtype, the precision that the user named with --dtype, which
+is float32, bfloat16 or float16. It is empty if the option is not given.
+
 Raise UserError(text) of vpctl.errors if the user can correct the problem: the command ends and prints the text in one
 line. Raise RecordFailed(text) of vpctl.errors if a single record cannot be processed; the text is the reason. The
 command counts the record, continues, and the next run tries the record again.
@@ -442,9 +445,26 @@ class Reward(Protocol):
     """Whether gradients flow back to a tensor of images."""
 
     @abstractmethod
-    def __call__(self, images: "list[Image.Image] | Tensor", prompts: list[str]) -> "Sequence[float] | Tensor":
+    def __call__(
+        self, images: "list[Image.Image] | list[Any] | Tensor", prompts: list[str]
+    ) -> "Sequence[float] | Tensor":
         """Return B scores for B pictures; a higher score is better.
 
-        The pictures are RGB images, or a tensor (B, 3, H, W) in [0, 1]. The score of a picture must not depend on the
-        rest of its batch.
+        The pictures are RGB images, or what `prepare` returned for them, or a tensor (B, 3, H, W) in [0, 1]. The score
+        of a picture must not depend on the rest of its batch.
         """
+
+    def prepare(self, image: "Image.Image") -> Any:
+        """Return what the call gets for this picture, such as its pixels in the size that a model takes.
+
+        vpctl calls it in a thread, while the pictures before this one are scored. The picture itself is returned here.
+        """
+        return image
+
+    def is_truncated(self, prompt: str) -> bool:
+        """Return whether only the beginning of this prompt is read."""
+        return False
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what determines the scores, in values that JSON can hold, for --provenance."""
+        return {}

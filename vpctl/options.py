@@ -389,6 +389,15 @@ Device = Annotated[
         help="Device that runs the models: auto, cpu, cuda, cuda:1 or mps; auto selects the fastest device.",
     ),
 ]
+Dtype = Annotated[
+    str,
+    option(
+        choices=("float32", "bfloat16", "float16"),
+        group="Model",
+        help="Precision that the models compute in.",
+        show_default="float32; for vqascore on a GPU, bfloat16",
+    ),
+]
 BatchSize = Annotated[
     int,
     option(

@@ -64,7 +64,16 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 def catalog(kind: str) -> dict[str, str]:
     """Name and help of every packaged plug-in of a kind, in alphabetical order. Nothing is imported."""
     folder = _HOME / KINDS[kind]
-    return {path.stem: _help(path) for path in sorted(folder.glob("[!_]*.py"))}
+    return {path.stem.replace("_", "."): _help(path) for path in sorted(folder.glob("[!_]*.py"))}
+
+
+def _packaged(kind: str, name: str) -> Path:
+    """The file of a packaged plug-in. A dot in the name is an underscore in the file, because modules have no dots."""
+    return _HOME / KINDS[kind] / f"{name.replace('.', '_')}.py"
+
+
+def _module(kind: str, name: str) -> ModuleType:
+    return importlib.import_module(f"vpctl.{KINDS[kind]}.{_packaged(kind, name).stem}")
 
 
 def _help(path: Path) -> str:
@@ -90,7 +99,7 @@ def completions(kind: str, incomplete: str) -> list[tuple[str, str]]:
 
 def _arguments(kind: str, name: str, typed: str) -> list[tuple[str, str]]:
     """Values of a plug-in's argument that begin with `typed`, each with its help."""
-    expected = _expected(Path(name) if name.endswith(".py") else _HOME / KINDS[kind] / f"{name}.py")
+    expected = _expected(Path(name) if name.endswith(".py") else _packaged(kind, name))
     if expected in KINDS:
         return completions(str(expected), typed)
     offered = _folders(typed) if expected == "DIR" else expected
@@ -138,8 +147,8 @@ def check(kind: str, spec: str, **settings: Any) -> str:
     import inspect
 
     name, argument = split(_known(kind, spec))
-    if not name.endswith(".py") and _has_check(_HOME / KINDS[kind] / f"{name}.py"):
-        checker = importlib.import_module(f"vpctl.{KINDS[kind]}.{name}").check
+    if not name.endswith(".py") and _has_check(_packaged(kind, name)):
+        checker = _module(kind, name).check
         known = inspect.signature(checker).parameters
         checker(argument, **{name: value for name, value in settings.items() if name in known})
     return spec
@@ -186,7 +195,7 @@ def load(kind: str, spec: str, *, device: str = "auto", **settings: Any) -> Any:
     import inspect
 
     name, argument = split(_known(kind, spec))
-    module = _from_file(name) if _is_user_file(spec) else importlib.import_module(f"vpctl.{KINDS[kind]}.{name}")
+    module = _from_file(name) if _is_user_file(spec) else _module(kind, name)
     loader: Callable[..., Any] | None = getattr(module, "load", None)
     if not callable(loader):
         raise UserError(f"{_option(kind)} {spec}: {name} has no function load(argument, *, device)")
@@ -342,6 +351,10 @@ def _is_json(value: object) -> bool:
     return bool(digest([value]))
 
 
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict) and _is_json(value)
+
+
 def _is_context(value: object) -> bool:
     return isinstance(value, AbstractAsyncContextManager)
 
@@ -375,7 +388,12 @@ MEMBERS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
         "summary": _SUMMARY,
         "expected": (is_usage, "expected takes (kind, prompt, sizes) and returns numbers by name"),
     },
-    "reward": {"differentiable": (_is_any, "differentiable is True or False")},
+    "reward": {
+        "differentiable": (_is_any, "differentiable is True or False"),
+        "prepare": (_is_any, "prepare takes an image"),
+        "is_truncated": (_is_any, "is_truncated takes a prompt and returns True or False"),
+        "provenance": (_is_object, "provenance takes nothing and returns a dict that JSON can hold"),
+    },
 }
 """For each kind and member: a check of the member's value, or of what it returns if it is a function, and its contract
 in one line."""
@@ -489,7 +507,10 @@ def last_modified(spec: str) -> float:
 
 def _local(spec: str) -> list[str]:
     """The parts of a spec that are existing files or folders on this machine."""
-    return [part for part in split(spec) if part and os.path.exists(part)]
+    name, argument = split(spec)
+    parts = argument.split(":")
+    tails = [":".join(parts[start:]) for start in range(len(parts))]  # as in hpsv2:antialias:FILE
+    return [part for part in (name, *tails) if part and os.path.exists(part)]
 
 
 def aspects() -> dict[str, str]:

@@ -76,6 +76,12 @@ class Image(TypedDict):
     scores: NotRequired[
         Annotated[dict[str, float], "Raw score of each reward, by the SPEC of the reward; higher is better."]
     ]
+    percentiles: NotRequired[
+        Annotated[
+            dict[str, float],
+            "By the SPEC of the reward: percentage of reference pictures with a lower score; see score --calibrate.",
+        ]
+    ]
 
 
 class Judgement(TypedDict):
@@ -144,12 +150,18 @@ class Report(TypedDict):
     """One measured number with its 95 % interval. Written by eval; read by you and by eval compare."""
 
     name: Annotated[str, "What was measured: a reward, an annotator or a file of pictures."]
-    metric: Annotated[str, "`accuracy`, `win_rate`, `agreement`, `ties` and others."]
+    metric: Annotated[
+        str,
+        "`accuracy`, `win_rate`, `agreement`, `ties` and others. The other definitions of accuracy begin with "
+        "`accuracy_`, and a difference from a baseline ends in `_difference`.",
+    ]
     value: Annotated[float, "The number."]
     low: Annotated[float, "Lower end of its interval."]
     high: Annotated[float, "Upper end of its interval."]
     n: Annotated[int, "Number of items that the value is a mean of, such as pairs."]
-    baseline: NotRequired[Annotated[str, "What `name` is compared with: the file of the base model, or an annotator."]]
+    baseline: NotRequired[
+        Annotated[str, "What `name` is compared with: the file of the base model, a reward, or an annotator."]
+    ]
     confidence: NotRequired[Annotated[float, "Coverage of the interval, such as 0.95."]]
     reward: NotRequired[Annotated[str, "In compare: the reward whose scores are compared."]]
     wins: NotRequired[Annotated[int, "In compare: number of comparisons in which the tuned model's picture is better."]]
@@ -157,8 +169,19 @@ class Report(TypedDict):
         Annotated[
             int,
             "In compare: number of comparisons with equal scores. In agreement: number of pairs that are left out "
-            "because an annotator gave a tie.",
+            "because an annotator gave a tie. In accuracy, with --definition: number of pairs with equal scores.",
         ]
+    ]
+    pairs: NotRequired[Annotated[int, "In accuracy, with --definition or --baseline: number of pairs."]]
+    chance: NotRequired[
+        Annotated[
+            float,
+            "In accuracy, with --definition: the expected value for a reward that orders pictures at random, and that "
+            "has equal scores as often.",
+        ]
+    ]
+    threshold: NotRequired[
+        Annotated[float, "In accuracy, for the metric `accuracy_tie_aware`: the value of --tie-threshold."]
     ]
     losses: NotRequired[
         Annotated[int, "In compare: number of comparisons in which the base model's picture is better."]

@@ -129,7 +129,7 @@ def test_the_identity_changes_with_the_reward(plugin: Plugin) -> None:
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("reward", "--annotator reward: name a reward model: reward:clip, "),
+        ("reward", "--annotator reward: name a reward model: reward:aesthetic, "),
         ("reward:clipp", "--annotator reward:clipp: --reward clipp: there is no reward 'clipp'; did you mean 'clip'?"),
         ("reward:./mine.py", "--annotator reward:./mine.py: --reward ./mine.py: there is no file ./mine.py"),
     ],

@@ -35,11 +35,14 @@ def question(prompt: str, *colours: str) -> Question:
     return Question(prompt, [*map(colour, colours)], (FIDELITY,))
 
 
-def make(folder: Path, *, template: str = IN_PLACE, context: int = 4096) -> Path:
-    """Create a LLaVA with random weights. It is large enough that its output depends on its input."""
+def make(folder: Path, *, template: str = IN_PLACE, context: int = 4096, words: Sequence[str] = ()) -> Path:
+    """Create a LLaVA with random weights. It is large enough that its output depends on its input.
+
+    Its tokenizer has a token for each word of the questions and of `words`.
+    """
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    tokens: Any = _tokenizer()
+    tokens: Any = tokenizer_of(words)
     processor = LlavaProcessor(
         CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}),
         tokens,
@@ -70,8 +73,8 @@ def make(folder: Path, *, template: str = IN_PLACE, context: int = 4096) -> Path
     return folder
 
 
-def _tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """A tokenizer of bytes and of the words of the questions, so that a question has only a few hundred tokens."""
+def tokenizer_of(words: Sequence[str] = ()) -> transformers.PreTrainedTokenizerFast:
+    """A tokenizer of bytes, of the words of the questions and of `words`. A question has only a few hundred tokens."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -82,7 +85,8 @@ def _tokenizer() -> transformers.PreTrainedTokenizerFast:
         show_progress=False,
     )
     sample = question("a red circle", "red", "blue")
-    tokenizer.train_from_iterator([questions.system_prompt(sample.kind), questions.text_before(sample)], trainer)
+    texts = [questions.system_prompt(sample.kind), questions.text_before(sample), *words]
+    tokenizer.train_from_iterator(texts, trainer)
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>")
 
 

@@ -140,6 +140,85 @@ def test_accuracy_is_of_all_pairs_or_of_none(tmp_path: Path, red: str) -> None:
     assert not out.exists()
 
 
+def tied(folder: Path, number: int, prompt: str) -> Record:
+    """A pair of two pictures of one colour."""
+    made = pair(folder, number, number, prompt)
+    made["rejected_file_name"] = os.path.basename(shutil.copy(folder / made["chosen_file_name"], folder / "alike.png"))
+    return made
+
+
+def test_accuracy_is_reported_in_the_definitions_of_papers_and_the_headline_stays(tmp_path: Path, red: str) -> None:
+    """Two pairs of p are right, the pair of q is wrong, and the scores tie that of r."""
+    rows = [pair(tmp_path, 9, 4, "p"), pair(tmp_path, 9, 5, "p"), pair(tmp_path, 4, 9, "q"), tied(tmp_path, 7, "r")]
+    source, out = write_lines(tmp_path / "pairs.jsonl", rows), tmp_path / "reports.jsonl"
+    accuracy(str(source), str(out), reward=[red])
+    [headline] = reports(out)
+    accuracy(str(source), str(out), reward=[red], definition=["all"])
+    first, *others = reports(out)
+    assert first == headline
+    assert {(one["name"], one["pairs"], one["ties"]) for one in others} == {(red, 4, 1)}
+    found = {one["metric"]: (one["value"], one["n"], one["chance"]) for one in others}
+    assert found == {
+        "accuracy_pooled": (0.5, 4, 3 / 8),
+        "accuracy_per_prompt": (pytest.approx(1 / 3), 3, 3 / 8),
+        "accuracy_ties_count": (pytest.approx(2 / 3), 3, 5 / 8),
+        "accuracy_tie_aware": (0.625, 4, 0.5),
+    }
+    assert [one.get("threshold") for one in others] == [None, None, None, 0.0]
+    # The smallest difference of the scores, 4, gives preferences that differ by tanh(2) = 0.964, and 5 by 0.987.
+    accuracy(str(source), str(out), reward=[red], definition=["tie-aware", "pooled"], tie_threshold=0.97)
+    _, by_pairs, aware = reports(out)
+    assert (by_pairs["value"], aware["metric"]) == (0.5, "accuracy_tie_aware")
+    assert (aware["value"], aware["ties"], aware["threshold"]) == (0.5, 2, 0.97)
+
+
+def test_a_reward_is_compared_with_a_baseline_on_the_same_pairs(
+    tmp_path: Path, red: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    rows = [pair(tmp_path, 9, 4, "p"), pair(tmp_path, 9, 5, "q"), pair(tmp_path, 4, 9, "r")]
+    source, out = write_lines(tmp_path / "pairs.jsonl", rows), tmp_path / "reports.jsonl"
+    worse, page = f"{red}:-1", tmp_path / "page.html"
+    accuracy(str(source), str(out), reward=[red], baseline=worse, definition=["pooled"], html=str(page))
+    mine, by_pairs, difference, _, theirs, _ = reports(out)
+    assert [one["name"] for one in (mine, by_pairs, difference, theirs)] == [red, red, red, worse]
+    assert (difference["metric"], difference["baseline"]) == ("accuracy_difference", worse)
+    assert (difference["value"], difference["n"], difference["pairs"]) == (pytest.approx(1 / 3), 3, 3)
+    assert difference["low"] == -1, "the interval of a difference may lie below 0"
+    said = capsys.readouterr().err
+    assert f"Accuracy on 3 pairs; differences are from {worse}" in said
+    rows_shown = [[cell.strip() for cell in row.strip("│").split("│")] for row in said.splitlines() if row[:1] == "│"]
+    assert [row[:2] for row in rows_shown[:4]] == [
+        [red, "accuracy"],
+        [red, "pooled"],
+        [red, "difference"],
+        [red, "pooled difference"],
+    ]
+    assert [row[4] for row in rows_shown[:3]] == ["", "0.500", ""], "what guessing gives"
+    assert "Accuracy difference" in page.read_text()
+    with pytest.raises(UserError) as raised:
+        accuracy(str(source), str(out), reward=[red, red], baseline=red)
+    assert str(raised.value) == (
+        f"--baseline {red}: there is no other reward to compare it with; name one with --reward"
+    )
+
+
+def test_the_gate_looks_at_the_headline_of_the_rewards_and_at_nothing_else(
+    tmp_path: Path, red: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [pair(tmp_path, 9, number, str(number)) for number in range(1, 7)]
+    source, worse = write_lines(tmp_path / "pairs.jsonl", rows), f"{red}:-1"
+    out = str(tmp_path / "reports.jsonl")
+    accuracy(str(source), out, reward=[red], baseline=worse, definition=["all"], fail_under=0.5)
+    assert min(one["low"] for one in reports(Path(out))) < 0.5
+    capsys.readouterr()
+    with pytest.raises(GateFailed):
+        accuracy(str(source), out, reward=[red, worse], baseline=worse, definition=["all"], fail_under=0.5)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "below the gate" in line]
+    assert len(warnings) == 1
+    assert f"{worse}: the lower end of the interval" in warnings[0]
+
+
 def test_an_output_that_cannot_be_is_told_before_anything_is_scored(run: Run, tmp_path: Path, red: str) -> None:
     source = write_lines(tmp_path / "pairs.jsonl", [pair(tmp_path, 9, 4)])
     ended = run("eval", "accuracy", source, "--reward", red, "--out", ".")

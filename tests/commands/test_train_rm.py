@@ -13,7 +13,6 @@ from PIL import Image
 from tests.conftest import Ended, Run, code_of_card, write_lines
 from vpctl.commands.train_rm import (
     USE,
-    Store,
     card,
     divided,
     grouped,
@@ -32,6 +31,7 @@ from vpctl.records import Pair
 from vpctl.report.intervals import Interval
 from vpctl.rewards import vp
 from vpctl.tuning.reward import Comparison, Kept, PromptPairs
+from vpctl.tuning.store import Store
 
 
 def pair(prompt: str, chosen: str = "a.png", rejected: str = "b.png", split: str = "") -> Pair:

@@ -7,9 +7,9 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -17,23 +17,40 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.conftest import ENVIRONMENT, ONE, Plugin, Run, draw, lines, vpctl
+from vpctl import plugins
+from vpctl.contracts import Reward
 from vpctl.errors import RecordFailed, UserError
 from vpctl.flow import ahead
-from vpctl.models.scoring import compute_scores, load_batches
+from vpctl.models import scoring
+from vpctl.models.scoring import load_batches
 
 
 class Album:
-    """Pictures of one pixel, whose colour is their number. Those in `missing` cannot be opened."""
+    """Pictures of one pixel, whose colour is their number. Those in `missing` cannot be opened.
 
-    def __init__(self, missing: frozenset[int] = frozenset()) -> None:
+    Those in `large` say that they are large.
+    """
+
+    def __init__(self, missing: frozenset[int] = frozenset(), large: frozenset[int] = frozenset()) -> None:
         self.opened: Counter[str] = Counter()
         self._missing = missing
+        self._large = large
+
+    def size(self, name: str) -> tuple[int, int]:
+        if int(name) in self._missing:
+            raise RecordFailed(f"{name}: there is no such picture")
+        return (1, scoring.LARGE if int(name) in self._large else 1)
 
     def open(self, name: str) -> Image.Image:
         self.opened[name] += 1
         if int(name) in self._missing:
             raise RecordFailed(f"{name}: there is no such picture")
         return Image.new("RGB", (1, 1), (int(name), 0, 0))
+
+
+def reward_of(call: Callable[..., Any]) -> Reward:
+    made: Reward = plugins.from_function(cast(Any, Reward), call)
+    return made
 
 
 def red(images: list[Image.Image], prompts: list[str]) -> "array.array[float]":
@@ -50,14 +67,15 @@ def records(count: int) -> list[dict[str, str]]:
 
 
 def through(
-    records: list[dict[str, str]], rewards: dict[str, Any], *, batch: int, open_picture: Any
+    records: list[dict[str, str]], functions: dict[str, Any], *, batch: int, album: Any
 ) -> tuple[list[tuple[dict[str, str], dict[str, float]]], list[str]]:
     """The records with their scores, and the failures, from all batches."""
     found: list[tuple[dict[str, str], dict[str, float]]] = []
     failures: list[str] = []
-    for some in load_batches(records, open_picture, most=batch):
+    rewards = {spec: reward_of(call) for spec, call in functions.items()}
+    for some in load_batches(records, album, rewards, most=batch):
         assert 0 < len(some.records) + len(some.failures) <= batch
-        scored, failed = some.with_scores(compute_scores(rewards, some.pictures, some.prompts))
+        scored, failed = some.scored(rewards)
         assert len(scored) + len(failed) == some.size
         found += scored
         failures += map(str, failed)
@@ -71,19 +89,20 @@ def test_records_come_in_their_order_with_every_score_and_failures_in_theirs(
 ) -> None:
     album = Album(missing)
     rewards = {"red": red, "green": lambda images, _: array.array("d", [0.0] * len(images))}
-    found, failures = through(records(count), rewards, batch=batch, open_picture=album.open)
+    found, failures = through(records(count), rewards, batch=batch, album=album)
     assert found == [
         (records(count)[number], {"red": number + number % 7 / 100, "green": 0.0})
         for number in range(count)
         if number not in missing
     ]
     assert failures == [f"{number}: there is no such picture" for number in range(count) if number in missing]
-    assert album.opened == Counter(str(number) for number in range(count)), "each picture is opened once for all"
+    there = (number for number in range(count) if number not in missing)
+    assert album.opened == Counter(map(str, there)), "each picture is opened once for all"
 
 
 def test_a_record_that_failed_before_stays_a_failure() -> None:
     wanted: list[dict[str, str] | RecordFailed] = [records(1)[0], RecordFailed("line 2 is broken")]
-    [batch] = load_batches(wanted, Album().open, most=4)
+    [batch] = load_batches(wanted, Album(), {}, most=4)
     assert (batch.records, [*map(str, batch.failures)]) == (records(1), ["line 2 is broken"])
 
 
@@ -94,7 +113,7 @@ def test_a_reward_gets_at_most_so_many_pictures_and_never_none() -> None:
         sizes.append(len(images))
         return red(images, prompts)
 
-    through(records(10), {"red": reward}, batch=4, open_picture=Album(frozenset([4, 5, 6, 7])).open)
+    through(records(10), {"red": reward}, batch=4, album=Album(frozenset([4, 5, 6, 7])))
     assert sizes == [4, 2]
 
 
@@ -103,7 +122,7 @@ def test_what_is_no_number_is_a_failure_and_no_score(value: float) -> None:
     def reward(images: list[Image.Image], _: list[str]) -> "array.array[float]":
         return array.array("d", [1.0, value, 3.0])
 
-    found, failures = through(records(3), {"red": red, "mine": reward}, batch=8, open_picture=Album().open)
+    found, failures = through(records(3), {"red": red, "mine": reward}, batch=8, album=Album())
     assert [record["file_name"] for record, _ in found] == ["0", "2"]
     assert failures == [f"1: mine gave {value}, which is not a valid score"]
 
@@ -116,33 +135,74 @@ def test_pictures_of_a_batch_are_let_go_before_large_ones_of_the_next_are_decode
     alive: list[weakref.ref[Image.Image]] = []
     most = 0
 
-    def open_picture(name: str) -> Image.Image:
-        nonlocal most
-        picture = Album().open(name)
-        alive.append(weakref.ref(picture))
-        most = max(most, sum(one() is not None for one in alive))
-        return picture
+    class Large(Album):
+        def open(self, name: str) -> Image.Image:
+            nonlocal most
+            picture = super().open(name)
+            alive.append(weakref.ref(picture))
+            most = max(most, sum(one() is not None for one in alive))
+            return picture
 
-    found, _ = through(records(8), {"red": red}, batch=8, open_picture=open_picture)
+    found, _ = through(records(8), {"red": red}, batch=8, album=Large(large=frozenset(range(8))))
     assert len(found) == 8
     assert most == 2
 
 
 def test_pictures_are_opened_while_the_rewards_work() -> None:
     """The second batch is ready before the first has been scored."""
-    album = Album()
     second_opened = threading.Event()
 
-    def open_picture(name: str) -> Image.Image:
-        if name == "3":
-            second_opened.set()
-        return album.open(name)
+    class Watched(Album):
+        def open(self, name: str) -> Image.Image:
+            if name == "3":
+                second_opened.set()
+            return super().open(name)
 
     def reward(images: list[Image.Image], prompts: list[str]) -> "array.array[float]":
         assert second_opened.wait(10)
         return red(images, prompts)
 
-    assert len(through(records(4), {"red": reward}, batch=2, open_picture=open_picture)[0]) == 4
+    assert len(through(records(4), {"red": reward}, batch=2, album=Watched())[0]) == 4
+
+
+def test_pictures_are_decoded_in_threads_and_large_ones_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two wait for each other, so they must be under way together. A large one must find nobody."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    together = threading.Barrier(2, timeout=10)
+    busy: list[str] = []
+    beside: list[list[str]] = []
+
+    class Watched(Album):
+        def open(self, name: str) -> Image.Image:
+            if name == "2":
+                beside.append([*busy])
+                return super().open(name)
+            busy.append(name)
+            together.wait()
+            busy.remove(name)
+            return super().open(name)
+
+    found, _ = through(records(5), {"red": red}, batch=5, album=Watched(large=frozenset([2])))
+    assert [record["file_name"] for record, _ in found] == ["0", "1", "2", "3", "4"]
+    assert beside == [[]]
+
+
+def test_a_reward_gets_what_it_prepared_and_the_picture_is_let_go() -> None:
+    alive: list[weakref.ref[Image.Image]] = []
+
+    class Prepares(Reward):
+        def prepare(self, image: Image.Image) -> int:
+            alive.append(weakref.ref(image))
+            return int(image.getpixel((0, 0))[0])  # type: ignore[index]
+
+        def __call__(self, images: Any, prompts: list[str]) -> list[float]:
+            assert not any(one() for one in alive)
+            return [float(one) for one in images]
+
+    rewards = {"prepares": Prepares()}
+    for batch in load_batches(records(3), Album(), rewards, most=3):
+        found, _ = batch.scored(rewards)
+    assert [scores for _, scores in found] == [{"prepares": 0.0}, {"prepares": 1.0}, {"prepares": 2.0}]
 
 
 def test_at_most_one_item_is_made_ahead() -> None:

@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetr
 
 from vpctl import plugins
 from vpctl.errors import UserError
+from vpctl.models import preprocess
 from vpctl.models.reward import LONGEST_TEXT, SHAPES_BACKBONE, RewardModel, open_backbone, open_model
 from vpctl.models.tensors import from_pictures, to_pictures
 from vpctl.rewards import clip, pickscore, vp
@@ -93,7 +94,10 @@ def test_every_reward_keeps_the_contract(kind: str, clip_folder: Path, shown: li
     assert isinstance(reward.differentiable, bool)
 
 
-def test_gradients_reach_the_pictures_and_are_those_of_finite_differences(blip: Path, shown: list[Image.Image]) -> None:
+def test_gradients_reach_the_pictures_and_are_those_of_finite_differences(
+    blip: Path, shown: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preprocess, "_to_8_bits", lambda images: images)  # a difference of a rounding is 0, or large
     reward = vp.load(str(blip), device="cpu")
     reward.model.double()
     pixels = (0.1 + 0.8 * from_pictures(shown).double()).requires_grad_()
@@ -112,7 +116,7 @@ def test_pictures_of_other_sizes_are_resized(blip: Path, shown: list[Image.Image
     large = [picture.resize((96, 96), Image.Resampling.BICUBIC) for picture in shown]
     assert reward(large, PROMPTS).shape == (3,)
     assert reward([large[0], shown[1], large[2].resize((40, 70))], PROMPTS).shape == (3,)
-    torch.testing.assert_close(reward(from_pictures(large), PROMPTS), reward(large, PROMPTS), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(reward(from_pictures(large), PROMPTS), reward(large, PROMPTS), atol=0.002, rtol=0.002)
 
 
 def test_the_packaged_backbone_knows_what_it_sees() -> None:
@@ -154,7 +158,6 @@ def test_a_spoilt_folder_is_said_to_be_so(blip: Path, tmp_path: Path, file: str,
     [
         ("vp", "name the folder that train-rm wrote"),
         ("vp:./nowhere", "there is no such folder"),
-        ("clip", "name a model"),
     ],
 )
 def test_a_reward_without_a_model_says_what_to_do(spec: str, message: str) -> None:

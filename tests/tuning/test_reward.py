@@ -15,6 +15,7 @@ from safetensors import safe_open
 from tests.tuning.conftest import Killed, Mortal
 from vpctl.configs import RewardModelConfig
 from vpctl.errors import UserError
+from vpctl.models.devices import join_world
 from vpctl.models.reward import RewardModel, open_backbone
 from vpctl.models.tensors import from_pictures
 from vpctl.report.intervals import bootstrap
@@ -38,6 +39,7 @@ from vpctl.tuning.reward import (
 )
 
 CPU = torch.device("cpu")
+ALONE = join_world("cpu")
 
 
 def test_the_learning_rate_falls_as_half_a_cosine() -> None:
@@ -82,7 +84,7 @@ def run_training(
     )
     with Mortal(folder, {}, last=stop) as run, contextlib.suppress(Killed):
         algorithm = RewardTraining(
-            model, groups[:20], groups[20:], lambda numbers: pixels[numbers], settings, seed=0, device=CPU
+            model, groups[:20], groups[20:], lambda numbers: pixels[numbers], settings, seed=0, world=ALONE
         )
         train(algorithm, run, save_every=settings.save_every, evaluate=algorithm.validate)
         return algorithm.finish()
@@ -145,7 +147,7 @@ def test_passes_that_are_accumulated_give_the_loss_and_the_gradients_of_one_pass
         settings = RewardModelConfig(
             batch=batch, accumulate=accumulate, freeze=0.0, epochs=1, loss="ties", aspect_weight=0.5
         )
-        how: dict[str, Any] = {"seed": 0, "device": CPU, "aspects": ["aesthetic", "fidelity"]}
+        how: dict[str, Any] = {"seed": 0, "world": ALONE, "aspects": ["aesthetic", "fidelity"]}
         algorithm = RewardTraining(fresh(), uneven, [], lambda numbers: pixels[numbers], settings, **how)
         assert algorithm.total == 1
         metrics = algorithm.step(1)
@@ -167,7 +169,9 @@ def test_in_half_precision_the_weights_stay_float32_and_the_loss_is_nearly_the_s
     for precision in ("float32", dtype):
         model = open_backbone("", seed=0)
         settings = RewardModelConfig(dtype=precision, epochs=1, freeze=0.0)
-        algorithm = RewardTraining(model, groups[:8], [], lambda numbers: pixels[numbers], settings, seed=0, device=CPU)
+        algorithm = RewardTraining(
+            model, groups[:8], [], lambda numbers: pixels[numbers], settings, seed=0, world=ALONE
+        )
         losses[precision] = algorithm.step(1)["loss"]
         assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     assert losses[dtype] != losses["float32"]
@@ -196,7 +200,9 @@ def test_a_loss_that_is_scaled_too_high_for_float16_is_scaled_lower_and_its_step
     state = None
     for _ in range(2):  # the second goes on from the first one's state
         model = open_backbone("new:clip", seed=1)
-        algorithm = RewardTraining(model, groups[:8], [], lambda numbers: pixels[numbers], settings, seed=0, device=CPU)
+        algorithm = RewardTraining(
+            model, groups[:8], [], lambda numbers: pixels[numbers], settings, seed=0, world=ALONE
+        )
         if state:
             algorithm.load_state_dict(state)
         else:
@@ -295,7 +301,7 @@ def test_heads_of_aspects_are_trained_together_with_the_overall_one(
     judged = [group._replace(pairs=[Comparison(0, 1, 1.0, aspects)]) for group in groups]
     settings = RewardModelConfig(epochs=12, batch=20, learning_rate=2e-2, freeze=0.7, aspect_weight=1.0)
     model = open_backbone(kind, seed=1)
-    how: dict[str, Any] = {"seed": 0, "device": CPU, "aspects": ["aesthetic", "fidelity"]}
+    how: dict[str, Any] = {"seed": 0, "world": ALONE, "aspects": ["aesthetic", "fidelity"]}
     algorithm = RewardTraining(model, judged[:20], [], lambda numbers: pixels[numbers], settings, **how)
     steps = [algorithm.step(number) for number in range(1, algorithm.total + 1)]
     assert steps[-1]["aspect_loss"] < steps[0]["aspect_loss"]
@@ -318,7 +324,7 @@ def test_a_deviation_is_learnt_beside_the_reward(made: tuple[list[PromptPairs], 
     groups, pixels = made
     settings = RewardModelConfig(epochs=2, learning_rate=1e-3, freeze=0.7, loss="uncertainty")
     model = open_backbone("", seed=1)
-    algorithm = RewardTraining(model, groups, [], lambda numbers: pixels[numbers], settings, seed=0, device=CPU)
+    algorithm = RewardTraining(model, groups, [], lambda numbers: pixels[numbers], settings, seed=0, world=ALONE)
     features = features_of(model, groups, pixels, CPU).detach()
     before = algorithm.heads(model, features)
     assert before.variances.tolist() == [1.0] * 48, "a deviation of 1 to begin with"
@@ -345,7 +351,7 @@ def test_a_head_of_five_layers_is_folded_into_the_backbone(
 
     model = open_backbone("", seed=0)
     settings = RewardModelConfig(epochs=1, learning_rate=1e-3, head="mlp")
-    algorithm = RewardTraining(model, groups, [], lambda numbers: pixels[numbers], settings, seed=0, device=CPU)
+    algorithm = RewardTraining(model, groups, [], lambda numbers: pixels[numbers], settings, seed=0, world=ALONE)
     algorithm.step(1)
     algorithm.finish()
     with torch.no_grad():
@@ -361,7 +367,7 @@ def test_the_dead_head_of_imagereward_is_told_and_the_same_head_with_another_sta
     settings = RewardModelConfig(epochs=20, batch=4, learning_rate=1e-5, head="mlp")
     for dead in (True, False):
         model = open_backbone("", seed=0)
-        algorithm = RewardTraining(model, groups, [], lambda numbers: pixels[numbers], settings, seed=0, device=CPU)
+        algorithm = RewardTraining(model, groups, [], lambda numbers: pixels[numbers], settings, seed=0, world=ALONE)
         assert algorithm.heads.mlp is not None
         if dead:
             torch.manual_seed(1234)
@@ -369,7 +375,7 @@ def test_the_dead_head_of_imagereward_is_told_and_the_same_head_with_another_sta
                 torch.nn.init.normal_(weight, std=1 / (768 + 1)) if "weight" in name else torch.nn.init.zeros_(weight)
             losses = [algorithm.step(number)["loss"] for number in range(1, 10)]
             assert losses == pytest.approx([math.log(2)] * 9, abs=1e-6)
-            again = RewardTraining(model, groups, [], lambda numbers: pixels[numbers], settings, seed=0, device=CPU)
+            again = RewardTraining(model, groups, [], lambda numbers: pixels[numbers], settings, seed=0, world=ALONE)
             again.load_state_dict(algorithm.state_dict())
             for one in (algorithm, again):  # a resumed run counts on
                 with pytest.raises(UserError, match="step 10: the rewards have collapsed: in 10 steps in a row no two"):
@@ -407,7 +413,7 @@ def test_what_is_learnt_from_200_wrong_or_random_labels_is_wrong_or_random(
     assert before.low > 0.8
     freeze(model.backbone, 0.7)
     settings = RewardModelConfig(epochs=3, batch=16, learning_rate=1e-3)
-    algorithm = RewardTraining(model, told, [], lambda numbers: pixels[numbers], settings, seed=0, device=CPU)
+    algorithm = RewardTraining(model, told, [], lambda numbers: pixels[numbers], settings, seed=0, world=ALONE)
     for number in range(1, algorithm.total + 1):
         algorithm.step(number)
     algorithm.finish()

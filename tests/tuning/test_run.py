@@ -1,5 +1,6 @@
 """The folder of a training run."""
 
+import contextlib
 import io
 import os
 import pickle
@@ -8,7 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -499,13 +500,24 @@ def test_a_training_does_not_need_tensorboard(tmp_path: Path, capsys: pytest.Cap
     assert re.search(r"warning: .*tfevents.*: file too large; the run continues without TensorBoard", said)
 
 
+class Second(World):
+    """The second of two processes, whose first always agrees with it."""
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.stack([values, values])
+
+    @contextlib.contextmanager
+    def main_first(self) -> Iterator[None]:
+        yield
+
+
 def test_only_the_main_process_writes_and_all_of_them_read_the_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begun(tmp_path)
     with Run(str(tmp_path), {"beta": 2.0}, ALONE):
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-        with Run(str(tmp_path), {"beta": 2.0}, World(torch.device("cpu"), rank=1, size=2)) as run:
+        with Run(str(tmp_path), {"beta": 2.0}, Second(torch.device("cpu"), rank=1, size=2)) as run:
             assert run.step == 2
             with run.restoring() as state:
                 assert torch.equal(state["weights"], torch.zeros(1000))

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .. import plugins
-from ..contracts import Annotator, Question, Verdicts
+from ..contracts import Annotator, Question, Reward, Verdicts
 from ..errors import RecordFailed, UserError
 from ..judging.microbatch import MicroBatcher
 from ..judging.questions import comparison_scores
-from ..models.scoring import RewardFunction, batches, compute_scores
+from ..models.scoring import batches, compute_scores
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,7 +40,7 @@ class Picture:
 class RewardJudge(Annotator):
     """An annotator that answers with the values of `reward`, whose name is `spec`."""
 
-    def __init__(self, spec: str, reward: RewardFunction) -> None:
+    def __init__(self, spec: str, reward: Reward) -> None:
         self.identity = {"reward": plugins.fingerprints(spec)[spec]}
         self._spec = spec
         self._reward = reward
@@ -72,7 +72,7 @@ class RewardJudge(Annotator):
         for batch in batches(pairs, MAX_PICTURES, lambda pair: self.pixels(pair[1])):  # a reward copies its pictures
             pictures, prompts = [picture.image for _, picture in batch], [text for text, _ in batch]
             with _named(self._spec):
-                rewards = compute_scores({self._spec: self._reward}, pictures, prompts)[self._spec]
+                rewards = compute_scores({self._spec: self._reward}, {self._spec: pictures}, prompts)[self._spec]
             for (prompt, picture), reward in zip(batch, rewards, strict=True):
                 picture.rewards[prompt] = reward
         return [[picture.rewards[question.prompt] for picture in question.pictures] for question in questions]

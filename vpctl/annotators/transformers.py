@@ -30,6 +30,6 @@ def check(argument: str) -> None:
 def load(argument: str, *, device: str = "auto") -> "LocalJudge":
     """The model of a folder or a hub id, as an annotator. Raises `UserError` if it cannot chat about pictures."""
     check(argument)
-    from ._vision_language import open_judge
+    from ._vision_language import LocalJudge
 
-    return open_judge(argument, device)
+    return LocalJudge(argument, device)

@@ -2,16 +2,20 @@
 
 import math
 import os
-from collections.abc import Iterator
-from typing import Annotated, cast
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, cast
 
 from .. import plugins, progress
 from ..errors import RecordFailed, SomeFailed, UserError
-from ..options import STDIO, BatchSize, Device, Input, Output, Roots, plugin
+from ..options import STDIO, BatchSize, Device, Dtype, Input, Output, Roots, option, plugin
 from ..records import Image, image_key, listing
 from ..streams.places import folder_of, is_stream
 from ..streams.reading import count, read
 from ..streams.writing import Out
+
+if TYPE_CHECKING:
+    from ..report.calibration import Reference
 
 
 def score(
@@ -32,12 +36,30 @@ def score(
     root: Roots = None,
     batch: BatchSize = 32,
     device: Device = "auto",
+    dtype: Dtype = "",
+    calibrate: Annotated[
+        str,
+        option(
+            metavar="FILE",
+            group="Output",
+            help="File of reference distributions. For a reward that is in FILE, `percentiles` are added to every "
+            "record. The distribution of any other reward is measured on the pictures of this run and added to FILE.",
+            show_default="none",
+        ),
+    ] = "",
+    provenance: Annotated[
+        bool,
+        option(
+            group="Output",
+            help="Also write OUT.provenance.json, which says for each reward how its scores were computed.",
+        ),
+    ] = False,
 ) -> None:
     """Score pictures with reward models.
 
     Adds the score of each reward to `scores` in every record. The scores are raw: each reward has its own scale. The
-    key of a score is the SPEC that was given to --reward. Several rewards are computed in one pass, so each picture is
-    decoded only once.
+    key of a score is the SPEC that was given to --reward. Several rewards are computed in one pass: each picture is
+    decoded only once, and rewards with the same model encode it only once.
 
     A record needs `prompt` and `file_name`. A missing `prompt_id` is computed from the prompt. A missing `image_id` is
     computed from the bytes of the file, so identical files have the same `image_id`. The computed ids are added to the
@@ -45,6 +67,13 @@ def score(
     the others.
 
     A picture that cannot be opened or scored is left out; a warning names it. The exit code is 3 if any record failed.
+
+    The scores of different rewards do not compare. With --calibrate they do: first score reference pictures, then score
+    other pictures with the same FILE. A percentile of 90 means that 90 % of the reference pictures have a lower score.
+
+    A reward model reads only the beginning of a long prompt. A warning counts the pictures with such prompts. With
+    --provenance, OUT.provenance.json has this count, too, beside the hashes of the weights, the steps that prepare a
+    picture, and the precision.
 
     Examples:
 
@@ -54,16 +83,26 @@ def score(
         vpctl score images/metadata.jsonl
             -r clip:openai/clip-vit-large-patch14 | jq .scores
     """
-    specs = [plugins.check("reward", spec) for spec in reward or ["shapes"]]
+    specs = list(dict.fromkeys(plugins.check("reward", spec) for spec in reward or ["shapes"]))
     if not reward:
         progress.note("no --reward given: using the pixel judge of the built-in shapes world")
+    if provenance and is_stream(out):
+        raise UserError("--provenance: is written beside the output; name a file with --out")
+    references, fingerprints = _references(calibrate, specs) if calibrate else ({}, {})
+    prompts: Counter[str] = Counter()  # of the finished pictures
+    measured: dict[str, list[float]] = {spec: [] for spec in specs if calibrate and spec not in references}
 
     def key(image: Image) -> str:
         """The picture's identity. Raises `UserError` for a record that this command did not write."""
         missing = [] if "image_id" in image else ["an image_id"]
-        missing += [f"a score of {spec}" for spec in dict.fromkeys(specs) if spec not in image.get("scores", {})]
+        missing += [f"a score of {spec}" for spec in specs if spec not in image.get("scores", {})]
+        missing += [f"a percentile of {spec}" for spec in references if spec not in image.get("percentiles", {})]
         if missing:
             raise UserError(f"{out}: holds pictures without {listing(missing)}; name another file with --out")
+        for spec, scores in measured.items():
+            scores.append(image["scores"][spec])
+        if provenance:
+            prompts[image["prompt"]] += 1
         return image_key(image)
 
     before = os.stat(out).st_mtime if os.path.isfile(out) else math.inf
@@ -75,7 +114,8 @@ def score(
         from ..images.hashes import ContentHasher
         from ..images.identities import DuplicateFilter, with_ids
         from ..images.pictures import Pictures
-        from ..models.scoring import compute_scores, load_batches
+        from ..models.scoring import load_batches
+        from ..report.provenance import Provenance
 
         pictures = Pictures([folder_of(images), *(root or [])], piped=is_stream(images))
         contents, records, is_repeated = ContentHasher(pictures), read(images, Image), DuplicateFilter()
@@ -91,18 +131,67 @@ def score(
                 if not is_repeated(image) and sink.claim(image_key(image)):
                     yield image
 
-        rewards = {spec: plugins.load("reward", spec, device=device) for spec in dict.fromkeys(specs)}
+        rewards = {spec: plugins.load("reward", spec, device=device, dtype=dtype) for spec in specs}
+        about = Provenance(f"{out}.provenance.json" if provenance else "", rewards, prompts)
         total = count(images)
-        with progress.Counter("pictures", total and total - sink.resumed) as counter:
-            for some in load_batches(wanted(), pictures.open, most=batch):
-                found, failures = some.with_scores(compute_scores(rewards, some.pictures, some.prompts))
+        with about, progress.Counter("pictures", total and total - sink.resumed) as counter:
+            for some in load_batches(wanted(), pictures, rewards, most=batch):
+                found, failures = some.scored(rewards)
                 for record, scores in found:
-                    sink.write(cast(Image, {**record, "scores": {**record.get("scores", {}), **scores}}))
+                    written = cast(Image, {**record, "scores": {**record.get("scores", {}), **scores}})
+                    if references:
+                        ours = {spec: references[spec].percentile(scores[spec]) for spec in references}
+                        written["percentiles"] = {**record.get("percentiles", {}), **ours}
+                    about.add(record["prompt"])
+                    sink.write(written)
+                    for spec, values in measured.items():
+                        values.append(scores[spec])
                     done += 1
                 for failure in failures:
                     progress.warn_each("pictures could not be scored", str(failure))
                 failed += len(failures)
                 counter(some.size)
+    for spec, number in about.truncated.items():
+        if number:
+            progress.warn(
+                f"--reward {spec}: read only the beginning of the prompts of {progress.plural(number, 'picture')}"
+            )
     progress.finished(progress.plural(done, "picture"), out, resumed=sink.resumed, failed=failed)
+    if measured:
+        _calibrate(calibrate, measured, fingerprints)
     if failed:
         raise SomeFailed
+
+
+def _references(path: str, specs: list[str]) -> "tuple[dict[str, Reference], dict[str, str]]":
+    """The distributions in a file for rewards that are asked for, and the fingerprints of all those rewards.
+
+    Raises `UserError` if a reward has changed since its distribution was measured.
+    """
+    from ..report import calibration
+
+    found = calibration.read(path)
+    fingerprints = plugins.fingerprints(*specs)
+    for spec in specs:
+        if spec in found and found[spec].fingerprint != fingerprints[spec]:
+            raise UserError(
+                f"--calibrate {path}: {spec} has changed since it was measured; remove its entry, or name another file"
+            )
+    return {spec: found[spec] for spec in specs if spec in found}, fingerprints
+
+
+def _calibrate(path: str, measured: Mapping[str, list[float]], fingerprints: Mapping[str, str]) -> None:
+    """Add the distributions of some rewards to a file."""
+    from ..report import calibration
+
+    known = calibration.read(path)
+    for spec, scores in measured.items():
+        if len({*scores}) < 2:
+            progress.warn(f"--calibrate {path}: {spec} gave fewer than two different scores, so it was not added")
+            continue
+        known[spec] = calibration.Reference.of(scores, fingerprints[spec])
+        progress.note(
+            f"added the distribution of {spec} over {progress.plural(len(scores), 'picture')} to {path}; "
+            "use the same file to add percentiles to other pictures"
+        )
+    calibration.write(path, known)

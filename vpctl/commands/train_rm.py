@@ -13,7 +13,7 @@ import orjson
 
 from .. import progress
 from ..configs import PRESETS, RewardModelConfig
-from ..errors import RecordFailed, UserError
+from ..errors import UserError
 from ..images.folders import Folders
 from ..models import sources
 from ..models.folder import SCALE_FILE
@@ -27,58 +27,17 @@ from ..streams.reading import located
 from ..tuning.opening import opened
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..images.pictures import Pictures
     from ..models.reward import RewardModel
     from ..report.intervals import Interval
     from ..tuning.reward import Kept, PromptPairs
+    from ..tuning.store import Store
 
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 """Shares of the prompts in each part, if no pair has a split."""
 PARTS = ("train", "validation", "test")
-CACHE_BYTES = 2 << 30
 
 
-class Store:
-    """Pixels of pictures by number, prepared for the model. It caches up to two gigabytes of them."""
-
-    def __init__(self, model: "RewardModel", pictures: "Pictures") -> None:
-        self._model, self._pictures = model, pictures
-        self._numbers: dict[str, int] = {}
-        self._paths: list[str] = []
-        self._known: dict[int, Tensor] = {}
-        self._free = CACHE_BYTES
-
-    def number(self, path: str) -> int:
-        """The number of a picture. A new path gets the next number."""
-        if path not in self._numbers:
-            self._numbers[path] = len(self._paths)
-            self._paths.append(path)
-        return self._numbers[path]
-
-    def load(self, numbers: list[int]) -> "Tensor":
-        """Pixels (B, 3, H, W). Raises `UserError` for a picture that cannot be opened."""
-        import torch
-
-        missing = [number for number in dict.fromkeys(numbers) if number not in self._known]
-        fresh = {}
-        for number in missing:  # one at a time: decoded whole, a few of them fill the memory
-            try:
-                picture = self._pictures.open(self._paths[number])
-            except RecordFailed as failure:
-                raise UserError(str(failure)) from None
-            fresh[number] = self._model.pixels([picture])[0]
-        pixels = torch.stack([fresh[number] if number in fresh else self._known[number] for number in numbers])
-        for number, one in fresh.items():
-            size = one.numel() * one.element_size()
-            if size <= self._free:
-                self._free -= size
-                self._known[number] = one
-        return pixels
-
-
-def grouped(pairs: Iterable[Pair], store: Store) -> "list[PromptPairs]":
+def grouped(pairs: Iterable[Pair], store: "Store") -> "list[PromptPairs]":
     """The pairs by prompt."""
     from ..tuning.reward import Comparison, PromptPairs
 
@@ -142,6 +101,9 @@ def train_rm(
     arXiv 2404.15100, section 4.1). The choice of frozen layers and the decay of the learning rate follow ImageReward
     (Xu et al. 2023, arXiv 2304.05977).
 
+    With accelerate, several GPUs train together: accelerate launch -m vpctl train-rm and the same options. Each process
+    computes its own part of a step, so a step has that many times more prompts.
+
     The output folder is a transformers model with its tokenizer and image processor. vpctl uses it as the reward
     vp:DIR. The model card shows how to use it with transformers and without vpctl. The folder also holds the files
     of the training: options in run.json, metrics in metrics.jsonl and in files for TensorBoard, and plots of loss and
@@ -199,7 +161,7 @@ def train_rm(
         "data": digest([[*map(_pair_id, part)] for part in split.values()]),
         "backbone_fingerprint": fingerprint(backbone) if os.path.exists(backbone) else "",
     }
-    with opened(out, {**asked, **data}, device) as run:
+    with opened(out, {**asked, **data}, device, several=True) as run:
         if run is None:
             return
         from ..images.pictures import Pictures
@@ -209,6 +171,7 @@ def train_rm(
         from ..tuning.loop import train
         from ..tuning.reward import RewardTraining, correct, measure
         from ..tuning.sizes import limit_text, with_pictures_of
+        from ..tuning.store import Store
 
         if near := nearly_equal(prompts):
             progress.warn(
@@ -234,9 +197,10 @@ def train_rm(
             store.load,
             config,
             seed=seed,
-            device=where,
+            world=run.world,
             aspects=aspects if config.aspect_weight else (),
         )
+        store.freeze(run.folder, algorithm.dtype)
         train(algorithm, run, save_every=config.save_every, evaluate=algorithm.validate)
         kept = algorithm.finish()
         trained = measure(model, groups["train"][:2000], store.load, config.batch, where)
@@ -252,6 +216,8 @@ def train_rm(
             (folder / "README.md").write_text(said, encoding="utf-8")
             for name, drawn in plots(out, kept).items():
                 (folder / name).write_text(drawn, encoding="utf-8")
+        if run.world.is_main:
+            store.close()
     if kept.epochs < config.epochs:
         progress.note(f"stopped early, after epoch {kept.epochs} of {config.epochs}: see --patience")
     progress.note(which_epoch(kept))

@@ -161,7 +161,7 @@ def summed_reward(rewards: Mapping[str, Any], weights: Mapping[str, float]) -> "
 
     def reward(pixels: "Tensor", prompts: list[str]) -> "Tensor":
         total = torch.zeros(len(prompts))
-        for name, values in compute_scores(rewards, to_pictures(pixels), prompts).items():
+        for name, values in compute_scores(rewards, dict.fromkeys(rewards, to_pictures(pixels)), prompts).items():
             total += weights[name] * torch.tensor(values)
         return total
 

@@ -2,7 +2,8 @@
 
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from PIL import Image, UnidentifiedImageError
 
@@ -28,35 +29,40 @@ class Pictures:
 
     def size(self, path: str) -> tuple[int, int]:
         """Width and height in pixels, as stated in the file. Raises `RecordFailed` with the reason."""
-        try:
-            with Image.open(self.find(path), formats=FORMATS) as opened:
-                return opened.size
-        except (OSError, ValueError):
-            raise RecordFailed(f"{path}: not a picture") from None
+        with _reading(path), Image.open(self.find(path), formats=FORMATS) as opened:
+            return opened.size
 
     def open(self, path: str) -> Image.Image:
         """Return the picture as upright RGB, on white if it is transparent. Raises `RecordFailed` with the reason."""
-        real = self.find(path)
-        try:
-            with Image.open(real, formats=FORMATS) as opened:
-                if opened.width * opened.height > MAX_PIXELS:
-                    raise RecordFailed(
-                        f"{path}: {opened.width} × {opened.height} pixels is too large; the maximum is {MAX_PIXELS} "
-                        "in total"
-                    )
-                opened.load()
-                return _as_rgb(opened)
-        except RecordFailed:
-            raise
-        except UnidentifiedImageError:
-            raise RecordFailed(f"{path}: not a picture") from None
-        except Exception as error:  # on a broken file, Pillow's decoders raise many types, even RuntimeError
-            reason = getattr(error, "strerror", None) or str(error)
-            raise RecordFailed(f"{path}: cannot be decoded: {reason.lower()}") from None
+        with _reading(path), Image.open(self.find(path), formats=FORMATS) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise RecordFailed(
+                    f"{path}: {opened.width} × {opened.height} pixels is too large; the maximum is {MAX_PIXELS} "
+                    "in total"
+                )
+            opened.load()
+            return as_rgb(opened)
 
 
-def _as_rgb(picture: Image.Image) -> Image.Image:
-    """Convert a picture to upright RGB on white. It is converted in strips, so that at most two full copies exist."""
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """A context in which a picture is read. Errors become `RecordFailed` with the reason."""
+    try:
+        yield
+    except RecordFailed:
+        raise
+    except UnidentifiedImageError:
+        raise RecordFailed(f"{path}: not a picture") from None
+    except Exception as error:  # on a broken file, Pillow's decoders raise many types, even RuntimeError
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RecordFailed(f"{path}: cannot be decoded: {reason.lower()}") from None
+
+
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """The picture as upright RGB, on white if it is transparent.
+
+    It is converted in strips, so that at most two full copies exist.
+    """
     turned = picture
     if picture.getexif().get(0x0112, 1) != 1:
         from PIL import ImageOps

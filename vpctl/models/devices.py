@@ -1,9 +1,13 @@
 """The device and precision that models run in, and the processes of a training."""
 
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed, nn
 
 from ..errors import UserError
 
@@ -20,6 +24,11 @@ def resolve_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
     return resolved
+
+
+def resolve_dtype(dtype: str) -> torch.dtype:
+    """The precision with this name: float32, bfloat16 or float16. An empty name is float32."""
+    return {"": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
 
 
 def half_on_gpu(device: torch.device) -> torch.dtype:
@@ -45,9 +54,50 @@ class World:
 
     def gather(self, values: Tensor) -> Tensor:
         """`values` of all processes, stacked in the order of their ranks. The shape is (size, *values.shape)."""
-        return values[None]
+        if self.size == 1:
+            return values[None]
+        found = [torch.empty_like(values, device=self.device) for _ in range(self.size)]
+        distributed.all_gather(found, values.to(self.device))
+        return torch.stack(found).to(values.device)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any of the processes."""
+        return bool(self.gather(torch.tensor(flag)).any())
+
+    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Replace the gradient of each parameter by its sum over all processes. No gradient counts as zeros."""
+        if self.size == 1:
+            return
+        waiting = []
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            waiting.append(distributed.all_reduce(parameter.grad, async_op=True))
+        for one in waiting:
+            one.wait()
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """A context that the main process leaves before the others enter it."""
+        if self.size > 1 and not self.is_main:
+            distributed.barrier()
+        yield
+        if self.size > 1 and self.is_main:
+            distributed.barrier()
 
 
 def join_world(device: str) -> World:
-    """The world of this command, on the device with this name. vpctl trains in one process."""
-    return World(resolve_device(device), rank=0, size=1)
+    """The world of this command: the processes that ``accelerate launch`` started, or this one alone.
+
+    `device` is the device of a single process. Of several processes, each has a GPU of its own, unless `device` is the
+    CPU. Raises `UserError` if a device is missing.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return World(resolve_device(device), rank=0, size=1)
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device}: with several processes it must be auto, cpu or cuda")
+    from accelerate import PartialState
+
+    with warnings.catch_warnings(action="ignore"):  # about the number of threads, which vpctl sets itself
+        state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+    return World(state.device, rank=state.process_index, size=state.num_processes)

@@ -220,6 +220,13 @@ def unsafe_classifier(folder: Folder) -> list[str]:
     return _checked_weights(folder, MODEL)
 
 
+def tokenizer(folder: Folder) -> list[str]:
+    """No weight files. Checks that there is a tokenizer."""
+    _check_no_code(folder)
+    _check_tokenizer(folder)
+    return []
+
+
 def pipeline(folder: Folder) -> list[str]:
     """The weight files of a text-to-image pipeline of diffusers.
 
@@ -256,6 +263,7 @@ USES: dict[str, Callable[[Folder], list[str]]] = {
     "reward": reward_model,
     "judge": vision_language_model,
     "unsafe": unsafe_classifier,
+    "tokenizer": tokenizer,
     "pipeline": pipeline,
 }
 
@@ -286,7 +294,7 @@ def check_lora(path: str) -> Shapes:
         if pickled:
             raise UnusableFolder(f"its weights are a pickle ({pickled[0]}), which is not opened; {_AS_SAFETENSORS}")
         raise UnusableFolder(f"there is no {LORA_FILE} in it; name the folder a tune command wrote")
-    shapes = _header(folder.path / LORA_FILE, LORA_FILE)
+    shapes = tensor_shapes(folder.path / LORA_FILE, LORA_FILE)
     if not any("lora" in name for name in shapes):
         raise UnusableFolder(f"{LORA_FILE}: holds no LoRA: its first tensor is {min(shapes)}")
     return shapes
@@ -528,11 +536,11 @@ def _shapes(folder: Folder, weights: Sequence[str]) -> Shapes:
     if folder.listed is None:
         for name in weights:
             if name.endswith(".safetensors"):
-                shapes |= _header(folder.path / name, name)
+                shapes |= tensor_shapes(folder.path / name, name)
     return shapes
 
 
-def _header(path: Path, name: str) -> Shapes:
+def tensor_shapes(path: Path, name: str) -> Shapes:
     """The shapes in the header of a safetensors file. Raises `UnusableFolder` if the header does not match the file."""
     try:
         size = path.stat().st_size

@@ -6,7 +6,8 @@ here and become one line.
 """
 
 import warnings
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,7 @@ import transformers
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin, pipelines
 from diffusers.pipelines.pipeline_loading_utils import ALL_IMPORTABLE_CLASSES, get_class_obj_and_candidates
 from diffusers.utils import DummyObject, requires_backends
+from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -55,10 +57,10 @@ def config(folder: Path, *, where: str) -> Any:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
-def tokenizer(folder: Path, *, where: str) -> Any:
-    """The tokenizer of a transformers model."""
+def tokenizer(folder: Path, *, where: str, kind: Any = AutoTokenizer) -> Any:
+    """The tokenizer of a transformers model. `kind` is its class, for a folder that has only its vocabulary."""
     with _opening(where):
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return kind.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
 def image_processor(folder: Path, *, where: str) -> Any:
@@ -92,6 +94,39 @@ def model(kind: Any, folder: Path, *, dtype: torch.dtype, where: str) -> Any:
         if missing := sorted(found["missing_keys"]):
             raise UserError(f"{where}: its weights are incomplete: {missing[0]} is missing")
         return opened
+
+
+def filled(kind: Any, config: Any, state: Mapping[str, torch.Tensor], *, where: str) -> Any:
+    """A model of the class `kind` in float32, with these weights and no others.
+
+    Raises `UserError` if a weight is missing, if there is one too many, or if one has another size.
+    """
+    with _opening(where):
+        opened, found = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(state),
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported below
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+        for problem in ("missing", "unexpected", "mismatched"):
+            if names := found[f"{problem}_keys"]:
+                raise UserError(f"{where}: its weights do not fit together: {problem}: {str(min(names))[:120]}")
+        return opened
+
+
+def checkpoint(path: Path, *, where: str) -> Any:
+    """What a checkpoint holds, on the CPU. `checkpoints` has inspected the file before.
+
+    The weights of a file of ``torch.save`` are mapped into memory, and read from the disk where they are used.
+    """
+    with _opening(where):
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
 def pipeline(folder: Path, *, dtype: torch.dtype, where: str) -> Any:

@@ -1,4 +1,4 @@
-"""Reward models: train-rm trains them, and the reward `vp` scores with them.
+"""Reward models: train-rm trains them, and rewards score with them.
 
 A BLIP-style model reads picture and prompt together. Its reward is the difference of its two matching logits, which is
 an affine function of the text encoder's first token, as in ImageReward and VP-Score. A CLIP-style model embeds picture
@@ -6,8 +6,13 @@ and prompt separately. Its reward is the scaled cosine, as in PickScore. Both ar
 weights make them reward models.
 """
 
+import copy
+import hashlib
+from collections import OrderedDict
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from weakref import WeakValueDictionary
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +22,9 @@ from transformers import BlipConfig, BlipForImageTextRetrieval, CLIPConfig, CLIP
 
 from ..contracts import Reward
 from ..errors import UserError
-from . import hub, sources
-from .preprocess import Preprocess
+from . import devices, hub, sources
+from .preprocess import Recipe
+from .shared import once
 
 SHAPES_BACKBONE = Path(__file__).parent.parent / "shapes" / "weights" / "backbone"
 LONGEST_TEXT = 77
@@ -26,23 +32,36 @@ LONGEST_TEXT = 77
 
 The saved tokenizer has this limit too.
 """
+MOST_TEXTS = 4096
+"""Maximum number of prompts whose text features a reward remembers."""
 ARCHITECTURES: dict[str, Any] = {"blip": BlipForImageTextRetrieval, "clip": CLIPModel}
 
 
 class RewardModel(nn.Module):
-    """A vision-language model as a function from pictures and prompts to one raw reward each."""
+    """A vision-language model as a function from pictures and prompts to one raw reward each.
+
+    The function has two parts, so that what is computed from a picture alone can be shared: `image_features`, and
+    `compare`, which also takes the prompts.
+    """
 
     def __init__(
-        self, backbone: BlipForImageTextRetrieval | CLIPModel, tokenizer: Any, processor: Any, *, where: str
+        self,
+        backbone: BlipForImageTextRetrieval | CLIPModel,
+        tokenizer: Any,
+        processor: Any,
+        *,
+        where: str,
+        recipe: Recipe | None = None,
+        longest_text: int = LONGEST_TEXT,
     ) -> None:
-        """`where` names the option and the source in errors."""
+        """`where` names the option and the source in errors. `recipe` replaces the steps of the image processor."""
         super().__init__()
         self.where = where
         self.backbone = backbone
-        tokenizer.model_max_length = min(tokenizer.model_max_length, LONGEST_TEXT)
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest_text)
         self.tokenizer = tokenizer
         self.processor = processor
-        self.preprocess = Preprocess(processor, where=where)
+        self.recipe = recipe or Recipe.of(processor, where=where)
 
     def tokens(self, prompts: list[str]) -> dict[str, Tensor]:
         """Token ids and attention mask, each (B, L), padded to the longest prompt."""
@@ -50,52 +69,133 @@ class RewardModel(nn.Module):
             encoded = self.tokenizer(prompts, padding=True, truncation=True, return_tensors="pt")
             return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
-    def pixels(self, images: list[Image.Image] | Tensor) -> Tensor:
-        """Normalised pixels (B, 3, height, width). Gradients flow back to a tensor."""
-        if not isinstance(images, Tensor):
-            with hub.compute_errors(self.where):
-                prepared: Tensor = self.processor(images, return_tensors="pt")["pixel_values"]
-                return prepared
+    def is_truncated(self, prompt: str) -> bool:
+        """Whether the model reads only the beginning of a prompt."""
         with hub.compute_errors(self.where):
-            made: Tensor = self.preprocess(images)
-            return made
+            return bool(len(self.tokenizer(prompt, verbose=False).input_ids) > self.tokenizer.model_max_length)
+
+    def pixels(self, images: list[Image.Image] | Tensor) -> Tensor:
+        """Normalised pixels (B, 3, height, width). Gradients flow back to a tensor (B, 3, H, W) in [0, 1]."""
+        with hub.compute_errors(self.where):
+            if isinstance(images, Tensor):
+                return self.recipe.batch(images, where=self.where)
+            return torch.stack([self.recipe.pixels(image) for image in images])
+
+    def train(self, mode: bool = True) -> Self:
+        """Turn dropout on or off. It stays off in modules that are frozen as a whole: their outputs are constant."""
+        super().train(mode)
+        for module in self.backbone.modules():
+            parameters = [*module.parameters()]
+            if parameters and not any(one.requires_grad for one in parameters):
+                module.eval()
+        return self
+
+    @property
+    def frozen_layers(self) -> int:
+        """How many of the lowest vision layers are frozen, as is everything before them."""
+        vision: Any = self.backbone.vision_model
+        before = [vision.embeddings, *([vision.pre_layrnorm] if hasattr(vision, "pre_layrnorm") else [])]
+        if any(one.requires_grad for module in before for one in module.parameters()):
+            return 0
+        frozen = (not any(one.requires_grad for one in layer.parameters()) for layer in vision.encoder.layers)
+        return sum(takewhile(bool, frozen))
+
+    def _lower_layers(self, pixels: Tensor, layers: int) -> Tensor:
+        """The hidden states (B, P, D) of pixels (B, 3, height, width) after so many vision layers."""
+        vision: Any = self.backbone.vision_model
+        with hub.compute_errors(self.where):
+            hidden = vision.embeddings(pixels)
+            if isinstance(self.backbone, CLIPModel):
+                hidden = vision.pre_layrnorm(hidden)
+            return _through(vision.encoder, slice(layers), hidden)
+
+    def _upper_layers(self, hidden: Tensor, layers: int) -> Tensor:
+        """The image features of hidden states (B, P, D) after so many vision layers; see `image_features`."""
+        model: Any = self.backbone
+        vision = model.vision_model
+        with hub.compute_errors(self.where):
+            hidden = _through(vision.encoder, slice(layers, None), hidden)
+            if isinstance(model, CLIPModel):
+                embedded: Tensor = model.visual_projection(vision.post_layernorm(hidden[:, 0]))
+                return embedded
+            patches: Tensor = vision.post_layernorm(hidden)
+            return patches
+
+    def image_features(self, inputs: Tensor) -> Tensor:
+        """Image features: CLIP's embeddings (B, D), or BLIP's patches (B, P, D).
+
+        `inputs` are pixels (B, 3, height, width), or what `after_frozen_layers` made of them, (B, P, D).
+        """
+        if inputs.ndim == 3:
+            return self._upper_layers(inputs.to(next(self.parameters()).dtype), self.frozen_layers)
+        return self._upper_layers(self._lower_layers(inputs, 0), 0)
+
+    def after_frozen_layers(self, pixels: Tensor) -> Tensor:
+        """The hidden states (B, P, D) of pixels (B, 3, height, width) after the frozen vision layers."""
+        return self._lower_layers(pixels, self.frozen_layers)
+
+    @property
+    def hidden_shape(self) -> tuple[int, int]:
+        """The shape (P, D) of the hidden states of a picture."""
+        vision: Any = self.backbone.vision_model
+        return vision.embeddings.num_positions, vision.config.hidden_size
+
+    def identity_of_frozen_layers(self) -> str:
+        """A text that changes with what `after_frozen_layers` makes of a picture."""
+        vision: Any = self.backbone.vision_model
+        found = hashlib.sha256(repr((self.recipe, vision.config.to_dict())).encode())
+        layers = [f"encoder.layers.{layer}." for layer in range(self.frozen_layers)]
+        for name, values in vision.state_dict().items():
+            if not name.startswith("encoder.") or any(map(name.startswith, layers)):
+                found.update(name.encode() + values.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
+
+    def text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """CLIP's embeddings (B, D) of tokens (B, L)."""
+        model: Any = self.backbone
+        with hub.compute_errors(self.where):
+            embedded: Tensor = model.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+            return embedded
+
+    def joined(self, images: Tensor, texts: Tensor) -> Tensor:
+        """A CLIP's pair features (B, D) of image and text features, each (B, D), in at least float32.
+
+        They are the elementwise product of the two, each scaled to a mean square of 1.
+        """
+        scaled = (F.normalize(_at_least_float32(one)) for one in (images, texts))
+        return next(scaled) * next(scaled) * images.shape[-1]
+
+    def pair_features(self, images: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The features (B, D) that the reward is an affine function of, from image features and tokens (B, L).
+
+        For a BLIP they are the text encoder's first token, which has seen the picture. For a CLIP see `joined`.
+        """
+        model: Any = self.backbone
+        if isinstance(model, CLIPModel):
+            return self.joined(images, self.text_features(input_ids, attention_mask))
+        with hub.compute_errors(self.where):
+            crossed: Tensor = model.text_encoder(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                encoder_hidden_states=images,
+                encoder_attention_mask=torch.ones(images.shape[:2], dtype=torch.long, device=images.device),
+            ).last_hidden_state[:, 0]
+            return crossed
+
+    def reward(self, features: Tensor) -> Tensor:
+        """Raw rewards (B,) of pair features (B, D)."""
+        model: Any = self.backbone
+        if isinstance(model, CLIPModel):
+            return features.mean(-1) * _at_least_float32(model.logit_scale).exp()
+        logits = _at_least_float32(model.itm_head(features))
+        return logits[:, 1] - logits[:, 0]
 
     def forward(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Raw rewards (B,) of pixels (B, 3, height, width) and tokens (B, L).
 
         The reward is the scaled cosine for a CLIP, and the difference of the matching logits for a BLIP.
         """
-        return self.reward(self.features(pixels, input_ids, attention_mask))
-
-    def features(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The features (B, D) that the reward is an affine function of.
-
-        For a BLIP they are the text encoder's first token. For a CLIP they are the elementwise product of the
-        embeddings of picture and prompt, each scaled to a mean square of 1.
-        """
-        model: Any = self.backbone
-        with hub.compute_errors(self.where):
-            if isinstance(model, CLIPModel):
-                image = model.get_image_features(pixel_values=pixels).pooler_output
-                text = model.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
-                product: Tensor = F.normalize(image) * F.normalize(text) * image.shape[-1]
-                return product
-            patches = model.vision_model(pixels).last_hidden_state
-            crossed: Tensor = model.text_encoder(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                encoder_hidden_states=patches,
-                encoder_attention_mask=torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device),
-            ).last_hidden_state[:, 0]
-            return crossed
-
-    def reward(self, features: Tensor) -> Tensor:
-        """Raw rewards (B,) of features (B, D)."""
-        model: Any = self.backbone
-        if isinstance(model, CLIPModel):
-            return features.mean(-1) * model.logit_scale.exp()
-        logits: Tensor = model.itm_head(features)
-        return logits[:, 1] - logits[:, 0]
+        return self.reward(self.pair_features(self.image_features(pixels), input_ids, attention_mask))
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """Weight (D,) and bias () of `reward`."""
@@ -122,22 +222,114 @@ class RewardModel(nn.Module):
         self.processor.save_pretrained(folder)
 
 
+def _through(encoder: Any, layers: slice, hidden: Tensor) -> Tensor:
+    """The hidden states after some layers of an encoder."""
+    part = copy.copy(encoder)  # shares the weights, and runs its layers as the whole encoder does
+    part._modules = {**encoder._modules, "layers": encoder.layers[layers]}
+    output: Tensor = part(inputs_embeds=hidden).last_hidden_state
+    return output
+
+
 class Score(Reward):
-    """A reward model as a reward: (raw reward − `mean`) / `std`."""
+    """A reward model as a reward: (raw reward − `mean`) / `std`.
+
+    The model is on its device, in the precision that it computes in. The text features of a CLIP are computed once for
+    each prompt, and its image features once for all rewards of the same model; see `shared`.
+    """
 
     differentiable = True
 
-    def __init__(self, model: RewardModel, device: torch.device, mean: float, std: float) -> None:
-        self.model = model.eval().requires_grad_(False).to(device)
-        self._device, self._mean, self._std = device, mean, std
+    def __init__(self, model: RewardModel, *, mean: float = 0.0, std: float = 1.0, weights: list[Path]) -> None:
+        """`weights` are the files that the model was loaded from."""
+        self.model = model.eval().requires_grad_(False)
+        self.weights = weights
+        self._mean, self._std = mean, std
+        self.device = next(model.parameters()).device
+        self._texts: OrderedDict[str, Tensor] = OrderedDict()
 
-    def __call__(self, images: list[Image.Image] | Tensor, prompts: list[str]) -> Tensor:
-        """Rewards (B,). Gradients flow to `images` if it is a tensor that requires them."""
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    def prepare(self, image: Image.Image) -> Tensor:
+        """The pixels (3, height, width) of a picture."""
+        return self.model.recipe.pixels(image)
+
+    def is_truncated(self, prompt: str) -> bool:
+        """Whether the model reads only the beginning of a prompt."""
+        return self.model.is_truncated(prompt)
+
+    def provenance(self) -> dict[str, Any]:
+        """What determines the scores."""
+        return {
+            "weights": {path.name: sha256(path) for path in self.weights},
+            "preprocessing": self.model.recipe.summary,
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "mean": self._mean,
+            "std": self._std,
+            "longest_text": self.model.tokenizer.model_max_length,
+        }
+
+    def __call__(self, images: list[Image.Image] | list[Tensor] | Tensor, prompts: list[str]) -> Tensor:
+        """Rewards (B,) in float32. Gradients flow to `images` if it is a tensor that requires them."""
         with torch.set_grad_enabled(isinstance(images, Tensor) and images.requires_grad):
-            tokens = {name: value.to(self._device) for name, value in self.model.tokens(prompts).items()}
-            pixels = self.model.pixels(images.to(self._device) if isinstance(images, Tensor) else images)
-            rewards: Tensor = self.model(pixels.to(self._device), **tokens)
-            return (rewards - self._mean) / self._std
+            return (self._raw(self._features(images), prompts) - self._mean) / self._std
+
+    def _features(self, images: list[Image.Image] | list[Tensor] | Tensor) -> Tensor:
+        """The image features of pictures, of what `prepare` returned for them, or of a tensor in [0, 1]."""
+        if isinstance(images, Tensor):
+            return self._encoded(self.model.pixels(images.to(self.device)))
+        prepared = [image if isinstance(image, Tensor) else self.prepare(image) for image in images]
+        key = (id(self.model), *map(id, prepared))
+        return once(key, lambda: self._encoded(torch.stack(prepared).to(self.device)))
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        return self.model.image_features(pixels.to(self._dtype))
+
+    def _raw(self, features: Tensor, prompts: list[str]) -> Tensor:
+        if isinstance(self.model.backbone, CLIPModel):
+            return self.model.reward(self.model.joined(features, self._text_features(prompts)))
+        return self.model.reward(self.model.pair_features(features, **self._tokens(prompts)))
+
+    def _tokens(self, prompts: list[str]) -> dict[str, Tensor]:
+        return {name: value.to(self.device) for name, value in self.model.tokens(prompts).items()}
+
+    @torch.no_grad()
+    def _text_features(self, prompts: list[str]) -> Tensor:
+        """CLIP's embeddings (B, D) of prompts. It remembers those of the last `MOST_TEXTS` prompts."""
+        known = {prompt: self._texts[prompt] for prompt in dict.fromkeys(prompts) if prompt in self._texts}
+        if new := [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]:
+            known |= dict(zip(new, self.model.text_features(**self._tokens(new)), strict=True))
+        for prompt, features in known.items():
+            self._texts[prompt] = features
+            self._texts.move_to_end(prompt)
+        while len(self._texts) > MOST_TEXTS:
+            self._texts.popitem(last=False)
+        return torch.stack([known[prompt] for prompt in prompts])
+
+
+_open: WeakValueDictionary[tuple[Path, torch.device, torch.dtype], RewardModel] = WeakValueDictionary()
+"""Models in use, by folder, device and precision. Two rewards with the same weights share one model."""
+
+
+def load_score(source: str, *, option: str, device: str, dtype: str = "", mean: float = 0.0, std: float = 1.0) -> Score:
+    """The model of a folder or a hub id as a reward. Raises `UserError` if it is not a BLIP or CLIP."""
+    folder = sources.fetch("reward", source, option=option).resolve()
+    where, precision = devices.resolve_device(device), devices.resolve_dtype(dtype)
+    model = _open.get((folder, where, precision))
+    if model is None:
+        model = _open[folder, where, precision] = open_model(source, option=option).to(where, precision)
+    return Score(model, mean=mean, std=std, weights=sorted(folder.glob("*.safetensors")))
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_model(source: str, *, option: str) -> RewardModel:

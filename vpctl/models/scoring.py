@@ -1,34 +1,53 @@
-"""Runs rewards over pictures. Each picture is decoded once for all rewards, one batch ahead of them."""
+"""Runs rewards over pictures: each picture is decoded once for all rewards, while those before it are scored."""
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Generic, NamedTuple, SupportsFloat, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, NamedTuple, Protocol, SupportsFloat, TypeVar
 
 from PIL import Image
 
 from .. import plugins
+from ..contracts import Reward
 from ..errors import RecordFailed, UserError
 from ..flow import ahead
 from ..progress import plural
+from .shared import sharing
 
-RewardFunction = Callable[[list[Image.Image], list[str]], Any]
-"""A reward, or a function with the same signature."""
 MAX_BATCH_PIXELS = 1 << 25
 """Number of pixels at which a batch is full: 128 MiB when decoded, or 32 pictures of 1024 × 1024."""
+LARGE = 1 << 22
+"""Number of pixels from which a picture is decoded alone, because decoding takes several times its memory."""
+MOST_THREADS = 8
+"""Maximum number of threads that decode pictures."""
 R = TypeVar("R", bound=Mapping[str, Any])
 T = TypeVar("T")
+S = TypeVar("S")
+
+
+class Album(Protocol):
+    """Opens pictures by name; see `images.pictures.Pictures`."""
+
+    def size(self, path: str) -> tuple[int, int]:
+        """Width and height in pixels. Raises `RecordFailed` if there is no picture."""
+        ...
+
+    def open(self, path: str) -> Image.Image:
+        """The picture as upright RGB. Raises `RecordFailed` if it cannot be decoded."""
+        ...
 
 
 class Batch(NamedTuple, Generic[R]):
-    """Records with their decoded pictures, and the errors of records that have no picture."""
+    """Records with what each reward prepared from their pictures, and the errors of records that have no picture."""
 
     records: list[R]
-    pictures: list[Image.Image]
+    inputs: dict[str, list[Any]]
     failures: list[RecordFailed]
 
     @property
     def prompts(self) -> list[str]:
-        """The prompt of each picture."""
+        """The prompt of each record."""
         return [record["prompt"] for record in self.records]
 
     @property
@@ -36,13 +55,13 @@ class Batch(NamedTuple, Generic[R]):
         """How many records there were, with those that failed."""
         return len(self.records) + len(self.failures)
 
-    def with_scores(
-        self, columns: Mapping[str, list[float]]
-    ) -> tuple[list[tuple[R, dict[str, float]]], list[RecordFailed]]:
-        """Each record with its scores, as `compute_scores` returned them, and all failures.
+    def scored(self, rewards: Mapping[str, Reward]) -> tuple[list[tuple[R, dict[str, float]]], list[RecordFailed]]:
+        """Each record with its score by every reward, and all failures.
 
-        A score that is not finite is a failure: NaN and infinity cannot be compared, and JSON cannot hold them.
+        A score that is not finite is a failure: NaN and infinity cannot be compared, and JSON cannot hold them. Raises
+        `UserError` if a reward does not return a number for each picture.
         """
+        columns = compute_scores(rewards, self.inputs, self.prompts)
         found: list[tuple[R, dict[str, float]]] = []
         failures = [*self.failures]
         for place, record in enumerate(self.records):
@@ -56,22 +75,62 @@ class Batch(NamedTuple, Generic[R]):
 
 
 def load_batches(
-    records: Iterable[R | RecordFailed], open_picture: Callable[[str], Image.Image], *, most: int
+    records: Iterable[R | RecordFailed], album: Album, rewards: Mapping[str, Reward], *, most: int
 ) -> Iterator[Batch[R]]:
-    """The records with their pictures in batches of at most `most`, in order.
+    """The records in batches of at most `most`, in order, with what the rewards prepared from their pictures.
 
-    A record has a `file_name`. An input that is a `RecordFailed` stays one. A thread reads the records and decodes the
-    next batch while this one is used. The pictures of a batch are released when the next one is taken, because large
-    pictures fill the memory.
+    A record has a `file_name`. An input that is a `RecordFailed` stays one. Threads read the records, decode the next
+    batch and prepare it while this one is used. What a batch holds is released when the next one is taken, because
+    large pictures fill the memory.
     """
-    decoded = (_decoded(record, open_picture) for record in records)
-    for items in ahead(batches(decoded, most, _pixels), is_large=_fills_memory):
+
+    def prepared(record: R | RecordFailed) -> tuple[R, dict[str, Any]] | RecordFailed:
+        if isinstance(record, RecordFailed):
+            return record
+        try:
+            picture = album.open(record["file_name"])
+        except RecordFailed as failure:
+            return failure
+        with sharing():
+            return record, {spec: reward.prepare(picture) for spec, reward in rewards.items()}
+
+    def sized() -> Iterator[tuple[R | RecordFailed, bool]]:
+        """The records, and whether their pictures are large. A record without a picture becomes its failure."""
+        for record in records:
+            if isinstance(record, RecordFailed):
+                yield record, False
+                continue
+            try:
+                yield record, math.prod(album.size(record["file_name"])) >= LARGE
+            except RecordFailed as failure:
+                yield failure, False
+
+    for items in ahead(batches(_in_threads(prepared, sized()), most, _pixels), is_large=_fills_memory):
         failures = [one for one in items if isinstance(one, RecordFailed)]
         pairs = [one for one in items if not isinstance(one, RecordFailed)]
-        batch = Batch([record for record, _ in pairs], [picture for _, picture in pairs], failures)
-        del items, pairs
+        inputs = {spec: [inputs[spec] for _, inputs in pairs] for spec in rewards}
+        batch = Batch([record for record, _ in pairs], inputs, failures)
+        del items, pairs, inputs
         yield batch
-        batch.pictures.clear()
+        for column in batch.inputs.values():
+            column.clear()
+
+
+def _in_threads(work: Callable[[T], S], items: Iterable[tuple[T, bool]]) -> Iterator[S]:
+    """The results of `work`, in order. It runs in several threads, but alone for an item that says so."""
+    most = min(MOST_THREADS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(most) as pool:
+        waiting: list[T] = []
+        for item, alone in items:
+            if not alone:
+                waiting.append(item)
+            if alone or len(waiting) == most:
+                yield from pool.map(work, waiting)
+                waiting = []
+            if alone:
+                yield work(item)
+            del item
+        yield from pool.map(work, waiting)
 
 
 def batches(items: Iterable[T], most: int, pixels: Callable[[T], int]) -> Iterator[list[T]]:
@@ -92,39 +151,37 @@ def batches(items: Iterable[T], most: int, pixels: Callable[[T], int]) -> Iterat
         yield batch
 
 
-def _decoded(
-    record: R | RecordFailed, open_picture: Callable[[str], Image.Image]
-) -> tuple[R, Image.Image] | RecordFailed:
-    if isinstance(record, RecordFailed):
-        return record
-    try:
-        return record, open_picture(record["file_name"])
-    except RecordFailed as failure:
-        return failure
+def _pixels(one: tuple[Any, dict[str, Any]] | RecordFailed) -> int:
+    """The number of pixels of the picture, if a reward still needs it whole."""
+    if isinstance(one, RecordFailed):
+        return 0
+    whole = [held for held in one[1].values() if isinstance(held, Image.Image)]
+    return whole[0].width * whole[0].height if whole else 0
 
 
-def _pixels(one: tuple[Any, Image.Image] | RecordFailed) -> int:
-    return 0 if isinstance(one, RecordFailed) else one[1].width * one[1].height
-
-
-def _fills_memory(batch: list[tuple[R, Image.Image] | RecordFailed]) -> bool:
+def _fills_memory(batch: list[tuple[R, dict[str, Any]] | RecordFailed]) -> bool:
     """Whether the pictures of a batch use all the memory that pictures may use."""
     return sum(map(_pixels, batch)) >= MAX_BATCH_PIXELS
 
 
 def compute_scores(
-    rewards: Mapping[str, RewardFunction], pictures: list[Image.Image], prompts: list[str]
+    rewards: Mapping[str, Reward], inputs: Mapping[str, list[Any]], prompts: list[str]
 ) -> dict[str, list[float]]:
-    """The scores of the pictures, by reward. Raises `UserError` if a reward does not return a number for each."""
+    """The scores by reward, from pictures or what the reward prepared from them.
+
+    Raises `UserError` if a reward does not return a number for each.
+    """
     scores: dict[str, list[float]] = {}
-    for spec, reward in rewards.items():
-        with plugins.blamed("reward", spec):
-            given = reward(pictures, prompts) if pictures else []
-            values = given.tolist() if hasattr(given, "tolist") else given
-            if not isinstance(values, list | tuple) or not all(isinstance(one, SupportsFloat) for one in values):
-                raise plugins.contract_error("reward", spec, given)
-            if len(values) != len(pictures):
-                wanted = plural(len(pictures), "picture")
-                raise UserError(f"--reward {spec}: gave {plural(len(values), 'reward')} for {wanted}")
-            scores[spec] = [*map(float, values)]
+    with sharing():
+        for spec, reward in rewards.items():
+            pictures = inputs[spec]
+            with plugins.blamed("reward", spec):
+                given = reward(pictures, prompts) if pictures else []
+                values: Any = given.tolist() if hasattr(given, "tolist") else given
+                if not isinstance(values, list | tuple) or not all(isinstance(one, SupportsFloat) for one in values):
+                    raise plugins.contract_error("reward", spec, given)
+                if len(values) != len(pictures):
+                    wanted = plural(len(pictures), "picture")
+                    raise UserError(f"--reward {spec}: gave {plural(len(values), 'reward')} for {wanted}")
+                scores[spec] = [*map(float, values)]
     return scores

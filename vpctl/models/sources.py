@@ -94,6 +94,23 @@ def fetch(use: str, source: str, *, option: str) -> Path:
     return local.path
 
 
+def check_file(hub_id: str, file: str, *, option: str) -> None:
+    """Raise `UserError` if a model on the hub cannot be found or does not have this file. Fetches no weights."""
+    folder = _on_the_hub(hub_id, f"{option}{hub_id}", (file,))
+    if not folder.has(file):
+        raise UserError(f"{option}{hub_id}: there is no {file} in it; name a local copy, as in {option}{file}")
+
+
+def fetch_file(hub_id: str, file: str, *, option: str) -> Path:
+    """The file of a model on the hub, from its cache. It is fetched first if necessary."""
+    check_file(hub_id, file, option=option)
+    folder = _on_the_hub(hub_id, f"{option}{hub_id}", (file,))
+    if folder.listed is not None and not (folder.path / file).is_file():
+        progress.note(f"fetching {file} of {hub_id} from the hub")
+        _download(hub_id, folder.path.name, [file], f"{option}{hub_id}")
+    return folder.path / file
+
+
 def is_hub_id(source: str) -> bool:
     """Whether a source does not exist as a path here and can be the name of a model on the hub."""
     return not os.path.exists(source) and bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source, re.ASCII))
@@ -126,7 +143,7 @@ def _inspecting(where: str) -> Iterator[None]:
 
 def _look(source: str, option: str) -> Folder:
     if is_hub_id(source):
-        return _on_the_hub(source, f"{option}{source}")
+        return _on_the_hub(source, f"{option}{source}", ("model_index.json", "config.json"))
     if not os.path.isdir(source):
         raise UserError(
             f"{option}{source}: {'is not a folder' if os.path.exists(source) else 'there is no such folder'}"
@@ -135,10 +152,11 @@ def _look(source: str, option: str) -> Folder:
 
 
 @cache
-def _on_the_hub(name: str, where: str) -> Folder:
+def _on_the_hub(name: str, where: str, known: tuple[str, ...]) -> Folder:
     """The folder in the hub's cache with a model's small files. The cached ones are used if the hub is unreachable.
 
-    The result is cached, so that all files of a run are of one revision.
+    Then the cache must have one of the files `known`. The result is cached, so that all files of a run are of one
+    revision.
     """
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
@@ -165,7 +183,7 @@ def _on_the_hub(name: str, where: str) -> Folder:
         small = [one for one in listed if one.endswith(_SMALL) and one.count("/") <= 1]
         # By the name of the branch, so that the cache records its commit and finds it when the hub is unreachable.
         return Folder(_download(name, "main", small, where), listed)
-    for file in ("model_index.json", "config.json"):
+    for file in known:
         if isinstance(cached := try_to_load_from_cache(name, file), str):
             return Folder(Path(cached).parent)
     raise UserError(

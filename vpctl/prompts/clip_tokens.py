@@ -16,17 +16,19 @@ _WORD_END = "</w>"
 _PIECES = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
 
 
+def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """The number of every token of CLIP, without those for the beginning and end of a text, and the merges in order."""
+    pairs = [line.split(" ") for line in gzip.decompress(MERGES.read_bytes()).decode().splitlines()]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*letters, *(f"{letter}{_WORD_END}" for letter in letters), *map("".join, pairs)]
+    return {token: number for number, token in enumerate(tokens)}, [(first, second) for first, second in pairs]
+
+
 class ClipTokens:
     """Counts the tokens of a text. The constructor builds the vocabulary, which takes a fraction of a second."""
 
     def __init__(self) -> None:
-        pairs = [line.split(" ") for line in gzip.decompress(MERGES.read_bytes()).decode().splitlines()]
-        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-        vocabulary = [*letters, *(f"{letter}{_WORD_END}" for letter in letters), *map("".join, pairs)]
-        numbers = {token: number for number, token in enumerate(vocabulary)}
-        self._tokenizer = Tokenizer(
-            BPE(numbers, [(first, second) for first, second in pairs], end_of_word_suffix=_WORD_END)
-        )
+        self._tokenizer = Tokenizer(BPE(*vocabulary(), end_of_word_suffix=_WORD_END))
         self._tokenizer.normalizer = normalizers.Sequence(
             [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
         )

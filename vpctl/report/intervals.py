@@ -24,16 +24,17 @@ class Interval(NamedTuple):
     n: int
 
 
-def bootstrap(values: Iterable[float], clusters: Iterable[Hashable]) -> Interval:
+def bootstrap(values: Iterable[float], clusters: Iterable[Hashable], *, lowest: float = 0.0) -> Interval:
     """Return the mean of `values` and its 95 % interval: the percentile bootstrap that resamples whole clusters.
 
-    `clusters` gives the cluster of each value; the order of the values does not matter. See Efron and Tibshirani 1993,
-    chapter 13. The percentiles are expanded as in Hesterberg 2015 (section 5.3), because plain percentile intervals of
-    few clusters are too narrow.
+    The values are from `lowest` to 1: shares, or differences of shares if `lowest` is −1. `clusters` gives the cluster
+    of each value; the order of the values does not matter. See Efron and Tibshirani 1993, chapter 13. The percentiles
+    are expanded as in Hesterberg 2015 (section 5.3), because plain percentile intervals of few clusters are too narrow.
 
-    There are two exceptions. With a single cluster nothing is known about the variation, and the interval is [0, 1],
-    the range of a share. If all values are 0, or all are 1, a bootstrap interval would have zero width. The interval is
-    then the exact one of Clopper and Pearson (1934) for as many draws as there are clusters.
+    There are two exceptions. With a single cluster nothing is known about the variation, and the interval is the whole
+    range, [`lowest`, 1]. If all values are 0, all are 1, or all are `lowest`, a bootstrap interval would have zero
+    width. The interval is then the exact one of Clopper and Pearson (1934) for as many draws as there are clusters: the
+    most that another value can weigh if so many draws did not have it.
     """
     sums: dict[Hashable, list[float]] = {}
     for value, cluster in zip(values, clusters, strict=True):
@@ -44,11 +45,11 @@ def bootstrap(values: Iterable[float], clusters: Iterable[Hashable]) -> Interval
     totals = table.sum(0)
     value, n = float(totals[0] / totals[1]), int(totals[1])
     if len(table) == 1:
-        return Interval(value, 0.0, 1.0, n)
+        return Interval(value, lowest, 1.0, n)
     tail, drawn = (1 - CONFIDENCE) / 2, len(table)
-    if value in (0.0, 1.0) and (table[:, 0] == value * table[:, 1]).all():
+    if value in (lowest, 0.0, 1.0) and (table[:, 0] == value * table[:, 1]).all():
         certain = tail ** (1 / drawn)
-        return Interval(value, value * certain, 1 - (1 - value) * certain, n)
+        return Interval(value, lowest + (value - lowest) * certain, 1 - (1 - value) * certain, n)
     rng = np.random.default_rng(SEED)
     at_once = max(1, MAX_CLUSTERS_IN_MEMORY // drawn)
     means = np.concatenate(

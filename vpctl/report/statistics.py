@@ -1,7 +1,7 @@
 """What evaluations count and report: preferences, and means with intervals."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from ..records import Report
@@ -18,9 +18,18 @@ def preferred(first: float, second: float) -> float:
 
 
 def mean_report(values: Sequence[float], clusters: Sequence[str], **keys: object) -> Report:
-    """Return a report of the mean of `values` with its bootstrap interval. The clusters are prompts."""
+    """Return a report of the mean of `values`, in [0, 1], with its bootstrap interval. The clusters are prompts."""
+    return _report(values, clusters, 0.0, keys)
+
+
+def mean_difference_report(values: Sequence[float], clusters: Sequence[str], **keys: object) -> Report:
+    """Return the same report for differences of shares, in [−1, 1]."""
+    return _report(values, clusters, -1.0, keys)
+
+
+def _report(values: Sequence[float], clusters: Sequence[str], lowest: float, keys: Mapping[str, object]) -> Report:
     from .intervals import CONFIDENCE, bootstrap
 
-    value, low, high, n = bootstrap(values, clusters)
+    value, low, high, n = bootstrap(values, clusters, lowest=lowest)
     rest = {"value": value, "low": low, "high": high, "n": n, "confidence": CONFIDENCE}
     return cast(Report, {**keys, **rest})

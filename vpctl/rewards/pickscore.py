@@ -20,10 +20,9 @@ def check(argument: str) -> None:
     sources.check("reward", argument or HUB_ID, option=OPTION)
 
 
-def load(argument: str, *, device: str = "auto") -> "Score":
+def load(argument: str, *, device: str = "auto", dtype: str = "") -> "Score":
     """PickScore as it was released, without any further scaling."""
     check(argument)
-    from ..models import devices
-    from ..models.reward import Score, open_model
+    from ..models.reward import load_score
 
-    return Score(open_model(argument or HUB_ID, option=OPTION), devices.resolve_device(device), 0.0, 1.0)
+    return load_score(argument or HUB_ID, option=OPTION, device=device, dtype=dtype)

@@ -43,10 +43,10 @@ def scale(argument: str) -> tuple[float, float]:
     )
 
 
-def load(argument: str, *, device: str = "auto") -> "Score":
+def load(argument: str, *, device: str = "auto", dtype: str = "") -> "Score":
     """The reward model in the folder `argument`, as a reward."""
     check(argument)
-    from ..models import devices
-    from ..models.reward import Score, open_model
+    from ..models.reward import load_score
 
-    return Score(open_model(argument, option=OPTION), devices.resolve_device(device), *scale(argument))
+    mean, std = scale(argument)
+    return load_score(argument, option=OPTION, device=device, dtype=dtype, mean=mean, std=std)

@@ -72,7 +72,7 @@ def _inspecting(out: str) -> Iterator[dict[str, Any] | None]:
             _check_new(folder)
         elif not folder.is_dir():
             raise file_error(folder)
-        elif (folder / LOCK).is_file():
+        elif (folder / LOCK).is_file() and os.environ.get("RANK", "0") == "0":  # one of several processes locks
             lock = locked(folder, os.O_RDONLY)
     except OSError as error:
         raise UserError(f"--out {error.filename or out}: {os_reason(error)}") from None

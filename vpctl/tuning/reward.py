@@ -8,8 +8,8 @@ matching head is trained instead, so the model can compare prompt and picture fr
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from ..configs import RewardModelConfig
 from ..errors import UserError
 from ..flow import ahead
+from ..models.devices import World
 from ..models.reward import RewardModel
 from ..models.tensors import same_layout
 from .heads import HeadOutputs, Heads
@@ -97,7 +98,7 @@ def features_of(
     prompts = [group.prompt for group in groups for _ in group.pictures]
     tokens = {name: value.to(device) for name, value in model.tokens(prompts).items()}
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-        features = model.features(pixels.to(device), **tokens)
+        features = model.pair_features(model.image_features(pixels.to(device)), **tokens)
     return features.float()
 
 
@@ -123,9 +124,13 @@ def preferred_by_aspect(groups: list[PromptPairs], aspects: Sequence[str]) -> Te
     return known.view(len(pairs), len(aspects)).sign()
 
 
-def batches(groups: list[PromptPairs], size: int, load: Load) -> Iterator[tuple[list[PromptPairs], Tensor]]:
-    """The groups, `size` prompts at a time, with their pixels. The next batch is loaded during the work on this one."""
-    parts = [groups[start : start + size] for start in range(0, len(groups), size)]
+def batches(groups: list[PromptPairs], size: int) -> list[list[PromptPairs]]:
+    """The groups, `size` prompts at a time."""
+    return [groups[start : start + size] for start in range(0, len(groups), size)]
+
+
+def loaded(parts: Iterable[list[PromptPairs]], load: Load) -> Iterator[tuple[list[PromptPairs], Tensor]]:
+    """The batches with the inputs of their pictures. The next one is loaded during the work on this one."""
     return ahead((part, load(_pictures(part))) for part in parts)
 
 
@@ -143,7 +148,7 @@ def rewarded(
     dtype: torch.dtype | None = None,
 ) -> Iterator[tuple[list[PromptPairs], Tensor]]:
     """The groups in batches with their pictures' rewards (N,), on the CPU."""
-    for part, pixels in batches(groups, batch, load):
+    for part, pixels in loaded(batches(groups, batch), load):
         yield part, model.reward(features_of(model, part, pixels, device, dtype)).cpu()
 
 
@@ -202,10 +207,10 @@ class Totals(NamedTuple):
 class RewardTraining(Algorithm):
     """Trains a reward model in place. With validation pairs, none of them tied, the weights of the best epoch are kept.
 
-    A step uses `batch` × `accumulate` prompts with all their pairs. Each picture goes through the model once, even if
-    it is in many pairs. `aspects` are those that get a head of their own. The loss of a step is the mean of the pairs'
-    losses plus `aspect_weight` × the mean of the aspects' losses, each of them a mean over the pairs that are not tied
-    on this aspect.
+    A step uses `batch` × `accumulate` prompts, with all their pairs, in each process of the `world`. Each picture goes
+    through the model once, even if it is in many pairs. `aspects` are those that get a head of their own. The loss of a
+    step is the mean of the pairs' losses plus `aspect_weight` × the mean of the aspects' losses. That of an aspect is a
+    mean over the pairs that are not tied on it.
     """
 
     def __init__(
@@ -217,27 +222,30 @@ class RewardTraining(Algorithm):
         config: RewardModelConfig,
         *,
         seed: int,
-        device: torch.device,
+        world: World,
         aspects: Sequence[str] = (),
     ) -> None:
         self._model, self._groups, self._validation, self._load = model, groups, validation, load
-        self._batch, self._together, self._device = config.batch, config.batch * config.accumulate, device
-        self._per_epoch = steps_per_epoch(len(groups), config)
+        self._batch, self._world, self._device = config.batch, world, world.device
+        self._together = config.batch * config.accumulate * world.size
+        self._per_epoch = -(-len(groups) // self._together)
         self.total = total = config.epochs * self._per_epoch
         self._patience = config.patience or config.epochs
         self._generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
         self._loss = cast(LossName, config.loss)
         self._aspects, self._aspect_weight = aspects, config.aspect_weight
-        self.heads = Heads(model, head=config.head, aspects=aspects, uncertain=config.loss == "uncertainty").to(device)
+        self.heads = Heads(model, head=config.head, aspects=aspects, uncertain=config.loss == "uncertainty").to(
+            world.device
+        )
         if self.heads.mlp:
             model.get_submodule("backbone.itm_head").requires_grad_(False)  # the new head is written there at the end
         parameters = (*model.parameters(), *self.heads.parameters())
         self._trainable = [parameter for parameter in parameters if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(self._trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
         self._learning_rate = [cosine_decay(config.learning_rate, step, total) for step in range(total)]
-        self._dtype = None if config.dtype == "float32" else getattr(torch, config.dtype)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=config.dtype == "float16")
+        self.dtype = None if config.dtype == "float32" else getattr(torch, config.dtype)
+        self._scaler = torch.amp.GradScaler(world.device.type, enabled=config.dtype == "float16")
         self._best: dict[str, Any] = {"epoch": 0, "loss": math.inf, "accuracy": 0.0, "weights": {}, "heads": {}}
         self._collapsed = 0  # steps in a row
         self._order = torch.empty(0, dtype=torch.long)
@@ -261,7 +269,7 @@ class RewardTraining(Algorithm):
         sums = {"loss": 0.0, "aspect_loss": 0.0, "accuracy": 0.0}
         widest = 0.0
         for part, pixels in passes:
-            features = features_of(self._model, part, pixels, self._device, self._dtype)
+            features = features_of(self._model, part, pixels, self._device, self.dtype)
             outputs = self.heads(self._model, features)
             chosen, rejected = preferences(part)
             difference = outputs.rewards[chosen] - outputs.rewards[rejected]
@@ -274,7 +282,11 @@ class RewardTraining(Algorithm):
             sums["loss"] += overall.item()
             sums["aspect_loss"] += by_aspect.item()
             sums["accuracy"] += float(correctness(difference[margin > 0]).sum()) / max(1, totals.untied)
-        self._check_collapse(number, widest)
+        names = [*sums]
+        every = self._world.gather(torch.tensor([*sums.values(), widest], dtype=torch.float64))
+        sums = dict(zip(names, every[:, :-1].sum(0).tolist(), strict=True))
+        self._check_collapse(number, float(every[:, -1].max()))
+        self._world.sum_gradients(self._trainable)
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate[number - 1]
         optimizer_step(self._optimizer, self._trainable, where=f"step {number}", scaler=self._scaler)
@@ -309,15 +321,20 @@ class RewardTraining(Algorithm):
         return (losses / totals.by_aspect.clamp_min(1)).sum() / (totals.by_aspect > 0).sum().clamp_min(1)
 
     def _next(self, number: int) -> tuple[list[PromptPairs], Iterator[tuple[list[PromptPairs], Tensor]]]:
-        """The prompts of a step, and the same in batches with their pixels. The next batches are loaded meanwhile."""
+        """The prompts of a step, and this process's batches of them with their inputs."""
         done = (number - 1) % self._per_epoch
         if done == 0:
             self._order = torch.randperm(len(self._groups), generator=self._generator)
         left = [self._groups[index] for index in self._order[done * self._together :].tolist()]
         if done == 0 or self._batches is None:
-            self._batches = batches(left, self._batch, self._load)
+            steps = batches(left, self._together)
+            self._batches = loaded(chain.from_iterable(map(self._own, steps)), self._load)
         groups = left[: self._together]
-        return groups, islice(self._batches, -(-len(groups) // self._batch))
+        return groups, islice(self._batches, len(self._own(groups)))
+
+    def _own(self, groups: list[PromptPairs]) -> list[list[PromptPairs]]:
+        """The batches of a step that this process computes."""
+        return batches(groups, self._batch)[self._world.rank :: self._world.size]
 
     def validate(self, number: int) -> dict[str, float]:
         """Loss and accuracy on the validation pairs after the last step of an epoch; empty after other steps.
@@ -327,7 +344,7 @@ class RewardTraining(Algorithm):
         if number == 0 or number % self._per_epoch or not self._validation:
             return {}
         self._training(False)
-        measured = measure(self._model, self._validation, self._load, self._batch, self._device, self._dtype)
+        measured = measure(self._model, self._validation, self._load, self._batch, self._device, self.dtype)
         self._training(True)
         epoch = number // self._per_epoch
         if measured.loss < self._best["loss"]:
@@ -380,8 +397,3 @@ class RewardTraining(Algorithm):
         self._scaler.load_state_dict(state["scaler"])
         self._collapsed = state["collapsed"]
         restore_random_state(state["random"], self._generator)
-
-
-def steps_per_epoch(prompts: int, config: RewardModelConfig) -> int:
-    """Optimizer steps in one pass over this number of prompts; the last may be smaller."""
-    return -(-prompts // (config.batch * config.accumulate))

@@ -98,7 +98,8 @@ class Run:
         self.step = self.saved = 0
         self._lock = self._locked() if world.is_main else None
         try:
-            self._open(contents.plain(config))
+            with world.main_first():  # it writes run.json, which the others read
+                self._open(contents.plain(config))
         except BaseException:
             self._unlock()
             raise
@@ -301,6 +302,7 @@ class Run:
     def finished(self, step: int) -> None:
         """Count a step whose weights and metrics are complete."""
         self.step = step
+        self.stopping = self.world.any(self.stopping)  # an interrupt ends all processes after the same step
         if self._counter:
             self._counter()
 

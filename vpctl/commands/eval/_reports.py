@@ -38,20 +38,27 @@ def publish(reports: list[Report], out: Replacement, *, title: str, labels: Mapp
     with contextlib.suppress(OutputClosed):
         for report in reports:
             out.write(report)
-    named = [key for key in NAMES if any(key in report for report in reports)]
-    same = {key for key in named if len({report.get(key) for report in reports}) == 1 and len(reports) > 1}
+    facts = [cast(Mapping[str, object], report) for report in reports]
+    metrics = {report["metric"].replace("_", " ") for report in reports}
+    headline = reports[0]["metric"].replace("_", " ")
+    named = [key for key in NAMES if any(key in report for report in facts)]
+    same = {key for key in named if len({fact[key] for fact in facts if key in fact}) == 1 and len(facts) > 1}
     shown = [key for key in named if key not in same] or ["name"]
+    several = ["metric"] if len(metrics) > 1 else []
+    chance = ["chance"] if any("chance" in fact for fact in facts) else []
     progress.table(
         title,
-        [*shown, reports[0]["metric"].replace("_", " "), "95 % interval", "n"],
+        [*shown, *several, "value" if several else headline, "95 % interval", *chance, "n"],
         [
             [
-                *(short.get(text, text) for text in (str(report.get(key, "")) for key in shown)),
+                *(short.get(text, text) for text in (str(fact.get(key, "")) for key in shown)),
+                *(report["metric"].replace("_", " ").removeprefix(f"{headline} ") for _ in several),
                 f"{report['value']:.3f}",
                 f"{report['low']:.3f} to {report['high']:.3f}",
+                *(f"{report['chance']:.3f}" if "chance" in report else "" for _ in chance),
                 str(report["n"]),
             ]
-            for report in reports
+            for report, fact in zip(reports, facts, strict=True)
         ],
     )
 

@@ -1,5 +1,7 @@
 """Measure how often a reward prefers the chosen picture."""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Annotated
 
@@ -7,13 +9,28 @@ from ... import plugins, progress
 from ...errors import UserError
 from ...images.folders import Folders
 from ...options import STDIO, BatchSize, Device, Pairs, Roots, Whole, option, plugin
-from ...records import Pair, prompt_key
-from ...report.statistics import mean_report, preferred
+from ...records import Pair, Report, prompt_key
+from ...report.accuracy import (
+    Accuracy,
+    LabelledPair,
+    difference_report,
+    per_prompt,
+    pooled,
+    tie_aware,
+    ties_count,
+    ties_half,
+)
+from ...report.statistics import mean_report
 from ...streams.joins import ConsistencyChecker
 from ...streams.places import folder_of, is_stream
 from ...streams.reading import located
 from ...streams.writing import Replacement
 from ._reports import FailUnder, Html, check_page, gate, publish, write_page
+
+HEADLINE = "accuracy"
+"""The metric of vpctl's own definition, the only one that the gate looks at."""
+DEFINITIONS = ("pooled", "per-prompt", "ties-count", "tie-aware")
+"""The other definitions, by their names in --definition."""
 
 
 def accuracy(
@@ -41,6 +58,38 @@ def accuracy(
             show_default="all pairs",
         ),
     ] = "",
+    definition: Annotated[
+        list[str] | None,
+        option(
+            choices=(*DEFINITIONS, "all"),
+            group="Output",
+            help="Also report this definition of accuracy, to compare with published ones; repeatable.",
+            show_default="none",
+        ),
+    ] = None,
+    tie_threshold: Annotated[
+        float,
+        option(
+            metavar="T",
+            min=0,
+            max=1,
+            group="Output",
+            help="For --definition tie-aware: predict a tie if the probabilities that one picture is preferred and "
+            "that the other is differ by at most T. They are the logistic function of the difference of the scores, "
+            "as in a Bradley-Terry model.",
+        ),
+    ] = 0.0,
+    baseline: Annotated[
+        str,
+        plugin(
+            "reward",
+            "--baseline",
+            group="Model",
+            help="Reward to compare the others with: also report by how much the accuracy of each differs from that of "
+            "this one, on the same pairs.",
+            show_default="none",
+        ),
+    ] = "",
     fail_under: FailUnder = None,
     html: Html = "",
     root: Roots = None,
@@ -55,12 +104,28 @@ def accuracy(
     prompts, and not over pairs, because the pairs of one prompt share their pictures. The percentiles are expanded as
     in Hesterberg (2015, arXiv 1411.5279, section 5.3). All intervals of eval are computed in this way.
 
+    Papers count ties in other ways, so published accuracies differ by several points. With --definition, there are
+    more reports. `pooled` counts 0 if both pictures score the same; ImageReward, MPS and HPSv3 use it. `per-prompt` is
+    the mean of `pooled` over prompts; HPSv2 uses it on the labels of ImageReward. `ties-count` counts 1 if both
+    pictures score the same, and is a mean over prompts; HPSv2 uses it on HPDv2. `tie-aware` also counts 0.5 for scores
+    that are nearly the same; PickScore uses it. The `chance` in these reports is what guessing gives.
+
+    With --baseline, the interval of the difference is computed from the pairs of both rewards together. It is usually
+    narrower than the two intervals suggest, because pairs that are hard for one reward are often hard for the other.
+
+    The gate of --fail-under looks only at the reports of the metric `accuracy`, and only at those of --reward.
+
     Examples:
 
         vpctl eval accuracy pairs.jsonl --reward vp:vp-score/ --split test
             --fail-under 0.65
+
+        vpctl eval accuracy pairs.jsonl --reward vp:vp-score/
+            --baseline pickscore --definition all
     """
     specs = [plugins.check("reward", spec) for spec in reward or ["shapes"]]
+    if baseline and {plugins.check("reward", baseline)} >= {*specs}:
+        raise UserError(f"--baseline {baseline}: there is no other reward to compare it with; name one with --reward")
     check_page(html, [pairs, out])
     joined = ConsistencyChecker().pairs(located(pairs, Pair))
     ours = [pair for pair in joined if not split or pair.get("split") == split]
@@ -75,30 +140,68 @@ def accuracy(
     Folders([folder_of(pairs), *(root or [])], piped=is_stream(pairs)).check(path for _, path in asked)
     with Replacement(out, [pairs]) as sink:
         from ...images.pictures import Pictures
-        from ...models.scoring import compute_scores, load_batches
+        from ...models.scoring import load_batches
 
         records = [{"prompt": prompt, "file_name": path} for prompt, path in asked]
-        rewards = {spec: plugins.load("reward", spec, device=device) for spec in dict.fromkeys(specs)}
+        rewards = {
+            spec: plugins.load("reward", spec, device=device)
+            for spec in dict.fromkeys([*specs, *filter(None, [baseline])])
+        }
         pictures = Pictures([folder_of(pairs), *(root or [])])
         scores: dict[tuple[str, str], dict[str, float]] = {}
         with progress.Counter("pictures", len(records)) as counter:
-            for some in load_batches(records, pictures.open, most=batch):
-                found, failures = some.with_scores(compute_scores(rewards, some.pictures, some.prompts))
+            for some in load_batches(records, pictures, rewards, most=batch):
+                found, failures = some.scored(rewards)
                 if failures:
                     raise UserError(str(failures[0]))
                 for record, by_reward in found:
                     scores[record["prompt"], record["file_name"]] = by_reward
                 counter(some.size)
-        reports = []
-        for name in rewards:
-            values = [
-                preferred(
-                    scores[pair["prompt"], pair["chosen_file_name"]][name],
-                    scores[pair["prompt"], pair["rejected_file_name"]][name],
-                )
-                for pair in wanted
-            ]
-            reports.append(mean_report(values, [*map(prompt_key, wanted)], name=name, metric="accuracy"))
-        publish(reports, sink, title=f"Accuracy on {progress.plural(len(wanted), 'pair')}")
+        accuracies = {
+            name: measured([_labelled(pair, name, scores) for pair in wanted], definition or [], tie_threshold)
+            for name in rewards
+        }
+        reports = [*_reports(accuracies, baseline, tie_threshold)]
+        against = f"; differences are from {baseline}" if baseline else ""
+        publish(reports, sink, title=f"Accuracy on {progress.plural(len(wanted), 'pair')}{against}")
     write_page(html, title="Accuracy of rewards", reports=reports)
-    gate(reports, fail_under)
+    gate([one for one in reports if one["metric"] == HEADLINE and one["name"] in specs], fail_under)
+
+
+def measured(pairs: list[LabelledPair], definitions: Sequence[str], threshold: float) -> dict[str, Accuracy]:
+    """The accuracy in each definition, by metric; vpctl's own comes first."""
+    functions: tuple[Callable[[list[LabelledPair]], Accuracy], ...] = (
+        pooled,
+        per_prompt,
+        ties_count,
+        partial(tie_aware, threshold=threshold),
+    )
+    others = {
+        f"{HEADLINE}_{name.replace('-', '_')}": function(pairs)
+        for name, function in zip(DEFINITIONS, functions, strict=True)
+        if name in definitions or "all" in definitions
+    }
+    return {HEADLINE: ties_half(pairs), **others}
+
+
+def _reports(found: Mapping[str, Mapping[str, Accuracy]], baseline: str, threshold: float) -> Iterator[Report]:
+    """For each reward, its accuracies, then their differences from those of the baseline, if there is one."""
+    for name, accuracies in found.items():
+        for metric, one in accuracies.items():
+            if metric == HEADLINE:
+                yield mean_report(one.values, one.prompts, name=name, metric=metric)
+            else:
+                more = {"threshold": threshold} if metric.endswith("tie_aware") else {}
+                yield one.report(name=name, metric=metric, **more)
+        if baseline and name != baseline:
+            for metric, one in accuracies.items():
+                other = found[baseline][metric]
+                yield difference_report(one, other, name=name, baseline=baseline, metric=f"{metric}_difference")
+
+
+def _labelled(pair: Pair, reward: str, scores: Mapping[tuple[str, str], Mapping[str, float]]) -> LabelledPair:
+    """A pair with its scores by a reward. Its label prefers the first picture, the chosen one."""
+    chosen, rejected = (
+        scores[pair["prompt"], pair[side]][reward] for side in ("chosen_file_name", "rejected_file_name")
+    )
+    return LabelledPair(prompt_key(pair), 1.0, chosen, rejected)

@@ -1,0 +1,86 @@
+"""Several processes train together as one does with that many times more forward passes in a step."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.conftest import ENVIRONMENT, PATIENCE, Run, vpctl, write_lines
+from vpctl.shapes.grammar import describe, sample
+from vpctl.shapes.render import render
+
+OPTIONS = "--backbone new:blip --batch 3 --epochs 3 --learning-rate 1e-3 --device cpu --save-every 1".split()
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Thirteen prompts with two pairs each: the last step of an epoch has a batch for one of two processes only."""
+    rng, records = Random(1), []
+    for prompt in range(13):
+        scene = sample(rng)
+        for number in range(3):
+            render(scene if number == 0 else sample(rng), rng).save(tmp_path / f"{prompt}-{number}.png")
+        for number in (1, 2):
+            files = {"chosen_file_name": f"{prompt}-0.png", "rejected_file_name": f"{prompt}-{number}.png"}
+            part = "validation" if prompt > 10 else "train"
+            text = f"{describe(scene)} {prompt}"
+            records.append({"prompt_id": str(prompt), "prompt": text, **files, "margin": 0.5, "split": part})
+    write_lines(tmp_path / "pairs.jsonl", records)
+    return tmp_path / "pairs.jsonl"
+
+
+def together(pairs: Path, out: str, *options: str) -> subprocess.Popen[bytes]:
+    """Start two processes of train-rm."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    address = ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+    return subprocess.Popen(
+        [*launcher, *address, *vpctl("train-rm", pairs, "--out", out, *OPTIONS, *options)[1:]],
+        cwd=pairs.parent,
+        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def ended(process: subprocess.Popen[bytes]) -> None:
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said.decode()
+
+
+def test_two_processes_train_the_weights_of_one_and_resume_them_after_a_kill(run: Run, pairs: Path) -> None:
+    options = ("--freeze", "0.5")
+    alone = run("train-rm", pairs, "--out", "alone", *OPTIONS, "--accumulate", "2", *options)
+    assert alone.code == 0, alone.err
+    killed = together(pairs, "two", *options)
+    checkpoint = pairs.parent / "two" / "checkpoint.pt"
+    until = time.monotonic() + PATIENCE
+    while not checkpoint.exists():
+        assert killed.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    ended(together(pairs, "two", *options))
+    for file in ("model.safetensors", "metrics.jsonl", "reward.json"):
+        assert (pairs.parent / "two" / file).read_bytes() == (pairs.parent / "alone" / file).read_bytes(), file
+    assert not (pairs.parent / "two" / "cache").exists()
+
+
+@pytest.mark.parametrize("command", ["tune-dpo", "tune-ppo"])
+def test_a_command_that_trains_in_one_process_refuses_more(run: Run, pairs: Path, command: str) -> None:
+    first = {"tune-dpo": "pairs.jsonl", "tune-ppo": "prompts.jsonl"}[command]
+    write_lines(pairs.parent / "prompts.jsonl", [{"prompt": "a red circle"}])
+    done = run(command, first, "--out", "lora", env={"WORLD_SIZE": "2", "RANK": "0"})
+    assert done.code == 2
+    assert done.err.splitlines()[-1] == (
+        f"vpctl {command}: error: this command trains in one process, and 2 were launched; start it without a launcher"
+    )

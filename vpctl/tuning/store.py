@@ -1,0 +1,95 @@
+"""The pictures of a training, prepared for its model, and kept as long as there is space."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import RecordFailed, UserError
+from ..images.pictures import Pictures
+from ..models.reward import RewardModel
+from .cache import FOLDER, FrozenFeatures
+
+CACHE_BYTES = 2 << 30
+"""Maximum memory in bytes for pixels."""
+CHUNK = 16
+"""Number of pictures that go through the frozen layers at once."""
+
+
+class Store:
+    """Inputs of a reward model by the number of a picture.
+
+    If vision layers are frozen, the inputs are their outputs, (P, D) in float16, which `FrozenFeatures` keeps on disk.
+    Otherwise they are pixels (3, height, width), of which up to two gigabytes are kept in memory.
+    """
+
+    def __init__(self, model: RewardModel, pictures: Pictures) -> None:
+        self._model, self._pictures = model, pictures
+        self._numbers: dict[str, int] = {}
+        self._known: dict[int, Tensor] = {}
+        self._free = CACHE_BYTES
+        self._frozen: FrozenFeatures | None = None
+        self._dtype: torch.dtype | None = None
+
+    def number(self, path: str) -> int:
+        """The number of a picture. A new path gets the next number."""
+        return self._numbers.setdefault(path, len(self._numbers))
+
+    def freeze(self, folder: Path, dtype: torch.dtype | None) -> None:
+        """From now on, load the outputs of the frozen layers, if there are any. All pictures must have their numbers.
+
+        They are kept in `folder`, and computed in the precision `dtype`, or in that of the weights if it is None.
+        """
+        if self._model.frozen_layers:
+            layers = f"{self._model.identity_of_frozen_layers()} {dtype}"
+            names = [f"{layers} {self._identity(path)}" for path in self._numbers]
+            self._frozen, self._dtype = FrozenFeatures(folder / FOLDER, names, self._model.hidden_shape), dtype
+
+    def _identity(self, path: str) -> str:
+        """A text that changes with the content of a picture."""
+        try:
+            about = Path(self._pictures.find(path)).stat()
+        except (OSError, RecordFailed):
+            return ""  # it is an error when the picture is opened
+        return f"{path} {about.st_size} {about.st_mtime_ns}"
+
+    def load(self, numbers: Sequence[int]) -> Tensor:
+        """The inputs (B, …) of these pictures. Raises `UserError` for a picture that cannot be opened."""
+        if self._frozen:
+            return self._frozen.load(numbers, self._after_frozen_layers)
+        missing = [number for number in dict.fromkeys(numbers) if number not in self._known]
+        fresh = dict(zip(missing, self._pixels(missing), strict=True))
+        pixels = torch.stack([fresh[number] if number in fresh else self._known[number] for number in numbers])
+        for number, one in fresh.items():
+            size = one.numel() * one.element_size()
+            if size <= self._free:
+                self._free -= size
+                self._known[number] = one
+        return pixels
+
+    @torch.no_grad()
+    def _after_frozen_layers(self, numbers: Sequence[int]) -> Tensor:
+        device = next(self._model.parameters()).device
+        made = []
+        for start in range(0, len(numbers), CHUNK):
+            pixels = torch.stack(self._pixels(numbers[start : start + CHUNK])).to(device)
+            with torch.autocast(device.type, dtype=self._dtype, enabled=self._dtype is not None):
+                made.append(self._model.after_frozen_layers(pixels).float().cpu())
+        return torch.cat(made)
+
+    def _pixels(self, numbers: Sequence[int]) -> list[Tensor]:
+        paths = [*self._numbers]
+        found = []
+        for number in numbers:  # one at a time: decoded whole, a few of them fill the memory
+            try:
+                picture = self._pictures.open(paths[number])
+            except RecordFailed as failure:
+                raise UserError(str(failure)) from None
+            found.append(self._model.recipe.pixels(picture))
+        return found
+
+    def close(self) -> None:
+        """Delete what is kept on disk. A training that has ended needs it no more."""
+        if self._frozen:
+            self._frozen.remove()
