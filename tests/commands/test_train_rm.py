@@ -9,8 +9,15 @@ import orjson
 import pytest
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessorPil, SiglipModel
 
 from tests.conftest import Ended, Run, code_of_card, write_lines
+from tests.rewards import peers
+from vpctl import plugins
 from vpctl.commands.train_rm import (
     USE,
     card,
@@ -26,6 +33,7 @@ from vpctl.commands.train_rm import (
 from vpctl.configs import PRESETS, RewardModelConfig
 from vpctl.errors import UserError
 from vpctl.images.pictures import Pictures
+from vpctl.models.imagereward import MEAN, STD
 from vpctl.models.reward import SHAPES_BACKBONE, open_backbone, open_model
 from vpctl.records import Pair
 from vpctl.report.intervals import Interval
@@ -309,10 +317,80 @@ def test_a_picture_is_one_however_many_pairs_it_stands_in(tmp_path: Path, monkey
     assert torch.equal(store.load([0])[0], pixels[1]), "it is remembered"
 
 
+def small_siglip(folder: Path) -> None:
+    """A small SigLIP with random weights. It reads 16 tokens, each of which is a letter."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+    words = {"vocab_size": 40, "max_position_embeddings": 16, "projection_size": 32}
+    ends = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
+    pictures = {"image_size": 32, "patch_size": 8}
+    model = SiglipModel(SiglipConfig(text_config={**sizes, **words, **ends}, vision_config={**sizes, **pictures}))
+    model.save_pretrained(folder)
+    vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2} | {chr(97 + number): 3 + number for number in range(26)}
+    backend = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = Split("", "isolated")
+    backend.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", model_max_length=16
+    ).save_pretrained(folder)
+    SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+
+
+def test_a_siglip_is_trained_and_scores_as_transformers_alone(tmp_path: Path, run: Run) -> None:
+    small_siglip(tmp_path / "siglip")
+    for number in range(6):
+        Image.new("RGB", (20 + number, 30), (40 * number, 99, 9)).save(tmp_path / f"{number}.png")
+    pairs = [pair(f"prompt {n}", f"{n}.png", f"{(n + 1) % 6}.png", split="train") for n in range(6)]
+    write_lines(tmp_path / "pairs.jsonl", cast(Any, pairs))
+    done = run("train-rm", "pairs.jsonl", "--backbone", "siglip", "--out", "rm", "--freeze", "0.4", "--epochs", "1")
+    assert done.code == 0, done.err
+    model = SiglipModel.from_pretrained(tmp_path / "rm").eval()
+    before = SiglipModel.from_pretrained(tmp_path / "siglip")
+    moved = {name for name, one in model.named_parameters() if not torch.equal(one, before.get_parameter(name))}
+    assert "vision_model.head.probe" in moved
+    assert not any("layers.0." in name or "embeddings" in name for name in moved)
+    reward = vp.load(str(tmp_path / "rm"), device="cpu")
+    pictures = [Image.open(tmp_path / f"{n}.png").convert("RGB") for n in range(3)]
+    prompts = ["a", "red circle", "x" * 40]
+    pixels = SiglipImageProcessorPil.from_pretrained(tmp_path / "rm")(pictures, return_tensors="pt")
+    text = reward.model.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    with torch.no_grad():
+        logits = model(input_ids=text, **pixels).logits_per_image.diagonal()
+    mean, std = vp.scale(str(tmp_path / "rm"))
+    torch.testing.assert_close(reward(pictures, prompts), (logits - mean) / std, atol=1e-4, rtol=1e-4)
+    alone = torch.cat([reward([one], [prompt]) for one, prompt in zip(pictures, prompts, strict=True)])
+    torch.testing.assert_close(alone, reward(pictures, prompts), atol=1e-4, rtol=1e-4)
+    refused = run("train-rm", "pairs.jsonl", "--backbone", "siglip", "--out", "more", "--image-size", "64")
+    assert refused.err.endswith("--image-size 64: a SigLIP keeps its own size; leave the option out\n")
+
+
+def test_training_starts_from_imagereward_and_keeps_its_tokens_and_its_numbers(tmp_path: Path, run: Run) -> None:
+    torch.save(peers.imagereward(), tmp_path / "ImageReward.pt")
+    (tmp_path / "vocab.txt").write_text("\n".join(peers.VOCABULARY))
+    for number in range(4):
+        Image.linear_gradient("L").resize((224, 224)).rotate(90 * number).convert("RGB").save(
+            tmp_path / f"{number}.png"
+        )
+    write_lines(tmp_path / "pairs.jsonl", cast(Any, [pair("red circle", "0.png", "1.png", split="train")]))
+    spec = f"imagereward:{tmp_path / 'ImageReward.pt'}"
+    still = ("--learning-rate", "0", "--epochs", "1")
+    done = run("train-rm", "pairs.jsonl", "--backbone", spec, "--out", "rm", *still)
+    assert done.code == 0, done.err
+    trained, published = vp.load(str(tmp_path / "rm"), device="cpu"), plugins.load("reward", spec, device="cpu")
+    pictures = [Image.open(tmp_path / f"{number}.png") for number in range(4)]  # squares, which both crop alike
+    prompts = ["a red circle", "two blue squares", "green", " ".join(["red blue"] * 30)]
+    mean, std = vp.scale(str(tmp_path / "rm"))
+    raw = trained(pictures, prompts) * std + mean
+    torch.testing.assert_close((raw - MEAN) / STD, published(pictures, prompts), atol=1e-5, rtol=1e-5)
+    assert trained.is_truncated(prompts[3])
+    refused = run("train-rm", "pairs.jsonl", "--backbone", "imagereward:gone.pt", "--out", "more")
+    assert "--backbone imagereward:gone.pt: there is no such file; name the checkpoint" in refused.err
+
+
 @pytest.mark.parametrize("kind", USE)
 @pytest.mark.parametrize("times", [1, 50], ids=["short", "cut-off"])
 def test_the_code_of_the_card_gives_the_reward(tmp_path: Path, kind: str, times: int) -> None:
-    open_backbone(f"new:{kind}", seed=0).save(tmp_path)
+    small_siglip(tmp_path) if kind == "siglip" else open_backbone(f"new:{kind}", seed=0).save(tmp_path)
     shown = card({"backbone": f"new:{kind}"}, {"train": [pair("p")]}, Kept(1, 1), None, kind)
     picture, prompt = Image.linear_gradient("L").resize((40, 30)).convert("RGB"), "a red circle " * times
     found: dict[str, Any] = {"FOLDER": tmp_path, "picture": picture, "prompt": prompt}

@@ -155,7 +155,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "NaN": (text_of("config.json", '{"model_type": "blip", "x": NaN}'), "NaN is not a number"),
     "no type": (config_with(model_type=None), "config.json: has no model_type"),
     "a type of number": (config_with(model_type=3), "config.json: model_type is 3; it must be a text"),
-    "another type": (config_with(model_type="bert"), "a bert model; a reward model must start from blip or clip"),
+    "another type": (config_with(model_type="bert"), "a bert model; a reward model must be one of blip, clip, siglip"),
     "text for a number": (
         part_with("text_config", hidden_size="128"),
         'config.json: hidden_size is "128"; it must be an integer from 1 to 16777216',

@@ -15,7 +15,7 @@ from .. import progress
 from ..configs import PRESETS, RewardModelConfig
 from ..errors import UserError
 from ..images.folders import Folders
-from ..models import sources
+from ..models import backbones
 from ..models.folder import SCALE_FILE
 from ..options import Device, Pairs, Roots, RunFolder, Seed, option, options
 from ..prompts.duplicates import plain
@@ -63,10 +63,11 @@ def train_rm(
         str,
         option(
             metavar="MODEL",
-            offered=("new:blip", "new:clip"),
+            offered=(*backbones.NEW, "imagereward"),
             group="Model",
-            help="Model to start training from: the folder or hub id of a BLIP model (for image-text retrieval) or of "
-            "a CLIP model, or new:blip or new:clip for a small untrained model.",
+            help="Model to start training from: the folder or hub id of a BLIP model (for image-text retrieval), of a "
+            "CLIP or of a SigLIP model; imagereward, or imagereward:FILE, for ImageReward's checkpoint; or new:blip or "
+            "new:clip for a small untrained model.",
             show_default="the small BLIP of the shapes world",
         ),
     ] = "",
@@ -118,13 +119,13 @@ def train_rm(
         vpctl train-rm pairs.jsonl --backbone Salesforce/blip-itm-large-coco
             --aspect-weight 1 --patience 2 --dtype bfloat16 --out vp-score/
     """
-    sources.check_backbone(backbone)
+    backbones.check(backbone)
     if preset:
         progress.note(f"--preset {preset} sets {preset_values(preset, {'backbone': backbone, **vars(config)})}")
     check_sizes(backbone, config)
     for_blip = {"--freeze-rule imagereward": config.freeze_rule == "imagereward", "--head mlp": config.head == "mlp"}
     for chosen in (name for name, is_so in for_blip.items() if is_so):
-        if kind_of(backbone) != "blip":
+        if backbones.kind(backbone) != "blip":
             raise UserError(f"{chosen}: {backbone} is not a BLIP; leave the option out")
     if not backbone:
         progress.note("no --backbone given: using the backbone of the built-in shapes world")
@@ -157,9 +158,10 @@ def train_rm(
     if config.pairs_per_step and config.accumulate == 1:
         config = dataclasses.replace(config, accumulate=passes_per_step(split["train"], config))
     asked = {"pairs": absolute_path(pairs), "backbone": backbone, "seed": seed, **dataclasses.asdict(config)}
+    local = backbone.removeprefix("imagereward:")
     data = {
         "data": digest([[*map(_pair_id, part)] for part in split.values()]),
-        "backbone_fingerprint": fingerprint(backbone) if os.path.exists(backbone) else "",
+        "backbone_fingerprint": fingerprint(local) if os.path.exists(local) else "",
     }
     with opened(out, {**asked, **data}, device, several=True) as run:
         if run is None:
@@ -229,30 +231,17 @@ def train_rm(
     progress.note(f"the reward model is in {out}; use it as --reward vp:{out}")
 
 
-def kind_of(backbone: str) -> str:
-    """The kind of model that a valid --backbone names: blip or clip."""
-    if not backbone or backbone.startswith("new:"):
-        return backbone.removeprefix("new:") or "blip"
-    kind: str = config_of(backbone)["model_type"]
-    return kind
-
-
-def config_of(backbone: str) -> dict[str, Any]:
-    """The configuration of a valid --backbone. The small ones have that of the shapes world's."""
-    packaged = not backbone or backbone.startswith("new:")
-    source = str(Path(__file__).parent.parent / "shapes" / "weights" / "backbone") if packaged else backbone
-    return sources.check("reward", source, option="--backbone ").config("config.json")
-
-
 def check_sizes(backbone: str, config: RewardModelConfig) -> None:
     """Raise `UserError` if the backbone cannot read so many tokens, or pictures of this size."""
     if config.text_limit is None and config.image_size is None:
         return
-    said = config_of(backbone)
+    said = backbones.config(backbone)
     most = said.get("text_config", {}).get("max_position_embeddings")
     if config.text_limit and most and config.text_limit > most:
         raise UserError(f"--text-limit {config.text_limit}: the backbone reads at most {most} tokens")
     patch = said.get("vision_config", {}).get("patch_size")
+    if config.image_size and backbones.kind(backbone) == "siglip":
+        raise UserError(f"--image-size {config.image_size}: a SigLIP keeps its own size; leave the option out")
     if config.image_size and patch and config.image_size % patch:
         below = config.image_size // patch * patch
         near = " or ".join(str(size) for size in (below, below + patch) if size)
@@ -476,6 +465,13 @@ USE = {
     pixels = AutoImageProcessor.from_pretrained(FOLDER)(picture, return_tensors="pt")
     text = AutoTokenizer.from_pretrained(FOLDER)(prompt, truncation=True, return_tensors="pt")
     reward = model(**text, **pixels).logits_per_image[0, 0]""",
+    "siglip": """\
+    from transformers import AutoImageProcessor, AutoTokenizer, SiglipModel
+    model = SiglipModel.from_pretrained(FOLDER)
+    pixels = AutoImageProcessor.from_pretrained(FOLDER)(picture, return_tensors="pt")
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+    text = tokenizer(prompt, padding="max_length", truncation=True, return_tensors="pt")
+    reward = model(input_ids=text.input_ids, **pixels).logits_per_image[0, 0]""",
 }
 """By kind of model, how transformers alone computes its reward."""
 
@@ -508,7 +504,8 @@ from {start}, with the {loss} loss.
     vpctl score images/metadata.jsonl --reward vp:FOLDER
 
 It is a plain transformers model. For a BLIP model, the reward is the difference of the two matching logits. For a CLIP
-model, it is the logit of picture and text. vpctl subtracts the `mean` in `reward.json` and divides by its `std`.
+or a SigLIP model, it is the logit of picture and text. vpctl subtracts the `mean` in `reward.json` and divides by its
+`std`.
 
 {use}
 {heads}

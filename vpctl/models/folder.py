@@ -19,7 +19,7 @@ from ..plugins import LORA_FILE
 from ..streams.jsonlines import depth
 from . import pipelines
 
-REWARD_KINDS = ("blip", "clip")
+REWARD_KINDS = ("blip", "clip", "siglip")
 """Values of `model_type` that a reward model may have."""
 LABELS = frozenset(["toxicity", "toxic", "sexual_explicit", "nsfw", "unsafe"])
 """Labels of a classifier that count as unsafe: Detoxify's two that DiffusionDB used, and common names of others."""
@@ -168,15 +168,15 @@ class Folder:
 
 
 def reward_model(folder: Folder) -> list[str]:
-    """The weight files of a BLIP for image-text matching or a CLIP. Checks the tokenizer and image processor too."""
+    """The weight files of a BLIP for image-text matching, a CLIP or a SigLIP. Checks the rest of the folder."""
     config = _transformers_config(folder)
     kind = config["model_type"]
     if kind not in REWARD_KINDS:
-        raise UnusableFolder(f"a {kind} model; a reward model must start from {' or '.join(REWARD_KINDS)}")
+        raise UnusableFolder(f"a {kind} model; a reward model must be one of {', '.join(REWARD_KINDS)}")
     _check_tokenizer(folder)
     _check_pixels(_image_processor(folder), config)
     weights = _weights(folder, MODEL)
-    needed = {"blip": "itm_head.weight", "clip": "visual_projection.weight"}[kind]
+    needed = {"blip": "itm_head.weight", "clip": "visual_projection.weight", "siglip": "logit_bias"}[kind]
     shapes = _shapes(folder, weights)
     if shapes and not any(name.endswith(needed) for name in shapes):
         raise UnusableFolder(f"a {kind} model that does not compare pictures with text: {needed} is not in its weights")

@@ -2,13 +2,14 @@
 
 A BLIP-style model reads picture and prompt together. Its reward is the difference of its two matching logits, which is
 an affine function of the text encoder's first token, as in ImageReward and VP-Score. A CLIP-style model embeds picture
-and prompt separately. Its reward is the scaled cosine, as in PickScore. Both are plain transformers models: only the
-weights make them reward models.
+and prompt separately. Its reward is the scaled cosine, as in PickScore. SigLIP is of this style, too. All are plain
+transformers models: only the weights make them reward models.
 """
 
 import copy
 import hashlib
 from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self
@@ -18,15 +19,23 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from transformers import BlipConfig, BlipForImageTextRetrieval, CLIPConfig, CLIPModel
+from transformers import (
+    BertTokenizer,
+    BlipConfig,
+    BlipForImageTextRetrieval,
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    SiglipModel,
+)
 
 from ..contracts import Reward
 from ..errors import UserError
-from . import devices, hub, sources
+from . import backbones, devices, hub, imagereward, layouts, sources
 from .preprocess import Recipe
 from .shared import once
 
-SHAPES_BACKBONE = Path(__file__).parent.parent / "shapes" / "weights" / "backbone"
+SHAPES_BACKBONE = backbones.PACKAGED
 LONGEST_TEXT = 77
 """Maximum tokens of a prompt. BERT's tokenizer allows 512, but no prompt is that long.
 
@@ -34,7 +43,7 @@ The saved tokenizer has this limit too.
 """
 MOST_TEXTS = 4096
 """Maximum number of prompts whose text features a reward remembers."""
-ARCHITECTURES: dict[str, Any] = {"blip": BlipForImageTextRetrieval, "clip": CLIPModel}
+ARCHITECTURES: dict[str, Any] = {"blip": BlipForImageTextRetrieval, "clip": CLIPModel, "siglip": SiglipModel}
 
 
 class RewardModel(nn.Module):
@@ -46,7 +55,7 @@ class RewardModel(nn.Module):
 
     def __init__(
         self,
-        backbone: BlipForImageTextRetrieval | CLIPModel,
+        backbone: BlipForImageTextRetrieval | CLIPModel | SiglipModel,
         tokenizer: Any,
         processor: Any,
         *,
@@ -58,15 +67,27 @@ class RewardModel(nn.Module):
         super().__init__()
         self.where = where
         self.backbone = backbone
-        tokenizer.model_max_length = min(tokenizer.model_max_length, longest_text)
+        text: Any = backbone.config.text_config
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest_text, text.max_position_embeddings)
         self.tokenizer = tokenizer
         self.processor = processor
         self.recipe = recipe or Recipe.of(processor, where=where)
 
+    @property
+    def reads_apart(self) -> bool:
+        """Whether the model embeds picture and prompt separately, as CLIP and SigLIP do."""
+        return isinstance(self.backbone, CLIPModel | SiglipModel)
+
     def tokens(self, prompts: list[str]) -> dict[str, Tensor]:
-        """Token ids and attention mask, each (B, L), padded to the longest prompt."""
+        """Token ids and attention mask, each (B, L), padded to the longest prompt, or for a SigLIP to its limit.
+
+        A SigLIP has no attention mask: it was trained with prompts of one length, and reads the padding, too.
+        """
+        padding = "max_length" if isinstance(self.backbone, SiglipModel) else True
         with hub.compute_errors(self.where):
-            encoded = self.tokenizer(prompts, padding=True, truncation=True, return_tensors="pt")
+            encoded = self.tokenizer(
+                prompts, padding=padding, truncation=True, return_attention_mask=True, return_tensors="pt"
+            )
             return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
     def is_truncated(self, prompt: str) -> bool:
@@ -119,6 +140,9 @@ class RewardModel(nn.Module):
                 embedded: Tensor = model.visual_projection(vision.post_layernorm(hidden[:, 0]))
                 return embedded
             patches: Tensor = vision.post_layernorm(hidden)
+            if isinstance(model, SiglipModel):
+                pooled: Tensor = vision.head(patches)
+                return pooled
             return patches
 
     def image_features(self, inputs: Tensor) -> Tensor:
@@ -153,8 +177,9 @@ class RewardModel(nn.Module):
     def text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """CLIP's embeddings (B, D) of tokens (B, L)."""
         model: Any = self.backbone
+        mask = {} if isinstance(model, SiglipModel) else {"attention_mask": attention_mask}
         with hub.compute_errors(self.where):
-            embedded: Tensor = model.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+            embedded: Tensor = model.get_text_features(input_ids=input_ids, **mask).pooler_output
             return embedded
 
     def joined(self, images: Tensor, texts: Tensor) -> Tensor:
@@ -171,7 +196,7 @@ class RewardModel(nn.Module):
         For a BLIP they are the text encoder's first token, which has seen the picture. For a CLIP see `joined`.
         """
         model: Any = self.backbone
-        if isinstance(model, CLIPModel):
+        if self.reads_apart:
             return self.joined(images, self.text_features(input_ids, attention_mask))
         with hub.compute_errors(self.where):
             crossed: Tensor = model.text_encoder(
@@ -185,8 +210,9 @@ class RewardModel(nn.Module):
     def reward(self, features: Tensor) -> Tensor:
         """Raw rewards (B,) of pair features (B, D)."""
         model: Any = self.backbone
-        if isinstance(model, CLIPModel):
-            return features.mean(-1) * _at_least_float32(model.logit_scale).exp()
+        if self.reads_apart:
+            bias = _at_least_float32(model.logit_bias) if isinstance(model, SiglipModel) else 0.0
+            return features.mean(-1) * _at_least_float32(model.logit_scale).exp() + bias
         logits = _at_least_float32(model.itm_head(features))
         return logits[:, 1] - logits[:, 0]
 
@@ -200,10 +226,11 @@ class RewardModel(nn.Module):
     def affine(self) -> tuple[Tensor, Tensor]:
         """Weight (D,) and bias () of `reward`."""
         model: Any = self.backbone
-        if isinstance(model, CLIPModel):
-            width = model.visual_projection.out_features
+        if self.reads_apart:
+            text = model.config.text_config
+            width = text.projection_size if isinstance(model, SiglipModel) else model.projection_dim
             weight: Tensor = (model.logit_scale.exp() / width).expand(width)
-            return weight, torch.zeros_like(weight[0])
+            return weight, self.reward(torch.zeros_like(weight)[None])[0]
         head = model.itm_head
         return head.weight[1] - head.weight[0], head.bias[1] - head.bias[0]
 
@@ -270,12 +297,12 @@ class Score(Reward):
             "longest_text": self.model.tokenizer.model_max_length,
         }
 
-    def __call__(self, images: list[Image.Image] | list[Tensor] | Tensor, prompts: list[str]) -> Tensor:
+    def __call__(self, images: Sequence[Image.Image | Tensor] | Tensor, prompts: list[str]) -> Tensor:
         """Rewards (B,) in float32. Gradients flow to `images` if it is a tensor that requires them."""
         with torch.set_grad_enabled(isinstance(images, Tensor) and images.requires_grad):
             return (self._raw(self._features(images), prompts) - self._mean) / self._std
 
-    def _features(self, images: list[Image.Image] | list[Tensor] | Tensor) -> Tensor:
+    def _features(self, images: Sequence[Image.Image | Tensor] | Tensor) -> Tensor:
         """The image features of pictures, of what `prepare` returned for them, or of a tensor in [0, 1]."""
         if isinstance(images, Tensor):
             return self._encoded(self.model.pixels(images.to(self.device)))
@@ -287,7 +314,7 @@ class Score(Reward):
         return self.model.image_features(pixels.to(self._dtype))
 
     def _raw(self, features: Tensor, prompts: list[str]) -> Tensor:
-        if isinstance(self.model.backbone, CLIPModel):
+        if self.model.reads_apart:
             return self.model.reward(self.model.joined(features, self._text_features(prompts)))
         return self.model.reward(self.model.pair_features(features, **self._tokens(prompts)))
 
@@ -352,20 +379,42 @@ def open_model(source: str, *, option: str) -> RewardModel:
     return RewardModel(backbone, tokenizer, hub.image_processor(folder, where=where), where=where)
 
 
-def open_backbone(source: str, *, seed: int) -> RewardModel:
-    """The model that train-rm starts from. Weights of a new one are random, by `seed`.
+def open_imagereward(argument: str, *, option: str) -> tuple[RewardModel, Path]:
+    """The published ImageReward in float32 with its own preprocessing, and the file that it was read from."""
+    where, side = f"{option}{argument}", imagereward.SIDE
+    file = imagereward.CHECKPOINT.fetch(argument, option=option)
+    words = sources.fetch("tokenizer", imagereward.tokenizer(argument), option=option)
+    model = RewardModel(
+        layouts.blip(layouts.weights(hub.checkpoint(file, where=where), where=where), where=where),
+        hub.tokenizer(words, where=where, kind=BertTokenizer),
+        CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}),
+        where=where,
+        recipe=Recipe(side, crop=(side, side), offsets="torchvision"),
+        longest_text=imagereward.LONGEST_TEXT,
+    )
+    return model, file
 
-    `source` is a folder, a hub id, ``new:blip``, ``new:clip``, or empty for the packaged backbone.
+
+def open_backbone(source: str, *, seed: int) -> RewardModel:
+    """The model that train-rm starts from, in float32. Weights of a new one are random, by `seed`.
+
+    `source` is what `backbones` knows. The published ImageReward is prepared as transformers does it, with its 35
+    tokens: the image processor that is saved beside the trained model has no other way to crop.
     """
-    if not source.startswith("new:"):
-        return open_model(source or str(SHAPES_BACKBONE), option="--backbone ")
-    sources.check_backbone(source)
+    backbones.check(source)
+    option = backbones.OPTION
+    if backbones.is_imagereward(source):
+        published, _ = open_imagereward(source.partition(":")[2], option=f"{option}imagereward:")
+        published.recipe = Recipe.of(published.processor, where=published.where)
+        return published
+    if source not in backbones.NEW:
+        return open_model(source or str(backbones.PACKAGED), option=option)
     kind = source.removeprefix("new:")
-    packaged = open_model(str(SHAPES_BACKBONE), option="--backbone ")
+    packaged = open_model(str(backbones.PACKAGED), option=option)
     like: Any = packaged.backbone.config
     torch.manual_seed(seed)
     fresh = ARCHITECTURES[kind](like if kind == "blip" else _small_clip(like))
-    return RewardModel(fresh, packaged.tokenizer, packaged.processor, where=f"--backbone {source}")
+    return RewardModel(fresh, packaged.tokenizer, packaged.processor, where=f"{option}{source}")
 
 
 def _small_clip(blip: BlipConfig) -> CLIPConfig:

@@ -15,7 +15,7 @@ from typing import Any
 from .. import progress
 from ..errors import UserError
 from . import denoiser
-from .folder import REWARD_KINDS, USES, Folder, UnusableFolder, check_fit, check_lora, picture_sides
+from .folder import USES, Folder, UnusableFolder, check_fit, check_lora, picture_sides
 
 _PATIENCE = 5.0
 """Timeout in seconds for an answer of the hub."""
@@ -69,15 +69,6 @@ def check_adapter(adapter: str, pipeline: Folder) -> None:
     """Raise `UserError` if the folder `adapter` has no LoRA that fits the pipeline."""
     with _inspecting(f"--adapter {adapter}"):
         check_fit(check_lora(adapter), pipeline)
-
-
-def check_backbone(source: str) -> None:
-    """Raise `UserError` if ``train-rm`` cannot start from `source`. Empty is the packaged backbone."""
-    new = [f"new:{kind}" for kind in REWARD_KINDS]
-    if source.startswith("new:") and source not in new:
-        raise UserError(f"--backbone {source}: known: {', '.join(new)}")
-    if source and source not in new:
-        check("reward", source, option="--backbone ")
 
 
 def fetch(use: str, source: str, *, option: str) -> Path:
