@@ -32,7 +32,7 @@ def load(argument: str, checkpoint: PublishedCheckpoint, *, option: str, device:
     check(argument, checkpoint, option=option)
     from ..models import devices, hub, layouts
     from ..models.preprocess import Recipe
-    from ..models.reward import RewardModel, Score
+    from ..models.reward import RewardModel, Score, placed
 
     where = f"{option}{argument}"
     file = checkpoint.fetch(_file(argument), option=option)
@@ -41,8 +41,8 @@ def load(argument: str, checkpoint: PublishedCheckpoint, *, option: str, device:
     recipe = Recipe(SIDE, which="longer", crop=(SIDE, SIDE), offsets="torchvision", rounds=False, antialias=antialias)
     model = RewardModel(backbone, OpenClipTokenizer(), None, where=where, recipe=recipe, longest_text=LONGEST_TEXT)
     scale = backbone.logit_scale.exp().item()
-    placed = model.to(devices.resolve_device(device), devices.resolve_dtype(dtype))
-    return Score(placed, std=scale, weights=[file])
+    model = placed(model, devices.resolve_device(device), devices.resolve_dtype(dtype))
+    return Score(model, std=scale, weights=[file])
 
 
 def clip_tokenizer() -> Any:

@@ -41,7 +41,7 @@ def load(argument: str, *, device: str = "auto", dtype: str = "") -> "Score":
 
     from ..models import devices, hub, layouts
     from ..models.preprocess import Recipe
-    from ..models.reward import RewardModel, Score
+    from ..models.reward import RewardModel, Score, placed
 
     where = f"{OPTION}{argument}"
     file = CHECKPOINT.fetch(argument, option=OPTION)
@@ -53,5 +53,5 @@ def load(argument: str, *, device: str = "auto", dtype: str = "") -> "Score":
         recipe=Recipe(SIDE, crop=(SIDE, SIDE), offsets="torchvision"),
         longest_text=LONGEST_TEXT,
     )
-    placed = model.to(devices.resolve_device(device), devices.resolve_dtype(dtype))
-    return Score(placed, mean=MEAN, std=STD, weights=[file])
+    model = placed(model, devices.resolve_device(device), devices.resolve_dtype(dtype))
+    return Score(model, mean=MEAN, std=STD, weights=[file])
