@@ -407,6 +407,12 @@ def test_a_prompt_is_cleaned_as_open_clip_does(text: str, cleaned: str) -> None:
     assert tokenizer([text, text]).input_ids == [tokenizer(text).input_ids] * 2
 
 
+def test_the_name_of_a_control_token_in_a_prompt_is_text() -> None:
+    ids = _hps.OpenClipTokenizer()("a <|endoftext|> cat <|startoftext|>").input_ids
+    assert (ids.count(49406), ids.count(49407)) == (1, 1)
+    assert ids[:2] + ids[-1:] == [49406, 320, 49407]
+
+
 @pytest.mark.parametrize("words", [0, 74, 75, 76, 500])
 def test_a_prompt_is_cut_off_after_77_tokens_and_keeps_its_end(words: int) -> None:
     ids = _hps.OpenClipTokenizer()(["cat " * words], truncation=True).input_ids[0]

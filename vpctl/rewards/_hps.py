@@ -61,11 +61,13 @@ class OpenClipTokenizer:
     """CLIP's tokenizer, with the cleaning of open_clip in front of it.
 
     open_clip repairs broken Unicode, replaces typographic quotes and ligatures, and resolves HTML entities, twice. The
-    tokenizer of transformers does not, and gives other tokens for such prompts.
+    tokenizer of transformers does not, and gives other tokens for such prompts. The names of control tokens in a prompt
+    are text, so that a prompt cannot end before its end.
     """
 
     def __init__(self) -> None:
         self._tokenizer = clip_tokenizer()
+        self._tokenizer.split_special_tokens = True
 
     @property
     def model_max_length(self) -> int:
