@@ -13,15 +13,16 @@ SIDE, LONGEST_TEXT = 224, 77
 ANTIALIAS = "antialias"
 
 
-def _file(argument: str) -> str:
-    """The path in an argument, which is PATH, ``antialias``, ``antialias:PATH``, or empty."""
+def _split(argument: str) -> tuple[str, str]:
+    """What stands before the path in an argument, and the path. Both may be empty."""
     first, _, rest = argument.partition(":")
-    return rest if first == ANTIALIAS else argument
+    return (f"{ANTIALIAS}:", rest) if first == ANTIALIAS else ("", argument)
 
 
 def check(argument: str, checkpoint: PublishedCheckpoint, *, option: str) -> None:
     """Raise `UserError` if the checkpoint in `argument`, or the published one, cannot be used."""
-    checkpoint.check(_file(argument), option=option)
+    before, file = _split(argument)
+    checkpoint.check(file, option=f"{option}{before}")
 
 
 def load(argument: str, checkpoint: PublishedCheckpoint, *, option: str, device: str, dtype: str) -> "Score":
@@ -35,10 +36,12 @@ def load(argument: str, checkpoint: PublishedCheckpoint, *, option: str, device:
     from ..models.reward import RewardModel, Score, placed
 
     where = f"{option}{argument}"
-    file = checkpoint.fetch(_file(argument), option=option)
-    antialias = argument.partition(":")[0] == ANTIALIAS
+    antialias, name = _split(argument)
+    file = checkpoint.fetch(name, option=f"{option}{antialias}")
     backbone: Any = layouts.open_clip(layouts.weights(hub.checkpoint(file, where=where), where=where), where=where)
-    recipe = Recipe(SIDE, which="longer", crop=(SIDE, SIDE), offsets="torchvision", rounds=False, antialias=antialias)
+    recipe = Recipe(
+        SIDE, which="longer", crop=(SIDE, SIDE), offsets="torchvision", rounds=False, antialias=bool(antialias)
+    )
     model = RewardModel(backbone, OpenClipTokenizer(), None, where=where, recipe=recipe, longest_text=LONGEST_TEXT)
     scale = backbone.logit_scale.exp().item()
     model = placed(model, devices.resolve_device(device), devices.resolve_dtype(dtype))
