@@ -149,15 +149,16 @@ def _unless_interrupted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]
         loop.default_exception_handler(context)
 
 
-def _hand_over(
-    items: Iterator[T], put: Callable[[tuple[T] | BaseException | None], object]
+def hand_over(
+    items: Iterator[T], put: Callable[[tuple[T] | BaseException | None], object], most: int = 1
 ) -> tuple[threading.Semaphore, Callable[[], None]]:
     """Have a thread `put` each item, in a tuple, and at the end None or the error that `items` raised.
 
-    The thread makes an item, and goes to the next one when the semaphore is released. The function that is returned
-    with it ends the thread. The thread also dies with the process: a read from a silent pipe cannot delay an interrupt.
+    The thread makes `most` items, and one more for each time that the semaphore is released. The function that is
+    returned with it ends the thread. The thread also dies with the process: a read from a silent pipe cannot delay an
+    interrupt.
     """
-    taken = threading.Semaphore(0)
+    taken = threading.Semaphore(most - 1)
     ended = threading.Event()
 
     def make() -> None:
@@ -189,7 +190,7 @@ def ahead(items: Iterator[T], *, is_large: Callable[[T], bool] = lambda _: False
     so its memory can be freed before the next one is made.
     """
     made: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
-    taken, end = _hand_over(items, made.put)
+    taken, end = hand_over(items, made.put)
     try:
         while (one := made.get()) is not None:
             if isinstance(one, BaseException):
@@ -211,7 +212,7 @@ async def in_background(items: Iterator[T]) -> AsyncIterator[T]:
     """Yield the items of a blocking iterator in an event loop. A thread reads them, at most one ahead."""
     loop = asyncio.get_running_loop()
     made: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
-    taken, end = _hand_over(items, lambda one: loop.call_soon_threadsafe(made.put_nowait, one))
+    taken, end = hand_over(items, lambda one: loop.call_soon_threadsafe(made.put_nowait, one))
     try:
         while (one := await made.get()) is not None:
             if isinstance(one, BaseException):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import vpctl
+from tests.hostile.folders import tensors
 
 WEIGHTS = Path(vpctl.__file__).parent / "shapes" / "weights"
 
@@ -35,6 +36,16 @@ def _torch_tensors(path: Path) -> None:
     import torch
 
     torch.save({"step": 1, "weights": torch.zeros(3)}, path)
+
+
+def _tensors(path: Path, *, shapes: dict[str, tuple[int, ...]]) -> None:
+    tensors(path, shapes)
+
+
+def _legacy_pickle(path: Path) -> None:
+    import torch
+
+    torch.save({"step": 1, "state": Touch()}, path, _use_new_zipfile_serialization=False)
 
 
 def _backbone(path: Path) -> None:
@@ -94,14 +105,17 @@ MAKERS: dict[str, Callable[..., None]] = {
     "claims": _claims,
     "fifo": lambda path: os.mkfifo(path),
     "folder": lambda path: path.mkdir(),
+    "legacy-pickle": _legacy_pickle,
     "locked": _locked,
     "lora": _lora,
     "nested": _nested,
     "nothing": _nothing,
     "pickle": _pickle,
     "pipeline": _pipeline,
+    "tensors": _tensors,
     "torch-pickle": _torch_pickle,
     "torch-tensors": _torch_tensors,
     "unreadable": lambda path: path.chmod(0),
 }
-"""Maps the name in a case to its maker. `claims` is a picture that claims a size; `nothing` removes a file."""
+"""Maps the name in a case to its maker. `claims` is a picture that claims a size; `tensors` is a safetensors file of
+zeros; `nothing` removes a file."""

@@ -165,6 +165,25 @@ def test_pictures_are_opened_while_the_rewards_work() -> None:
     assert len(through(records(4), {"red": reward}, batch=2, album=Watched())[0]) == 4
 
 
+def test_a_full_batch_does_not_wait_for_the_record_after_it() -> None:
+    """In a pipe, that record may depend on the scores of this batch."""
+    scored = threading.Event()
+
+    def arriving() -> Iterator[dict[str, str]]:
+        for number, record in enumerate(records(5)):
+            if number and number % 2 == 0:
+                assert scored.wait(10)
+                scored.clear()
+            yield record
+
+    rewards = {"red": reward_of(red)}
+    sizes = []
+    for batch in load_batches(arriving(), Album(), rewards, most=2):
+        sizes.append(len(batch.scored(rewards)[0]))
+        scored.set()
+    assert sizes == [2, 2, 1]
+
+
 def test_pictures_are_decoded_in_threads_and_large_ones_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two wait for each other, so they must be under way together. A large one must find nobody."""
     monkeypatch.setattr("os.cpu_count", lambda: 2)

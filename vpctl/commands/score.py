@@ -3,8 +3,8 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, cast
+from collections.abc import Iterator
+from typing import Annotated, cast
 
 from .. import plugins, progress
 from ..errors import RecordFailed, SomeFailed, UserError
@@ -13,9 +13,6 @@ from ..records import Image, image_key, listing
 from ..streams.places import folder_of, is_stream
 from ..streams.reading import count, read
 from ..streams.writing import Out
-
-if TYPE_CHECKING:
-    from ..report.calibration import Reference
 
 
 def score(
@@ -88,19 +85,21 @@ def score(
         progress.note("no --reward given: using the pixel judge of the built-in shapes world")
     if provenance and is_stream(out):
         raise UserError("--provenance: is written beside the output; name a file with --out")
-    references, fingerprints = _references(calibrate, specs) if calibrate else ({}, {})
+    header = f"{out}.provenance.json" if provenance else ""
+    if calibrate and os.path.realpath(calibrate) in [os.path.realpath(one) for one in (out, header) if one]:
+        raise UserError(f"--calibrate {calibrate}: is written by this run for another purpose; name another file")
+    from ..report.calibration import Calibration
+
+    calibration = Calibration(calibrate, specs)
     prompts: Counter[str] = Counter()  # of the finished pictures
-    measured: dict[str, list[float]] = {spec: [] for spec in specs if calibrate and spec not in references}
 
     def key(image: Image) -> str:
         """The picture's identity. Raises `UserError` for a record that this command did not write."""
         missing = [] if "image_id" in image else ["an image_id"]
         missing += [f"a score of {spec}" for spec in specs if spec not in image.get("scores", {})]
-        missing += [f"a percentile of {spec}" for spec in references if spec not in image.get("percentiles", {})]
         if missing:
             raise UserError(f"{out}: holds pictures without {listing(missing)}; name another file with --out")
-        for spec, scores in measured.items():
-            scores.append(image["scores"][spec])
+        calibration.finished(image)
         if provenance:
             prompts[image["prompt"]] += 1
         return image_key(image)
@@ -111,12 +110,14 @@ def score(
         for spec in specs:
             if sink.resumed and plugins.last_modified(spec) > before:
                 raise UserError(f"--reward {spec}: has changed since {out} was written; name another file with --out")
+        calibration.resume(out)
         from ..images.hashes import ContentHasher
         from ..images.identities import DuplicateFilter, with_ids
         from ..images.pictures import Pictures
         from ..models.scoring import load_batches
-        from ..report.provenance import Provenance
+        from ..report.provenance import Provenance, read_finished
 
+        finished = read_finished(header, specs) if header and sink.resumed else {}
         pictures = Pictures([folder_of(images), *(root or [])], piped=is_stream(images))
         contents, records, is_repeated = ContentHasher(pictures), read(images, Image), DuplicateFilter()
 
@@ -132,20 +133,17 @@ def score(
                     yield image
 
         rewards = {spec: plugins.load("reward", spec, device=device, dtype=dtype) for spec in specs}
-        about = Provenance(f"{out}.provenance.json" if provenance else "", rewards, prompts)
+        about = Provenance(header, rewards, finished, prompts)
         total = count(images)
         with about, progress.Counter("pictures", total and total - sink.resumed) as counter:
             for some in load_batches(wanted(), pictures, rewards, most=batch):
                 found, failures = some.scored(rewards)
                 for record, scores in found:
                     written = cast(Image, {**record, "scores": {**record.get("scores", {}), **scores}})
-                    if references:
-                        ours = {spec: references[spec].percentile(scores[spec]) for spec in references}
-                        written["percentiles"] = {**record.get("percentiles", {}), **ours}
+                    if percentiles := calibration.percentiles(scores):
+                        written["percentiles"] = {**record.get("percentiles", {}), **percentiles}
                     about.add(record["prompt"])
                     sink.write(written)
-                    for spec, values in measured.items():
-                        values.append(scores[spec])
                     done += 1
                 for failure in failures:
                     progress.warn_each("pictures could not be scored", str(failure))
@@ -157,41 +155,6 @@ def score(
                 f"--reward {spec}: read only the beginning of the prompts of {progress.plural(number, 'picture')}"
             )
     progress.finished(progress.plural(done, "picture"), out, resumed=sink.resumed, failed=failed)
-    if measured:
-        _calibrate(calibrate, measured, fingerprints)
+    calibration.save()
     if failed:
         raise SomeFailed
-
-
-def _references(path: str, specs: list[str]) -> "tuple[dict[str, Reference], dict[str, str]]":
-    """The distributions in a file for rewards that are asked for, and the fingerprints of all those rewards.
-
-    Raises `UserError` if a reward has changed since its distribution was measured.
-    """
-    from ..report import calibration
-
-    found = calibration.read(path)
-    fingerprints = plugins.fingerprints(*specs)
-    for spec in specs:
-        if spec in found and found[spec].fingerprint != fingerprints[spec]:
-            raise UserError(
-                f"--calibrate {path}: {spec} has changed since it was measured; remove its entry, or name another file"
-            )
-    return {spec: found[spec] for spec in specs if spec in found}, fingerprints
-
-
-def _calibrate(path: str, measured: Mapping[str, list[float]], fingerprints: Mapping[str, str]) -> None:
-    """Add the distributions of some rewards to a file."""
-    from ..report import calibration
-
-    known = calibration.read(path)
-    for spec, scores in measured.items():
-        if len({*scores}) < 2:
-            progress.warn(f"--calibrate {path}: {spec} gave fewer than two different scores, so it was not added")
-            continue
-        known[spec] = calibration.Reference.of(scores, fingerprints[spec])
-        progress.note(
-            f"added the distribution of {spec} over {progress.plural(len(scores), 'picture')} to {path}; "
-            "use the same file to add percentiles to other pictures"
-        )
-    calibration.write(path, known)

@@ -21,6 +21,7 @@ _LARGEST_PICKLE = 64 << 20
 """Maximum size in bytes of the pickle inside a checkpoint. It holds the names and shapes of tensors, not their data."""
 _LEGACY_PICKLES = 5
 """Before version 1.6, torch wrote five pickles, one after the other, and then the tensors."""
+_LFS_POINTER = b"version https://git-lfs"
 _TENSORS_ONLY = re.compile(
     r"collections OrderedDict"
     r"|torch (Size|device|\w+Storage|(b?float|int|uint)\d+|bool)"
@@ -76,14 +77,15 @@ class PublishedCheckpoint(NamedTuple):
         if source.is_file():
             return source
         if not source.is_dir():
-            raise UserError(f"{where}: there is no such file; name the checkpoint, such as {self.file}")
+            what = "is not a regular file" if source.exists() else "there is no such file"
+            raise UserError(f"{where}: {what}; name the checkpoint, such as {self.file}")
         named = source / self.file
         if named.is_file():
             return named
         files = sorted(one for one in source.iterdir() if one.suffix in (".safetensors", *PICKLES))
         if len(files) != 1:
-            what = "no checkpoint" if not files else f"{len(files)} checkpoints"
-            raise UserError(f"{where}: there is {what} in it; name the file, such as {os.path.join(source, self.file)}")
+            what = f"are {len(files)} checkpoints" if files else "is no checkpoint"
+            raise UserError(f"{where}: there {what} in it; name the file, such as {os.path.join(source, self.file)}")
         return files[0]
 
 
@@ -96,6 +98,8 @@ def _check_pickle(path: Path, safe: str) -> None:
             named = {*_named_in_archive(file, path.name)}
         elif start[:1] == b"\x80":
             named = {*_named_in_legacy(file, path.name)}
+        elif file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise UnusableFolder(f"{path.name}: is a pointer of Git LFS in place of the weights; run git lfs pull")
         else:
             raise UnusableFolder(f"{path.name}: is not a checkpoint: it is neither from torch.save nor in safetensors")
     foreign = sorted(one for one in named if not _TENSORS_ONLY.fullmatch(one))

@@ -276,7 +276,9 @@ class Score(Reward):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return next(self.model.parameters()).dtype
+        backbone: Any = self.model.backbone
+        dtype: torch.dtype = backbone.vision_model.dtype
+        return dtype
 
     def prepare(self, image: Image.Image) -> Tensor:
         """The pixels (3, height, width) of a picture."""
@@ -345,8 +347,21 @@ def load_score(source: str, *, option: str, device: str, dtype: str = "", mean: 
     where, precision = devices.resolve_device(device), devices.resolve_dtype(dtype)
     model = _open.get((folder, where, precision))
     if model is None:
-        model = _open[folder, where, precision] = open_model(source, option=option).to(where, precision)
+        model = _open[folder, where, precision] = placed(open_model(source, option=option), where, precision)
     return Score(model, mean=mean, std=std, weights=sorted(folder.glob("*.safetensors")))
+
+
+def placed(model: RewardModel, device: torch.device, dtype: torch.dtype) -> RewardModel:
+    """The model on a device and in a precision.
+
+    The logit scale of a CLIP stays in float32. It is about 4.6, and rounded to bfloat16 it would change every scaled
+    score by up to 1.6 %.
+    """
+    scale = model.backbone.logit_scale.data if isinstance(model.backbone, CLIPModel) else None
+    model.to(device, dtype)
+    if scale is not None:
+        model.backbone.logit_scale.data = scale.to(device, torch.float32)
+    return model
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

@@ -2,8 +2,10 @@
 
 import math
 import os
+import queue
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, NamedTuple, Protocol, SupportsFloat, TypeVar
 
 from PIL import Image
@@ -11,7 +13,7 @@ from PIL import Image
 from .. import plugins
 from ..contracts import Reward
 from ..errors import RecordFailed, UserError
-from ..flow import ahead
+from ..flow import ahead, hand_over
 from ..progress import plural
 from .shared import sharing
 
@@ -21,6 +23,8 @@ LARGE = 1 << 22
 """Number of pixels from which a picture is decoded alone, because decoding takes several times its memory."""
 MOST_THREADS = 8
 """Maximum number of threads that decode pictures."""
+_FINISHED = object()
+"""Says that a thread has finished an item."""
 R = TypeVar("R", bound=Mapping[str, Any])
 T = TypeVar("T")
 S = TypeVar("S")
@@ -116,21 +120,39 @@ def load_batches(
             column.clear()
 
 
-def _in_threads(work: Callable[[T], S], items: Iterable[tuple[T, bool]]) -> Iterator[S]:
-    """The results of `work`, in order. It runs in several threads, but alone for an item that says so."""
+def _in_threads(work: Callable[[T], S], items: Iterator[tuple[T, bool]]) -> Iterator[S]:
+    """The results of `work`, in order. It runs in several threads, but alone for an item that says so.
+
+    A result that is ready is not held back while the next item has not arrived: it may depend on it, in a pipe.
+    """
     most = min(MOST_THREADS, os.cpu_count() or 1)
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()  # what `hand_over` puts, and _FINISHED
+    waiting: deque[Future[S]] = deque()
     with ThreadPoolExecutor(most) as pool:
-        waiting: list[T] = []
-        for item, alone in items:
-            if not alone:
-                waiting.append(item)
-            if alone or len(waiting) == most:
-                yield from pool.map(work, waiting)
-                waiting = []
-            if alone:
-                yield work(item)
-            del item
-        yield from pool.map(work, waiting)
+        taken, end = hand_over(items, events.put, most)
+        try:
+            while True:
+                while waiting and waiting[0].done():
+                    yield waiting.popleft().result()
+                    taken.release()
+                event = events.get()
+                if event is _FINISHED:
+                    continue
+                if isinstance(event, tuple) and not event[0][1]:
+                    waiting.append(pool.submit(work, event[0][0]))
+                    waiting[-1].add_done_callback(lambda _: events.put(_FINISHED))
+                    continue
+                while waiting:
+                    yield waiting.popleft().result()
+                    taken.release()
+                if event is None:
+                    return
+                if isinstance(event, BaseException):
+                    raise event
+                yield work(event[0][0])
+                taken.release()
+        finally:
+            end()
 
 
 def batches(items: Iterable[T], most: int, pixels: Callable[[T], int]) -> Iterator[list[T]]:

@@ -87,7 +87,7 @@ def fetch(use: str, source: str, *, option: str) -> Path:
 
 def check_file(hub_id: str, file: str, *, option: str) -> None:
     """Raise `UserError` if a model on the hub cannot be found or does not have this file. Fetches no weights."""
-    folder = _on_the_hub(hub_id, f"{option}{hub_id}", (file,))
+    folder = _with_file(hub_id, file, option)
     if not folder.has(file):
         raise UserError(f"{option}{hub_id}: there is no {file} in it; name a local copy, as in {option}{file}")
 
@@ -95,11 +95,16 @@ def check_file(hub_id: str, file: str, *, option: str) -> None:
 def fetch_file(hub_id: str, file: str, *, option: str) -> Path:
     """The file of a model on the hub, from its cache. It is fetched first if necessary."""
     check_file(hub_id, file, option=option)
-    folder = _on_the_hub(hub_id, f"{option}{hub_id}", (file,))
+    folder = _with_file(hub_id, file, option)
     if folder.listed is not None and not (folder.path / file).is_file():
         progress.note(f"fetching {file} of {hub_id} from the hub")
         _download(hub_id, folder.path.name, [file], f"{option}{hub_id}")
     return folder.path / file
+
+
+def _with_file(hub_id: str, file: str, option: str) -> Folder:
+    copy = option.split()[-1] + file  # as in imagereward:ImageReward.pt
+    return _on_the_hub(hub_id, f"{option}{hub_id}", (file,), f"a local copy, as in {copy}")
 
 
 def is_hub_id(source: str) -> bool:
@@ -143,11 +148,11 @@ def _look(source: str, option: str) -> Folder:
 
 
 @cache
-def _on_the_hub(name: str, where: str, known: tuple[str, ...]) -> Folder:
+def _on_the_hub(name: str, where: str, known: tuple[str, ...], instead: str = "") -> Folder:
     """The folder in the hub's cache with a model's small files. The cached ones are used if the hub is unreachable.
 
     Then the cache must have one of the files `known`. The result is cached, so that all files of a run are of one
-    revision.
+    revision. `instead` says in an error what the user can name if the name is not the user's own.
     """
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
@@ -178,8 +183,8 @@ def _on_the_hub(name: str, where: str, known: tuple[str, ...]) -> Folder:
         if isinstance(cached := try_to_load_from_cache(name, file), str):
             return Folder(Path(cached).parent)
     raise UserError(
-        f"{where}: there is no such folder, and the hub cannot be reached ({first_line(unreachable)}); "
-        "name a local folder, or run again when online"
+        f"{where}: {'' if instead else 'there is no such folder, and '}the hub cannot be reached "
+        f"({first_line(unreachable)}); name {instead or 'a local folder'}, or run again when online"
     )
 
 

@@ -1,7 +1,7 @@
 """Says beside an output how its scores were computed: weights, preprocessing, precision, and prompts cut off."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, Self
@@ -14,19 +14,44 @@ from ..errors import UserError, os_reason
 from ..streams.whole import atomic_write
 
 _LIBRARIES = ("torch", "transformers", "pillow")
+_TRUNCATED = "truncated_prompts"
+"""Key of the number of pictures whose prompts a reward read only in part."""
+
+
+def read_finished(path: str, specs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """How the finished scores were computed, by reward, from the file of an earlier run.
+
+    Raises `UserError` if the file does not say this for all `specs`.
+    """
+    try:
+        with open(path, "rb") as file:
+            found = {spec: {**values} for spec, values in orjson.loads(file.read())["rewards"].items()}
+        if missing := [spec for spec in specs if spec not in found]:
+            raise UserError(f"{path}: does not say how {missing[0]} was computed; name another file with --out")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise UserError(
+            f"{path}: does not say how the finished scores were computed; name another file with --out"
+        ) from None
+    return found
 
 
 class Provenance:
     """How the scores of an output are computed, and for how many pictures a reward read a part of the prompt only.
 
-    It writes the file `path` before the first score and at the end, unless `path` is empty. `finished` has the prompts
-    of the pictures that the output already holds, with their numbers. If it is not empty, the file must exist and say
-    that their scores were computed in the same way; otherwise this raises `UserError`.
+    It writes the file `path` before the first score and at the end, unless `path` is empty. `finished` is what
+    `read_finished` returned for the finished scores, if there are any. Raises `UserError` if they were computed in
+    another way. `prompts` has the prompts of the finished pictures, with their numbers.
     """
 
-    def __init__(self, path: str, rewards: Mapping[str, Reward], finished: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        path: str,
+        rewards: Mapping[str, Reward],
+        finished: Mapping[str, dict[str, Any]],
+        prompts: Mapping[str, int],
+    ) -> None:
         self._path = path
-        self._rewards: dict[str, dict[str, Any]] = {}
+        self._rewards = {**finished}
         self._checks = {spec: lru_cache(1024)(reward.is_truncated) for spec, reward in rewards.items()}
         self.truncated = dict.fromkeys(rewards, 0)
         """By reward, the number of pictures whose prompts are longer than what it reads."""
@@ -34,28 +59,20 @@ class Provenance:
             return
         for spec, reward in rewards.items():
             with plugins.blamed("reward", spec):
-                self._rewards[spec] = reward.provenance()
-        if finished:
-            self._compare()
-        for prompt, number in finished.items():
+                values = reward.provenance()
+            self._rewards[spec] = orjson.loads(orjson.dumps(values))  # as it will be read from the file
+            if spec in finished:
+                self._compare(spec, finished[spec])
+        for prompt, number in prompts.items():
             self.add(prompt, number)
 
-    def _compare(self) -> None:
-        try:
-            with open(self._path, "rb") as file:
-                known = orjson.loads(file.read())["rewards"]
-            theirs = {spec: {**known[spec]} for spec in self._rewards}
-        except (OSError, ValueError, KeyError, TypeError):
+    def _compare(self, spec: str, finished: Mapping[str, Any]) -> None:
+        ours, theirs = self._rewards[spec], {key: one for key, one in finished.items() if key != _TRUNCATED}
+        if changed := sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)):
             raise UserError(
-                f"{self._path}: does not say how the finished scores were computed; name another file with --out"
-            ) from None
-        for spec, ours in self._rewards.items():
-            theirs[spec].pop("truncated_prompts", None)
-            if changed := sorted(key for key in {*ours, *theirs[spec]} if ours.get(key) != theirs[spec].get(key)):
-                raise UserError(
-                    f"{self._path}: the finished scores of {spec} were computed with another {changed[0]}: "
-                    f"{str(theirs[spec].get(changed[0]))[:100]}; name another file with --out"
-                )
+                f"{self._path}: {changed[0]} of {spec} has changed since the finished scores were computed; it was "
+                f"{str(theirs.get(changed[0]))[:100]}; name another file with --out"
+            )
 
     def add(self, prompt: str, number: int = 1) -> None:
         """Count pictures of a prompt."""
@@ -75,7 +92,8 @@ class Provenance:
             return
         about = {
             "rewards": {
-                spec: {**values, "truncated_prompts": self.truncated[spec]} for spec, values in self._rewards.items()
+                spec: {**values, **({_TRUNCATED: self.truncated[spec]} if spec in self.truncated else {})}
+                for spec, values in self._rewards.items()
             },
             "versions": {
                 "vpctl": __version__,

@@ -1,5 +1,6 @@
 """The reward `aesthetic`: an affine function of a normalised CLIP embedding."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,6 @@ from torch import Tensor
 from ..errors import UserError
 from ..models import hub, layouts
 from ..models.reward import Score, load_score
-
-BACKBONES = {768: "openai/clip-vit-large-patch14", 512: "openai/clip-vit-base-patch32"}
-"""The CLIP model of a head, by the number of its weights."""
 
 
 class Aesthetic(Score):
@@ -30,14 +28,19 @@ class Aesthetic(Score):
         return F.normalize(features.float()) @ self._head + self._bias
 
 
-def open_aesthetic(file: Path, own: str, where: str, *, device: str, dtype: str) -> Aesthetic:
-    """The head in `file`, on the CLIP model in the folder `own`, or on the published one if it is empty."""
+def open_aesthetic(
+    file: Path, own: str, published: Mapping[int, str], where: str, *, device: str, dtype: str
+) -> Aesthetic:
+    """The head in `file`, on the CLIP model in the folder `own`, or if it is empty on the one that is `published`.
+
+    `published` has hub ids by the number of weights of the head.
+    """
     head = layouts.weights(hub.checkpoint(file, where=where), where=where)
     weight, bias = layouts.aesthetic(head, where=where)
     size = weight.shape[0]
-    source = own or BACKBONES.get(size, "")
+    source = own or published.get(size, "")
     if not source:
-        raise UserError(f"{where}: the head has {size} weights; known: {', '.join(map(str, BACKBONES))}")
+        raise UserError(f"{where}: the head has {size} weights; known: {', '.join(map(str, published))}")
     clip = load_score(source, option=f"{where}: the CLIP model ", device=device, dtype=dtype)
     backbone: Any = clip.model.backbone
     if (found := getattr(backbone.config, "projection_dim", None)) != size:

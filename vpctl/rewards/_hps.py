@@ -13,15 +13,16 @@ SIDE, LONGEST_TEXT = 224, 77
 ANTIALIAS = "antialias"
 
 
-def _file(argument: str) -> str:
-    """The path in an argument, which is PATH, ``antialias``, ``antialias:PATH``, or empty."""
+def _split(argument: str) -> tuple[str, str]:
+    """What stands before the path in an argument, and the path. Both may be empty."""
     first, _, rest = argument.partition(":")
-    return rest if first == ANTIALIAS else argument
+    return (f"{ANTIALIAS}:", rest) if first == ANTIALIAS else ("", argument)
 
 
 def check(argument: str, checkpoint: PublishedCheckpoint, *, option: str) -> None:
     """Raise `UserError` if the checkpoint in `argument`, or the published one, cannot be used."""
-    checkpoint.check(_file(argument), option=option)
+    before, file = _split(argument)
+    checkpoint.check(file, option=f"{option}{before}")
 
 
 def load(argument: str, checkpoint: PublishedCheckpoint, *, option: str, device: str, dtype: str) -> "Score":
@@ -32,17 +33,19 @@ def load(argument: str, checkpoint: PublishedCheckpoint, *, option: str, device:
     check(argument, checkpoint, option=option)
     from ..models import devices, hub, layouts
     from ..models.preprocess import Recipe
-    from ..models.reward import RewardModel, Score
+    from ..models.reward import RewardModel, Score, placed
 
     where = f"{option}{argument}"
-    file = checkpoint.fetch(_file(argument), option=option)
-    antialias = argument.partition(":")[0] == ANTIALIAS
+    antialias, name = _split(argument)
+    file = checkpoint.fetch(name, option=f"{option}{antialias}")
     backbone: Any = layouts.open_clip(layouts.weights(hub.checkpoint(file, where=where), where=where), where=where)
-    recipe = Recipe(SIDE, which="longer", crop=(SIDE, SIDE), offsets="torchvision", rounds=False, antialias=antialias)
+    recipe = Recipe(
+        SIDE, which="longer", crop=(SIDE, SIDE), offsets="torchvision", rounds=False, antialias=bool(antialias)
+    )
     model = RewardModel(backbone, OpenClipTokenizer(), None, where=where, recipe=recipe, longest_text=LONGEST_TEXT)
     scale = backbone.logit_scale.exp().item()
-    placed = model.to(devices.resolve_device(device), devices.resolve_dtype(dtype))
-    return Score(placed, std=scale, weights=[file])
+    model = placed(model, devices.resolve_device(device), devices.resolve_dtype(dtype))
+    return Score(model, std=scale, weights=[file])
 
 
 def clip_tokenizer() -> Any:
@@ -61,11 +64,13 @@ class OpenClipTokenizer:
     """CLIP's tokenizer, with the cleaning of open_clip in front of it.
 
     open_clip repairs broken Unicode, replaces typographic quotes and ligatures, and resolves HTML entities, twice. The
-    tokenizer of transformers does not, and gives other tokens for such prompts.
+    tokenizer of transformers does not, and gives other tokens for such prompts. The names of control tokens in a prompt
+    are text, so that a prompt cannot end before its end.
     """
 
     def __init__(self) -> None:
         self._tokenizer = clip_tokenizer()
+        self._tokenizer.split_special_tokens = True
 
     @property
     def model_max_length(self) -> int:

@@ -7,6 +7,7 @@ ViT-B/32 if the head has 512 weights. If the folder of FILE also has a CLIP mode
 import os
 from typing import TYPE_CHECKING
 
+from ..errors import UserError
 from ..models import sources
 from ..models.checkpoints import PublishedCheckpoint
 
@@ -15,14 +16,19 @@ if TYPE_CHECKING:
 
 ARGUMENTS = "DIR"
 OPTION = "--reward aesthetic:"
+BACKBONES = {768: "openai/clip-vit-large-patch14", 512: "openai/clip-vit-base-patch32"}
+"""The CLIP model of a head, by the number of its weights."""
 CHECKPOINT = PublishedCheckpoint("trl-lib/ddpo-aesthetic-predictor", "aesthetic-model.pth")
 
 
 def check(argument: str) -> None:
     """Raise `UserError` if the head in `argument`, or the published one if it is empty, cannot be used."""
     CHECKPOINT.check(argument, option=OPTION)
-    if own := own_backbone(argument):
-        sources.check("reward", own, option=f"{OPTION}{argument}: the CLIP model ")
+    backbone = own_backbone(argument) or ("" if argument else BACKBONES[768])
+    if backbone:
+        option = f"{OPTION}{argument}: the CLIP model "
+        if (kind := sources.check("reward", backbone, option=option).read("config.json")["model_type"]) != "clip":
+            raise UserError(f"{option}{backbone}: is a {kind} model; move the head to a folder without it")
 
 
 def own_backbone(argument: str) -> str:
@@ -37,4 +43,5 @@ def load(argument: str, *, device: str = "auto", dtype: str = "") -> "Aesthetic"
     from ._aesthetic import open_aesthetic
 
     file = CHECKPOINT.fetch(argument, option=OPTION)
-    return open_aesthetic(file, own_backbone(argument), f"{OPTION}{argument}", device=device, dtype=dtype)
+    where = f"{OPTION}{argument}"
+    return open_aesthetic(file, own_backbone(argument), BACKBONES, where, device=device, dtype=dtype)

@@ -23,8 +23,8 @@ def load(argument: str, *, device: str = "auto", dtype: str = "") -> "Score":
     """ImageReward as it was released."""
     check(argument)
     from ..models import devices
-    from ..models.reward import Score, open_imagereward
+    from ..models.reward import Score, open_imagereward, placed
 
     model, file = open_imagereward(argument, option=OPTION)
-    placed = model.to(devices.resolve_device(device), devices.resolve_dtype(dtype))
-    return Score(placed, mean=imagereward.MEAN, std=imagereward.STD, weights=[file])
+    model = placed(model, devices.resolve_device(device), devices.resolve_dtype(dtype))
+    return Score(model, mean=imagereward.MEAN, std=imagereward.STD, weights=[file])

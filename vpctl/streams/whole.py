@@ -1,5 +1,6 @@
 """Writes files that appear complete or not at all."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,9 +20,35 @@ def atomic_write(path: str, part: str = "", *, synced: bool = False) -> Iterator
         if synced:
             sync(part)
         os.replace(part, path)
-    finally:
+    except BaseException:
         with suppress(OSError):  # an error here would hide the reason of the failure
             os.unlink(part)
+        raise
+
+
+@contextmanager
+def atomic_update(path: str) -> Iterator[str]:
+    """As `atomic_write`, synced, for a file that several processes read and write back: each waits for its turn."""
+    part = f"{path}.part"
+    while True:
+        file = os.open(part, os.O_WRONLY | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not is_at(file, part):
+                continue  # the process that held the lock has moved the file to its place
+            with atomic_write(path, part, synced=True):
+                yield part
+            return
+        finally:
+            os.close(file)
+
+
+def is_at(file: int, path: str) -> bool:
+    """Whether an open file is the one that has this name now."""
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def sync(path: str) -> None:

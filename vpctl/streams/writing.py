@@ -16,6 +16,7 @@ from . import jsonlines
 from .names import relative
 from .places import folder_of, is_stream, output_name, output_stream
 from .reading import numbered_lines, parse_record, records_of
+from .whole import is_at
 
 R = TypeVar("R", bound=Mapping[str, object])
 
@@ -177,17 +178,10 @@ def _locked(path: str, flags: int, target: str) -> int:
     except BlockingIOError:
         os.close(file)
         raise OutputLocked(f"{target}: another run is writing it; wait for it to end or name another file") from None
-    if _is_at(file, path):
+    if is_at(file, path):
         return file
     os.close(file)  # the run that held the lock has since moved the file to its final name, or removed it
     return _locked(path, flags, target)
-
-
-def _is_at(file: int, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def _is_a_folder(target: str) -> str:
