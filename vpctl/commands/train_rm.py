@@ -108,8 +108,8 @@ def train_rm(
     The output folder is a transformers model with its tokenizer and image processor. vpctl uses it as the reward
     vp:DIR. The model card shows how to use it with transformers and without vpctl. The folder also holds the files
     of the training: options in run.json, metrics in metrics.jsonl and in files for TensorBoard, plots of loss and
-    accuracy as SVG, and the accuracies on the test pairs in accuracy.jsonl. The model card explains these: they are in
-    all definitions of eval accuracy, which also count the ties that merge --keep-ties writes.
+    accuracy as SVG, and, if there are test pairs, their accuracies in accuracy.jsonl. These are in all definitions of
+    eval accuracy. Two of them also count ties, which merge --keep-ties writes.
 
     Examples:
 
@@ -223,7 +223,8 @@ def train_rm(
             model.save(folder)
             algorithm.heads.save(folder)
             write_scale(folder, scale)
-            (folder / "accuracy.jsonl").write_bytes(b"".join(map(_line, reports)))
+            if reports:
+                (folder / "accuracy.jsonl").write_bytes(b"".join(map(_line, reports)))
             (folder / "README.md").write_text(said, encoding="utf-8")
             for name, drawn in plots(out, kept).items():
                 (folder / name).write_text(drawn, encoding="utf-8")
