@@ -58,6 +58,27 @@ def test_the_parser_takes_every_command_of_a_block_of_the_readme(block: str) -> 
         parser.make_context(name, words)
 
 
+@pytest.mark.parametrize("script", ["shapes.sh", "ablations.sh"])
+def test_the_parser_takes_every_command_of_an_example_and_what_it_reads_was_made_before(
+    tmp_path: Path, script: str
+) -> None:
+    """With a program in place of vpctl that writes down how it is called."""
+    log, job = tmp_path / "called", tmp_path / "job"
+    stand_in(tmp_path / "bin" / "vpctl").write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >>{shlex.quote(str(log))}\n')
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    subprocess.run(["sh", HOME / "examples" / script, job], env={**ENVIRONMENT, "PATH": path}, check=True)
+    calls = [line.split() for line in log.read_text().splitlines()]
+    made = {words[words.index("--out") + 1] for words in calls}
+    assert len(made) == len(calls), "nothing is written twice"
+    for name, *words in calls:
+        parser: Any = typer.main.get_command(cli.build({name})).commands[name]  # type: ignore[attr-defined]
+        if name == "eval":
+            parser = parser.commands[words.pop(0)]
+        parser.make_context(name, [*words])
+        read = {words[0], *(word.removeprefix("vp:") for word in words if word.startswith("vp:"))}
+        assert {one for one in read if not one.endswith(".txt")} <= made, (name, words)
+
+
 def cron(folder: Path, **environment: str) -> Ended:
     """Run `examples/cron.sh` on a job in `folder` as cron starts it: from another folder, and with a short PATH."""
     (folder / "job" / "images").mkdir(parents=True, exist_ok=True)

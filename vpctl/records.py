@@ -147,7 +147,7 @@ class Pair(TypedDict):
 
 
 class Report(TypedDict):
-    """One measured number with its 95 % interval. Written by eval; read by you and by eval compare."""
+    """One measured number with its 95 % interval. Written by eval and train-rm; read by you and by eval compare."""
 
     name: Annotated[str, "What was measured: a reward, an annotator or a file of pictures."]
     metric: Annotated[
@@ -181,14 +181,20 @@ class Report(TypedDict):
         ]
     ]
     threshold: NotRequired[
-        Annotated[float, "In accuracy, for the metric `accuracy_tie_aware`: the value of --tie-threshold."]
+        Annotated[
+            float,
+            "In accuracy, for the metric `accuracy_tie_aware`: the value of --tie-threshold; in train-rm, the best one "
+            "on the validation pairs.",
+        ]
     ]
     losses: NotRequired[
         Annotated[int, "In compare: number of comparisons in which the base model's picture is better."]
     ]
     mean: NotRequired[Annotated[float, "In compare: mean score of the tuned model's pictures."]]
     baseline_mean: NotRequired[Annotated[float, "In compare: mean score of the base model's pictures."]]
-    aspect: NotRequired[Annotated[str, "In agreement and judgements: the aspect that was judged."]]
+    aspect: NotRequired[
+        Annotated[str, "In agreement and judgements: the aspect that was judged. In train-rm: that of the head."]
+    ]
     mode: NotRequired[Annotated[str, "In judgements: how the pictures were shown, as in a judgement."]]
     level: NotRequired[
         Annotated[int, "In judgements, for the metric `level`: the level, 1 to 5, whose share is the value."]

@@ -172,6 +172,26 @@ def test_accuracy_is_reported_in_the_definitions_of_papers_and_the_headline_stay
     assert (aware["value"], aware["ties"], aware["threshold"]) == (0.5, 2, 0.97)
 
 
+def test_ties_of_the_pairs_count_only_in_the_definitions_that_have_a_place_for_them(
+    tmp_path: Path, red: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong pair of p, and of q a tie whose scores are far apart and one whose scores are nearly the same."""
+    rows = [pair(tmp_path, 4, 9, "p"), pair(tmp_path, 9, 1, "q"), pair(tmp_path, 5, 4, "q")]
+    ties = [{**one, "margin": 0.0} for one in rows[1:]]
+    source, out = write_lines(tmp_path / "pairs.jsonl", [rows[0], *ties]), tmp_path / "reports.jsonl"
+    accuracy(str(source), str(out), reward=[red], definition=["all"], tie_threshold=0.5)
+    assert {one["metric"]: (one["value"], one["n"]) for one in reports(out)} == {
+        "accuracy": (0.0, 1),
+        "accuracy_pooled": (0.0, 1),
+        "accuracy_per_prompt": (0.0, 1),
+        "accuracy_ties_count": (0.5, 2),
+        "accuracy_tie_aware": (0.5, 3),
+    }
+    said = capsys.readouterr().err
+    assert "2 ties left out of all definitions but ties-count and tie-aware" in said
+    assert "Accuracy on 1 pair" in said
+
+
 def test_a_reward_is_compared_with_a_baseline_on_the_same_pairs(
     tmp_path: Path, red: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

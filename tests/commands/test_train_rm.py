@@ -35,8 +35,7 @@ from vpctl.errors import UserError
 from vpctl.images.pictures import Pictures
 from vpctl.models.imagereward import MEAN, STD
 from vpctl.models.reward import SHAPES_BACKBONE, open_backbone, open_model
-from vpctl.records import Pair
-from vpctl.report.intervals import Interval
+from vpctl.records import Pair, Report
 from vpctl.rewards import vp
 from vpctl.tuning.reward import Comparison, Kept, PromptPairs
 from vpctl.tuning.store import Store
@@ -238,7 +237,8 @@ def test_the_card_says_what_the_numbers_are_of() -> None:
     judged: Pair = {**pair("p"), "annotators": ["openai:gpt-4o", "human:anna"]}
     split = {"train": [judged, pair("p"), pair("q")], "validation": [], "test": [pair("r")]}
     asked = {"backbone": "", "loss": "margin", "without": ["fidelity"], "head": "mlp"}
-    shown = card(asked, split, Kept(3, 5, 0.25, 0.9), Interval(0.75, 0.5, 1.0, 4), "blip", heads=["log_std"])
+    headline: Report = {"name": "vp:rm", "metric": "accuracy", "value": 0.75, "low": 0.5, "high": 1.0, "n": 4}
+    shown = card(asked, split, Kept(3, 5, 0.25, 0.9), [headline], "blip", heads=["log_std"])
     for said in (
         "from the shapes world's backbone, with the margin loss.",
         "Accuracy on 4 held-out pairs: **0.750** (95 % interval 0.500 to 1.000, bootstrap over prompts).",
@@ -247,9 +247,45 @@ def test_the_card_says_what_the_numbers_are_of() -> None:
         "| train | 2 | 3 |\n| validation | 0 | 0 |\n| test | 1 | 1 |",
         "The pairs were judged by human:anna, openai:gpt-4o.",
         "`heads.safetensors` holds more heads: log_std.",
+        "`tie-aware` is not here. It needs a threshold",
     ):
         assert said in shown
-    assert "heads.safetensors" not in card(asked, split, Kept(3, 5), None, "blip")
+    untested = card(asked, split, Kept(3, 5), [], "blip")
+    assert "heads.safetensors" not in untested
+    assert "## Accuracy" not in untested
+
+
+def test_tied_test_pairs_reach_the_card_and_the_reports(run: Run, tmp_path: Path) -> None:
+    """Each part has a pair, and one that is tied as a whole and on one of its two aspects."""
+    judged = {**pair("a red circle"), "aspects": {"fidelity": 0.5, "aesthetic": -0.5}}
+    tied = {**judged, "margin": 0.0, "aspects": {"fidelity": 0.5, "aesthetic": 0.0}, "rejected_file_name": "c.png"}
+    pairs = [
+        {**one, "prompt": prompt, "prompt_id": prompt, "split": split}
+        for prompt, split in (("a red circle", "train"), ("a blue star", "validation"), ("two green squares", "test"))
+        for one in (judged, tied)
+    ]
+    Image.new("RGB", (32, 32), "green").save(tmp_path / "c.png")
+    ended = train(run, tmp_path, cast(list[Pair], pairs), "--aspect-weight", "1")
+    assert ended.code == 0, ended.err
+    assert "accuracy on 1 held-out pair: " in ended.err
+    reports = [orjson.loads(line) for line in (tmp_path / "rm" / "accuracy.jsonl").read_bytes().splitlines()]
+    assert [(one.get("aspect") or one["metric"], one.get("pairs", one["n"])) for one in reports] == [
+        ("accuracy", 1),
+        ("accuracy_pooled", 1),
+        ("accuracy_per_prompt", 1),
+        ("accuracy_ties_count", 2),
+        ("accuracy_tie_aware", 2),
+        ("aesthetic", 1),
+        ("fidelity", 2),
+    ]
+    shown = (tmp_path / "rm" / "README.md").read_text()
+    for one in reports[1:5]:
+        name = one["metric"].removeprefix("accuracy_").replace("_", "-")
+        row = f"| {name} | {one['value']:.3f} | {one['low']:.3f} to {one['high']:.3f} | {one['chance']:.3f} |"
+        assert f"{row} {one['pairs']} |\n" in shown
+    for one in reports[5:]:
+        assert f"| {one['aspect']} | {one['value']:.3f} | {one['low']:.3f} to {one['high']:.3f} |" in shown
+    assert f"differ by at most\n{reports[4]['threshold']:g}. This threshold" in shown
 
 
 def test_metrics_that_cannot_be_read_leave_the_model_without_plots(
@@ -391,7 +427,7 @@ def test_training_starts_from_imagereward_and_keeps_its_tokens_and_its_numbers(t
 @pytest.mark.parametrize("times", [1, 50], ids=["short", "cut-off"])
 def test_the_code_of_the_card_gives_the_reward(tmp_path: Path, kind: str, times: int) -> None:
     small_siglip(tmp_path) if kind == "siglip" else open_backbone(f"new:{kind}", seed=0).save(tmp_path)
-    shown = card({"backbone": f"new:{kind}"}, {"train": [pair("p")]}, Kept(1, 1), None, kind)
+    shown = card({"backbone": f"new:{kind}"}, {"train": [pair("p")]}, Kept(1, 1), [], kind)
     picture, prompt = Image.linear_gradient("L").resize((40, 30)).convert("RGB"), "a red circle " * times
     found: dict[str, Any] = {"FOLDER": tmp_path, "picture": picture, "prompt": prompt}
     exec(code_of_card(shown), found)

@@ -28,7 +28,9 @@ def test_both_series_have_the_same_axes_and_the_last_values_are_told() -> None:
     assert (left, right) == (FRAME.left, FRAME.right)
     assert second == [pytest.approx(((left + right) / 2, (top + bottom) / 2), abs=0.01)], "nan cannot be drawn"
     texts = {text.text for text in drawn.iter(f"{SVG}text")}
-    assert {"training 0", "validation 0.5", "kept"} <= texts
+    assert {"loss & more", "training 0", "validation 0.5", "kept"} <= texts
+    places = {text.text: float(text.attrib["y"]) for text in drawn.iter(f"{SVG}text")}
+    assert places["training 0"] - places["loss & more"] >= 12, "one below the other"
     mark = next(line for line in drawn.iter(f"{SVG}line") if line.attrib["class"] == "mark")
     assert float(mark.attrib["x1"]) == pytest.approx((left + right) / 2)
 
@@ -39,6 +41,8 @@ def test_a_long_series_has_its_moving_mean_and_a_bounded_size() -> None:
     raw, mean = (points_of(line) for line in drawn.iter(f"{SVG}polyline"))
     assert len(raw) <= 400
     assert not list(drawn.iter(f"{SVG}circle"))
+    said = next(str(text.text) for text in drawn.iter(f"{SVG}text") if str(text.text).startswith("training"))
+    assert float(said.split()[1]) == pytest.approx(0.5 + 2, abs=0.1), "the mean at the end, not the last step's value"
     jumps = [abs(after[1] - before[1]) for before, after in pairwise(mean)]
     assert max(jumps) < 3 < max(abs(after[1] - before[1]) for before, after in pairwise(raw))
 

@@ -20,7 +20,7 @@ from ..models.folder import SCALE_FILE
 from ..options import Device, Pairs, Roots, RunFolder, Seed, option, options
 from ..prompts.duplicates import plain
 from ..prompts.leaks import nearly_equal, same_words
-from ..records import ORIGINAL_SUFFIX, Pair, digest, fingerprint, prompt_key, split_of
+from ..records import ORIGINAL_SUFFIX, Pair, Report, digest, fingerprint, prompt_key, split_of
 from ..streams.joins import ConsistencyChecker
 from ..streams.places import absolute_path, folder_of, is_stream
 from ..streams.reading import located
@@ -28,7 +28,7 @@ from ..tuning.opening import opened
 
 if TYPE_CHECKING:
     from ..models.reward import RewardModel
-    from ..report.intervals import Interval
+    from ..tuning.held_out import RewardScale
     from ..tuning.reward import Kept, PromptPairs
     from ..tuning.store import Store
 
@@ -107,8 +107,9 @@ def train_rm(
 
     The output folder is a transformers model with its tokenizer and image processor. vpctl uses it as the reward
     vp:DIR. The model card shows how to use it with transformers and without vpctl. The folder also holds the files
-    of the training: options in run.json, metrics in metrics.jsonl and in files for TensorBoard, and plots of loss and
-    accuracy as SVG.
+    of the training: options in run.json, metrics in metrics.jsonl and in files for TensorBoard, plots of loss and
+    accuracy as SVG, and the accuracies on the test pairs in accuracy.jsonl. The model card explains these: they are in
+    all definitions of eval accuracy, which also count the ties that merge --keep-ties writes.
 
     Examples:
 
@@ -153,6 +154,7 @@ def train_rm(
         )
     pictures = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in everything)
     Folders([folder_of(pairs), *(root or [])], piped=is_stream(pairs)).check(pictures)
+    held_out = {name: split[name] for name in ("validation", "test")}
     split = learnable(split, left_out, ties=config.loss == "ties", source=pairs)
     split["train"] = share_of(split["train"], config.data_fraction)
     if config.pairs_per_step and config.accumulate == 1:
@@ -160,7 +162,7 @@ def train_rm(
     asked = {"pairs": absolute_path(pairs), "backbone": backbone, "seed": seed, **dataclasses.asdict(config)}
     local = backbone.removeprefix("imagereward:")
     data = {
-        "data": digest([[*map(_pair_id, part)] for part in split.values()]),
+        "data": digest([[*map(_pair_id, part)] for part in (*split.values(), *held_out.values())]),
         "backbone_fingerprint": fingerprint(local) if os.path.exists(local) else "",
     }
     with opened(out, {**asked, **data}, device, several=True) as run:
@@ -168,10 +170,10 @@ def train_rm(
             return
         from ..images.pictures import Pictures
         from ..models.reward import open_backbone
-        from ..report.intervals import bootstrap
         from ..tuning.freezing import freeze
+        from ..tuning.held_out import OVERALL, RewardScale, accuracy_reports, labelled, threshold_for_ties
         from ..tuning.loop import train
-        from ..tuning.reward import RewardTraining, correct, measure
+        from ..tuning.reward import RewardTraining, measure
         from ..tuning.sizes import limit_text, with_pictures_of
         from ..tuning.store import Store
 
@@ -189,6 +191,7 @@ def train_rm(
         cut = count_too_long(model, prompts)
         store = Store(model, Pictures([folder_of(pairs), *(root or [])]))
         groups = {name: grouped(part, store) for name, part in split.items()}
+        with_ties = {name: grouped(part, store) for name, part in held_out.items()}
         freeze(model.backbone, config.freeze, config.freeze_rule)
         where = run.world.device
         model.to(where)
@@ -206,15 +209,21 @@ def train_rm(
         train(algorithm, run, save_every=config.save_every, evaluate=algorithm.validate)
         kept = algorithm.finish()
         trained = measure(model, groups["train"][:2000], store.load, config.batch, where)
-        right = correct(model, groups["test"], store.load, config.batch, where)
-        accuracy = bootstrap(*zip(*right, strict=True)) if right else None
+        scale = RewardScale(trained.mean, trained.std or 1.0)
+        found = {
+            name: labelled(model, part, store.load, config.batch, where, heads=algorithm.heads, scale=scale)
+            for name, part in with_ties.items()
+        }
+        threshold = threshold_for_ties(found["validation"][OVERALL])
+        reports = accuracy_reports(found["test"], threshold, f"vp:{out}")
         near_tests = sum(one.part == "test" for one in near)
         kind, heads = model.backbone.config.model_type, algorithm.heads.names
-        said = card(asked, split, kept, accuracy, kind, near=near_tests, cut=cut, heads=heads)
+        said = card(asked, split, kept, reports, kind, near=near_tests, cut=cut, heads=heads)
         with run.results() as folder:
             model.save(folder)
             algorithm.heads.save(folder)
-            write_scale(folder, trained.mean, trained.std)
+            write_scale(folder, scale)
+            (folder / "accuracy.jsonl").write_bytes(b"".join(map(_line, reports)))
             (folder / "README.md").write_text(said, encoding="utf-8")
             for name, drawn in plots(out, kept).items():
                 (folder / name).write_text(drawn, encoding="utf-8")
@@ -223,10 +232,10 @@ def train_rm(
     if kept.epochs < config.epochs:
         progress.note(f"stopped early, after epoch {kept.epochs} of {config.epochs}: see --patience")
     progress.note(which_epoch(kept))
-    if accuracy:
+    for headline in reports[:1]:
         progress.note(
-            f"accuracy on {progress.plural(accuracy.n, 'held-out pair')}: {accuracy.value:.3f} "
-            f"(95 % interval {accuracy.low:.3f} to {accuracy.high:.3f})"
+            f"accuracy on {progress.plural(headline['n'], 'held-out pair')}: {headline['value']:.3f} "
+            f"(95 % interval {interval(headline)})"
         )
     progress.note(f"the reward model is in {out}; use it as --reward vp:{out}")
 
@@ -376,18 +385,27 @@ def which_epoch(kept: "Kept") -> str:
     )
 
 
-def write_scale(folder: Path, mean: float, std: float) -> None:
+def write_scale(folder: Path, scale: "RewardScale") -> None:
     """Write the mean and std of the rewards of the training pictures; `vp:` scales rewards by them to mean 0, std 1."""
     (folder / SCALE_FILE).write_bytes(
-        orjson.dumps({"mean": mean, "std": std or 1.0}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        orjson.dumps(scale._asdict(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     )
+
+
+def _line(report: Report) -> bytes:
+    return orjson.dumps(report, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def interval(report: Report) -> str:
+    """The ends of a report's interval, for people."""
+    return f"{report['low']:.3f} to {report['high']:.3f}"
 
 
 def card(
     asked: Mapping[str, Any],
     split: Mapping[str, list[Pair]],
     kept: "Kept",
-    accuracy: "Interval | None",
+    reports: Sequence[Report],
     kind: str,
     *,
     near: int = 0,
@@ -396,17 +414,18 @@ def card(
 ) -> str:
     """The model card of a run with the options `asked`.
 
+    `reports` are those of `accuracy_reports`, the headline first.
     `near` is the number of test prompts that are nearly equal to a prompt of another part. `cut` says how many prompts
     were too long. `heads` are the names of the heads beside the overall one.
     """
     measured = "No test pairs were held out, so its accuracy is not known."
-    if accuracy:
+    for headline in reports[:1]:
         measured = (
-            f"Accuracy on {progress.plural(accuracy.n, 'held-out pair')}: **{accuracy.value:.3f}** "
-            f"(95 % interval {accuracy.low:.3f} to {accuracy.high:.3f}, bootstrap over prompts)."
+            f"Accuracy on {progress.plural(headline['n'], 'held-out pair')}: **{headline['value']:.3f}** "
+            f"(95 % interval {interval(headline)}, bootstrap over prompts)."
         )
     notes = [f"{(sentence := which_epoch(kept))[0].upper()}{sentence[1:]}."]
-    if accuracy and near:
+    if reports and near:
         notes.append(f"Nearly equal to a prompt of another part: {progress.plural(near, 'test prompt')}.")
     if left_out := asked.get("without"):
         notes.append(f"Left out of what is learnt, but not of the test pairs: {', '.join(left_out)}.")
@@ -421,11 +440,35 @@ def card(
         loss=asked.get("loss", RewardModelConfig.loss),
         measured=measured,
         notes="\n".join(notes),
+        accuracies=accuracies(reports),
         data="\n".join(data),
         judges=f"The pairs were judged by {', '.join(judges)}." if judges else "The pairs do not say who judged them.",
         heads=HEADS.format(names=", ".join(heads)) if heads else "",
         parameters="\n".join(f"| {name} | {value} |" for name, value in shown.items()),
     )
+
+
+def accuracies(reports: Sequence[Report]) -> str:
+    """The part of the model card with the other definitions of accuracy, and the accuracies of the aspects' heads."""
+    if not reports:
+        return ""
+    by_aspect = {str(report["aspect"]): report for report in reports if "aspect" in report}
+    others = {
+        report["metric"].removeprefix("accuracy_").replace("_", "-"): report
+        for report in reports[1:]
+        if "aspect" not in report
+    }
+    rows = [
+        f"| {name} | {report['value']:.3f} | {interval(report)} | {report['chance']:.3f} | {report['pairs']} |"
+        for name, report in others.items()
+    ]
+    thresholds = [report["threshold"] for report in others.values() if "threshold" in report]
+    ties = TIE_THRESHOLD.format(thresholds[0]) if thresholds else NO_TIES
+    heads = [
+        f"| {name} | {report['value']:.3f} | {interval(report)} | {report['n']} |" for name, report in by_aspect.items()
+    ]
+    more = BY_ASPECT.format("\n".join(heads)) if heads else ""
+    return ACCURACIES.format(rows="\n".join(rows), ties=ties, by_aspect=more)
 
 
 def plots(run: str, kept: "Kept") -> dict[str, str]:
@@ -482,6 +525,36 @@ and prompt, each scaled to a mean square of 1. `log_std` is the logarithm of the
 are rewards by aspect.
 """
 
+ACCURACIES = """
+## Accuracy
+
+Papers count ties in other ways. These are the accuracies on the same test prompts in their definitions, with the pairs
+that the judges tied. `vpctl eval accuracy --help` says which paper uses which. The chance is what guessing gives.
+`accuracy.jsonl` has all these numbers.
+
+| definition | accuracy | 95 % interval | chance | pairs |
+|---|---|---|---|---|
+{rows}
+
+{ties}
+{by_aspect}"""
+
+TIE_THRESHOLD = """\
+`tie-aware` predicts a tie if the probabilities of the two preferences, computed from vpctl's scores, differ by at most
+{:g}. This threshold is the best one on the validation pairs."""
+
+NO_TIES = """\
+`tie-aware` is not here. It needs a threshold, which is chosen on validation pairs that are ties, and there are none.
+`vpctl merge --keep-ties` keeps such pairs."""
+
+BY_ASPECT = """
+Each aspect has a head of its own. These are their accuracies on the test pairs that are not tied on the aspect:
+
+| aspect | accuracy | 95 % interval | pairs |
+|---|---|---|---|
+{}
+"""
+
 CARD = """---
 library_name: transformers
 tags:
@@ -498,7 +571,7 @@ from {start}, with the {loss} loss.
 {measured}
 
 {notes}
-
+{accuracies}
 ## Use
 
     vpctl score images/metadata.jsonl --reward vp:FOLDER

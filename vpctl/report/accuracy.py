@@ -18,13 +18,19 @@ If there is no tie, all of them count 1 for the same order and 0 for the opposit
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from typing import NamedTuple
 
 from ..records import Report
 from .statistics import mean_difference_report, mean_report, preferred
 
+HEADLINE = "accuracy"
+"""The metric of `ties_half`, vpctl's own definition."""
+TIE_AWARE = "tie-aware"
+DEFINITIONS = ("pooled", "per-prompt", "ties-count", TIE_AWARE)
+"""The names of the other definitions. The metric of a report has underscores, and `accuracy_` before it."""
 TIE = 0.5
 THRESHOLDS = tuple(step / 10 for step in range(11))
 """The thresholds that PickScore's evaluation tries."""
@@ -150,6 +156,41 @@ def best_threshold(pairs: Iterable[LabelledPair]) -> float:
     """The one of `THRESHOLDS` with the highest `tie_aware` accuracy; the smallest if several have it."""
     found = [*pairs]
     return max(THRESHOLDS, key=lambda threshold: tie_aware(found, threshold).value)
+
+
+def in_definitions(
+    pairs: Iterable[LabelledPair], definitions: Collection[str] = (), threshold: float = 0.0
+) -> dict[str, Accuracy]:
+    """The accuracy in each definition, by metric: vpctl's own first, then those of `DEFINITIONS` that are named.
+
+    The name `all` stands for all of them. `threshold` is that of `tie_aware`. vpctl's own leaves out the pairs that the
+    labels tie, so that it is the same number whether ties were kept or not. They cannot be all.
+    """
+    found = [*pairs]
+    functions: tuple[Callable[[list[LabelledPair]], Accuracy], ...] = (
+        pooled,
+        per_prompt,
+        ties_count,
+        partial(tie_aware, threshold=threshold),
+    )
+    others = {
+        f"{HEADLINE}_{name.replace('-', '_')}": function(found)
+        for name, function in zip(DEFINITIONS, functions, strict=True)
+        if name in definitions or "all" in definitions
+    }
+    return {HEADLINE: ties_half(_without_label_ties(found)), **others}
+
+
+def reports_of(found: Mapping[str, Accuracy], threshold: float, **keys: object) -> list[Report]:
+    """The reports of accuracies by metric. `keys` are further keys of every record."""
+    reports = []
+    for metric, one in found.items():
+        if metric == HEADLINE:
+            reports.append(mean_report(one.values, one.prompts, **keys, metric=metric))
+        else:
+            more = {"threshold": threshold} if metric.endswith("tie_aware") else {}
+            reports.append(one.report(**keys, metric=metric, **more))
+    return reports
 
 
 def difference_report(one: Accuracy, other: Accuracy, **keys: object) -> Report:

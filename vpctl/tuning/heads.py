@@ -40,6 +40,7 @@ class Heads(nn.Module):
 
     def __init__(self, model: RewardModel, *, head: str, aspects: Sequence[str], uncertain: bool) -> None:
         super().__init__()
+        self.aspects = [*aspects]
         self.names = [*aspects, *([LOG_STD] if uncertain else [])]
         self.mlp: nn.Sequential | None = None
         weight, bias = model.affine()
@@ -53,15 +54,14 @@ class Heads(nn.Module):
                 self.more.bias.copy_(bias.detach().expand(len(self.names)))
                 self.more.weight[len(aspects) :] = 0
                 self.more.bias[len(aspects) :] = 0
-        self._aspects = len(aspects)
 
     def forward(self, model: RewardModel, features: Tensor) -> HeadOutputs:
         """The outputs for features (N, D) of the model."""
         rewards = self.mlp(features)[:, 0] if self.mlp else model.reward(features)
         more = self.more(features) if self.more else features.new_zeros(len(features), 0)
-        logs = more[:, self._aspects :].sum(1)
-        deviations = logs.exp() if len(self.names) > self._aspects else torch.zeros_like(rewards)
-        return HeadOutputs(rewards, more[:, : self._aspects], deviations**2)
+        logs = more[:, len(self.aspects) :].sum(1)
+        deviations = logs.exp() if len(self.names) > len(self.aspects) else torch.zeros_like(rewards)
+        return HeadOutputs(rewards, more[:, : len(self.aspects)], deviations**2)
 
     def fold(self, model: RewardModel) -> None:
         """Write the new overall head, if there is one, into the model, which then gives the same rewards."""

@@ -171,19 +171,6 @@ def measure(
     return Measured(float(bradley_terry_loss(difference).mean()), right, float(flat.mean()), float(flat.std()))
 
 
-def correct(
-    model: RewardModel, groups: list[PromptPairs], load: Load, batch: int, device: torch.device
-) -> list[tuple[float, str]]:
-    """For every pair, its `correctness` and its prompt."""
-    found = []
-    for part, rewards in rewarded(model, groups, load, batch, device):
-        chosen, rejected = preferences(part)
-        right = correctness(rewards[chosen] - rewards[rejected])
-        prompts = [group.prompt for group in part for _ in group.pairs]
-        found += list(zip(right.tolist(), prompts, strict=True))
-    return found
-
-
 class Kept(NamedTuple):
     """The epoch whose weights were kept, of the `epochs` that were done; with its measurements on validation pairs.
 

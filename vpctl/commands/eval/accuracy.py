@@ -1,7 +1,6 @@
 """Measure how often a reward prefers the chosen picture."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Annotated
 
@@ -11,26 +10,20 @@ from ...images.folders import Folders
 from ...options import STDIO, BatchSize, Device, Pairs, Roots, Whole, option, plugin
 from ...records import Pair, Report, prompt_key
 from ...report.accuracy import (
+    DEFINITIONS,
+    HEADLINE,
+    TIE,
     Accuracy,
     LabelledPair,
     difference_report,
-    per_prompt,
-    pooled,
-    tie_aware,
-    ties_count,
-    ties_half,
+    in_definitions,
+    reports_of,
 )
-from ...report.statistics import mean_report
 from ...streams.joins import ConsistencyChecker
 from ...streams.places import folder_of, is_stream
 from ...streams.reading import located
 from ...streams.writing import Replacement
 from ._reports import FailUnder, Html, check_page, gate, publish, write_page
-
-HEADLINE = "accuracy"
-"""The metric of vpctl's own definition, the only one that the gate looks at."""
-DEFINITIONS = ("pooled", "per-prompt", "ties-count", "tie-aware")
-"""The other definitions, by their names in --definition."""
 
 
 def accuracy(
@@ -107,8 +100,9 @@ def accuracy(
     Papers count ties in other ways, so published accuracies differ by several points. With --definition, there are
     more reports. `pooled` counts 0 if both pictures score the same; ImageReward, MPS and HPSv3 use it. `per-prompt` is
     the mean of `pooled` over prompts; HPSv2 uses it on the labels of ImageReward. `ties-count` counts 1 if both
-    pictures score the same, and is a mean over prompts; HPSv2 uses it on HPDv2. `tie-aware` also counts 0.5 for scores
-    that are nearly the same; PickScore uses it. The `chance` in these reports is what guessing gives.
+    pictures score the same, or if the pair is a tie, and is a mean over prompts; HPSv2 uses it on HPDv2. `tie-aware`
+    takes scores that are nearly the same as a predicted tie: it counts 1 if the pair is a tie and 0.5 if it is not, and
+    0.5 for a tie that is not predicted; PickScore uses it. The `chance` in these reports is what guessing gives.
 
     With --baseline, the interval of the difference is computed from the pairs of both rewards together. It is usually
     narrower than the two intervals suggest, because pairs that are hard for one reward are often hard for the other.
@@ -129,10 +123,12 @@ def accuracy(
     check_page(html, [pairs, out])
     joined = ConsistencyChecker().pairs(located(pairs, Pair))
     ours = [pair for pair in joined if not split or pair.get("split") == split]
-    wanted = [pair for pair in ours if pair["margin"]]
-    if len(wanted) < len(ours):
-        progress.note(f"{progress.plural(len(ours) - len(wanted), 'tie')} left out")
-    if not wanted:
+    untied = [pair for pair in ours if pair["margin"]]
+    wanted = ours if definition else untied
+    if ties := len(ours) - len(untied):
+        where = " of all definitions but ties-count and tie-aware" if definition else ""
+        progress.note(f"{progress.plural(ties, 'tie')} left out{where}")
+    if not untied:
         raise UserError(f"{pairs}: there are no pairs" + (f" of split {split!r}" if split else ""))
     sides = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in wanted)
     prompts = chain.from_iterable((pair["prompt"],) * 2 for pair in wanted)
@@ -158,41 +154,20 @@ def accuracy(
                     scores[record["prompt"], record["file_name"]] = by_reward
                 counter(some.size)
         accuracies = {
-            name: measured([_labelled(pair, name, scores) for pair in wanted], definition or [], tie_threshold)
+            name: in_definitions([_labelled(pair, name, scores) for pair in wanted], definition or [], tie_threshold)
             for name in rewards
         }
         reports = [*_reports(accuracies, baseline, tie_threshold)]
         against = f"; differences are from {baseline}" if baseline else ""
-        publish(reports, sink, title=f"Accuracy on {progress.plural(len(wanted), 'pair')}{against}")
+        publish(reports, sink, title=f"Accuracy on {progress.plural(len(untied), 'pair')}{against}")
     write_page(html, title="Accuracy of rewards", reports=reports)
     gate([one for one in reports if one["metric"] == HEADLINE and one["name"] in specs], fail_under)
-
-
-def measured(pairs: list[LabelledPair], definitions: Sequence[str], threshold: float) -> dict[str, Accuracy]:
-    """The accuracy in each definition, by metric; vpctl's own comes first."""
-    functions: tuple[Callable[[list[LabelledPair]], Accuracy], ...] = (
-        pooled,
-        per_prompt,
-        ties_count,
-        partial(tie_aware, threshold=threshold),
-    )
-    others = {
-        f"{HEADLINE}_{name.replace('-', '_')}": function(pairs)
-        for name, function in zip(DEFINITIONS, functions, strict=True)
-        if name in definitions or "all" in definitions
-    }
-    return {HEADLINE: ties_half(pairs), **others}
 
 
 def _reports(found: Mapping[str, Mapping[str, Accuracy]], baseline: str, threshold: float) -> Iterator[Report]:
     """For each reward, its accuracies, then their differences from those of the baseline, if there is one."""
     for name, accuracies in found.items():
-        for metric, one in accuracies.items():
-            if metric == HEADLINE:
-                yield mean_report(one.values, one.prompts, name=name, metric=metric)
-            else:
-                more = {"threshold": threshold} if metric.endswith("tie_aware") else {}
-                yield one.report(name=name, metric=metric, **more)
+        yield from reports_of(accuracies, threshold, name=name)
         if baseline and name != baseline:
             for metric, one in accuracies.items():
                 other = found[baseline][metric]
@@ -200,8 +175,8 @@ def _reports(found: Mapping[str, Mapping[str, Accuracy]], baseline: str, thresho
 
 
 def _labelled(pair: Pair, reward: str, scores: Mapping[tuple[str, str], Mapping[str, float]]) -> LabelledPair:
-    """A pair with its scores by a reward. Its label prefers the first picture, the chosen one."""
+    """A pair with its scores by a reward. Its label prefers the first picture, the chosen one, unless it is a tie."""
     chosen, rejected = (
         scores[pair["prompt"], pair[side]][reward] for side in ("chosen_file_name", "rejected_file_name")
     )
-    return LabelledPair(prompt_key(pair), 1.0, chosen, rejected)
+    return LabelledPair(prompt_key(pair), 1.0 if pair["margin"] else TIE, chosen, rejected)

@@ -1,0 +1,57 @@
+#!/bin/sh
+# What a reward model learns from, in the shapes world: the backbone, the aspects and the amount of data, as in Table 6,
+# Figure 10e and Figure 15 of VisionPrefer (Wu et al. 2024, arXiv 2404.15100).
+# Usage: [SEED=1] examples/ablations.sh [FOLDER]    If it is interrupted, the same command resumes. In the folder of
+# shapes.sh, with the same SEED, it uses the pictures and judgements that are there.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd) run=${1:-runs/ablations} seed=${SEED:-0}
+PATH=$PATH:$here/../.venv/bin # where make puts vpctl
+export OMP_NUM_THREADS=1 # Such small models gain nothing from a second thread, but a second process uses a second core.
+trap 'kill 0' INT # Ctrl-C must also end the process in the background.
+aspects="prompt-following aesthetic fidelity harmlessness"
+mkdir -p "$run/ablations"
+cd "$run"
+
+# Draw and judge as shapes.sh does, and then four pictures for each held-out prompt too. No training sees these prompts.
+vpctl polish "$here/prompts.txt" --out prompts.jsonl
+vpctl polish "$here/held-out.txt" --out held-out.jsonl
+vpctl generate prompts.jsonl -m shapes -m shapes:small --seed "$seed" --out images/metadata.jsonl
+vpctl generate held-out.jsonl -m shapes -m shapes:small --seed "$seed" --out ablations/images/metadata.jsonl
+vpctl annotate images/metadata.jsonl --annotator shapes --seed "$seed" --out judgements.jsonl
+vpctl annotate ablations/images/metadata.jsonl --annotator shapes --seed "$seed" --out ablations/judgements.jsonl
+
+# Pairs of the mean of the four aspects, and of each aspect alone: the others have a weight of 0.
+merge() { # Pairs to train on: merge NAME [OPTION...]
+    name=$1 && shift
+    vpctl merge judgements.jsonl --min-margin 0.05 --split train:0.9,validation:0.1 "$@" --out "ablations/$name.jsonl"
+}
+merge mean
+for aspect in $aspects; do
+    set --
+    for other in $aspects; do [ "$other" = "$aspect" ] || set -- "$@" --weight "$other=0"; done
+    merge "only-$aspect" "$@"
+done
+vpctl merge ablations/judgements.jsonl --min-margin 0.05 --out ablations/test.jsonl
+
+train() { # Train a reward model: train NAME PAIRS [OPTION...]
+    name=$1 pairs=$2 && shift 2
+    vpctl train-rm "ablations/$pairs.jsonl" --freeze 0 --learning-rate 3e-4 --seed "$seed" "$@" --out "ablations/$name"
+}
+
+# Half of the trainings run in the background. The backbone is the BLIP of the shapes world, which was trained with
+# captions. There is no such CLIP, so both kinds are also compared from random weights, which need more epochs.
+{
+    for aspect in $aspects; do train "only-$aspect" "only-$aspect"; done
+    train new-blip mean --backbone new:blip --epochs 12
+} &
+train mean mean
+for share in 10 30; do train "$share-percent" mean --data-fraction "0.$share"; done
+for aspect in $aspects; do train "without-$aspect" mean --without "$aspect"; done
+train new-clip mean --backbone new:clip --epochs 12
+wait $!
+
+# All are measured on the same held-out pairs, those of the mean of the four aspects. The differences are from `mean`.
+set --
+for name in new-blip new-clip 10-percent 30-percent; do set -- "$@" --reward "vp:ablations/$name"; done
+for aspect in $aspects; do set -- "$@" --reward "vp:ablations/only-$aspect" --reward "vp:ablations/without-$aspect"; done
+vpctl eval accuracy ablations/test.jsonl "$@" --baseline vp:ablations/mean --out ablations.jsonl
