@@ -151,7 +151,7 @@ def test_aesthetic_is_its_head_on_the_normalised_embedding(
     state = peers.head(3, 32, "layers") if layout == "v2" else {"weight": torch.randn(1, 32), "bias": torch.randn(1)}
     torch.save(OrderedDict(state), tmp_path / "head.pth")
     with torch.no_grad():
-        pixels = pixels_of(Recipe(224, crop=(224, 224)), pictures)
+        pixels = pixels_of(Recipe(224, crop=(224, 224), offsets="torchvision"), pictures)
         embedded = F.normalize(clip.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
     wanted = peers.run_head(state, embedded, "layers") if layout == "v2" else F.linear(embedded, *state.values())[:, 0]
     reward = load(f"aesthetic:{tmp_path / 'head.pth'}")
@@ -361,6 +361,7 @@ def test_rewards_of_the_same_model_share_it_and_encode_a_picture_once(
         return features
 
     monkeypatch.setattr(rewards[0].model, "image_features", counted)
+    pictures = [noise(side, side) for side in (224, 300, 96, 100)]  # whose crops are the same for all four
     apart = [reward(pictures, PROMPTS) for reward in rewards]
     assert calls == [4] * 4
     with sharing():

@@ -32,6 +32,7 @@ from transformers import (
 from ..contracts import Reward
 from ..errors import UserError
 from . import backbones, devices, hub, imagereward, layouts, sources
+from .attention import fuse
 from .preprocess import Recipe
 from .shared import once
 
@@ -266,10 +267,21 @@ class Score(Reward):
 
     differentiable = True
 
-    def __init__(self, model: RewardModel, *, mean: float = 0.0, std: float = 1.0, weights: list[Path]) -> None:
-        """`weights` are the files that the model was loaded from."""
+    def __init__(
+        self,
+        model: RewardModel,
+        *,
+        mean: float = 0.0,
+        std: float = 1.0,
+        weights: list[Path],
+        recipe: Recipe | None = None,
+    ) -> None:
+        """`weights` are the files that the model was loaded from. `recipe` replaces that of the model."""
+        if isinstance(model.backbone, BlipForImageTextRetrieval):
+            fuse(model.backbone)
         self.model = model.eval().requires_grad_(False)
         self.weights = weights
+        self.recipe = recipe or model.recipe
         self._mean, self._std = mean, std
         self.device = next(model.parameters()).device
         self._texts: OrderedDict[str, Tensor] = OrderedDict()
@@ -282,7 +294,7 @@ class Score(Reward):
 
     def prepare(self, image: Image.Image) -> Tensor:
         """The pixels (3, height, width) of a picture."""
-        return self.model.recipe.pixels(image)
+        return self.recipe.pixels(image)
 
     def is_truncated(self, prompt: str) -> bool:
         """Whether the model reads only the beginning of a prompt."""
@@ -292,7 +304,7 @@ class Score(Reward):
         """What determines the scores."""
         return {
             "weights": {path.name: sha256(path) for path in self.weights},
-            "preprocessing": self.model.recipe.summary,
+            "preprocessing": self.recipe.summary,
             "dtype": str(self._dtype).removeprefix("torch."),
             "mean": self._mean,
             "std": self._std,
@@ -307,7 +319,9 @@ class Score(Reward):
     def _features(self, images: Sequence[Image.Image | Tensor] | Tensor) -> Tensor:
         """The image features of pictures, of what `prepare` returned for them, or of a tensor in [0, 1]."""
         if isinstance(images, Tensor):
-            return self._encoded(self.model.pixels(images.to(self.device)))
+            with hub.compute_errors(self.model.where):
+                pixels = self.recipe.batch(images.to(self.device), where=self.model.where)
+            return self._encoded(pixels)
         prepared = [image if isinstance(image, Tensor) else self.prepare(image) for image in images]
         key = (id(self.model), *map(id, prepared))
         return once(key, lambda: self._encoded(torch.stack(prepared).to(self.device)))

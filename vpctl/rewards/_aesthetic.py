@@ -1,6 +1,7 @@
 """The reward `aesthetic`: an affine function of a normalised CLIP embedding."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ class Aesthetic(Score):
 
     def __init__(self, clip: Score, weight: Tensor, bias: Tensor, head: Path) -> None:
         """`weight` is (D,) and `bias` is (); `head` is the file that they come from."""
-        super().__init__(clip.model, weights=[head, *clip.weights])
+        # The heads were trained with OpenAI's own code, which crops as torchvision; the model's processor does not.
+        recipe = replace(clip.recipe, offsets="torchvision")
+        super().__init__(clip.model, weights=[head, *clip.weights], recipe=recipe)
         self._head, self._bias = weight.float().to(self.device), float(bias)
 
     def is_truncated(self, prompt: str) -> bool:
