@@ -176,7 +176,8 @@ class RewardModelConfig:
             group="Training",
             help="Loss. bradley-terry: the preferred picture must have the higher reward. margin: by more, the larger "
             "the pair's margin is (Llama 2). ties: tied pairs must have equal rewards (PickScore); merge --keep-ties "
-            "writes them. uncertainty: the model also predicts the deviation of each reward (HPSv3).",
+            "writes them. uncertainty: the model also predicts the deviation of each reward (HPSv3). The deviation is "
+            "no measure of doubt: this loss makes it smallest for undecided pairs.",
         ),
     ] = "bradley-terry"
     """The paper, section 4.1."""

@@ -213,6 +213,18 @@ def test_another_reward_of_the_header_stays_in_it(place: Path) -> None:
     assert header() == both
 
 
+def test_a_header_that_is_there_stays_true_without_the_option(place: Path, run: Run) -> None:
+    pictures(["a"])
+    scored(provenance=True, dtype="float16")
+    pictures(["a", "b"])
+    ended = run("score", "images.jsonl", "-r", "./lengths.py", "-o", "scored.jsonl", "--dtype", "bfloat16")
+    assert ended.code == 2
+    assert "dtype of ./lengths.py has changed since the finished scores were computed" in ended.err
+    pictures(["a", "x" * 1000])
+    assert len(scored(dtype="float16")) == 2
+    assert header()["rewards"]["./lengths.py"]["truncated_prompts"] == 1
+
+
 def test_there_is_no_header_beside_a_stream(place: Path) -> None:
     pictures(["a"])
     with pytest.raises(UserError, match="--provenance: is written beside the output; name a file with --out"):

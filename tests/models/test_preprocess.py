@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vpctl.errors import UserError
+from vpctl.errors import RecordFailed, UserError
 from vpctl.models import hub
 from vpctl.models.preprocess import CLIP_MEAN, CLIP_STD, Recipe
 from vpctl.models.shared import sharing
@@ -210,3 +210,12 @@ def test_a_size_that_is_not_known_is_an_error(tmp_path: Path) -> None:
     reason = "--reward clip:x: its image processor has the size {'longest_edge': 56}, which vpctl does not support"
     with pytest.raises(UserError, match=re.escape(reason)):
         Recipe.of(processor, where="--reward clip:x")
+
+
+def test_a_picture_that_is_too_narrow_is_refused_before_it_is_resized() -> None:
+    recipe = Recipe(224, crop=(224, 224))
+    assert recipe.pixels(Image.new("RGB", (300, 1))).shape == (3, 224, 224)
+    with pytest.raises(RecordFailed, match=r"^2000 × 1 pixels are too narrow for a side of 224$"):
+        recipe.pixels(Image.new("RGB", (2000, 1)))
+    padded = Recipe(224, which="longer", crop=(224, 224))
+    assert padded.pixels(Image.new("RGB", (60000, 1))).shape == (3, 224, 224)

@@ -341,3 +341,19 @@ def test_a_silent_pipe_does_not_hold_up_an_interrupt(tmp_path: Path, plugin: Plu
         assert stage.wait(20) == 130
     way_on = "interrupted; the records written so far are complete"
     assert said == f"vpctl score: {way_on}\n"
+
+
+def test_a_picture_that_cannot_be_prepared_is_a_failure_and_no_error() -> None:
+    class Narrow(Reward):
+        def prepare(self, image: Image.Image) -> Image.Image:
+            if image.getpixel((0, 0)) == (1, 0, 0):
+                raise RecordFailed("too narrow")
+            return image
+
+        def __call__(self, images: Any, prompts: list[str]) -> list[float]:
+            return [1.0] * len(images)
+
+    for batch in load_batches(records(3), Album(), {"narrow": Narrow()}, most=3):
+        found, failures = batch.scored({"narrow": Narrow()})
+    assert [record["file_name"] for record, _ in found] == ["0", "2"]
+    assert [*map(str, failures)] == ["1: too narrow"]

@@ -20,7 +20,7 @@ from vpctl import plugins
 from vpctl.errors import UserError
 from vpctl.models import layouts
 from vpctl.models.preprocess import Recipe
-from vpctl.models.reward import Score
+from vpctl.models.reward import SHAPES_BACKBONE, Score
 from vpctl.models.shared import sharing
 from vpctl.models.tensors import from_pictures
 from vpctl.prompts.clip_tokens import ClipTokens
@@ -199,6 +199,12 @@ def test_a_checkpoint_is_read_in_every_wrapping(
     torch.testing.assert_close(load(f"imagereward:{tmp_path}")(pictures, PROMPTS), found(pictures, PROMPTS))
 
 
+def itself() -> dict[str, Any]:
+    wrapper: dict[str, Any] = {}
+    wrapper["model"] = wrapper
+    return wrapper
+
+
 class Foreign:
     """A module that somebody pickled."""
 
@@ -221,6 +227,11 @@ def without(name: str) -> Callable[[peers.State], Any]:
         (
             lambda state: {**state, "blip.visual_encoder.pos_embed": torch.ones(7)},
             "its weights do not fit together: ",
+        ),
+        (lambda state: itself(), "is not a checkpoint: it does not hold weights by name"),
+        (
+            lambda state: {**state, "mlp.layers.0.weight": torch.ones(1, 1).expand(1 << 20, 1 << 20)},
+            "mlp.layers.0.weight has the shape (1048576, 1048576), and the file holds fewer numbers",
         ),
         (lambda state: {"epoch": 3}, "is not a checkpoint: it does not hold weights by name"),
         (lambda state: [1, 2], "is not a checkpoint: it does not hold weights by name"),
@@ -279,7 +290,8 @@ def test_a_damaged_file_is_an_error_before_torch_opens_it(tmp_path: Path, damage
             "is not a head of LAION Aesthetic: its first weight is layers",
         ),
         ({"weight": torch.ones(1, 9), "bias": torch.ones(1)}, "the head has 9 weights; known: 768, 512"),
-        ({"weight": torch.ones(9), "bias": torch.ones(1)}, "is not a head of LAION Aesthetic: it has 9 outputs"),
+        ({"weight": torch.ones(9), "bias": torch.ones(1)}, "the layers of the head have the shapes"),
+        ({"weight": torch.ones(2, 768), "bias": torch.ones(2)}, "the layers of the head have the shapes"),
     ],
 )
 def test_a_head_of_another_kind_is_an_error(tmp_path: Path, head: dict[str, Tensor], reason: str) -> None:
@@ -441,3 +453,28 @@ def sha256_of(path: Path) -> str:
     import hashlib
 
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_pickscore_takes_no_other_model() -> None:
+    with pytest.raises(UserError, match=r"not a CLIP model, as PickScore is$"):
+        plugins.check("reward", f"pickscore:{SHAPES_BACKBONE}")
+
+
+def test_a_folder_that_has_changed_is_loaded_anew(tmp_path: Path, pictures: list[Image.Image]) -> None:
+    found = []
+    for seed in (0, 1):
+        layouts.open_clip(peers.open_clip(seed), where="").save_pretrained(tmp_path)
+        write_processor(tmp_path)
+        found.append(load(f"clip:{tmp_path}"))  # the first one is still in use
+    assert found[0].model is not found[1].model
+    assert (found[0](pictures, PROMPTS) - found[1](pictures, PROMPTS)).abs().max() > 1e-3
+
+
+def test_what_turns_features_into_a_score_stays_in_float32(imagereward: Path, hps: Path) -> None:
+    for spec, names in (
+        (f"imagereward:{imagereward}", ["itm_head.weight", "itm_head.bias"]),
+        (f"hpsv2:{hps}", ["logit_scale"]),
+    ):
+        backbone = load(spec, dtype="bfloat16").model.backbone
+        kept = [name for name, one in backbone.named_parameters() if one.dtype == torch.float32]
+        assert sorted(kept) == sorted(names)

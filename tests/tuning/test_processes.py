@@ -1,7 +1,5 @@
 """Several processes train together as one does with that many times more forward passes in a step."""
 
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -9,25 +7,30 @@ import time
 from pathlib import Path
 from random import Random
 
+import psutil
 import pytest
 
-from tests.conftest import ENVIRONMENT, PATIENCE, Run, vpctl, write_lines
+from tests.conftest import ENVIRONMENT, PATIENCE, Run, lines, vpctl, write_lines
 from vpctl.shapes.grammar import describe, sample
 from vpctl.shapes.render import render
 
-OPTIONS = "--backbone new:blip --batch 3 --epochs 3 --learning-rate 1e-3 --device cpu --save-every 1".split()
+OPTIONS = "--batch 3 --epochs 3 --learning-rate 1e-4 --device cpu --save-every 1".split()
 
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    """Thirteen prompts with two pairs each: the last step of an epoch has a batch for one of two processes only."""
+    """Thirteen prompts with two pairs each, of which one is right and one is wrong, so that there is much to learn.
+
+    The last step of an epoch has a batch for one of two processes only.
+    """
     rng, records = Random(1), []
     for prompt in range(13):
         scene = sample(rng)
         for number in range(3):
             render(scene if number == 0 else sample(rng), rng).save(tmp_path / f"{prompt}-{number}.png")
         for number in (1, 2):
-            files = {"chosen_file_name": f"{prompt}-0.png", "rejected_file_name": f"{prompt}-{number}.png"}
+            names = [f"{prompt}-0.png", f"{prompt}-{number}.png"][:: 1 if number == 1 else -1]
+            files = {"chosen_file_name": names[0], "rejected_file_name": names[1]}
             part = "validation" if prompt > 10 else "train"
             text = f"{describe(scene)} {prompt}"
             records.append({"prompt_id": str(prompt), "prompt": text, **files, "margin": 0.5, "split": part})
@@ -51,13 +54,25 @@ def together(pairs: Path, out: str, *options: str) -> subprocess.Popen[bytes]:
     )
 
 
-def ended(process: subprocess.Popen[bytes]) -> None:
+def kill(launcher: subprocess.Popen[bytes]) -> None:
+    """Kill the launcher and the processes that it started, which are in groups of their own."""
+    family = [*psutil.Process(launcher.pid).children(recursive=True), psutil.Process(launcher.pid)]
+    for process in family:
+        process.kill()
+    psutil.wait_procs(family, timeout=PATIENCE)
+    launcher.communicate()
+
+
+def ended(process: subprocess.Popen[bytes]) -> str:
+    """What the processes said, which must have ended well."""
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said.decode()
+    return said.decode()
 
 
-def test_two_processes_train_the_weights_of_one_and_resume_them_after_a_kill(run: Run, pairs: Path) -> None:
-    options = ("--freeze", "0.5")
+@pytest.mark.parametrize("head", ["matching", "mlp"])  # the second has dropout
+def test_two_processes_train_the_weights_of_one_and_resume_them_after_a_kill(run: Run, pairs: Path, head: str) -> None:
+    options = ("--freeze", "0.5", "--head", head, "--weight-decay", "0.1")
     alone = run("train-rm", pairs, "--out", "alone", *OPTIONS, "--accumulate", "2", *options)
     assert alone.code == 0, alone.err
     killed = together(pairs, "two", *options)
@@ -67,12 +82,17 @@ def test_two_processes_train_the_weights_of_one_and_resume_them_after_a_kill(run
         assert killed.poll() is None
         assert time.monotonic() < until
         time.sleep(0.01)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate()
-    ended(together(pairs, "two", *options))
+    kill(killed)
+    said = ended(together(pairs, "two", *options))
+    assert said.count("resuming at step") == 1
     for file in ("model.safetensors", "metrics.jsonl", "reward.json"):
         assert (pairs.parent / "two" / file).read_bytes() == (pairs.parent / "alone" / file).read_bytes(), file
+    losses = [one["loss"] for one in lines((pairs.parent / "two" / "metrics.jsonl").read_text()) if "loss" in one]
+    assert len({*losses}) == len(losses), "the weights change in every step"
     assert not (pairs.parent / "two" / "cache").exists()
+    other = run("train-rm", pairs, "--out", "two", *OPTIONS, *options)
+    assert other.code == 2
+    assert "holds a run with processes 2, not 1" in other.err
 
 
 @pytest.mark.parametrize("command", ["tune-dpo", "tune-ppo"])

@@ -56,7 +56,7 @@ def score(
 
     Adds the score of each reward to `scores` in every record. The scores are raw: each reward has its own scale. The
     key of a score is the SPEC that was given to --reward. Several rewards are computed in one pass: each picture is
-    decoded only once, and rewards with the same model encode it only once.
+    decoded only once, and rewards with the same model encode it only once if they prepare it alike.
 
     A record needs `prompt` and `file_name`. A missing `prompt_id` is computed from the prompt. A missing `image_id` is
     computed from the bytes of the file, so identical files have the same `image_id`. The computed ids are added to the
@@ -85,7 +85,8 @@ def score(
         progress.note("no --reward given: using the pixel judge of the built-in shapes world")
     if provenance and is_stream(out):
         raise UserError("--provenance: is written beside the output; name a file with --out")
-    header = f"{out}.provenance.json" if provenance else ""
+    beside = "" if is_stream(out) else f"{out}.provenance.json"  # one that is there stays true, also without the option
+    header = beside if provenance or os.path.exists(beside) else ""
     if calibrate and os.path.realpath(calibrate) in [os.path.realpath(one) for one in (out, header) if one]:
         raise UserError(f"--calibrate {calibrate}: is written by this run for another purpose; name another file")
     from ..report.calibration import Calibration
@@ -100,7 +101,7 @@ def score(
         if missing:
             raise UserError(f"{out}: holds pictures without {listing(missing)}; name another file with --out")
         calibration.finished(image)
-        if provenance:
+        if header:
             prompts[image["prompt"]] += 1
         return image_key(image)
 

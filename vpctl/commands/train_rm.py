@@ -67,7 +67,7 @@ def train_rm(
             group="Model",
             help="Model to start training from: the folder or hub id of a BLIP model (for image-text retrieval), of a "
             "CLIP or of a SigLIP model; imagereward, or imagereward:FILE, for ImageReward's checkpoint; or new:blip or "
-            "new:clip for a small untrained model.",
+            "new:clip for a small untrained model, with --freeze 0.",
             show_default="the small BLIP of the shapes world",
         ),
     ] = "",
@@ -120,6 +120,9 @@ def train_rm(
         vpctl train-rm pairs.jsonl --backbone Salesforce/blip-itm-large-coco
             --aspect-weight 1 --patience 2 --dtype bfloat16 --out vp-score/
     """
+    processes, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0)))
+    if rank:
+        progress.mute()  # one process says what all of them do
     backbones.check(backbone)
     if preset:
         progress.note(f"--preset {preset} sets {preset_values(preset, {'backbone': backbone, **vars(config)})}")
@@ -158,10 +161,11 @@ def train_rm(
     split = learnable(split, left_out, ties=config.loss == "ties", source=pairs)
     split["train"] = share_of(split["train"], config.data_fraction)
     if config.pairs_per_step and config.accumulate == 1:
-        config = dataclasses.replace(config, accumulate=passes_per_step(split["train"], config))
+        config = dataclasses.replace(config, accumulate=passes_per_step(split["train"], config, processes))
     asked = {"pairs": absolute_path(pairs), "backbone": backbone, "seed": seed, **dataclasses.asdict(config)}
     local = backbone.removeprefix("imagereward:")
     data = {
+        "processes": processes,
         "data": digest([[*map(_pair_id, part)] for part in (*split.values(), *held_out.values())]),
         "backbone_fingerprint": fingerprint(local) if os.path.exists(local) else "",
     }
@@ -208,6 +212,7 @@ def train_rm(
         store.freeze(run.folder, algorithm.dtype)
         train(algorithm, run, save_every=config.save_every, evaluate=algorithm.validate)
         kept = algorithm.finish()
+        store.thaw()
         trained = measure(model, groups["train"][:2000], store.load, config.batch, where)
         scale = RewardScale(trained.mean, trained.std or 1.0)
         found = {
@@ -264,13 +269,13 @@ def preset_values(preset: str, values: Mapping[str, Any]) -> str:
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in held.items())
 
 
-def passes_per_step(pairs: Sequence[Pair], config: RewardModelConfig) -> int:
-    """The number of forward passes that have about `pairs_per_step` of these pairs, at least one."""
+def passes_per_step(pairs: Sequence[Pair], config: RewardModelConfig, processes: int = 1) -> int:
+    """The forward passes of each process that together have about `pairs_per_step` of these pairs, at least one."""
     assert config.pairs_per_step
     prompts = len({prompt_key(pair) for pair in pairs})
-    passes = max(1, round(config.pairs_per_step * prompts / len(pairs) / config.batch))
+    passes = max(1, round(config.pairs_per_step * prompts / len(pairs) / config.batch / processes))
     progress.note(
-        f"an optimizer step has {passes} × {progress.plural(config.batch, 'prompt')}, each with "
+        f"an optimizer step has {passes * processes} × {progress.plural(config.batch, 'prompt')}, each with "
         f"{len(pairs) / prompts:.1f} pairs on average"
     )
     return passes

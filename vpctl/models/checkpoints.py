@@ -10,6 +10,7 @@ import pickletools
 import re
 import zipfile
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -33,14 +34,10 @@ _TENSORS_ONLY = re.compile(
 
 
 class PublishedCheckpoint(NamedTuple):
-    """A checkpoint that authors published: a file of a model on the hub.
-
-    `safe` names a copy without code, for a checkpoint that is a pickled module.
-    """
+    """A checkpoint that authors published: a file of a model on the hub."""
 
     hub_id: str
     file: str
-    safe: str = ""
 
     def check(self, argument: str, *, option: str) -> None:
         """Raise `UserError` if the checkpoint cannot be used. Nothing large is fetched.
@@ -65,7 +62,7 @@ class PublishedCheckpoint(NamedTuple):
             if path.suffix == ".safetensors":
                 tensor_shapes(path, path.name)
             else:
-                _check_pickle(path, self.safe)
+                _check_pickle(path)
         except UnusableFolder as error:
             raise UserError(f"{where}: {error}") from None
         except OSError as error:
@@ -89,7 +86,7 @@ class PublishedCheckpoint(NamedTuple):
         return files[0]
 
 
-def _check_pickle(path: Path, safe: str) -> None:
+def _check_pickle(path: Path) -> None:
     """Raise `UnusableFolder` if a file is not from ``torch.save``, or if opening it could run code."""
     with path.open("rb") as file:
         start = file.read(2)
@@ -104,10 +101,9 @@ def _check_pickle(path: Path, safe: str) -> None:
             raise UnusableFolder(f"{path.name}: is not a checkpoint: it is neither from torch.save nor in safetensors")
     foreign = sorted(one for one in named if not _TENSORS_ONLY.fullmatch(one))
     if foreign:
-        way_out = f"name {safe}, a copy" if safe else "name a copy"
         raise UnusableFolder(
             f"{path.name}: is a pickle with more than tensors in it ({foreign[0].replace(' ', '.')}), which could run "
-            f"code and is not opened; {way_out} in safetensors"
+            f"code and is not opened; name a copy in safetensors"
         )
 
 
@@ -127,15 +123,19 @@ def _named_in_archive(file: BinaryIO, name: str) -> Iterator[str]:
 
 
 def _named_in_legacy(file: BinaryIO, name: str) -> Iterator[str]:
+    pickles = BytesIO(file.read(_LARGEST_PICKLE))  # the tensors after them are not read
     try:
         for _ in range(_LEGACY_PICKLES):
-            yield from _named(file)
+            yield from _named(pickles)
     except ValueError:
         raise UnusableFolder(f"{name}: is damaged, or not a checkpoint of torch.save") from None
 
 
 def _named(data: "bytes | BinaryIO") -> Iterator[str]:
-    """Module and name of everything that a pickle would import, read without opening it."""
+    """Module and name of everything that a pickle would import, read without opening it.
+
+    A pickle that means harm can hide a name from this. `weights_only=True` refuses it then.
+    """
     recent: list[str] = []
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name in ("GLOBAL", "INST"):

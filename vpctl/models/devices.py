@@ -65,11 +65,12 @@ class World:
         return bool(self.gather(torch.tensor(flag)).any())
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Replace the gradient of each parameter by its sum over all processes. No gradient counts as zeros."""
+        """Replace the gradient of each parameter by its sum over all processes. One that none has stays without."""
         if self.size == 1:
             return
+        used = self.gather(torch.tensor([one.grad is not None for one in parameters])).any(0)
         waiting = []
-        for parameter in parameters:
+        for parameter in (one for one, is_used in zip(parameters, used.tolist(), strict=True) if is_used):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             waiting.append(distributed.all_reduce(parameter.grad, async_op=True))

@@ -8,6 +8,7 @@ scoring does not use, such as those of BLIP's decoder, are dropped by name.
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -69,11 +70,17 @@ _HEAD_WIDTH = {1280: 80}
 
 def weights(loaded: Any, *, where: str) -> State:
     """The weights in a checkpoint, without wrappers. `where` names the option and the source in errors."""
-    while isinstance(loaded, Mapping) and (inner := [loaded[key] for key in _WRAPPERS if _is_state(loaded.get(key))]):
-        loaded = inner[0]
+    for _ in _WRAPPERS:
+        inner = [loaded[key] for key in _WRAPPERS if _is_state(loaded.get(key))] if _is_state(loaded) else []
+        loaded = inner[0] if inner else loaded
     if not _is_state(loaded) or not all(isinstance(one, Tensor) for one in loaded.values()):
         raise UserError(f"{where}: is not a checkpoint: it does not hold weights by name")
     state = dict(loaded)
+    for name, value in state.items():
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise UserError(
+                f"{where}: {name[:80]} has the shape {tuple(value.shape)}, and the file holds fewer numbers"
+            )
     while prefix := next((one for one in _PREFIXES if all(name.startswith(one) for name in state)), ""):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
@@ -200,13 +207,22 @@ def aesthetic(state: State, *, where: str) -> tuple[Tensor, Tensor]:
         layers = [(state[f"layers.{number}.weight"], state[f"layers.{number}.bias"]) for number in numbers]
     with _shapes(where):
         weight, bias = affine(layers)
-        if weight.ndim != 2 or len(weight) != 1:
-            raise UserError(f"{where}: is not a head of LAION Aesthetic: it has {len(weight)} outputs")
         return weight[0], bias[0]
 
 
 def affine(layers: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Weight (out, in) and bias (out,) of linear layers that follow each other, in float64."""
+    """Weight (1, in) and bias (1,) of linear layers that follow each other, in float64.
+
+    Raises `ValueError` if the layers do not fit together, or if the last one has more than one output.
+    """
+    sizes = [tuple(weight.shape) for weight, _ in layers]
+    fits = all(len(size) == 2 for size in sizes) and all(a[0] == b[1] for a, b in pairwise(sizes))
+    if (
+        not fits
+        or sizes[-1][0] != 1
+        or any(tuple(bias.shape) != size[:1] for (_, bias), size in zip(layers, sizes, strict=True))
+    ):
+        raise ValueError(f"the layers of the head have the shapes {sizes}")
     weight, bias = (one.double() for one in layers[0])
     for next_weight, next_bias in layers[1:]:
         weight, bias = next_weight.double() @ weight, next_weight.double() @ bias + next_bias.double()

@@ -18,10 +18,12 @@ import torch.nn.functional as F
 from PIL.Image import Image, Resampling
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import RecordFailed, UserError
 from ..images.pictures import as_rgb
 from .shared import once
 
+MAX_RESIZED = 1 << 24
+"""Maximum number of pixels after the resize, before the crop: a picture of 224 pixels, and 330 times as long."""
 _MODES = {Resampling.BILINEAR: "bilinear", Resampling.BICUBIC: "bicubic"}
 """Resampling filters that torch has, with the same coefficients as Pillow."""
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -138,8 +140,13 @@ class Recipe:
         return _finished(_resized(_to_8_bits(images), geometry), geometry)
 
     def geometry(self, height: int, width: int) -> Geometry:
-        """The steps for pictures of this size."""
+        """The steps for pictures of this size.
+
+        Raises `RecordFailed` for a picture that is so narrow that it would be too large after the resize.
+        """
         resized = self._resized_size(height, width)
+        if resized[0] * resized[1] > MAX_RESIZED:
+            raise RecordFailed(f"{width} × {height} pixels are too narrow for a side of {self.side}")
         size = self.crop or resized
         top, left = (self._offset(there, wanted) for there, wanted in zip(resized, size, strict=True))
         steps = (self.resample, self.rounds, self.antialias, self.scale, self.mean, self.std)

@@ -9,7 +9,7 @@ transformers models: only the weights make them reward models.
 import copy
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self
@@ -33,6 +33,7 @@ from ..contracts import Reward
 from ..errors import UserError
 from . import backbones, devices, hub, imagereward, layouts, sources
 from .attention import fuse
+from .folder import Folder
 from .preprocess import Recipe
 from .shared import once
 
@@ -214,7 +215,7 @@ class RewardModel(nn.Module):
         if self.reads_apart:
             bias = _at_least_float32(model.logit_bias) if isinstance(model, SiglipModel) else 0.0
             return features.mean(-1) * _at_least_float32(model.logit_scale).exp() + bias
-        logits = _at_least_float32(model.itm_head(features))
+        logits: Tensor = model.itm_head(_at_least_float32(features))
         return logits[:, 1] - logits[:, 0]
 
     def forward(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -276,7 +277,10 @@ class Score(Reward):
         weights: list[Path],
         recipe: Recipe | None = None,
     ) -> None:
-        """`weights` are the files that the model was loaded from. `recipe` replaces that of the model."""
+        """The model is set up for scoring: no gradients for its weights, no dropout, and one step for BLIP's attention.
+
+        `weights` are the files that the model was loaded from. `recipe` replaces that of the model.
+        """
         if isinstance(model.backbone, BlipForImageTextRetrieval):
             fuse(model.backbone)
         self.model = model.eval().requires_grad_(False)
@@ -351,30 +355,33 @@ class Score(Reward):
         return torch.stack([known[prompt] for prompt in prompts])
 
 
-_open: WeakValueDictionary[tuple[Path, torch.device, torch.dtype], RewardModel] = WeakValueDictionary()
-"""Models in use, by folder, device and precision. Two rewards with the same weights share one model."""
+_open: WeakValueDictionary[Hashable, RewardModel] = WeakValueDictionary()
+"""Models in use, by folder and its stamp, device and precision. Two rewards with the same weights share one model."""
 
 
 def load_score(source: str, *, option: str, device: str, dtype: str = "", mean: float = 0.0, std: float = 1.0) -> Score:
-    """The model of a folder or a hub id as a reward. Raises `UserError` if it is not a BLIP or CLIP."""
+    """The model of a folder or a hub id as a reward. Raises `UserError` if it is none of the known kinds."""
     folder = sources.fetch("reward", source, option=option).resolve()
     where, precision = devices.resolve_device(device), devices.resolve_dtype(dtype)
-    model = _open.get((folder, where, precision))
+    key = (folder, Folder(folder).stamp(), where, precision)
+    model = _open.get(key)
     if model is None:
-        model = _open[folder, where, precision] = placed(open_model(source, option=option), where, precision)
+        model = _open[key] = placed(open_model(source, option=option), where, precision)
     return Score(model, mean=mean, std=std, weights=sorted(folder.glob("*.safetensors")))
 
 
 def placed(model: RewardModel, device: torch.device, dtype: torch.dtype) -> RewardModel:
     """The model on a device and in a precision.
 
-    The logit scale of a CLIP stays in float32. It is about 4.6, and rounded to bfloat16 it would change every scaled
-    score by up to 1.6 %.
+    What turns features into a reward stays in float32: the logit scale and bias of a CLIP or SigLIP, which rounded to
+    bfloat16 would change every score by up to 1.6 %, and the matching head of a BLIP.
     """
-    scale = model.backbone.logit_scale.data if isinstance(model.backbone, CLIPModel) else None
+    kept = {
+        name: one.data for name, one in model.backbone.named_parameters() if name.startswith(("logit_", "itm_head"))
+    }
     model.to(device, dtype)
-    if scale is not None:
-        model.backbone.logit_scale.data = scale.to(device, torch.float32)
+    for name, values in kept.items():
+        model.backbone.get_parameter(name).data = values.to(device, torch.float32)
     return model
 
 
@@ -389,7 +396,7 @@ def sha256(path: Path) -> str:
 
 
 def open_model(source: str, *, option: str) -> RewardModel:
-    """The model of a folder or a hub id, in float32. Raises `UserError` if it is not a BLIP or CLIP.
+    """The model of a folder or a hub id, in float32. Raises `UserError` if it is none of the known kinds.
 
     `option` is the text before the source on the command line, such as ``--reward vp:``.
     """

@@ -95,8 +95,11 @@ def load_batches(
             picture = album.open(record["file_name"])
         except RecordFailed as failure:
             return failure
-        with sharing():
-            return record, {spec: reward.prepare(picture) for spec, reward in rewards.items()}
+        try:
+            with sharing():
+                return record, {spec: reward.prepare(picture) for spec, reward in rewards.items()}
+        except RecordFailed as failure:
+            return RecordFailed(f"{record['file_name']}: {failure}")
 
     def sized() -> Iterator[tuple[R | RecordFailed, bool]]:
         """The records, and whether their pictures are large. A record without a picture becomes its failure."""

@@ -5,6 +5,7 @@ The score is the scaled cosine, about 17 to 24. The softmax over the pictures of
 
 from typing import TYPE_CHECKING
 
+from ..errors import UserError
 from ..models import sources
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ OPTION = "--reward pickscore:"
 
 def check(argument: str) -> None:
     """Raise `UserError` if the model in `argument`, or the one on the hub if it is empty, cannot be used."""
-    sources.check("reward", argument or HUB_ID, option=OPTION)
+    folder = sources.check("reward", argument or HUB_ID, option=OPTION)
+    if folder.read("config.json")["model_type"] != "clip":
+        raise UserError(f"{OPTION}{argument}: not a CLIP model, as PickScore is")
 
 
 def load(argument: str, *, device: str = "auto", dtype: str = "") -> "Score":

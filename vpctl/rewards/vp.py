@@ -1,4 +1,4 @@
-"""A reward model that train-rm wrote, or any BLIP or CLIP that transformers opens: vp:FOLDER."""
+"""A reward model that train-rm wrote, or any BLIP, CLIP or SigLIP of transformers: vp:FOLDER."""
 
 import json
 import math

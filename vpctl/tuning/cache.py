@@ -1,8 +1,8 @@
 """What the frozen layers make of each picture, on disk: later epochs compute only the layers that are trained.
 
 ImageReward's code loads every picture again for each of its pairs and computes all layers for it. Here the frozen ones
-run once for a picture, in the first epoch. Their output is always rounded to float16, whether it comes from the disk or
-not, so neither a lack of space nor an interrupt changes the training.
+run once for a picture, in the first epoch. Their output is always rounded to float16, also where it is not stored. So a
+lack of space or an interrupt does not change a training in float32.
 """
 
 import os

@@ -219,6 +219,7 @@ class RewardTraining(Algorithm):
         self.total = total = config.epochs * self._per_epoch
         self._patience = config.patience or config.epochs
         self._generator = torch.Generator().manual_seed(seed)
+        self._seed = seed
         torch.manual_seed(seed)
         self._loss = cast(LossName, config.loss)
         self._aspects, self._aspect_weight = aspects, config.aspect_weight
@@ -255,7 +256,8 @@ class RewardTraining(Algorithm):
         totals = self._totals(groups)
         sums = {"loss": 0.0, "aspect_loss": 0.0, "accuracy": 0.0}
         widest = 0.0
-        for part, pixels in passes:
+        for place, (part, pixels) in enumerate(passes):
+            self._seed_dropout(number, self._world.rank + place * self._world.size)
             features = features_of(self._model, part, pixels, self._device, self.dtype)
             outputs = self.heads(self._model, features)
             chosen, rejected = preferences(part)
@@ -283,6 +285,10 @@ class RewardTraining(Algorithm):
             del sums["accuracy"]
         return {**sums, **({"loss_scale": self._scaler.get_scale()} if self._scaler.is_enabled() else {})}
 
+    def _seed_dropout(self, step: int, place: int) -> None:
+        """Let dropout depend on the seed, the step and the place of a batch in it, whichever process computes it."""
+        torch.manual_seed(((self._seed + 1) * 1_000_003 + step) * 1_000_003 + place & (1 << 63) - 1)
+
     def _check_collapse(self, number: int, widest: float) -> None:
         """Raise `UserError` if the rewards have been nearly the same for all pictures of a pair for too many steps.
 
@@ -292,8 +298,8 @@ class RewardTraining(Algorithm):
         if self._collapsed == COLLAPSED_STEPS:
             raise UserError(
                 f"step {number}: the rewards have collapsed: in {COLLAPSED_STEPS} steps in a row no two pictures of a "
-                f"pair differed by more than {widest:.0e}, so nothing is learnt; take another --backbone or --head, or "
-                "change --learning-rate"
+                f"pair differed by more than {widest:.0e}, so nothing is learnt; take another --backbone or --head, "
+                "change --learning-rate, or lower --freeze, above all for a new: backbone"
             )
 
     def _totals(self, groups: list[PromptPairs]) -> Totals:
@@ -331,7 +337,9 @@ class RewardTraining(Algorithm):
         if number == 0 or number % self._per_epoch or not self._validation:
             return {}
         self._training(False)
-        measured = measure(self._model, self._validation, self._load, self._batch, self._device, self.dtype)
+        ours = measure(self._model, self._validation, self._load, self._batch, self._device, self.dtype)
+        values = torch.tensor(ours, dtype=torch.float64)
+        measured = Measured(*self._world.gather(values)[0].tolist())  # one process decides for all of them
         self._training(True)
         epoch = number // self._per_epoch
         if measured.loss < self._best["loss"]:

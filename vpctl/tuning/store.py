@@ -9,6 +9,7 @@ from torch import Tensor
 from ..errors import RecordFailed, UserError
 from ..images.pictures import Pictures
 from ..models.reward import RewardModel
+from ..records import fingerprint
 from .cache import FOLDER, FrozenFeatures
 
 CACHE_BYTES = 2 << 30
@@ -30,6 +31,7 @@ class Store:
         self._known: dict[int, Tensor] = {}
         self._free = CACHE_BYTES
         self._frozen: FrozenFeatures | None = None
+        self._kept: FrozenFeatures | None = None
         self._dtype: torch.dtype | None = None
 
     def number(self, path: str) -> int:
@@ -49,10 +51,9 @@ class Store:
     def _identity(self, path: str) -> str:
         """A text that changes with the content of a picture."""
         try:
-            about = Path(self._pictures.find(path)).stat()
+            return f"{path} {fingerprint(self._pictures.find(path))}"
         except (OSError, RecordFailed):
             return ""  # it is an error when the picture is opened
-        return f"{path} {about.st_size} {about.st_mtime_ns}"
 
     def load(self, numbers: Sequence[int]) -> Tensor:
         """The inputs (B, …) of these pictures. Raises `UserError` for a picture that cannot be opened."""
@@ -86,10 +87,17 @@ class Store:
                 picture = self._pictures.open(paths[number])
             except RecordFailed as failure:
                 raise UserError(str(failure)) from None
-            found.append(self._model.recipe.pixels(picture))
+            try:
+                found.append(self._model.recipe.pixels(picture))
+            except RecordFailed as failure:
+                raise UserError(f"{paths[number]}: {failure}") from None
         return found
+
+    def thaw(self) -> None:
+        """From now on, load pixels, so that the model is measured as it will be used."""
+        self._kept, self._frozen = self._frozen, None
 
     def close(self) -> None:
         """Delete what is kept on disk. A training that has ended needs it no more."""
-        if self._frozen:
-            self._frozen.remove()
+        if self._kept:
+            self._kept.remove()
