@@ -50,6 +50,7 @@ train new-clip mean --backbone new:clip --epochs 12
 wait $!
 
 # All are measured on the same held-out pairs, which are those of the mean, whatever a model has learnt from.
+# The intervals are over prompts. Another SEED can move an accuracy by 0.02: to tell smaller differences, run several.
 vpctl eval accuracy test.jsonl --reward vp:new-blip --baseline vp:new-clip --out backbones.jsonl
 set --
 for share in 10 30; do set -- "$@" --reward "vp:$share-percent"; done
