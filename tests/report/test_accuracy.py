@@ -1,7 +1,7 @@
 """The definitions of preference accuracy: on cases computed by hand, by their properties, on ImageReward's labels."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from itertools import combinations
 from random import Random
@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from tests.report.imagereward_patterns import pattern, rankings
 from vpctl.report.accuracy import (
     THRESHOLDS,
+    TIE,
     Accuracy,
     LabelledPair,
     best_threshold,
     difference_report,
     per_prompt,
     pooled,
-    ranked,
     tie_aware,
     ties_count,
     ties_half,
@@ -32,6 +32,16 @@ LEVELS = st.sampled_from([0.0, 1.0, 2.0])
 LABELLED = st.lists(
     st.builds(LabelledPair, st.sampled_from("pqr"), st.sampled_from([0.0, 0.5, 1.0]), LEVELS, LEVELS), min_size=1
 ).filter(lambda pairs: any(pair.label != 0.5 for pair in pairs))
+
+
+def ranked(prompt: str, ranks: Sequence[float], scores: Sequence[float]) -> list[LabelledPair]:
+    """Every two of a prompt's pictures. `ranks` are the labels, 1 for the best picture; equal ranks are a tie."""
+    pictures = zip(ranks, scores, strict=True)
+    return [
+        LabelledPair(prompt, TIE if rank == other else float(rank < other), score, against)
+        for (rank, score), (other, against) in combinations(pictures, 2)
+    ]
+
 
 BY_HAND = [*ranked("p", [1, 2, 2, 3], [4.0, 3.0, 2.0, 2.0]), *ranked("q", [1, 2], [1.0, 5.0])]
 """Prompt p: pictures a to d, b and c tied by the labels, c and d by the scores. Prompt q: one pair in the wrong order.

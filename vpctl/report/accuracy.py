@@ -20,7 +20,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from itertools import combinations
 from typing import NamedTuple
 
 from ..records import Report
@@ -77,15 +76,6 @@ class Accuracy(NamedTuple):
     def report(self, **keys: object) -> Report:
         """The accuracy with its interval, from a bootstrap over prompts. `keys` are further keys of the record."""
         return mean_report(self.values, self.prompts, **keys, chance=self.chance, pairs=self.pairs, ties=self.ties)
-
-
-def ranked(prompt: str, ranks: Sequence[float], scores: Sequence[float]) -> list[LabelledPair]:
-    """Every two of a prompt's pictures. `ranks` are the labels, 1 for the best picture; equal ranks are a tie."""
-    pictures = zip(ranks, scores, strict=True)
-    return [
-        LabelledPair(prompt, TIE if rank == other else float(rank < other), score, against)
-        for (rank, score), (other, against) in combinations(pictures, 2)
-    ]
 
 
 def ties_half(pairs: Iterable[LabelledPair]) -> Accuracy:

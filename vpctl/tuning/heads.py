@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..models.layouts import affine
 from ..models.reward import RewardModel
 
 HEADS_FILE = "heads.safetensors"
@@ -95,8 +96,5 @@ def five_layers(width: int) -> nn.Sequential:
 def collapsed(layers: nn.Sequential) -> tuple[Tensor, Tensor]:
     """Weight (D,) and bias () of the one affine function that these layers are without their dropout."""
     linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
-    weights = [layer.weight.cpu().double() for layer in linear]
-    weight, bias = weights[0], linear[0].bias.cpu().double()
-    for after, layer in zip(weights[1:], linear[1:], strict=True):
-        weight, bias = after @ weight, after @ bias + layer.bias.cpu().double()
+    weight, bias = affine([(layer.weight.cpu(), layer.bias.cpu()) for layer in linear])
     return weight[0].float(), bias[0].float()
