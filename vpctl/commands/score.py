@@ -77,8 +77,8 @@ def score(
         vpctl score tuned/metadata.jsonl --reward vp:vp-score/
             --reward pickscore --out tuned/scored.jsonl
 
-        vpctl score images/metadata.jsonl
-            -r clip:openai/clip-vit-large-patch14 | jq .scores
+        vpctl score images/metadata.jsonl -r imagereward -r hpsv2.1
+            -r aesthetic --calibrate reference.json | jq .scores
     """
     specs = list(dict.fromkeys(plugins.check("reward", spec) for spec in reward or ["shapes"]))
     if not reward:
