@@ -35,6 +35,16 @@ def test_the_first_block_of_the_readme_runs_in_an_empty_folder(tmp_path: Path) -
     assert "data:image/" in (tmp_path / "report.html").read_text()
 
 
+def parse(name: str, words: list[str]) -> None:
+    """Have the parser of a command take these words. It raises an error for those that the command does not have."""
+    commands: Any = typer.main.get_command(cli.build({name}))
+    parser = commands.commands[name]
+    if name == "eval":
+        kind, *words = words
+        parser = parser.commands[kind]
+    parser.make_context(name, [*words])
+
+
 @pytest.mark.parametrize("block", BLOCKS[:2], ids=["shapes", "stable-diffusion"])
 def test_every_file_that_a_block_of_the_readme_reads_was_made_before(block: str) -> None:
     made: set[str] = set()
@@ -52,10 +62,7 @@ def test_the_parser_takes_every_command_of_a_block_of_the_readme(block: str) -> 
     assert len(commands) >= 8
     for command in commands:
         _, name, *words = shlex.split(command)
-        parser: Any = typer.main.get_command(cli.build({name})).commands[name]  # type: ignore[attr-defined]
-        if name == "eval":
-            parser = parser.commands[words.pop(0)]
-        parser.make_context(name, words)
+        parse(name, words)
 
 
 @pytest.mark.parametrize("script", ["shapes.sh", "ablations.sh"])
@@ -71,10 +78,8 @@ def test_the_parser_takes_every_command_of_an_example_and_what_it_reads_was_made
     made = {words[words.index("--out") + 1] for words in calls}
     assert len(made) == len(calls), "nothing is written twice"
     for name, *words in calls:
-        parser: Any = typer.main.get_command(cli.build({name})).commands[name]  # type: ignore[attr-defined]
-        if name == "eval":
-            parser = parser.commands[words.pop(0)]
-        parser.make_context(name, [*words])
+        parse(name, words)
+        words = words[1:] if name == "eval" else words
         read = {words[0], *(word.removeprefix("vp:") for word in words if word.startswith("vp:"))}
         assert {one for one in read if not one.endswith(".txt")} <= made, (name, words)
 

@@ -1,9 +1,10 @@
 """Vision-language models that are small enough to be created and trained in a test."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from PIL import Image
@@ -16,6 +17,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from vpctl import plugins
 from vpctl.annotators._vision_language import ChatRequest, LocalJudge
 from vpctl.contracts import Question
+from vpctl.errors import UserError
 from vpctl.judging import questions
 
 IN_PLACE = """{% for message in messages %}<|{{ message.role }}|>{% for part in message.content %}
@@ -136,3 +138,13 @@ def second_turn(first: ChatRequest, answer: str, complaint: str) -> ChatRequest:
 def decoded(folder: Path, ids: Any) -> str:
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
     return str(tokenizer.decode(ids))
+
+
+def check_refused(kind: str, plug_in: str, reasons: Mapping[str, str]) -> None:
+    """Check that a plug-in refuses each of these models in one line, for this reason."""
+    for model, said in reasons.items():
+        with pytest.raises(UserError) as raised:
+            plugins.load(kind, f"{plug_in}:{model}", device="cpu")
+        assert str(raised.value).startswith(f"--{kind} {plug_in}:{model}")
+        assert said in str(raised.value)
+        assert "\n" not in str(raised.value)

@@ -109,7 +109,7 @@ def test_ties_are_kept_on_request_with_a_margin_of_nothing(
     pairs: Any, options: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tie,) = pairs(*TWO_ASPECTS, **options, keep_ties=True)
-    assert told(tie) == ("a", "b", 0, {"aesthetic": -1.0, "fidelity": 0.5}), "of which none is preferred"
+    assert told(tie) == ("a", "b", 0, {"aesthetic": -1.0, "fidelity": 0.5}), "none is preferred"
     check(tie, Pair, "here")
     assert "1 pair written to" in (said := capsys.readouterr().err)
     assert "; 1 tie among them\n" in said

@@ -368,7 +368,13 @@ def test_rewards_without_a_spread_are_not_added(place: Path, capsys: pytest.Capt
     assert not Path("file.json").exists()
 
 
-GOOD = {"n": 2, "mean": 0.5, "std": 1.0, "quantiles": [float(n) for n in range(101)], "fingerprint": "x"}
+GOOD: dict[str, Any] = {
+    "n": 2,
+    "mean": 0.5,
+    "std": 1.0,
+    "quantiles": [float(n) for n in range(101)],
+    "fingerprint": "x",
+}
 
 
 @pytest.mark.parametrize(
@@ -382,7 +388,7 @@ GOOD = {"n": 2, "mean": 0.5, "std": 1.0, "quantiles": [float(n) for n in range(1
         "<page>",
         "[" * 100_000,
         json.dumps({"./lengths.py": {**GOOD, "quantiles": [1.0] * 7}}),
-        json.dumps({"./lengths.py": {**GOOD, "quantiles": GOOD["quantiles"][::-1]}}),  # type: ignore[index]
+        json.dumps({"./lengths.py": {**GOOD, "quantiles": GOOD["quantiles"][::-1]}}),
         json.dumps({"./lengths.py": {**GOOD, "quantiles": [float("nan")] * 101}}),
         json.dumps({"./lengths.py": {**GOOD, "quantiles": [10**400] * 101}}),
         json.dumps({"./lengths.py": {**GOOD, "quantiles": "0" * 101}})[:-9],

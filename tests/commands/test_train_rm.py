@@ -33,8 +33,9 @@ from vpctl.commands.train_rm import (
 from vpctl.configs import PRESETS, RewardModelConfig
 from vpctl.errors import UserError
 from vpctl.images.pictures import Pictures
+from vpctl.models.backbones import PACKAGED
 from vpctl.models.imagereward import MEAN, STD
-from vpctl.models.reward import SHAPES_BACKBONE, open_backbone, open_model
+from vpctl.models.reward import open_backbone, open_model
 from vpctl.records import Pair, Report
 from vpctl.rewards import vp
 from vpctl.tuning.reward import Comparison, Kept, PromptPairs
@@ -198,7 +199,7 @@ def test_a_preset_sets_what_is_not_given_and_says_so(run: Run, tmp_path: Path) -
     assert "1 of 2 prompts have more than 6 tokens: their ends are not read." in (tmp_path / "rm/README.md").read_text()
     model = open_model(str(tmp_path / "rm"), option="")
     assert model.tokens(["a red circle left of a blue square"])["input_ids"].shape == (1, 6)
-    assert model.pixels([Image.new("RGB", (40, 20))]).shape == (1, 3, 16, 16)
+    assert model.recipe.pixels(Image.new("RGB", (40, 20))).shape == (3, 16, 16)
 
 
 def test_the_recipes_are_those_of_the_papers() -> None:
@@ -341,7 +342,7 @@ def test_a_picture_is_one_however_many_pairs_it_stands_in(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     for name, colour in {"a.png": "red", "b.png": "blue", "c.png": "green"}.items():
         Image.new("RGB", (32, 32), colour).save(tmp_path / name)
-    store = Store(open_model(str(SHAPES_BACKBONE), option=""), Pictures([str(tmp_path)]))
+    store = Store(open_model(str(PACKAGED), option=""), Pictures([str(tmp_path)]))
     pairs = [pair("p"), pair("p", "c.png", "a.png"), pair("q", "b.png", "c.png")]
     first, second = grouped(pairs, store)
     assert first == PromptPairs("p", [0, 1, 2], [Comparison(0, 1, 0.5), Comparison(2, 0, 0.5)])
@@ -354,7 +355,7 @@ def test_a_picture_is_one_however_many_pairs_it_stands_in(tmp_path: Path, monkey
 
 
 def small_siglip(folder: Path) -> None:
-    """A small SigLIP with random weights. It reads 16 tokens, each of which is a letter."""
+    """A small SigLIP with random weights. It reads 16 tokens. A token is a letter."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
     words = {"vocab_size": 40, "max_position_embeddings": 16, "projection_size": 32}
@@ -437,7 +438,7 @@ def test_the_code_of_the_card_gives_the_reward(tmp_path: Path, kind: str, times:
 
 
 def test_a_picture_that_is_not_there_is_named(tmp_path: Path) -> None:
-    store = Store(open_model(str(SHAPES_BACKBONE), option=""), Pictures([str(tmp_path)]))
+    store = Store(open_model(str(PACKAGED), option=""), Pictures([str(tmp_path)]))
     store.number("gone.png")
     with pytest.raises(UserError, match=r"gone\.png: there is no such picture"):
         store.load([0])

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
 from vpctl.errors import UserError
-from vpctl.models.reward import SHAPES_BACKBONE
+from vpctl.models.backbones import PACKAGED
 from vpctl.prompts.safety import UnsafeModel
 
 DETOXIFY = ["toxicity", "severe_toxicity", "obscene", "identity_attack", "insult", "threat", "sexual_explicit", "male"]
@@ -17,7 +17,7 @@ PROMPTS = ["a red circle", "two green stars left of a blue triangle on a black b
 
 def config(labels: list[str], **more: Any) -> BertConfig:
     return BertConfig(
-        vocab_size=len(AutoTokenizer.from_pretrained(SHAPES_BACKBONE)),
+        vocab_size=len(AutoTokenizer.from_pretrained(PACKAGED)),
         hidden_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
@@ -33,7 +33,7 @@ def saved(folder: Path, labels: list[str], **more: Any) -> str:
     model = AutoModelForSequenceClassification.from_config(config(labels, **more))
     model.classifier.weight.data.normal_(std=4)
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(SHAPES_BACKBONE).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(PACKAGED).save_pretrained(folder)
     return str(folder)
 
 
@@ -74,7 +74,7 @@ def test_what_is_no_classifier_of_the_unsafe_is_told_so(tmp_path: Path) -> None:
     )
     bare = str(tmp_path / "bare")
     BertModel(config(DETOXIFY)).save_pretrained(bare)
-    AutoTokenizer.from_pretrained(SHAPES_BACKBONE).save_pretrained(bare)
+    AutoTokenizer.from_pretrained(PACKAGED).save_pretrained(bare)
     assert complaint(bare) == f"--unsafe-model {bare}: a BertModel, which is not a classifier"
     (tmp_path / "empty").mkdir()
     assert complaint(str(tmp_path / "empty")) == f"--unsafe-model {tmp_path / 'empty'}: there is no config.json in it"

@@ -139,7 +139,7 @@ def _of_its_time() -> Iterator[None]:
     parts = [fairscale.rsplit(".", cut)[0] for cut in range(fairscale.count(".") + 1)]
     modules = {name: ModuleType(name) for name in parts if importlib.util.find_spec("fairscale") is None}
     for name, module in modules.items():
-        module.checkpoint_wrapper = None  # type: ignore[attr-defined]
+        vars(module)["checkpoint_wrapper"] = None
         sys.modules[name] = module
     try:
         yield

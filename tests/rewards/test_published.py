@@ -19,8 +19,9 @@ from tests.rewards import peers
 from vpctl import plugins
 from vpctl.errors import UserError
 from vpctl.models import layouts
+from vpctl.models.backbones import PACKAGED
 from vpctl.models.preprocess import Recipe
-from vpctl.models.reward import SHAPES_BACKBONE, Score
+from vpctl.models.reward import Score
 from vpctl.models.shared import sharing
 from vpctl.models.tensors import from_pictures
 from vpctl.prompts.clip_tokens import ClipTokens
@@ -397,7 +398,7 @@ def test_a_prompt_is_encoded_once(hps: Path, pictures: list[Image.Image], monkey
     first = reward(pictures, PROMPTS)
     again = reward(pictures, PROMPTS)
     assert torch.equal(first, again)
-    assert seen == [3], "four prompts, two of which are the same"
+    assert seen == [3], "two of the four prompts are the same"
     reward(pictures[:1], ["another"])
     reward(pictures[:1], [PROMPTS[1]])
     reward(pictures[:1], [PROMPTS[0]])
@@ -457,7 +458,7 @@ def sha256_of(path: Path) -> str:
 
 def test_pickscore_takes_no_other_model() -> None:
     with pytest.raises(UserError, match=r"not a CLIP model, as PickScore is$"):
-        plugins.check("reward", f"pickscore:{SHAPES_BACKBONE}")
+        plugins.check("reward", f"pickscore:{PACKAGED}")
 
 
 def test_a_folder_that_has_changed_is_loaded_anew(tmp_path: Path, pictures: list[Image.Image]) -> None:

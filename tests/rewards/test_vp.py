@@ -13,7 +13,8 @@ from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetr
 from vpctl import plugins
 from vpctl.errors import UserError
 from vpctl.models import preprocess
-from vpctl.models.reward import LONGEST_TEXT, SHAPES_BACKBONE, RewardModel, open_backbone, open_model
+from vpctl.models.backbones import PACKAGED
+from vpctl.models.reward import LONGEST_TEXT, RewardModel, open_backbone, open_model
 from vpctl.models.tensors import from_pictures, to_pictures
 from vpctl.rewards import clip, pickscore, vp
 from vpctl.shapes.grammar import read
@@ -30,7 +31,7 @@ def shown() -> list[Image.Image]:
 @pytest.fixture(scope="module")
 def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("blip")
-    open_model(str(SHAPES_BACKBONE), option="").save(folder)
+    open_model(str(PACKAGED), option="").save(folder)
     (folder / "reward.json").write_bytes(orjson.dumps({"mean": 0.25, "std": 2.0}))
     return folder
 
@@ -74,7 +75,7 @@ POSITIONS = "text_encoder.embeddings.position_embeddings.weight"
 
 
 def test_a_saved_tokenizer_cuts_long_prompts_where_the_reward_model_does(tmp_path: Path) -> None:
-    packaged = open_model(str(SHAPES_BACKBONE), option="")
+    packaged = open_model(str(PACKAGED), option="")
     packaged.tokenizer.model_max_length = 512  # as in BERT's tokenizer
     model = RewardModel(packaged.backbone, packaged.tokenizer, packaged.processor, where="")
     model.save(tmp_path)
@@ -123,7 +124,7 @@ def test_pictures_of_other_sizes_are_resized(blip: Path, shown: list[Image.Image
 
 
 def test_the_packaged_backbone_knows_what_it_sees() -> None:
-    model = open_model(str(SHAPES_BACKBONE), option="test").eval()
+    model = open_model(str(PACKAGED), option="test").eval()
     pairs = {
         "a red circle left of a blue star": "a red circle right of a blue star",
         "two green squares on a white background": "two green squares on a black background",
@@ -134,7 +135,7 @@ def test_the_packaged_backbone_knows_what_it_sees() -> None:
     others = [*pairs.values(), *pairs]
     right = 0
     for seed in range(5):
-        pixels = model.pixels([render(read(caption), Random(seed)) for caption in captions])
+        pixels = torch.stack([model.recipe.pixels(render(read(caption), Random(seed))) for caption in captions])
         with torch.no_grad():
             right += int((model(pixels, **model.tokens(captions)) > model(pixels, **model.tokens(others))).sum())
     assert right >= 37, f"{right} of 40; guessing would be 20"

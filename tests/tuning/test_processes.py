@@ -19,7 +19,7 @@ OPTIONS = "--batch 3 --epochs 3 --learning-rate 1e-4 --device cpu --save-every 1
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    """Thirteen prompts with two pairs each, of which one is right and one is wrong, so that there is much to learn.
+    """Thirteen prompts with two pairs each. One pair is right and the other is wrong, so the loss stays large.
 
     The last step of an epoch has a batch for one of two processes only.
     """

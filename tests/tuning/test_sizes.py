@@ -28,12 +28,12 @@ def test_a_model_of_another_size_is_saved_with_all_that_is_needed(kind: str, tmp
     picture = Image.linear_gradient("L").rotate(90).resize((100, 60)).convert("RGB")
     prompt = "a red circle left of a blue square"
     with torch.no_grad():
-        reward = model(pixels := model.pixels([picture]), **model.tokens([prompt]))
+        reward = model(pixels := model.recipe.pixels(picture)[None], **model.tokens([prompt]))
     assert pixels.shape == (1, 3, 48, 48)
-    assert not torch.equal(pixels, model.pixels([picture.crop((0, 0, 60, 60))])), "the centre is cropped"
+    assert not torch.equal(pixels, model.recipe.pixels(picture.crop((0, 0, 60, 60)))[None]), "the centre is cropped"
     model.save(tmp_path)
     again = open_model(str(tmp_path), option="")
-    torch.testing.assert_close(again.pixels([picture]), pixels)
+    torch.testing.assert_close(again.recipe.pixels(picture)[None], pixels)
     with torch.no_grad():
         torch.testing.assert_close(again(pixels, **again.tokens([prompt])), reward)
     assert again.tokens([prompt])["input_ids"].shape == (1, 6)

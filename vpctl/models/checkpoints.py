@@ -103,7 +103,7 @@ def _check_pickle(path: Path) -> None:
     if foreign:
         raise UnusableFolder(
             f"{path.name}: is a pickle with more than tensors in it ({foreign[0].replace(' ', '.')}), which could run "
-            f"code and is not opened; name a copy in safetensors"
+            "code and is not opened; name a copy in safetensors"
         )
 
 
@@ -114,7 +114,7 @@ def _named_in_archive(file: BinaryIO, name: str) -> Iterator[str]:
             if len(pickles) != 1 or pickles[0].file_size > _LARGEST_PICKLE:
                 raise UnusableFolder(f"{name}: is not a checkpoint of torch.save")
             data = archive.read(pickles[0])
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError):
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError):  # damaged, unknown method, encrypted, cut
         raise UnusableFolder(f"{name}: is cut off or damaged; copy it again") from None
     try:
         yield from _named(data)

@@ -11,6 +11,9 @@ from torch import Tensor, distributed, nn
 
 from ..errors import UserError
 
+DTYPES = ("float32", "bfloat16", "float16")
+"""Names of the precisions that models compute in."""
+
 
 def resolve_device(device: str) -> torch.device:
     """The device with this name. ``auto`` is the first GPU, or else the CPU. Raises `UserError` if it is missing."""
@@ -27,8 +30,11 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_dtype(dtype: str) -> torch.dtype:
-    """The precision with this name: float32, bfloat16 or float16. An empty name is float32."""
-    return {"": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+    """The precision with this name: one of `DTYPES`, or float32 if it is empty. Raises `UserError` for another name."""
+    if dtype and dtype not in DTYPES:
+        raise UserError(f"--dtype {dtype}: known: {', '.join(DTYPES)}")
+    found: torch.dtype = getattr(torch, dtype or DTYPES[0])
+    return found
 
 
 def half_on_gpu(device: torch.device) -> torch.dtype:

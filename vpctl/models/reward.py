@@ -37,7 +37,6 @@ from .folder import Folder
 from .preprocess import Recipe
 from .shared import once
 
-SHAPES_BACKBONE = backbones.PACKAGED
 LONGEST_TEXT = 77
 """Maximum tokens of a prompt. BERT's tokenizer allows 512, but no prompt is that long.
 
@@ -51,8 +50,8 @@ ARCHITECTURES: dict[str, Any] = {"blip": BlipForImageTextRetrieval, "clip": CLIP
 class RewardModel(nn.Module):
     """A vision-language model as a function from pictures and prompts to one raw reward each.
 
-    The function has two parts, so that what is computed from a picture alone can be shared: `image_features`, and
-    `compare`, which also takes the prompts.
+    The function has three parts, so that what is computed from a picture alone can be shared: `image_features`,
+    `pair_features`, which also takes the prompts, and `reward`.
     """
 
     def __init__(
@@ -96,13 +95,6 @@ class RewardModel(nn.Module):
         """Whether the model reads only the beginning of a prompt."""
         with hub.compute_errors(self.where):
             return bool(len(self.tokenizer(prompt, verbose=False).input_ids) > self.tokenizer.model_max_length)
-
-    def pixels(self, images: list[Image.Image] | Tensor) -> Tensor:
-        """Normalised pixels (B, 3, height, width). Gradients flow back to a tensor (B, 3, H, W) in [0, 1]."""
-        with hub.compute_errors(self.where):
-            if isinstance(images, Tensor):
-                return self.recipe.batch(images, where=self.where)
-            return torch.stack([self.recipe.pixels(image) for image in images])
 
     def train(self, mode: bool = True) -> Self:
         """Turn dropout on or off. It stays off in modules that are frozen as a whole: their outputs are constant."""
@@ -189,8 +181,7 @@ class RewardModel(nn.Module):
 
         They are the elementwise product of the two, each scaled to a mean square of 1.
         """
-        scaled = (F.normalize(_at_least_float32(one)) for one in (images, texts))
-        return next(scaled) * next(scaled) * images.shape[-1]
+        return F.normalize(_at_least_float32(images)) * F.normalize(_at_least_float32(texts)) * images.shape[-1]
 
     def pair_features(self, images: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The features (B, D) that the reward is an affine function of, from image features and tokens (B, L).

@@ -22,7 +22,6 @@ MAX_SIDE = 1024
 """Maximum side of a picture in pixels; larger ones are scaled down before the model's own processor gets them."""
 BATCH_ON_GPU, BATCH_ON_CPU = 8, 2
 """Maximum number of conversations in a batch. Few are enough to keep a CPU busy."""
-DTYPES = ("float32", "bfloat16", "float16")
 MARK = "zqx"
 """A text that does not occur in any chat template."""
 
@@ -60,11 +59,9 @@ class VisionLanguageModel:
         """Open the processor of a folder or a hub id. The weights are loaded when they are first used.
 
         `option` is the text before the source on the command line, such as ``--reward vqascore:``. `dtype` is one of
-        `DTYPES`; if it is empty, it is float32 on a CPU and bfloat16 on a GPU. Raises `UserError` if the model cannot
-        chat about pictures.
+        `devices.DTYPES`; if it is empty, it is float32 on a CPU and bfloat16 on a GPU. Raises `UserError` if the model
+        cannot chat about pictures.
         """
-        if dtype and dtype not in DTYPES:
-            raise UserError(f"--dtype {dtype}: known: {', '.join(DTYPES)}")
         self.source, self._option, self.where = source, option, f"{option}{source}"
         folder = sources.check("judge", source, option=option).path
         self.revision = folder.name
@@ -82,7 +79,7 @@ class VisionLanguageModel:
             raise UserError(f"{self.where}: has no chat template; name a model that was trained to follow instructions")
         self.device = devices.resolve_device(device)
         on_cpu = self.device.type == "cpu"
-        self.dtype: torch.dtype = getattr(torch, dtype or ("float32" if on_cpu else "bfloat16"))
+        self.dtype = devices.resolve_dtype(dtype or ("float32" if on_cpu else "bfloat16"))
         self.max_batch_size = BATCH_ON_CPU if on_cpu else BATCH_ON_GPU
         self.tokenizer = self.processor.tokenizer
         self.tokenizer.padding_side = "left"

@@ -30,7 +30,7 @@ class FrozenFeatures:
     """Arrays (*shape) of float16 by number, computed once for each of `names`.
 
     The file has a checksum for each array, which also depends on the name. So an array that is half written, or of
-    another picture, is computed again. `folder` is None if nothing is to be stored.
+    another picture, is computed again. If `folder` is None, nothing is stored.
     """
 
     def __init__(self, folder: Path | None, names: Sequence[str], shape: tuple[int, ...]) -> None:
@@ -92,6 +92,7 @@ class FrozenFeatures:
                 os.pwrite(self._sums, self._checksum(number, data), number * _CHECKSUM)
         except OSError as error:
             progress.warn(f"{self._folder}: {os_reason(error)}: the frozen layers are computed in every epoch")
+            os.close(self._file)
             self._file = -1
 
     def _checksum(self, number: int, data: bytes) -> bytes:
@@ -100,5 +101,9 @@ class FrozenFeatures:
 
     def remove(self) -> None:
         """Delete the file. A training that has ended needs it no more."""
+        for opened in (self._file, self._sums):
+            if opened >= 0:
+                os.close(opened)
+        self._file = self._sums = -1
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)

@@ -19,8 +19,7 @@ def limit_text(model: RewardModel, tokens: int) -> None:
 
 def too_long(model: RewardModel, prompts: Sequence[str]) -> int:
     """The number of prompts whose end the model does not read."""
-    limit = model.tokenizer.model_max_length
-    return sum(len(ids) > limit for ids in model.tokenizer(list(prompts), truncation=False)["input_ids"])
+    return sum(map(model.is_truncated, prompts))
 
 
 def with_pictures_of(model: RewardModel, side: int) -> RewardModel:

@@ -22,7 +22,7 @@ class Store:
     """Inputs of a reward model by the number of a picture.
 
     If vision layers are frozen, the inputs are their outputs, (P, D) in float16, which `FrozenFeatures` keeps on disk.
-    Otherwise they are pixels (3, height, width), of which up to two gigabytes are kept in memory.
+    Otherwise they are pixels (3, height, width). Up to two gigabytes of them are kept in memory.
     """
 
     def __init__(self, model: RewardModel, pictures: Pictures) -> None:
