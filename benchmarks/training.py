@@ -33,11 +33,16 @@ from vpctl.tuning.run import optimizer_step
 from vpctl.tuning.store import Store
 
 PER_PROMPT, SIDE, SEED = 4, 512, 0
-RATE = 1e-5
+RATE = 1e-8
+"""So small that the first prompt has the same loss on both sides, in whatever order the prompts are learnt from."""
 
 
 def full_size() -> RewardModel:
-    """ImageReward's model with random weights. Its tokenizer knows one word for each letter."""
+    """ImageReward's model with random weights. Its tokenizer knows one word for each letter.
+
+    The weights are larger than those of a new model, so that pictures have different rewards. If they had none, the
+    gradients would be full of numbers below 1e-38, with which a CPU is seven times slower.
+    """
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Split
@@ -63,6 +68,9 @@ def full_size() -> RewardModel:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", model_max_length=35)
     processor = CLIPImageProcessorPil(size={"shortest_edge": 224}, crop_size={"height": 224, "width": 224})
     model = RewardModel(BlipForImageTextRetrieval(config), tokenizer, processor, where="benchmark")
+    for weight in model.parameters():
+        if weight.ndim == 2:
+            torch.nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
     freeze(model.backbone, 0.7, "layers")
     return model
 

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from transformers import BlipForImageTextRetrieval
 
 from ..configs import RewardModelConfig
 from ..errors import UserError
 from ..flow import ahead
+from ..models.attention import fuse
 from ..models.devices import World
 from ..models.reward import RewardModel
 from ..models.tensors import same_layout
@@ -221,6 +223,8 @@ class RewardTraining(Algorithm):
         self._generator = torch.Generator().manual_seed(seed)
         self._seed = seed
         torch.manual_seed(seed)
+        if isinstance(model.backbone, BlipForImageTextRetrieval):
+            fuse(model.backbone, training=True)
         self._loss = cast(LossName, config.loss)
         self._aspects, self._aspect_weight = aspects, config.aspect_weight
         self.heads = Heads(model, head=config.head, aspects=aspects, uncertain=config.loss == "uncertainty").to(
@@ -230,7 +234,9 @@ class RewardTraining(Algorithm):
             model.get_submodule("backbone.itm_head").requires_grad_(False)  # the new head is written there at the end
         parameters = (*model.parameters(), *self.heads.parameters())
         self._trainable = [parameter for parameter in parameters if parameter.requires_grad]
-        self._optimizer = torch.optim.AdamW(self._trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self._optimizer = torch.optim.AdamW(
+            self._trainable, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
         self._learning_rate = [cosine_decay(config.learning_rate, step, total) for step in range(total)]
         self.dtype = None if config.dtype == "float32" else getattr(torch, config.dtype)
         self._scaler = torch.amp.GradScaler(world.device.type, enabled=config.dtype == "float16")
