@@ -176,8 +176,8 @@ class RewardModelConfig:
             group="Training",
             help="Loss. bradley-terry: the preferred picture must have the higher reward. margin: by more, the larger "
             "the pair's margin is (Llama 2). ties: tied pairs must have equal rewards (PickScore); merge --keep-ties "
-            "writes them. uncertainty: the model also predicts the deviation of each reward (HPSv3). The deviation is "
-            "no measure of doubt: this loss makes it smallest for undecided pairs.",
+            "writes them. uncertainty: the model also predicts the deviation of each reward (HPSv3). Do not "
+            "read the deviation as doubt. This loss makes it smallest for the pairs that are hardest to decide.",
         ),
     ] = "bradley-terry"
     """The paper, section 4.1."""
@@ -247,8 +247,8 @@ class RewardModelConfig:
             "--without",
             metavar="ASPECT",
             group="Training",
-            help="Leave this aspect out of the preference that is learnt: the margin of a training or validation pair "
-            "becomes the mean of its other aspects. Test pairs stay as they are; repeatable.",
+            help="Do not learn this aspect. The margin of a training or validation pair becomes the mean of its other "
+            "aspects. Test pairs do not change; repeatable.",
         ),
     ] = None
     aspect_weight: Annotated[
@@ -259,7 +259,7 @@ class RewardModelConfig:
             max=100,
             group="Training",
             help="Weight of the aspects in the loss. Above 0, each aspect of the pairs gets a head of its own, which "
-            "is trained together with the overall one and written to heads.safetensors.",
+            "is trained together with the overall one and written to heads.safetensors. score does not read this file.",
         ),
     ] = 0.0
     dtype: Annotated[

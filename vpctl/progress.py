@@ -8,8 +8,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 
+from .streams import places
 from .streams.places import stdout_is_pipe
 
 T = TypeVar("T")
@@ -119,14 +121,25 @@ def _print(text: str) -> None:
     if sys.stderr is None:
         return
     try:
-        if _bar is not None:
-            _bar.clear()
-        sys.stderr.write(text)
-        sys.stderr.flush()
-        if _bar is not None:
-            _bar.refresh()
+        with _above_bar():
+            sys.stderr.write(text)
+            sys.stderr.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+@contextmanager
+def _above_bar() -> Iterator[None]:
+    """A context in which something else is written to the terminal: the bar is gone, and drawn again below it."""
+    bar = _bar
+    if bar is not None:
+        bar.clear()
+    yield
+    if bar is not None:
+        bar.refresh()
+
+
+places.above_bar = _above_bar
 
 
 class Counter:
@@ -212,14 +225,23 @@ def track(items: Iterable[T], unit: str, *, total: int | None = None) -> Iterato
             count()
 
 
-def finished(done: str, target: str, *, resumed: int = 0, failed: int = 0, more: str = "") -> None:
+def finished(
+    done: str,
+    target: str,
+    *,
+    resumed: int = 0,
+    failed: int = 0,
+    more: str = "",
+    retry: str = "run the same command again to retry them",
+) -> None:
     """Print the last line of a stage: what it did, where, how many records existed before, how many failed, and `more`.
 
-    `target` is the file or folder as the user named it; ``-`` is standard output.
+    `target` is the file or folder as the user named it; ``-`` is standard output. `retry` says what to do about failed
+    records.
     """
     flush_warnings()
     there = f"; {resumed} {'was' if resumed == 1 else 'were'} already there" if resumed else ""
-    lost = f"; {failed} failed; run the same command again to retry them" if failed else ""
+    lost = f"; {failed} failed; {retry}" if failed else ""
     note(f"{done} {written(target)}{there}{lost}{f'; {more}' if more else ''}")
 
 

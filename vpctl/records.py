@@ -159,6 +159,9 @@ class Report(TypedDict):
     low: Annotated[float, "Lower end of its interval."]
     high: Annotated[float, "Upper end of its interval."]
     n: Annotated[int, "Number of items that the value is a mean of, such as pairs."]
+    prompts: NotRequired[
+        Annotated[int, "Number of prompts, if it is below 10. The interval is then at least as wide as Wilson's."]
+    ]
     baseline: NotRequired[
         Annotated[str, "What `name` is compared with: the file of the base model, a reward, or an annotator."]
     ]
@@ -313,8 +316,9 @@ def check(record: object, kind: Any, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: a record is a JSON object on one line; this is {_found(record)}{way_out}")
     name = _with_article(kind.__name__.lower())
     if missing := [key for key, (required, _, _) in known.items() if required and key not in record]:
-        has = ", ".join(record) or "no keys"
-        raise UserError(f"{where}: {name} needs {listing(map(repr, missing))}; this one has {has}")
+        known_as = next((what for key, what in _READERS.items() if key in record and key not in known), "")
+        found = f"is {known_as}" if known_as else f"one has {', '.join(record) or 'no keys'}"
+        raise UserError(f"{where}: {name} needs {listing(map(repr, missing))}; this {found}")
     for key, (required, expected, _) in known.items():
         if not required and key in record:
             _drop_null(record, key)
@@ -363,6 +367,13 @@ def _check_pictures(judgement: dict[str, Any], where: str) -> None:
         raise UserError(f"{where}: 'order' of a judgement must have every index into its {pictures} image_ids once")
 
 
+_READERS = {
+    "image_ids": "a judgement, which merge and eval judgements read",
+    "chosen_file_name": "a pair, which train-rm, tune-dpo and eval accuracy read",
+    "metric": "a report, which eval compare reads with --report",
+    "file_name": "a picture, which score and annotate read",
+}
+"""By a key that shows the kind of a record: the kind, and the commands that read it."""
 _MARKS = {"aspect": "a judgement", "image_id": "a picture", "chosen_file_name": "a pair", "metric": "a report"}
 """Keys that show the kind of a record that has a prompt but is not a `Prompt`."""
 

@@ -98,6 +98,7 @@ def test_accuracy_is_how_often_the_chosen_picture_scores_higher(tmp_path: Path, 
         "high": expected.high,
         "n": 5,
         "confidence": 0.95,
+        "prompts": 4,
     }
     assert second["name"] == f"{red}:-1"
     assert second["value"] == pytest.approx(0.3)
@@ -127,7 +128,28 @@ def test_accuracy_of_a_part_of_the_data(tmp_path: Path, red: str) -> None:
         assert (report["value"], report["n"]) == (pytest.approx(value), n)
     with pytest.raises(UserError) as raised:
         accuracy(str(source), reward=[red], split="validation")
-    assert str(raised.value) == f"{source}: there are no pairs of split 'validation'"
+    there = "there are pairs of 'test' and 'train'"
+    assert str(raised.value) == f"{source}: there are no pairs of split 'validation'; {there}"
+    write_lines(source, [{key: value for key, value in row.items() if key != "split"} for row in rows])
+    with pytest.raises(UserError, match=r"'test', and no pair has a split; merge --split train:0\.8,.* makes splits$"):
+        accuracy(str(source), reward=[red], split="test")
+    write_lines(source, [{**rows[0], "margin": 0}])
+    with pytest.raises(UserError, match=r"all pairs of split 'train' are ties"):
+        accuracy(str(source), reward=[red], split="train")
+
+
+def test_two_prompts_pass_no_gate_however_many_pairs_they_have(
+    tmp_path: Path, red: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nine of ten pairs of both prompts are right, so the bootstrap alone sees no variation."""
+    rows = [pair(tmp_path, *((9, 4) if n else (4, 9)), prompt) for prompt in "pq" for n in range(10)]
+    source, out = write_lines(tmp_path / "pairs.jsonl", rows), tmp_path / "reports.jsonl"
+    with pytest.raises(GateFailed):
+        accuracy(str(source), str(out), reward=[red], fail_under=0.8)
+    (report,) = reports(out)
+    assert (report["value"], report["n"], report["prompts"]) == (0.9, 20, 2)
+    assert report["low"] < 0.4
+    assert "only 2 prompts: the intervals are wide" in capsys.readouterr().err
 
 
 def test_accuracy_is_of_all_pairs_or_of_none(tmp_path: Path, red: str) -> None:
@@ -136,7 +158,8 @@ def test_accuracy_is_of_all_pairs_or_of_none(tmp_path: Path, red: str) -> None:
     out = tmp_path / "reports.jsonl"
     with pytest.raises(UserError) as raised:
         accuracy(str(source), str(out), reward=[red])
-    assert str(raised.value) == f"{tmp_path}/3.png: there is no such picture"
+    way_out = "restore this picture, or leave out the pairs that name it"
+    assert str(raised.value) == f"{tmp_path}/3.png: there is no such picture; {way_out}"
     assert not out.exists()
 
 
@@ -288,13 +311,14 @@ def sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_compare_meets_the_first_with_the_first_and_the_second_with_the_second(sides: Path) -> None:
     compare("base.jsonl", ["tuned.jsonl"], "out.jsonl")
     clip, vp = reports(sides / "out.jsonl")
-    shared: Record = {"name": "tuned.jsonl", "metric": "win_rate", "baseline": "base.jsonl", "confidence": 0.95, "n": 4}
+    shared: Record = {"name": "tuned.jsonl", "metric": "win_rate", "baseline": "base.jsonl", "n": 4, "prompts": 3}
     outcomes, prompts = {"clip": [1.0, 0.0, 0.5, 1.0], "vp": [0.0, 1.0, 1.0, 1.0]}, ["a", "a", "b", "c"]
     for report, reward, mean, baseline in ((clip, "clip", 0.35, 0.25), (vp, "vp", 5.5, 5.0)):
         values = outcomes[reward]
         estimate = bootstrap(values, prompts)
         assert report == {
             **shared,
+            "confidence": 0.95,
             "reward": reward,
             "value": estimate.value,
             "low": estimate.low,
@@ -430,6 +454,7 @@ def test_agreement_is_of_pairs_that_neither_holds_equal(tmp_path: Path) -> None:
         "high": estimate.high,
         "n": 5,
         "confidence": 0.95,
+        "prompts": 2,
     }
     assert (aesthetic["aspect"], aesthetic["value"], aesthetic["n"], aesthetic["ties"]) == ("aesthetic", 1.0, 1, 0)
 

@@ -256,7 +256,7 @@ BASES = {
     "annotate": "annotate images.jsonl --annotator ./fair.py --aspect fidelity",
     "merge": "merge judgements.jsonl",
     "score": "score images.jsonl -r ./red.py",
-    "train-rm": "train-rm none.jsonl --backbone new:clip --out run",
+    "train-rm": "train-rm none.jsonl --backbone new:clip --freeze 0 --out run",
     "tune-dpo": "tune-dpo none.jsonl -m shapes:small --out run",
     "tune-ppo": "tune-ppo none.txt -m shapes:small -r shapes --out run",
     "eval accuracy": "eval accuracy pairs.jsonl -r ./red.py",

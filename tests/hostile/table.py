@@ -69,7 +69,7 @@ RECORDS = {
 }
 """The keys and values of a valid record of every type, and of a second picture."""
 RUNS = {
-    "train-rm": "train-rm pairs.jsonl --backbone new:clip --epochs 1 --out run",
+    "train-rm": "train-rm pairs.jsonl --backbone new:clip --freeze 0 --epochs 1 --out run",
     "tune-dpo": "tune-dpo pairs.jsonl -m shapes:small --max-steps 1 --batch 1 --accumulate 1 --preview-every 0 "
     "--out run",
     "tune-ppo": "tune-ppo prompts.txt -m shapes:small -r shapes --epochs 1 --prompts-per-epoch 1 --images 2 "

@@ -152,6 +152,7 @@ def test_the_report_has_the_interval_of_a_bootstrap_over_prompts() -> None:
         "high": interval.high,
         "n": 6,
         "confidence": 0.95,
+        "prompts": 2,
         "chance": pytest.approx(5 / 12),
         "pairs": 6,
         "ties": 1,

@@ -79,11 +79,11 @@ def test_for_few_clusters_the_interval_is_that_of_the_binomial_distribution() ->
     The expanded tail is that of the normal at 2.776 √(5/4), 0.1 %, where 2.776 is Student's t with 4 degrees of
     freedom.
     """
-    assert bootstrap([1.0, 1.0, 1.0, 1.0, 0.0], "abcde") == Interval(0.8, 0.2, 1.0, 5)
+    assert bootstrap([1.0, 1.0, 1.0, 1.0, 0.0], "abcde") == Interval(0.8, 0.2, 1.0, 5, 5)
 
 
 def test_of_a_single_cluster_nothing_is_said() -> None:
-    assert bootstrap([1.0, 0.5], ["p", "p"]) == Interval(0.75, 0.0, 1.0, 2)
+    assert bootstrap([1.0, 0.5], ["p", "p"]) == Interval(0.75, 0.0, 1.0, 2, 1)
 
 
 @pytest.mark.parametrize("clusters", [2, 5, 400])
@@ -95,6 +95,22 @@ def test_clusters_that_agree_leave_the_doubt_that_their_number_leaves(clusters: 
     all_lost = bootstrap([0.0] * clusters, range(clusters))
     assert (all_lost.value, all_lost.low) == (0.0, 0.0)
     assert all_lost.high == pytest.approx(1 - all_won.low)
+
+
+@pytest.mark.parametrize(("clusters", "low", "high"), [(2, 0.0453, 0.8406), (9, 0.1206, 0.6458)])
+def test_few_clusters_with_one_mean_are_as_uncertain_as_so_many_draws(clusters: int, low: float, high: float) -> None:
+    """Compared with the roots p of (1/3 - p)² = z² p (1 - p) / n, as Wilson defines his interval."""
+    found = bootstrap([1.0, 0.0, 0.0] * clusters, [cluster for cluster in range(clusters) for _ in range(3)])
+    assert [found.low, found.high] == pytest.approx([low, high], abs=1e-4)
+    for end in (found.low, found.high):
+        assert (1 / 3 - end) ** 2 == pytest.approx(1.959964**2 * end * (1 - end) / clusters, rel=1e-5)
+    turned = bootstrap([-1 / 3, -1 / 3] * clusters, [*range(clusters)] * 2, lowest=-1)
+    assert [turned.low, turned.high] == pytest.approx([2 * found.low - 1, 2 * found.high - 1])
+
+
+def test_ten_clusters_have_the_interval_of_the_bootstrap_alone() -> None:
+    found = bootstrap([1.0, 0.0, 0.0] * 10, [cluster for cluster in range(10) for _ in range(3)])
+    assert [found.low, found.high] == pytest.approx([1 / 3, 1 / 3])
 
 
 def test_values_and_clusters_belong_together() -> None:

@@ -170,8 +170,9 @@ def merge(
         option(
             "--keep-ties",
             group="Preference",
-            help="Write ties too, with a margin of 0. train-rm --loss ties learns from them. Everything else leaves "
-            "them out.",
+            help="Write ties too, with a margin of 0. With --min-margin, pairs with a smaller margin are ties, so they "
+            "are written with a margin of 0, too. train-rm --loss ties learns from ties. Everything else leaves them "
+            "out.",
         ),
     ] = False,
     split: Annotated[

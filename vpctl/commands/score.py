@@ -48,7 +48,8 @@ def score(
         bool,
         option(
             group="Output",
-            help="Also write OUT.provenance.json, which says for each reward how its scores were computed.",
+            help="Also write a file that says for each reward how its scores were computed. It is beside the output: "
+            "for scored.jsonl it is scored.jsonl.provenance.json.",
         ),
     ] = False,
 ) -> None:
@@ -60,17 +61,18 @@ def score(
 
     A record needs `prompt` and `file_name`. A missing `prompt_id` is computed from the prompt. A missing `image_id` is
     computed from the bytes of the file, so identical files have the same `image_id`. The computed ids are added to the
-    record. If consecutive records of one prompt have the same `image_id`, only the first is used; a warning names
-    the others.
+    record. Records of one prompt that follow each other can have the same `image_id`. They count as one picture: only
+    the first of them is scored and written. A warning names the others.
 
     A picture that cannot be opened or scored is left out; a warning names it. The exit code is 3 if any record failed.
 
     The scores of different rewards do not compare. With --calibrate they do: first score reference pictures, then score
     other pictures with the same FILE. A percentile of 90 means that 90 % of the reference pictures have a lower score.
+    Take 100 reference pictures or more; with fewer, a warning says how many there are.
 
-    A reward model reads only the beginning of a long prompt. A warning counts the pictures with such prompts. With
-    --provenance, OUT.provenance.json has this count, too, beside the hashes of the weights, the steps that prepare a
-    picture, and the precision.
+    A reward model reads only the beginning of a long prompt. A warning counts the pictures with such prompts. The file
+    of --provenance has this count, too. It also has the hashes of the weights, the steps that prepare a picture, and
+    the precision.
 
     Examples:
 
@@ -155,7 +157,8 @@ def score(
             progress.warn(
                 f"--reward {spec}: read only the beginning of the prompts of {progress.plural(number, 'picture')}"
             )
-    progress.finished(progress.plural(done, "picture"), out, resumed=sink.resumed, failed=failed)
+    mend = "mend the pictures that the warnings name, then run the same command again"
+    progress.finished(progress.plural(done, "picture"), out, resumed=sink.resumed, failed=failed, retry=mend)
     calibration.save()
     if failed:
         raise SomeFailed

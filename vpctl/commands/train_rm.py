@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -20,7 +21,7 @@ from ..models.folder import SCALE_FILE
 from ..options import Device, Pairs, Roots, RunFolder, Seed, option, options
 from ..prompts.duplicates import plain
 from ..prompts.leaks import nearly_equal, same_words
-from ..records import ORIGINAL_SUFFIX, Pair, Report, digest, fingerprint, prompt_key, split_of
+from ..records import ORIGINAL_SUFFIX, Pair, Report, digest, fingerprint, listing, prompt_key, split_of
 from ..streams.joins import ConsistencyChecker
 from ..streams.places import absolute_path, folder_of, is_stream
 from ..streams.reading import located
@@ -109,7 +110,11 @@ def train_rm(
     vp:DIR. The model card shows how to use it with transformers and without vpctl. The folder also holds the files
     of the training: options in run.json, metrics in metrics.jsonl and in files for TensorBoard, plots of loss and
     accuracy as SVG, and, if there are test pairs, their accuracies in accuracy.jsonl. These are in all definitions of
-    eval accuracy. Two of them also count ties, which merge --keep-ties writes.
+    eval accuracy. Two of the definitions, ties-count and tie-aware, also count ties. merge --keep-ties writes ties.
+
+    With --aspect-weight, heads.safetensors holds a reward for each aspect. It shows what the model has learnt of an
+    aspect. score does not read this file: vp:DIR gives the overall reward only. The model card has Python code that
+    computes the rewards by aspect, and accuracy.jsonl has their accuracies.
 
     Examples:
 
@@ -123,14 +128,14 @@ def train_rm(
     processes, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0)))
     if rank:
         progress.mute()  # one process says what all of them do
-    backbones.check(backbone)
+    held = preset_values(preset, {"backbone": backbone, **vars(config)}) if preset else {}
     if preset:
-        progress.note(f"--preset {preset} sets {preset_values(preset, {'backbone': backbone, **vars(config)})}")
-    check_sizes(backbone, config)
-    for_blip = {"--freeze-rule imagereward": config.freeze_rule == "imagereward", "--head mlp": config.head == "mlp"}
-    for chosen in (name for name, is_so in for_blip.items() if is_so):
-        if backbones.kind(backbone) != "blip":
-            raise UserError(f"{chosen}: {backbone} is not a BLIP; leave the option out")
+        progress.note(f"--preset {preset} sets {' '.join(f'{name} {value}' for name, value in held.items())}")
+    try:
+        check_backbone(backbone, config)
+    except UserError as error:
+        ours = [name for name in held if str(error).startswith(f"{name} ")]
+        raise UserError(f"{error}; --preset {preset} sets {ours[0]}" if ours else str(error)) from None
     if not backbone:
         progress.note("no --backbone given: using the backbone of the built-in shapes world")
     left_out = frozenset(config.without or ())
@@ -240,10 +245,21 @@ def train_rm(
     progress.note(which_epoch(kept))
     for headline in reports[:1]:
         progress.note(
-            f"accuracy on {progress.plural(headline['n'], 'held-out pair')}: {headline['value']:.3f} "
-            f"(95 % interval {interval(headline)})"
+            f"accuracy on {held_out_pairs(headline)}: {headline['value']:.3f} (95 % interval {interval(headline)})"
         )
     progress.note(f"the reward model is in {out}; use it as --reward vp:{out}")
+
+
+def check_backbone(backbone: str, config: RewardModelConfig) -> None:
+    """Raise `UserError` if train-rm cannot start from the backbone, or if the options do not suit it."""
+    backbones.check(backbone)
+    check_sizes(backbone, config)
+    for_blip = {"--freeze-rule imagereward": config.freeze_rule == "imagereward", "--head mlp": config.head == "mlp"}
+    for chosen in (name for name, is_so in for_blip.items() if is_so):
+        if backbones.kind(backbone) != "blip":
+            raise UserError(f"{chosen}: {backbone} is not a BLIP; leave the option out")
+    if backbone in backbones.NEW and config.freeze:
+        raise UserError(f"--freeze {config.freeze:g}: the layers of a new backbone know nothing yet; add --freeze 0")
 
 
 def check_sizes(backbone: str, config: RewardModelConfig) -> None:
@@ -263,10 +279,10 @@ def check_sizes(backbone: str, config: RewardModelConfig) -> None:
         raise UserError(f"--image-size {config.image_size}: must be a multiple of {patch}, such as {near}")
 
 
-def preset_values(preset: str, values: Mapping[str, Any]) -> str:
+def preset_values(preset: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a preset has set. `values` are those of the run, among them options that were given."""
     held = {name: value for name, value in PRESETS[preset].items() if values[name] == value}
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in held.items())
+    return {f"--{name.replace('_', '-')}": value for name, value in held.items()}
 
 
 def passes_per_step(pairs: Sequence[Pair], config: RewardModelConfig, processes: int = 1) -> int:
@@ -325,12 +341,15 @@ def learnable(
     for name, part in split.items():
         wanted = [preferring_without(pair, left_out) if left_out and name != "test" else pair for pair in part]
         found[name] = [pair for pair in wanted if pair["margin"] or (ties and name == "train")]
-    if dropped := sum(map(len, split.values())) - sum(map(len, found.values())):
-        progress.note(
-            f"{progress.plural(dropped, 'tie')} left out" + ("" if ties else "; --loss ties also learns from ties")
-        )
+    dropped = {name: number for name, part in split.items() if (number := len(part) - len(found[name]))}
+    if dropped:
+        of = listing(f"{number} of split {name}" for name, number in dropped.items())
+        hint = "" if ties else "; --loss ties also learns from ties"
+        progress.note(f"{progress.plural(sum(dropped.values()), 'tie')} left out: {of}{hint}")
     if not found["train"]:
         raise UserError(f"{source}: there are only ties to train on; --loss ties learns from ties")
+    if ties and all(pair["margin"] for pair in found["train"]):
+        progress.warn("--loss ties: there are no ties to learn from; merge --keep-ties writes them")
     return found
 
 
@@ -407,6 +426,12 @@ def interval(report: Report) -> str:
     return f"{report['low']:.3f} to {report['high']:.3f}"
 
 
+def held_out_pairs(headline: Report) -> str:
+    """The number of pairs that an accuracy is of, and the number of their prompts if it is small."""
+    pairs = progress.plural(headline["n"], "held-out pair")
+    return f"{pairs} of {progress.plural(headline['prompts'], 'prompt')}" if "prompts" in headline else pairs
+
+
 def card(
     asked: Mapping[str, Any],
     split: Mapping[str, list[Pair]],
@@ -427,7 +452,7 @@ def card(
     measured = "No test pairs were held out, so its accuracy is not known."
     for headline in reports[:1]:
         measured = (
-            f"Accuracy on {progress.plural(headline['n'], 'held-out pair')}: **{headline['value']:.3f}** "
+            f"Accuracy on {held_out_pairs(headline)}: **{headline['value']:.3f}** "
             f"(95 % interval {interval(headline)}, bootstrap over prompts)."
         )
     notes = [f"{(sentence := which_epoch(kept))[0].upper()}{sentence[1:]}."]
@@ -445,13 +470,25 @@ def card(
         start=asked["backbone"] or "the shapes world's backbone",
         loss=asked.get("loss", RewardModelConfig.loss),
         measured=measured,
-        notes="\n".join(notes),
+        notes="\n".join(map(_wrapped, notes)),
         accuracies=accuracies(reports),
         data="\n".join(data),
-        judges=f"The pairs were judged by {', '.join(judges)}." if judges else "The pairs do not say who judged them.",
-        heads=HEADS.format(names=", ".join(heads)) if heads else "",
+        judges=_wrapped(
+            f"The pairs were judged by {', '.join(judges)}." if judges else "The pairs do not say who judged them."
+        ),
+        heads=_heads(heads, kind) if heads else "",
         parameters="\n".join(f"| {name} | {value} |" for name, value in shown.items()),
     )
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, CARD_WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _heads(names: Sequence[str], kind: str) -> str:
+    """The part of the model card about the heads beside the overall one, with their names in order."""
+    holds = _wrapped(f"`heads.safetensors` holds more heads, in this order: {', '.join(names)}.")
+    return HEADS.format(holds=holds, use=USE_OF_HEADS[kind])
 
 
 def accuracies(reports: Sequence[Report]) -> str:
@@ -524,12 +561,34 @@ USE = {
 }
 """By kind of model, how transformers alone computes its reward."""
 
+_OF_EMBEDDINGS = "    features = found.image_embeds * found.text_embeds * found.text_embeds.shape[-1]"
+USE_OF_HEADS = {
+    "blip": """\
+    hidden = model.vision_model(pixels.pixel_values).last_hidden_state
+    read = model.text_encoder(text.input_ids, attention_mask=text.attention_mask, encoder_hidden_states=hidden)
+    features = read.last_hidden_state[:, 0]""",
+    "clip": f"    found = model(**text, **pixels)\n{_OF_EMBEDDINGS}",
+    "siglip": f"    found = model(input_ids=text.input_ids, **pixels)\n{_OF_EMBEDDINGS}",
+}
+"""By kind of model, how the features of the heads are computed, after the code of `USE`."""
+
 HEADS = """
-`heads.safetensors` holds more heads: {names}. They are affine functions of the features that the reward is an affine
-function of: for a BLIP model the text encoder's first token, for a CLIP model the product of the embeddings of picture
-and prompt, each scaled to a mean square of 1. `log_std` is the logarithm of the reward's standard deviation; the others
-are rewards by aspect.
+{holds}
+`log_std` is the logarithm of the reward's standard deviation. Every other head is a reward for one aspect. `vpctl
+score` does not read this file; it is for looking at single aspects. After the code above, this computes the outputs
+of the heads:
+
+    from safetensors.torch import load_file
+{use}
+    heads = load_file(f"{{FOLDER}}/heads.safetensors")
+    outputs = features @ heads["weight"].T + heads["bias"]
+
+`features` are the numbers that the reward is computed from. The reward is a weighted sum of them plus a constant, and
+so is every output. The outputs are not scaled by `reward.json`.
 """
+
+CARD_WIDTH = 110
+"""Longest line of running text in the card, in characters."""
 
 ACCURACIES = """
 ## Accuracy

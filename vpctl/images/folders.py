@@ -29,6 +29,8 @@ _SHARED = ("home", "media", "mnt", "opt", "private", "root", "srv", "tmp", "User
 """Top-level folders that hold the files of many users or projects."""
 
 
+OF_A_PICTURE = "restore this picture, or leave out the pairs that name it"
+"""The way out if a picture of a pair cannot be opened."""
 _ON_A_PIPE = "file names on a pipe are relative to the working directory; name the file instead of -"
 
 
@@ -61,7 +63,7 @@ class Folders:
         return os.path.realpath(path)
 
     def check(self, paths: Iterable[str]) -> None:
-        """Raise `UserError` if any of the pictures may not be read or does not exist.
+        """Raise `UserError` if any of these pictures of pairs may not be read or does not exist.
 
         The message names the first one and counts the others.
         """
@@ -69,8 +71,8 @@ class Folders:
         if faults:
             path, reason = faults[0]
             others = f", and {len(faults) - 1} more cannot be read" if len(faults) > 1 else ""
-            way_out = f"; {self._way_out()}" if self._refused else ""
-            raise UserError(f"{path}: {reason}{others}{way_out}{self._first_hint(path)}")
+            way_out = self._way_out() if self._refused else OF_A_PICTURE
+            raise UserError(f"{path}: {reason}{others}; {way_out}{self._first_hint(path)}")
 
     def _first_hint(self, path: str) -> str:
         """What the names on a pipe are relative to, if the first picture does not exist; empty for later pictures."""

@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 
 from ..errors import UserError, os_reason
 from . import sources
-from .folder import PICKLES, UnusableFolder, tensor_shapes
+from .folder import PICKLES, Folder, UnusableFolder, tensor_shapes
 
 _LARGEST_PICKLE = 64 << 20
 """Maximum size in bytes of the pickle inside a checkpoint. It holds the names and shapes of tensors, not their data."""
@@ -64,7 +64,8 @@ class PublishedCheckpoint(NamedTuple):
             else:
                 _check_pickle(path)
         except UnusableFolder as error:
-            raise UserError(f"{where}: {error}") from None
+            named = Path(source).name == path.name  # `where` ends with the name of the file
+            raise UserError(f"{where}: {str(error).removeprefix(f'{path.name}: ') if named else error}") from None
         except OSError as error:
             raise UserError(f"{where}: cannot be read: {os_reason(error)}") from None
         return path
@@ -79,6 +80,8 @@ class PublishedCheckpoint(NamedTuple):
         named = source / self.file
         if named.is_file():
             return named
+        if holds := Folder(source).what_else():
+            raise UserError(f"{where}: is not a checkpoint{holds}")
         files = sorted(one for one in source.iterdir() if one.suffix in (".safetensors", *PICKLES))
         if len(files) != 1:
             what = f"are {len(files)} checkpoints" if files else "is no checkpoint"

@@ -92,7 +92,7 @@ def model(kind: Any, folder: Path, *, dtype: torch.dtype, where: str) -> Any:
             output_loading_info=True,
         )
         if missing := sorted(found["missing_keys"]):
-            raise UserError(f"{where}: its weights are incomplete: {missing[0]} is missing")
+            raise UserError(f"{where}: its weights are incomplete: {missing[0]!r} is missing")
         return opened
 
 
@@ -114,7 +114,7 @@ def filled(kind: Any, config: Any, state: Mapping[str, torch.Tensor], *, where: 
         )
         for problem in ("missing", "unexpected", "mismatched"):
             if names := found[f"{problem}_keys"]:
-                raise UserError(f"{where}: its weights do not fit together: {problem}: {str(min(names))[:120]}")
+                raise UserError(f"{where}: its weights do not fit together: {problem}: {str(min(names))[:120]!r}")
         return opened
 
 

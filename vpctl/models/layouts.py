@@ -79,7 +79,7 @@ def weights(loaded: Any, *, where: str) -> State:
     for name, value in state.items():
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise UserError(
-                f"{where}: {name[:80]} has the shape {tuple(value.shape)}, and the file holds fewer numbers"
+                f"{where}: {name[:80]!r} has the shape {tuple(value.shape)}, and the file holds fewer numbers"
             )
     while prefix := next((one for one in _PREFIXES if all(name.startswith(one) for name in state)), ""):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
@@ -203,7 +203,7 @@ def aesthetic(state: State, *, where: str) -> tuple[Tensor, Tensor]:
             raise UserError(f"{where}: is the head with ReLU; name the linear one, sac+logos+ava1-l14-linearMSE.pth")
         expected = {f"layers.{number}.{kind}" for number in numbers for kind in ("weight", "bias")}
         if not numbers or {*state} != expected:
-            raise UserError(f"{where}: is not a head of LAION Aesthetic: its first weight is {min(state)}")
+            raise UserError(f"{where}: is not a head of LAION Aesthetic: its first weight is {min(state)[:80]!r}")
         layers = [(state[f"layers.{number}.weight"], state[f"layers.{number}.bias"]) for number in numbers]
     with _shapes(where):
         weight, bias = affine(layers)
@@ -239,7 +239,7 @@ def _renamed(
             continue
         ours = next((re.sub(theirs, new, name) for theirs, new in names if re.fullmatch(theirs, name)), None)
         if ours is None:
-            raise UserError(f"{where}: has weights of another model: {name[:80]}")
+            raise UserError(f"{where}: has weights of another model: {name[:80]!r}")
         found[ours] = value
     return found
 
@@ -255,6 +255,6 @@ def _shapes(where: str) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        raise UserError(f"{where}: its weights are incomplete: {error.args[0]} is missing") from None
+        raise UserError(f"{where}: its weights are incomplete: {error.args[0]!r} is missing") from None
     except (RuntimeError, ValueError, IndexError, ZeroDivisionError) as error:
         raise UserError(f"{where}: its weights do not fit together: {str(error).splitlines()[0][:200]}") from None

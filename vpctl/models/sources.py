@@ -26,12 +26,13 @@ _SMALL = (".json", ".jinja", ".txt", ".model")
 """Suffixes of configurations and vocabularies."""
 
 
-def check(use: str, source: str, *, option: str) -> Folder:
+def check(use: str, source: str, *, option: str, instead: str = "") -> Folder:
     """The inspected folder of `source`. Raises `UserError` if it cannot be used. Fetches no weights from the hub.
 
     `use` is a key of `USES`. `option` is the text before the source on the command line, such as ``--reward vp:``.
+    `instead` says what the user can name if the hub cannot be reached and `source` is not the user's own name.
     """
-    folder = _look(source, option)
+    folder = _look(source, option, instead)
     _inspect(use, folder, f"{option}{source}")
     return folder
 
@@ -137,9 +138,9 @@ def _inspecting(where: str) -> Iterator[None]:
         raise UserError(f"{where}: a file in it is malformed ({type(error).__name__}: {first_line(error)})") from None
 
 
-def _look(source: str, option: str) -> Folder:
+def _look(source: str, option: str, instead: str = "") -> Folder:
     if is_hub_id(source):
-        return _on_the_hub(source, f"{option}{source}", ("model_index.json", "config.json"))
+        return _on_the_hub(source, f"{option}{source}", ("model_index.json", "config.json"), instead)
     if not os.path.isdir(source):
         raise UserError(
             f"{option}{source}: {'is not a folder' if os.path.exists(source) else 'there is no such folder'}"

@@ -15,6 +15,8 @@ from ..streams.whole import atomic_update
 
 QUANTILES = 101
 """How many quantiles are stored: the minimum, the 99 percentiles between, and the maximum."""
+FEWEST = 100
+"""With fewer reference pictures, percentiles are coarse, and a warning says so."""
 LARGEST = 1e100
 """Magnitude above which scores are not measured, because their quantiles could overflow."""
 
@@ -100,8 +102,15 @@ class Calibration:
         return {spec: reference.percentile(scores[spec]) for spec, reference in self._references.items()}
 
     def save(self) -> None:
-        """Add what was measured to the file. What other runs have added to it meanwhile is kept."""
+        """Add what was measured to the file, unless it is there. What other runs have added meanwhile is kept."""
         added = {spec: one for spec, scores in self._measured.items() if (one := self._reference(spec, scores))}
+        added = {spec: one for spec, one in added.items() if one != self._found.get(spec)}
+        for spec, one in {**self._references, **added}.items():
+            if one.n < FEWEST:
+                progress.warn(
+                    f"--calibrate {self._path}: {spec} is measured on only {progress.plural(one.n, 'picture')}, so its "
+                    f"percentiles are coarse; measure it on {FEWEST} or more"
+                )
         if not added:
             return
         try:

@@ -28,8 +28,10 @@ def mean_difference_report(values: Sequence[float], clusters: Sequence[str], **k
 
 
 def _report(values: Sequence[float], clusters: Sequence[str], lowest: float, keys: Mapping[str, object]) -> Report:
-    from .intervals import CONFIDENCE, bootstrap
+    from .intervals import CONFIDENCE, FEW, bootstrap
 
-    value, low, high, n = bootstrap(values, clusters, lowest=lowest)
-    rest = {"value": value, "low": low, "high": high, "n": n, "confidence": CONFIDENCE}
+    value, low, high, n, prompts = bootstrap(values, clusters, lowest=lowest)
+    rest: dict[str, object] = {"value": value, "low": low, "high": high, "n": n, "confidence": CONFIDENCE}
+    if prompts < FEW:
+        rest["prompts"] = prompts
     return cast(Report, {**keys, **rest})

@@ -4,8 +4,8 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import takewhile
 from pathlib import Path
 
@@ -15,6 +15,8 @@ STDIN, STDOUT, STDERR = 0, 1, 2
 _STANDARD = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 _kept = STDOUT
 """The descriptor of the real standard output; see `reserved_stdout`."""
+above_bar: Callable[[], AbstractContextManager[None]] = nullcontext
+"""A context in which a terminal is written to. `progress` sets it, and takes its bar off the line meanwhile."""
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 
 

@@ -2,19 +2,22 @@
 
 import codecs
 import os
+import re
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
 from ..errors import UserError, os_reason
-from ..records import Prompt, check
+from ..records import Image, Prompt, check
 from . import jsonlines
 from .names import rename
 from .places import STDIN, descriptor, folder_of, is_stream
 
 R = TypeVar("R", bound=Mapping[str, object])
 Lines = Generator[tuple[str, bytes], None, None]
+METADATA = "metadata.jsonl"
+"""Name of the records that generate writes beside pictures."""
 
 
 def read(source: str, kind: type[R], misfit: Callable[[R], str] = lambda _: "") -> Iterator[R]:
@@ -34,11 +37,20 @@ def located(source: str, kind: type[R], misfit: Callable[[R], str] = lambda _: "
 def records_of(lines: Lines, kind: type[R], base: str, misfit: Callable[[R], str]) -> Iterator[tuple[str, R]]:
     """Yield the record of each line with its place. File names in the records are relative to `base`."""
     with closing(lines):
-        for where, line in lines:
+        for number, (where, line) in enumerate(lines):
+            if number == 0 and kind is Image and _is_plain(line):
+                raise UserError(
+                    f"{where}: is plain text, not a record of a picture; generate draws pictures of prompts"
+                )
             record = parse_record(line, kind, where, base)
             if reason := misfit(record):
                 raise UserError(f"{where}: {reason}")
             yield where, record
+
+
+def _is_plain(line: bytes) -> bool:
+    """Whether a first line is a prompt as plain text: words, and nothing that begins like JSON."""
+    return re.match(rb"\s*[^\W\d_]+[\s,]+\w", line) is not None and not line.rstrip().endswith(b"}")
 
 
 def read_prompts(source: str, misfit: Callable[[Prompt], str] = lambda _: "") -> Iterator[Prompt]:
@@ -120,6 +132,10 @@ def _opened(source: str) -> BinaryIO:
         raise UserError("no input: name a FILE, or pipe records into this command; see --help")
     try:
         return Path(source).open("rb") if number is None else os.fdopen(os.dup(number), "rb")
+    except IsADirectoryError:
+        inside = os.path.join(source, METADATA)
+        name = f"name its file of records, {inside}" if os.path.isfile(inside) else "name a file of records"
+        raise UserError(f"{source}: is a folder; {name}") from None
     except OSError as error:
         raise UserError(f"{_name(source)}: {os_reason(error)}") from None
 

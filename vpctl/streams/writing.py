@@ -4,6 +4,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
@@ -12,7 +13,7 @@ import orjson
 
 from ..errors import Interrupted, OutputClosed, OutputLocked, UserError, os_reason
 from ..records import of_another_kind
-from . import jsonlines
+from . import jsonlines, places
 from .names import relative
 from .places import folder_of, is_stream, output_name, output_stream
 from .reading import numbered_lines, parse_record, records_of
@@ -229,8 +230,9 @@ def _last_line(file: int) -> tuple[int, int]:
 def _write_all(file: int, line: bytes, target: str, way_out: str) -> None:
     rest = memoryview(line)
     try:
-        while rest:
-            rest = rest[os.write(file, rest) :]
+        with places.above_bar() if os.isatty(file) else nullcontext():
+            while rest:
+                rest = rest[os.write(file, rest) :]
     except BrokenPipeError:
         raise OutputClosed from None
     except OSError as error:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RecordFailed, UserError
+from ..images.folders import OF_A_PICTURE
 from ..images.pictures import Pictures
 from ..models.reward import RewardModel
 from ..records import fingerprint
@@ -86,11 +87,11 @@ class Store:
             try:
                 picture = self._pictures.open(paths[number])
             except RecordFailed as failure:
-                raise UserError(str(failure)) from None
+                raise UserError(f"{failure}; {OF_A_PICTURE}") from None
             try:
                 found.append(self._model.recipe.pixels(picture))
             except RecordFailed as failure:
-                raise UserError(f"{paths[number]}: {failure}") from None
+                raise UserError(f"{paths[number]}: {failure}; {OF_A_PICTURE}") from None
         return found
 
     def thaw(self) -> None:

@@ -61,6 +61,9 @@ def publish(reports: list[Report], out: Replacement, *, title: str, labels: Mapp
             for report, fact in zip(reports, facts, strict=True)
         ],
     )
+    if few := [report["prompts"] for report in reports if "prompts" in report]:
+        prompts = f"{min(few)} to " * (min(few) < max(few)) + progress.plural(max(few), "prompt")
+        progress.note(f"only {prompts}: the intervals are wide; only more prompts make them narrower")
 
 
 def check_page(html: str, others: list[str], *, runs: Sequence[str] = ()) -> None:

@@ -1,14 +1,14 @@
 """Measure how often a reward prefers the chosen picture."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Annotated
 
 from ... import plugins, progress
 from ...errors import UserError
-from ...images.folders import Folders
+from ...images.folders import OF_A_PICTURE, Folders
 from ...options import STDIO, BatchSize, Device, Pairs, Roots, Whole, option, plugin
-from ...records import Pair, Report, prompt_key
+from ...records import Pair, Report, listing, prompt_key
 from ...report.accuracy import (
     DEFINITIONS,
     HEADLINE,
@@ -67,9 +67,10 @@ def accuracy(
             min=0,
             max=1,
             group="Output",
-            help="For --definition tie-aware: predict a tie if the probabilities that one picture is preferred and "
-            "that the other is differ by at most T. They are the logistic function of the difference of the scores, "
-            "as in a Bradley-Terry model.",
+            help="For --definition tie-aware: largest gap that is a predicted tie. The gap is that of two "
+            "probabilities: that the first picture is preferred, and that the second one is. The first probability is "
+            "1 / (1 + exp(-d)), where d is the score of the first picture minus that of the second. The second "
+            "probability is 1 minus the first.",
         ),
     ] = 0.0,
     baseline: Annotated[
@@ -94,15 +95,19 @@ def accuracy(
     Each pair has a chosen picture, which is the preferred one, and a rejected picture. A pair counts 1 if the chosen
     picture scores higher, 0.5 if both score the same, and 0 if the chosen picture scores lower. The accuracy is the
     mean over the pairs. Pairs with a margin of 0 are ties and left out. The interval comes from a bootstrap over
-    prompts, and not over pairs, because the pairs of one prompt share their pictures. The percentiles are expanded as
-    in Hesterberg (2015, arXiv 1411.5279, section 5.3). All intervals of eval are computed in this way.
+    prompts, and not over pairs, because the pairs of one prompt share their pictures. The usual interval of a bootstrap
+    is too narrow for few prompts. So it is made wider, as described by Hesterberg (2015, arXiv 1411.5279, section 5.3).
+    A bootstrap knows only the prompts that it has. So with fewer than 10 prompts, the interval is at least as wide as
+    Wilson's score interval for as many draws as there are prompts, and a note says how many prompts there are. All
+    intervals of eval are computed in this way.
 
     Papers count ties in other ways, so published accuracies differ by several points. With --definition, there are
     more reports. `pooled` counts 0 if both pictures score the same; ImageReward, MPS and HPSv3 use it. `per-prompt` is
     the mean of `pooled` over prompts; HPSv2 uses it on the labels of ImageReward. `ties-count` counts 1 if both
     pictures score the same, or if the pair is a tie, and is a mean over prompts; HPSv2 uses it on HPDv2. `tie-aware`
-    takes scores that are nearly the same as a predicted tie: it counts 1 if the pair is a tie and 0.5 if it is not, and
-    0.5 for a tie that is not predicted; PickScore uses it. The `chance` in these reports is what guessing gives.
+    lets a reward predict ties; PickScore uses it. If two scores are nearly equal, the reward predicts a tie. A
+    predicted tie counts 1 if the pair is a tie, and 0.5 if it is not. A tie that is not predicted counts 0.5. The
+    `chance` in these reports is what guessing gives.
 
     With --baseline, the interval of the difference is computed from the pairs of both rewards together. It is usually
     narrower than the two intervals suggest, because pairs that are hard for one reward are often hard for the other.
@@ -122,14 +127,15 @@ def accuracy(
         raise UserError(f"--baseline {baseline}: there is no other reward to compare it with; name one with --reward")
     check_page(html, [pairs, out])
     joined = ConsistencyChecker().pairs(located(pairs, Pair))
-    ours = [pair for pair in joined if not split or pair.get("split") == split]
+    everything = [*joined]
+    ours = [pair for pair in everything if not split or pair.get("split") == split]
     untied = [pair for pair in ours if pair["margin"]]
     wanted = ours if definition else untied
     if ties := len(ours) - len(untied):
         where = " of all definitions but ties-count and tie-aware" if definition else ""
         progress.note(f"{progress.plural(ties, 'tie')} left out{where}")
     if not untied:
-        raise UserError(f"{pairs}: there are no pairs" + (f" of split {split!r}" if split else ""))
+        raise UserError(f"{pairs}: {_why_none(everything, split)}")
     sides = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in wanted)
     prompts = chain.from_iterable((pair["prompt"],) * 2 for pair in wanted)
     asked = dict.fromkeys(zip(prompts, sides, strict=True))
@@ -149,7 +155,7 @@ def accuracy(
             for some in load_batches(records, pictures, rewards, most=batch):
                 found, failures = some.scored(rewards)
                 if failures:
-                    raise UserError(str(failures[0]))
+                    raise UserError(f"{failures[0]}; {OF_A_PICTURE}")
                 for record, by_reward in found:
                     scores[record["prompt"], record["file_name"]] = by_reward
                 counter(some.size)
@@ -162,6 +168,20 @@ def accuracy(
         publish(reports, sink, title=f"Accuracy on {progress.plural(len(untied), 'pair')}{against}")
     write_page(html, title="Accuracy of rewards", reports=reports)
     gate([one for one in reports if one["metric"] == HEADLINE and one["name"] in specs], fail_under)
+
+
+def _why_none(pairs: Sequence[Pair], split: str) -> str:
+    """Why no pair is left to measure on, and the way out."""
+    found = sorted({pair["split"] for pair in pairs if "split" in pair})
+    if not pairs or not split or split in found:
+        of = f" of split {split!r}" if pairs and split else ""
+        return f"all pairs{of} are ties, which prefer no picture" if pairs else "there are no pairs"
+    if found:
+        return f"there are no pairs of split {split!r}; there are pairs of {listing(map(repr, found))}"
+    return (
+        f"there are no pairs of split {split!r}, and no pair has a split; merge --split "
+        "train:0.8,validation:0.1,test:0.1 makes splits"
+    )
 
 
 def _reports(found: Mapping[str, Mapping[str, Accuracy]], baseline: str, threshold: float) -> Iterator[Report]:
