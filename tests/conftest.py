@@ -217,9 +217,9 @@ def lines(text: str) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in text.splitlines()]
 
 
-def code_of_card(card: str) -> str:
-    """The Python code in a model card."""
-    return dedent(next(block for block in card.split("\n\n") if block.startswith("    from transformers")))
+def code_of_card(card: str, start: str = "    from transformers") -> str:
+    """The Python code in a model card that begins with `start`."""
+    return dedent(next(block for block in card.split("\n\n") if block.startswith(start)))
 
 
 def draw(folder: Path, *, prompts: int, each: int = 2) -> list[Image]:

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import threading
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +269,66 @@ def test_truncated_prompts_are_counted_once_over_a_kill_a_resume_and_duplicates(
         assert Path(name.format("scored")).read_bytes() == Path(name.format("whole")).read_bytes()
 
 
+# what goes to a terminal
+
+
+def test_a_record_on_a_terminal_begins_on_a_line_of_its_own(place: Path) -> None:
+    """Both streams are one terminal, so the bar and the records share it."""
+    pictures(["a", "aa", "aaa"])
+    ours, theirs = pty.openpty()
+    command = vpctl("score", "images.jsonl", "-r", "./lengths.py", "--batch", "1")
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=ENVIRONMENT) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # Linux says so that nobody writes to the terminal any more
+            while some := os.read(ours, 1 << 16):
+                shown += some
+    os.close(ours)
+    assert process.returncode == 0, shown
+    records = [line for line in shown.decode().split("\n") if '"prompt"' in line]
+    assert len(records) == 3
+    for line in records:
+        before, _, _ = line.partition("{")
+        assert before.rpartition("\r")[2].strip() == "", "the bar has been wiped off the line"
+    assert b"score:" in shown, "there was a bar"
+
+
+def test_what_is_not_a_file_of_pictures_is_told_with_a_way_out(run: Run, place: Path) -> None:
+    pictures(["a"])
+    Path("one").mkdir()
+    Path("one/metadata.jsonl").write_text(Path("images.jsonl").read_text())
+    Path("none").mkdir()
+    Path("prompts.txt").write_text("a red circle\n")
+    shared: dict[str, Any] = {"prompt_id": "p", "prompt": "a"}
+    files = {"chosen_file_name": "a.png", "rejected_file_name": "b.png"}
+    write_lines(Path("pairs.jsonl"), [{**shared, **files, "margin": 1}])
+    judged = {"aspect": "x", "annotator": "me", "image_ids": [], "file_names": [], "scores": []}
+    write_lines(Path("judgements.jsonl"), [{**shared, **judged}])
+    for source, said in (
+        ("one", "one: is a folder; name its file of records, one/metadata.jsonl"),
+        ("none", "none: is a folder; name a file of records"),
+        ("prompts.txt", "prompts.txt:1: is plain text, not a record of a picture; generate draws pictures of prompts"),
+        (
+            "pairs.jsonl",
+            "pairs.jsonl:1: an image needs 'file_name'; "
+            "this is a pair, which train-rm, tune-dpo and eval accuracy read",
+        ),
+        (
+            "judgements.jsonl",
+            "judgements.jsonl:1: an image needs 'file_name'; this is a judgement, which merge and eval judgements read",
+        ),
+    ):
+        assert run("score", source, "-r", "./lengths.py").err == f"vpctl score: error: {said}\n"
+
+
+def test_a_file_that_is_no_picture_is_not_said_to_be_worth_another_try(run: Run, place: Path) -> None:
+    pictures(["a"])
+    Path("one.png").write_text("text")
+    ended = run("score", "images.jsonl", "-r", "./lengths.py")
+    assert ended.code == 3
+    assert "1 failed; mend the pictures that the warnings name, then run the same command again" in ended.err
+
+
 # --calibrate
 
 
@@ -275,7 +337,10 @@ def test_a_reward_is_measured_and_then_gives_percentiles(place: Path, capsys: py
     pictures(["x" * length for length in (3, 1, 4, 2, 5)])
     assert all("percentiles" not in record for record in scored("reference.jsonl", calibrate="file.json"))
     said = "added the distribution of ./lengths.py over 5 pictures to file.json; use the same file to add percentiles"
-    assert said in capsys.readouterr().err
+    few = "./lengths.py is measured on only 5 pictures, so its percentiles are coarse; measure it on 100 or more"
+    err = capsys.readouterr().err
+    assert said in err
+    assert f"warning: --calibrate file.json: {few}\n" in err
     entry = json.loads(Path("file.json").read_text())["./lengths.py"]
     assert (entry["n"], entry["mean"], len(entry["quantiles"])) == (5, 3.0, 101)
     assert entry["std"] == pytest.approx(2.5**0.5)
@@ -316,7 +381,7 @@ def test_a_resumed_run_measures_the_pictures_of_before(run: Run, place: Path) ->
     assert Path("file.json").read_bytes() == Path("whole.json").read_bytes()
 
 
-def test_a_run_that_measured_can_be_run_again(place: Path) -> None:
+def test_a_run_that_measured_can_be_run_again(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """After a picture failed, and after more were added, its output stays the reference, and gets no percentiles."""
     pictures(["a", "aa", "aaa"])
     records = lines(Path("images.jsonl").read_text())
@@ -328,7 +393,9 @@ def test_a_run_that_measured_can_be_run_again(place: Path) -> None:
     assert not any("percentiles" in record for record in scored(calibrate="file.json"))
     assert json.loads(Path("file.json").read_text())["./lengths.py"]["n"] == 4
     before = Path("file.json").read_bytes()
+    capsys.readouterr()
     assert len(scored(calibrate="file.json")) == 4
+    assert "file.json" not in capsys.readouterr().err, "nothing was added"
     assert Path("file.json").read_bytes() == before
 
 

@@ -38,6 +38,7 @@ from vpctl.models.imagereward import MEAN, STD
 from vpctl.models.reward import open_backbone, open_model
 from vpctl.records import Pair, Report
 from vpctl.rewards import vp
+from vpctl.tuning.heads import Heads
 from vpctl.tuning.reward import Comparison, Kept, PromptPairs
 from vpctl.tuning.store import Store
 
@@ -83,7 +84,8 @@ def train(run: Run, folder: Path, pairs: list[Pair], *options: str) -> Ended:
     for name in ("a.png", "b.png"):
         Image.new("RGB", (32, 32), "red" if name == "a.png" else "blue").save(folder / name)
     write_lines(folder / "pairs.jsonl", pairs)
-    return run("train-rm", "pairs.jsonl", "--backbone", "new:clip", "--epochs", "1", "--out", "rm", *options)
+    new = ("--backbone", "new:clip", "--freeze", "0")
+    return run("train-rm", "pairs.jsonl", *new, "--epochs", "1", "--out", "rm", *options)
 
 
 def test_patience_needs_validation_pairs(run: Run, tmp_path: Path) -> None:
@@ -164,6 +166,12 @@ def test_ties_are_learnt_from_on_request_and_test_pairs_keep_all_aspects() -> No
         learnable(split, {"fidelity"}, ties=False, source="f")
 
 
+def test_it_is_told_that_there_are_no_ties_to_learn_from(capsys: pytest.CaptureFixture[str]) -> None:
+    learnable({"train": [pair("p")], "validation": [], "test": []}, (), ties=True, source="f")
+    said = "warning: --loss ties: there are no ties to learn from; merge --keep-ties writes them\n"
+    assert capsys.readouterr().err.endswith(said)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -172,19 +180,38 @@ def test_ties_are_learnt_from_on_request_and_test_pairs_keep_all_aspects() -> No
         ("--preset visionprefre", "--preset visionprefre: must be one of visionprefer, imagereward; did you mean"),
         (
             "--preset imagereward --backbone new:clip --text-limit 9",
-            "--freeze-rule imagereward: new:clip is not a BLIP",
+            "--freeze-rule imagereward: new:clip is not a BLIP; leave the option out; --preset imagereward sets "
+            "--freeze-rule",
+        ),
+        ("--freeze 0.7", "--freeze 0.7: the layers of a new backbone know nothing yet; add --freeze 0\n"),
+        (
+            "--preset imagereward --backbone new:blip --text-limit 9 --image-size 32",
+            "--freeze 0.7: the layers of a new backbone know nothing yet; add --freeze 0; --preset imagereward sets "
+            "--freeze\n",
+        ),
+        (
+            "--preset imagereward --backbone new:blip --freeze 0",
+            "--text-limit 35: the backbone reads at most 24 tokens; --preset imagereward sets --text-limit\n",
         ),
     ],
 )
 def test_what_the_backbone_cannot_read_is_told_at_once(run: Run, tmp_path: Path, options: str, said: str) -> None:
-    words = options if "--preset" in options else f"{options} --backbone new:blip"
+    words = options if "--preset" in options else f"--backbone new:blip {options}"
     ended = run("train-rm", "nothing.jsonl", "--out", "rm", *words.split())
     assert ended.code == 2
     assert f"train-rm: error: {said}" in ended.err
 
 
+def test_a_preset_is_told_before_its_backbone_is_looked_for(run: Run, tmp_path: Path) -> None:
+    ended = run("train-rm", "nothing.jsonl", "--out", "rm", "--preset", "visionprefer", env={"HF_HUB_OFFLINE": "1"})
+    noted, failed = ended.err.splitlines()
+    assert noted.startswith("vpctl train-rm: --preset visionprefer sets --backbone Salesforce/blip-itm-large-coco ")
+    assert failed.startswith("vpctl train-rm: error: --backbone Salesforce/blip-itm-large-coco: ")
+    assert failed.endswith("; --preset visionprefer sets --backbone")
+
+
 def test_a_preset_sets_what_is_not_given_and_says_so(run: Run, tmp_path: Path) -> None:
-    given = "--preset imagereward --backbone new:blip --text-limit 6 --image-size 16 --freeze 0.5".split()
+    given = "--preset imagereward --backbone new:blip --text-limit 6 --image-size 16 --freeze 0".split()
     parts = [pair("a red circle", split="train"), pair("a red circle left of a blue square", split="test")]
     ended = train(run, tmp_path, parts, *given, "--epochs", "1")
     assert ended.code == 0, ended.err
@@ -193,7 +220,7 @@ def test_a_preset_sets_what_is_not_given_and_says_so(run: Run, tmp_path: Path) -
         "--learning-rate 1e-05 --weight-decay 0.0 --loss bradley-terry\n"
     ) in ended.err
     used = orjson.loads((tmp_path / "rm" / "run.json").read_bytes())["options"]
-    assert (used["freeze"], used["text_limit"], used["epochs"]) == (0.5, 6, 1)
+    assert (used["freeze"], used["text_limit"], used["epochs"]) == (0, 6, 1)
     assert (used["freeze_rule"], used["batch"], used["accumulate"]) == ("imagereward", 4, 16)
     assert "warning: 1 of 2 prompts have more than 6 tokens: their ends are not read; see --text-limit" in ended.err
     assert "1 of 2 prompts have more than 6 tokens: their ends are not read." in (tmp_path / "rm/README.md").read_text()
@@ -247,10 +274,13 @@ def test_the_card_says_what_the_numbers_are_of() -> None:
         "Left out of what is learnt, but not of the test pairs: fidelity.",
         "| train | 2 | 3 |\n| validation | 0 | 0 |\n| test | 1 | 1 |",
         "The pairs were judged by human:anna, openai:gpt-4o.",
-        "`heads.safetensors` holds more heads: log_std.",
+        "`heads.safetensors` holds more heads, in this order: log_std.",
         "`tie-aware` is not here. It needs a threshold",
     ):
         assert said in shown
+    few = card(asked, split, Kept(3, 5), [{**headline, "prompts": 2}], "blip", heads=["aesthetic", "fidelity"] * 9)
+    assert "Accuracy on 4 held-out pairs of 2 prompts: **0.750** (95 % interval 0.500 to 1.000, bootstrap" in few
+    assert max(map(len, few.splitlines())) <= 120
     untested = card(asked, split, Kept(3, 5), [], "blip")
     assert "heads.safetensors" not in untested
     assert "## Accuracy" not in untested
@@ -268,7 +298,8 @@ def test_tied_test_pairs_reach_the_card_and_the_reports(run: Run, tmp_path: Path
     Image.new("RGB", (32, 32), "green").save(tmp_path / "c.png")
     ended = train(run, tmp_path, cast(list[Pair], pairs), "--aspect-weight", "1")
     assert ended.code == 0, ended.err
-    assert "accuracy on 1 held-out pair: " in ended.err
+    assert "accuracy on 1 held-out pair of 1 prompt: " in ended.err
+    assert "3 ties left out: 1 of split train, 1 of split validation and 1 of split test; --loss ties" in ended.err
     reports = [orjson.loads(line) for line in (tmp_path / "rm" / "accuracy.jsonl").read_bytes().splitlines()]
     assert [(one.get("aspect") or one["metric"], one.get("pairs", one["n"])) for one in reports] == [
         ("accuracy", 1),
@@ -437,8 +468,31 @@ def test_the_code_of_the_card_gives_the_reward(tmp_path: Path, kind: str, times:
     assert found["reward"].item() != pytest.approx(float(reward([picture], ["a blue star"])), abs=1e-3)
 
 
+@pytest.mark.parametrize("kind", USE)
+def test_the_code_of_the_card_gives_the_outputs_of_the_heads(tmp_path: Path, kind: str) -> None:
+    """Compared with the reward: a new head of an aspect is a copy of the overall one."""
+    small_siglip(tmp_path) if kind == "siglip" else open_backbone(f"new:{kind}", seed=0).save(tmp_path)
+    heads = Heads(open_model(str(tmp_path), option=""), head="matching", aspects=["fidelity"], uncertain=True)
+    heads.save(tmp_path)
+    shown = card({"backbone": ""}, {"train": [pair("p")]}, Kept(1, 1), [], kind, heads=heads.names)
+    picture = Image.linear_gradient("L").resize((40, 30)).convert("RGB")
+    found: dict[str, Any] = {"FOLDER": tmp_path, "picture": picture, "prompt": "a red circle"}
+    exec(code_of_card(shown), found)
+    exec(code_of_card(shown, "    from safetensors"), found)
+    assert found["outputs"].shape == (1, 2)
+    assert found["outputs"][0].tolist() == pytest.approx([found["reward"].item(), 0.0], abs=1e-4)
+
+
 def test_a_picture_that_is_not_there_is_named(tmp_path: Path) -> None:
     store = Store(open_model(str(PACKAGED), option=""), Pictures([str(tmp_path)]))
     store.number("gone.png")
-    with pytest.raises(UserError, match=r"gone\.png: there is no such picture"):
-        store.load([0])
+    store.number(f"{tmp_path}/text.png")
+    (tmp_path / "text.png").write_text("text")
+    for number, name, why in (
+        (0, "gone.png", "there is no such picture"),
+        (1, f"{tmp_path}/text.png", "not a picture"),
+    ):
+        with pytest.raises(UserError) as raised:
+            store.load([number])
+        way_out = "restore this picture, or leave out the pairs that name it"
+        assert str(raised.value) == f"{name}: {why}; {way_out}"
