@@ -326,7 +326,7 @@ def test_a_file_that_is_no_picture_is_not_said_to_be_worth_another_try(run: Run,
     Path("one.png").write_text("text")
     ended = run("score", "images.jsonl", "-r", "./lengths.py")
     assert ended.code == 3
-    assert "1 failed; mend the pictures that the warnings name, then run the same command again" in ended.err
+    assert "1 failed; mend what the warnings name, then run the same command again" in ended.err
 
 
 # --calibrate

@@ -183,7 +183,7 @@ def test_a_missing_weight_is_named(tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     del weights["itm_head.bias"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    assert complaint(folder) == "its weights are incomplete: itm_head.bias is missing"
+    assert complaint(folder) == "its weights are incomplete: 'itm_head.bias' is missing"
 
 
 def test_a_pipeline_does_not_make_weights_up(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_pipeline_does_not_make_up_the_weights_of_a_module_of_diffusers(tmp_pa
     part.mkdir()
     change(part / "config.json", _class_name="CLIPImageProjection", hidden_size=4)
     save_file({"other": torch.ones(4, 4)}, part / "diffusion_pytorch_model.safetensors")
-    with pytest.raises(UserError, match=r"^x: image_encoder: .*project.weight is missing"):
+    with pytest.raises(UserError, match=r"^x: image_encoder: .*project.weight' is missing"):
         hub.pipeline(folder, dtype=torch.float32, where="x")
     save_file({"project.weight": torch.ones(4, 4)}, part / "diffusion_pytorch_model.safetensors")
     pipe = hub.pipeline(folder, dtype=torch.float32, where="x")

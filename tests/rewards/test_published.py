@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tests.conftest import Run
 from tests.models.test_preprocess import noise
 from tests.rewards import peers
 from vpctl import plugins
@@ -217,10 +218,10 @@ def without(name: str) -> Callable[[peers.State], Any]:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (without("blip.visual_encoder.norm.bias"), "missing: vision_model.post_layernorm.bias"),
-        (without("blip.text_proj.weight"), "its weights are incomplete: text_proj.weight is missing"),
-        (without("mlp.layers.4.bias"), "its weights are incomplete: mlp.layers.4.bias is missing"),
-        (lambda state: {**state, "extra.weight": torch.ones(2)}, "has weights of another model: extra.weight"),
+        (without("blip.visual_encoder.norm.bias"), "missing: 'vision_model.post_layernorm.bias'"),
+        (without("blip.text_proj.weight"), "its weights are incomplete: 'text_proj.weight' is missing"),
+        (without("mlp.layers.4.bias"), "its weights are incomplete: 'mlp.layers.4.bias' is missing"),
+        (lambda state: {**state, "extra.weight": torch.ones(2)}, "has weights of another model: 'extra.weight'"),
         (
             lambda state: {**state, "blip.visual_encoder.norm.bias": torch.ones(3)},
             "do not fit together: mismatched: ('vision_model.post_layernorm.bias'",
@@ -232,7 +233,7 @@ def without(name: str) -> Callable[[peers.State], Any]:
         (lambda state: itself(), "is not a checkpoint: it does not hold weights by name"),
         (
             lambda state: {**state, "mlp.layers.0.weight": torch.ones(1, 1).expand(1 << 20, 1 << 20)},
-            "mlp.layers.0.weight has the shape (1048576, 1048576), and the file holds fewer numbers",
+            "'mlp.layers.0.weight' has the shape (1048576, 1048576), and the file holds fewer numbers",
         ),
         (lambda state: {"epoch": 3}, "is not a checkpoint: it does not hold weights by name"),
         (lambda state: [1, 2], "is not a checkpoint: it does not hold weights by name"),
@@ -275,7 +276,7 @@ def test_a_damaged_file_is_an_error_before_torch_opens_it(tmp_path: Path, damage
             "bits": bytes(byte ^ 0xFF for byte in data),
         }[damage]
     )
-    with pytest.raises(UserError, match=r"^--reward aesthetic:\S+mine\.\w+: mine\.\w+: [^\n]+$"):
+    with pytest.raises(UserError, match=r"^--reward aesthetic:\S+mine\.\w+: [^\n:]+(: [^\n]+)?$"):
         plugins.check("reward", f"aesthetic:{file}")
 
 
@@ -288,7 +289,7 @@ def test_a_damaged_file_is_an_error_before_torch_opens_it(tmp_path: Path, damage
         ),
         (
             {"layers.0.weight": torch.ones(1, 768)},
-            "is not a head of LAION Aesthetic: its first weight is layers",
+            "is not a head of LAION Aesthetic: its first weight is 'layers",
         ),
         ({"weight": torch.ones(1, 9), "bias": torch.ones(1)}, "the head has 9 weights; known: 768, 512"),
         ({"weight": torch.ones(9), "bias": torch.ones(1)}, "the layers of the head have the shapes"),
@@ -479,3 +480,35 @@ def test_what_turns_features_into_a_score_stays_in_float32(imagereward: Path, hp
         backbone = load(spec, dtype="bfloat16").model.backbone
         kept = [name for name, one in backbone.named_parameters() if one.dtype == torch.float32]
         assert sorted(kept) == sorted(names)
+
+
+def test_what_is_named_in_place_of_a_checkpoint_is_told(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    (tmp_path / "rm").mkdir()
+    for name in ("config.json", "reward.json", "model.safetensors"):
+        (tmp_path / "rm" / name).write_text("{}")
+    torch.save(peers.imagereward(), tmp_path / "ImageReward.pt")
+    tokenizer = (
+        "imagereward:ImageReward.pt needs the tokenizer google-bert/bert-base-uncased: the hub cannot be reached ("
+    )
+    for argument, said in (
+        (
+            "prompts.txt",
+            "imagereward:prompts.txt: is not a checkpoint: it is neither from torch.save nor in safetensors",
+        ),
+        (
+            "rm",
+            "imagereward:rm: is not a checkpoint; it holds a reward model, which score takes as --reward vp:rm",
+        ),
+        ("ImageReward.pt", tokenizer),
+    ):
+        ended = run("score", "none.jsonl", "--reward", f"imagereward:{argument}", env={"HF_HUB_OFFLINE": "1"})
+        assert ended.err.startswith(f"vpctl score: error: --reward {said}")
+    way_out = "a folder that holds both ImageReward.pt and vocab.txt of google-bert/bert-base-uncased"
+    assert ended.err.endswith(f"; name {way_out}, or run again when online\n")
+
+
+def test_the_python_of_the_readme_runs_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    said = (Path(plugins.__file__).parent / "rewards" / "README.md").read_text()
+    exec(said.split("```python\n")[1].split("```")[0], {})
+    assert len(json.loads(capsys.readouterr().out)) == 2

@@ -203,7 +203,7 @@ def test_a_reader_can_be_told_what_else_will_not_do(tmp_path: Path) -> None:
 def test_a_file_is_opened_before_anything_heavy_is_loaded_for_it(tmp_path: Path) -> None:
     for missing in (lambda: read(f"{tmp_path}/none.jsonl", Prompt), lambda: read_prompts(f"{tmp_path}/none.jsonl")):
         assert complaint(missing) == f"{tmp_path}/none.jsonl: no such file or directory"
-    assert complaint(lambda: read(str(tmp_path), Prompt)) == f"{tmp_path}: is a directory"
+    assert complaint(lambda: read(str(tmp_path), Prompt)) == f"{tmp_path}: is a folder; name a file of records"
 
 
 def test_prompts_are_read_from_plain_text_too(tmp_path: Path) -> None:
@@ -782,7 +782,7 @@ def test_an_input_that_is_none_is_told_in_one_line(tmp_path: Path, run: Run) -> 
     write_lines(tmp_path / "secret.jsonl", []).chmod(0)
     for source, reason in {
         "none.jsonl": "no such file or directory",
-        ".": "is a directory",
+        ".": "is a folder; name a file of records",
         "secret.jsonl": "permission denied",
     }.items():
         assert run("merge", source) == (2, "", f"vpctl merge: error: {source}: {reason}\n")

@@ -157,7 +157,7 @@ def score(
             progress.warn(
                 f"--reward {spec}: read only the beginning of the prompts of {progress.plural(number, 'picture')}"
             )
-    mend = "mend the pictures that the warnings name, then run the same command again"
+    mend = "mend what the warnings name, then run the same command again"
     progress.finished(progress.plural(done, "picture"), out, resumed=sink.resumed, failed=failed, retry=mend)
     calibration.save()
     if failed:

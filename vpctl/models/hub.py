@@ -114,7 +114,9 @@ def filled(kind: Any, config: Any, state: Mapping[str, torch.Tensor], *, where: 
         )
         for problem in ("missing", "unexpected", "mismatched"):
             if names := found[f"{problem}_keys"]:
-                raise UserError(f"{where}: its weights do not fit together: {problem}: {str(min(names))[:120]!r}")
+                first = min(names)  # a name, or a name with two sizes
+                shown = f"{first!r}" if isinstance(first, str) else f"{first}"
+                raise UserError(f"{where}: its weights do not fit together: {problem}: {shown[:120]}")
         return opened
 
 
