@@ -31,21 +31,29 @@ def read(source: str, kind: type[R], misfit: Callable[[R], str] = lambda _: "") 
 
 def located(source: str, kind: type[R], misfit: Callable[[R], str] = lambda _: "") -> Iterator[tuple[str, R]]:
     """Like `read`, but each record comes with its place, ``FILE:LINE``."""
-    return records_of(numbered_lines(source), kind, folder_of(source), misfit)
+    lines = numbered_lines(source)
+    return records_of(_no_prompts(lines) if kind is Image else lines, kind, folder_of(source), misfit)
 
 
 def records_of(lines: Lines, kind: type[R], base: str, misfit: Callable[[R], str]) -> Iterator[tuple[str, R]]:
     """Yield the record of each line with its place. File names in the records are relative to `base`."""
     with closing(lines):
-        for number, (where, line) in enumerate(lines):
-            if number == 0 and kind is Image and _is_plain(line):
-                raise UserError(
-                    f"{where}: is plain text, not a record of a picture; generate draws pictures of prompts"
-                )
+        for where, line in lines:
             record = parse_record(line, kind, where, base)
             if reason := misfit(record):
                 raise UserError(f"{where}: {reason}")
             yield where, record
+
+
+def _no_prompts(lines: Lines) -> Lines:
+    """The lines. Raises `UserError` if the first one is a prompt as plain text."""
+    with closing(lines):
+        for number, (where, line) in enumerate(lines):
+            if number == 0 and _is_plain(line):
+                raise UserError(
+                    f"{where}: is plain text, not a record of a picture; generate draws pictures of prompts"
+                )
+            yield where, line
 
 
 def _is_plain(line: bytes) -> bool:
