@@ -329,7 +329,7 @@ def test_weights_that_are_not_there_end_the_run_in_one_line(random: Path, tmp_pa
     found = ask(judge_in(broken), [GREEN, RED_BLUE])
     assert [type(one) for one in found] == [UserError, UserError]
     where = f"--annotator transformers:{broken}"
-    said = re.fullmatch(rf"{re.escape(where)}: its weights are incomplete: (\S+) is missing", str(found[0]))
+    said = re.fullmatch(rf"{re.escape(where)}: its weights are incomplete: '(\S+)' is missing", str(found[0]))
     assert said, found[0]
     assert lost.endswith(said[1]), "the file's name of it may have a prefix that the model's has not"
     (broken / "model.safetensors").unlink()
