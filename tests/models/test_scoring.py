@@ -297,7 +297,8 @@ def test_a_picture_that_fails_is_left_out_and_tried_again(run: Run, tmp_path: Pa
     assert ended.code == 3
     assert ended.err == (
         f"vpctl score: warning: {hidden}: there is no such picture\n"
-        "vpctl score: 3 pictures written to scored.jsonl; 1 failed; mend what the warnings name, then run the same command again\n"
+        "vpctl score: 3 pictures written to scored.jsonl; 1 failed; mend what the warnings name, then run the same "
+        "command again\n"
     )
     hidden.write_bytes(picture)
     ended = run(*command)
