@@ -189,7 +189,7 @@ def test_no_module_needs_itself() -> None:
         ("vpctl/rewards/vp.py", "import typer.testing", "rewards imports typer"),
         ("vpctl/rewards/vp.py", "from ..annotators.openai import load", "rewards imports its neighbour annotators"),
         ("vpctl/rewards/vp.py", "from ..commands.score import score", "rewards imports commands, which is above it"),
-        ("vpctl/tuning/ppo.py", "import vpctl.generators.shapes", "tuning imports its neighbour generators"),
+        ("vpctl/tuning/ddpo.py", "import vpctl.generators.shapes", "tuning imports its neighbour generators"),
         (
             "vpctl/shapes/judge.py",
             "from ..tuning import run",

@@ -36,7 +36,6 @@ INTERRUPTED = 130
 RENAMED = {
     "annotate --batch": "--batch-api",
     "annotate --report": "vpctl eval judgements FILE",
-    "tune-dpo --steps": "--max-steps",
 }
 """New names of renamed options, by command and old name."""
 _NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"

@@ -5,7 +5,7 @@ A field of these classes is an option: `learning_rate` is `--learning-rate`. Env
 
 import os
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from .options import duration, option
 
@@ -44,9 +44,9 @@ VARIABLES = (
         "Number of CPU threads. If it is not set, a command uses all cores; in a pipe it uses half of them.",
         ("device",),
     ),
-    Variable("RANK", "Number of this process among those that a launcher has started, from 0.", ("backbone",)),
+    Variable("RANK", "Number of this process among those that a launcher has started, from 0.", ("save_every",)),
     Variable(
-        "WORLD_SIZE", "Number of processes that a launcher, such as accelerate launch, has started.", ("backbone",)
+        "WORLD_SIZE", "Number of processes that a launcher, such as accelerate launch, has started.", ("save_every",)
     ),
     Variable("NO_COLOR", "If it is set, tables have no colours.", ("judgements", "html", "files")),
 )
@@ -64,6 +64,61 @@ Rank = Annotated[
         group="Training",
         help="Rank of the LoRA: the size of its weight matrices. The alpha of the LoRA is the same number, so its "
         "scale is 1.",
+    ),
+]
+MaxGradNorm = Annotated[
+    float,
+    option(
+        "--max-grad-norm",
+        metavar="N",
+        min=0.000001,
+        max=1_000_000_000,
+        group="Training",
+        help="Largest norm of the gradient; a longer gradient is scaled down to it.",
+    ),
+]
+Steps = Annotated[
+    int | None,
+    option(
+        metavar="N",
+        min=2,
+        max=100_000,
+        group="Sampling",
+        help="Number of denoising steps per picture.",
+        show_default="the model's own",
+    ),
+]
+Guidance = Annotated[
+    float | None,
+    option(
+        metavar="W",
+        min=0,
+        max=1000,
+        group="Sampling",
+        help="Weight of classifier-free guidance, both for drawing and for training. With 1 or less there is no "
+        "guidance, and a denoising step takes half the time.",
+        show_default="the model's own",
+    ),
+]
+Eta = Annotated[
+    float,
+    option(
+        metavar="E",
+        min=0,
+        max=1,
+        group="Sampling",
+        help="Amount of noise that a denoising step adds; 1 is the amount of DDPM sampling. ddpo and d3po need at "
+        "least 0.01: without noise a step has no probability.",
+    ),
+]
+SkipLast = Annotated[
+    int,
+    option(
+        metavar="N",
+        min=0,
+        max=1000,
+        group="Training",
+        help="Leave the last N denoising steps out of training.",
     ),
 ]
 Checkpoint = Annotated[
@@ -168,6 +223,7 @@ class RewardModelConfig:
         float, option(metavar="W", min=0, max=10, group="Training", help="Weight decay of AdamW.")
     ] = 0.0
     """ImageReward's code."""
+    max_grad_norm: MaxGradNorm = 1.0
     loss: Annotated[
         str,
         option(
@@ -287,9 +343,80 @@ class RewardModelConfig:
 
 
 @dataclass(frozen=True)
-class DPOConfig:
+class OptimizerConfig:
+    """Options of tune-ppo and tune-dpo: the trained weights and their optimizer."""
+
+    learning_rate: LearningRate = 1e-4
+    warmup: Annotated[
+        int,
+        option(
+            metavar="N",
+            min=0,
+            max=1_000_000,
+            group="Training",
+            help="Number of optimizer steps during which the learning rate rises to its peak. It is constant after "
+            "them.",
+        ),
+    ] = 0
+    weight_decay: Annotated[
+        float, option(metavar="W", min=0, max=10, group="Training", help="Weight decay of AdamW.")
+    ] = 1e-4
+    max_grad_norm: MaxGradNorm = 1.0
+    """DDPO, D3PO, Diffusion-DPO and ReFL."""
+    rank: Rank = 8
+    lora_targets: Annotated[
+        str,
+        option(
+            "--lora-targets",
+            metavar="NAMES",
+            group="Training",
+            help="Layers that get a LoRA, separated by commas. A layer is meant if its full name is one of these, or "
+            "ends with a dot and one of these.",
+        ),
+    ] = "to_q,to_k,to_v,to_out.0"
+    """All attention layers, as in diffusers' example scripts."""
+    gradient_checkpointing: Annotated[
+        bool,
+        option(
+            "--gradient-checkpointing",
+            group="Training",
+            help="Compute parts of the model again for the gradient instead of keeping them. This takes about a third "
+            "more time, and a small part of the memory. SDXL needs it on most GPUs.",
+        ),
+    ] = False
+    export: Annotated[
+        str,
+        option(
+            "--export",
+            choices=("kohya",),
+            group="Output",
+            help="Also write the LoRA in another format. kohya: lora_kohya.safetensors, which ComfyUI, AUTOMATIC1111 "
+            "and other programs read.",
+            show_default="only that of diffusers",
+        ),
+    ] = ""
+
+
+@dataclass(frozen=True)
+class DPOConfig(OptimizerConfig):
     """Options of tune-dpo."""
 
+    learning_rate: LearningRate = 1e-4
+    """Between the 1e-5 and 5e-4 that diffusers' example script uses for LoRA."""
+    warmup: Annotated[
+        int,
+        option(
+            metavar="N",
+            min=0,
+            max=1_000_000,
+            group="Training",
+            help="Number of optimizer steps during which the learning rate rises to its peak.",
+        ),
+    ] = 50
+    weight_decay: Annotated[
+        float, option(metavar="W", min=0, max=10, group="Training", help="Weight decay of AdamW.")
+    ] = 1e-2
+    """Diffusion-DPO."""
     max_steps: Annotated[
         int,
         option("--max-steps", metavar="N", min=1, max=1_000_000, group="Training", help="Number of optimizer steps."),
@@ -314,19 +441,6 @@ class DPOConfig:
         ),
     ] = 5000.0
     """Diffusion-DPO, for a squared error that is a mean over the latent's elements."""
-    learning_rate: LearningRate = 1e-4
-    """Between the 1e-5 and 5e-4 that diffusers' example script uses for LoRA."""
-    warmup: Annotated[
-        int,
-        option(
-            metavar="N",
-            min=0,
-            max=1_000_000,
-            group="Training",
-            help="Number of optimizer steps during which the learning rate rises to its peak.",
-        ),
-    ] = 50
-    rank: Rank = 8
     prompt_dropout: Annotated[
         float,
         option(
@@ -343,8 +457,38 @@ class DPOConfig:
 
 
 @dataclass(frozen=True)
-class PPOConfig:
-    """Options of tune-ppo."""
+class D3POConfig:
+    """Options of tune-dpo --algorithm d3po."""
+
+    steps: Steps = None
+    """D3PO: 20."""
+    guidance: Guidance = None
+    """D3PO: 5."""
+    eta: Eta = 1.0
+    """D3PO."""
+    skip_last: SkipLast = 1
+    ratio_clip: Annotated[
+        float,
+        option(
+            "--ratio-clip",
+            metavar="E",
+            min=0.000001,
+            max=0.999999,
+            group="Training",
+            help="Train on a denoising step only until its probability has changed by this factor, up or down: 0.1 "
+            "allows factors from 0.9 to 1.1. Of the probability, this is the geometric mean over the latent's "
+            "elements.",
+        ),
+    ] = 0.1
+    """D3PO. With a wider range the pictures fell apart."""
+
+
+@dataclass(frozen=True)
+class PPOConfig(OptimizerConfig):
+    """Options of tune-ppo that all its algorithms have."""
+
+    learning_rate: LearningRate = 3e-4
+    """DDPO, for LoRA."""
 
     epochs: Annotated[
         int,
@@ -353,7 +497,8 @@ class PPOConfig:
             min=1,
             max=100_000,
             group="Training",
-            help="Number of rounds (epochs). Each round draws pictures, scores them, and trains on them.",
+            help="Number of rounds (epochs). Each round draws pictures, scores them, and trains on them. With refl, a "
+            "round is one optimizer step.",
         ),
     ] = 100
     """DDPO's compressibility run."""
@@ -374,53 +519,52 @@ class PPOConfig:
             "--images",
             "-n",
             metavar="N",
-            min=2,
+            min=1,
             max=1024,
             group="Sampling",
-            help="Number of pictures per prompt. The rewards of these pictures are compared with one another.",
+            help="Number of pictures per prompt and round. ddpo compares their rewards with one another, so it needs "
+            "at least 2.",
         ),
     ] = 8
     """32 × 8 is DDPO's 256 pictures a round."""
-    updates: Annotated[
-        int, option(metavar="N", min=1, max=10_000, group="Training", help="Number of optimizer steps per round.")
-    ] = 2
-    """DDPO's aesthetic run."""
     batch: Annotated[
         int,
         option("--batch", metavar="N", min=1, max=4096, group="Training", help="Number of pictures per forward pass."),
     ] = 8
-    steps: Annotated[
-        int | None,
+    steps: Steps = None
+    guidance: Guidance = None
+    eta: Eta = 1.0
+    preview_every: Annotated[
+        int,
         option(
             metavar="N",
-            min=2,
-            max=1000,
-            group="Sampling",
-            help="Number of denoising steps per picture.",
-            show_default="the model's own",
-        ),
-    ] = None
-    guidance: Annotated[
-        float | None,
-        option(
-            metavar="W",
             min=0,
-            max=1000,
-            group="Sampling",
-            help="Weight of classifier-free guidance, both for drawing and for training.",
-            show_default="the model's own",
+            max=100_000,
+            group="Output",
+            help="Number of rounds between preview grids; 0 turns previews off.",
         ),
-    ] = None
-    eta: Annotated[
-        float,
+    ] = 10
+    save_every: Annotated[
+        int,
         option(
-            metavar="E",
-            min=0.01,
-            max=1,
-            group="Sampling",
-            help="Amount of noise that a denoising step adds; 1 is the amount of DDPM sampling.",
+            "--save-every",
+            metavar="N",
+            min=1,
+            max=1_000_000,
+            group="Output",
+            help="Number of rounds between checkpoints.",
         ),
-    ] = 1.0
+    ] = 5
+
+
+@dataclass(frozen=True)
+class DDPOConfig:
+    """Options of tune-ppo --algorithm ddpo."""
+
+    updates: Annotated[
+        int, option(metavar="N", min=1, max=10_000, group="Training", help="Number of optimizer steps per round.")
+    ] = 2
+    """DDPO's aesthetic run."""
     timestep_fraction: Annotated[
         float,
         option(
@@ -431,16 +575,7 @@ class PPOConfig:
             help="Share of the denoising steps to train on. In each round they are chosen anew, at random.",
         ),
     ] = 0.5
-    skip_last: Annotated[
-        int,
-        option(
-            metavar="N",
-            min=0,
-            max=1000,
-            group="Training",
-            help="Leave the last N denoising steps out of training.",
-        ),
-    ] = 1
+    skip_last: SkipLast = 1
     """The noise of these steps is so small that they dominate the gradient, but hardly change the picture. DanceGRPO
     leaves one out."""
     clip: Annotated[
@@ -478,32 +613,183 @@ class PPOConfig:
             "model.",
         ),
     ] = 0.0
-    learning_rate: Annotated[
-        float, option(metavar="LR", min=0, max=1, group="Training", help="Learning rate of AdamW. It is constant.")
-    ] = 3e-4
-    """DDPO, for LoRA."""
-    rank: Rank = 8
-    preview_every: Annotated[
+    packed: Annotated[
         int,
         option(
-            metavar="N",
-            min=0,
-            max=100_000,
-            group="Output",
-            help="Number of rounds between preview grids; 0 turns previews off.",
-        ),
-    ] = 10
-    save_every: Annotated[
-        int,
-        option(
-            "--save-every",
+            "--packed",
             metavar="N",
             min=1,
-            max=1_000_000,
-            group="Output",
-            help="Number of rounds between checkpoints.",
+            max=1000,
+            group="Training",
+            help="Number of denoising steps of a picture that go through the model together in training. More steps "
+            "are faster, as far as the memory allows; the result differs only by rounding.",
         ),
-    ] = 5
+    ] = 1
+
+
+@dataclass(frozen=True)
+class ReFLConfig:
+    """Options of tune-ppo --algorithm refl."""
+
+    late_share: Annotated[
+        float,
+        option(
+            "--late-share",
+            metavar="F",
+            min=0,
+            max=1,
+            group="Sampling",
+            help="Stop drawing at a random step in this last share of the denoising steps, and predict the picture "
+            "from there; 0 always stops at the last step.",
+        ),
+    ] = 0.25
+    """ReFL stops at a random step from 30 to 39 of 40."""
+    grad_steps: Annotated[
+        int,
+        option(
+            "--grad-steps",
+            metavar="N",
+            min=1,
+            max=1000,
+            group="Training",
+            help="Number of last denoising steps that the gradient goes through. With --late-share 0 this is DRaFT-N. "
+            "Each step takes the memory of one more model.",
+        ),
+    ] = 1
+    """ReFL."""
+    reward_threshold: Annotated[
+        float,
+        option(
+            "--reward-threshold",
+            metavar="C",
+            min=-1000,
+            max=1000,
+            group="Training",
+            help="Leave a picture out of the gradient if the weighted sum of its rewards is at least C. Each reward is "
+            "measured in standard deviations above the mean of the untuned model's pictures. A large C, such as 1000, "
+            "leaves none out, as in DRaFT.",
+        ),
+    ] = 2.0
+    """ReFL's code."""
+    reward_weight: Annotated[
+        float,
+        option(
+            "--reward-weight",
+            metavar="W",
+            min=0,
+            max=1000,
+            group="Training",
+            help="Weight of the reward in the loss, beside the pre-training loss.",
+        ),
+    ] = 1e-3
+    """ReFL, section 4.2."""
+    pretrain: Annotated[
+        str,
+        option(
+            "--pretrain",
+            metavar="FILE",
+            group="Training",
+            help="Records of pictures with their prompts. Each step also trains on as many of them as it draws, with "
+            "the loss that the model was trained with, so that it does not forget.",
+            show_default="no pre-training loss",
+        ),
+    ] = ""
+    pretrain_weight: Annotated[
+        float,
+        option(
+            "--pretrain-weight",
+            metavar="W",
+            min=0,
+            max=1000,
+            group="Training",
+            help="Weight of the pre-training loss.",
+        ),
+    ] = 1.0
+    """ReFL, section 4.2."""
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """Options of tune-ppo for the pictures of held-out prompts."""
+
+    watch: Annotated[
+        list[str] | None,
+        option(
+            "--watch",
+            metavar="SPEC",
+            group="Output",
+            help="Reward that is only watched: pictures of held-out prompts are drawn now and then, always from the "
+            "same noise, in the model's own number of steps and with its own guidance, and scored with it and with "
+            "every --reward; repeatable. A reward that falls here while "
+            "--reward rises shows that the training exploits a weakness of --reward. Held-out prompts are those with "
+            "the split validation, or else 10 % of the prompts, which are then not trained on.",
+        ),
+    ] = None
+    watch_every: Annotated[
+        int,
+        option(
+            "--watch-every",
+            metavar="N",
+            min=1,
+            max=100_000,
+            group="Output",
+            help="Number of rounds between two measurements of --watch.",
+        ),
+    ] = 10
+    patience: Annotated[
+        int | None,
+        option(
+            metavar="N",
+            min=1,
+            max=10_000,
+            group="Training",
+            help="Stop early, after N measurements in a row in which the first --watch did not rise, and keep the LoRA "
+            "of the best measurement.",
+            show_default="all rounds",
+        ),
+    ] = None
+
+
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "ddpo": {},
+    "refl": {
+        "learning_rate": 1e-5,
+        "weight_decay": 1e-2,
+        "epochs": 937,
+        "prompts_per_epoch": 32,
+        "images": 1,
+        "batch": 4,
+        "steps": 40,
+        "guidance": 1.0,
+        "preview_every": 50,
+        "save_every": 20,
+        "watch_every": 50,
+    },
+}
+"""Values of tune-ppo's options by algorithm, where they are not the default.
+
+refl: ReFL's code, and for the number of pictures VisionPrefer (Wu et al. 2024, appendix D.2): 30,000 prompts, 32 at
+once. The paper trains the whole model, for which the learning rate was chosen; a LoRA may take a larger one."""
+PREFERENCE_ALGORITHMS: dict[str, dict[str, Any]] = {
+    "dpo": {},
+    "d3po": {
+        "max_steps": 400,
+        "batch": 2,
+        "accumulate": 5,
+        "beta": 0.1,
+        "learning_rate": 5e-5,
+        "warmup": 0,
+        "weight_decay": 1e-4,
+        "steps": 20,
+        "guidance": 5.0,
+        "preview_every": 20,
+        "save_every": 5,
+    },
+}
+"""Values of tune-dpo's options by algorithm, where they are not the default.
+
+d3po: its code, and the rounds and the learning rate of VisionPrefer (appendix D.2). The code does an optimizer step for
+each pair; here the ten pairs of a round make one."""
 
 
 @dataclass(frozen=True)

@@ -424,6 +424,10 @@ class OfflineAnnotator(Annotator, Protocol):
         """Ask once more after the unusable answer `first`, and return the verdicts. Raises `Refused` and `Unusable`."""
 
 
+WITHOUT_GRADIENT = "has no gradient, which this algorithm needs; take a model as the reward, such as vp:DIR"
+"""What is said of a `Reward` that is not differentiable."""
+
+
 class Reward(Protocol):
     """Scores pictures, for every ``--reward``. As a function: ``score(images, prompts)`` returns a number per image.
 

@@ -9,13 +9,16 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from vpctl.configs import OptimizerConfig
 from vpctl.generators.shapes import load
+from vpctl.models.denoiser import Denoiser
 from vpctl.models.denoiser.sd import StableDiffusion
 from vpctl.models.devices import join_world
 from vpctl.models.tensors import from_pictures
 from vpctl.shapes.grammar import describe, sample
 from vpctl.shapes.render import render
 from vpctl.tuning.run import Run
+from vpctl.tuning.tuner import Tuner
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +37,11 @@ def new_policy(packaged: StableDiffusionPipeline, *, rank: int = 4, seed: int = 
     return StableDiffusion(copy.deepcopy(packaged), rank=rank, seed=seed)
 
 
-def disturb(policy: StableDiffusion, amount: float = 0.05) -> None:
+def new_tuner(policy: Denoiser, config: OptimizerConfig, *, seed: int = 0) -> Tuner:
+    return Tuner(policy, config, seed=seed, world=join_world("cpu"))
+
+
+def disturb(policy: Denoiser, amount: float = 0.05) -> None:
     """Move every weight of the LoRA a little, so that it does something."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

@@ -69,7 +69,7 @@ class Forks:
 
 def serve() -> None:
     """Answer every line with the exit of a fork."""
-    for module in ("commands.train_rm", "commands.tune_dpo", "commands.tune_ppo", "tuning.dpo", "tuning.ppo"):
+    for module in ("commands.train_rm", "commands.tune_dpo", "commands.tune_ppo", "tuning.dpo", "tuning.ddpo"):
         __import__(f"vpctl.{module}")
     for module in ("tuning.reward", "models.reward", "report.intervals", "generators.shapes", "rewards.shapes"):
         __import__(f"vpctl.{module}")

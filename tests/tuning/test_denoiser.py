@@ -64,10 +64,29 @@ def test_only_the_lora_is_trained_and_it_is_in_float32(packaged: StableDiffusion
 def test_nothing_is_trained_through_float16(packaged: StableDiffusionPipeline) -> None:
     halved = copy.deepcopy(packaged).to(dtype=torch.float16)
     policy = new_policy(halved)
-    assert policy.pipe.unet.dtype == policy.pipe.vae.dtype == policy.pipe.text_encoder.dtype != torch.float16
+    assert policy.pipe.unet.dtype == policy.pipe.vae.dtype == policy.pipe.text_encoder.dtype == torch.float32
     tiny = policy.predict(torch.randn(1, 4, 8, 8), torch.tensor([500]), policy.embed(["a red circle"])).mean() * 1e-7
     tiny.backward()
     assert any(weight.grad is not None and weight.grad.any() for weight in policy.trainable)
+
+
+def test_checkpointing_changes_no_gradient(packaged: StableDiffusionPipeline) -> None:
+    found = []
+    for checkpointing in (False, True):
+        policy = StableDiffusion(copy.deepcopy(packaged), rank=4, seed=0, checkpointing=checkpointing)
+        disturb(policy)
+        given = policy.embed(["a red circle"])
+        latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        predicted = policy.predict(latents, torch.tensor([300]), given)
+        with policy.reference():
+            policy.predict(latents, torch.tensor([300]), given)
+        policy.decode(predicted).square().sum().backward()
+        found.append([weight.grad for weight in policy.trainable])
+        assert policy.pipe.unet.is_gradient_checkpointing == checkpointing
+    for ours, theirs in zip(*found, strict=True):
+        assert ours is not None
+        assert ours.any()
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_guidance_is_a_step_beyond_the_unguided_prediction(policy: StableDiffusion) -> None:
@@ -197,20 +216,20 @@ def test_pictures_are_noised_and_the_target_is_what_the_model_predicts(
 def test_a_pipeline_that_cannot_be_tuned_is_refused_before_and_after_it_is_loaded(
     packaged: StableDiffusionPipeline, tmp_path: Path
 ) -> None:
-    said = r"^--model diffusion:\S+: a StableDiffusionXLPipeline; only Stable Diffusion 1 and 2"
+    said = r"^--model diffusion:\S+: a StableDiffusion3Pipeline; only Stable Diffusion 1, 2 and XL"
     folder = shutil.copytree(shapes.WEIGHTS / "small", tmp_path / "pipe")
     sources.check_tunable(str(folder), option="--model diffusion:")
-    assert open_denoiser(copy.deepcopy(packaged), rank=1, source="x", seed=0).trainable
+    assert open_denoiser(copy.deepcopy(packaged), rank=1, targets="to_q", source="x", seed=0).trainable
     change(folder / "scheduler" / "scheduler_config.json", prediction_type="sample")
     with pytest.raises(UserError, match="pipe: predicts sample; only models that predict epsilon or"):
         sources.check_tunable(str(folder), option="--model diffusion:")
     pipe = copy.deepcopy(packaged)
     pipe.scheduler.register_to_config(prediction_type="sample")
     with pytest.raises(UserError, match=r"^--model x: predicts sample; only models that predict epsilon or"):
-        open_denoiser(pipe, rank=1, source="x", seed=0)
-    change(folder / "model_index.json", _class_name="StableDiffusionXLPipeline")
+        open_denoiser(pipe, rank=1, targets="to_q", source="x", seed=0)
+    change(folder / "model_index.json", _class_name="StableDiffusion3Pipeline")
     with pytest.raises(UserError, match=said):
         sources.check_tunable(str(folder), option="--model diffusion:")
-    other = type("StableDiffusionXLPipeline", (), {})()
+    other = type("StableDiffusion3Pipeline", (), {})()
     with pytest.raises(UserError, match=said):
-        open_denoiser(other, rank=1, source="diffusion:x", seed=0)
+        open_denoiser(other, rank=1, targets="to_q", source="diffusion:x", seed=0)

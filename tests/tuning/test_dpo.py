@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from tests.tuning.conftest import Killed, Mortal, disturb, new_policy
+from tests.tuning.conftest import Killed, Mortal, disturb, new_policy, new_tuner
 from vpctl.configs import DPOConfig
 from vpctl.models.denoiser.conditioning import Conditioning
 from vpctl.models.denoiser.sd import StableDiffusion
@@ -36,7 +36,8 @@ def run_dpo(
     settings = replace(DPOConfig(max_steps=4, batch=4, accumulate=2, warmup=0, preview_every=0), **config)
     asked = {"max_steps": settings.max_steps}
     with Run(str(folder), asked, ALONE) as run:
-        algorithm = DiffusionDPO(policy, policy.encode(rendered[1]), pairs or true_pairs(rendered), settings, seed=0)
+        tuner = new_tuner(policy, settings)
+        algorithm = DiffusionDPO(tuner, policy.encode(rendered[1]), pairs or true_pairs(rendered), settings)
         train(algorithm, run, save_every=settings.save_every, evaluate=lambda _: {})
 
 
@@ -139,12 +140,12 @@ def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(
     config = DPOConfig(max_steps=6, batch=4, accumulate=2, warmup=0, preview_every=0, save_every=2)
     arguments = first.encode(rendered[1]), true_pairs(rendered), config
     with pytest.raises(Killed), Mortal(tmp_path / "cut", {"max_steps": 6}, last=5) as run:
-        train(DiffusionDPO(first, *arguments, seed=0), run, save_every=2, evaluate=lambda _: {})
+        train(DiffusionDPO(new_tuner(first, config), *arguments), run, save_every=2, evaluate=lambda _: {})
     again = new_policy(packaged, seed=5)
     with Run(str(tmp_path / "cut"), {"max_steps": 6}, ALONE) as run:
         assert run.resumes
         assert run.saved == 4
-        train(DiffusionDPO(again, *arguments, seed=0), run, save_every=2, evaluate=lambda _: {})
+        train(DiffusionDPO(new_tuner(again, config), *arguments), run, save_every=2, evaluate=lambda _: {})
     for ours, theirs in zip(again.trainable, whole.trainable, strict=True):
         assert torch.equal(ours, theirs)
     metrics = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "cut")]

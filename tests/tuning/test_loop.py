@@ -142,6 +142,7 @@ def test_a_model_is_evaluated_before_the_first_step_and_after_each(tmp_path: Pat
         train(Descent(), run, save_every=1, evaluate=evaluation(run))
     assert [number for number, _ in seen[3:]] == [2, 3, 4, 5], "a run that resumes is not evaluated before"
     assert [(line["step"], *line)[::2] for line in lines(tmp_path)] == [
+        (0, "accuracy"),
         (1, "loss"),
         (2, "loss"),
         (2, "accuracy"),

@@ -25,7 +25,7 @@ from ..records import ORIGINAL_SUFFIX, Pair, Report, digest, fingerprint, listin
 from ..streams.joins import ConsistencyChecker
 from ..streams.places import absolute_path, folder_of, is_stream
 from ..streams.reading import located
-from ..tuning.opening import opened
+from ..tuning.opening import announce_once, opened
 
 if TYPE_CHECKING:
     from ..models.reward import RewardModel
@@ -125,9 +125,8 @@ def train_rm(
         vpctl train-rm pairs.jsonl --backbone Salesforce/blip-itm-large-coco
             --aspect-weight 1 --patience 2 --dtype bfloat16 --out vp-score/
     """
-    processes, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0)))
-    if rank:
-        progress.mute()  # one process says what all of them do
+    announce_once()
+    processes = int(os.environ.get("WORLD_SIZE", 1))
     held = preset_values(preset, {"backbone": backbone, **vars(config)}) if preset else {}
     if preset:
         progress.note(f"--preset {preset} sets {' '.join(f'{name} {value}' for name, value in held.items())}")
@@ -174,7 +173,7 @@ def train_rm(
         "data": digest([[*map(_pair_id, part)] for part in (*split.values(), *held_out.values())]),
         "backbone_fingerprint": fingerprint(local) if os.path.exists(local) else "",
     }
-    with opened(out, {**asked, **data}, device, several=True) as run:
+    with opened(out, {**asked, **data}, device) as run:
         if run is None:
             return
         from ..images.pictures import Pictures

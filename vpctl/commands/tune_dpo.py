@@ -1,131 +1,236 @@
 """Tune a model on preference pairs."""
 
 import dataclasses
-from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+import os
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated, Any
 
 from .. import plugins, progress
-from ..configs import DPOConfig
-from ..errors import RecordFailed, UserError
+from ..configs import PREFERENCE_ALGORITHMS, D3POConfig, DPOConfig
+from ..contracts import Settings
+from ..errors import UserError
 from ..images.folders import Folders
-from ..options import Device, Pairs, Roots, RunFolder, Seed, TunedModel, options
-from ..records import Pair, digest
+from ..options import Device, Pairs, Roots, RunFolder, Seed, TunedModel, option, options, plugin
+from ..records import Pair, digest, prompt_too_long
 from ..streams.joins import ConsistencyChecker
 from ..streams.places import absolute_path, folder_of, is_stream
-from ..streams.reading import located
+from ..streams.reading import located, read_prompts
+from ..tuning.asked import as_options, check_noise, check_trained_steps, chosen, weights_of
 from ..tuning.folder import check
-from ..tuning.opening import opened
+from ..tuning.opening import announce_once, opened
 
 if TYPE_CHECKING:
-    from ..images.pictures import Pictures
-    from ..models.denoiser import Denoiser
-    from ..models.denoiser.latents import Posteriors
-    from ..tuning.dpo import Preference
+    from ..tuning.loop import Algorithm
+    from ..tuning.run import Run
+    from ..tuning.tuner import Tuner
 
 
 @options(DPOConfig)
+@options(D3POConfig, "d3po")
 def tune_dpo(
     pairs: Pairs,
     *,
     out: RunFolder,
+    algorithm: Annotated[
+        str,
+        option(
+            "--algorithm",
+            choices=tuple(PREFERENCE_ALGORITHMS),
+            presets=PREFERENCE_ALGORITHMS,
+            group="Training",
+            help="Algorithm. dpo: learns from the pairs in FILE. d3po: FILE holds prompts; it draws pairs of pictures "
+            "itself and compares them with --reward, as VisionPrefer does. d3po has other defaults: "
+            f"{as_options(PREFERENCE_ALGORITHMS['d3po'])}.",
+        ),
+    ] = "dpo",
     model: TunedModel = "",
+    reward: Annotated[
+        list[str] | None,
+        plugin(
+            "reward",
+            "--reward",
+            "-r",
+            group="Model",
+            help="d3po: reward that compares two pictures, as SPEC or SPEC=WEIGHT; repeatable. Each reward is "
+            "normalised on its own, and then they are added up, each multiplied by its weight.",
+            show_default="shapes, the pixel judge",
+        ),
+    ] = None,
     root: Roots = None,
     seed: Seed = 0,
     device: Device = "auto",
     config: DPOConfig,
+    d3po: D3POConfig,
 ) -> None:
     """Tune a model on preference pairs.
 
-    Trains a LoRA (low-rank adaptation: a small set of weights that is added to those of the model) with Diffusion-DPO
-    (Wallace et al. 2024, arXiv 2311.12908). DPO, direct preference optimization, trains on pairs directly: the model
-    learns to denoise the preferred picture of a pair better, compared with the rejected picture. It uses no reward
-    model and draws no training pictures. The pictures of the pairs can come from any model. Pairs with a `split` other
-    than train are skipped. Pairs without a `split` are used.
+    Trains a LoRA (low-rank adaptation: a small set of weights that is added to those of the model). Pairs and prompts
+    with a `split` other than train are skipped. Those without a `split` are used.
+
+    --algorithm dpo (Diffusion-DPO, Wallace et al. 2024, arXiv 2311.12908) trains on pairs directly: the model learns to
+    denoise the preferred picture of a pair better, compared with the rejected picture. DPO stands for direct preference
+    optimization. It uses no reward model and draws no training pictures. The pictures of the pairs can come from any
+    model.
+
+    --algorithm d3po (Yang et al. 2024, arXiv 2311.13231) needs no pairs, only prompts. In each round (--max-steps
+    counts rounds) it draws two pictures of some prompts from the same noise. A reward says which one is better, and
+    training makes its denoising steps more likely, and those of the other less likely.
 
     The output folder holds the LoRA in pytorch_lora_weights.safetensors, previews drawn from fixed seeds, and metrics
     in metrics.jsonl and in files for TensorBoard. To use the LoRA, run generate --adapter DIR, or call
-    pipe.load_lora_weights(DIR) in diffusers. In a healthy run the loss stays near log 2 = 0.693 for a long time, and
-    implicit_accuracy rises. This metric is the share of pairs for which the tuned model, compared with the untuned
+    pipe.load_lora_weights(DIR) in diffusers. In a healthy run of dpo the loss stays near log 2 = 0.693 for a long time,
+    and implicit_accuracy rises. This metric is the share of pairs for which the tuned model, compared with the untuned
     one, favours the preferred picture.
+
+    With accelerate, several GPUs train together: accelerate launch -m vpctl tune-dpo and the same options. Each process
+    computes its own part of a step, so a step has that many times more pairs.
 
     Examples:
 
         vpctl tune-dpo pairs.jsonl --out dpo-lora/
 
+        vpctl tune-dpo prompts.jsonl --algorithm d3po
+            --reward vp:vp-score/ --out d3po-lora/
+
         vpctl tune-dpo pairs.jsonl
             -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
             --out dpo-lora/
     """
-    spec = plugins.check("generator", model or "shapes", tuned=True)
+    announce_once()
+    check_algorithm(algorithm, reward, config, d3po)
+    spec = plugins.check("generator", model or "shapes", tuned=True, steps=d3po.steps)
     if not model:
         progress.note("no --model given: using the built-in shapes world")
-    joined = ConsistencyChecker(unsaid="train").pairs(located(pairs, Pair))
+    asked: dict[str, Any] = {"pairs": absolute_path(pairs), "algorithm": algorithm, "model": spec, "seed": seed}
+    asked |= {**dataclasses.asdict(config), "processes": int(os.environ.get("WORLD_SIZE", 1))}
+    if algorithm == "dpo":
+        tune_on_pairs(pairs, asked, config, root or [], out=out, device=device)
+    else:
+        tune_on_own_pictures(pairs, asked, config, d3po, reward or [], out=out, device=device)
+
+
+def check_algorithm(algorithm: str, reward: list[str] | None, config: DPOConfig, d3po: D3POConfig) -> None:
+    """Raise `UserError` for options of another algorithm, or for values that the algorithm cannot use."""
+    if algorithm == "d3po":
+        if config.prompt_dropout:
+            raise UserError("--prompt-dropout: is an option of --algorithm dpo, not of d3po")
+        check_noise(d3po.eta, algorithm)
+        return
+    if d3po.steps:
+        raise UserError("--steps: is an option of --algorithm d3po; --max-steps is the number of optimizer steps")
+    given = [field.name for field in dataclasses.fields(d3po) if getattr(d3po, field.name) != field.default]
+    for name in [*(["reward"] if reward else []), *given]:
+        raise UserError(f"--{name.replace('_', '-')}: is an option of --algorithm d3po, not of {algorithm}")
+
+
+def tune_on_pairs(
+    source: str, asked: dict[str, Any], config: DPOConfig, root: list[str], *, out: str, device: str
+) -> None:
+    """Diffusion-DPO on the pairs in `source`. `asked` are the options, for the run's folder."""
+    joined = ConsistencyChecker(unsaid="train").pairs(located(source, Pair))
     ours = [pair for pair in progress.track(joined, "pairs") if pair.get("split", "train") == "train"]
     wanted = [pair for pair in ours if pair["margin"]]
     if len(wanted) < len(ours):
         progress.note(f"{progress.plural(len(ours) - len(wanted), 'tie')} left out")
     if not wanted:
-        raise UserError(f"{pairs}: there are no pairs to train on")
-    files = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in wanted)
-    Folders([folder_of(pairs), *(root or [])], piped=is_stream(pairs)).check(files)
-    asked: dict[str, Any] = {
-        "pairs": absolute_path(pairs),
-        "model": spec,
-        "seed": seed,
-        **dataclasses.asdict(config),
-        "data": digest([[pair["prompt"], pair["chosen_file_name"], pair["rejected_file_name"]] for pair in wanted]),
-    }
+        raise UserError(f"{source}: there are no pairs to train on")
+    files = list(chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in wanted))
+    roots = [folder_of(source), *root]
+    Folders(roots, piped=is_stream(source)).check(files)
+    asked["data"] = digest([[pair["prompt"], pair["chosen_file_name"], pair["rejected_file_name"]] for pair in wanted])
     check(out, asked)
-    generator = plugins.tunable(spec, device=device)
-    asked["model_fingerprint"] = plugins.model_fingerprint(spec, generator)
+    generator = plugins.tunable(asked["model"], device=device)
+    asked["model_fingerprint"] = plugins.model_fingerprint(asked["model"], generator)
     with opened(out, asked, device) as run:
         if run is None:
             return
         from ..images.pictures import Pictures
-        from ..models.denoiser import open_denoiser
-        from ..tuning.dpo import DiffusionDPO
-        from ..tuning.loop import train
-        from ..tuning.preview import previews
+        from ..tuning.dpo import DiffusionDPO, Preference
+        from ..tuning.encoding import encode
+        from ..tuning.tuner import Tuner
 
-        policy = open_denoiser(generator.pipeline, rank=config.rank, source=spec, seed=seed)
-        posteriors, preferences = encoded(wanted, policy, Pictures([folder_of(pairs), *(root or [])]))
-        progress.note(
-            f"{progress.plural(len(preferences), 'pair')}, {progress.plural(config.max_steps, 'step')} of "
-            f"{config.batch} × {config.accumulate} = {progress.plural(config.batch * config.accumulate, 'pair')}"
-        )
-        prompts = (pair["prompt"] for pair in wanted)
-        show = previews(run, policy, prompts, generator.settings, every=config.preview_every, seed=seed)
-        algorithm = DiffusionDPO(policy, posteriors, preferences, config, seed=seed)
-        train(algorithm, run, save_every=config.save_every, evaluate=show)
-        with run.results() as folder:
-            policy.save_lora(folder)
-    progress.note(f"the LoRA is in {out}; use it with generate --adapter {out}")
+        tuner = Tuner.open(generator.pipeline, config, source=asked["model"], seed=asked["seed"], world=run.world)
+        posteriors, places = encode(files, tuner.policy, Pictures(roots))
+        preferences = [
+            Preference(places[pair["chosen_file_name"]], places[pair["rejected_file_name"]], pair["prompt"])
+            for pair in wanted
+        ]
+        progress.note(f"{progress.plural(len(preferences), 'pair')}; {steps_of(config, 'step', run.world.size)}")
+        algorithm = DiffusionDPO(tuner, posteriors, preferences, config)
+        tune(algorithm, tuner, run, [pair["prompt"] for pair in wanted], generator.settings, config, asked["seed"])
 
 
-def encoded(pairs: list[Pair], policy: "Denoiser", pictures: "Pictures") -> "tuple[Posteriors, list[Preference]]":
-    """The posterior of every picture, encoded once, and the pairs as indices into the posteriors.
+def tune_on_own_pictures(
+    source: str,
+    asked: dict[str, Any],
+    config: DPOConfig,
+    own: D3POConfig,
+    reward: list[str],
+    *,
+    out: str,
+    device: str,
+) -> None:
+    """D3PO on the prompts in `source`. `asked` are the options, for the run's folder."""
+    weights = weights_of(reward or ["shapes"])
+    if not reward:
+        progress.note("no --reward given: using the built-in shapes world")
+    prompts = [one["prompt"] for one in read_prompts(source, prompt_too_long) if one.get("split", "train") == "train"]
+    texts = list(dict.fromkeys(prompts))
+    if not texts:
+        raise UserError(f"{source}: there are no prompts to train on")
+    asked |= {
+        **dataclasses.asdict(own),
+        "reward": weights,
+        "data": digest(texts),
+        "reward_fingerprints": plugins.fingerprints(*weights),
+    }
+    check(out, asked)
+    spec = asked["model"]
+    generator = plugins.tunable(spec, device=device)
+    asked["model_fingerprint"] = plugins.model_fingerprint(spec, generator)
+    settings = generator.settings
+    steps = chosen("--steps", own.steps, settings.num_inference_steps, spec)
+    check_trained_steps(own.skip_last, steps)
+    guidance = chosen("--guidance", own.guidance, settings.guidance_scale, spec)
+    with opened(out, asked, device) as run:
+        if run is None:
+            return
+        from ..tuning.d3po import D3PO
+        from ..tuning.objective import Objective
+        from ..tuning.tuner import Tuner
 
-    Raises `UserError` for a picture that cannot be opened.
-    """
-    import torch
+        objective = Objective({name: plugins.load("reward", name, device=device) for name in weights}, weights)
+        tuner = Tuner.open(generator.pipeline, config, source=spec, seed=asked["seed"], world=run.world)
+        progress.note(steps_of(config, "round", run.world.size))
+        algorithm = D3PO(tuner, texts, objective, config, own, steps=steps, guidance=guidance)
+        tune(algorithm, tuner, run, texts, settings, config, asked["seed"])
 
-    from ..models.denoiser.latents import Posteriors
-    from ..tuning.dpo import Preference
 
-    numbers: dict[str, int] = {}
-    preferences = [
-        Preference(
-            numbers.setdefault(pair["chosen_file_name"], len(numbers)),
-            numbers.setdefault(pair["rejected_file_name"], len(numbers)),
-            pair["prompt"],
-        )
-        for pair in pairs
-    ]
-    parts = []
-    paths = iter(progress.track(numbers, "pictures encoded", total=len(numbers)))
-    while chunk := list(islice(paths, 16)):
-        try:
-            parts.append(policy.encode(torch.cat([policy.fitted([pictures.open(path)]) for path in chunk])))
-        except RecordFailed as failure:
-            raise UserError(str(failure)) from None
-    return Posteriors.cat(parts), preferences
+def tune(
+    algorithm: "Algorithm",
+    tuner: "Tuner",
+    run: "Run",
+    prompts: list[str],
+    settings: Settings,
+    config: DPOConfig,
+    seed: int,
+) -> None:
+    """Train, and write the LoRA. The previews are of these prompts."""
+    from ..tuning.loop import train
+    from ..tuning.preview import previews
+
+    show = previews(run, tuner.policy, prompts, settings, every=config.preview_every, seed=seed)
+    train(algorithm, run, save_every=config.save_every, evaluate=show)
+    with run.results() as folder:
+        tuner.policy.save_lora(folder, config.export)
+    progress.note(f"the LoRA is in {run.folder}; use it with generate --adapter {run.folder}")
+
+
+def steps_of(config: DPOConfig, unit: str, processes: int) -> str:
+    """Says how many pairs a step, or a round, has."""
+    together = config.batch * config.accumulate * processes
+    many = f" × {processes} processes" if processes > 1 else ""
+    return (
+        f"{progress.plural(config.max_steps, unit)} of {config.batch} × {config.accumulate}{many} = "
+        f"{progress.plural(together, 'pair')}"
+    )

@@ -1,34 +1,50 @@
 """Tune a model with reinforcement learning from rewards."""
 
 import dataclasses
-import math
-from collections import Counter
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 from .. import plugins, progress
-from ..configs import PPOConfig
+from ..configs import ALGORITHMS, DDPOConfig, PPOConfig, ReFLConfig, WatchConfig
 from ..errors import UserError
-from ..options import Device, Prompts, RunFolder, Seed, TunedModel, options, plugin
-from ..records import digest, prompt_too_long
-from ..streams.places import absolute_path
-from ..streams.reading import read_prompts
+from ..images.folders import Folders
+from ..options import Device, Prompts, Roots, RunFolder, Seed, TunedModel, option, options, plugin
+from ..records import Image, Prompt, digest, prompt_key, prompt_too_long, split_of
+from ..streams.places import absolute_path, folder_of
+from ..streams.reading import read, read_prompts
+from ..tuning.asked import as_options, check_noise, check_trained_steps, chosen, weights_of
 from ..tuning.folder import check
-from ..tuning.opening import opened
+from ..tuning.opening import announce_once, opened
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from ..tuning.loop import Algorithm
 
-    from ..tuning.rollout import PixelReward
-
-N = TypeVar("N", int, float)
+HELD_OUT = {"train": 0.9, "validation": 0.1}
+"""Shares of the prompts to train on and to watch, if no prompt has the split validation."""
+WATCHED = 64
+"""Maximum number of held-out prompts that are drawn in a measurement."""
 
 
 @options(PPOConfig)
+@options(WatchConfig, "watching")
+@options(DDPOConfig, "ddpo")
+@options(ReFLConfig, "refl")
 def tune_ppo(
     prompts: Prompts,
     *,
     out: RunFolder,
+    algorithm: Annotated[
+        str,
+        option(
+            "--algorithm",
+            choices=tuple(ALGORITHMS),
+            presets=ALGORITHMS,
+            group="Training",
+            help="Algorithm. ddpo: policy gradients, for any reward. refl: the gradient of the reward itself, which "
+            "VisionPrefer uses; it is faster, and needs a reward that is a model, such as vp:DIR. refl has other "
+            f"defaults: {as_options(ALGORITHMS['refl'])}.",
+        ),
+    ] = "ddpo",
     model: TunedModel = "",
     reward: Annotated[
         list[str] | None,
@@ -37,132 +53,184 @@ def tune_ppo(
             "--reward",
             "-r",
             group="Model",
-            help="Reward to increase, as SPEC or SPEC=WEIGHT; repeatable. The rewards are added up, each "
-            "multiplied by its weight. A SPEC without WEIGHT has the weight 1.",
+            help="Reward to increase, as SPEC or SPEC=WEIGHT; repeatable. Each reward is normalised on its own, and "
+            "then they are added up, each multiplied by its weight. A SPEC without WEIGHT has the weight 1.",
             show_default="shapes, the pixel judge",
         ),
     ] = None,
+    root: Roots = None,
     seed: Seed = 0,
     device: Device = "auto",
     config: PPOConfig,
+    watching: WatchConfig,
+    ddpo: DDPOConfig,
+    refl: ReFLConfig,
 ) -> None:
     """Tune a model with reinforcement learning from rewards.
 
-    Trains a LoRA (low-rank adaptation: a small set of weights that is added to those of the model) with DDPO (Black et
-    al. 2024, arXiv 2305.13301). DDPO applies PPO, proximal policy optimization, to the denoising steps of a picture.
-    PPO is reinforcement learning in small steps: a clip range limits how far the model moves in one round.
+    Trains a LoRA (low-rank adaptation: a small set of weights that is added to those of the model). Prompts with a
+    `split` other than train are not trained on. Prompts without a `split` are.
 
-    A round (--epochs counts rounds) chooses prompts at random, draws several pictures of each prompt and scores them
-    with the reward. The advantage of a picture is its reward minus the mean reward of the pictures of the same prompt,
-    divided by the standard deviation of these differences over all pictures of the round. Training makes the denoising
-    steps of pictures with a positive advantage more likely, and those of pictures with a negative advantage less
-    likely. Prompts with a `split` other than train are skipped. Prompts without a `split` are used.
+    --algorithm ddpo (Black et al. 2024, arXiv 2305.13301) applies PPO, proximal policy optimization, to the denoising
+    steps of a picture. A round (--epochs counts rounds) chooses prompts at random, draws several pictures of each
+    prompt and scores them with the reward. The advantage of a picture is its reward minus the mean reward of the
+    pictures of the same prompt, divided by the standard deviation of these differences over all pictures of the round.
+    Training makes the denoising steps of pictures with a positive advantage more likely, and those of pictures with a
+    negative advantage less likely. A clip range limits how far the model moves in one round.
+
+    --algorithm refl (Xu et al. 2023, arXiv 2304.05977) draws a picture up to a random late step, predicts the finished
+    picture from there, and follows the gradient of its reward. This is what VisionPrefer calls PPO. A round is one
+    optimizer step. Such a gradient finds the weaknesses of a reward quickly: the reward still rises, but the pictures
+    get worse. --watch shows it, and --patience stops in time.
 
     The output folder holds the LoRA in pytorch_lora_weights.safetensors, previews drawn from fixed seeds, and metrics
     in metrics.jsonl and in files for TensorBoard. To use the LoRA, run generate --adapter DIR, or call
     pipe.load_lora_weights(DIR) in diffusers.
 
+    With accelerate, several GPUs train together: accelerate launch -m vpctl tune-ppo and the same options. They divide
+    the pictures of a round among themselves.
+
     Examples:
 
         vpctl tune-ppo prompts.jsonl --reward vp:vp-score/ --out ppo-lora/
+
+        vpctl tune-ppo prompts.jsonl --algorithm refl -r vp:vp-score/
+            --watch pickscore --patience 5 --out refl-lora/
 
         vpctl tune-ppo prompts.txt -r vp:vp-score/=0.8 -r pickscore=0.1
             --guidance 5 --steps 20
             -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
             --out ppo-lora/
     """
-    spec = plugins.check("generator", model or "shapes", tuned=True)
-    weighed = [weighted(one) for one in reward or ["shapes"]]
-    if twice := [name for name, times in Counter(name for name, _ in weighed).items() if times > 1]:
-        raise UserError(f"--reward {twice[0]}: is named twice; name it once, with one weight")
-    weights = dict(weighed)
-    for name in weights:
-        plugins.check("reward", name)
-    if config.steps:
-        check_steps(config, config.steps)
+    announce_once()
+    spec = plugins.check("generator", model or "shapes", tuned=True, steps=config.steps)
+    weights = weights_of(reward or ["shapes"], gradient=algorithm == "refl")
+    watched = [*weights_of(watching.watch or [], "--watch")]
+    if weighed := [one for one in watching.watch or [] if one not in watched]:
+        raise UserError(f"--watch {weighed[0]}: a reward that is only watched has no weight; leave it out")
+    if watching.patience and not watched:
+        raise UserError(f"--patience {watching.patience}: needs a reward that decides; name one with --watch")
+    own = check_algorithm(algorithm, config, {"ddpo": ddpo, "refl": refl})
     for name, given in (("--model", model), ("--reward", reward)):
         if not given:
             progress.note(f"no {name} given: using the built-in shapes world")
-    trained_on = (one for one in read_prompts(prompts, prompt_too_long) if one.get("split", "train") == "train")
-    texts = list(dict.fromkeys(one["prompt"] for one in trained_on))
-    if not texts:
-        raise UserError(f"{prompts}: there are no prompts to train on")
+    texts, held_out = divided(list(read_prompts(prompts, prompt_too_long)), prompts, watch=bool(watched))
+    pictures = list(read(refl.pretrain, Image)) if refl.pretrain else []
+    if refl.pretrain and not pictures:
+        raise UserError(f"--pretrain {refl.pretrain}: there are no pictures")
+    roots = [*([folder_of(refl.pretrain)] if refl.pretrain else []), *(root or [])]
+    Folders(roots).check(one["file_name"] for one in pictures)
     asked = {
         "prompts": absolute_path(prompts),
+        "algorithm": algorithm,
         "model": spec,
         "reward": weights,
         "seed": seed,
         **dataclasses.asdict(config),
-        "data": digest(texts),
-        "reward_fingerprints": plugins.fingerprints(*weights),
+        **dataclasses.asdict(watching),
+        **dataclasses.asdict(own),
+        "data": digest([texts, held_out, [[one["prompt"], one["file_name"]] for one in pictures]]),
+        "reward_fingerprints": plugins.fingerprints(*weights, *watched),
     }
     check(out, asked)
     generator = plugins.tunable(spec, device=device)
     asked["model_fingerprint"] = plugins.model_fingerprint(spec, generator)
-    own = generator.settings
-    steps = chosen("--steps", config.steps, own.num_inference_steps, spec)
-    check_steps(config, steps)
-    guidance = chosen("--guidance", config.guidance, own.guidance_scale, spec)
+    settings = generator.settings
+    steps = chosen("--steps", config.steps, settings.num_inference_steps, spec)
+    if own is ddpo:
+        check_trained_steps(ddpo.skip_last, steps)
+    guidance = chosen("--guidance", config.guidance, settings.guidance_scale, spec)
     with opened(out, asked, device) as run:
         if run is None:
             return
-        from ..models.denoiser import open_denoiser
+        from ..images.pictures import Pictures
+        from ..tuning.ddpo import DDPO
+        from ..tuning.encoding import encode
         from ..tuning.loop import train
-        from ..tuning.ppo import DDPO
+        from ..tuning.objective import Objective
         from ..tuning.preview import previews
+        from ..tuning.refl import Pretraining, ReFL
+        from ..tuning.tuner import Tuner
+        from ..tuning.watch import Watched
 
-        summed = summed_reward({name: plugins.load("reward", name, device=device) for name in weights}, weights)
-        policy = open_denoiser(generator.pipeline, rank=config.rank, source=spec, seed=seed, exact=True)
+        rewards = {name: plugins.load("reward", name, device=device) for name in dict.fromkeys([*weights, *watched])}
+        objective = Objective({name: rewards[name] for name in weights}, weights)
+        tuner = Tuner.open(generator.pipeline, config, source=spec, seed=seed, world=run.world)
+        policy = tuner.policy
+        training: Algorithm
+        if own is ddpo:
+            training = DDPO(tuner, texts, objective, config, ddpo, steps=steps, guidance=guidance)
+        else:
+            pretraining = None
+            if pictures:
+                encoded = encode((one["file_name"] for one in pictures), policy, Pictures(roots))
+                places = [encoded.places[one["file_name"]] for one in pictures]
+                pretraining = Pretraining(encoded.posteriors, places, [one["prompt"] for one in pictures])
+            training = ReFL(
+                tuner, texts, objective, config, refl, steps=steps, guidance=guidance, pretraining=pretraining
+            )
         count = min(config.prompts_per_epoch, len(texts)) * config.images
-        rounds, updates = progress.plural(config.epochs, "round"), progress.plural(config.updates, "update")
-        progress.note(f"{rounds} of {progress.plural(count, 'picture')}, {updates} each")
-        show = previews(run, policy, texts, own, every=config.preview_every, seed=seed)
-        algorithm = DDPO(policy, texts, summed, config, steps=steps, guidance=guidance, seed=seed)
-        train(algorithm, run, save_every=config.save_every, evaluate=show)
+        updates = ddpo.updates if own is ddpo else 1
+        progress.note(
+            f"{progress.plural(config.epochs, 'round')} of {progress.plural(count, 'picture')}, "
+            f"{progress.plural(updates, 'update')} each"
+        )
+        show = previews(run, policy, texts, settings, every=config.preview_every, seed=seed)
+        if not watched:
+            train(training, run, save_every=config.save_every, evaluate=show)
+        else:
+            everything = Objective(rewards, dict.fromkeys(rewards, 1.0))
+            watch = Watched(
+                training,
+                tuner,
+                held_out,
+                everything,
+                settings,
+                first=watched[0],
+                every=watching.watch_every,
+                patience=watching.patience,
+                seed=seed,
+            )
+            train(watch, run, save_every=config.save_every, evaluate=lambda step: {**show(step), **watch.measure(step)})
+            progress.note(watch.finish())
         with run.results() as folder:
-            policy.save_lora(folder)
+            policy.save_lora(folder, config.export)
     progress.note(f"the LoRA is in {out}; use it with generate --adapter {out}")
 
 
-def chosen(option: str, given: N | None, own: N | None, spec: str) -> N:
-    """The value of an option, or the model's own if the option is not given. Raises `UserError` if both are None."""
-    value = own if given is None else given
-    if value is None:
-        raise UserError(f"{option}: the model {spec} has no default for it; name a value")
-    return value
+def check_algorithm(algorithm: str, config: PPOConfig, own: Mapping[str, Any]) -> Any:
+    """The options of the algorithm. Raises `UserError` for options of another one, or for values that it cannot use."""
+    for name, options_of in own.items():
+        for field in dataclasses.fields(options_of):
+            if name != algorithm and getattr(options_of, field.name) != field.default:
+                raise UserError(
+                    f"--{field.name.replace('_', '-')}: is an option of --algorithm {name}, not of {algorithm}"
+                )
+    refl: ReFLConfig = own["refl"]
+    if refl.pretrain_weight != ReFLConfig.pretrain_weight and not refl.pretrain:
+        raise UserError("--pretrain-weight: needs pictures; name them with --pretrain")
+    if algorithm == "ddpo":
+        if config.images < 2:
+            raise UserError("--images 1: ddpo compares the pictures of a prompt; name at least 2")
+        check_noise(config.eta, algorithm)
+        if config.steps:
+            check_trained_steps(own[algorithm].skip_last, config.steps)
+    return own[algorithm]
 
 
-def check_steps(config: PPOConfig, steps: int) -> None:
-    """Raise `UserError` if `skip_last` leaves no denoising step to train on."""
-    if config.skip_last >= steps:
-        raise UserError(f"--skip-last {config.skip_last}: leaves none of {steps} denoising steps to train on")
-
-
-def weighted(text: str) -> tuple[str, float]:
-    """The spec of a reward and its weight, which is 1 by default."""
-    spec, equals, weight = text.rpartition("=")
-    if not equals:
-        return text, 1.0
-    try:
-        number = float(weight)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise UserError(f"--reward {text}: {weight!r} is not a number; write the weight after =, as in pickscore=0.5")
-    return spec, number
-
-
-def summed_reward(rewards: Mapping[str, Any], weights: Mapping[str, float]) -> "PixelReward":
-    """The weighted sum of the rewards. Pictures are rounded to 8 bits, so the rewards are those of the saved files."""
-    import torch
-
-    from ..models.scoring import compute_scores
-    from ..models.tensors import to_pictures
-
-    def reward(pixels: "Tensor", prompts: list[str]) -> "Tensor":
-        total = torch.zeros(len(prompts))
-        for name, values in compute_scores(rewards, dict.fromkeys(rewards, to_pictures(pixels)), prompts).items():
-            total += weights[name] * torch.tensor(values)
-        return total
-
-    return reward
+def divided(prompts: Sequence[Prompt], source: str, *, watch: bool) -> tuple[list[str], list[str]]:
+    """The texts to train on, and with `watch` those that are held out. Raises `UserError` if there are none."""
+    found: dict[str, dict[str, None]] = {"train": {}, "validation": {}}
+    said = any(one.get("split") == "validation" for one in prompts)
+    for one in prompts:
+        part = one.get("split", "train")
+        if watch and not said and part == "train":
+            part = split_of(prompt_key(one), HELD_OUT)
+        found.setdefault(part, {})[one["prompt"]] = None
+    texts = [*found["train"]]
+    held_out = [text for text in found["validation"] if text not in found["train"]][:WATCHED] if watch else []
+    if not texts:
+        raise UserError(f"{source}: there are no prompts to train on")
+    if watch and not held_out:
+        raise UserError(f"--watch: {source} has too few prompts to hold some out; give some the split validation")
+    return texts, held_out

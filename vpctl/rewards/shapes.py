@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ..contracts import Reward
+from ..contracts import WITHOUT_GRADIENT, Reward
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -35,8 +35,10 @@ class PixelJudge(Reward):
         return torch.tensor(scores, dtype=torch.float64).mean(1)
 
 
-def check(argument: str) -> None:
-    """Raise `UserError` if `argument` is neither empty nor an aspect."""
+def check(argument: str, *, gradient: bool = False) -> None:
+    """Raise `UserError` if `argument` is neither empty nor an aspect, or if a `gradient` is needed."""
+    if gradient:
+        raise UserError(f"--reward {':'.join(filter(None, ('shapes', argument)))}: {WITHOUT_GRADIENT}")
     if argument and argument not in ARGUMENTS:
         raise UserError(f"--reward shapes:{argument}: known: {', '.join(f'shapes:{aspect}' for aspect in ARGUMENTS)}")
 

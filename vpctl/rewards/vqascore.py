@@ -13,7 +13,7 @@ model reads gets no score.
 
 from typing import TYPE_CHECKING
 
-from ..contracts import Reward
+from ..contracts import WITHOUT_GRADIENT, Reward
 from ..errors import RecordFailed, UserError
 from ..models import sources
 
@@ -69,8 +69,13 @@ class VQAScore(Reward):
         return Conversation([{"role": "user", "content": [{"type": "image"}, question]}], [shrunk(picture)])
 
 
-def check(argument: str) -> None:
-    """Raise `UserError` if `argument` is not a folder or hub id of a vision-language model with a chat template."""
+def check(argument: str, *, gradient: bool = False) -> None:
+    """Raise `UserError` if `argument` is not a folder or hub id of a vision-language model with a chat template.
+
+    Also raises it if a `gradient` is needed.
+    """
+    if gradient:
+        raise UserError(f"{OPTION}{argument}: {WITHOUT_GRADIENT}")
     if not argument:
         raise UserError(f"{OPTION} name a model, as in vqascore:Qwen/Qwen2.5-VL-7B-Instruct")
     sources.check("judge", argument, option=OPTION)

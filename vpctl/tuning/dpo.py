@@ -17,7 +17,7 @@ from ..models.denoiser import Denoiser
 from ..models.denoiser.conditioning import Conditioning
 from ..models.denoiser.latents import Posteriors
 from .loop import Algorithm
-from .run import optimizer_step, random_state, restore_optimizer, restore_random_state
+from .tuner import Tuner
 
 
 class Preference(NamedTuple):
@@ -45,6 +45,17 @@ def dpo_loss(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected:
     return DPOLoss(-F.logsigmoid(logits).mean(), logits)
 
 
+METRICS = (
+    "loss",
+    "implicit_accuracy",
+    "margin",
+    "chosen_error",
+    "rejected_error",
+    "chosen_error_reference",
+    "rejected_error_reference",
+)
+
+
 def squared_errors(
     policy: Denoiser, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning, target: Tensor
 ) -> Tensor:
@@ -55,74 +66,58 @@ def squared_errors(
 class DiffusionDPO(Algorithm):
     """Tunes the policy's LoRA on preference pairs.
 
-    One random generator chooses the order of the pairs, the noise and the timesteps; its state is part of the
-    checkpoint.
+    The tuner's generator chooses the order of the pairs, the noise and the timesteps.
     """
 
-    def __init__(
-        self, policy: Denoiser, posteriors: Posteriors, preferences: list[Preference], config: DPOConfig, *, seed: int
-    ) -> None:
+    def __init__(self, tuner: Tuner, posteriors: Posteriors, preferences: list[Preference], config: DPOConfig) -> None:
         self.total = config.max_steps
-        self._policy, self._posteriors, self._preferences, self._config = policy, posteriors, preferences, config
-        self._generator = torch.Generator().manual_seed(seed)
-        self._optimizer = torch.optim.AdamW(policy.trainable, lr=config.learning_rate, weight_decay=1e-2)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer, lambda step: min(1.0, (step + 1) / max(1, config.warmup))
-        )
+        self._tuner, self._posteriors, self._preferences, self._config = tuner, posteriors, preferences, config
         self._order: list[int] = []
 
     def step(self, number: int) -> dict[str, float]:
-        """Do one step on `batch` × `accumulate` pairs. Returns their mean loss, accuracy, margin and errors."""
-        policy, config = self._policy, self._config
-        together = config.batch * config.accumulate
-        preferences = self._next_pairs(together)
-        pairs = noised_pairs(policy, self._posteriors, preferences, config.prompt_dropout, self._generator)
-        sums = torch.zeros(5)
-        for start in range(0, together, config.batch):
-            errors = four_errors(policy, pairs[start : start + config.batch])
+        """Do one step on `batch` × `accumulate` pairs in each process. Returns the means of `METRICS`."""
+        tuner, config = self._tuner, self._config
+        together = config.batch * config.accumulate * tuner.world.size
+        pairs = noised_pairs(
+            tuner.policy, self._posteriors, self._next_pairs(together), config.prompt_dropout, tuner.generator
+        )
+        sums = torch.zeros(len(METRICS), dtype=torch.float64)
+        for start in tuner.own([*range(0, together, config.batch)]):
+            errors = four_errors(tuner.policy, pairs[start : start + config.batch])
             loss, logits = dpo_loss(*errors, config.beta)
-            (loss / config.accumulate).backward()
+            share = config.batch / together
+            (loss * share).backward()
             right = (logits > 0).float().mean() + 0.5 * (logits == 0).float().mean()
-            seen = [loss, right, logits.mean(), errors[0].mean(), errors[2].mean()]
-            sums += torch.stack(seen).detach().cpu()
-        optimizer_step(self._optimizer, policy.trainable, where=f"step {number}")
-        self._schedule.step()
-        names = ("loss", "implicit_accuracy", "margin", "chosen_error", "chosen_error_reference")
-        return dict(zip(names, (sums / config.accumulate).tolist(), strict=True))
+            seen = [loss, right, logits.mean(), *(error.mean() for error in errors)]
+            sums += share * torch.stack(seen).detach().cpu()
+        tuner.step(f"step {number}")
+        return dict(zip(METRICS, tuner.world.gather(sums).sum(0).tolist(), strict=True))
 
     def _next_pairs(self, count: int) -> list[Preference]:
         """The next `count` pairs, from random permutations of all pairs, one after the other."""
         while len(self._order) < count:
-            self._order += torch.randperm(len(self._preferences), generator=self._generator).tolist()
+            self._order += torch.randperm(len(self._preferences), generator=self._tuner.generator).tolist()
         taken, self._order = self._order[:count], self._order[count:]
         return [self._preferences[index] for index in taken]
 
     def state_dict(self) -> dict[str, Any]:
-        """The LoRA, the optimizer, the schedule, the next pairs, the random state."""
-        return {
-            "lora": self._policy.lora(),
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
-            "order": self._order,
-            "random": random_state(self._generator),
-        }
+        """The tuner's state, and the next pairs."""
+        return {**self._tuner.state_dict(), "order": self._order}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state. Raises `ValueError` for the state of another run."""
         self._order = state["order"]
         if not all(0 <= index < len(self._preferences) for index in self._order):
             raise ValueError("an order of other pairs")
-        self._policy.set_lora(state["lora"])
-        restore_optimizer(self._optimizer, state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
-        restore_random_state(state["random"], self._generator)
+        self._tuner.load_state_dict(state)
 
 
 @dataclass(frozen=True)
 class NoisedPairs:
     """P pairs with their noise. Both pictures of a pair have the same noise, timestep and prompt.
 
-    `chosen`, `rejected` and `noise` are (P, C, H, W), `timesteps` is (P,); all are on the CPU.
+    `chosen`, `rejected` and `noise` are (P, C, H, W), `timesteps` is (P,), `sizes` is (P, 2, 6), of the chosen and the
+    rejected picture; all are on the CPU.
     """
 
     prompts: list[str]
@@ -130,10 +125,16 @@ class NoisedPairs:
     rejected: Tensor
     noise: Tensor
     timesteps: Tensor
+    sizes: Tensor
 
     def __getitem__(self, pairs: slice) -> "NoisedPairs":
         return NoisedPairs(
-            self.prompts[pairs], self.chosen[pairs], self.rejected[pairs], self.noise[pairs], self.timesteps[pairs]
+            self.prompts[pairs],
+            self.chosen[pairs],
+            self.rejected[pairs],
+            self.noise[pairs],
+            self.timesteps[pairs],
+            self.sizes[pairs],
         )
 
 
@@ -145,13 +146,14 @@ def noised_pairs(
     generator: torch.Generator,
 ) -> NoisedPairs:
     """Latents, noise, timesteps and dropped prompts of one optimizer step. They do not depend on the batch size."""
-    chosen = posteriors[torch.tensor([pair.chosen for pair in pairs])].draw(generator)
-    rejected = posteriors[torch.tensor([pair.rejected for pair in pairs])].draw(generator)
-    noise = torch.randn(chosen.shape, generator=generator)
+    chosen = posteriors[torch.tensor([pair.chosen for pair in pairs])]
+    rejected = posteriors[torch.tensor([pair.rejected for pair in pairs])]
+    latents = chosen.draw(generator), rejected.draw(generator)
+    noise = torch.randn(latents[0].shape, generator=generator)
     timesteps = policy.sample_timesteps(len(pairs), generator)
     dropped = torch.rand(len(pairs), generator=generator) < prompt_dropout
     prompts = ["" if gone else pair.prompt for gone, pair in zip(dropped, pairs, strict=True)]
-    return NoisedPairs(prompts, chosen, rejected, noise, timesteps)
+    return NoisedPairs(prompts, *latents, noise, timesteps, torch.stack([chosen.sizes, rejected.sizes], 1))
 
 
 def four_errors(policy: Denoiser, pairs: NoisedPairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -159,7 +161,8 @@ def four_errors(policy: Denoiser, pairs: NoisedPairs) -> tuple[Tensor, Tensor, T
     clean, noise = torch.cat([pairs.chosen, pairs.rejected]), torch.cat([pairs.noise, pairs.noise])
     timesteps = pairs.timesteps.repeat(2)
     noisy, target = policy.noised(clean, noise, timesteps)
-    arguments = (noisy, timesteps.to(policy.device), policy.embed(pairs.prompts).repeat(2), target)
+    conditioning = policy.embed([*pairs.prompts, *pairs.prompts], torch.cat(pairs.sizes.unbind(1)))
+    arguments = (noisy, timesteps.to(policy.device), conditioning, target)
     chosen, rejected = squared_errors(policy, *arguments).chunk(2)
     with policy.reference():
         ref_chosen, ref_rejected = squared_errors(policy, *arguments).chunk(2)

@@ -39,16 +39,15 @@ def train(algorithm: Algorithm, run: Run, *, save_every: int, evaluate: Callable
     """Do the steps of `algorithm` that `run` does not have yet, and save a checkpoint after every `save_every` of them.
 
     `evaluate` is called with 0 before the first step of a new run, and after each step with its number. What it returns
-    after a step is logged on a line of its own, unless it is empty. It may change the state of `algorithm`, also its
-    `total`.
+    is logged on a line of its own, unless it is empty. It may change the state of `algorithm`, also its `total`.
 
     An interrupt saves a checkpoint: after the step, or in the state before the round.
     """
     if run.resumes:
         with run.restoring() as state:
             algorithm.load_state_dict(state)
-    else:
-        evaluate(0)
+    elif measured := evaluate(0):
+        run.log(0, **measured)
     with run.training(algorithm.total, algorithm.unit):
         while run.step < algorithm.total:
             number = run.step + 1

@@ -5,25 +5,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from .. import progress
 from .folder import ended, note_ended
 
 if TYPE_CHECKING:
     from .run import Run
 
 
+def announce_once() -> None:
+    """Let the first process of a launcher say what all of them do."""
+    if os.environ.get("RANK", "0") != "0":
+        progress.mute()
+
+
 @contextmanager
-def opened(out: str, options: Mapping[str, Any], device: str, *, several: bool = False) -> Iterator["Run | None"]:
+def opened(out: str, options: Mapping[str, Any], device: str) -> Iterator["Run | None"]:
     """A context with the run of these options in the folder `out`. If it has ended, prints a note and gives None.
 
-    `several` says whether the command can train in several processes. Raises `UserError` if the folder cannot be used,
-    and `OutputLocked` while another run writes there.
+    Raises `UserError` if the folder cannot be used, and `OutputLocked` while another run writes there.
     """
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1" and not several:
-        raise UserError(
-            f"this command trains in one process, and {processes} were launched; start it without a launcher"
-        )
     if ended(out, options):
         yield None
         return

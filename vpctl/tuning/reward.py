@@ -220,6 +220,7 @@ class RewardTraining(Algorithm):
         self._per_epoch = -(-len(groups) // self._together)
         self.total = total = config.epochs * self._per_epoch
         self._patience = config.patience or config.epochs
+        self._largest_norm = config.max_grad_norm
         self._generator = torch.Generator().manual_seed(seed)
         self._seed = seed
         torch.manual_seed(seed)
@@ -284,7 +285,13 @@ class RewardTraining(Algorithm):
         self._world.sum_gradients(self._trainable)
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate[number - 1]
-        optimizer_step(self._optimizer, self._trainable, where=f"step {number}", scaler=self._scaler)
+        optimizer_step(
+            self._optimizer,
+            self._trainable,
+            where=f"step {number}",
+            largest_norm=self._largest_norm,
+            scaler=self._scaler,
+        )
         if not self._aspects:
             del sums["aspect_loss"]
         if not totals.untied:

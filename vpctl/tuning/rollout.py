@@ -1,60 +1,53 @@
 """Pictures drawn by a policy, with the latents and log-probabilities that its update needs."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from ..models.denoiser import Denoiser
 from ..models.denoiser.conditioning import Conditioning
+from .objective import Objective
 from .sampler import Sampler
-
-PixelReward = Callable[[Tensor, list[str]], Tensor]
-"""Rewards (B,) of pixels (B, 3, H, W) in [0, 1] and their prompts."""
+from .spans import Span
+from .tuner import Tuner
 
 
 class Rollout(NamedTuple):
-    """B drawn pictures, with their latents and log-probabilities in T steps."""
+    """B drawn pictures, with their latents and log-probabilities in T steps, on the CPU."""
 
     prompts: list[str]
     latents: Tensor
     """(B, T + 1, C, H, W), from noise to picture."""
     log_probs: Tensor
     """(B, T), of every step, by the policy that drew the pictures."""
-    rewards: Tensor
-    """(B,)"""
 
 
 @torch.no_grad()
-def roll_out(
-    policy: Denoiser,
-    prompts: list[str],
-    reward: PixelReward,
-    sampler: Sampler,
-    batches: list[tuple[int, int]],
-    *,
-    guidance: float,
-    generator: torch.Generator,
-) -> Rollout:
-    """Draw one picture for each prompt, each from its own noise, and score it."""
-    shape = (len(sampler.timesteps) + 1, *policy.latent_shape)
-    seeds = torch.randint(2**62, (len(prompts),), generator=generator).tolist()
-    trails, log_probs, rewards = [], [], []
-    for start, stop in batches:
-        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds[start:stop]])
-        noise = noise.to(policy.device)
-        conditioning = policy.embed(prompts[start:stop])
-        trail, of_trail = [noise[:, 0]], []
-        for step in range(len(sampler.timesteps)):
-            steps = torch.full((stop - start,), step, device=policy.device)
-            mean = step_mean(policy, sampler, trail[-1], conditioning, steps, guidance)
-            trail.append(mean + sampler.std[step] * noise[:, step + 1])
-            of_trail.append(sampler.log_prob(trail[-1], mean, steps))
-        trails.append(torch.stack(trail, 1))
-        log_probs.append(torch.stack(of_trail, 1))
-        rewards.append(reward(policy.decode(trail[-1]), prompts[start:stop]).float().cpu())
-    return Rollout(prompts, torch.cat(trails), torch.cat(log_probs), torch.cat(rewards))
+def roll_out(policy: Denoiser, prompts: list[str], noise: Tensor, sampler: Sampler, *, guidance: float) -> Rollout:
+    """Draw one picture for each prompt. `noise` (B, T + 1, C, H, W) is the first latents and the noise of each step."""
+    conditioning = policy.embed(prompts)
+    trail, log_probs = [noise[:, 0]], []
+    for step in range(len(sampler.timesteps)):
+        steps = torch.full((len(prompts),), step, device=policy.device)
+        mean = step_mean(policy, sampler, trail[-1], conditioning, steps, guidance)
+        trail.append(mean + sampler.std[step] * noise[:, step + 1])
+        log_probs.append(sampler.log_prob(trail[-1], mean, steps))
+    return Rollout(prompts, torch.stack(trail, 1).cpu(), torch.stack(log_probs, 1).cpu())
+
+
+def seeded_noise(policy: Denoiser, seeds: list[int], length: int, *, first: list[int] | None = None) -> Tensor:
+    """Standard normal noise (B, `length`, C, H, W) on the policy's device, each row from its own seed.
+
+    It does not depend on the batch. With `first`, the first noise of a row is that of another seed, so that pictures
+    can begin with the same latents.
+    """
+    shape = policy.latent_shape
+    rows = [torch.randn((length, *shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    for row, seed in zip(rows, first or [], strict=False):
+        row[0] = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return torch.stack(rows).to(policy.device)
 
 
 def step_mean(
@@ -63,3 +56,58 @@ def step_mean(
     """Mean (B, C, H, W) of the latents after a step; `steps` (B,) is the step of each sample."""
     predicted = policy.predict(latents, sampler.timesteps[steps], conditioning, guidance)
     return sampler.mean(predicted, latents, steps)
+
+
+def roll_out_and_score(
+    tuner: Tuner,
+    prompts: list[str],
+    seeds: list[int],
+    batches: list[Span],
+    sampler: Sampler,
+    objective: Objective,
+    *,
+    guidance: float,
+    where: str,
+    first: list[int] | None = None,
+) -> tuple[dict[Span, Rollout], Tensor]:
+    """Draw some batches of the pictures, those of this process.
+
+    Returns them, and the rewards (B, R) of the pictures of all processes.
+
+    For `seeds` and `first` see `seeded_noise`. `where` names the round in errors. Raises `UserError` for a reward or a
+    picture that is not finite.
+    """
+    policy = tuner.policy
+    rollouts: dict[Span, Rollout] = {}
+    rewards = torch.zeros(len(prompts), len(objective.names), dtype=torch.float64)
+    black = True
+    for start, stop in batches:
+        part = slice(start, stop)
+        noise = seeded_noise(policy, seeds[part], len(sampler.timesteps) + 1, first=first and first[part])
+        drawn = roll_out(policy, prompts[part], noise, sampler, guidance=guidance)
+        with torch.no_grad():
+            pixels = check_finite(policy.decode(drawn.latents[:, -1].to(policy.device)), drawn.prompts, where)
+        black = black and not pixels.any()
+        rewards[part] = objective.score(pixels, drawn.prompts)
+        rollouts[start, stop] = drawn
+    if black and batches:
+        raise UserError(
+            f"{where}: all pictures are black, such as that of {prompts[0][:60]!r}; the model draws nothing with these "
+            "--steps and this --guidance"
+        )
+    return rollouts, tuner.world.gather(rewards).sum(0)
+
+
+def check_finite(pixels: Tensor, prompts: list[str], where: str) -> Tensor:
+    """Return drawn pixels (B, 3, H, W). Raises `UserError` if a picture is not finite.
+
+    A picture that is not finite would be saved as a black one, and its reward would be that of a black picture.
+    """
+    finite = pixels.detach().isfinite().flatten(1).all(1).tolist()
+    if not all(finite):
+        prompt = prompts[finite.index(False)]
+        raise UserError(
+            f"{where}: the picture of {prompt[:60]!r} has pixels that are not finite; training has diverged, so lower "
+            "--learning-rate; if this is the first round, the weights of the model are broken"
+        )
+    return pixels

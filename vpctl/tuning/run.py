@@ -48,16 +48,19 @@ def optimizer_step(
     parameters: list[torch.nn.Parameter],
     *,
     where: str,
+    largest_norm: float,
     scaler: torch.amp.GradScaler | None = None,
 ) -> None:
-    """One optimizer step with the gradient clipped to norm 1. Raises `UserError` if the gradient is not finite.
+    """One optimizer step with the gradient clipped to a norm of at most `largest_norm`.
+
+    Raises `UserError` if the gradient is not finite.
 
     `scaler` is for float16, where the loss is multiplied so that small gradients do not become 0. With a gradient that
     is not finite it skips the step and halves its factor; below 1, the factor is not the reason.
     """
     if scaler:
         scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, largest_norm)
     if not torch.isfinite(norm) and not (scaler and scaler.is_enabled() and scaler.get_scale() >= 1):
         raise UserError(f"{where}: training has diverged, its gradient is {norm:g}; lower --learning-rate")
     if scaler:
@@ -213,7 +216,9 @@ class Run:
             content = file.read_bytes().rstrip(b"\0")  # a system that went down may leave zeros at the end
             lines = [line for line in content.splitlines(keepends=True) if line.endswith(b"\n")] if self.saved else []
             steps = [_step_of(line) for line in lines]
-            kept = b"".join(line for line, step in zip(lines, steps, strict=True) if step and step <= self.saved)
+            kept = b"".join(
+                line for line, step in zip(lines, steps, strict=True) if step is not None and step <= self.saved
+            )
             if None not in steps and content.startswith(kept):
                 os.truncate(file, len(kept))
                 return
@@ -433,7 +438,7 @@ def _step_of(line: bytes) -> int | None:
         step = orjson.loads(line)["step"]
     except (ValueError, LookupError, TypeError):
         return None
-    return step if type(step) is int and step > 0 else None
+    return step if type(step) is int and step >= 0 else None
 
 
 def _write_whole(file: Path, content: bytes) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ...contracts import Settings
 from ...errors import UserError
 from ..folder import Folder
+from .limits import check_scheduler, check_steps
 
 if TYPE_CHECKING:
     import torch
@@ -21,10 +22,8 @@ if TYPE_CHECKING:
     from .latents import Posteriors
     from .schedule import NoiseSchedule
 
-TUNABLE = ("StableDiffusionPipeline",)
+TUNABLE = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 """Classes of diffusers pipelines that can be tuned."""
-PREDICTIONS = ("epsilon", "v_prediction")
-"""What a tunable model may predict: the noise, or the velocity (Salimans and Ho 2022)."""
 
 
 class Denoiser(Protocol):
@@ -42,8 +41,12 @@ class Denoiser(Protocol):
         """The shape of the latents of one picture, such as (C, H, W)."""
         ...
 
-    def embed(self, prompts: list[str]) -> "Conditioning":
-        """The conditioning of the prompts, one row for each, without gradients."""
+    def embed(self, prompts: list[str], sizes: "Tensor | None" = None) -> "Conditioning":
+        """The conditioning of the prompts, one row for each, without gradients.
+
+        An empty prompt gives that of a prediction without a prompt, as in classifier-free guidance. `sizes` (B, 6) are
+        those of pictures in the training data, as `sizes` gives them; by default those of drawn pictures.
+        """
         ...
 
     def predict(
@@ -51,20 +54,30 @@ class Denoiser(Protocol):
     ) -> "Tensor":
         """The prediction, in float32 and in the shape of `latents`. `timesteps` is (B,).
 
-        `guidance` is the weight of classifier-free guidance; 1 means no guidance.
+        `guidance` is the weight of classifier-free guidance; 1 or less means no guidance, as in diffusers.
         """
         ...
 
-    def encode(self, pixels: "Tensor") -> "Posteriors":
-        """The posteriors of the latents of pixels (B, 3, H, W) in [0, 1]."""
+    def encode(self, pixels: "Tensor", sizes: "Tensor | None" = None) -> "Posteriors":
+        """The posteriors of the latents of pixels (B, 3, H, W) in [0, 1].
+
+        `sizes` (B, 6) are those of the pictures, as `sizes` gives them; by default those of drawn pictures.
+        """
         ...
 
     def decode(self, latents: "Tensor") -> "Tensor":
-        """Pixels (B, 3, H, W) in [0, 1] of scaled latents."""
+        """Pixels (B, 3, H, W) in [0, 1] of scaled latents. Gradients flow to the latents."""
         ...
 
     def fitted(self, pictures: "list[Image.Image]") -> "Tensor":
         """Pixels (B, 3, H, W) in [0, 1] of the model's own size. Pictures of another aspect ratio are cropped."""
+        ...
+
+    def sizes(self, pictures: "list[Image.Image]") -> "Tensor":
+        """Sizes (B, 6) in pixels: height and width, top and left of the crop, height and width after `fitted`.
+
+        Some models are conditioned on them. The crop is measured in the resized picture.
+        """
         ...
 
     def sample_timesteps(self, number: int, generator: "torch.Generator") -> "Tensor":
@@ -95,42 +108,46 @@ class Denoiser(Protocol):
         """Load weights from `lora` into the LoRA. Raises `ValueError` if they do not fit."""
         ...
 
-    def save_lora(self, folder: Path) -> None:
-        """Write the file that ``pipe.load_lora_weights(folder)`` reads."""
+    def save_lora(self, folder: Path, export: str = "") -> None:
+        """Write the file that ``pipe.load_lora_weights(folder)`` reads.
+
+        If `export` is ``kohya``, also write the weights as ``lora_kohya.safetensors``, with kohya's names.
+        """
         ...
 
 
-def check_tunable(folder: Folder, *, where: str) -> None:
-    """Raise `UserError` if no denoiser supports the pipeline in `folder`. Loads no weights.
+def check_tunable(folder: Folder, *, where: str, steps: int | None = None) -> None:
+    """Raise `UserError` if no denoiser supports the pipeline in `folder`, or if it cannot draw in so many `steps`.
 
-    `where` names the option and the source in the error.
+    Loads no weights. `where` names the option and the source in the error.
     """
     kind = folder.read("model_index.json")["_class_name"]
     if kind not in TUNABLE:
         raise _not_tunable(where, kind)
-    _check_prediction(folder.config("scheduler/scheduler_config.json").get("prediction_type", PREDICTIONS[0]), where)
+    scheduler = folder.config("scheduler/scheduler_config.json")
+    check_scheduler(scheduler, where)
+    if steps:
+        check_steps(scheduler, steps, where)
 
 
-def open_denoiser(pipe: Any, *, rank: int, source: str, seed: int, exact: bool = False) -> Denoiser:
+def open_denoiser(
+    pipe: Any, *, rank: int, targets: str, source: str, seed: int, checkpointing: bool = False
+) -> Denoiser:
     """The denoiser of a diffusers pipeline, with a new LoRA of `rank`. Raises `UserError` if there is none for it.
 
-    `source` is the value of --model. With `exact`, two predictions can be compared to 1e-4, also on a GPU.
+    `source` is the value of --model. `targets` are names of the layers that get a LoRA, separated by commas.
     """
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-    if isinstance(pipe, StableDiffusionPipeline):
-        _check_prediction(pipe.scheduler.config.prediction_type, f"--model {source}")
+    if isinstance(pipe, StableDiffusionPipeline | StableDiffusionXLPipeline):
+        check_scheduler(pipe.scheduler.config, f"--model {source}")
         from .sd import StableDiffusion
+        from .sdxl import StableDiffusionXL
 
-        return StableDiffusion(pipe, rank=rank, seed=seed, exact=exact)
+        family = StableDiffusion if isinstance(pipe, StableDiffusionPipeline) else StableDiffusionXL
+        return family(pipe, rank=rank, seed=seed, targets=targets, checkpointing=checkpointing)
     raise _not_tunable(f"--model {source}", type(pipe).__name__)
 
 
 def _not_tunable(where: str, kind: str) -> UserError:
-    return UserError(f"{where}: a {kind}; only Stable Diffusion 1 and 2 and similar models can be tuned")
-
-
-def _check_prediction(predicts: Any, where: str) -> None:
-    if predicts not in PREDICTIONS:
-        known = " or ".join(PREDICTIONS)
-        raise UserError(f"{where}: predicts {predicts}; only models that predict {known} can be tuned")
+    return UserError(f"{where}: a {kind}; only Stable Diffusion 1, 2 and XL and similar models can be tuned")

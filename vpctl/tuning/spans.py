@@ -1,0 +1,20 @@
+"""How the pictures of a round are divided into optimizer steps and batches."""
+
+from itertools import pairwise
+
+Span = tuple[int, int]
+"""A batch, as a range of pictures: its first, and one past its last."""
+
+
+def spans(pictures: int, updates: int, batch: int) -> list[list[Span]]:
+    """The batches of each optimizer step of a round.
+
+    Drawing and training use the same batches, so both compute the same numbers. Which pictures belong to a step does
+    not depend on the batch size.
+    """
+    bounds = [round(number * pictures / updates) for number in range(updates + 1)]
+    return [
+        [(start, min(start + batch, last)) for start in range(first, last, batch)]
+        for first, last in pairwise(bounds)
+        if first < last
+    ]
