@@ -441,6 +441,52 @@ class DPOConfig(OptimizerConfig):
         ),
     ] = 5000.0
     """Diffusion-DPO, for a squared error that is a mean over the latent's elements."""
+    loss: Annotated[
+        str,
+        option(
+            "--loss",
+            choices=("dpo", "ipo", "hinge"),
+            group="Training",
+            help="Loss of dpo. dpo: the likelihood that the chosen picture is preferred. ipo: the preference must "
+            "reach 1/2, and not more, so that sure pairs are not learnt by heart. hinge: it must reach 1.",
+        ),
+    ] = "dpo"
+    """Diffusion-DPO."""
+    label_smoothing: Annotated[
+        float,
+        option(
+            "--label-smoothing",
+            metavar="P",
+            min=0,
+            max=0.5,
+            group="Training",
+            help="Share of the pairs that are assumed to be judged wrongly; for --loss dpo.",
+        ),
+    ] = 0.0
+    margin_weight: Annotated[
+        float,
+        option(
+            "--margin-weight",
+            metavar="F",
+            min=0,
+            max=1,
+            group="Training",
+            help="How much the margin of a pair counts. With 0 every pair has the same weight. With 1 the weight is "
+            "the margin, divided by the mean margin.",
+        ),
+    ] = 0.0
+    sft: Annotated[
+        float,
+        option(
+            "--sft",
+            metavar="W",
+            min=0,
+            max=1_000_000,
+            group="Training",
+            help="Weight of a second loss, the squared error on the chosen picture (SFT, supervised fine-tuning). DPO "
+            "alone may denoise both pictures worse, the rejected one by more.",
+        ),
+    ] = 0.0
     prompt_dropout: Annotated[
         float,
         option(

@@ -58,6 +58,8 @@ def test_a_reward_that_is_named_twice_is_told_with_its_option() -> None:
         ("tune-dpo --algorithm d3po --skip-last 20", "--skip-last 20: leaves none of 20 denoising steps to train on"),
         ("tune-dpo --algorithm d3po --eta 0", "--eta 0: d3po needs at least 0.01, because steps without noise have no "
         "probability"),
+        ("tune-dpo --algorithm d3po --sft 1", "--sft: is an option of --algorithm dpo, not of d3po"),
+        ("tune-dpo --loss ipo --label-smoothing 0.1", "--label-smoothing: is for --loss dpo, not for ipo"),
         ("tune-dpo --algorithm d3po --prompt-dropout 0.5", "--prompt-dropout: is an option of --algorithm dpo, not of "
         "d3po"),
         ("tune-dpo --steps 2000", "--steps: is an option of --algorithm d3po; --max-steps is the number of optimizer "

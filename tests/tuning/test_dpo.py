@@ -10,12 +10,13 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from tests.conftest import lines
 from tests.tuning.conftest import Killed, Mortal, disturb, new_policy, new_tuner
 from vpctl.configs import DPOConfig
 from vpctl.models.denoiser.conditioning import Conditioning
 from vpctl.models.denoiser.sd import StableDiffusion
 from vpctl.models.devices import join_world
-from vpctl.tuning.dpo import DiffusionDPO, Preference, dpo_loss, four_errors, noised_pairs
+from vpctl.tuning.dpo import DiffusionDPO, Preference, dpo_logits, dpo_loss, four_errors, noised_pairs, pair_weights
 from vpctl.tuning.loop import train
 from vpctl.tuning.run import Run
 
@@ -43,25 +44,69 @@ def run_dpo(
 
 def test_where_policy_and_reference_agree_the_loss_is_log_two() -> None:
     chosen, rejected = torch.rand(7), torch.rand(7)
-    loss, logits = dpo_loss(chosen, rejected, chosen, rejected, beta=5000)
-    assert float(loss) == pytest.approx(math.log(2), abs=1e-7)
+    logits = dpo_logits(chosen, rejected, chosen, rejected, beta=5000)
+    assert dpo_loss(logits).tolist() == pytest.approx([math.log(2)] * 7, abs=1e-7)
     assert (logits == 0).all()
 
 
 def test_the_loss_by_hand() -> None:
     # The policy fits the chosen picture better by 0.002 and the rejected one worse by 0.001.
     chosen, rejected, ref_chosen, ref_rejected = torch.tensor([[0.098], [0.201], [0.1], [0.2]])
-    loss, logits = dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=2000)
+    logits = dpo_logits(chosen, rejected, ref_chosen, ref_rejected, beta=2000)
     assert float(logits) == pytest.approx(-0.5 * 2000 * (-0.002 - 0.001), rel=1e-4)
-    assert float(loss) == pytest.approx(math.log(1 + math.exp(-3)), rel=1e-4)
+    assert float(dpo_loss(logits)) == pytest.approx(math.log(1 + math.exp(-3)), rel=1e-4)
 
 
-def test_the_loss_is_a_mean_of_logarithms_not_the_logarithm_of_a_mean() -> None:
-    zero = torch.zeros(2)
-    loss, logits = dpo_loss(torch.tensor([-1.0, 1.0]), zero, zero, zero, beta=2)
-    assert logits.tolist() == [1.0, -1.0]
-    assert float(loss) == pytest.approx((math.log(1 + math.exp(-1)) + math.log(1 + math.exp(1))) / 2, rel=1e-6)
-    assert float(loss) > math.log(2)
+def test_the_other_losses_by_hand() -> None:
+    logits = torch.tensor([-1.0, 0.25, 2.0])
+    assert dpo_loss(logits, "ipo").tolist() == [2.25, 0.0625, 2.25]
+    assert dpo_loss(logits, "hinge").tolist() == [2.0, 0.75, 0.0]
+    smooth = [0.9 * math.log(1 + math.exp(-x)) + 0.1 * math.log(1 + math.exp(x)) for x in logits.tolist()]
+    assert dpo_loss(logits, "dpo", 0.1).tolist() == pytest.approx(smooth, rel=1e-5)
+
+
+def test_pairs_with_a_larger_margin_weigh_more() -> None:
+    margins = torch.tensor([0.1, 0.2, 0.9])
+    assert pair_weights(margins, 0.0).tolist() == [1.0, 1.0, 1.0]
+    assert pair_weights(margins, 1.0).tolist() == pytest.approx([0.25, 0.5, 2.25])
+    assert float(pair_weights(margins, 0.3).mean()) == pytest.approx(1)
+
+
+def test_a_step_logs_the_mean_of_the_logarithms_weighted_and_with_the_chosen_error(
+    packaged: StableDiffusionPipeline, rendered: Rendered, tmp_path: Path
+) -> None:
+    """Before the first update policy and reference agree, so the loss is log 2 for each pair."""
+    pairs = [pair._replace(margin=margin) for pair, margin in zip(true_pairs(rendered), [0.1, 0.5] * 6, strict=True)]
+    for name, config in (("plain", {}), ("mixed", {"margin_weight": 1.0, "sft": 3.0})):
+        run_dpo(new_policy(packaged), rendered, tmp_path / name, pairs, max_steps=1, batch=12, accumulate=1, **config)
+    plain, mixed = (lines((tmp_path / name / "metrics.jsonl").read_text())[0] for name in ("plain", "mixed"))
+    assert plain["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    policy = new_policy(packaged)
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(12, generator=generator).tolist()
+    shown = noised_pairs(policy, policy.encode(rendered[1]), [pairs[one] for one in order], 0.0, generator)
+    with torch.no_grad():
+        errors = four_errors(policy, shown)[0]
+    weights = torch.tensor([pairs[one].margin for one in order]) / 0.3
+    expected = float((weights * (math.log(2) + 3 * errors)).mean())
+    assert mixed["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_squared_error_holds_the_chosen_pictures_and_the_advice_says_so(
+    packaged: StableDiffusionPipeline, rendered: Rendered
+) -> None:
+    """With swapped pairs, DPO learns from the true pictures as rejected ones, and gets worse on the others."""
+    swapped = [Preference(b, a, prompt) for a, b, prompt, _ in true_pairs(rendered)]
+    rise = {}
+    for sft in (0.0, 300.0):
+        config = DPOConfig(max_steps=10, batch=12, accumulate=1, warmup=0, learning_rate=2e-3, beta=2000.0, sft=sft)
+        policy = new_policy(packaged)
+        algorithm = DiffusionDPO(new_tuner(policy, config), policy.encode(rendered[1]), swapped, config)
+        metrics = [algorithm.step(number) for number in range(1, 11)]
+        rise[sft] = sum(one["chosen_error"] - one["chosen_error_reference"] for one in metrics)
+        worse = sum(one["chosen_error"] > one["chosen_error_reference"] for one in metrics)
+        assert (f"in {worse} of 10 steps the error on the chosen pictures was above" in algorithm.advice) == (worse > 5)
+    assert rise[300.0] < rise[0.0]
 
 
 def test_both_pictures_of_a_pair_share_noise_timestep_and_dropped_prompt(
@@ -111,7 +156,7 @@ def test_it_learns_what_is_preferred_and_not_what_is_not(
 ) -> None:
     pairs = true_pairs(rendered)
     learnt = {}
-    for name, shown in (("true", pairs), ("swapped", [Preference(b, a, prompt) for a, b, prompt in pairs])):
+    for name, shown in (("true", pairs), ("swapped", [Preference(b, a, prompt) for a, b, prompt, _ in pairs])):
         policy = new_policy(packaged)
         run_dpo(
             policy,
@@ -126,7 +171,7 @@ def test_it_learns_what_is_preferred_and_not_what_is_not(
         )
         asked = noised_pairs(policy, policy.encode(rendered[1]), pairs * 4, 0.0, torch.Generator().manual_seed(77))
         with torch.no_grad():
-            learnt[name] = float(dpo_loss(*four_errors(policy, asked), beta=500).logits.mean())
+            learnt[name] = float(dpo_logits(*four_errors(policy, asked), beta=500).mean())
     assert learnt["true"] > 0.05
     assert learnt["swapped"] < -0.05
 

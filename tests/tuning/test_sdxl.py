@@ -28,7 +28,7 @@ from vpctl.models.tensors import from_pictures
 from vpctl.shapes.pretraining.text import MAX_LENGTH, new_tokenizer
 from vpctl.tuning.d3po import D3PO
 from vpctl.tuning.ddpo import DDPO
-from vpctl.tuning.dpo import DiffusionDPO, Preference, dpo_loss, four_errors, noised_pairs
+from vpctl.tuning.dpo import DiffusionDPO, Preference, dpo_logits, four_errors, noised_pairs
 from vpctl.tuning.encoding import encode
 from vpctl.tuning.loop import Algorithm
 from vpctl.tuning.objective import Objective
@@ -401,7 +401,7 @@ def test_it_learns_which_picture_is_preferred(xl_policy: StableDiffusionXL) -> N
         training.step(number + 1)
     asked = noised_pairs(xl_policy, posteriors, pairs * 4, 0.0, torch.Generator().manual_seed(77))
     with torch.no_grad():
-        assert float(dpo_loss(*four_errors(xl_policy, asked), beta=500).logits.mean()) > 0.1
+        assert float(dpo_logits(*four_errors(xl_policy, asked), beta=500).mean()) > 0.1
 
 
 def test_the_saved_lora_draws_the_same_pictures_in_diffusers_alone(any_pipeline: Any, tmp_path: Path) -> None:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from ..tuning.tuner import Tuner
 
 
+ONLY_WITH_PAIRS = ("prompt_dropout", "loss", "label_smoothing", "margin_weight", "sft")
+"""Options of dpo that d3po does not have."""
+
+
 @options(DPOConfig)
 @options(D3POConfig, "d3po")
 def tune_dpo(
@@ -112,10 +116,13 @@ def tune_dpo(
 def check_algorithm(algorithm: str, reward: list[str] | None, config: DPOConfig, d3po: D3POConfig) -> None:
     """Raise `UserError` for options of another algorithm, or for values that the algorithm cannot use."""
     if algorithm == "d3po":
-        if config.prompt_dropout:
-            raise UserError("--prompt-dropout: is an option of --algorithm dpo, not of d3po")
+        for name in ONLY_WITH_PAIRS:
+            if getattr(config, name) != getattr(DPOConfig, name):
+                raise UserError(f"--{name.replace('_', '-')}: is an option of --algorithm dpo, not of d3po")
         check_noise(d3po.eta, algorithm)
         return
+    if config.label_smoothing and config.loss != "dpo":
+        raise UserError(f"--label-smoothing: is for --loss dpo, not for {config.loss}")
     if d3po.steps:
         raise UserError("--steps: is an option of --algorithm d3po; --max-steps is the number of optimizer steps")
     given = [field.name for field in dataclasses.fields(d3po) if getattr(d3po, field.name) != field.default]
@@ -152,12 +159,16 @@ def tune_on_pairs(
         tuner = Tuner.open(generator.pipeline, config, source=asked["model"], seed=asked["seed"], world=run.world)
         posteriors, places = encode(files, tuner.policy, Pictures(roots))
         preferences = [
-            Preference(places[pair["chosen_file_name"]], places[pair["rejected_file_name"]], pair["prompt"])
+            Preference(
+                places[pair["chosen_file_name"]], places[pair["rejected_file_name"]], pair["prompt"], pair["margin"]
+            )
             for pair in wanted
         ]
         progress.note(f"{progress.plural(len(preferences), 'pair')}; {steps_of(config, 'step', run.world.size)}")
         algorithm = DiffusionDPO(tuner, posteriors, preferences, config)
         tune(algorithm, tuner, run, [pair["prompt"] for pair in wanted], generator.settings, config, asked["seed"])
+        if algorithm.advice:
+            progress.warn(algorithm.advice)
 
 
 def tune_on_own_pictures(

@@ -21,28 +21,42 @@ from .tuner import Tuner
 
 
 class Preference(NamedTuple):
-    """A pair for the training: the indices of its two pictures, and its prompt."""
+    """A pair for the training: the indices of its two pictures, its prompt, and its margin."""
 
     chosen: int
     rejected: int
     prompt: str
+    margin: float = 1.0
 
 
-class DPOLoss(NamedTuple):
-    """The loss, a scalar, and the logit of each pair (B,): positive if the model prefers the chosen picture."""
+def dpo_logits(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float) -> Tensor:
+    """−β/2 [(L_w − L_w^ref) − (L_l − L_l^ref)], (B,): positive if the model prefers the chosen picture.
 
-    loss: Tensor
-    logits: Tensor
-
-
-def dpo_loss(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float) -> DPOLoss:
-    """−log σ(−β/2 [(L_w − L_w^ref) − (L_l − L_l^ref)]), mean over pairs. Wallace et al., equation 14.
-
-    The arguments (B,) are squared errors of the noise prediction, each a mean over the latent's elements: this fixes
-    the scale of `beta`. If policy and reference are equal, the loss is log 2.
+    The argument of σ in Wallace et al., equation 14. The arguments (B,) are squared errors of the noise prediction,
+    each a mean over the latent's elements: this fixes the scale of `beta`.
     """
-    logits = -0.5 * beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
-    return DPOLoss(-F.logsigmoid(logits).mean(), logits)
+    return -0.5 * beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
+
+
+def dpo_loss(logits: Tensor, kind: str = "dpo", smoothing: float = 0.0) -> Tensor:
+    """The loss (B,) of the pairs with these `logits`.
+
+    ``dpo``: −log σ(x), Wallace et al., equation 14. If policy and reference are equal, it is log 2. With a `smoothing`
+    of ε it is (1 − ε)(−log σ(x)) + ε(−log σ(−x)): a share ε of the labels is wrong (Mitchell 2023, conservative DPO).
+    ``ipo``: (x − 1/2)², equation 17 of Azar et al. 2023 (arXiv 2310.12036) times β². ``hinge``: max(0, 1 − x), as in
+    SLiC (Zhao et al. 2023, arXiv 2305.10425).
+    """
+    match kind:
+        case "ipo":
+            return (logits - 0.5).square()
+        case "hinge":
+            return (1 - logits).relu()
+    return -(1 - smoothing) * F.logsigmoid(logits) - smoothing * F.logsigmoid(-logits)
+
+
+def pair_weights(margins: Tensor, share: float) -> Tensor:
+    """The weights (N,) of pairs with these margins (N,): their mean is 1. A `share` of 0 gives all the same weight."""
+    return 1 - share + share * margins / margins.mean()
 
 
 METRICS = (
@@ -72,41 +86,65 @@ class DiffusionDPO(Algorithm):
     def __init__(self, tuner: Tuner, posteriors: Posteriors, preferences: list[Preference], config: DPOConfig) -> None:
         self.total = config.max_steps
         self._tuner, self._posteriors, self._preferences, self._config = tuner, posteriors, preferences, config
+        margins = torch.tensor([pair.margin for pair in preferences], dtype=torch.float64)
+        self._weights = pair_weights(margins, config.margin_weight).float()
         self._order: list[int] = []
+        self._worse = 0
 
     def step(self, number: int) -> dict[str, float]:
         """Do one step on `batch` × `accumulate` pairs in each process. Returns the means of `METRICS`."""
         tuner, config = self._tuner, self._config
         together = config.batch * config.accumulate * tuner.world.size
+        taken = self._next_pairs(together)
+        weights = self._weights[taken].to(tuner.policy.device)
         pairs = noised_pairs(
-            tuner.policy, self._posteriors, self._next_pairs(together), config.prompt_dropout, tuner.generator
+            tuner.policy,
+            self._posteriors,
+            [self._preferences[index] for index in taken],
+            config.prompt_dropout,
+            tuner.generator,
         )
         sums = torch.zeros(len(METRICS), dtype=torch.float64)
         for start in tuner.own([*range(0, together, config.batch)]):
-            errors = four_errors(tuner.policy, pairs[start : start + config.batch])
-            loss, logits = dpo_loss(*errors, config.beta)
+            part = slice(start, start + config.batch)
+            errors = four_errors(tuner.policy, pairs[part])
+            logits = dpo_logits(*errors, config.beta)
+            losses = dpo_loss(logits, config.loss, config.label_smoothing)
+            loss = (weights[part] * (losses + config.sft * errors[0])).mean()
             share = config.batch / together
             (loss * share).backward()
             right = (logits > 0).float().mean() + 0.5 * (logits == 0).float().mean()
             seen = [loss, right, logits.mean(), *(error.mean() for error in errors)]
             sums += share * torch.stack(seen).detach().cpu()
         tuner.step(f"step {number}")
-        return dict(zip(METRICS, tuner.world.gather(sums).sum(0).tolist(), strict=True))
+        means = dict(zip(METRICS, tuner.world.gather(sums).sum(0).tolist(), strict=True))
+        self._worse += means["chosen_error"] > means["chosen_error_reference"]
+        return means
 
-    def _next_pairs(self, count: int) -> list[Preference]:
-        """The next `count` pairs, from random permutations of all pairs, one after the other."""
+    @property
+    def advice(self) -> str:
+        """What to change if the model has got worse at denoising the chosen pictures; else empty."""
+        if self._worse <= self.total / 2:
+            return ""
+        return (
+            f"in {self._worse} of {self.total} steps the error on the chosen pictures was above that of the untuned "
+            "model: it learns more from the rejected ones; --sft 10 or a larger --beta holds it"
+        )
+
+    def _next_pairs(self, count: int) -> list[int]:
+        """The places of the next `count` pairs, from random permutations of all pairs, one after the other."""
         while len(self._order) < count:
             self._order += torch.randperm(len(self._preferences), generator=self._tuner.generator).tolist()
         taken, self._order = self._order[:count], self._order[count:]
-        return [self._preferences[index] for index in taken]
+        return taken
 
     def state_dict(self) -> dict[str, Any]:
-        """The tuner's state, and the next pairs."""
-        return {**self._tuner.state_dict(), "order": self._order}
+        """The tuner's state, the next pairs, and the number of steps in which the chosen error was too high."""
+        return {**self._tuner.state_dict(), "order": self._order, "worse": self._worse}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state. Raises `ValueError` for the state of another run."""
-        self._order = state["order"]
+        self._order, self._worse = state["order"], int(state["worse"])
         if not all(0 <= index < len(self._preferences) for index in self._order):
             raise ValueError("an order of other pairs")
         self._tuner.load_state_dict(state)
