@@ -33,7 +33,7 @@ def call(folder: Path, *arguments: str | Path) -> Ended:
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a reward model and two LoRAs after a short training."""
+    """A folder with a reward model and three LoRAs after a short training."""
     folder = tmp_path_factory.mktemp("job")
     (folder / "raw.txt").write_text("\n".join(raw_prompts(PROMPTS, Random(5))))
     call(folder, "polish", "raw.txt", "--out", "prompts.jsonl")
@@ -45,6 +45,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     call(folder, "tune-dpo", "pairs.jsonl", *steeply, "--warmup", "0", "--max-steps", "4", "--out", "dpo-lora")
     few = ["--epochs", "1", "--prompts-per-epoch", "8"]
     call(folder, "tune-ppo", "prompts.jsonl", *steeply, "-r", "vp:vp-score", *few, "--out", "ppo-lora")
+    gradient = ["--algorithm", "refl", "-r", "vp:vp-score", "--steps", "4"]
+    call(folder, "tune-ppo", "prompts.jsonl", *steeply, *gradient, *few, "--out", "refl-lora")
     return folder
 
 
@@ -81,7 +83,7 @@ def test_the_model_card_says_the_accuracy_that_eval_measures(job: Path) -> None:
     assert lines((job / "vp-score/accuracy.jsonl").read_text()) == reports[:-1], "there are no ties for tie-aware"
 
 
-@pytest.mark.parametrize("name", ["dpo-lora", "ppo-lora"])
+@pytest.mark.parametrize("name", ["dpo-lora", "ppo-lora", "refl-lora"])
 def test_diffusers_alone_draws_with_the_lora_what_generate_draws(job: Path, name: str) -> None:
     folder = job / f"drawn-with-{name}"
     (job / "two.txt").write_text("a red circle on a white background\na blue star above a green cross\n")
