@@ -118,7 +118,7 @@ SkipLast = Annotated[
         min=0,
         max=1000,
         group="Training",
-        help="Leave the last N denoising steps out of training.",
+        help="ddpo and d3po: Leave the last N denoising steps out of training.",
     ),
 ]
 Checkpoint = Annotated[
@@ -447,7 +447,7 @@ class DPOConfig(OptimizerConfig):
             "--loss",
             choices=("dpo", "ipo", "hinge"),
             group="Training",
-            help="Loss of dpo. dpo: the likelihood that the chosen picture is preferred. ipo: the preference must "
+            help="dpo: Loss. dpo is the likelihood that the chosen picture is preferred. ipo: the preference must "
             "reach 1/2, and not more, so that sure pairs are not learnt by heart. hinge: it must reach 1.",
         ),
     ] = "dpo"
@@ -460,7 +460,7 @@ class DPOConfig(OptimizerConfig):
             min=0,
             max=0.5,
             group="Training",
-            help="Share of the pairs that are assumed to be judged wrongly; for --loss dpo.",
+            help="dpo: Share of the pairs that are assumed to be judged wrongly; for --loss dpo.",
         ),
     ] = 0.0
     margin_weight: Annotated[
@@ -471,8 +471,8 @@ class DPOConfig(OptimizerConfig):
             min=0,
             max=1,
             group="Training",
-            help="How much the margin of a pair counts. With 0 every pair has the same weight. With 1 the weight is "
-            "the margin, divided by the mean margin.",
+            help="dpo: How much the margin of a pair counts. With 0 every pair has the same weight. With 1 the "
+            "weight is the margin, divided by the mean margin.",
         ),
     ] = 0.0
     sft: Annotated[
@@ -483,8 +483,8 @@ class DPOConfig(OptimizerConfig):
             min=0,
             max=1_000_000,
             group="Training",
-            help="Weight of a second loss, the squared error on the chosen picture (SFT, supervised fine-tuning). DPO "
-            "alone may denoise both pictures worse, the rejected one by more.",
+            help="dpo: Weight of a second loss, the squared error on the chosen picture (SFT, supervised "
+            "fine-tuning). DPO alone may denoise both pictures worse, the rejected one by more.",
         ),
     ] = 0.0
     prompt_dropout: Annotated[
@@ -494,7 +494,7 @@ class DPOConfig(OptimizerConfig):
             min=0,
             max=1,
             group="Training",
-            help="Share of the pairs that are used without their prompt.",
+            help="dpo: Share of the pairs that are used without their prompt.",
         ),
     ] = 0.0
     """Diffusion-DPO's code says 0.2, for models that are used with strong guidance."""
@@ -521,8 +521,8 @@ class D3POConfig:
             min=0.000001,
             max=0.999999,
             group="Training",
-            help="Train on a denoising step only until its probability has changed by this factor, up or down: 0.1 "
-            "allows factors from 0.9 to 1.1. Of the probability, this is the geometric mean over the latent's "
+            help="d3po: Train on a denoising step only until its probability has changed by this factor, up or down: "
+            "0.1 allows factors from 0.9 to 1.1. Of the probability, this is the geometric mean over the latent's "
             "elements.",
         ),
     ] = 0.1
@@ -608,7 +608,7 @@ class DDPOConfig:
     """Options of tune-ppo --algorithm ddpo."""
 
     updates: Annotated[
-        int, option(metavar="N", min=1, max=10_000, group="Training", help="Number of optimizer steps per round.")
+        int, option(metavar="N", min=1, max=10_000, group="Training", help="ddpo: Number of optimizer steps per round.")
     ] = 2
     """DDPO's aesthetic run."""
     timestep_fraction: Annotated[
@@ -618,7 +618,7 @@ class DDPOConfig:
             min=0.01,
             max=1,
             group="Training",
-            help="Share of the denoising steps to train on. In each round they are chosen anew, at random.",
+            help="ddpo: Share of the denoising steps to train on. In each round they are chosen anew, at random.",
         ),
     ] = 0.5
     skip_last: SkipLast = 1
@@ -631,8 +631,9 @@ class DDPOConfig:
             min=0,
             max=100,
             group="Training",
-            help="Clip range of PPO. In one round, a denoising step is trained on only until its probability has "
-            "changed by this much in the wanted direction: 0.0001 allows factors from 0.9999 to 1.0001.",
+            help="ddpo: Clip range of PPO. In one round, a denoising step is trained on only until its probability has "
+            "changed by this factor in the wanted direction: 0.0001 allows factors from 0.9999 to 1.0001. Of the "
+            "probability, this is the geometric mean over the latent's elements.",
         ),
     ] = 1e-4
     """DDPO, for log-probabilities that are a mean over the latent's elements."""
@@ -643,7 +644,7 @@ class DDPOConfig:
             min=0,
             max=1_000_000,
             group="Training",
-            help="Maximum absolute value of an advantage. Advantages are in standard deviations.",
+            help="ddpo: Maximum absolute value of an advantage. Advantages are in standard deviations.",
         ),
     ] = 5.0
     """DDPO."""
@@ -655,8 +656,8 @@ class DDPOConfig:
             min=0,
             max=1_000_000,
             group="Training",
-            help="Weight of a penalty on the KL divergence, which measures how far the tuned model is from the untuned "
-            "model.",
+            help="ddpo: Weight of a penalty on the KL divergence, which measures how far the tuned model is from the "
+            "untuned model.",
         ),
     ] = 0.0
     packed: Annotated[
@@ -667,8 +668,8 @@ class DDPOConfig:
             min=1,
             max=1000,
             group="Training",
-            help="Number of denoising steps of a picture that go through the model together in training. More steps "
-            "are faster, as far as the memory allows; the result differs only by rounding.",
+            help="ddpo: Number of denoising steps of a picture that go through the model together in training. More "
+            "steps are faster, as far as the memory allows; the result differs only by rounding.",
         ),
     ] = 1
 
@@ -685,8 +686,8 @@ class ReFLConfig:
             min=0,
             max=1,
             group="Sampling",
-            help="Stop drawing at a random step in this last share of the denoising steps, and predict the picture "
-            "from there; 0 always stops at the last step.",
+            help="refl: Stop drawing at a random step in this last share of the denoising steps, and predict the "
+            "picture from there; 0 always stops at the last step.",
         ),
     ] = 0.25
     """ReFL stops at a random step from 30 to 39 of 40."""
@@ -698,8 +699,8 @@ class ReFLConfig:
             min=1,
             max=1000,
             group="Training",
-            help="Number of last denoising steps that the gradient goes through. With --late-share 0 this is DRaFT-N. "
-            "Each step takes the memory of one more model.",
+            help="refl: Number of last denoising steps that the gradient goes through. With --late-share 0 this is "
+            "DRaFT-N. Each step takes the memory of one more model.",
         ),
     ] = 1
     """ReFL."""
@@ -711,9 +712,9 @@ class ReFLConfig:
             min=-1000,
             max=1000,
             group="Training",
-            help="Leave a picture out of the gradient if the weighted sum of its rewards is at least C. Each reward is "
-            "measured in standard deviations above the mean of the untuned model's pictures. A large C, such as 1000, "
-            "leaves none out, as in DRaFT.",
+            help="refl: Leave a picture out of the gradient if the weighted sum of its rewards is at least C. Each "
+            "reward is measured in standard deviations above the mean of the untuned model's pictures. A large C, "
+            "such as 1000, leaves none out, as in DRaFT.",
         ),
     ] = 2.0
     """ReFL's code."""
@@ -725,7 +726,7 @@ class ReFLConfig:
             min=0,
             max=1000,
             group="Training",
-            help="Weight of the reward in the loss, beside the pre-training loss.",
+            help="refl: Weight of the reward in the loss, beside the pre-training loss.",
         ),
     ] = 1e-3
     """ReFL, section 4.2."""
@@ -735,8 +736,8 @@ class ReFLConfig:
             "--pretrain",
             metavar="FILE",
             group="Training",
-            help="Records of pictures with their prompts. Each step also trains on as many of them as it draws, with "
-            "the loss that the model was trained with, so that it does not forget.",
+            help="refl: Records of pictures with their prompts. Each step also trains on as many of them as it "
+            "draws, with the loss that the model was trained with, so that it does not forget.",
             show_default="no pre-training loss",
         ),
     ] = ""
@@ -748,7 +749,7 @@ class ReFLConfig:
             min=0,
             max=1000,
             group="Training",
-            help="Weight of the pre-training loss.",
+            help="refl: Weight of the pre-training loss.",
         ),
     ] = 1.0
     """ReFL, section 4.2."""

@@ -78,7 +78,8 @@ def tune_dpo(
 
     --algorithm d3po (Yang et al. 2024, arXiv 2311.13231) needs no pairs, only prompts. In each round (--max-steps
     counts rounds) it draws two pictures of some prompts from the same noise. A reward says which one is better, and
-    training makes its denoising steps more likely, and those of the other less likely.
+    training makes its denoising steps more likely, and those of the other less likely. --steps, --guidance and --eta
+    are options of d3po.
 
     The output folder holds the LoRA in pytorch_lora_weights.safetensors, previews drawn from fixed seeds, and metrics
     in metrics.jsonl and in files for TensorBoard. To use the LoRA, run generate --adapter DIR, or call
