@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vpctl.api.answers import loads, parse
@@ -100,11 +100,14 @@ def test_what_was_cut_off_is_never_made_up(length: int) -> None:
     st.dictionaries(st.text(), st.text() | st.integers(-9, 9) | st.lists(st.text()), min_size=1),
     st.text("ab {}\"'\n,:"),
 )
+@example({"": "</think>"}, "")
 def test_whole_json_comes_through_and_with_words_around_it_never_as_something_else(
     value: dict[str, Any], around: str
 ) -> None:
     text = json.dumps(value)
     assert parse(text) == value
+    if "</think>" in text:  # with words around it, this would be the end of thoughts
+        return
     try:
         found = parse(f"{around}{text}")
     except Unusable:

@@ -81,3 +81,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def few_untuned_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vpctl.tuning.refl.NORMALISED_ON", 16)

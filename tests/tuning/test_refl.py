@@ -173,9 +173,9 @@ def test_the_pretraining_loss_is_the_models_own_and_holds_it_back(
     prompts, pixels = rendered
     free, held = new_policy(packaged), new_policy(packaged)
     data = Pretraining(free.encode(pixels), [*range(len(prompts))], prompts)
-    run_refl(free, tmp_path / "free", ReFLConfig(), epochs=6, learning_rate=1e-3)
+    run_refl(free, tmp_path / "free", ReFLConfig(), epochs=4, learning_rate=1e-3)
     strong = ReFLConfig(pretrain_weight=1000.0)
-    run_refl(held, tmp_path / "held", strong, epochs=6, learning_rate=1e-3, pretraining=data)
+    run_refl(held, tmp_path / "held", strong, epochs=4, learning_rate=1e-3, pretraining=data)
 
     @torch.no_grad()
     def error(policy: StableDiffusion) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from typing import Any
 
 import json_repair
@@ -38,6 +39,9 @@ def parse(text: str | None) -> dict[str, Any]:
     Small errors in the JSON are repaired. Raises `Unusable` if there is no object, if there are several, or if it is
     incomplete: what was cut off is not made up.
     """
+    with suppress(ValueError):
+        if isinstance(whole := loads(text or ""), dict):
+            return whole  # its texts may hold anything, also the end of thoughts
     text = (text or "").rpartition("</think>")[2]
     for candidate in _candidates(text):
         try:
