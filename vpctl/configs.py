@@ -55,6 +55,17 @@ VARIABLES = (
 LearningRate = Annotated[
     float, option(metavar="LR", min=0, max=1, group="Training", help="Peak learning rate of AdamW.")
 ]
+Warmup = Annotated[
+    int,
+    option(
+        metavar="N",
+        min=0,
+        max=1_000_000,
+        group="Training",
+        help="Number of optimizer steps during which the learning rate rises to its peak. It is constant after them.",
+    ),
+]
+WeightDecay = Annotated[float, option(metavar="W", min=0, max=10, group="Training", help="Weight decay of AdamW.")]
 Rank = Annotated[
     int,
     option(
@@ -219,9 +230,7 @@ class RewardModelConfig:
     ] = None
     learning_rate: LearningRate = 1e-5
     """ImageReward, section 4.1."""
-    weight_decay: Annotated[
-        float, option(metavar="W", min=0, max=10, group="Training", help="Weight decay of AdamW.")
-    ] = 0.0
+    weight_decay: WeightDecay = 0.0
     """ImageReward's code."""
     max_grad_norm: MaxGradNorm = 1.0
     loss: Annotated[
@@ -347,20 +356,8 @@ class OptimizerConfig:
     """Options of tune-ppo and tune-dpo: the trained weights and their optimizer."""
 
     learning_rate: LearningRate = 1e-4
-    warmup: Annotated[
-        int,
-        option(
-            metavar="N",
-            min=0,
-            max=1_000_000,
-            group="Training",
-            help="Number of optimizer steps during which the learning rate rises to its peak. It is constant after "
-            "them.",
-        ),
-    ] = 0
-    weight_decay: Annotated[
-        float, option(metavar="W", min=0, max=10, group="Training", help="Weight decay of AdamW.")
-    ] = 1e-4
+    warmup: Warmup = 0
+    weight_decay: WeightDecay = 1e-4
     max_grad_norm: MaxGradNorm = 1.0
     """DDPO, D3PO, Diffusion-DPO and ReFL."""
     rank: Rank = 8
@@ -403,19 +400,8 @@ class DPOConfig(OptimizerConfig):
 
     learning_rate: LearningRate = 1e-4
     """Between the 1e-5 and 5e-4 that diffusers' example script uses for LoRA."""
-    warmup: Annotated[
-        int,
-        option(
-            metavar="N",
-            min=0,
-            max=1_000_000,
-            group="Training",
-            help="Number of optimizer steps during which the learning rate rises to its peak.",
-        ),
-    ] = 50
-    weight_decay: Annotated[
-        float, option(metavar="W", min=0, max=10, group="Training", help="Weight decay of AdamW.")
-    ] = 1e-2
+    warmup: Warmup = 50
+    weight_decay: WeightDecay = 1e-2
     """Diffusion-DPO."""
     max_steps: Annotated[
         int,

@@ -3,7 +3,7 @@
 import contextlib
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from PIL import Image, ImageStat
 
 from tests.tuning.conftest import Killed, Mortal, new_policy, new_tuner
 from vpctl.configs import D3POConfig, DPOConfig
+from vpctl.contracts import Reward
 from vpctl.models.denoiser.sd import StableDiffusion
 from vpctl.tuning.d3po import D3PO, d3po_loss
 from vpctl.tuning.loop import train
@@ -29,7 +30,7 @@ def brightness(pixels: list[Image.Image], prompts: list[str]) -> list[float]:
 def run_d3po(policy: StableDiffusion, folder: Path, *, last: int = 0, weight: float = 1.0, **config: Any) -> None:
     small = {"max_steps": 4, "batch": 2, "accumulate": 2, "beta": 0.1, "warmup": 0, "save_every": 1}
     settings = DPOConfig(**{**small, **config})
-    objective = Objective({"brightness": brightness}, {"brightness": weight})  # type: ignore[dict-item]
+    objective = Objective({"brightness": cast(Reward, brightness)}, {"brightness": weight})
     with Mortal(folder, {"seed": 0}, last=last) as run, contextlib.suppress(Killed):
         tuner = new_tuner(policy, settings)
         algorithm = D3PO(tuner, PROMPTS, objective, settings, D3POConfig(), steps=5, guidance=1.0)
@@ -45,7 +46,7 @@ def test_the_loss_by_hand() -> None:
     assert losses.tolist() == pytest.approx([math.log(1 + math.exp(-one)) for one in by_hand], abs=1e-6)
     losses.sum().backward()
     assert new.grad is not None
-    # A pair out of the range, and a pair of which neither is preferred, have no gradient.
+    # The second pair is out of the range, and the third has no preference: they have no gradient.
     assert (new.grad != 0).tolist() == [[True, True], [False, False], [False, False]]
     assert float(new.grad[0, 0]) < 0 < float(new.grad[0, 1])
 

@@ -1,7 +1,7 @@
 """Rewards that are watched on held-out prompts, and the early stop."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 from tests.conftest import lines
 from tests.tuning.conftest import Killed, Mortal, disturb, new_policy, new_tuner
 from vpctl.configs import OptimizerConfig
-from vpctl.contracts import Settings
+from vpctl.contracts import Reward, Settings
 from vpctl.models.denoiser.sd import StableDiffusion
 from vpctl.tuning.loop import Algorithm, train
 from vpctl.tuning.objective import Objective
@@ -50,7 +50,7 @@ def watched(policy: StableDiffusion, folder: Path, *, patience: int | None, last
         Steps(tuner, 12),
         tuner,
         ["a red circle", "two blue stars"],
-        Objective(rewards, dict.fromkeys(rewards, 1.0)),  # type: ignore[arg-type]
+        Objective(cast(dict[str, Reward], rewards), dict.fromkeys(rewards, 1.0)),
         Settings(guidance_scale=1.0, num_inference_steps=2),
         first="scripted",
         every=2,

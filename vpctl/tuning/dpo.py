@@ -128,7 +128,7 @@ class DiffusionDPO(Algorithm):
             return ""
         return (
             f"in {self._worse} of {self.total} steps the error on the chosen pictures was above that of the untuned "
-            "model: it learns more from the rejected ones; --sft 10 or a larger --beta holds it"
+            "model: it learns more from the rejected ones; see --sft and --beta"
         )
 
     def _next_pairs(self, count: int) -> list[int]:

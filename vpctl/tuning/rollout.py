@@ -45,7 +45,7 @@ def seeded_noise(policy: Denoiser, seeds: list[int], length: int, *, first: list
     """
     shape = policy.latent_shape
     rows = [torch.randn((length, *shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    for row, seed in zip(rows, first or [], strict=False):
+    for row, seed in zip(rows, first, strict=True) if first else ():
         row[0] = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     return torch.stack(rows).to(policy.device)
 
