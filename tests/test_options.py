@@ -19,8 +19,10 @@ from vpctl.options import argument, check_device, for_typer, option, options
 TUNING = {"train-rm": configs.RewardModelConfig, "tune-ppo": configs.PPOConfig, "tune-dpo": configs.DPOConfig}
 OWNERS = [
     *TUNING.items(),
+    ("tune-ppo", configs.RoundConfig),
     ("tune-ppo", configs.DDPOConfig),
     ("tune-ppo", configs.ReFLConfig),
+    ("tune-ppo", configs.NFTConfig),
     ("tune-ppo", configs.WatchConfig),
     ("tune-dpo", configs.D3POConfig),
     ("polish", configs.ServerConfig),

@@ -372,6 +372,19 @@ class OptimizerConfig:
         ),
     ] = "to_q,to_k,to_v,to_out.0"
     """All attention layers, as in diffusers' example scripts."""
+    ema: Annotated[
+        float,
+        option(
+            "--ema",
+            metavar="DECAY",
+            min=0,
+            max=0.999999,
+            group="Training",
+            help="Average the LoRA over the optimizer steps, with this decay: an exponential moving average. Previews, "
+            "--watch and the final LoRA use the average. 0.95 averages about the last 20 steps; 0 does not average. "
+            "In step N the decay is at most N / (N + 9), so that the first steps are soon forgotten.",
+        ),
+    ] = 0.0
     gradient_checkpointing: Annotated[
         bool,
         option(
@@ -590,11 +603,14 @@ class PPOConfig(OptimizerConfig):
 
 
 @dataclass(frozen=True)
-class DDPOConfig:
-    """Options of tune-ppo --algorithm ddpo."""
+class RoundConfig:
+    """Options of tune-ppo's algorithms that compare the pictures of a round: ddpo and nft."""
 
     updates: Annotated[
-        int, option(metavar="N", min=1, max=10_000, group="Training", help="ddpo: Number of optimizer steps per round.")
+        int,
+        option(
+            metavar="N", min=1, max=10_000, group="Training", help="ddpo, nft: Number of optimizer steps per round."
+        ),
     ] = 2
     """DDPO's aesthetic run."""
     timestep_fraction: Annotated[
@@ -604,9 +620,38 @@ class DDPOConfig:
             min=0.01,
             max=1,
             group="Training",
-            help="ddpo: Share of the denoising steps to train on. In each round they are chosen anew, at random.",
+            help="ddpo, nft: Share of the denoising steps to train on. In each round they are chosen anew, at random.",
         ),
     ] = 0.5
+    advantage_clip: Annotated[
+        float,
+        option(
+            metavar="A",
+            min=0.000001,
+            max=1_000_000,
+            group="Training",
+            help="ddpo, nft: Maximum absolute value of an advantage. Advantages are in standard deviations.",
+        ),
+    ] = 5.0
+    """DDPO."""
+    packed: Annotated[
+        int,
+        option(
+            "--packed",
+            metavar="N",
+            min=1,
+            max=1000,
+            group="Training",
+            help="ddpo, nft: Number of denoising steps of a picture that go through the model together in training. "
+            "More steps are faster, as far as the memory allows; the result differs only by rounding.",
+        ),
+    ] = 1
+
+
+@dataclass(frozen=True)
+class DDPOConfig:
+    """Options of tune-ppo --algorithm ddpo."""
+
     skip_last: SkipLast = 1
     """The noise of these steps is so small that they dominate the gradient, but hardly change the picture. DanceGRPO
     leaves one out."""
@@ -623,17 +668,6 @@ class DDPOConfig:
         ),
     ] = 1e-4
     """DDPO, for log-probabilities that are a mean over the latent's elements."""
-    advantage_clip: Annotated[
-        float,
-        option(
-            metavar="A",
-            min=0,
-            max=1_000_000,
-            group="Training",
-            help="ddpo: Maximum absolute value of an advantage. Advantages are in standard deviations.",
-        ),
-    ] = 5.0
-    """DDPO."""
     kl: Annotated[
         float,
         option(
@@ -646,18 +680,63 @@ class DDPOConfig:
             "untuned model.",
         ),
     ] = 0.0
-    packed: Annotated[
-        int,
+
+
+@dataclass(frozen=True)
+class NFTConfig:
+    """Options of tune-ppo --algorithm nft."""
+
+    beta: Annotated[
+        float,
         option(
-            "--packed",
-            metavar="N",
-            min=1,
+            "--beta",
+            metavar="B",
+            min=0.000001,
             max=1000,
             group="Training",
-            help="ddpo: Number of denoising steps of a picture that go through the model together in training. More "
-            "steps are faster, as far as the memory allows; the result differs only by rounding.",
+            help="nft: How carefully the model is changed. With a smaller value, the same rewards change it more.",
         ),
-    ] = 1
+    ] = 1.0
+    """DiffusionNFT; 0.1 for several rewards."""
+    old_decay: Annotated[
+        float,
+        option(
+            "--old-decay",
+            metavar="D",
+            min=0,
+            max=0.999999,
+            group="Training",
+            help="nft: An old policy draws the pictures. After a round, it keeps this share of its weights, and takes "
+            "the rest from the trained policy. 0 draws with the trained policy itself.",
+        ),
+    ] = 0.5
+    """DiffusionNFT."""
+    old_decay_rise: Annotated[
+        float,
+        option(
+            "--old-decay-rise",
+            metavar="D",
+            min=0,
+            max=1,
+            group="Training",
+            help="nft: In the first rounds the share of --old-decay is smaller: this value times the number of the "
+            "round.",
+        ),
+    ] = 0.001
+    """DiffusionNFT."""
+    drift_weight: Annotated[
+        float,
+        option(
+            "--drift-weight",
+            metavar="W",
+            min=0,
+            max=1_000_000,
+            group="Training",
+            help="nft: Weight of a penalty on the squared difference of the predictions from those of the untuned "
+            "model.",
+        ),
+    ] = 1e-4
+    """DiffusionNFT."""
 
 
 @dataclass(frozen=True)
@@ -798,11 +877,21 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         "save_every": 20,
         "watch_every": 50,
     },
+    "nft": {
+        "prompts_per_epoch": 48,
+        "images": 24,
+        "updates": 1,
+        "timestep_fraction": 1.0,
+        "steps": 10,
+        "eta": 0.0,
+    },
 }
 """Values of tune-ppo's options by algorithm, where they are not the default.
 
 refl: ReFL's code, and for the number of pictures VisionPrefer (Wu et al. 2024, appendix D.2): 30,000 prompts, 32 at
-once. The paper trains the whole model, for which the learning rate was chosen; a LoRA may take a larger one."""
+once. The paper trains the whole model, for which the learning rate was chosen; a LoRA may take a larger one.
+
+nft: DiffusionNFT's code."""
 PREFERENCE_ALGORITHMS: dict[str, dict[str, Any]] = {
     "dpo": {},
     "d3po": {

@@ -40,6 +40,10 @@ def test_a_reward_that_is_named_twice_is_told_with_its_option() -> None:
     ("words", "said"),
     [
         ("tune-ppo --clip 0.1 --algorithm refl -r ./r.py", "--clip: is an option of --algorithm ddpo, not of refl"),
+        ("tune-ppo --updates 3 --algorithm refl -r ./r.py", "--updates: is an option of --algorithm ddpo and nft, not "
+        "of refl"),
+        ("tune-ppo --algorithm nft --clip 0.1", "--clip: is an option of --algorithm ddpo, not of nft"),
+        ("tune-ppo --algorithm nft --images 1", "--images 1: nft compares the pictures of a prompt; name at least 2"),
         ("tune-ppo --late-share 0.1", "--late-share: is an option of --algorithm refl, not of ddpo"),
         ("tune-ppo --images 1", "--images 1: ddpo compares the pictures of a prompt; name at least 2"),
         ("tune-ppo --eta 0", "--eta 0: ddpo needs at least 0.01, because steps without noise have no "

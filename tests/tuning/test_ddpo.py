@@ -15,7 +15,7 @@ from PIL import Image, ImageStat
 from torch.distributions import Normal, kl_divergence
 
 from tests.tuning.conftest import Killed, Mortal, disturb, new_policy, new_tuner
-from vpctl.configs import DDPOConfig, PPOConfig
+from vpctl.configs import DDPOConfig, PPOConfig, RoundConfig
 from vpctl.contracts import Reward
 from vpctl.errors import UserError
 from vpctl.models.denoiser.schedule import noise_schedule
@@ -125,9 +125,8 @@ def test_several_rewards_are_normalised_before_they_are_added_up() -> None:
 
 
 def test_the_last_steps_are_left_out_and_every_picture_has_steps_of_its_own() -> None:
-    config = DDPOConfig(timestep_fraction=0.5, skip_last=2)
     sampler = DDIM(noise_schedule(DDIMScheduler(clip_sample=False), 10), 1.0, CPU)
-    steps = trained_steps(sampler, config, 60, torch.Generator().manual_seed(0))
+    steps = trained_steps(sampler, 2, 0.5, 60, torch.Generator().manual_seed(0))
     assert steps.shape == (60, 4)
     assert set(steps.flatten().tolist()) == set(range(8))
     assert all(len(set(row)) == 4 for row in steps.tolist())
@@ -136,7 +135,7 @@ def test_the_last_steps_are_left_out_and_every_picture_has_steps_of_its_own() ->
 
 def test_a_last_step_without_noise_is_not_trained_on() -> None:
     sampler = DDIM(noise_schedule(DDIMScheduler(clip_sample=False, set_alpha_to_one=True), 10), 1.0, CPU)
-    [every] = trained_steps(sampler, DDPOConfig(timestep_fraction=1.0, skip_last=0), 1, torch.Generator()).tolist()
+    [every] = trained_steps(sampler, 0, 1.0, 1, torch.Generator()).tolist()
     assert sorted(every) == list(range(9))
     assert (sampler.std[every] > 0).all()
 
@@ -173,18 +172,19 @@ def test_a_rollout_starts_from_noise_and_its_pictures_differ(policy: StableDiffu
     assert torch.isfinite(rollout.log_probs).all()
 
 
-def gradients(policy: StableDiffusion, *, batch: int = 8, **config: Any) -> tuple[list[torch.Tensor], torch.Tensor]:
+def gradients(
+    policy: StableDiffusion, *, batch: int = 8, packed: int = 1, kl: float = 0.0
+) -> tuple[list[torch.Tensor], torch.Tensor]:
     """The gradient of the LoRA on eight pictures at two steps each, and the sums of `METRICS`."""
     rollout, rewards = rolled_out(policy)
     advantages = group_advantages(rewards, 2, 5)
     sampler = open_sampler(policy, 5, 1.0)
     steps = torch.tensor([[0, 2], [2, 0], [1, 3], [3, 1]]).repeat(2, 1)
-    settings = DDPOConfig(**config)
     sums = torch.zeros(len(METRICS))
     for start, stop in spans(8, 1, batch)[0]:
         part = Rollout(rollout.prompts[start:stop], rollout.latents[start:stop], rollout.log_probs[start:stop])
         here = advantages[start:stop], sampler, steps[start:stop]
-        sums += update(policy, part, *here, guidance=1.0, config=settings, share=1 / 16)
+        sums += update(policy, part, *here, guidance=1.0, config=DDPOConfig(kl=kl), packed=packed, share=1 / 16)
     return [weight.grad.clone() for weight in policy.trainable if weight.grad is not None], sums
 
 
@@ -244,6 +244,7 @@ def run_ppo(
     policy: StableDiffusion,
     folder: Path,
     last: int = 0,
+    rounds: RoundConfig | None = None,
     own: DDPOConfig | None = None,
     reward: Callable[..., Any] = brightness,
     **config: Any,
@@ -251,18 +252,17 @@ def run_ppo(
     small = {"epochs": 4, "prompts_per_epoch": 4, "images": 4, "batch": 8, "preview_every": 0, "save_every": 1}
     settings = PPOConfig(**{**small, **config})
     with Mortal(folder, {"seed": 0}, last=last) as run, contextlib.suppress(Killed):
-        aim = objective(reward)
-        algorithm = DDPO(
-            new_tuner(policy, settings), PROMPTS, aim, settings, own or DDPOConfig(), steps=5, guidance=1.0
-        )
+        tuner, aim = new_tuner(policy, settings), objective(reward)
+        groups = rounds or RoundConfig(), own or DDPOConfig()
+        algorithm = DDPO(tuner, PROMPTS, aim, settings, *groups, steps=5, guidance=1.0)
         train(algorithm, run, save_every=settings.save_every, evaluate=lambda _: {})
 
 
 def test_it_raises_the_reward(packaged: StableDiffusionPipeline, tmp_path: Path) -> None:
     policy = new_policy(packaged)
     before = rolled_out(policy).rewards.mean()
-    own = DDPOConfig(clip=1e-2, timestep_fraction=1.0)
-    run_ppo(policy, tmp_path, own=own, epochs=12, images=8, learning_rate=2e-3)
+    rounds, own = RoundConfig(timestep_fraction=1.0), DDPOConfig(clip=1e-2)
+    run_ppo(policy, tmp_path, rounds=rounds, own=own, epochs=12, images=8, learning_rate=2e-3)
     assert rolled_out(policy).rewards.mean() > before + 0.02
 
 

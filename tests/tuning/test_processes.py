@@ -111,6 +111,8 @@ TUNINGS = {
     "dpo": "tune-dpo pairs.jsonl --batch 2 --max-steps 4",
     "d3po": "tune-dpo pairs.jsonl --algorithm d3po --batch 2 --max-steps 3 --steps 3 --guidance 1",
     "ddpo": "tune-ppo pairs.jsonl --prompts-per-epoch 2 --images 4 --batch 4 --updates 1 --epochs 3 --steps 3",
+    "nft": "tune-ppo pairs.jsonl --algorithm nft --prompts-per-epoch 2 --images 4 --batch 4 --epochs 2 --steps 3 "
+    "--timestep-fraction 0.3 --ema 0.5",
     "refl": "tune-ppo pairs.jsonl --algorithm refl -r vp:reward --prompts-per-epoch 8 --epochs 3 --steps 3 --batch 4",
 }
 

@@ -16,7 +16,7 @@ from tests.conftest import Run as Command
 from tests.conftest import write_lines
 from tests.hostile.folders import change
 from tests.tuning.conftest import disturb, new_policy, new_tuner
-from vpctl.configs import D3POConfig, DDPOConfig, DPOConfig, PPOConfig, ReFLConfig
+from vpctl.configs import D3POConfig, DDPOConfig, DPOConfig, PPOConfig, ReFLConfig, RoundConfig
 from vpctl.contracts import Reward, Settings
 from vpctl.errors import UserError
 from vpctl.images.pictures import Pictures
@@ -313,7 +313,8 @@ def objective() -> Objective:
 
 def ddpo(policy: Denoiser) -> Algorithm:
     config = PPOConfig(epochs=2, prompts_per_epoch=2, images=2, batch=2)
-    return DDPO(new_tuner(policy, config), PROMPTS, objective(), config, DDPOConfig(updates=1), steps=3, guidance=5.0)
+    groups = RoundConfig(updates=1), DDPOConfig()
+    return DDPO(new_tuner(policy, config), PROMPTS, objective(), config, *groups, steps=3, guidance=5.0)
 
 
 def refl(policy: Denoiser) -> Algorithm:

@@ -232,8 +232,8 @@ def tune(
     from ..tuning.preview import previews
 
     show = previews(run, tuner.policy, prompts, settings, every=config.preview_every, seed=seed)
-    train(algorithm, run, save_every=config.save_every, evaluate=show)
-    with run.results() as folder:
+    train(algorithm, run, save_every=config.save_every, evaluate=tuner.averaged()(show))
+    with tuner.averaged(), run.results() as folder:
         tuner.policy.save_lora(folder, config.export)
     progress.note(f"the LoRA is in {run.folder}; use it with generate --adapter {run.folder}")
 

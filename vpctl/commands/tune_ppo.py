@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from .. import plugins, progress
-from ..configs import ALGORITHMS, DDPOConfig, PPOConfig, ReFLConfig, WatchConfig
+from ..configs import ALGORITHMS, DDPOConfig, NFTConfig, PPOConfig, ReFLConfig, RoundConfig, WatchConfig
 from ..errors import UserError
 from ..images.folders import Folders
 from ..options import Device, Prompts, Roots, RunFolder, Seed, TunedModel, option, options, plugin
@@ -25,10 +25,16 @@ WATCHED = 64
 """Maximum number of held-out prompts that are drawn in a measurement."""
 
 
+OPTIONS = {"ddpo": ("rounds", "ddpo"), "refl": ("refl",), "nft": ("rounds", "nft")}
+"""The groups of options that each algorithm has, beside those that all have."""
+
+
 @options(PPOConfig)
 @options(WatchConfig, "watching")
+@options(RoundConfig, "rounds")
 @options(DDPOConfig, "ddpo")
 @options(ReFLConfig, "refl")
+@options(NFTConfig, "nft")
 def tune_ppo(
     prompts: Prompts,
     *,
@@ -41,8 +47,9 @@ def tune_ppo(
             presets=ALGORITHMS,
             group="Training",
             help="Algorithm. ddpo: policy gradients, for any reward. refl: the gradient of the reward itself, which "
-            "VisionPrefer uses; it is faster, and needs a reward that is a model, such as vp:DIR. refl has other "
-            f"defaults: {as_options(ALGORITHMS['refl'])}.",
+            "VisionPrefer uses; it is faster, and needs a reward that is a model, such as vp:DIR. nft: for any reward, "
+            "without probabilities of denoising steps, so that it can draw with few steps and without noise. Two have "
+            f"other defaults. refl: {as_options(ALGORITHMS['refl'])}. nft: {as_options(ALGORITHMS['nft'])}.",
         ),
     ] = "ddpo",
     model: TunedModel = "",
@@ -63,8 +70,10 @@ def tune_ppo(
     device: Device = "auto",
     config: PPOConfig,
     watching: WatchConfig,
+    rounds: RoundConfig,
     ddpo: DDPOConfig,
     refl: ReFLConfig,
+    nft: NFTConfig,
 ) -> None:
     """Tune a model with reinforcement learning from rewards.
 
@@ -110,7 +119,7 @@ def tune_ppo(
         raise UserError(f"--watch {weighed[0]}: a reward that is only watched has no weight; leave it out")
     if watching.patience and not watched:
         raise UserError(f"--patience {watching.patience}: needs a reward that decides; name one with --watch")
-    own = check_algorithm(algorithm, config, {"ddpo": ddpo, "refl": refl})
+    own = check_algorithm(algorithm, config, {"rounds": rounds, "ddpo": ddpo, "refl": refl, "nft": nft})
     for name, given in (("--model", model), ("--reward", reward)):
         if not given:
             progress.note(f"no {name} given: using the built-in shapes world")
@@ -128,7 +137,7 @@ def tune_ppo(
         "seed": seed,
         **dataclasses.asdict(config),
         **dataclasses.asdict(watching),
-        **dataclasses.asdict(own),
+        **{name: value for one in own.values() for name, value in dataclasses.asdict(one).items()},
         "data": digest([texts, held_out, [[one["prompt"], one["file_name"]] for one in pictures]]),
         "reward_fingerprints": plugins.fingerprints(*weights, *watched),
     }
@@ -137,7 +146,7 @@ def tune_ppo(
     asked["model_fingerprint"] = plugins.model_fingerprint(spec, generator)
     settings = generator.settings
     steps = chosen("--steps", config.steps, settings.num_inference_steps, spec)
-    if own is ddpo:
+    if "ddpo" in own:
         check_trained_steps(ddpo.skip_last, steps)
     guidance = chosen("--guidance", config.guidance, settings.guidance_scale, spec)
     with opened(out, asked, device) as run:
@@ -147,6 +156,7 @@ def tune_ppo(
         from ..tuning.ddpo import DDPO
         from ..tuning.encoding import encode
         from ..tuning.loop import train
+        from ..tuning.nft import NFT
         from ..tuning.objective import Objective
         from ..tuning.preview import previews
         from ..tuning.refl import Pretraining, ReFL
@@ -157,65 +167,75 @@ def tune_ppo(
         objective = Objective({name: rewards[name] for name in weights}, weights)
         tuner = Tuner.open(generator.pipeline, config, source=spec, seed=seed, world=run.world)
         policy = tuner.policy
+        pretraining = None
+        if pictures:
+            encoded = encode((one["file_name"] for one in pictures), policy, Pictures(roots))
+            places = [encoded.places[one["file_name"]] for one in pictures]
+            pretraining = Pretraining(encoded.posteriors, places, [one["prompt"] for one in pictures])
+        drawing = {"steps": steps, "guidance": guidance}
         training: Algorithm
-        if own is ddpo:
-            training = DDPO(tuner, texts, objective, config, ddpo, steps=steps, guidance=guidance)
+        if algorithm == "refl":
+            training = ReFL(tuner, texts, objective, config, refl, **drawing, pretraining=pretraining)
+        elif algorithm == "nft":
+            training = NFT(tuner, texts, objective, config, rounds, nft, **drawing)
         else:
-            pretraining = None
-            if pictures:
-                encoded = encode((one["file_name"] for one in pictures), policy, Pictures(roots))
-                places = [encoded.places[one["file_name"]] for one in pictures]
-                pretraining = Pretraining(encoded.posteriors, places, [one["prompt"] for one in pictures])
-            training = ReFL(
-                tuner, texts, objective, config, refl, steps=steps, guidance=guidance, pretraining=pretraining
-            )
+            training = DDPO(tuner, texts, objective, config, rounds, ddpo, **drawing)
         count = min(config.prompts_per_epoch, len(texts)) * config.images
-        updates = ddpo.updates if own is ddpo else 1
         progress.note(
             f"{progress.plural(config.epochs, 'round')} of {progress.plural(count, 'picture')}, "
-            f"{progress.plural(updates, 'update')} each"
+            f"{progress.plural(rounds.updates if 'rounds' in own else 1, 'update')} each"
         )
         show = previews(run, policy, texts, settings, every=config.preview_every, seed=seed)
-        if not watched:
-            train(training, run, save_every=config.save_every, evaluate=show)
-        else:
-            everything = Objective(rewards, dict.fromkeys(rewards, 1.0))
+        watch = None
+        if watched:
             watch = Watched(
                 training,
                 tuner,
                 held_out,
-                everything,
+                Objective(rewards, dict.fromkeys(rewards, 1.0)),
                 settings,
                 first=watched[0],
                 every=watching.watch_every,
                 patience=watching.patience,
                 seed=seed,
             )
-            train(watch, run, save_every=config.save_every, evaluate=lambda step: {**show(step), **watch.measure(step)})
-            progress.note(watch.finish())
-        with run.results() as folder:
-            policy.save_lora(folder, config.export)
+
+        def evaluate(step: int) -> dict[str, float]:
+            with tuner.averaged():
+                return {**show(step), **(watch.measure(step) if watch else {})}
+
+        train(watch or training, run, save_every=config.save_every, evaluate=evaluate)
+        with tuner.averaged():
+            if watch:
+                progress.note(watch.finish())
+            with run.results() as folder:
+                policy.save_lora(folder, config.export)
     progress.note(f"the LoRA is in {out}; use it with generate --adapter {out}")
 
 
-def check_algorithm(algorithm: str, config: PPOConfig, own: Mapping[str, Any]) -> Any:
-    """The options of the algorithm. Raises `UserError` for options of another one, or for values that it cannot use."""
-    for name, options_of in own.items():
-        for field in dataclasses.fields(options_of):
-            if name != algorithm and getattr(options_of, field.name) != field.default:
+def check_algorithm(algorithm: str, config: PPOConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The groups of options in `given` that the algorithm has.
+
+    Raises `UserError` for an option that only others have, or for values that the algorithm cannot use.
+    """
+    own = {name: group for name, group in given.items() if name in OPTIONS[algorithm]}
+    for name, group in given.items():
+        for field in dataclasses.fields(group):
+            if name not in own and getattr(group, field.name) != field.default:
+                having = " and ".join(one for one, groups in OPTIONS.items() if name in groups)
                 raise UserError(
-                    f"--{field.name.replace('_', '-')}: is an option of --algorithm {name}, not of {algorithm}"
+                    f"--{field.name.replace('_', '-')}: is an option of --algorithm {having}, not of {algorithm}"
                 )
-    refl: ReFLConfig = own["refl"]
+    refl: ReFLConfig = given["refl"]
     if refl.pretrain_weight != ReFLConfig.pretrain_weight and not refl.pretrain:
         raise UserError("--pretrain-weight: needs pictures; name them with --pretrain")
-    if algorithm == "ddpo":
-        if config.images < 2:
-            raise UserError("--images 1: ddpo compares the pictures of a prompt; name at least 2")
+    if "rounds" in own and config.images < 2:
+        raise UserError(f"--images 1: {algorithm} compares the pictures of a prompt; name at least 2")
+    if "ddpo" in own:
         check_noise(config.eta, algorithm)
         if config.steps:
-            check_trained_steps(own[algorithm].skip_last, config.steps)
-    return own[algorithm]
+            check_trained_steps(own["ddpo"].skip_last, config.steps)
+    return own
 
 
 def divided(prompts: Sequence[Prompt], source: str, *, watch: bool) -> tuple[list[str], list[str]]:

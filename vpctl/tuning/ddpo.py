@@ -12,16 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..configs import DDPOConfig, PPOConfig
-from ..errors import UserError
+from ..configs import DDPOConfig, PPOConfig, RoundConfig
 from ..models.denoiser import Denoiser
-from ..progress import plural
 from .advantages import group_advantages
 from .loop import Algorithm
 from .objective import Objective
 from .rollout import Rollout, roll_out_and_score, step_mean
 from .sampler import Sampler, open_sampler, usable_steps
-from .spans import spans
+from .spans import check_batches, spans
 from .tuner import Tuner
 
 
@@ -42,14 +40,16 @@ def ppo_loss(new: Tensor, old: Tensor, advantages: Tensor, clip: float) -> PPOLo
     return PPOLoss(torch.maximum(unclipped, clipped).mean(), ratio)
 
 
-def trained_steps(sampler: Sampler, config: DDPOConfig, pictures: int, generator: torch.Generator) -> Tensor:
+def trained_steps(
+    sampler: Sampler, skip_last: int, fraction: float, pictures: int, generator: torch.Generator
+) -> Tensor:
     """The denoising steps (B, K) that a round trains on, for each of B `pictures` in a random order of its own.
 
-    K is `timestep_fraction` of the steps before the last `skip_last`. Steps without noise are left out, because they
+    K is this `fraction` of the steps before the last `skip_last`. Steps without noise are left out, because they
     have no log-probability. Some schedules end with such a step.
     """
-    usable = usable_steps(sampler, config.skip_last)
-    taken = max(1, round(config.timestep_fraction * usable))
+    usable = usable_steps(sampler, skip_last)
+    taken = max(1, round(fraction * usable))
     return torch.rand(pictures, usable, generator=generator).argsort(1)[:, :taken]
 
 
@@ -67,17 +67,18 @@ def update(
     *,
     guidance: float,
     config: DDPOConfig,
+    packed: int,
     share: float,
 ) -> Tensor:
     """Add the gradient of some pictures to that of an optimizer step.
 
     `advantages` (B,) and `steps` (B, K) are those of the pictures of `rollout`. `share` is the weight of one picture at
-    one step; over all pictures and steps of an optimizer step these add up to 1. `config.packed` steps of each picture
+    one step; over all pictures and steps of an optimizer step these add up to 1. `packed` steps of each picture
     go through the model together, as if they were pictures. Returns the weighted sums of `METRICS`, on the CPU, with
     the mean of (ratio − 1)² in place of its std.
     """
     sums = torch.zeros(len(METRICS))
-    for columns in steps.split(config.packed, dim=1):
+    for columns in steps.split(packed, dim=1):
         rows = torch.arange(len(steps)).repeat(columns.shape[1])
         here = columns.T.flatten()
         device = policy.device
@@ -131,25 +132,21 @@ class DDPO(Algorithm):
         prompts: list[str],
         objective: Objective,
         config: PPOConfig,
+        rounds: RoundConfig,
         own: DDPOConfig,
         *,
         steps: int,
         guidance: float,
     ) -> None:
-        """`config` are the options of all algorithms of tune-ppo, `own` are those of DDPO.
+        """`config` are the options of all algorithms of tune-ppo, `rounds` those of rounds, `own` those of DDPO.
 
         Raises `UserError` if a process would have no pictures.
         """
         pictures = min(config.prompts_per_epoch, len(prompts)) * config.images
-        smallest = min(map(len, spans(pictures, own.updates, config.batch)))
-        if smallest < tuner.world.size:
-            raise UserError(
-                f"--batch {config.batch}: an optimizer step has {plural(smallest, 'batch')} for {tuner.world.size} "
-                "processes; lower --batch or --updates"
-            )
+        check_batches(pictures, rounds.updates, config.batch, tuner.world.size)
         self.total = config.epochs
-        self._tuner, self._prompts, self._objective, self._config, self._own = tuner, prompts, objective, config, own
-        self._guidance = guidance
+        self._tuner, self._prompts, self._objective = tuner, prompts, objective
+        self._config, self._rounds, self._own, self._guidance = config, rounds, own, guidance
         self._sampler = open_sampler(tuner.policy, steps, config.eta)
 
     def step(self, number: int) -> dict[str, float]:
@@ -157,13 +154,13 @@ class DDPO(Algorithm):
 
         Raises `UserError` for a reward or a picture that is not finite.
         """
-        tuner, config, own, sampler = self._tuner, self._config, self._own, self._sampler
+        tuner, config, rounds, own, sampler = self._tuner, self._config, self._rounds, self._own, self._sampler
         policy, generator, world = tuner.policy, tuner.generator, tuner.world
         chosen = torch.randperm(len(self._prompts), generator=generator)[: config.prompts_per_epoch].tolist()
         prompts = [self._prompts[index] for index in chosen for _ in range(config.images)]
         seeds = torch.randint(2**62, (len(prompts),), generator=generator).tolist()
-        trained = trained_steps(sampler, own, len(prompts), generator)
-        parts = spans(len(prompts), own.updates, config.batch)
+        trained = trained_steps(sampler, own.skip_last, rounds.timestep_fraction, len(prompts), generator)
+        parts = spans(len(prompts), rounds.updates, config.batch)
         rollouts, rewards = roll_out_and_score(
             tuner,
             prompts,
@@ -174,7 +171,7 @@ class DDPO(Algorithm):
             guidance=self._guidance,
             where=f"round {number}",
         )
-        advantages = group_advantages(rewards, config.images, own.advantage_clip, self._objective.weights)
+        advantages = group_advantages(rewards, config.images, rounds.advantage_clip, self._objective.weights)
         kl = torch.zeros(())
         if world.is_main:  # which has the first batch
             (start, stop), drawn = next(iter(rollouts.items()))
@@ -191,6 +188,7 @@ class DDPO(Algorithm):
                     trained[start:stop],
                     guidance=self._guidance,
                     config=own,
+                    packed=rounds.packed,
                     share=share,
                 )
             tuner.step(f"round {number}")

@@ -2,6 +2,9 @@
 
 from itertools import pairwise
 
+from ..errors import UserError
+from ..progress import plural
+
 Span = tuple[int, int]
 """A batch, as a range of pictures: its first, and one past its last."""
 
@@ -18,3 +21,12 @@ def spans(pictures: int, updates: int, batch: int) -> list[list[Span]]:
         for first, last in pairwise(bounds)
         if first < last
     ]
+
+
+def check_batches(pictures: int, updates: int, batch: int, processes: int) -> None:
+    """Raise `UserError` if an optimizer step has fewer batches than there are processes."""
+    if (smallest := min(map(len, spans(pictures, updates, batch)))) < processes:
+        raise UserError(
+            f"--batch {batch}: an optimizer step has {plural(smallest, 'batch')} for {processes} processes; lower "
+            "--batch or --updates"
+        )

@@ -1,0 +1,179 @@
+"""DiffusionNFT (Zheng et al. 2025, arXiv 2509.16117): reinforcement learning without probabilities of denoising steps.
+
+A round draws pictures with an old policy, scores them, adds new noise to the finished pictures, and trains the
+predictions for these noisy pictures. Any sampler can draw them, also one without noise.
+
+Differences from the released code, which is for flow models: the loss compares predicted latents without noise, and
+these come from a predicted noise or velocity alike. Classifier-free guidance is allowed: it is part of the policy, in
+drawing and in training. The advantages of a prompt's pictures have the mean 0, so a wrong mean of guided predictions
+moves nothing.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..configs import NFTConfig, PPOConfig, RoundConfig
+from .advantages import group_advantages
+from .loop import Algorithm
+from .objective import Objective
+from .rollout import Rollout, roll_out_and_score, seeded_noise
+from .sampler import open_sampler
+from .spans import check_batches, spans
+from .tuner import Tuner, blend, copied, restore_weights, swapped
+
+METRICS = ("loss", "step_size", "drift")
+"""The loss; the mean squared difference of the prediction from that of the old policy, and from that of the untuned
+model."""
+
+
+def nft_loss(new: Tensor, old: Tensor, clean: Tensor, goodness: Tensor, beta: float) -> Tensor:
+    """The loss (B,) of predicted latents without noise, by the trained and by the old policy, for `clean` latents.
+
+    [r ‖x⁺ − x₀‖² / w⁺ + (1 − r) ‖x⁻ − x₀‖² / w⁻] / β, with x⁺ = (1 − β) x_old + β x_new, x⁻ = (1 + β) x_old − β x_new,
+    the squared norm as a mean over the elements, and w = mean |x − x₀|, at least 1e-5, without a gradient. The weights
+    w make all noise levels count alike. `goodness` (B,) is r, from 0 for a bad picture to 1 for a good one; the other
+    tensors are (B, C, H, W).
+
+    With r = 1/2 the gradient at x_new = x_old is 0: a picture like the others of its prompt teaches nothing.
+    """
+    errors = []
+    for mixed in ((1 - beta) * old + beta * new, (1 + beta) * old - beta * new):
+        error = (mixed - clean).flatten(1)
+        errors.append(error.square().mean(1) / error.detach().abs().mean(1).clamp_min(1e-5))
+    return (goodness * errors[0] + (1 - goodness) * errors[1]) / beta
+
+
+class Lesson(NamedTuple):
+    """What a round teaches about some of its pictures, B of them."""
+
+    rollout: Rollout
+    goodness: Tensor
+    """(B,), from 0 to 1."""
+    steps: Tensor
+    """(B, K): the denoising steps whose noise levels are trained on."""
+    seeds: list[int]
+    """Of the new noise."""
+
+
+class NFT(Algorithm):
+    """Tunes the policy's LoRA towards some rewards, in rounds of drawing, scoring and training.
+
+    `steps` and `guidance` are used for drawing. The tuner's generator chooses the prompts, the noise and the noise
+    levels to train on.
+    """
+
+    unit = "round"
+
+    def __init__(
+        self,
+        tuner: Tuner,
+        prompts: list[str],
+        objective: Objective,
+        config: PPOConfig,
+        rounds: RoundConfig,
+        own: NFTConfig,
+        *,
+        steps: int,
+        guidance: float,
+    ) -> None:
+        """`config` are the options of all algorithms of tune-ppo, `rounds` those of rounds, `own` those of NFT.
+
+        Raises `UserError` if a process would have no pictures.
+        """
+        pictures = min(config.prompts_per_epoch, len(prompts)) * config.images
+        check_batches(pictures, rounds.updates, config.batch, tuner.world.size)
+        self.total = config.epochs
+        self._tuner, self._prompts, self._objective = tuner, prompts, objective
+        self._config, self._rounds, self._own, self._guidance = config, rounds, own, guidance
+        self._sampler = open_sampler(tuner.policy, steps, config.eta)
+        self._old = copied(tuner.policy.trainable)
+        """The LoRA of the policy that draws."""
+
+    def step(self, number: int) -> dict[str, float]:
+        """Draw pictures of some prompts, score them, and train on them. Returns the rewards and the means of `METRICS`.
+
+        Raises `UserError` for a reward or a picture that is not finite.
+        """
+        tuner, config, rounds = self._tuner, self._config, self._rounds
+        policy, generator, levels = tuner.policy, tuner.generator, len(self._sampler.timesteps)
+        chosen = torch.randperm(len(self._prompts), generator=generator)[: config.prompts_per_epoch].tolist()
+        prompts = [self._prompts[index] for index in chosen for _ in range(config.images)]
+        seeds, others = torch.randint(2**62, (2, len(prompts)), generator=generator).tolist()
+        taken = max(1, round(rounds.timestep_fraction * levels))
+        trained = torch.rand(len(prompts), levels, generator=generator).argsort(1)[:, :taken]
+        parts = spans(len(prompts), rounds.updates, config.batch)
+        with swapped(policy.trainable, self._old):
+            rollouts, rewards = roll_out_and_score(
+                tuner,
+                prompts,
+                seeds,
+                [batch for part in parts for batch in tuner.own(part)],
+                self._sampler,
+                self._objective,
+                guidance=self._guidance,
+                where=f"round {number}",
+            )
+        advantages = group_advantages(rewards, config.images, rounds.advantage_clip, self._objective.weights)
+        goodness = 0.5 + 0.5 * advantages / rounds.advantage_clip
+        sums = torch.zeros(len(METRICS))
+        for part in parts:
+            share = 1 / (part[-1][1] - part[0][0])
+            for start, stop in tuner.own(part):
+                span = slice(start, stop)
+                lesson = Lesson(rollouts[start, stop], goodness[span], trained[span], others[span])
+                sums += share * self._learn(lesson, share)
+            tuner.step(f"round {number}")
+        decay = min(self._own.old_decay, self._own.old_decay_rise * number)
+        blend(self._old, policy.trainable, decay)
+        means = dict(zip(METRICS, (tuner.world.gather(sums).sum(0) / len(parts)).tolist(), strict=True))
+        return {**self._objective.metrics(rewards, config.images), **means}
+
+    def _learn(self, lesson: Lesson, share: float) -> Tensor:
+        """Add the gradient of some pictures. Returns the sums of `METRICS` over the pictures, on the CPU.
+
+        `share` is the weight of one picture in its optimizer step.
+        """
+        policy, sampler, weight = self._tuner.policy, self._sampler, self._own.drift_weight
+        pictures, levels = lesson.steps.shape
+        noise = seeded_noise(policy, lesson.seeds, levels).cpu()
+        sums = torch.zeros(len(METRICS))
+        for columns in torch.arange(levels).split(self._rounds.packed):
+            rows, columns = torch.arange(pictures).repeat(len(columns)), columns.repeat_interleave(pictures)
+            here = lesson.steps[rows, columns].to(policy.device)
+            timesteps = sampler.timesteps[here]
+            clean = lesson.rollout.latents[rows, -1]
+            noisy, _ = policy.noised(clean, noise[rows, columns], timesteps.cpu())
+            conditioning = policy.embed([lesson.rollout.prompts[row] for row in rows.tolist()])
+
+            def predict() -> Tensor:
+                return policy.predict(noisy, timesteps, conditioning, self._guidance)  # noqa: B023
+
+            with torch.no_grad(), swapped(policy.trainable, self._old):
+                old = predict()
+            with policy.reference():
+                untuned = predict()
+            new = predict()
+            drift = (new - untuned).square().mean((1, 2, 3))
+            losses = weight * drift + nft_loss(
+                sampler.original(new, noisy, here),
+                sampler.original(old, noisy, here),
+                clean.to(policy.device),
+                lesson.goodness[rows].to(policy.device),
+                self._own.beta,
+            )
+            (losses.sum() * share / levels).backward()
+            seen = (losses, (new - old).square().mean((1, 2, 3)), drift)
+            sums += torch.stack([one.detach().sum() for one in seen]).cpu() / levels
+        return sums
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tuner's state, and the LoRA of the policy that draws."""
+        return {**self._tuner.state_dict(), "old": self._old}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state. Raises `ValueError` for the state of another run."""
+        restore_weights(self._old, state["old"])
+        self._tuner.load_state_dict(state)
