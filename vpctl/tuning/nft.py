@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..configs import NFTConfig, PPOConfig, RoundConfig
+from ..models.denoiser.conditioning import Conditioning
 from .advantages import group_advantages
 from .loop import Algorithm
 from .objective import Objective
@@ -24,9 +25,8 @@ from .sampler import open_sampler
 from .spans import check_batches, spans
 from .tuner import Tuner, blend, copied, restore_weights, swapped
 
-METRICS = ("loss", "step_size", "drift")
-"""The loss; the mean squared difference of the prediction from that of the old policy, and from that of the untuned
-model."""
+METRICS = ("loss", "step_size")
+"""The loss; the mean squared difference of the prediction from that of the old policy."""
 
 
 def nft_loss(new: Tensor, old: Tensor, clean: Tensor, goodness: Tensor, beta: float) -> Tensor:
@@ -54,8 +54,22 @@ class Lesson(NamedTuple):
     """(B,), from 0 to 1."""
     steps: Tensor
     """(B, K): the denoising steps whose noise levels are trained on."""
-    seeds: list[int]
-    """Of the new noise."""
+    seeds: Tensor
+    """(B, K): the seeds of the new noise."""
+
+
+class Noisy(NamedTuple):
+    """Finished pictures with new noise, B of them."""
+
+    latents: Tensor
+    """(B, C, H, W)."""
+    clean: Tensor
+    """(B, C, H, W): the same without noise."""
+    steps: Tensor
+    """(B,): the denoising steps that have their noise levels."""
+    conditioning: Conditioning
+    rows: Tensor
+    """(B,): the place of each in its `Lesson`, on the CPU."""
 
 
 class NFT(Algorithm):
@@ -101,9 +115,10 @@ class NFT(Algorithm):
         policy, generator, levels = tuner.policy, tuner.generator, len(self._sampler.timesteps)
         chosen = torch.randperm(len(self._prompts), generator=generator)[: config.prompts_per_epoch].tolist()
         prompts = [self._prompts[index] for index in chosen for _ in range(config.images)]
-        seeds, others = torch.randint(2**62, (2, len(prompts)), generator=generator).tolist()
+        seeds = torch.randint(2**62, (len(prompts),), generator=generator).tolist()
         taken = max(1, round(rounds.timestep_fraction * levels))
         trained = torch.rand(len(prompts), levels, generator=generator).argsort(1)[:, :taken]
+        others = torch.randint(2**62, trained.shape, generator=generator)
         parts = spans(len(prompts), rounds.updates, config.batch)
         with swapped(policy.trainable, self._old):
             rollouts, rewards = roll_out_and_score(
@@ -118,56 +133,87 @@ class NFT(Algorithm):
             )
         advantages = group_advantages(rewards, config.images, rounds.advantage_clip, self._objective.weights)
         goodness = 0.5 + 0.5 * advantages / rounds.advantage_clip
+        lessons = {
+            (start, stop): Lesson(drawn, goodness[start:stop], trained[start:stop], others[start:stop])
+            for (start, stop), drawn in rollouts.items()
+        }
+        drift = torch.zeros(())
+        if tuner.world.is_main:  # which has the first batch
+            drift = self._measure_drift(next(iter(lessons.values())))
         sums = torch.zeros(len(METRICS))
         for part in parts:
             share = 1 / (part[-1][1] - part[0][0])
-            for start, stop in tuner.own(part):
-                span = slice(start, stop)
-                lesson = Lesson(rollouts[start, stop], goodness[span], trained[span], others[span])
-                sums += share * self._learn(lesson, share)
+            same = all(map(torch.equal, self._old, policy.trainable))
+            for span in tuner.own(part):
+                sums += share * self._learn(lessons[span], share, same=same)
             tuner.step(f"round {number}")
         decay = min(self._own.old_decay, self._own.old_decay_rise * number)
         blend(self._old, policy.trainable, decay)
         means = dict(zip(METRICS, (tuner.world.gather(sums).sum(0) / len(parts)).tolist(), strict=True))
-        return {**self._objective.metrics(rewards, config.images), **means}
+        return {
+            **self._objective.metrics(rewards, config.images),
+            **means,
+            "drift": float(tuner.world.gather(drift)[0]),
+        }
 
-    def _learn(self, lesson: Lesson, share: float) -> Tensor:
+    def _learn(self, lesson: Lesson, share: float, *, same: bool) -> Tensor:
         """Add the gradient of some pictures. Returns the sums of `METRICS` over the pictures, on the CPU.
 
-        `share` is the weight of one picture in its optimizer step.
+        `share` is the weight of one picture in its optimizer step. `same` says that the old policy is still the trained
+        one, so that one prediction serves for both.
         """
         policy, sampler, weight = self._tuner.policy, self._sampler, self._own.drift_weight
-        pictures, levels = lesson.steps.shape
-        noise = seeded_noise(policy, lesson.seeds, levels).cpu()
+        levels = lesson.steps.shape[1]
         sums = torch.zeros(len(METRICS))
         for columns in torch.arange(levels).split(self._rounds.packed):
-            rows, columns = torch.arange(pictures).repeat(len(columns)), columns.repeat_interleave(pictures)
-            here = lesson.steps[rows, columns].to(policy.device)
-            timesteps = sampler.timesteps[here]
-            clean = lesson.rollout.latents[rows, -1]
-            noisy, _ = policy.noised(clean, noise[rows, columns], timesteps.cpu())
-            conditioning = policy.embed([lesson.rollout.prompts[row] for row in rows.tolist()])
-
-            def predict() -> Tensor:
-                return policy.predict(noisy, timesteps, conditioning, self._guidance)  # noqa: B023
-
-            with torch.no_grad(), swapped(policy.trainable, self._old):
-                old = predict()
-            with policy.reference():
-                untuned = predict()
-            new = predict()
-            drift = (new - untuned).square().mean((1, 2, 3))
-            losses = weight * drift + nft_loss(
-                sampler.original(new, noisy, here),
-                sampler.original(old, noisy, here),
-                clean.to(policy.device),
-                lesson.goodness[rows].to(policy.device),
+            noisy = self._noised(lesson, columns)
+            new = self._predict(noisy)
+            if same:
+                old = new.detach()
+            else:
+                with torch.no_grad(), swapped(policy.trainable, self._old):
+                    old = self._predict(noisy)
+            losses = nft_loss(
+                sampler.original(new, noisy.latents, noisy.steps),
+                sampler.original(old, noisy.latents, noisy.steps),
+                noisy.clean,
+                lesson.goodness[noisy.rows].to(policy.device),
                 self._own.beta,
             )
+            if weight:
+                with policy.reference():
+                    untuned = self._predict(noisy)
+                losses = losses + weight * (new - untuned).square().mean((1, 2, 3))
             (losses.sum() * share / levels).backward()
-            seen = (losses, (new - old).square().mean((1, 2, 3)), drift)
-            sums += torch.stack([one.detach().sum() for one in seen]).cpu() / levels
+            moved = (new.detach() - old).square().mean((1, 2, 3))
+            sums += torch.stack([losses.detach().sum(), moved.sum()]).cpu() / levels
         return sums
+
+    @torch.no_grad()
+    def _measure_drift(self, lesson: Lesson) -> Tensor:
+        """The mean squared difference () of the predictions from those of the untuned model, at one step of each."""
+        noisy = self._noised(lesson, torch.arange(1))
+        new = self._predict(noisy)
+        with self._tuner.policy.reference():
+            return (new - self._predict(noisy)).square().mean().cpu()
+
+    def _noised(self, lesson: Lesson, columns: Tensor) -> Noisy:
+        """The pictures with new noise, each at its steps in these `columns` (K,)."""
+        policy = self._tuner.policy
+        rows, columns = (
+            torch.arange(len(lesson.steps)).repeat(len(columns)),
+            columns.repeat_interleave(len(lesson.steps)),
+        )
+        steps = lesson.steps[rows, columns].to(policy.device)
+        clean = lesson.rollout.latents[rows, -1]
+        noise = seeded_noise(policy, lesson.seeds[rows, columns].tolist(), 1)[:, 0].cpu()
+        latents, _ = policy.noised(clean, noise, self._sampler.timesteps[steps].cpu())
+        prompts = [lesson.rollout.prompts[row] for row in rows.tolist()]
+        return Noisy(latents, clean.to(policy.device), steps, policy.embed(prompts), rows)
+
+    def _predict(self, noisy: Noisy) -> Tensor:
+        timesteps = self._sampler.timesteps[noisy.steps]
+        return self._tuner.policy.predict(noisy.latents, timesteps, noisy.conditioning, self._guidance)
 
     def state_dict(self) -> dict[str, Any]:
         """The tuner's state, and the LoRA of the policy that draws."""
