@@ -3,8 +3,9 @@
 Both sides train the same full-size ImageReward (446 million random weights, 70 % of the layers frozen) on the same
 pictures, four for each prompt, so six pairs. One side is the scheme of ImageReward's code, written plainly: it decodes
 the two pictures of each pair and computes the whole model for both. The other is vpctl from the second epoch on: a
-picture is computed once for all its pairs, and only the layers above the frozen ones. Both accumulate the gradients of
-a prompt and then do one step of AdamW. Two threads; each side in a process of its own, in turns.
+picture is computed once for all its pairs, and only the layers above the frozen ones; in float32, and again with
+`--dtype bfloat16`. All accumulate the gradients of a prompt and then do one step of AdamW. Two threads; each in a
+process of its own, one after the other.
 
 Usage: python benchmarks/training.py [PROMPTS]
 """
@@ -14,9 +15,11 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 
 import numpy as np
 import torch
@@ -102,7 +105,7 @@ def plain(folder: Path, count: int) -> tuple[float, float]:
     return time.perf_counter() - began, first
 
 
-def ours(folder: Path, count: int) -> tuple[float, float]:
+def ours(folder: Path, count: int, dtype: str) -> tuple[float, float]:
     """Seconds for all pairs in the second epoch of train-rm, and the mean loss of the first prompt."""
     model = full_size()
     store = Store(model, Pictures([str(folder)]))
@@ -111,16 +114,22 @@ def ours(folder: Path, count: int) -> tuple[float, float]:
         pictures = [store.number(str(folder / f"{number}-{one}.jpg")) for one in range(PER_PROMPT)]
         pairs = [Comparison(better, worse) for better, worse in combinations(range(PER_PROMPT), 2)]
         groups.append(PromptPairs(prompt, pictures, pairs))
-    config = RewardModelConfig(batch=1, accumulate=1, epochs=2, learning_rate=RATE)
+    config = RewardModelConfig(batch=1, accumulate=1, epochs=2, learning_rate=RATE, dtype=dtype)
     training = RewardTraining(model, groups, [], store.load, config, seed=SEED, world=join_world("cpu"))
-    (folder / "run").mkdir()
-    store.freeze(folder / "run", None)
+    store.freeze(Path(mkdtemp(dir=folder)), None)
     losses = [training.step(number)["loss"] for number in range(1, count + 1)]
     began = time.perf_counter()
     for number in range(count + 1, 2 * count + 1):
         training.step(number)
     first = torch.randperm(count, generator=torch.Generator().manual_seed(SEED)).tolist().index(0)
     return time.perf_counter() - began, losses[first]
+
+
+SIDES: dict[str, Callable[[Path, int], tuple[float, float]]] = {
+    "plain": plain,
+    "float32": partial(ours, dtype="float32"),
+    "bfloat16": partial(ours, dtype="bfloat16"),
+}
 
 
 def measured(side: str, folder: Path, count: int) -> dict[str, float]:
@@ -136,8 +145,7 @@ def main() -> None:
     """Print the pairs a second of both sides, their ratio, and the memory of both."""
     torch.set_num_threads(2)
     if sys.argv[1:2] == ["--side"]:
-        side, folder, count = {"plain": plain, "ours": ours}[sys.argv[2]], Path(sys.argv[3]), int(sys.argv[4])
-        seconds, loss = side(folder, count)
+        seconds, loss = SIDES[sys.argv[2]](Path(sys.argv[3]), int(sys.argv[4]))
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(json.dumps({"seconds": seconds, "loss": loss, "memory": memory}))
         return
@@ -149,11 +157,12 @@ def main() -> None:
             for one in range(PER_PROMPT):
                 coarse = Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
                 coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(Path(name) / f"{number}-{one}.jpg")
-        found = {side: measured(side, Path(name), count) for side in ("plain", "ours")}
+        found = {side: measured(side, Path(name), count) for side in SIDES}
     for side, figures in found.items():
-        speed = pairs / figures["seconds"]
-        print(f"{side:5}  {speed:6.3f} pairs/s   peak memory {figures['memory']:.1f} GiB   loss {figures['loss']:.6f}")
-    print(f"ratio  {found['plain']['seconds'] / found['ours']['seconds']:.2f}")
+        print(
+            f"{side:8}  {pairs / figures['seconds']:6.3f} pairs/s   peak memory {figures['memory']:.1f} GiB   "
+            f"loss {figures['loss']:.6f}   ratio {found['plain']['seconds'] / figures['seconds']:.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -65,23 +65,26 @@ def test_the_parser_takes_every_command_of_a_block_of_the_readme(block: str) -> 
         parse(name, words)
 
 
-@pytest.mark.parametrize("script", ["shapes.sh", "ablations.sh"])
+@pytest.mark.parametrize(
+    "words", ["shapes.sh", "ablations.sh", "sd15.sh prompts.txt held-out.txt", "sdxl.sh prompts.txt held-out.txt"]
+)
 def test_the_parser_takes_every_command_of_an_example_and_what_it_reads_was_made_before(
-    tmp_path: Path, script: str
+    tmp_path: Path, words: str
 ) -> None:
     """With a program in place of vpctl that writes down how it is called."""
+    script, *given = words.split()
     log, job = tmp_path / "called", tmp_path / "job"
     stand_in(tmp_path / "bin" / "vpctl").write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >>{shlex.quote(str(log))}\n')
     path = f"{tmp_path}/bin:{os.environ['PATH']}"
-    subprocess.run(["sh", HOME / "examples" / script, job], env={**ENVIRONMENT, "PATH": path}, check=True)
+    subprocess.run(["sh", HOME / "examples" / script, *given, job], env={**ENVIRONMENT, "PATH": path}, check=True)
     calls = [line.split() for line in log.read_text().splitlines()]
     made = {words[words.index("--out") + 1] for words in calls}
     assert len(made) == len(calls), "nothing is written twice"
-    for name, *words in calls:
-        parse(name, words)
-        words = words[1:] if name == "eval" else words
-        read = {words[0], *(word.removeprefix("vp:") for word in words if word.startswith("vp:"))}
-        assert {one for one in read if not one.endswith(".txt")} <= made, (name, words)
+    for name, *options in calls:
+        parse(name, options)
+        options = options[1:] if name == "eval" else options
+        read = {options[0], *(word.removeprefix("vp:") for word in options if word.startswith("vp:"))}
+        assert {one for one in read if not one.endswith(".txt")} <= made, (name, options)
 
 
 def cron(folder: Path, **environment: str) -> Ended:
