@@ -418,7 +418,14 @@ class DPOConfig(OptimizerConfig):
     """Diffusion-DPO."""
     max_steps: Annotated[
         int,
-        option("--max-steps", metavar="N", min=1, max=1_000_000, group="Training", help="Number of optimizer steps."),
+        option(
+            "--max-steps",
+            metavar="N",
+            min=1,
+            max=1_000_000,
+            group="Training",
+            help="Number of optimizer steps. With a larger number, the same command makes a finished run go on.",
+        ),
     ] = 2000
     """Diffusion-DPO's SD 1.5 run."""
     batch: Annotated[
@@ -543,7 +550,7 @@ class PPOConfig(OptimizerConfig):
             max=100_000,
             group="Training",
             help="Number of rounds (epochs). Each round draws pictures, scores them, and trains on them. With refl, a "
-            "round is one optimizer step.",
+            "round is one optimizer step. With a larger number, the same command makes a finished run go on.",
         ),
     ] = 100
     """DDPO's compressibility run."""

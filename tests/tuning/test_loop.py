@@ -97,6 +97,40 @@ def test_a_killed_run_resumes_to_the_same_end(
     assert lines(tmp_path) == whole[1]
 
 
+def run_to(folder: Path, total: int, *, ends: bool = True, **options: Any) -> torch.Tensor:
+    """The weights after a run of tune-dpo with so many steps, which writes its results if it `ends`."""
+    torch.manual_seed(3)
+    algorithm = Descent()
+    algorithm.total = total
+    asked = {"pairs": "p.jsonl", "model": "m", "max_steps": total, **options}
+    with opened(str(folder), asked, "cpu") as run:
+        assert run
+        train(algorithm, run, save_every=100, evaluate=nothing)
+        if ends:
+            with run.results() as results:
+                (results / "weights").write_text(str(total))
+    return algorithm.weights.detach()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_run_goes_on_when_its_number_of_steps_is_raised(
+    tmp_path: Path, whole: Whole, ends: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a kill between the last step and the results, too."""
+    run_to(tmp_path, 3, ends=ends)
+    assert torch.equal(run_to(tmp_path, TOTAL), whole[0])
+    assert "resuming at step 4 of 5" in capsys.readouterr().err
+    assert lines(tmp_path) == whole[1]
+    assert (tmp_path / "weights").read_text() == "5"
+    with pytest.raises(UserError, match="holds a run with max_steps 5, not 4"):
+        run_to(tmp_path, 4)
+    with pytest.raises(UserError, match="holds a run with"):
+        run_to(tmp_path, 6, seed=1)
+    (tmp_path / "checkpoint.pt").unlink()
+    with pytest.raises(UserError, match="holds a run with max_steps 5, not 6"):
+        run_to(tmp_path, 6)
+
+
 @pytest.mark.parametrize("interrupted", [1, 3, 5])
 @pytest.mark.parametrize("unit", ["step", "round"])
 def test_an_interrupt_lets_a_step_finish_and_discards_a_round(

@@ -38,8 +38,10 @@ class Steps(Algorithm):
         self._tuner.load_state_dict(state)
 
 
-def watched(policy: StableDiffusion, folder: Path, *, patience: int | None, last: int = 0, done: int = 0) -> Watched:
-    """Train 12 steps and measure after every second one. `done` measurements were made before."""
+def watched(
+    policy: StableDiffusion, folder: Path, *, patience: int | None, last: int = 0, done: int = 0, total: int = 12
+) -> Watched:
+    """Train and measure after every second one. `done` measurements were made before."""
     values = iter(VALUES[done:])
     rewards = {
         "increased": lambda pictures, prompts: [float(len(prompt)) for prompt in prompts],
@@ -47,7 +49,7 @@ def watched(policy: StableDiffusion, folder: Path, *, patience: int | None, last
     }
     tuner = new_tuner(policy, OptimizerConfig())
     algorithm = Watched(
-        Steps(tuner, 12),
+        Steps(tuner, total),
         tuner,
         ["a red circle", "two blue stars"],
         Objective(cast(dict[str, Reward], rewards), dict.fromkeys(rewards, 1.0)),
@@ -71,6 +73,15 @@ def test_without_patience_nothing_is_stopped_or_chosen(packaged: StableDiffusion
     found = [one for one in lines((tmp_path / "metrics.jsonl").read_text()) if "watched:scripted" in one]
     assert [(one["step"], one["watched:scripted"]) for one in found] == list(zip(range(0, 13, 2), VALUES, strict=True))
     assert {one["watched:increased"] for one in found} == {(12 + 14) / 2}
+
+
+@pytest.mark.parametrize("patience", [None, 2, 9])
+def test_more_steps_follow_unless_patience_has_ended_the_run(
+    packaged: StableDiffusionPipeline, tmp_path: Path, patience: int | None
+) -> None:
+    watched(new_policy(packaged), tmp_path, patience=patience, total=8)
+    again = watched(new_policy(packaged), tmp_path, patience=patience, total=12, done=5)
+    assert again.total == (8 if patience == 2 else 12)
 
 
 @pytest.mark.parametrize("last", [0, 5, 8])

@@ -22,6 +22,9 @@ _OPTIONS_OF = {
     "tune-ppo": {"prompts", "model"},
 }
 """Options of each command that no other command has together. Folders of all versions have them, and no name."""
+_TOTAL_OF = {"tune-dpo": "max_steps", "tune-ppo": "epochs"}
+"""The option with the number of steps, of commands whose steps do not depend on it. An ended run of these keeps its
+checkpoint, so that it can go on when the number is raised."""
 PARTS = {f"{name}.part" for name in (RUN_FILE, METRICS, CHECKPOINT, ENDED)} | {RESULTS}
 """Incomplete files that a killed run may leave."""
 
@@ -135,11 +138,13 @@ def refuse_others(
     """Whether a run has exactly these options.
 
     Raises `UserError` if the options differ and the run has a checkpoint or results. A run without them, such as one
-    that failed at once, may be replaced by a run with other options. Unless `all_known`, only the keys of `options` are
-    compared.
+    that failed at once, may be replaced by a run with other options, and a run that `can_go_on` by one with more steps.
+    Unless `all_known`, only the keys of `options` are compared.
     """
     keys = {**options, **there} if all_known else options
     changed = [key for key in keys if there.get(key) != options.get(key)]
+    if changed == [total_of(options)] and can_go_on(folder, there, options):
+        return False
     if changed and ((folder / CHECKPOINT).exists() or (folder / ENDED).exists()):
         key, theirs, ours = changed[0], _command(there), _command(options)
         different = (
@@ -149,6 +154,17 @@ def refuse_others(
         )
         raise UserError(f"--out {folder}: {different}; name another folder, or remove this one")
     return not changed
+
+
+def total_of(options: Mapping[str, Any]) -> str:
+    """The option with the number of steps, if the steps do not depend on it; otherwise empty."""
+    return _TOTAL_OF.get(_command(options), "")
+
+
+def can_go_on(folder: Path, there: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+    """Whether `options` name more steps than the run has `there`, and it has a checkpoint to do them from."""
+    before, now = (one.get(total_of(options)) for one in (there, options))
+    return isinstance(before, int) and isinstance(now, int) and before < now and (folder / CHECKPOINT).is_file()
 
 
 def _command(options: Mapping[str, Any]) -> str:

@@ -121,7 +121,8 @@ class Run:
             raise UserError(f"--out {error.filename or self.folder}: {os_reason(error)}") from None
 
     def _open(self, config: dict[str, Any]) -> None:
-        self._digest = digest(config)
+        self._total_option = contents.total_of(config)
+        self._digest = digest({key: value for key, value in config.items() if key != self._total_option})
         begun = True
         if self.world.is_main:
             begun = self._same_config(config)
@@ -140,6 +141,10 @@ class Run:
         there = contents.begun(self.folder)
         if there is not None and contents.refuse_others(self.folder, there, config):
             return True
+        if there is not None and contents.can_go_on(self.folder, there, config):
+            with self._writing(self.folder / ENDED):
+                (self.folder / ENDED).unlink(missing_ok=True)
+                sync(str(self.folder))
         file = self.folder / RUN_FILE
         versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
         written = {
@@ -364,7 +369,8 @@ class Run:
                 sync(str(self.folder))
                 _write_whole(self.folder / ENDED, orjson.dumps([file.name for file in files]))
                 self.ended = True
-                (self.folder / CHECKPOINT).unlink(missing_ok=True)
+                if not self._total_option:
+                    (self.folder / CHECKPOINT).unlink(missing_ok=True)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 

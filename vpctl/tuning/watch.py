@@ -46,6 +46,8 @@ class Watched(Algorithm):
         self._best: dict[str, Any] = {"round": 0, "value": -math.inf, "lora": {}}
         self.unit = algorithm.unit
         self.total = algorithm.total
+        self._stopped = 0
+        """The round after which patience ended the training; 0 before."""
 
     def step(self, number: int) -> Metrics:
         """Do step `number` of the algorithm."""
@@ -60,7 +62,7 @@ class Watched(Algorithm):
         if value > self._best["value"]:
             self._best = {"round": number, "value": value, "lora": copy.deepcopy(self._tuner.policy.lora())}
         elif self._patience and number - self._best["round"] >= self._patience * self._every:
-            self.total = number
+            self.total = self._stopped = number
         return {f"watched:{name}": float(mean) for name, mean in zip(self._rewards.names, means, strict=True)}
 
     @torch.no_grad()
@@ -85,12 +87,13 @@ class Watched(Algorithm):
         return f"{said}; this LoRA is kept"
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the algorithm, and the best measurement."""
-        return {**self._algorithm.state_dict(), "best": self._best, "total": self.total}
+        """The state of the algorithm, the best measurement, and whether patience has ended the training."""
+        return {**self._algorithm.state_dict(), "best": self._best, "stopped": self._stopped}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state. Raises `ValueError` for the state of another run."""
-        if not 0 < state["total"] <= self.total or not state["best"]["value"] < math.inf:
+        if not 0 <= state["stopped"] <= self.total or not state["best"]["value"] < math.inf:
             raise ValueError("a training of another length")
-        self.total, self._best = state["total"], state["best"]
+        self._stopped, self._best = state["stopped"], state["best"]
+        self.total = self._stopped or self.total
         self._algorithm.load_state_dict(state)
