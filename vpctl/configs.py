@@ -723,7 +723,8 @@ class ReFLConfig:
             metavar="FILE",
             group="Training",
             help="refl: Records of pictures with their prompts. Each step also trains on as many of them as it "
-            "draws, with the loss that the model was trained with, so that it does not forget.",
+            "draws, with the loss that the model was trained with, so that it does not forget. They are encoded once, "
+            "and kept in the folder cache of the output folder until the run ends.",
             show_default="no pre-training loss",
         ),
     ] = ""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...contracts import Settings
 from ...errors import UserError
-from ..tensors import from_pictures, same_layout
+from ..tensors import digest_of, from_pictures, same_layout
 from . import schedule
 from .conditioning import Conditioning, Embeddings
 from .latents import Posteriors
@@ -64,7 +64,7 @@ class UNetDenoiser(ABC):
             pipe.unet.enable_gradient_checkpointing()
             pipe.vae.enable_gradient_checkpointing()
         self.trainable: list[torch.nn.Parameter] = [one for one in pipe.unet.parameters() if one.requires_grad]
-        self._embeddings = Embeddings(self._encode_prompts, self.device)
+        self.embeddings = Embeddings(self._encode_prompts, self.device)
 
     @abstractmethod
     def _encode_prompts(self, prompts: list[str]) -> Conditioning:
@@ -76,7 +76,7 @@ class UNetDenoiser(ABC):
 
     def embed(self, prompts: list[str], sizes: Tensor | None = None) -> Conditioning:  # noqa: ARG002
         """The conditioning of the prompts, one row for each, without gradients. `sizes` (B, 6) changes nothing."""
-        return self._embeddings(prompts)
+        return self.embeddings(prompts)
 
     def _without_prompts(self, conditioning: Conditioning) -> Conditioning:
         """The conditioning with no prompt in place of each of its prompts."""
@@ -119,12 +119,26 @@ class UNetDenoiser(ABC):
         """The posteriors of the latents of pixels (B, 3, H, W) in [0, 1], whose `sizes` are (B, 6)."""
         vae = self.pipe.vae
         posterior = vae.encode((2 * pixels - 1).to(self.device, vae.dtype)).latent_dist
-        return Posteriors(
-            posterior.mean.float().half().cpu(),
-            posterior.std.float().half().cpu(),
-            self._own_sizes(len(pixels)) if sizes is None else sizes,
-            self._scaled,
-        )
+        mean, std = (values.float().half().cpu() for values in (posterior.mean, posterior.std))
+        return self.posteriors(mean, std, self._own_sizes(len(pixels)) if sizes is None else sizes)
+
+    def posteriors(self, mean: Tensor, std: Tensor, sizes: Tensor) -> Posteriors:
+        """Posteriors (B) from the tensors of posteriors that `encode` gave earlier."""
+        return Posteriors(mean, std, sizes, self._scaled)
+
+    def latents_identity(self) -> str:
+        """A text that changes with the posteriors of a picture: with the autoencoder, or the size of its pictures."""
+        return f"{self._side} {digest_of(self.pipe.vae.config, self.pipe.vae.state_dict())}"
+
+    def embeddings_identity(self) -> str:
+        """A text that changes with the conditioning of a prompt: with the text encoders, or their tokenizers."""
+        found = []
+        for name, part in self.pipe.components.items():
+            if name.startswith("text_encoder") and part is not None:
+                found.append(digest_of(part.config, part.state_dict()))
+            elif name.startswith("tokenizer"):
+                found.append(repr(part))
+        return f"{' '.join(found)} {dict(self.pipe.config)}"
 
     def _scaled(self, latents: Tensor) -> Tensor:
         """Latents of the autoencoder as the UNet takes them."""
