@@ -654,8 +654,9 @@ class DDPOConfig:
             min=1,
             max=1000,
             group="Training",
-            help="ddpo: Number of denoising steps of a picture that go through the model together in training. More "
-            "steps are faster, as far as the memory allows; the result differs only by rounding.",
+            help="ddpo: Number of denoising steps of a picture that go through the model together in training; so many "
+            "batches are drawn together. More are faster, as far as the memory allows; the result differs only by "
+            "rounding.",
         ),
     ] = 1
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from diffusers.training_utils import cast_training_params
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,6 +24,7 @@ from . import schedule
 from .conditioning import Conditioning, Embeddings
 from .latents import Posteriors
 from .limits import check_steps
+from .lora import lora_config
 from .schedule import NoiseSchedule
 
 ADAPTER = "default"
@@ -55,10 +56,7 @@ class UNetDenoiser(ABC):
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False).eval()
         torch.manual_seed(seed)
-        lora = LoraConfig(
-            r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=_layers(pipe.unet, targets)
-        )
-        pipe.unet.add_adapter(lora, ADAPTER)
+        pipe.unet.add_adapter(lora_config(rank, _layers(pipe.unet, targets)), ADAPTER)
         cast_training_params(pipe.unet, torch.float32)
         if checkpointing:
             pipe.unet.enable_gradient_checkpointing()
