@@ -649,8 +649,9 @@ class RoundConfig:
             min=1,
             max=1000,
             group="Training",
-            help="ddpo, nft: Number of denoising steps of a picture that go through the model together in training. "
-            "More steps are faster, as far as the memory allows; the result differs only by rounding.",
+            help="ddpo, nft: Number of denoising steps of a picture that go through the model together in training; so "
+            "many batches are drawn together. More are faster, as far as the memory allows; the result differs only by "
+            "rounding.",
         ),
     ] = 1
 
@@ -809,7 +810,8 @@ class ReFLConfig:
             metavar="FILE",
             group="Training",
             help="refl: Records of pictures with their prompts. Each step also trains on as many of them as it "
-            "draws, with the loss that the model was trained with, so that it does not forget.",
+            "draws, with the loss that the model was trained with, so that it does not forget. They are encoded once, "
+            "and kept in the folder cache of the output folder until the run ends.",
             show_default="no pre-training loss",
         ),
     ] = ""

@@ -385,6 +385,18 @@ def test_a_picture_is_one_however_many_pairs_it_stands_in(tmp_path: Path, monkey
     assert torch.equal(store.load([0])[0], pixels[1]), "it is remembered"
 
 
+def test_features_beyond_float16_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    model = open_model(str(PACKAGED), option="")
+    model.requires_grad_(False)
+    store = Store(model, Pictures([str(tmp_path)]))
+    store.number(str(tmp_path / "a.png"))
+    store.freeze(tmp_path, None)
+    monkeypatch.setattr(model, "after_frozen_layers", lambda pixels: torch.full((1, *model.hidden_shape), 70000.0))
+    with pytest.raises(UserError, match="too large for float16; train with --freeze 0"):
+        store.load([0])
+
+
 def small_siglip(folder: Path) -> None:
     """A small SigLIP with random weights. It reads 16 tokens. A token is a letter."""
     torch.manual_seed(0)

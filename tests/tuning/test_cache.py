@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vpctl.errors import UserError
 from vpctl.models.reward import RewardModel, open_backbone
-from vpctl.tuning.cache import FrozenFeatures
+from vpctl.tuning.cache import Part, TensorCache, remove
 
 SHAPE = (3, 2)
 NAMES = ["a", "b", "c", "d"]
@@ -25,71 +24,117 @@ class Layers:
     def __init__(self) -> None:
         self.computed: list[int] = []
 
-    def __call__(self, numbers: list[int]) -> Tensor:
+    def __call__(self, numbers: list[int]) -> tuple[Tensor, Tensor]:
         self.computed += numbers
-        return torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1).expand(-1, *SHAPE) + 1 / 3
+        values = torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1).expand(-1, *SHAPE) + 1 / 3
+        return values.half(), values[:, 0]
 
 
-def expected(numbers: list[int]) -> Tensor:
-    return Layers()(numbers).half()
+PARTS = [Part(torch.float16, SHAPE), Part(torch.float32, SHAPE[1:])]
+
+
+def opened(folder: Path | None, names: list[str] = NAMES) -> TensorCache:
+    return TensorCache(folder, names, PARTS, otherwise="they are computed again")
+
+
+def same(found: tuple[Tensor, ...], numbers: list[int]) -> bool:
+    """Whether these are the tensors of the numbers, to the bit."""
+    return all(
+        one.dtype == other.dtype and torch.equal(one, other)
+        for one, other in zip(found, Layers()(numbers), strict=True)
+    )
 
 
 def test_each_picture_is_computed_once_also_after_a_restart(tmp_path: Path) -> None:
     layers = Layers()
-    cache = FrozenFeatures(tmp_path / "cache", NAMES, SHAPE)
-    assert torch.equal(cache.load([2, 0, 2], layers), expected([2, 0, 2]))
-    assert torch.equal(cache.load([0, 1, 2], layers), expected([0, 1, 2]))
-    again = FrozenFeatures(tmp_path / "cache", NAMES, SHAPE)
-    assert torch.equal(again.load([3, 1, 0], layers), expected([3, 1, 0]))
+    cache = opened(tmp_path / "cache")
+    assert same(cache.load([2, 0, 2], layers), [2, 0, 2])
+    assert same(cache.load([0, 1, 2], layers), [0, 1, 2])
+    again = opened(tmp_path / "cache")
+    assert same(again.load([3, 1, 0], layers), [3, 1, 0])
     assert layers.computed == [2, 0, 1, 3]
-    again.remove()
+    remove(tmp_path)
     assert not (tmp_path / "cache").exists()
+
+
+def test_two_processes_share_the_files(tmp_path: Path) -> None:
+    layers = Layers()
+    first, second = opened(tmp_path / "cache"), opened(tmp_path / "cache")
+    first.load([0, 2], layers)
+    second.load([1, 3], layers)
+    for cache in (first, second):
+        assert same(cache.load([0, 1, 2, 3], layers), [0, 1, 2, 3])
+    assert layers.computed == [0, 2, 1, 3]
 
 
 def test_a_picture_with_another_content_is_computed_again(tmp_path: Path) -> None:
     layers = Layers()
-    FrozenFeatures(tmp_path / "cache", NAMES, SHAPE).load([0, 1], layers)
-    changed = FrozenFeatures(tmp_path / "cache", ["a", "other"], SHAPE)
-    changed.load([0, 1], layers)
+    opened(tmp_path / "cache").load([0, 1], layers)
+    opened(tmp_path / "cache", ["a", "other"]).load([0, 1], layers)
     assert layers.computed == [0, 1, 1]
 
 
-@pytest.mark.parametrize("file", ["features", "checksums"])
+@pytest.mark.parametrize("file", ["tensors", "checksums"])
 def test_a_damaged_byte_is_computed_again(tmp_path: Path, file: str) -> None:
     layers = Layers()
-    FrozenFeatures(tmp_path / "cache", NAMES, SHAPE).load([0, 1, 2, 3], layers)
+    opened(tmp_path / "cache").load([0, 1, 2, 3], layers)
     whole = (tmp_path / "cache" / file).read_bytes()
     for place in range(len(whole)):
         (tmp_path / "cache" / file).write_bytes(
             whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :]
         )
-        cache = FrozenFeatures(tmp_path / "cache", NAMES, SHAPE)
         layers.computed.clear()
-        assert torch.equal(cache.load([0, 1, 2, 3], layers), expected([0, 1, 2, 3]))
+        assert same(opened(tmp_path / "cache").load([0, 1, 2, 3], layers), [0, 1, 2, 3])
         assert len(layers.computed) == 1
     (tmp_path / "cache" / file).write_bytes(whole[: len(whole) // 2])
     layers.computed.clear()
-    assert torch.equal(
-        FrozenFeatures(tmp_path / "cache", NAMES, SHAPE).load([0, 1, 2, 3], layers), expected([0, 1, 2, 3])
-    )
+    assert same(opened(tmp_path / "cache").load([0, 1, 2, 3], layers), [0, 1, 2, 3])
     assert layers.computed == [2, 3]
 
 
+def test_a_file_that_is_cut_while_it_is_read_is_computed_again(tmp_path: Path) -> None:
+    """A file that is mapped into memory would end the process here."""
+    layers = Layers()
+    cache = opened(tmp_path / "cache")
+    cache.load([0, 1], layers)
+    os.truncate(tmp_path / "cache" / "tensors", 0)
+    assert same(cache.load([0, 1], layers), [0, 1])
+    assert layers.computed == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("planted", ["link", "pipe", "folder"])
+def test_what_is_not_a_file_of_its_own_is_left_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], planted: str
+) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "cache").mkdir()
+    file = tmp_path / "cache" / "tensors"
+    if planted == "link":
+        file.symlink_to(tmp_path / "mine.txt")
+    elif planted == "pipe":
+        os.mkfifo(file)
+    else:
+        file.mkdir()
+    cache = opened(tmp_path / "cache")
+    assert same(cache.load([0], Layers()), [0])
+    assert not cache.stores
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert capfd.readouterr().err.endswith("they are computed again\n")
+
+
 @pytest.mark.parametrize("stored", [False, True])
-def test_the_features_are_those_of_float16_with_and_without_a_file(tmp_path: Path, stored: bool) -> None:
-    cache = FrozenFeatures(tmp_path / "cache" if stored else None, NAMES, SHAPE)
+def test_the_tensors_are_the_same_with_and_without_a_file(tmp_path: Path, stored: bool) -> None:
+    cache = opened(tmp_path / "cache" if stored else None)
     layers = Layers()
     for _ in range(2):
-        found = cache.load([1, 3], layers)
-        assert found.dtype == torch.float16
-        assert torch.equal(found, expected([1, 3]))
+        assert same(cache.load([1, 3], layers), [1, 3])
     assert layers.computed == ([1, 3] if stored else [1, 3, 1, 3])
 
 
 def test_a_full_disk_costs_time_and_not_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    cache = FrozenFeatures(tmp_path / "cache", NAMES, SHAPE)
+    cache = opened(tmp_path / "cache")
     layers = Layers()
 
     def full(*_: Any) -> int:
@@ -97,7 +142,7 @@ def test_a_full_disk_costs_time_and_not_the_training(
 
     monkeypatch.setattr(os, "pwrite", full)
     for _ in range(2):
-        assert torch.equal(cache.load([0, 1], layers), expected([0, 1]))
+        assert same(cache.load([0, 1], layers), [0, 1])
     assert layers.computed == [0, 1, 0, 1]
     assert capfd.readouterr().err.count("no space left on device") == 1
 
@@ -106,16 +151,10 @@ def test_too_little_space_is_seen_before_the_disk_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=40))
-    cache = FrozenFeatures(tmp_path / "cache", NAMES, SHAPE)
-    assert torch.equal(cache.load([0], Layers()), expected([0]))
+    cache = opened(tmp_path / "cache")
+    assert same(cache.load([0], Layers()), [0])
     assert "too little space for a cache of 0.0 GB" in capfd.readouterr().err
-    assert not (tmp_path / "cache" / "features").exists()
-
-
-def test_values_beyond_float16_are_an_error(tmp_path: Path) -> None:
-    cache = FrozenFeatures(None, NAMES, SHAPE)
-    with pytest.raises(UserError, match="too large for float16; train with --freeze 0"):
-        cache.load([0], lambda _: torch.full((1, *SHAPE), 70000.0))
+    assert not (tmp_path / "cache" / "tensors").exists()
 
 
 @pytest.mark.parametrize("kind", ["new:blip", "new:clip"])

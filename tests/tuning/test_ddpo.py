@@ -45,14 +45,24 @@ class Drawn(NamedTuple):
     rewards: torch.Tensor
 
 
-def rolled_out(policy: StableDiffusion, *, batch: int = 8, guidance: float = 1.0) -> Drawn:
+def rolled_out(policy: StableDiffusion, *, batch: int = 8, guidance: float = 1.0, together: int = 1) -> Drawn:
     """Eight pictures, drawn in batches."""
     prompts = [prompt for prompt in PROMPTS for _ in range(2)]
     sampler, tuner = open_sampler(policy, 5, 1.0), new_tuner(policy, PPOConfig())
     [batches] = spans(len(prompts), 1, batch)
     found, rewards = roll_out_and_score(
-        tuner, prompts, [*range(8)], batches, sampler, objective(), guidance=guidance, where="here"
+        tuner,
+        prompts,
+        [*range(8)],
+        batches,
+        sampler,
+        objective(),
+        guidance=guidance,
+        where="here",
+        together=together,
     )
+    assert [*found] == batches
+    assert [len(found[start, stop].latents) for start, stop in batches] == [stop - start for start, stop in batches]
     parts = [found[one] for one in batches]
     latents, log_probs = (torch.cat([getattr(one, name) for one in parts]) for name in ("latents", "log_probs"))
     return Drawn(Rollout(prompts, latents, log_probs), rewards[:, 0])
@@ -162,6 +172,14 @@ def test_pictures_do_not_depend_on_the_batch_they_are_drawn_in(policy: StableDif
     together, singly = rolled_out(policy, batch=8), rolled_out(policy, batch=1)
     torch.testing.assert_close(together.rollout.latents, singly.rollout.latents, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(together.rewards, singly.rewards, atol=1e-3, rtol=1e-3)
+
+
+def test_pictures_do_not_depend_on_how_many_batches_are_drawn_together(policy: StableDiffusion) -> None:
+    disturb(policy)
+    alone, together = rolled_out(policy, batch=3), rolled_out(policy, batch=3, together=2)
+    torch.testing.assert_close(together.rollout.latents, alone.rollout.latents, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(together.rewards, alone.rewards, atol=1e-3, rtol=1e-3)
+    assert together.rollout.prompts == alone.rollout.prompts
 
 
 def test_a_rollout_starts_from_noise_and_its_pictures_differ(policy: StableDiffusion) -> None:

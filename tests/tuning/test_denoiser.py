@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from peft import get_peft_model
 from safetensors.torch import load_file
 
 from tests.hostile.folders import change
@@ -18,6 +19,7 @@ from vpctl.models import sources
 from vpctl.models.denoiser import open_denoiser
 from vpctl.models.denoiser.conditioning import Conditioning, Embeddings
 from vpctl.models.denoiser.latents import Posteriors
+from vpctl.models.denoiser.lora import FusedLinear, lora_config
 from vpctl.models.denoiser.sd import StableDiffusion
 from vpctl.tuning.preview import grid, preview
 
@@ -233,3 +235,30 @@ def test_a_pipeline_that_cannot_be_tuned_is_refused_before_and_after_it_is_loade
     other = type("StableDiffusion3Pipeline", (), {})()
     with pytest.raises(UserError, match=said):
         open_denoiser(other, rank=1, targets="to_q", source="diffusion:x", seed=0)
+
+
+def test_a_fused_lora_is_that_of_peft_with_its_gradients() -> None:
+    torch.manual_seed(0)
+    plain = torch.nn.Sequential(torch.nn.Linear(6, 5))
+    results = []
+    for fused in (False, True):
+        config = lora_config(2, ["0"])
+        config.lora_alpha = 3
+        if not fused:
+            config._custom_modules = None
+        torch.manual_seed(1)
+        model = get_peft_model(copy.deepcopy(plain), config)
+        assert isinstance(model.base_model.model[0], FusedLinear) == fused
+        trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
+        for one in trained.values():
+            torch.nn.init.normal_(one)
+        x = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(2)).requires_grad_()
+        model(x).square().sum().backward()
+        with model.disable_adapter():
+            assert torch.equal(model(x), plain(x))
+        model.add_adapter("second", config)
+        model.base_model.set_adapter(["default", "second"])
+        results.append([model(x), x.grad, *(one.grad for one in trained.values())])
+    assert len(results[0]) == 4
+    for ours, theirs in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(ours, theirs)

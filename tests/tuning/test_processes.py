@@ -143,6 +143,7 @@ def test_two_processes_tune_the_weights_of_one(run: Run, pairs: Path, algorithm:
     if algorithm == "dpo":
         fewer = run(*options, *once, "--out", "two")
         assert "holds a run with processes 2, not 1" in fewer.err
+    assert not any((pairs.parent / name / "cache").exists() for name in ("two", "alone"))
     two, one = (load_file(pairs.parent / name / "pytorch_lora_weights.safetensors") for name in ("two", "alone"))
     if algorithm == "d3po":  # several gradients in a batch: their sum is rounded in another order
         for name in one:

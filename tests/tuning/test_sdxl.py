@@ -29,7 +29,7 @@ from vpctl.shapes.pretraining.text import MAX_LENGTH, new_tokenizer
 from vpctl.tuning.d3po import D3PO
 from vpctl.tuning.ddpo import DDPO
 from vpctl.tuning.dpo import DiffusionDPO, Preference, dpo_logits, four_errors, noised_pairs
-from vpctl.tuning.encoding import encode
+from vpctl.tuning.encoding import EncodedPictures
 from vpctl.tuning.loop import Algorithm
 from vpctl.tuning.objective import Objective
 from vpctl.tuning.preview import grid, preview
@@ -238,8 +238,8 @@ def test_pairs_are_denoised_with_the_sizes_that_their_pictures_had(
     for number, size in enumerate([(128, 64), (40, 40)]):
         Image.effect_noise(size, 64).convert("RGB").save(tmp_path / f"{number}.png")
     names = [str(tmp_path / f"{number}.png") for number in range(2)]
-    posteriors, places = encode(names, xl_policy, Pictures([str(tmp_path)]))
-    first, second = (places[name] for name in names)
+    posteriors = EncodedPictures(names, xl_policy, Pictures([str(tmp_path)]), None)
+    first, second = (posteriors.places[name] for name in names)
     pairs = [Preference(first, second, "a red circle"), Preference(second, first, "")]
     noised = noised_pairs(xl_policy, posteriors, pairs, 0.0, torch.Generator().manual_seed(0))[0:2]
     inputs, reference = unet_inputs(xl_policy.pipe, lambda: four_errors(xl_policy, noised))

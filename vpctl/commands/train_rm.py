@@ -112,6 +112,9 @@ def train_rm(
     accuracy as SVG, and, if there are test pairs, their accuracies in accuracy.jsonl. These are in all definitions of
     eval accuracy. Two of the definitions, ties-count and tie-aware, also count ties. merge --keep-ties writes ties.
 
+    What the frozen vision layers compute for a picture is kept in the folder cache of the output folder, if it needs at
+    most 90 % of the free space. The end of the training deletes this folder; you may delete it at any time before.
+
     With --aspect-weight, heads.safetensors holds a reward for each aspect. It shows what the model has learnt of an
     aspect. score does not read this file: vp:DIR gives the overall reward only. The model card has Python code that
     computes the rewards by aspect, and accuracy.jsonl has their accuracies.
@@ -178,6 +181,7 @@ def train_rm(
             return
         from ..images.pictures import Pictures
         from ..models.reward import open_backbone
+        from ..tuning.cache import remove
         from ..tuning.freezing import freeze
         from ..tuning.held_out import OVERALL, RewardScale, accuracy_reports, labelled, threshold_for_ties
         from ..tuning.loop import train
@@ -238,7 +242,7 @@ def train_rm(
             for name, drawn in plots(out, kept).items():
                 (folder / name).write_text(drawn, encoding="utf-8")
         if run.world.is_main:
-            store.close()
+            remove(run.folder)
     if kept.epochs < config.epochs:
         progress.note(f"stopped early, after epoch {kept.epochs} of {config.epochs}: see --patience")
     progress.note(which_epoch(kept))

@@ -87,6 +87,11 @@ def tune_dpo(
     and implicit_accuracy rises. This metric is the share of pairs for which the tuned model, compared with the untuned
     one, favours the preferred picture.
 
+    dpo encodes each picture and each prompt once. It keeps the results in the folder cache of the output folder, so a
+    resumed run encodes only what is new or damaged. A picture takes 0.07 MB there at 512 × 512 and 0.26 MB at
+    1024 × 1024, and a prompt 0.24 MB, or 0.64 MB with SDXL. If they would need more than 90 % of the free space, they
+    are encoded whenever they are used. The end of the run deletes the folder; you may delete it at any time before.
+
     With accelerate, several GPUs train together: accelerate launch -m vpctl tune-dpo and the same options. Each process
     computes its own part of a step, so a step has that many times more pairs.
 
@@ -153,12 +158,16 @@ def tune_on_pairs(
         if run is None:
             return
         from ..images.pictures import Pictures
+        from ..tuning.cache import remove
         from ..tuning.dpo import DiffusionDPO, Preference
-        from ..tuning.encoding import encode
+        from ..tuning.encoding import EncodedPictures, keep_prompts
         from ..tuning.tuner import Tuner
 
         tuner = Tuner.open(generator.pipeline, config, source=asked["model"], seed=asked["seed"], world=run.world)
-        posteriors, places = encode(files, tuner.policy, Pictures(roots))
+        posteriors = EncodedPictures(files, tuner.policy, Pictures(roots), run.folder)
+        posteriors.encode(run.world)
+        keep_prompts((pair["prompt"] for pair in wanted), tuner.policy, run.folder)
+        places = posteriors.places
         preferences = [
             Preference(
                 places[pair["chosen_file_name"]], places[pair["rejected_file_name"]], pair["prompt"], pair["margin"]
@@ -170,6 +179,8 @@ def tune_on_pairs(
         tune(algorithm, tuner, run, [pair["prompt"] for pair in wanted], generator.settings, config, asked["seed"])
         if algorithm.advice:
             progress.warn(algorithm.advice)
+        if run.world.is_main:
+            remove(run.folder)
 
 
 def tune_on_own_pictures(

@@ -153,8 +153,9 @@ def tune_ppo(
         if run is None:
             return
         from ..images.pictures import Pictures
+        from ..tuning.cache import remove
         from ..tuning.ddpo import DDPO
-        from ..tuning.encoding import encode
+        from ..tuning.encoding import EncodedPictures
         from ..tuning.loop import train
         from ..tuning.nft import NFT
         from ..tuning.objective import Objective
@@ -169,9 +170,11 @@ def tune_ppo(
         policy = tuner.policy
         pretraining = None
         if pictures:
-            encoded = encode((one["file_name"] for one in pictures), policy, Pictures(roots))
+            names = (one["file_name"] for one in pictures)
+            encoded = EncodedPictures(names, policy, Pictures(roots), run.folder)
+            encoded.encode(run.world)
             places = [encoded.places[one["file_name"]] for one in pictures]
-            pretraining = Pretraining(encoded.posteriors, places, [one["prompt"] for one in pictures])
+            pretraining = Pretraining(encoded, places, [one["prompt"] for one in pictures])
         drawing = {"steps": steps, "guidance": guidance}
         training: Algorithm
         if algorithm == "refl":
@@ -210,6 +213,8 @@ def tune_ppo(
                 progress.note(watch.finish())
             with run.results() as folder:
                 policy.save_lora(folder, config.export)
+        if run.world.is_main:
+            remove(run.folder)
     progress.note(f"the LoRA is in {out}; use it with generate --adapter {out}")
 
 

@@ -36,6 +36,7 @@ from .attention import fuse
 from .folder import Folder
 from .preprocess import Recipe
 from .shared import once
+from .tensors import digest_of
 
 LONGEST_TEXT = 77
 """Maximum tokens of a prompt. BERT's tokenizer allows 512, but no prompt is that long.
@@ -161,12 +162,13 @@ class RewardModel(nn.Module):
     def identity_of_frozen_layers(self) -> str:
         """A text that changes with what `after_frozen_layers` makes of a picture."""
         vision: Any = self.backbone.vision_model
-        found = hashlib.sha256(repr((self.recipe, vision.config.to_dict())).encode())
         layers = [f"encoder.layers.{layer}." for layer in range(self.frozen_layers)]
-        for name, values in vision.state_dict().items():
-            if not name.startswith("encoder.") or any(map(name.startswith, layers)):
-                found.update(name.encode() + values.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()
+        weights = {
+            name: values
+            for name, values in vision.state_dict().items()
+            if not name.startswith("encoder.") or any(map(name.startswith, layers))
+        }
+        return digest_of((self.recipe, vision.config.to_dict()), weights)
 
     def text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """CLIP's embeddings (B, D) of tokens (B, L)."""

@@ -1,5 +1,6 @@
-"""Conversion between pictures and tensors (B, 3, H, W) in float32 and [0, 1], and a check whether weights fit."""
+"""Conversion between pictures and tensors (B, 3, H, W) in float32 and [0, 1]; comparison of weights."""
 
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -24,3 +25,11 @@ def same_layout(weights: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> bo
     """Whether two sets of weights have the same names, shapes and dtypes."""
     shapes, others = ({name: (one.shape, one.dtype) for name, one in some.items()} for some in (weights, like))
     return shapes == others
+
+
+def digest_of(config: object, weights: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of a model's config, as its `repr`, and of all bits of its weights, in hexadecimal digits."""
+    found = hashlib.sha256(repr(config).encode())
+    for name, values in weights.items():
+        found.update(name.encode() + values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

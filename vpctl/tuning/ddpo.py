@@ -77,20 +77,21 @@ def update(
     go through the model together, as if they were pictures. Returns the weighted sums of `METRICS`, on the CPU, with
     the mean of (ratio − 1)² in place of its std.
     """
-    sums = torch.zeros(len(METRICS))
+    device = policy.device
+    sums = torch.zeros(len(METRICS), device=device)
+    conditioning = policy.embed(rollout.prompts)
     for columns in steps.split(packed, dim=1):
         rows = torch.arange(len(steps)).repeat(columns.shape[1])
         here = columns.T.flatten()
-        device = policy.device
         before, after = (rollout.latents[rows, one].to(device) for one in (here, here + 1))
         old, here = rollout.log_probs[rows, here].to(device), here.to(device)
-        conditioning = policy.embed([rollout.prompts[row] for row in rows.tolist()])
-        mean = step_mean(policy, sampler, before, conditioning, here, guidance)
+        shown = conditioning.repeat(columns.shape[1])
+        mean = step_mean(policy, sampler, before, shown, here, guidance)
         new = sampler.log_prob(after, mean, here)
         loss, ratio = ppo_loss(new, old, advantages[rows].to(device), config.clip)
         if config.kl:
             with policy.reference():
-                reference = step_mean(policy, sampler, before, conditioning, here, guidance)
+                reference = step_mean(policy, sampler, before, shown, here, guidance)
             loss = loss + config.kl * sampler.divergence(mean, reference, here).mean()
         weight = share * len(rows)
         (loss * weight).backward()
@@ -98,8 +99,8 @@ def update(
         high, low = (ratio > 1 + config.clip).float(), (ratio < 1 - config.clip).float()
         log_ratio = (new - old).detach()
         seen = (high, low, ratio, (ratio - 1).square(), 0.5 * log_ratio.square())
-        sums += weight * torch.stack([loss.detach(), *(one.mean() for one in seen)]).cpu()
-    return sums
+        sums += weight * torch.stack([loss.detach(), *(one.mean() for one in seen)])
+    return sums.cpu()
 
 
 @torch.no_grad()
@@ -170,6 +171,7 @@ class DDPO(Algorithm):
             self._objective,
             guidance=self._guidance,
             where=f"round {number}",
+            together=rounds.packed,
         )
         advantages = group_advantages(rewards, config.images, rounds.advantage_clip, self._objective.weights)
         kl = torch.zeros(())

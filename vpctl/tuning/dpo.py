@@ -1,7 +1,7 @@
 """Diffusion-DPO (Wallace et al. 2024, arXiv 2311.12908): a LoRA from preference pairs, with no reward model.
 
 Differences from the released code: the reference is the same UNet with its LoRA turned off, not a second copy. Each
-picture is encoded once; its latents are drawn anew from the stored posterior at every use. There are no ties.
+picture is encoded once; its latents are drawn anew at every use, from the stored posterior. There are no ties.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..configs import DPOConfig
 from ..models.denoiser import Denoiser
 from ..models.denoiser.conditioning import Conditioning
-from ..models.denoiser.latents import Posteriors
+from .encoding import Encoded
 from .loop import Algorithm
 from .tuner import Tuner
 
@@ -83,7 +83,7 @@ class DiffusionDPO(Algorithm):
     The tuner's generator chooses the order of the pairs, the noise and the timesteps.
     """
 
-    def __init__(self, tuner: Tuner, posteriors: Posteriors, preferences: list[Preference], config: DPOConfig) -> None:
+    def __init__(self, tuner: Tuner, posteriors: Encoded, preferences: list[Preference], config: DPOConfig) -> None:
         self.total = config.max_steps
         self._tuner, self._posteriors, self._preferences, self._config = tuner, posteriors, preferences, config
         margins = torch.tensor([pair.margin for pair in preferences], dtype=torch.float64)
@@ -178,7 +178,7 @@ class NoisedPairs:
 
 def noised_pairs(
     policy: Denoiser,
-    posteriors: Posteriors,
+    posteriors: Encoded,
     pairs: list[Preference],
     prompt_dropout: float,
     generator: torch.Generator,

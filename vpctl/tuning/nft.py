@@ -130,6 +130,7 @@ class NFT(Algorithm):
                 self._objective,
                 guidance=self._guidance,
                 where=f"round {number}",
+                together=rounds.packed,
             )
         advantages = group_advantages(rewards, config.images, rounds.advantage_clip, self._objective.weights)
         goodness = 0.5 + 0.5 * advantages / rounds.advantage_clip

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..configs import PPOConfig, ReFLConfig
 from ..errors import UserError
 from ..models.denoiser import Denoiser
-from ..models.denoiser.latents import Posteriors
+from .encoding import Encoded
 from .loop import Algorithm
 from .objective import Objective
 from .rollout import check_finite, seeded_noise, step_mean
@@ -35,7 +35,7 @@ from .tuner import Tuner
 class Pretraining(NamedTuple):
     """Pictures with their prompts, for the pre-training loss."""
 
-    posteriors: Posteriors
+    posteriors: Encoded
     places: list[int]
     """The picture of each prompt, among the posteriors."""
     prompts: list[str]

@@ -1,5 +1,6 @@
 """Pictures drawn by a policy, with the latents and log-probabilities that its update needs."""
 
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,12 @@ class Rollout(NamedTuple):
     """(B, T + 1, C, H, W), from noise to picture."""
     log_probs: Tensor
     """(B, T), of every step, by the policy that drew the pictures."""
+
+    def split(self, sizes: list[int]) -> "list[Rollout]":
+        """The pictures in parts of these `sizes`."""
+        prompts = iter(self.prompts)
+        parts = zip(sizes, self.latents.split(sizes), self.log_probs.split(sizes), strict=True)
+        return [Rollout([*islice(prompts, size)], latents, log_probs) for size, latents, log_probs in parts]
 
 
 @torch.no_grad()
@@ -69,8 +76,9 @@ def roll_out_and_score(
     guidance: float,
     where: str,
     first: list[int] | None = None,
+    together: int = 1,
 ) -> tuple[dict[Span, Rollout], Tensor]:
-    """Draw some batches of the pictures, those of this process.
+    """Draw some batches of the pictures, those of this process, `together` batches at once.
 
     Returns them, and the rewards (B, R) of the pictures of all processes.
 
@@ -81,15 +89,18 @@ def roll_out_and_score(
     rollouts: dict[Span, Rollout] = {}
     rewards = torch.zeros(len(prompts), len(objective.names), dtype=torch.float64)
     black = True
-    for start, stop in batches:
-        part = slice(start, stop)
-        noise = seeded_noise(policy, seeds[part], len(sampler.timesteps) + 1, first=first and first[part])
-        drawn = roll_out(policy, prompts[part], noise, sampler, guidance=guidance)
-        with torch.no_grad():
-            pixels = check_finite(policy.decode(drawn.latents[:, -1].to(policy.device)), drawn.prompts, where)
-        black = black and not pixels.any()
-        rewards[part] = objective.score(pixels, drawn.prompts)
-        rollouts[start, stop] = drawn
+    for number in range(0, len(batches), together):
+        parts = batches[number : number + together]
+        rows = [row for start, stop in parts for row in range(start, stop)]
+        starts = [first[row] for row in rows] if first else None
+        noise = seeded_noise(policy, [seeds[row] for row in rows], len(sampler.timesteps) + 1, first=starts)
+        drawn = roll_out(policy, [prompts[row] for row in rows], noise, sampler, guidance=guidance)
+        for (start, stop), one in zip(parts, drawn.split([stop - start for start, stop in parts]), strict=True):
+            with torch.no_grad():  # in small batches: a decoder takes more memory than a denoiser
+                pixels = check_finite(policy.decode(one.latents[:, -1].to(policy.device)), one.prompts, where)
+            black = black and not pixels.any()
+            rewards[start:stop] = objective.score(pixels, one.prompts)
+            rollouts[start, stop] = one
     if black and batches:
         raise UserError(
             f"{where}: all pictures are black, such as that of {prompts[0][:60]!r}; the model draws nothing with these "

@@ -11,18 +11,19 @@ from ..images.folders import OF_A_PICTURE
 from ..images.pictures import Pictures
 from ..models.reward import RewardModel
 from ..records import fingerprint
-from .cache import FOLDER, FrozenFeatures
+from .cache import FOLDER, Part, TensorCache
 
 CACHE_BYTES = 2 << 30
 """Maximum memory in bytes for pixels."""
 CHUNK = 16
 """Number of pictures that go through the frozen layers at once."""
+OTHERWISE = "the frozen layers are computed in every epoch"
 
 
 class Store:
     """Inputs of a reward model by the number of a picture.
 
-    If vision layers are frozen, the inputs are their outputs, (P, D) in float16, which `FrozenFeatures` keeps on disk.
+    If vision layers are frozen, the inputs are their outputs, (P, D) in float16, which a `TensorCache` keeps on disk.
     Otherwise they are pixels (3, height, width). Up to two gigabytes of them are kept in memory.
     """
 
@@ -31,8 +32,7 @@ class Store:
         self._numbers: dict[str, int] = {}
         self._known: dict[int, Tensor] = {}
         self._free = CACHE_BYTES
-        self._frozen: FrozenFeatures | None = None
-        self._kept: FrozenFeatures | None = None
+        self._frozen: TensorCache | None = None
         self._dtype: torch.dtype | None = None
 
     def number(self, path: str) -> int:
@@ -47,7 +47,9 @@ class Store:
         if self._model.frozen_layers:
             layers = f"{self._model.identity_of_frozen_layers()} {dtype}"
             names = [f"{layers} {self._identity(path)}" for path in self._numbers]
-            self._frozen, self._dtype = FrozenFeatures(folder / FOLDER, names, self._model.hidden_shape), dtype
+            part = Part(torch.float16, self._model.hidden_shape)
+            self._frozen = TensorCache(folder / FOLDER, names, [part], otherwise=OTHERWISE)
+            self._dtype = dtype
 
     def _identity(self, path: str) -> str:
         """A text that changes with the content of a picture."""
@@ -59,7 +61,8 @@ class Store:
     def load(self, numbers: Sequence[int]) -> Tensor:
         """The inputs (B, …) of these pictures. Raises `UserError` for a picture that cannot be opened."""
         if self._frozen:
-            return self._frozen.load(numbers, self._after_frozen_layers)
+            [features] = self._frozen.load(numbers, self._after_frozen_layers)
+            return features
         missing = [number for number in dict.fromkeys(numbers) if number not in self._known]
         fresh = dict(zip(missing, self._pixels(missing), strict=True))
         pixels = torch.stack([fresh[number] if number in fresh else self._known[number] for number in numbers])
@@ -71,14 +74,17 @@ class Store:
         return pixels
 
     @torch.no_grad()
-    def _after_frozen_layers(self, numbers: Sequence[int]) -> Tensor:
+    def _after_frozen_layers(self, numbers: Sequence[int]) -> list[Tensor]:
+        """The outputs (B, P, D), always in float16, also where they are not stored."""
         device = next(self._model.parameters()).device
         made = []
         for start in range(0, len(numbers), CHUNK):
             pixels = torch.stack(self._pixels(numbers[start : start + CHUNK])).to(device)
             with torch.autocast(device.type, dtype=self._dtype, enabled=self._dtype is not None):
-                made.append(self._model.after_frozen_layers(pixels).float().cpu())
-        return torch.cat(made)
+                made.append(self._model.after_frozen_layers(pixels).float().cpu().half())
+            if not made[-1].isfinite().all():
+                raise UserError("the output of the frozen layers is too large for float16; train with --freeze 0")
+        return [torch.cat(made)]
 
     def _pixels(self, numbers: Sequence[int]) -> list[Tensor]:
         paths = [*self._numbers]
@@ -96,9 +102,4 @@ class Store:
 
     def thaw(self) -> None:
         """From now on, load pixels, so that the model is measured as it will be used."""
-        self._kept, self._frozen = self._frozen, None
-
-    def close(self) -> None:
-        """Delete what is kept on disk. A training that has ended needs it no more."""
-        if self._kept:
-            self._kept.remove()
+        self._frozen = None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from .conditioning import Conditioning
+    from .conditioning import Conditioning, Embeddings
     from .latents import Posteriors
     from .schedule import NoiseSchedule
 
@@ -35,6 +35,8 @@ class Denoiser(Protocol):
     device: "torch.device"
     trainable: "list[torch.nn.Parameter]"
     """The weights of the LoRA, in float32."""
+    embeddings: "Embeddings"
+    """Encodes the prompts for `embed`, each once."""
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -63,6 +65,18 @@ class Denoiser(Protocol):
 
         `sizes` (B, 6) are those of the pictures, as `sizes` gives them; by default those of drawn pictures.
         """
+        ...
+
+    def posteriors(self, mean: "Tensor", std: "Tensor", sizes: "Tensor") -> "Posteriors":
+        """Posteriors from the tensors of posteriors that `encode` gave earlier."""
+        ...
+
+    def latents_identity(self) -> str:
+        """A text that changes with the posteriors of a picture: with the autoencoder, or the size of its pictures."""
+        ...
+
+    def embeddings_identity(self) -> str:
+        """A text that changes with the conditioning of a prompt: with the text encoders, or their tokenizers."""
         ...
 
     def decode(self, latents: "Tensor") -> "Tensor":

@@ -47,7 +47,9 @@ class Embeddings:
 
     def __init__(self, encode: Callable[[list[str]], Conditioning], device: torch.device) -> None:
         """`encode` runs the text encoders of a model. `device` is the device of the results."""
-        self._encode, self._device = encode, device
+        self.encode = encode
+        """May be replaced by a function that reads the same results from disk."""
+        self._device = device
         self._known: dict[str, Conditioning] = {}
 
     @torch.no_grad()
@@ -57,7 +59,7 @@ class Embeddings:
             self._known = {prompt: self._known[prompt] for prompt in prompts if prompt in self._known}
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
         for start in range(0, len(new), AT_ONCE):
-            encoded = self._encode(new[start : start + AT_ONCE]).to("cpu")
+            encoded = self.encode(new[start : start + AT_ONCE]).to("cpu")
             for row, prompt in enumerate(new[start : start + AT_ONCE]):
                 self._known[prompt] = encoded[row : row + 1]
         return Conditioning.cat([self._known[prompt] for prompt in prompts]).to(self._device)

@@ -12,18 +12,19 @@ from typing import Any
 import torch
 from diffusers.training_utils import cast_training_params
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ...contracts import Settings
 from ...errors import UserError
-from ..tensors import from_pictures, same_layout
+from ..tensors import digest_of, from_pictures, same_layout
 from . import schedule
 from .conditioning import Conditioning, Embeddings
 from .latents import Posteriors
 from .limits import check_steps
+from .lora import lora_config
 from .schedule import NoiseSchedule
 
 ADAPTER = "default"
@@ -55,16 +56,13 @@ class UNetDenoiser(ABC):
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False).eval()
         torch.manual_seed(seed)
-        lora = LoraConfig(
-            r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=_layers(pipe.unet, targets)
-        )
-        pipe.unet.add_adapter(lora, ADAPTER)
+        pipe.unet.add_adapter(lora_config(rank, _layers(pipe.unet, targets)), ADAPTER)
         cast_training_params(pipe.unet, torch.float32)
         if checkpointing:
             pipe.unet.enable_gradient_checkpointing()
             pipe.vae.enable_gradient_checkpointing()
         self.trainable: list[torch.nn.Parameter] = [one for one in pipe.unet.parameters() if one.requires_grad]
-        self._embeddings = Embeddings(self._encode_prompts, self.device)
+        self.embeddings = Embeddings(self._encode_prompts, self.device)
 
     @abstractmethod
     def _encode_prompts(self, prompts: list[str]) -> Conditioning:
@@ -76,7 +74,7 @@ class UNetDenoiser(ABC):
 
     def embed(self, prompts: list[str], sizes: Tensor | None = None) -> Conditioning:  # noqa: ARG002
         """The conditioning of the prompts, one row for each, without gradients. `sizes` (B, 6) changes nothing."""
-        return self._embeddings(prompts)
+        return self.embeddings(prompts)
 
     def _without_prompts(self, conditioning: Conditioning) -> Conditioning:
         """The conditioning with no prompt in place of each of its prompts."""
@@ -119,12 +117,26 @@ class UNetDenoiser(ABC):
         """The posteriors of the latents of pixels (B, 3, H, W) in [0, 1], whose `sizes` are (B, 6)."""
         vae = self.pipe.vae
         posterior = vae.encode((2 * pixels - 1).to(self.device, vae.dtype)).latent_dist
-        return Posteriors(
-            posterior.mean.float().half().cpu(),
-            posterior.std.float().half().cpu(),
-            self._own_sizes(len(pixels)) if sizes is None else sizes,
-            self._scaled,
-        )
+        mean, std = (values.float().half().cpu() for values in (posterior.mean, posterior.std))
+        return self.posteriors(mean, std, self._own_sizes(len(pixels)) if sizes is None else sizes)
+
+    def posteriors(self, mean: Tensor, std: Tensor, sizes: Tensor) -> Posteriors:
+        """Posteriors (B) from the tensors of posteriors that `encode` gave earlier."""
+        return Posteriors(mean, std, sizes, self._scaled)
+
+    def latents_identity(self) -> str:
+        """A text that changes with the posteriors of a picture: with the autoencoder, or the size of its pictures."""
+        return f"{self._side} {digest_of(self.pipe.vae.config, self.pipe.vae.state_dict())}"
+
+    def embeddings_identity(self) -> str:
+        """A text that changes with the conditioning of a prompt: with the text encoders, or their tokenizers."""
+        found = []
+        for name, part in self.pipe.components.items():
+            if name.startswith("text_encoder") and part is not None:
+                found.append(digest_of(part.config, part.state_dict()))
+            elif name.startswith("tokenizer"):
+                found.append(repr(part))
+        return f"{' '.join(found)} {dict(self.pipe.config)}"
 
     def _scaled(self, latents: Tensor) -> Tensor:
         """Latents of the autoencoder as the UNet takes them."""
