@@ -504,6 +504,18 @@ class DPOConfig(OptimizerConfig):
         ),
     ] = 0.0
     """Diffusion-DPO's code says 0.2, for models that are used with strong guidance."""
+    validate_every: Annotated[
+        int,
+        option(
+            "--validate-every",
+            metavar="N",
+            min=1,
+            max=1_000_000,
+            group="Output",
+            help="dpo: Number of optimizer steps between two measurements of held-out pairs: those with the split "
+            "validation, at most 64. Without such pairs nothing is measured.",
+        ),
+    ] = 100
     preview_every: PreviewEvery = 200
     save_every: Checkpoint = 100
 

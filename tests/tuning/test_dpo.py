@@ -16,7 +16,16 @@ from vpctl.configs import DPOConfig
 from vpctl.models.denoiser.conditioning import Conditioning
 from vpctl.models.denoiser.sd import StableDiffusion
 from vpctl.models.devices import join_world
-from vpctl.tuning.dpo import DiffusionDPO, Preference, dpo_logits, dpo_loss, four_errors, noised_pairs, pair_weights
+from vpctl.tuning.dpo import (
+    DiffusionDPO,
+    HeldOutPairs,
+    Preference,
+    dpo_logits,
+    dpo_loss,
+    four_errors,
+    noised_pairs,
+    pair_weights,
+)
 from vpctl.tuning.loop import train
 from vpctl.tuning.run import Run
 
@@ -218,3 +227,28 @@ def test_training_does_not_know_what_a_conditioning_is_made_of(
         run_dpo(policy, rendered, tmp_path / name, max_steps=2)
     for ours, theirs in zip(other.trainable, plain.trainable, strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_held_out_pairs_are_measured_in_every_quarter_of_the_noise(
+    packaged: StableDiffusionPipeline, rendered: Rendered
+) -> None:
+    policy = new_policy(packaged)
+    pairs, posteriors = true_pairs(rendered)[:4], policy.encode(rendered[1])
+    config = DPOConfig(batch=5, beta=3000.0)
+    others = HeldOutPairs(new_tuner(policy, config), posteriors, pairs, config, seed=3)
+    assert others.measure()["held_out_accuracy"] == 0.5, "an untuned policy favours no picture"
+    disturb(policy)
+    found = others.measure()
+    # The same by hand, pair by pair.
+    shown = noised_pairs(policy, posteriors, pairs * 4, 0.0, torch.Generator().manual_seed(3))
+    levels, logits = sorted(shown.timesteps.tolist()), []
+    for row, level in enumerate(levels):
+        one = replace(shown[row : row + 1], timesteps=torch.tensor([level]))
+        with torch.no_grad():
+            logits.append(float(dpo_logits(*four_errors(policy, one), 3000.0)))
+    for quarter in range(4):
+        by_hand = sum(logits[4 * quarter : 4 * quarter + 4]) / 4
+        assert found[f"held_out_margin_quarter_{quarter + 1}"] == pytest.approx(by_hand, rel=1e-2, abs=1e-3)
+    assert found["held_out_margin"] == pytest.approx(sum(logits) / 16, rel=1e-2, abs=1e-3)
+    assert found["held_out_accuracy"] == pytest.approx(sum(one > 0 for one in logits) / 16)
+    assert others.measure() == found

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Callable
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from ..tuning.tuner import Tuner
 
 
-ONLY_WITH_PAIRS = ("prompt_dropout", "loss", "label_smoothing", "margin_weight", "sft")
+ONLY_WITH_PAIRS = ("prompt_dropout", "loss", "label_smoothing", "margin_weight", "sft", "validate_every")
 """Options of dpo that d3po does not have."""
+HELD_OUT = 64
+"""Maximum number of held-out pairs that are measured."""
 
 
 @options(DPOConfig)
@@ -85,7 +88,9 @@ def tune_dpo(
     in metrics.jsonl and in files for TensorBoard. To use the LoRA, run generate --adapter DIR, or call
     pipe.load_lora_weights(DIR) in diffusers. In a healthy run of dpo the loss stays near log 2 = 0.693 for a long time,
     and implicit_accuracy rises. This metric is the share of pairs for which the tuned model, compared with the untuned
-    one, favours the preferred picture.
+    one, favours the preferred picture. If there are pairs with the split validation, held_out_accuracy is this share
+    for up to 64 of them, and held_out_margin says by how much: on all noise levels, and on each quarter of them. When
+    implicit_accuracy still rises and held_out_accuracy falls, the pairs are being learnt by heart.
 
     dpo encodes each picture and each prompt once. It keeps the results in the folder cache of the output folder, so a
     resumed run encodes only what is new or damaged. A picture takes 0.07 MB there at 512 × 512 and 0.26 MB at
@@ -141,16 +146,24 @@ def tune_on_pairs(
 ) -> None:
     """Diffusion-DPO on the pairs in `source`. `asked` are the options, for the run's folder."""
     joined = ConsistencyChecker(unsaid="train").pairs(located(source, Pair))
-    ours = [pair for pair in progress.track(joined, "pairs") if pair.get("split", "train") == "train"]
-    wanted = [pair for pair in ours if pair["margin"]]
-    if len(wanted) < len(ours):
-        progress.note(f"{progress.plural(len(ours) - len(wanted), 'tie')} left out")
+    parts: dict[str, list[Pair]] = {"train": [], "validation": []}
+    ties = 0
+    for pair in progress.track(joined, "pairs"):
+        part = pair.get("split", "train")
+        ties += part == "train" and not pair["margin"]
+        if part in parts and pair["margin"]:
+            parts[part].append(pair)
+    wanted, held_out = parts["train"], parts["validation"][:HELD_OUT]
+    if ties:
+        progress.note(f"{progress.plural(ties, 'tie')} left out")
     if not wanted:
         raise UserError(f"{source}: there are no pairs to train on")
-    files = list(chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in wanted))
+    both = [*wanted, *held_out]
+    files = list(chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in both))
     roots = [folder_of(source), *root]
     Folders(roots, piped=is_stream(source)).check(files)
-    asked["data"] = digest([[pair["prompt"], pair["chosen_file_name"], pair["rejected_file_name"]] for pair in wanted])
+    named = [[pair["prompt"], pair["chosen_file_name"], pair["rejected_file_name"]] for pair in both]
+    asked["data"] = digest([len(wanted), named])
     check(out, asked)
     generator = plugins.tunable(asked["model"], device=device)
     asked["model_fingerprint"] = plugins.model_fingerprint(asked["model"], generator)
@@ -159,24 +172,31 @@ def tune_on_pairs(
             return
         from ..images.pictures import Pictures
         from ..tuning.cache import remove
-        from ..tuning.dpo import DiffusionDPO, Preference
+        from ..tuning.dpo import DiffusionDPO, HeldOutPairs, Preference
         from ..tuning.encoding import EncodedPictures, keep_prompts
         from ..tuning.tuner import Tuner
 
         tuner = Tuner.open(generator.pipeline, config, source=asked["model"], seed=asked["seed"], world=run.world)
         posteriors = EncodedPictures(files, tuner.policy, Pictures(roots), run.folder)
         posteriors.encode(run.world)
-        keep_prompts((pair["prompt"] for pair in wanted), tuner.policy, run.folder)
+        keep_prompts((pair["prompt"] for pair in both), tuner.policy, run.folder)
         places = posteriors.places
         preferences = [
             Preference(
                 places[pair["chosen_file_name"]], places[pair["rejected_file_name"]], pair["prompt"], pair["margin"]
             )
-            for pair in wanted
+            for pair in both
         ]
-        progress.note(f"{progress.plural(len(preferences), 'pair')}; {steps_of(config, 'step', run.world.size)}")
-        algorithm = DiffusionDPO(tuner, posteriors, preferences, config)
-        tune(algorithm, tuner, run, [pair["prompt"] for pair in wanted], generator.settings, config, asked["seed"])
+        progress.note(f"{progress.plural(len(wanted), 'pair')}; {steps_of(config, 'step', run.world.size)}")
+        algorithm = DiffusionDPO(tuner, posteriors, preferences[: len(wanted)], config)
+        others = HeldOutPairs(tuner, posteriors, preferences[len(wanted) :], config, seed=asked["seed"])
+
+        def measure(step: int) -> dict[str, float]:
+            due = held_out and (step % config.validate_every == 0 or step == config.max_steps)
+            return others.measure() if due else {}
+
+        prompts = [pair["prompt"] for pair in wanted]
+        tune(algorithm, tuner, run, prompts, generator.settings, config, asked["seed"], measure)
         if algorithm.advice:
             progress.warn(algorithm.advice)
         if run.world.is_main:
@@ -237,13 +257,19 @@ def tune(
     settings: Settings,
     config: DPOConfig,
     seed: int,
+    measure: Callable[[int], dict[str, float]] | None = None,
 ) -> None:
-    """Train, and write the LoRA. The previews are of these prompts."""
+    """Train, and write the LoRA. The previews are of these prompts. `measure` gives more metrics after a step."""
     from ..tuning.loop import train
     from ..tuning.preview import previews
 
     show = previews(run, tuner.policy, prompts, settings, every=config.preview_every, seed=seed)
-    train(algorithm, run, save_every=config.save_every, evaluate=tuner.averaged()(show))
+
+    def evaluate(step: int) -> dict[str, float]:
+        with tuner.averaged():
+            return {**show(step), **(measure(step) if measure else {})}
+
+    train(algorithm, run, save_every=config.save_every, evaluate=evaluate)
     with tuner.averaged(), run.results() as folder:
         tuner.policy.save_lora(folder, config.export)
     progress.note(f"the LoRA is in {run.folder}; use it with generate --adapter {run.folder}")

@@ -5,7 +5,7 @@ picture is encoded once; its latents are drawn anew at every use, from the store
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -207,3 +207,41 @@ def four_errors(policy: Denoiser, pairs: NoisedPairs) -> tuple[Tensor, Tensor, T
     with policy.reference():
         ref_chosen, ref_rejected = squared_errors(policy, *arguments).chunk(2)
     return chosen, rejected, ref_chosen, ref_rejected
+
+
+class HeldOutPairs:
+    """Measures the policy on pairs that it is not trained on.
+
+    The noise is the same in every measurement. Each pair is measured at four timesteps, one in each quarter of the
+    noise levels that training draws.
+    """
+
+    def __init__(
+        self, tuner: Tuner, posteriors: StoredPosteriors, preferences: list[Preference], config: DPOConfig, *, seed: int
+    ) -> None:
+        """`preferences` are P pairs."""
+        self._tuner, self._posteriors, self._preferences = tuner, posteriors, preferences
+        self._config, self._seed = config, seed
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """The share of pairs for which the policy, compared with the reference, favours the chosen picture; the margin.
+
+        The margin is the mean of the logits of `dpo_logits`, also for each quarter of the noise levels; quarter 1 has
+        the least noise.
+        """
+        tuner, config, count = self._tuner, self._config, len(self._preferences)
+        generator = torch.Generator().manual_seed(self._seed)
+        pairs = noised_pairs(tuner.policy, self._posteriors, self._preferences * 4, 0.0, generator)
+        pairs = replace(pairs, timesteps=pairs.timesteps.sort().values)
+        logits = torch.zeros(4 * count, dtype=torch.float64)
+        for start in tuner.own([*range(0, 4 * count, config.batch)]):
+            part = slice(start, start + config.batch)
+            logits[part] = dpo_logits(*four_errors(tuner.policy, pairs[part]), config.beta).double().cpu()
+        logits = tuner.world.gather(logits).sum(0)
+        margins = logits.view(4, count).mean(1).tolist()
+        return {
+            "held_out_accuracy": float((0.5 * logits.sign() + 0.5).mean()),
+            "held_out_margin": float(logits.mean()),
+            **{f"held_out_margin_quarter_{number}": margin for number, margin in enumerate(margins, 1)},
+        }
