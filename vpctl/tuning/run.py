@@ -60,9 +60,11 @@ def optimizer_step(
     """
     if scaler:
         scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, largest_norm)
+    norm = torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
     if not torch.isfinite(norm) and not (scaler and scaler.is_enabled() and scaler.get_scale() >= 1):
         raise UserError(f"{where}: training has diverged, its gradient is {norm:g}; lower --learning-rate")
+    if norm > largest_norm:  # otherwise torch would multiply all gradients by 1
+        torch.nn.utils.clip_grads_with_norm_(parameters, largest_norm, norm)
     if scaler:
         scaler.step(optimizer)
         scaler.update()
