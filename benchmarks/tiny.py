@@ -27,7 +27,11 @@ def prompts(count: int) -> list[str]:
 
 
 def furnish(folder: Path) -> None:
-    """Write a Stable Diffusion pipeline with a UNet of about a million weights, of the proportions of the real one."""
+    """Write a Stable Diffusion pipeline whose UNet has about a million weights.
+
+    Its autoencoder takes 1.4 times as many operations for encoding as the UNet for a prediction, and 3.1 times for
+    decoding, as in Stable Diffusion 1.5 at 512 × 512.
+    """
     torch.manual_seed(0)
     tokenizer = new_tokenizer()
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
@@ -57,7 +61,7 @@ def furnish(folder: Path) -> None:
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(8, 16, 32, 32),
-        layers_per_block=1,
+        layers_per_block=2,
         norm_num_groups=4,
         sample_size=SIDE,
     )
