@@ -74,7 +74,8 @@ def tune_dpo(
     --algorithm dpo (Diffusion-DPO, Wallace et al. 2024, arXiv 2311.12908) trains on pairs directly: the model learns to
     denoise the preferred picture of a pair better, compared with the rejected picture. DPO stands for direct preference
     optimization. It uses no reward model and draws no training pictures. The pictures of the pairs can come from any
-    model.
+    model. Flow models, such as Stable Diffusion 3 and FLUX.1, learn to predict the velocity better, in the same way;
+    their noise levels are logit-normal.
 
     --algorithm d3po (Yang et al. 2024, arXiv 2311.13231) needs no pairs, only prompts. In each round (--max-steps
     counts rounds) it draws two pictures of some prompts from the same noise. A reward says which one is better, and
@@ -108,7 +109,7 @@ def tune_dpo(
     """
     announce_once()
     check_algorithm(algorithm, reward, config, d3po)
-    spec = plugins.check("generator", model or "shapes", tuned=True, steps=d3po.steps)
+    spec = plugins.check("generator", model or "shapes", algorithm=algorithm, steps=d3po.steps, export=config.export)
     if not model:
         progress.note("no --model given: using the built-in shapes world")
     asked: dict[str, Any] = {"pairs": absolute_path(pairs), "algorithm": algorithm, "model": spec, "seed": seed}
@@ -163,7 +164,14 @@ def tune_on_pairs(
         from ..tuning.encoding import EncodedPictures, keep_prompts
         from ..tuning.tuner import Tuner
 
-        tuner = Tuner.open(generator.pipeline, config, source=asked["model"], seed=asked["seed"], world=run.world)
+        tuner = Tuner.open(
+            generator.pipeline,
+            config,
+            algorithm=asked["algorithm"],
+            source=asked["model"],
+            seed=asked["seed"],
+            world=run.world,
+        )
         posteriors = EncodedPictures(files, tuner.policy, Pictures(roots), run.folder)
         posteriors.encode(run.world)
         keep_prompts((pair["prompt"] for pair in wanted), tuner.policy, run.folder)
@@ -223,7 +231,14 @@ def tune_on_own_pictures(
         from ..tuning.tuner import Tuner
 
         objective = Objective({name: plugins.load("reward", name, device=device) for name in weights}, weights)
-        tuner = Tuner.open(generator.pipeline, config, source=spec, seed=asked["seed"], world=run.world)
+        tuner = Tuner.open(
+            generator.pipeline,
+            config,
+            algorithm=asked["algorithm"],
+            source=spec,
+            seed=asked["seed"],
+            world=run.world,
+        )
         progress.note(steps_of(config, "round", run.world.size))
         algorithm = D3PO(tuner, texts, objective, config, own, steps=steps, guidance=guidance)
         tune(algorithm, tuner, run, texts, settings, config, asked["seed"])

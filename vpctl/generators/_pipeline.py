@@ -1,5 +1,6 @@
 """A diffusers pipeline as a generator, for the plug-ins `diffusion` and `shapes`."""
 
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MODELS_OWN = Settings()
+TOKENIZERS = ("tokenizer_3", "tokenizer_2", "tokenizer")
 
 
 class Diffusion(TunableGenerator):
@@ -34,6 +36,7 @@ class Diffusion(TunableGenerator):
         if "prompt" not in given:
             raise UserError(f"{self._where}: {name} is not a text-to-image pipeline of diffusers")
         own = Settings(given.get("guidance_scale"), given.get("num_inference_steps"))
+        self._most_tokens: float = given.get("max_sequence_length") or math.inf
         self.settings = own._replace(**{name: one for name, one in defaults._asdict().items() if one is not None})
         self.fingerprint = fingerprint(source) if Path(source).is_dir() else source
 
@@ -82,10 +85,12 @@ class Diffusion(TunableGenerator):
         """Warn once about prompts longer than the text encoder reads. diffusers itself warns in every batch."""
         from ..models import hub
 
-        tokenizer = getattr(self.pipeline, "tokenizer", None)
-        if tokenizer is None or self._cut:
+        tokenizers = [getattr(self.pipeline, name, None) for name in TOKENIZERS]
+        if not any(tokenizers) or self._cut:
             return
-        limit = tokenizer.model_max_length
+        # The last text encoder reads most: after one or two of CLIP there may be a T5.
+        tokenizer = next(filter(None, tokenizers))
+        limit = min(tokenizer.model_max_length, self._most_tokens)
         with hub.compute_errors(self._where):
             self._cut.update(prompt for prompt in prompts if len(tokenizer(prompt).input_ids) > limit)
         if self._cut:
