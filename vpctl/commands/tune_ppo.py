@@ -242,7 +242,8 @@ def check_algorithm(algorithm: str, config: PPOConfig, given: Mapping[str, Any])
     for name, group in given.items():
         for field in dataclasses.fields(group):
             if name not in own and getattr(group, field.name) != field.default:
-                having = " and ".join(one for one, groups in OPTIONS.items() if name in groups)
+                *others, last = (one for one, groups in OPTIONS.items() if name in groups)
+                having = f"{', '.join(others)} and {last}" if others else last
                 raise UserError(
                     f"--{field.name.replace('_', '-')}: is an option of --algorithm {having}, not of {algorithm}"
                 )
