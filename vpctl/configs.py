@@ -929,6 +929,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         "steps": 10,
         "eta": 0.8,
         "timestep_fraction": 1.0,
+        "clip": 1e-5,
     },
     "refl": {
         "learning_rate": 1e-5,
@@ -959,8 +960,8 @@ once. The paper trains the whole model, for which the learning rate was chosen; 
 
 nft: DiffusionNFT's code.
 
-grpo: Flow-GRPO's code for Stable Diffusion 3.5, which has the alpha 64 with the rank 32. It draws 24 pictures of 48
-prompts in a round, on 32 GPUs; here a round has about as many pictures as with ddpo."""
+grpo: Flow-GRPO-Fast's code for Stable Diffusion 3.5, which has the alpha 64 with the rank 32. It draws 24 pictures of
+48 prompts in a round, on 32 GPUs; here a round has about as many pictures as with ddpo."""
 PREFERENCE_ALGORITHMS: dict[str, dict[str, Any]] = {
     "dpo": {},
     "d3po": {

@@ -52,7 +52,7 @@ def autoencoder() -> AutoencoderKL:
     )
 
 
-def sd3(**scheduler: Any) -> StableDiffusion3Pipeline:
+def sd3(*, with_t5: bool = True, **scheduler: Any) -> StableDiffusion3Pipeline:
     """A pipeline like Stable Diffusion 3, whose noise levels have the shift 3 unless `scheduler` says another."""
     torch.manual_seed(0)
     tokenizer = new_tokenizer()
@@ -76,8 +76,8 @@ def sd3(**scheduler: Any) -> StableDiffusion3Pipeline:
         tokenizer=tokenizer,
         text_encoder_2=clip(CLIPTextModelWithProjection, tokenizer),
         tokenizer_2=copy.deepcopy(tokenizer),
-        text_encoder_3=t5(tokenizer),
-        tokenizer_3=copy.deepcopy(tokenizer),
+        text_encoder_3=t5(tokenizer) if with_t5 else None,
+        tokenizer_3=copy.deepcopy(tokenizer) if with_t5 else None,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -37,6 +38,7 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "sd3": flows.sd3,
     "sd3-dynamic": lambda: flows.sd3(use_dynamic_shifting=True, max_shift=0.9),
     "dev": flows.flux,
+    "sd3-without-t5": lambda: flows.sd3(with_t5=False),
     "schnell": lambda: flows.flux(distilled=False),
 }
 
@@ -68,7 +70,8 @@ def opened(pipe: Any, seed: int = 0, **options: Any) -> FlowDenoiser:
 
 
 @pytest.mark.parametrize(
-    ("name", "guidance"), [("sd3", 1.0), ("sd3", 5.0), ("sd3-dynamic", 1.0), ("dev", 3.5), ("schnell", 0.0)]
+    ("name", "guidance"),
+    [("sd3", 1.0), ("sd3", 5.0), ("sd3-dynamic", 1.0), ("sd3-without-t5", 2.0), ("dev", 3.5), ("schnell", 0.0)],
 )
 def test_a_run_without_noise_ends_where_the_pipeline_ends(made: dict[str, Any], name: str, guidance: float) -> None:
     """The pipeline's own loop, from the same first latents, is the measure of every input and every noise level."""
@@ -132,11 +135,17 @@ def test_pictures_are_decoded_and_encoded_with_the_scale_and_shift_of_the_autoen
     assert posteriors.mean.shape[1:] == policy.latent_shape == (4, LATENT, LATENT)
 
 
-def test_only_the_attention_is_trained_and_all_is_in_float32(pipe: Any) -> None:
-    policy = opened(copy.deepcopy(pipe).to(torch.float16))
-    parts = [one for one in policy.pipe.components.values() if isinstance(one, torch.nn.Module)]
-    assert {weight.dtype for part in parts for weight in part.parameters()} == {torch.float32}
-    named = [name for part in parts for name, one in part.named_parameters() if one.requires_grad]
+def test_only_the_attention_is_trained_and_text_encoders_may_have_16_bits(pipe: Any) -> None:
+    policy = opened(copy.deepcopy(pipe).to(torch.bfloat16))
+    parts = {name: one for name, one in policy.pipe.components.items() if isinstance(one, torch.nn.Module)}
+    dtypes = {name: {weight.dtype for weight in part.parameters()} for name, part in parts.items()}
+    assert dtypes.pop("transformer") == dtypes.pop("vae") == {torch.float32}
+    assert set(dtypes) >= {"text_encoder", "text_encoder_2"}
+    assert all(found == {torch.bfloat16} for found in dtypes.values())
+    assert {one.dtype for one in policy.embed(PROMPTS).tensors} == {torch.float32}
+    drawn = policy.draw(PROMPTS[:1], [torch.Generator()], Settings(num_inference_steps=1, guidance_scale=2.0))
+    assert drawn.dtype == torch.float32
+    named = [name for part in parts.values() for name, one in part.named_parameters() if one.requires_grad]
     assert len(named) == len(policy.trainable)
     layers = {name.partition(".lora_")[0] for name in named}
     assert all(".attn." in layer for layer in layers)
@@ -259,9 +268,10 @@ def test_the_saved_lora_draws_the_same_pictures_in_diffusers_alone(pipe: Any, tm
             alone.load_lora_weights(tmp_path)
         noise = [torch.Generator().manual_seed(3 + number) for number in range(2)]
         drawn = alone(PROMPTS, num_inference_steps=3, guidance_scale=3.0, generator=noise).images
-        pictures.append(grid(drawn).tobytes())
-    assert ours.tobytes() == pictures[0]
-    assert ours.tobytes() != pictures[1]
+        pictures.append(np.asarray(grid(drawn), float))
+    # The preview encodes prompts one by one, and the pipeline together: this rounds differently.
+    assert np.abs(np.asarray(ours, float) - pictures[0]).max() <= 1
+    assert np.abs(np.asarray(ours, float) - pictures[1]).max() > 5
 
 
 def test_a_lora_of_another_family_is_refused_in_one_line(

@@ -9,6 +9,7 @@ from .. import progress
 from ..contracts import Settings, TunableGenerator
 from ..errors import UserError
 from ..models import pipelines, sources
+from ..models.denoiser.limits import FLOWS
 from ..records import fingerprint
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Diffusion(TunableGenerator):
             from ..models import hub
 
             hub.check_installed(name, where=self._where)
+        self._is_flow = name in FLOWS  # the activations of a flow model and of its T5 overflow float16
         given = pipelines.parameters(name)
         if "prompt" not in given:
             raise UserError(f"{self._where}: {name} is not a text-to-image pipeline of diffusers")
@@ -52,7 +54,7 @@ class Diffusion(TunableGenerator):
 
         device = devices.resolve_device(self._device)
         folder = sources.fetch("pipeline", self.source, option=self._option)
-        pipe = hub.pipeline(folder, dtype=devices.half_on_gpu(device), where=self._where)
+        pipe = hub.pipeline(folder, dtype=devices.half_on_gpu(device, wide=self._is_flow), where=self._where)
         if self._adapter:
             hub.add_lora(pipe, self._adapter, where=f"--adapter {self._adapter}")
         pipe.set_progress_bar_config(disable=True)

@@ -46,11 +46,11 @@ class PipelineDenoiser(ABC):
         multiplied in TF32, which is nearly as fast as 16 bits: it rounds the factors as float16 does, but no sum and no
         result. With `checkpointing`, model and VAE keep little memory for the gradient, and compute it again.
         """
-        pipe.to(dtype=torch.float32)
-        if pipe.device.type == "cuda":
-            torch.set_float32_matmul_precision("high")
         self.pipe = pipe
         self.device: torch.device = pipe.device
+        self._to_float32()
+        if self.device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
         for part in pipe.components.values():
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False).eval()
@@ -62,6 +62,10 @@ class PipelineDenoiser(ABC):
             pipe.vae.enable_gradient_checkpointing()
         self.trainable: list[torch.nn.Parameter] = [one for one in self.model.parameters() if one.requires_grad]
         self.embeddings = Embeddings(self._encode_prompts, self.device)
+
+    def _to_float32(self) -> None:
+        """Let all parts compute in float32 whose results depend on the LoRA."""
+        self.pipe.to(dtype=torch.float32)
 
     @property
     def model(self) -> Any:
@@ -200,8 +204,12 @@ class PipelineDenoiser(ABC):
         """Pixels (B, 3, H, W) in [0, 1], one picture for each prompt, drawn by the pipeline's own scheduler."""
         wanted = {"num_inference_steps": settings.num_inference_steps, "guidance_scale": settings.guidance_scale}
         given = {name: value for name, value in wanted.items() if value is not None}
-        drawn = self.pipe(prompts, generator=generators, output_type="latent", **given).images
+        drawn = self.pipe(**self._prompted(prompts), generator=generators, output_type="latent", **given).images
         return self.decode(self._unpacked(drawn))
+
+    def _prompted(self, prompts: list[str]) -> dict[str, Any]:
+        """The arguments of the pipeline that say what to draw."""
+        return {"prompt": prompts}
 
     def _unpacked(self, drawn: Tensor) -> Tensor:
         """Latents (B, C, H, W) of those that the pipeline gives."""

@@ -1,5 +1,7 @@
 """Stable Diffusion 3 and 3.5, Esser et al. 2024 (arXiv 2403.03206), and models of the same architecture."""
 
+from typing import Any
+
 from torch import Tensor
 
 from .conditioning import Conditioning
@@ -18,6 +20,11 @@ class StableDiffusion3(FlowDenoiser):
         """The shape (C, H, W) of the latents of one picture."""
         side: int = self.pipe.default_sample_size
         return self.model.config.in_channels, side, side
+
+    def _prompted(self, prompts: list[str]) -> dict[str, Any]:
+        embedded, pooled = self.embed([""] * len(prompts)).tensors
+        without = {"negative_prompt_embeds": embedded, "negative_pooled_prompt_embeds": pooled}
+        return {**super()._prompted(prompts), **without}
 
     def _encode_prompt(self, prompt: str) -> Conditioning:
         embedded, _, pooled, _ = self.pipe.encode_prompt(
