@@ -1,6 +1,6 @@
 """Text-to-image models for training: one Protocol, and one file for each family of models.
 
-A new family is a new file here, an entry in `open_denoiser`, and its pipeline in `limits`. This module does not import
+A new family is a new file here, an entry in `_family`, and its pipeline in `limits`. This module does not import
 torch until a denoiser is opened.
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ...contracts import Settings
 from ..folder import Folder
-from .limits import UNETS, check_pipeline, check_scheduler, check_steps
+from .limits import PIPELINES, UNETS, check_pipeline, check_scheduler, check_steps
 
 if TYPE_CHECKING:
     import torch
@@ -162,21 +162,28 @@ def open_denoiser(
     `source` is the value of --model. `targets` are names of the layers that get a LoRA, separated by commas; by default
     all attention layers. Raises `UserError` in the cases of `check_tunable`.
     """
-    from diffusers import FluxPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
-
-    from .flux import Flux
-    from .sd import StableDiffusion
-    from .sd3 import StableDiffusion3
-    from .sdxl import StableDiffusionXL
-
-    families: dict[type, Callable[..., Denoiser]] = {
-        StableDiffusionPipeline: StableDiffusion,
-        StableDiffusionXLPipeline: StableDiffusionXL,
-        StableDiffusion3Pipeline: StableDiffusion3,
-        FluxPipeline: Flux,
-    }
-    known = next((one for one in families if isinstance(pipe, one)), type(pipe))
+    kind = next((one.__name__ for one in type(pipe).__mro__ if one.__name__ in PIPELINES), type(pipe).__name__)
     where = f"--model {source}"
-    check_pipeline(known.__name__, where, algorithm=algorithm, export=export)
-    check_scheduler(known.__name__, type(pipe.scheduler).__name__, pipe.scheduler.config, where)
-    return families[known](pipe, rank=rank, seed=seed, targets=targets, checkpointing=checkpointing)
+    check_pipeline(kind, where, algorithm=algorithm, export=export)
+    check_scheduler(kind, type(pipe.scheduler).__name__, pipe.scheduler.config, where)
+    return _family(kind)(pipe, rank=rank, seed=seed, targets=targets, checkpointing=checkpointing)
+
+
+def _family(kind: str) -> Callable[..., Denoiser]:
+    """The class of denoisers for pipelines of the class `kind`, one of `PIPELINES`."""
+    match kind:
+        case "StableDiffusionPipeline":
+            from .sd import StableDiffusion
+
+            return StableDiffusion
+        case "StableDiffusionXLPipeline":
+            from .sdxl import StableDiffusionXL
+
+            return StableDiffusionXL
+        case "StableDiffusion3Pipeline":
+            from .sd3 import StableDiffusion3
+
+            return StableDiffusion3
+    from .flux import Flux
+
+    return Flux

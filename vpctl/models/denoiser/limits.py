@@ -8,6 +8,8 @@ from ...errors import UserError
 UNETS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 FLOWS = ("StableDiffusion3Pipeline", "FluxPipeline")
 """Pipelines of flow models (Esser et al. 2024, arXiv 2403.03206)."""
+PIPELINES = (*UNETS, *FLOWS)
+"""Classes of diffusers pipelines that can be tuned."""
 PREDICTIONS = ("epsilon", "v_prediction")
 """What a tunable model with a UNet may predict: the noise, or the velocity (Salimans and Ho 2022)."""
 FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
@@ -20,7 +22,7 @@ def check_pipeline(kind: str, where: str, *, algorithm: str = "", export: str = 
 
     Also raises it if its LoRA cannot be written in the format `export`.
     """
-    if kind not in (*UNETS, *FLOWS):
+    if kind not in PIPELINES:
         raise UserError(
             f"{where}: a {kind}; only Stable Diffusion 1, 2, XL and 3, FLUX.1 and similar models can be tuned"
         )
