@@ -25,7 +25,7 @@ from vpctl.models import hub, sources
 from vpctl.models.denoiser import Denoiser, open_denoiser
 from vpctl.models.denoiser.flow import FlowDenoiser
 from vpctl.models.denoiser.schedule import FlowSchedule
-from vpctl.tuning.dpo import DiffusionDPO, Preference
+from vpctl.tuning.dpo import DiffusionDPO, NoisedPairs, Preference, dpo_logits, four_errors, noised_pairs
 from vpctl.tuning.grpo import GRPO
 from vpctl.tuning.loop import Algorithm
 from vpctl.tuning.nft import NFT
@@ -252,6 +252,35 @@ def test_every_algorithm_trains_it_and_resumes_exactly(pipe: Any, algorithm: Cal
         assert torch.equal(ours, theirs)
     ours, theirs = (one.state_dict()["optimizer"]["state"] for one in (training, resumed))
     assert all(torch.equal(ours[key]["exp_avg_sq"], theirs[key]["exp_avg_sq"]) for key in ours)
+
+
+def test_dpo_compares_errors_of_the_velocity_and_learns_which_picture_is_preferred(pipe: Any) -> None:
+    policy = opened(pipe, targets="proj_out")
+    pixels = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    posteriors = policy.encode(torch.cat([torch.full_like(pixels[:1], 0.9), pixels[:1]]))
+    pairs = [Preference(0, 1, PROMPTS[0])] * 8
+    noised = noised_pairs(policy, posteriors, pairs, 0.0, torch.Generator().manual_seed(7))
+    assert torch.equal(noised.timesteps, policy.sample_timesteps(8, after(noised, torch.Generator().manual_seed(7))))
+    with torch.no_grad():
+        errors = four_errors(policy, noised)
+        for clean, error in zip((noised.chosen, noised.rejected), errors[:2], strict=True):
+            sigma = (noised.timesteps / 1000).view(8, 1, 1, 1)
+            latents = (1 - sigma) * clean + sigma * noised.noise
+            predicted = policy.predict(latents, noised.timesteps, policy.embed(noised.prompts))
+            torch.testing.assert_close(error, (predicted - noised.noise + clean).square().mean((1, 2, 3)))
+    config = DPOConfig(max_steps=8, batch=8, accumulate=1, warmup=0, learning_rate=1e-2, beta=20.0)
+    training = DiffusionDPO(new_tuner(policy, config), posteriors, pairs, config)
+    for number in range(8):
+        training.step(number + 1)
+    with torch.no_grad():
+        assert float(dpo_logits(*four_errors(policy, noised), beta=20).mean()) > 0.1
+
+
+def after(noised: NoisedPairs, generator: torch.Generator) -> torch.Generator:
+    """The generator after the latents and the noise of some pairs."""
+    for _ in range(3):
+        torch.randn(noised.noise.shape, generator=generator)
+    return generator
 
 
 def test_the_saved_lora_draws_the_same_pictures_in_diffusers_alone(pipe: Any, tmp_path: Path) -> None:

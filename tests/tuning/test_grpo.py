@@ -40,20 +40,29 @@ def new_policy(pipe: Any, seed: int = 0, targets: str = "") -> StableDiffusion3:
     return Brief(copy.deepcopy(pipe), rank=4, seed=seed, targets=targets)
 
 
-@pytest.mark.parametrize(("steps", "size", "starts"), [(10, 2, {0, 1, 2, 3}), (10, 5, {0}), (5, 1, {0, 1, 2})])
-def test_the_window_lies_in_the_first_half_and_moves(steps: int, size: int, starts: set[int]) -> None:
+@pytest.mark.parametrize(
+    ("steps", "size", "skip_last", "windows"),
+    [
+        (10, 2, 1, {(0, 1), (1, 2), (2, 3), (3, 4)}),
+        (10, 5, 0, {(0, 1, 2, 3, 4)}),
+        (5, 1, 1, {(0,), (1,), (2,)}),
+        (10, 2, 7, {(0, 1), (1, 2)}),
+        (4, 9, 1, {(0, 1, 2)}),
+        (2, 2, 1, {(0,)}),
+    ],
+)
+def test_the_window_lies_in_the_first_half_and_moves(
+    steps: int, size: int, skip_last: int, windows: set[tuple[int, ...]]
+) -> None:
     generator = torch.Generator().manual_seed(0)
-    windows = [noise_window(steps, size, generator) for _ in range(60)]
-    assert {window.start for window in windows} == starts
-    assert {len(window) for window in windows} == {size}
+    assert {(*noise_window(steps, size, skip_last, generator),) for _ in range(60)} == windows
 
 
 def test_a_window_of_all_steps_takes_no_random_number() -> None:
     generator = torch.Generator().manual_seed(0)
     before = generator.get_state()
-    assert noise_window(10, 0, generator) == range(10)
+    assert [noise_window(10, 0, skip_last, generator) for skip_last in (0, 3)] == [range(9), range(7)]
     assert torch.equal(generator.get_state(), before)
-    assert noise_window(4, 9, generator) == range(4)
 
 
 def algorithm(policy: StableDiffusion3, own: GRPOConfig | None = None, **options: Any) -> GRPO:

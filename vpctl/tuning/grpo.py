@@ -27,17 +27,18 @@ KINDS = {"flow": flow_sde, "cps": cps}
 """The steps that add noise, by the value of --sde."""
 
 
-def noise_window(steps: int, size: int, generator: torch.Generator) -> range:
+def noise_window(steps: int, size: int, skip_last: int, generator: torch.Generator) -> range:
     """The steps of a run of `steps` that add noise: `size` neighbours within the first half, chosen at random.
 
     The first half decides about the picture (MixGRPO, section 4.2). A larger window begins at the first step. With a
-    `size` of 0 all steps add noise.
+    `size` of 0 all steps add noise, but for the last `skip_last` and the very last one.
     """
+    end = steps - max(1, skip_last)
     if not size:
-        return range(steps)
-    starts = max(1, (steps + 1) // 2 - size + 1)
+        return range(end)
+    starts = max(1, min((steps + 1) // 2, end) - size + 1)
     first = int(torch.randint(starts, (), generator=generator))
-    return range(first, min(first + size, steps))
+    return range(first, min(first + size, end))
 
 
 class GRPO(DDPO):
@@ -66,10 +67,10 @@ class GRPO(DDPO):
         super().__init__(tuner, prompts, objective, config, rounds, shared, steps=steps, guidance=guidance)
         schedule = tuner.policy.noise_schedule(steps)
         assert isinstance(schedule, FlowSchedule), "open_denoiser refuses other models"
-        self._schedule, self._kind, self._window = schedule, KINDS[own.sde], own.window
+        self._schedule, self._kind, self._size = schedule, KINDS[own.sde], own.window
 
     def _round_sampler(self) -> Sampler:
         """The sampler of a round, with a window of its own."""
         tuner = self._tuner
-        window = noise_window(len(self._schedule.sigma), self._window, tuner.generator)
+        window = noise_window(len(self._schedule.sigma), self._size, self._own.skip_last, tuner.generator)
         return Flow(self._schedule, self._config.eta, tuner.policy.device, kind=self._kind, noisy=window)
