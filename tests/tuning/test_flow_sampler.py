@@ -10,7 +10,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch.distributions import Normal, kl_divergence
 
 from vpctl.models.denoiser.schedule import FlowSchedule, flow_schedule
-from vpctl.tuning.sampler import Flow, ancestral, cps, flow_sde, usable_steps
+from vpctl.tuning.sampler import FlowSampler, ancestral, cps, flow_sde, usable_steps
 
 CPU = torch.device("cpu")
 KINDS = [flow_sde, cps, ancestral]
@@ -44,7 +44,7 @@ def by_hand(
 @pytest.mark.parametrize(("steps", "eta"), [(4, 0.3), (10, 0.8), (28, 1.0)])
 def test_a_step_is_that_of_the_formulas(kind: Kind, steps: int, eta: float) -> None:
     levels = schedule(steps)
-    sampler = Flow(levels, eta, CPU, kind=kind)
+    sampler = FlowSampler(levels, eta, CPU, kind=kind)
     latents, predicted = torch.randn(1, 2, 2, 2), torch.randn(1, 2, 2, 2)
     assert float(levels.sigma[0]) == 1
     for step in range(steps - 1):
@@ -61,7 +61,7 @@ def test_a_step_is_that_of_the_formulas(kind: Kind, steps: int, eta: float) -> N
 def test_without_noise_it_is_the_euler_step_of_diffusers(kind: Kind, dynamic: bool) -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=dynamic)
     for steps in (2, 10, 50):
-        sampler = Flow(flow_schedule(scheduler, steps, tokens=1024), 0.0, CPU, kind=kind)
+        sampler = FlowSampler(flow_schedule(scheduler, steps, tokens=1024), 0.0, CPU, kind=kind)
         latents = torch.randn(2, 4, 2, 2)
         ours, theirs = latents, latents
         for step, timestep in enumerate(scheduler.timesteps):
@@ -74,11 +74,11 @@ def test_without_noise_it_is_the_euler_step_of_diffusers(kind: Kind, dynamic: bo
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_the_noisy_steps_have_noise_and_the_last_step_never_has(kind: Kind) -> None:
-    euler = Flow(schedule(10), 0.0, CPU, kind=kind)
-    sampler = Flow(schedule(10), 0.7, CPU, kind=kind, noisy=range(2, 4))
+    euler = FlowSampler(schedule(10), 0.0, CPU, kind=kind)
+    sampler = FlowSampler(schedule(10), 0.7, CPU, kind=kind, noisy=range(2, 4))
     assert usable_steps(sampler, 0) == [2, 3]
-    assert usable_steps(Flow(schedule(10), 0.7, CPU, kind=kind), 0) == list(range(9))
-    assert usable_steps(Flow(schedule(10), 0.7, CPU, kind=kind), 3) == list(range(7))
+    assert usable_steps(FlowSampler(schedule(10), 0.7, CPU, kind=kind), 0) == list(range(9))
+    assert usable_steps(FlowSampler(schedule(10), 0.7, CPU, kind=kind), 3) == list(range(7))
     latents, predicted = torch.randn(10, 4, 2, 2), torch.randn(10, 4, 2, 2)
     difference = sampler.mean(predicted, latents, torch.arange(10)) - euler.mean(predicted, latents, torch.arange(10))
     assert (difference.flatten(1).abs().max(1).values > 0).nonzero().flatten().tolist() == [2, 3]
@@ -87,7 +87,7 @@ def test_only_the_noisy_steps_have_noise_and_the_last_step_never_has(kind: Kind)
 @pytest.mark.parametrize("kind", [cps, ancestral])
 def test_with_true_predictions_the_noise_that_is_left_is_that_of_the_next_level(kind: Kind) -> None:
     levels = schedule(10)
-    sampler = Flow(levels, 0.8, CPU, kind=kind)
+    sampler = FlowSampler(levels, 0.8, CPU, kind=kind)
     picture, noise = torch.full((1, 1, 1, 1), 0.4), torch.full((1, 1, 1, 1), -1.3)
     for step in range(10):
         sigma, after = levels.sigma[step], levels.sigma_next[step]
@@ -100,7 +100,7 @@ def test_with_true_predictions_the_noise_that_is_left_is_that_of_the_next_level(
 
 def test_log_prob_and_divergence_are_those_of_normal_distributions_with_the_std_of_the_whole_step() -> None:
     levels = schedule(10)
-    sampler = Flow(levels, 0.7, CPU, kind=flow_sde)
+    sampler = FlowSampler(levels, 0.7, CPU, kind=flow_sde)
     after, mean, other = (torch.randn(3, 4, 2, 2) for _ in range(3))
     steps = torch.tensor([8, 5, 1])
     sigma, change = levels.sigma[steps], levels.sigma[steps] - levels.sigma_next[steps]

@@ -285,10 +285,10 @@ def picture_sides(folder: Folder) -> tuple[int, int]:
         return 0, 0
     factor: int = 2 ** (len(blocks) - 1)
     if index["_class_name"] in _PATCHED:
-        side: int = folder.config("transformer/config.json").get("sample_size", _FLUX_SIDE)
-        return math.lcm(8, 2 * factor), factor * side
-    sample = folder.config("unet/config.json").get("sample_size") if "unet" in parts else None
-    return math.lcm(8, factor), factor * sample if isinstance(sample, int) else 0
+        step, sample = 2 * factor, folder.config("transformer/config.json").get("sample_size", _FLUX_SIDE)
+    else:
+        step, sample = factor, folder.config("unet/config.json").get("sample_size") if "unet" in parts else None
+    return math.lcm(8, step), factor * sample if isinstance(sample, int) else 0
 
 
 def check_lora(path: str) -> Shapes:

@@ -20,7 +20,7 @@ from ..configs import DDPOConfig, GRPOConfig, PPOConfig, RoundConfig
 from ..models.denoiser.schedule import FlowSchedule
 from .ddpo import DDPO
 from .objective import Objective
-from .sampler import Flow, Sampler, cps, flow_sde
+from .sampler import FlowSampler, Sampler, cps, flow_sde
 from .tuner import Tuner
 
 KINDS = {"flow": flow_sde, "cps": cps}
@@ -30,8 +30,8 @@ KINDS = {"flow": flow_sde, "cps": cps}
 def noise_window(steps: int, size: int, skip_last: int, generator: torch.Generator) -> range:
     """The steps of a run of `steps` that add noise: `size` neighbours within the first half, chosen at random.
 
-    The first half decides about the picture (MixGRPO, section 4.2). A larger window begins at the first step. With a
-    `size` of 0 all steps add noise, but for the last `skip_last` and the very last one.
+    The first half decides what is in the picture; Flow-GRPO-Fast takes it, too. A larger window begins at the first
+    step. With a `size` of 0 all steps add noise, but for the last `skip_last` and the very last one.
     """
     end = steps - max(1, skip_last)
     if not size:
@@ -73,4 +73,4 @@ class GRPO(DDPO):
         """The sampler of a round, with a window of its own."""
         tuner = self._tuner
         window = noise_window(len(self._schedule.sigma), self._size, self._own.skip_last, tuner.generator)
-        return Flow(self._schedule, self._config.eta, tuner.policy.device, kind=self._kind, noisy=window)
+        return FlowSampler(self._schedule, self._config.eta, tuner.policy.device, kind=self._kind, noisy=window)

@@ -133,7 +133,7 @@ def _preserving(sigma: Tensor, after: Tensor, std: Tensor) -> FlowStep:
     return FlowStep(1 - after + noise, (1 - sigma) * noise - sigma * (1 - after), std)
 
 
-class Flow(Sampler):
+class FlowSampler(Sampler):
     """Sampling of a flow model in steps of one kind. With `eta` 0 it is Euler's method for the model's ODE."""
 
     def __init__(
@@ -167,7 +167,7 @@ def open_sampler(policy: Denoiser, steps: int, eta: float) -> Sampler:
     """The sampler for a model: a run of `steps` steps of DDIM with noise `eta`, or of its form for flow models."""
     schedule = policy.noise_schedule(steps)
     if isinstance(schedule, FlowSchedule):
-        return Flow(schedule, eta, policy.device)
+        return FlowSampler(schedule, eta, policy.device)
     return DDIM(schedule, eta, policy.device)
 
 

@@ -54,13 +54,13 @@ class FlowDenoiser(PipelineDenoiser):
         """The conditioning of a prompt, one row: the text embeddings (1, L, D), and pooled embeddings (1, P)."""
 
     def _scaled(self, latents: Tensor) -> Tensor:
-        return super()._scaled(latents - self._shift)
+        return super()._scaled(latents - self._latents_mean)
 
     def _unscaled(self, latents: Tensor) -> Tensor:
-        return super()._unscaled(latents) + self._shift
+        return super()._unscaled(latents) + self._latents_mean
 
     @property
-    def _shift(self) -> float:
+    def _latents_mean(self) -> float:
         """The mean of the autoencoder's latents."""
         return self.pipe.vae.config.shift_factor or 0.0
 
