@@ -90,8 +90,9 @@ def tune_dpo(
 
     dpo encodes each picture and each prompt once. It keeps the results in the folder cache of the output folder, so a
     resumed run encodes only what is new or damaged. A picture takes 0.07 MB there at 512 × 512 and 0.26 MB at
-    1024 × 1024, and a prompt 0.24 MB, or 0.64 MB with SDXL. If they would need more than 90 % of the free space, they
-    are encoded whenever they are used. The end of the run deletes the folder; you may delete it at any time before.
+    1024 × 1024, and a prompt 0.24 MB, 0.64 MB with SDXL, 5 MB with Stable Diffusion 3, and 8 MB with FLUX.1. If they
+    would need more than 90 % of the free space, they are encoded whenever they are used. The end of the run deletes the
+    folder; you may delete it at any time before.
 
     With accelerate, several GPUs train together: accelerate launch -m vpctl tune-dpo and the same options. Each process
     computes its own part of a step, so a step has that many times more pairs.
