@@ -23,6 +23,7 @@ OWNERS = [
     ("tune-ppo", configs.DDPOConfig),
     ("tune-ppo", configs.ReFLConfig),
     ("tune-ppo", configs.NFTConfig),
+    ("tune-ppo", configs.GRPOConfig),
     ("tune-ppo", configs.WatchConfig),
     ("tune-dpo", configs.D3POConfig),
     ("polish", configs.ServerConfig),

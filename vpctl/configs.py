@@ -107,7 +107,7 @@ Guidance = Annotated[
         max=1000,
         group="Sampling",
         help="Weight of classifier-free guidance, both for drawing and for training. With 1 or less there is no "
-        "guidance, and a denoising step takes half the time.",
+        "guidance, and a denoising step takes half the time. FLUX.1 [dev] takes it as an input, in one pass.",
         show_default="the model's own",
     ),
 ]
@@ -118,8 +118,8 @@ Eta = Annotated[
         min=0,
         max=1,
         group="Sampling",
-        help="Amount of noise that a denoising step adds; 1 is the amount of DDPM sampling. ddpo and d3po need at "
-        "least 0.01: without noise a step has no probability.",
+        help="Amount of noise that a denoising step adds; 1 is the amount of DDPM sampling. ddpo, grpo and d3po need "
+        "at least 0.01: a step without noise has no probability.",
     ),
 ]
 SkipLast = Annotated[
@@ -129,7 +129,7 @@ SkipLast = Annotated[
         min=0,
         max=1000,
         group="Training",
-        help="ddpo and d3po: Leave the last N denoising steps out of training.",
+        help="ddpo, grpo and d3po: Leave the last N denoising steps out of training.",
     ),
 ]
 Checkpoint = Annotated[
@@ -369,9 +369,10 @@ class OptimizerConfig:
             group="Training",
             help="Layers that get a LoRA, separated by commas. A layer is meant if its full name is one of these, or "
             "ends with a dot and one of these.",
+            show_default="all attention layers",
         ),
-    ] = "to_q,to_k,to_v,to_out.0"
-    """All attention layers, as in diffusers' example scripts."""
+    ] = ""
+    """As in diffusers' example scripts."""
     ema: Annotated[
         float,
         option(
@@ -401,7 +402,7 @@ class OptimizerConfig:
             choices=("kohya",),
             group="Output",
             help="Also write the LoRA in another format. kohya: lora_kohya.safetensors, which ComfyUI, AUTOMATIC1111 "
-            "and other programs read.",
+            "and other programs read. Of flow models they read the format of diffusers.",
             show_default="only that of diffusers",
         ),
     ] = ""
@@ -443,7 +444,8 @@ class DPOConfig(OptimizerConfig):
             min=0,
             max=1_000_000,
             group="Training",
-            help="Strength of the regularization: a larger value keeps the tuned model closer to the untuned model.",
+            help="Strength of the regularization: a larger value keeps the tuned model closer to the untuned model. "
+            "Flow models are often tuned with 2000 or less.",
         ),
     ] = 5000.0
     """Diffusion-DPO, for a squared error that is a mean over the latent's elements."""
@@ -586,8 +588,8 @@ class PPOConfig(OptimizerConfig):
             min=1,
             max=1024,
             group="Sampling",
-            help="Number of pictures per prompt and round. ddpo compares their rewards with one another, so it needs "
-            "at least 2.",
+            help="Number of pictures per prompt and round. ddpo and grpo compare their rewards with one another, so "
+            "they need at least 2.",
         ),
     ] = 8
     """32 × 8 is DDPO's 256 pictures a round."""
@@ -623,12 +625,16 @@ class PPOConfig(OptimizerConfig):
 
 @dataclass(frozen=True)
 class RoundConfig:
-    """Options of tune-ppo's algorithms that compare the pictures of a round: ddpo and nft."""
+    """Options of tune-ppo's algorithms that compare the pictures of a round: ddpo, grpo and nft."""
 
     updates: Annotated[
         int,
         option(
-            metavar="N", min=1, max=10_000, group="Training", help="ddpo, nft: Number of optimizer steps per round."
+            metavar="N",
+            min=1,
+            max=10_000,
+            group="Training",
+            help="ddpo, grpo, nft: Number of optimizer steps per round.",
         ),
     ] = 2
     """DDPO's aesthetic run."""
@@ -639,7 +645,8 @@ class RoundConfig:
             min=0.01,
             max=1,
             group="Training",
-            help="ddpo, nft: Share of the denoising steps to train on. In each round they are chosen anew, at random.",
+            help="ddpo, grpo, nft: Share of the denoising steps to train on. In each round they are chosen anew, at "
+            "random.",
         ),
     ] = 0.5
     advantage_clip: Annotated[
@@ -649,10 +656,21 @@ class RoundConfig:
             min=0.000001,
             max=1_000_000,
             group="Training",
-            help="ddpo, nft: Maximum absolute value of an advantage. Advantages are in standard deviations.",
+            help="ddpo, grpo, nft: Maximum absolute value of an advantage. Advantages are in standard deviations.",
         ),
     ] = 5.0
     """DDPO."""
+    deviation: Annotated[
+        str,
+        option(
+            "--deviation",
+            choices=("round", "prompt"),
+            group="Training",
+            help="ddpo, grpo, nft: Pictures whose standard deviation the differences of rewards are divided by. round: "
+            "all pictures of the round. prompt: those of the same prompt, so that every prompt has the same weight.",
+        ),
+    ] = "round"
+    """Flow-GRPO's code and DiffusionNFT's. In DDPO it is the prompt."""
     packed: Annotated[
         int,
         option(
@@ -661,16 +679,16 @@ class RoundConfig:
             min=1,
             max=1000,
             group="Training",
-            help="ddpo, nft: Number of denoising steps of a picture that go through the model together in training; so "
-            "many batches are drawn together. More are faster, as far as the memory allows; the result differs only by "
-            "rounding.",
+            help="ddpo, grpo, nft: Number of denoising steps of a picture that go through the model together in "
+            "training; so many batches are drawn together. More are faster, as far as the memory allows; the result "
+            "differs only by rounding.",
         ),
     ] = 1
 
 
 @dataclass(frozen=True)
 class DDPOConfig:
-    """Options of tune-ppo --algorithm ddpo."""
+    """Options of tune-ppo --algorithm ddpo and grpo."""
 
     skip_last: SkipLast = 1
     """The noise of these steps is so small that they dominate the gradient, but hardly change the picture. DanceGRPO
@@ -682,9 +700,9 @@ class DDPOConfig:
             min=0,
             max=100,
             group="Training",
-            help="ddpo: Clip range of PPO. In one round, a denoising step is trained on only until its probability has "
-            "changed by this factor in the wanted direction: 0.0001 allows factors from 0.9999 to 1.0001. Of the "
-            "probability, this is the geometric mean over the latent's elements.",
+            help="ddpo, grpo: Clip range of PPO. In one round, a denoising step is trained on only until its "
+            "probability has changed by this factor in the wanted direction: 0.0001 allows factors from 0.9999 to "
+            "1.0001. Of the probability, this is the geometric mean over the latent's elements.",
         ),
     ] = 1e-4
     """DDPO, for log-probabilities that are a mean over the latent's elements."""
@@ -696,10 +714,41 @@ class DDPOConfig:
             min=0,
             max=1_000_000,
             group="Training",
-            help="ddpo: Weight of a penalty on the KL divergence, which measures how far the tuned model is from the "
-            "untuned model.",
+            help="ddpo, grpo: Weight of a penalty on the KL divergence, which measures how far the tuned model is "
+            "from the untuned model.",
         ),
     ] = 0.0
+
+
+@dataclass(frozen=True)
+class GRPOConfig:
+    """Options of tune-ppo --algorithm grpo, besides those of ddpo."""
+
+    sde: Annotated[
+        str,
+        option(
+            "--sde",
+            choices=("cps", "flow"),
+            group="Sampling",
+            help="grpo: How a step adds noise, and what --eta means. cps: coefficients-preserving sampling, which "
+            "leaves no more noise than the next step expects; with --eta 1 the step draws all its noise anew. flow: "
+            "Flow-SDE, the first method; its authors take --eta 0.7.",
+        ),
+    ] = "cps"
+    """Flow-GRPO's code, since it has both."""
+    window: Annotated[
+        int,
+        option(
+            "--window",
+            metavar="N",
+            min=0,
+            max=1000,
+            group="Training",
+            help="grpo: Number of neighbouring denoising steps that add noise and are trained on; the others add none. "
+            "In each round they are chosen anew within the first half of the steps. 0 takes all steps.",
+        ),
+    ] = 2
+    """Flow-GRPO-Fast."""
 
 
 @dataclass(frozen=True)
@@ -885,6 +934,15 @@ class WatchConfig:
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "ddpo": {},
+    "grpo": {
+        "rank": 32,
+        "prompts_per_epoch": 12,
+        "images": 24,
+        "steps": 10,
+        "eta": 0.8,
+        "timestep_fraction": 1.0,
+        "clip": 1e-5,
+    },
     "refl": {
         "learning_rate": 1e-5,
         "weight_decay": 1e-2,
@@ -912,7 +970,10 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
 refl: ReFL's code, and for the number of pictures VisionPrefer (Wu et al. 2024, appendix D.2): 30,000 prompts, 32 at
 once. The paper trains the whole model, for which the learning rate was chosen; a LoRA may take a larger one.
 
-nft: DiffusionNFT's code."""
+nft: DiffusionNFT's code.
+
+grpo: Flow-GRPO-Fast's code for Stable Diffusion 3.5, which has the alpha 64 with the rank 32. It draws 24 pictures of
+48 prompts in a round, on 32 GPUs; here a round has about as many pictures as with ddpo."""
 PREFERENCE_ALGORITHMS: dict[str, dict[str, Any]] = {
     "dpo": {},
     "d3po": {

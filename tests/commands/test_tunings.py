@@ -39,10 +39,14 @@ def test_a_reward_that_is_named_twice_is_told_with_its_option() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("tune-ppo --clip 0.1 --algorithm refl -r ./r.py", "--clip: is an option of --algorithm ddpo, not of refl"),
-        ("tune-ppo --updates 3 --algorithm refl -r ./r.py", "--updates: is an option of --algorithm ddpo and nft, not "
-        "of refl"),
-        ("tune-ppo --algorithm nft --clip 0.1", "--clip: is an option of --algorithm ddpo, not of nft"),
+        ("tune-ppo --clip 0.1 --algorithm refl -r ./r.py", "--clip: is an option of --algorithm ddpo and grpo, "
+        "not of refl"),
+        ("tune-ppo --updates 3 --algorithm refl -r ./r.py", "--updates: is an option of --algorithm ddpo, grpo and "
+        "nft, not of refl"),
+        ("tune-ppo --algorithm nft --clip 0.1", "--clip: is an option of --algorithm ddpo and grpo, not of nft"),
+        ("tune-ppo --sde flow", "--sde: is an option of --algorithm grpo, not of ddpo"),
+        ("tune-ppo --algorithm grpo", "--algorithm grpo: is for flow models, such as Stable Diffusion 3 and FLUX.1, "
+        "and the model is a StableDiffusionPipeline; name --algorithm ddpo"),
         ("tune-ppo --algorithm nft --images 1", "--images 1: nft compares the pictures of a prompt; name at least 2"),
         ("tune-ppo --late-share 0.1", "--late-share: is an option of --algorithm refl, not of ddpo"),
         ("tune-ppo --images 1", "--images 1: ddpo compares the pictures of a prompt; name at least 2"),

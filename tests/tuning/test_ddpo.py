@@ -91,6 +91,8 @@ def test_advantages_by_hand() -> None:
     expected = [-1 / math.sqrt(0.5), 1 / math.sqrt(0.5), 0.0, 0.0]
     assert group_advantages(rewards, 2, 5).tolist() == pytest.approx(expected, abs=1e-5)
     assert group_advantages(rewards, 2, 1).tolist() == pytest.approx([-1, 1, 0, 0], abs=1e-5)
+    rewards = torch.tensor([1.0, 3.0, 10.0, 10.2, 5.0, 5.0])
+    assert group_advantages(rewards, 2, 5, deviation="prompt").tolist() == pytest.approx([-1, 1, -1, 1, 0, 0], abs=1e-4)
 
 
 @given(st.lists(st.floats(-50, 50), min_size=4, max_size=24).filter(lambda values: len(values) % 4 == 0))

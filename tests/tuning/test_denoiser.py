@@ -218,7 +218,7 @@ def test_pictures_are_noised_and_the_target_is_what_the_model_predicts(
 def test_a_pipeline_that_cannot_be_tuned_is_refused_before_and_after_it_is_loaded(
     packaged: StableDiffusionPipeline, tmp_path: Path
 ) -> None:
-    said = r"^--model diffusion:\S+: a StableDiffusion3Pipeline; only Stable Diffusion 1, 2 and XL"
+    said = r"^--model diffusion:\S+: a PixArtAlphaPipeline; only Stable Diffusion 1, 2, XL and 3, FLUX.1"
     folder = shutil.copytree(shapes.WEIGHTS / "small", tmp_path / "pipe")
     sources.check_tunable(str(folder), option="--model diffusion:")
     assert open_denoiser(copy.deepcopy(packaged), rank=1, targets="to_q", source="x", seed=0).trainable
@@ -229,10 +229,10 @@ def test_a_pipeline_that_cannot_be_tuned_is_refused_before_and_after_it_is_loade
     pipe.scheduler.register_to_config(prediction_type="sample")
     with pytest.raises(UserError, match=r"^--model x: predicts sample; only models that predict epsilon or"):
         open_denoiser(pipe, rank=1, targets="to_q", source="x", seed=0)
-    change(folder / "model_index.json", _class_name="StableDiffusion3Pipeline")
+    change(folder / "model_index.json", _class_name="PixArtAlphaPipeline")
     with pytest.raises(UserError, match=said):
         sources.check_tunable(str(folder), option="--model diffusion:")
-    other = type("StableDiffusion3Pipeline", (), {})()
+    other = type("PixArtAlphaPipeline", (), {})()
     with pytest.raises(UserError, match=said):
         open_denoiser(other, rank=1, targets="to_q", source="diffusion:x", seed=0)
 

@@ -213,10 +213,10 @@ class TwoEmbeddings(StableDiffusion):
         [embedded] = super()._encode_prompts(prompts).tensors
         return Conditioning((embedded, embedded.mean(1)))
 
-    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+    def _run(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         embedded, pooled = conditioning.tensors
         assert torch.equal(pooled, embedded.mean(1))
-        return super()._run_unet(latents, timesteps, Conditioning((embedded,)))
+        return super()._run(latents, timesteps, Conditioning((embedded,)))
 
 
 def test_training_does_not_know_what_a_conditioning_is_made_of(

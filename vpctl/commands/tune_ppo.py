@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from .. import plugins, progress
-from ..configs import ALGORITHMS, DDPOConfig, NFTConfig, PPOConfig, ReFLConfig, RoundConfig, WatchConfig
+from ..configs import ALGORITHMS, DDPOConfig, GRPOConfig, NFTConfig, PPOConfig, ReFLConfig, RoundConfig, WatchConfig
 from ..errors import UserError
 from ..images.folders import Folders
 from ..options import Device, Prompts, Roots, RunFolder, Seed, TunedModel, option, options, plugin
@@ -25,7 +25,12 @@ WATCHED = 64
 """Maximum number of held-out prompts that are drawn in a measurement."""
 
 
-OPTIONS = {"ddpo": ("rounds", "ddpo"), "refl": ("refl",), "nft": ("rounds", "nft")}
+OPTIONS = {
+    "ddpo": ("rounds", "ddpo"),
+    "grpo": ("rounds", "ddpo", "grpo"),
+    "refl": ("refl",),
+    "nft": ("rounds", "nft"),
+}
 """The groups of options that each algorithm has, beside those that all have."""
 
 
@@ -33,6 +38,7 @@ OPTIONS = {"ddpo": ("rounds", "ddpo"), "refl": ("refl",), "nft": ("rounds", "nft
 @options(WatchConfig, "watching")
 @options(RoundConfig, "rounds")
 @options(DDPOConfig, "ddpo")
+@options(GRPOConfig, "grpo")
 @options(ReFLConfig, "refl")
 @options(NFTConfig, "nft")
 def tune_ppo(
@@ -46,10 +52,11 @@ def tune_ppo(
             choices=tuple(ALGORITHMS),
             presets=ALGORITHMS,
             group="Training",
-            help="Algorithm. ddpo: policy gradients, for any reward. refl: the gradient of the reward itself, which "
-            "VisionPrefer uses; it is faster, and needs a reward that is a model, such as vp:DIR. nft: for any reward, "
-            "without probabilities of denoising steps, so that it can draw with few steps and without noise. Two have "
-            f"other defaults. refl: {as_options(ALGORITHMS['refl'])}. nft: {as_options(ALGORITHMS['nft'])}.",
+            help="Algorithm. ddpo: policy gradients, for any reward. grpo: the same for flow models, such as Stable "
+            "Diffusion 3 and FLUX.1. refl: the gradient of the reward itself, which VisionPrefer uses; it is faster, "
+            "and needs a reward that is a model, such as vp:DIR. nft: for any reward, without probabilities of "
+            "denoising steps, so that it can draw with few steps and without noise. Three have other defaults. "
+            + " ".join(f"{name}: {as_options(values)}." for name, values in ALGORITHMS.items() if values),
         ),
     ] = "ddpo",
     model: TunedModel = "",
@@ -72,6 +79,7 @@ def tune_ppo(
     watching: WatchConfig,
     rounds: RoundConfig,
     ddpo: DDPOConfig,
+    grpo: GRPOConfig,
     refl: ReFLConfig,
     nft: NFTConfig,
 ) -> None:
@@ -86,6 +94,10 @@ def tune_ppo(
     pictures of the same prompt, divided by the standard deviation of these differences over all pictures of the round.
     Training makes the denoising steps of pictures with a positive advantage more likely, and those of pictures with a
     negative advantage less likely. A clip range limits how far the model moves in one round.
+
+    --algorithm grpo (Flow-GRPO, Liu et al. 2025, arXiv 2505.05470) is ddpo for flow models. Such a model draws without
+    noise, so a step has no probability. In each round, grpo adds noise in a few neighbouring steps, and trains on them;
+    see --sde and --window. All options of ddpo are options of grpo.
 
     --algorithm refl (Xu et al. 2023, arXiv 2304.05977) draws a picture up to a random late step, predicts the finished
     picture from there, and follows the gradient of its reward. This is what VisionPrefer calls PPO. A round is one
@@ -112,14 +124,14 @@ def tune_ppo(
             --out ppo-lora/
     """
     announce_once()
-    spec = plugins.check("generator", model or "shapes", tuned=True, steps=config.steps)
+    spec = plugins.check("generator", model or "shapes", algorithm=algorithm, steps=config.steps, export=config.export)
     weights = weights_of(reward or ["shapes"], gradient=algorithm == "refl")
     watched = [*weights_of(watching.watch or [], "--watch")]
     if weighed := [one for one in watching.watch or [] if one not in watched]:
         raise UserError(f"--watch {weighed[0]}: a reward that is only watched has no weight; leave it out")
     if watching.patience and not watched:
         raise UserError(f"--patience {watching.patience}: needs a reward that decides; name one with --watch")
-    own = check_algorithm(algorithm, config, {"rounds": rounds, "ddpo": ddpo, "refl": refl, "nft": nft})
+    own = check_algorithm(algorithm, config, {"rounds": rounds, "ddpo": ddpo, "grpo": grpo, "refl": refl, "nft": nft})
     for name, given in (("--model", model), ("--reward", reward)):
         if not given:
             progress.note(f"no {name} given: using the built-in shapes world")
@@ -156,6 +168,7 @@ def tune_ppo(
         from ..tuning.cache import remove
         from ..tuning.ddpo import DDPO
         from ..tuning.encoding import EncodedPictures
+        from ..tuning.grpo import GRPO
         from ..tuning.loop import train
         from ..tuning.nft import NFT
         from ..tuning.objective import Objective
@@ -166,7 +179,7 @@ def tune_ppo(
 
         rewards = {name: plugins.load("reward", name, device=device) for name in dict.fromkeys([*weights, *watched])}
         objective = Objective({name: rewards[name] for name in weights}, weights)
-        tuner = Tuner.open(generator.pipeline, config, source=spec, seed=seed, world=run.world)
+        tuner = Tuner.open(generator.pipeline, config, algorithm=algorithm, source=spec, seed=seed, world=run.world)
         policy = tuner.policy
         pretraining = None
         if pictures:
@@ -179,6 +192,8 @@ def tune_ppo(
         training: Algorithm
         if algorithm == "refl":
             training = ReFL(tuner, texts, objective, config, refl, **drawing, pretraining=pretraining)
+        elif algorithm == "grpo":
+            training = GRPO(tuner, texts, objective, config, rounds, ddpo, grpo, **drawing)
         elif algorithm == "nft":
             training = NFT(tuner, texts, objective, config, rounds, nft, **drawing)
         else:
@@ -227,7 +242,8 @@ def check_algorithm(algorithm: str, config: PPOConfig, given: Mapping[str, Any])
     for name, group in given.items():
         for field in dataclasses.fields(group):
             if name not in own and getattr(group, field.name) != field.default:
-                having = " and ".join(one for one, groups in OPTIONS.items() if name in groups)
+                *others, last = (one for one, groups in OPTIONS.items() if name in groups)
+                having = f"{', '.join(others)} and {last}" if others else last
                 raise UserError(
                     f"--{field.name.replace('_', '-')}: is an option of --algorithm {having}, not of {algorithm}"
                 )

@@ -1,5 +1,6 @@
 """A diffusers pipeline as a generator, for the plug-ins `diffusion` and `shapes`."""
 
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,12 +9,14 @@ from .. import progress
 from ..contracts import Settings, TunableGenerator
 from ..errors import UserError
 from ..models import pipelines, sources
+from ..models.denoiser.limits import FLOWS
 from ..records import fingerprint
 
 if TYPE_CHECKING:
     from PIL import Image
 
 MODELS_OWN = Settings()
+TOKENIZERS = ("tokenizer_3", "tokenizer_2", "tokenizer")
 
 
 class Diffusion(TunableGenerator):
@@ -30,10 +33,12 @@ class Diffusion(TunableGenerator):
             from ..models import hub
 
             hub.check_installed(name, where=self._where)
+        self._is_flow = name in FLOWS  # the activations of a flow model and of its T5 overflow float16
         given = pipelines.parameters(name)
         if "prompt" not in given:
             raise UserError(f"{self._where}: {name} is not a text-to-image pipeline of diffusers")
         own = Settings(given.get("guidance_scale"), given.get("num_inference_steps"))
+        self._most_tokens: float = given.get("max_sequence_length") or math.inf
         self.settings = own._replace(**{name: one for name, one in defaults._asdict().items() if one is not None})
         self.fingerprint = fingerprint(source) if Path(source).is_dir() else source
 
@@ -49,7 +54,7 @@ class Diffusion(TunableGenerator):
 
         device = devices.resolve_device(self._device)
         folder = sources.fetch("pipeline", self.source, option=self._option)
-        pipe = hub.pipeline(folder, dtype=devices.half_on_gpu(device), where=self._where)
+        pipe = hub.pipeline(folder, dtype=devices.half_on_gpu(device, wide=self._is_flow), where=self._where)
         if self._adapter:
             hub.add_lora(pipe, self._adapter, where=f"--adapter {self._adapter}")
         pipe.set_progress_bar_config(disable=True)
@@ -82,10 +87,12 @@ class Diffusion(TunableGenerator):
         """Warn once about prompts longer than the text encoder reads. diffusers itself warns in every batch."""
         from ..models import hub
 
-        tokenizer = getattr(self.pipeline, "tokenizer", None)
-        if tokenizer is None or self._cut:
+        tokenizers = [getattr(self.pipeline, name, None) for name in TOKENIZERS]
+        if not any(tokenizers) or self._cut:
             return
-        limit = tokenizer.model_max_length
+        # The last text encoder reads most: after one or two of CLIP there may be a T5.
+        tokenizer = next(filter(None, tokenizers))
+        limit = min(tokenizer.model_max_length, self._most_tokens)
         with hub.compute_errors(self._where):
             self._cut.update(prompt for prompt in prompts if len(tokenizer(prompt).input_ids) > limit)
         if self._cut:

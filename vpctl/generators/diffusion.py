@@ -2,8 +2,8 @@
 
 A packaged plug-in may also have ``check(argument)``, which raises `UserError` if the argument cannot be used. It is
 called first and takes at most a second, so nothing heavy is imported at the top of this file. The ``check`` of a
-generator also gets ``adapter``, ``width`` and ``height``, and from the tune commands ``tuned`` and ``steps``, if it has
-these parameters.
+generator also gets ``adapter``, ``width`` and ``height``, and from the tune commands ``algorithm``, ``steps`` and
+``export``, if it has these parameters.
 """
 
 from typing import TYPE_CHECKING
@@ -24,18 +24,20 @@ def check(
     adapter: str = "",
     width: int | None = None,
     height: int | None = None,
-    tuned: bool = False,
+    algorithm: str = "",
     steps: int | None = None,
+    export: str = "",
 ) -> None:
     """Raise `UserError` if `argument` is not a pipeline, does not draw pictures of this size, or does not fit the LoRA.
 
-    With `tuned`, also raise it if the pipeline cannot be tuned, or cannot draw in so many `steps`.
+    With an `algorithm`, also raise it if the pipeline cannot be tuned with it, cannot draw in so many `steps`, or has
+    LoRAs that cannot be written in the format `export`.
     """
     if not argument:
         raise UserError(f"{OPTION} name a model, as in diffusion:FOLDER or diffusion:HUB-ID")
     sources.check_pipeline(argument, option=OPTION, adapter=adapter, size=(width, height))
-    if tuned:
-        sources.check_tunable(argument, option=OPTION, steps=steps)
+    if algorithm:
+        sources.check_tunable(argument, option=OPTION, algorithm=algorithm, steps=steps, export=export)
 
 
 def load(argument: str, *, device: str = "auto") -> "Diffusion":

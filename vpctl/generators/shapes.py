@@ -16,11 +16,16 @@ DEFAULTS = Settings(guidance_scale=1.0, num_inference_steps=10)
 OPTION = "--model "
 
 
-def check(argument: str, *, adapter: str = "", width: int | None = None, height: int | None = None) -> None:
+def check(
+    argument: str, *, adapter: str = "", width: int | None = None, height: int | None = None, algorithm: str = ""
+) -> None:
     """Raise `UserError` if there is no such model, and in the cases of `diffusion.check`."""
     if argument and argument not in ARGUMENTS:
         raise UserError(f"--model shapes:{argument}: known: {', '.join(f'shapes:{model}' for model in ARGUMENTS)}")
-    sources.check_pipeline(str(WEIGHTS / (argument or "base")), option=OPTION, adapter=adapter, size=(width, height))
+    weights = str(WEIGHTS / (argument or "base"))
+    sources.check_pipeline(weights, option=OPTION, adapter=adapter, size=(width, height))
+    if algorithm:
+        sources.check_tunable(weights, option=OPTION, algorithm=algorithm)
 
 
 def load(argument: str, *, device: str = "auto") -> "Diffusion":

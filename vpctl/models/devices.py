@@ -37,9 +37,14 @@ def resolve_dtype(dtype: str) -> torch.dtype:
     return found
 
 
-def half_on_gpu(device: torch.device) -> torch.dtype:
-    """The precision for inference: float16 on a GPU, and float32 on a CPU, where float16 is slow."""
-    return torch.float32 if device.type == "cpu" else torch.float16
+def half_on_gpu(device: torch.device, *, wide: bool = False) -> torch.dtype:
+    """The precision for inference: 16 bits on a GPU, and float32 on a CPU, where 16 bits are slow.
+
+    A model that needs a `wide` range of numbers gets bfloat16, and any other float16, which rounds less.
+    """
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if wide else torch.float16
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,11 @@ _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 _BYTES |= {"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 
+_PATCHED = ("StableDiffusion3Pipeline", "FluxPipeline")
+"""Pipelines whose latents are divided into patches of 2 × 2."""
+_FLUX_SIDE = 128
+"""Side of FLUX.1's latents, which is in the code of its pipeline and not in a config."""
+
 Shapes = dict[str, tuple[int, ...]]
 """The shape of every tensor in a weight file, by name."""
 
@@ -273,13 +278,17 @@ def picture_sides(folder: Folder) -> tuple[int, int]:
 
     A size is 0 if the configs do not have it.
     """
-    parts = {part for part, library, _ in _parts(folder.read("model_index.json")) if library}
+    index = folder.read("model_index.json")
+    parts = {part for part, library, _ in _parts(index) if library}
     blocks = folder.config("vae/config.json").get("block_out_channels") if "vae" in parts else None
     if not isinstance(blocks, list) or not blocks:
         return 0, 0
     factor: int = 2 ** (len(blocks) - 1)
-    sample = folder.config("unet/config.json").get("sample_size") if "unet" in parts else None
-    return math.lcm(8, factor), factor * sample if isinstance(sample, int) else 0
+    if index["_class_name"] in _PATCHED:
+        step, sample = 2 * factor, folder.config("transformer/config.json").get("sample_size", _FLUX_SIDE)
+    else:
+        step, sample = factor, folder.config("unet/config.json").get("sample_size") if "unet" in parts else None
+    return math.lcm(8, step), factor * sample if isinstance(sample, int) else 0
 
 
 def check_lora(path: str) -> Shapes:
@@ -305,14 +314,19 @@ def check_fit(lora: Shapes, folder: Folder) -> None:
 
     It checks weights with the names that diffusers writes. Other names are left to the library.
     """
+    parts = {part for part, library, _ in _parts(folder.read("model_index.json")) if library}
     known: dict[str, Shapes] = {}
     for name, shape in lora.items():
         found = re.fullmatch(r"(\w+)\.(.+)\.(?:lora_([AB])|lora\.(down|up))\.weight", name)
         if not found or len(shape) < 2:
             continue
         part, layer = found[1], found[2]
+        if part not in ("unet", "transformer"):
+            continue
+        if part not in parts:
+            raise UnusableFolder(f"belongs to another model: it is for a {part}, which this one does not have")
         if part not in known:
-            known[part] = _shapes(folder, _weights(folder, COMPONENT, part)) if part in ("unet", "transformer") else {}
+            known[part] = _shapes(folder, _weights(folder, COMPONENT, part))
         if not known[part]:
             continue
         place, size = (1, shape[1]) if found[3] == "A" or found[4] == "down" else (0, shape[0])

@@ -148,9 +148,12 @@ def pipeline(folder: Path, *, dtype: torch.dtype, where: str) -> Any:
         if "safety_checker" in index:
             parts = {"safety_checker": None, "requires_safety_checker": False}
         for name, origin in index.items():
-            if name in parts or name.startswith("_") or not isinstance(origin, list | tuple) or origin[0] is None:
+            if name in parts or name.startswith("_") or not isinstance(origin, list | tuple):
                 continue
             library, class_name = origin
+            if library is None:  # such as the T5 that a Stable Diffusion 3 was saved without
+                parts[name] = None
+                continue
             kind = _component_class(library, class_name)
             if _is_a(kind, ModelMixin | PreTrainedModel):
                 parts[name] = model(kind, folder / name, dtype=dtype, where=f"{where}: {name}")

@@ -59,11 +59,11 @@ def check_pipeline(source: str, *, option: str, adapter: str, size: tuple[int | 
         check_adapter(adapter, folder)
 
 
-def check_tunable(source: str, *, option: str, steps: int | None = None) -> None:
-    """Raise `UserError` if the pipeline `source` cannot be tuned, or cannot draw in so many `steps`."""
+def check_tunable(source: str, *, option: str, algorithm: str = "", steps: int | None = None, export: str = "") -> None:
+    """Raise `UserError` in the cases of `denoiser.check_tunable`."""
     folder = check("pipeline", source, option=option)
     with _inspecting(f"{option}{source}"):
-        denoiser.check_tunable(folder, where=f"{option}{source}", steps=steps)
+        denoiser.check_tunable(folder, where=f"{option}{source}", algorithm=algorithm, steps=steps, export=export)
 
 
 def check_adapter(adapter: str, pipeline: Folder) -> None:

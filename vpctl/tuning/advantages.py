@@ -3,12 +3,15 @@
 from torch import Tensor
 
 
-def group_advantages(rewards: Tensor, group: int, limit: float, weights: Tensor | None = None) -> Tensor:
+def group_advantages(
+    rewards: Tensor, group: int, limit: float, weights: Tensor | None = None, *, deviation: str = "round"
+) -> Tensor:
     """The advantages (B,) of the pictures, B = prompts × `group`, clamped to ± `limit`.
 
     An advantage is the reward minus the mean reward of the prompt's pictures, divided by the std of these differences
-    over all pictures of the round. The std is not computed per prompt: a prompt whose rewards differ only a little
-    would then have as much weight as any other prompt.
+    over all pictures of the round. With the `deviation` ``prompt`` it is divided by the std over the prompt's own
+    pictures, as in GRPO (Shao et al. 2024, arXiv 2402.03300): a prompt whose rewards differ only a little has then as
+    much weight as any other prompt.
 
     `rewards` are (B,), or (B, R) for several rewards with `weights` (R,). Each reward has advantages of its own, whose
     weighted sum is divided by its std again, as in GDPO (Liu et al. 2026, arXiv 2601.05242): otherwise the reward with
@@ -16,7 +19,8 @@ def group_advantages(rewards: Tensor, group: int, limit: float, weights: Tensor 
     """
     grouped = rewards.double().view(-1, group, 1 if rewards.ndim == 1 else rewards.shape[1])
     centred = grouped - grouped.mean(1, keepdim=True)
-    advantages = centred / (centred.square().mean((0, 1)).sqrt() + 1e-6)
+    over = 1 if deviation == "prompt" else (0, 1)
+    advantages = centred / (centred.square().mean(over, keepdim=True).sqrt() + 1e-6)
     if weights is not None:
         advantages = advantages @ weights.double()[:, None]
         # Of one reward, the std is its weight. A sum that is much smaller is rounding.

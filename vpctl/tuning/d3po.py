@@ -105,9 +105,9 @@ class D3PO(Algorithm):
         sums = torch.zeros(len(METRICS), dtype=torch.float64)
         for start, stop in batches:
             conditioning = tuner.policy.embed(rollouts[start, stop].prompts)
-            share = (stop - start) / (len(prompts) * usable)
+            share = (stop - start) / (len(prompts) * len(usable))
             seen = torch.zeros_like(sums)
-            for step in range(usable):
+            for step in usable:
                 loss, found = self._loss(rollouts[start, stop], conditioning, preferred[start // 2 : stop // 2], step)
                 (share * loss).backward()
                 seen += found

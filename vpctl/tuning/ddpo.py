@@ -48,9 +48,9 @@ def trained_steps(
     K is this `fraction` of the steps before the last `skip_last`. Steps without noise are left out, because they
     have no log-probability. Some schedules end with such a step.
     """
-    usable = usable_steps(sampler, skip_last)
-    taken = max(1, round(fraction * usable))
-    return torch.rand(pictures, usable, generator=generator).argsort(1)[:, :taken]
+    usable = torch.tensor(usable_steps(sampler, skip_last))
+    taken = max(1, round(fraction * len(usable)))
+    return usable[torch.rand(pictures, len(usable), generator=generator).argsort(1)[:, :taken]]
 
 
 METRICS = ("loss", "clipped_high", "clipped_low", "ratio_mean", "ratio_std", "approximate_kl")
@@ -155,8 +155,9 @@ class DDPO(Algorithm):
 
         Raises `UserError` for a reward or a picture that is not finite.
         """
-        tuner, config, rounds, own, sampler = self._tuner, self._config, self._rounds, self._own, self._sampler
+        tuner, config, rounds, own = self._tuner, self._config, self._rounds, self._own
         policy, generator, world = tuner.policy, tuner.generator, tuner.world
+        sampler = self._round_sampler()
         chosen = torch.randperm(len(self._prompts), generator=generator)[: config.prompts_per_epoch].tolist()
         prompts = [self._prompts[index] for index in chosen for _ in range(config.images)]
         seeds = torch.randint(2**62, (len(prompts),), generator=generator).tolist()
@@ -173,7 +174,9 @@ class DDPO(Algorithm):
             where=f"round {number}",
             together=rounds.packed,
         )
-        advantages = group_advantages(rewards, config.images, rounds.advantage_clip, self._objective.weights)
+        advantages = group_advantages(
+            rewards, config.images, rounds.advantage_clip, self._objective.weights, deviation=rounds.deviation
+        )
         kl = torch.zeros(())
         if world.is_main:  # which has the first batch
             (start, stop), drawn = next(iter(rollouts.items()))
@@ -197,6 +200,10 @@ class DDPO(Algorithm):
         means = dict(zip(METRICS, (world.gather(sums).sum(0) / len(parts)).tolist(), strict=True))
         means["ratio_std"] = max(0.0, means["ratio_std"] - (means["ratio_mean"] - 1) ** 2) ** 0.5
         return {**self._objective.metrics(rewards, config.images), **means, "kl": float(world.gather(kl)[0])}
+
+    def _round_sampler(self) -> Sampler:
+        """The sampler of a round: always the same."""
+        return self._sampler
 
     def state_dict(self) -> dict[str, Any]:
         """The tuner's state."""

@@ -132,7 +132,9 @@ class NFT(Algorithm):
                 where=f"round {number}",
                 together=rounds.packed,
             )
-        advantages = group_advantages(rewards, config.images, rounds.advantage_clip, self._objective.weights)
+        advantages = group_advantages(
+            rewards, config.images, rounds.advantage_clip, self._objective.weights, deviation=rounds.deviation
+        )
         goodness = 0.5 + 0.5 * advantages / rounds.advantage_clip
         lessons = {
             (start, stop): Lesson(drawn, goodness[start:stop], trained[start:stop], others[start:stop])

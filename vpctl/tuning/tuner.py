@@ -32,10 +32,12 @@ class Tuner:
         self._average = copied(policy.trainable) if config.ema else []
 
     @classmethod
-    def open(cls, pipeline: Any, config: OptimizerConfig, *, source: str, seed: int, world: World) -> Self:
-        """The tuner of a diffusers pipeline, with a new LoRA. Raises `UserError` if the pipeline cannot be tuned.
+    def open(
+        cls, pipeline: Any, config: OptimizerConfig, *, algorithm: str, source: str, seed: int, world: World
+    ) -> Self:
+        """The tuner of a diffusers pipeline, with a new LoRA.
 
-        `source` is the value of --model.
+        `source` is the value of --model. Raises `UserError` if the pipeline cannot be tuned with the `algorithm`.
         """
         policy = open_denoiser(
             pipeline,
@@ -44,6 +46,8 @@ class Tuner:
             source=source,
             seed=seed,
             checkpointing=config.gradient_checkpointing,
+            algorithm=algorithm,
+            export=config.export,
         )
         return cls(policy, config, seed=seed, world=world)
 

@@ -1,17 +1,17 @@
 """Text-to-image models for training: one Protocol, and one file for each family of models.
 
-A new family is a new file here and an entry in `open_denoiser` and `TUNABLE`. This module does not import torch until a
-denoiser is opened.
+A new family is a new file here, an entry in `_family`, and its pipeline in `limits`. This module does not import
+torch until a denoiser is opened.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...contracts import Settings
-from ...errors import UserError
 from ..folder import Folder
-from .limits import check_scheduler, check_steps
+from .limits import PIPELINES, UNETS, check_pipeline, check_scheduler, check_steps
 
 if TYPE_CHECKING:
     import torch
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
     from .conditioning import Conditioning, Embeddings
     from .latents import Posteriors
-    from .schedule import NoiseSchedule
-
-TUNABLE = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
-"""Classes of diffusers pipelines that can be tuned."""
+    from .schedule import FlowSchedule, NoiseSchedule
 
 
 class Denoiser(Protocol):
@@ -56,7 +53,8 @@ class Denoiser(Protocol):
     ) -> "Tensor":
         """The prediction, in float32 and in the shape of `latents`. `timesteps` is (B,).
 
-        `guidance` is the weight of classifier-free guidance; 1 or less means no guidance, as in diffusers.
+        `guidance` is the weight of classifier-free guidance; 1 or less means no guidance, as in diffusers. A model that
+        is distilled from one with guidance gets it as an input.
         """
         ...
 
@@ -102,7 +100,7 @@ class Denoiser(Protocol):
         """Noised latents, and the target of the prediction, both on `device`."""
         ...
 
-    def noise_schedule(self, steps: int) -> "NoiseSchedule":
+    def noise_schedule(self, steps: int) -> "NoiseSchedule | FlowSchedule":
         """The noise levels of a sampling run of `steps` steps."""
         ...
 
@@ -125,43 +123,67 @@ class Denoiser(Protocol):
     def save_lora(self, folder: Path, export: str = "") -> None:
         """Write the file that ``pipe.load_lora_weights(folder)`` reads.
 
-        If `export` is ``kohya``, also write the weights as ``lora_kohya.safetensors``, with kohya's names.
+        If `export` is ``kohya``, also write the weights as ``lora_kohya.safetensors``, with kohya's names. Only a model
+        with a UNet can do this.
         """
         ...
 
 
-def check_tunable(folder: Folder, *, where: str, steps: int | None = None) -> None:
-    """Raise `UserError` if no denoiser supports the pipeline in `folder`, or if it cannot draw in so many `steps`.
+def check_tunable(
+    folder: Folder, *, where: str, algorithm: str = "", steps: int | None = None, export: str = ""
+) -> None:
+    """Raise `UserError` if the pipeline in `folder` cannot be tuned, or not with this algorithm.
 
-    Loads no weights. `where` names the option and the source in the error.
+    Also raises it if the pipeline cannot draw in so many `steps`, or if its LoRA cannot be written in the format
+    `export`. Loads no weights. `where` names the option and the source in the error.
     """
-    kind = folder.read("model_index.json")["_class_name"]
-    if kind not in TUNABLE:
-        raise _not_tunable(where, kind)
-    scheduler = folder.config("scheduler/scheduler_config.json")
-    check_scheduler(scheduler, where)
-    if steps:
-        check_steps(scheduler, steps, where)
+    index = folder.read("model_index.json")
+    kind = index["_class_name"]
+    check_pipeline(kind, where, algorithm=algorithm, export=export)
+    config = folder.config("scheduler/scheduler_config.json")
+    check_scheduler(kind, index["scheduler"][1], config, where)
+    if steps and kind in UNETS:
+        check_steps(config, steps, where)
 
 
 def open_denoiser(
-    pipe: Any, *, rank: int, targets: str, source: str, seed: int, checkpointing: bool = False
+    pipe: Any,
+    *,
+    rank: int,
+    source: str,
+    seed: int,
+    targets: str = "",
+    checkpointing: bool = False,
+    algorithm: str = "",
+    export: str = "",
 ) -> Denoiser:
-    """The denoiser of a diffusers pipeline, with a new LoRA of `rank`. Raises `UserError` if there is none for it.
+    """The denoiser of a diffusers pipeline, with a new LoRA of `rank`.
 
-    `source` is the value of --model. `targets` are names of the layers that get a LoRA, separated by commas.
+    `source` is the value of --model. `targets` are names of the layers that get a LoRA, separated by commas; by default
+    all attention layers. Raises `UserError` in the cases of `check_tunable`.
     """
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-
-    if isinstance(pipe, StableDiffusionPipeline | StableDiffusionXLPipeline):
-        check_scheduler(pipe.scheduler.config, f"--model {source}")
-        from .sd import StableDiffusion
-        from .sdxl import StableDiffusionXL
-
-        family = StableDiffusion if isinstance(pipe, StableDiffusionPipeline) else StableDiffusionXL
-        return family(pipe, rank=rank, seed=seed, targets=targets, checkpointing=checkpointing)
-    raise _not_tunable(f"--model {source}", type(pipe).__name__)
+    kind = next((one.__name__ for one in type(pipe).__mro__ if one.__name__ in PIPELINES), type(pipe).__name__)
+    where = f"--model {source}"
+    check_pipeline(kind, where, algorithm=algorithm, export=export)
+    check_scheduler(kind, type(pipe.scheduler).__name__, pipe.scheduler.config, where)
+    return _family(kind)(pipe, rank=rank, seed=seed, targets=targets, checkpointing=checkpointing)
 
 
-def _not_tunable(where: str, kind: str) -> UserError:
-    return UserError(f"{where}: a {kind}; only Stable Diffusion 1, 2 and XL and similar models can be tuned")
+def _family(kind: str) -> Callable[..., Denoiser]:
+    """The class of denoisers for pipelines of the class `kind`, one of `PIPELINES`."""
+    match kind:
+        case "StableDiffusionPipeline":
+            from .sd import StableDiffusion
+
+            return StableDiffusion
+        case "StableDiffusionXLPipeline":
+            from .sdxl import StableDiffusionXL
+
+            return StableDiffusionXL
+        case "StableDiffusion3Pipeline":
+            from .sd3 import StableDiffusion3
+
+            return StableDiffusion3
+    from .flux import Flux
+
+    return Flux

@@ -8,6 +8,8 @@ from torch import Tensor
 
 REMEMBERED = 4096
 """Number of prompts whose conditioning is cached. One takes 0.24 MB in Stable Diffusion 1, and 0.64 MB in SDXL."""
+LARGEST = 4 << 30
+"""Number of bytes above which the cache is emptied: a prompt takes 5 MB in Stable Diffusion 3, and 8 MB in FLUX.1."""
 AT_ONCE = 64
 """Number of prompts that are encoded together."""
 
@@ -16,14 +18,19 @@ AT_ONCE = 64
 class Conditioning:
     """The encoded form of B prompts: tensors with one row for each prompt.
 
-    Stable Diffusion has one tensor, the text embeddings (B, L, D). SDXL also has pooled embeddings (B, D), and sizes of
-    pictures (B, 6).
+    Stable Diffusion has one tensor, the text embeddings (B, L, D). SDXL, Stable Diffusion 3 and FLUX.1 also have pooled
+    embeddings (B, P), and SDXL sizes of pictures (B, 6).
     """
 
     tensors: tuple[Tensor, ...]
 
     def __len__(self) -> int:
         return len(self.tensors[0])
+
+    @property
+    def size(self) -> int:
+        """The number of bytes that the tensors take."""
+        return sum(tensor.nbytes for tensor in self.tensors)
 
     def __getitem__(self, rows: slice | Tensor) -> "Conditioning":
         return Conditioning(tuple(tensor[rows] for tensor in self.tensors))
@@ -55,7 +62,7 @@ class Embeddings:
     @torch.no_grad()
     def __call__(self, prompts: list[str]) -> Conditioning:
         """The conditioning of `prompts` on the device, in their order."""
-        if len(self._known) > REMEMBERED:
+        if len(self._known) > REMEMBERED or sum(one.size for one in self._known.values()) > LARGEST:
             self._known = {prompt: self._known[prompt] for prompt in prompts if prompt in self._known}
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
         for start in range(0, len(new), AT_ONCE):

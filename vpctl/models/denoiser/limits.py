@@ -1,18 +1,52 @@
-"""What a scheduler's config must be, so that a model can be tuned. Knows neither torch nor diffusers."""
+"""What a model must be, so that it can be tuned. Knows neither torch nor diffusers."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from ...errors import UserError
 
+UNETS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+FLOWS = ("StableDiffusion3Pipeline", "FluxPipeline")
+"""Pipelines of flow models (Esser et al. 2024, arXiv 2403.03206)."""
+PIPELINES = (*UNETS, *FLOWS)
+"""Classes of diffusers pipelines that can be tuned."""
 PREDICTIONS = ("epsilon", "v_prediction")
-"""What a tunable model may predict: the noise, or the velocity (Salimans and Ho 2022)."""
+"""What a tunable model with a UNet may predict: the noise, or the velocity (Salimans and Ho 2022)."""
+FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 LEVELS = 1000
 """The number of noise levels of a scheduler whose config does not say it, as in diffusers."""
 
 
-def check_scheduler(config: Mapping[str, Any], where: str) -> None:
-    """Raise `UserError` if a model with a scheduler of this config cannot be tuned."""
+def check_pipeline(kind: str, where: str, *, algorithm: str = "", export: str = "") -> None:
+    """Raise `UserError` if a pipeline of the class `kind` cannot be tuned, or not with this algorithm.
+
+    Also raises it if its LoRA cannot be written in the format `export`.
+    """
+    if kind not in PIPELINES:
+        raise UserError(
+            f"{where}: a {kind}; only Stable Diffusion 1, 2, XL and 3, FLUX.1 and similar models can be tuned"
+        )
+    if algorithm == "grpo" and kind not in FLOWS:
+        raise UserError(
+            f"--algorithm grpo: is for flow models, such as Stable Diffusion 3 and FLUX.1, and the model is a {kind}; "
+            "name --algorithm ddpo"
+        )
+    if export == "kohya" and kind not in UNETS:
+        raise UserError(
+            f"--export kohya: is for Stable Diffusion 1, 2 and XL, and the model is a {kind}; leave it out: ComfyUI "
+            "reads such a LoRA as diffusers writes it"
+        )
+
+
+def check_scheduler(kind: str, scheduler: str, config: Mapping[str, Any], where: str) -> None:
+    """Raise `UserError` if a pipeline of the class `kind` cannot be tuned with a scheduler of this class and config."""
+    if kind in FLOWS:
+        if scheduler != FLOW_SCHEDULER or config.get("invert_sigmas"):
+            raise UserError(
+                f"{where}: its scheduler is a {scheduler}; only flow models with a {FLOW_SCHEDULER} whose noise levels "
+                "fall can be tuned"
+            )
+        return
     predicts = config.get("prediction_type", PREDICTIONS[0])
     if predicts not in PREDICTIONS:
         known = " or ".join(PREDICTIONS)

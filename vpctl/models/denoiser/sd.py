@@ -13,7 +13,7 @@ class StableDiffusion(UNetDenoiser):
         embedded, _ = self.pipe.encode_prompt(prompts, self.device, 1, do_classifier_free_guidance=False)
         return Conditioning((embedded,))
 
-    def _run_unet(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+    def _run(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         [embedded] = conditioning.tensors
         predicted: Tensor = self.pipe.unet(latents, timesteps, embedded).sample.float()
         return predicted

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .conditioning import Conditioning
-from .unet import ATTENTION, UNetDenoiser
+from .unet import UNetDenoiser
 
 
 class StableDiffusionXL(UNetDenoiser):
@@ -23,13 +23,10 @@ class StableDiffusionXL(UNetDenoiser):
     one, and sizes (B, 6).
     """
 
-    def __init__(
-        self, pipe: Any, *, rank: int, seed: int, targets: str = ATTENTION, checkpointing: bool = False
-    ) -> None:
-        """`targets` are names of the UNet's layers, separated by commas. Raises `UserError` if there is no such layer.
+    def __init__(self, pipe: Any, *, rank: int, seed: int, targets: str = "", checkpointing: bool = False) -> None:
+        """For the arguments see `PipelineDenoiser`.
 
-        With `checkpointing`, gradients are computed with less memory. The autoencoder takes pictures one by one: at
-        1024 × 1024, a batch of them needs more memory than the training.
+        The autoencoder takes pictures one by one: at 1024 × 1024, a batch of them needs more memory than the training.
         """
         super().__init__(pipe, rank=rank, seed=seed, targets=targets, checkpointing=checkpointing)
         pipe.vae.enable_slicing()
@@ -58,7 +55,7 @@ class StableDiffusionXL(UNetDenoiser):
         embedded, pooled, _ = super()._without_prompts(conditioning).tensors
         return Conditioning((embedded, pooled, conditioning.tensors[2]))
 
-    def _run_unet(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+    def _run(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         embedded, pooled, sizes = conditioning.tensors
         added = {"text_embeds": pooled, "time_ids": sizes}
         predicted: Tensor = self.pipe.unet(latents, timesteps, embedded, added_cond_kwargs=added).sample.float()
