@@ -24,10 +24,10 @@ vpctl train-rm "$run/pairs.jsonl" --preset visionprefer --dtype bfloat16 --out "
 
 # Two ways to a better model: the pairs themselves, and the gradient of the reward model, with PickScore as the watchman.
 # shellcheck disable=SC2086 # Several words each.
-vpctl tune-dpo "$run/pairs.jsonl" -m "$model" --export kohya ${DPO:-} --out "$run/dpo-lora"
+vpctl tune-dpo "$run/pairs.jsonl" -m "$model" ${DPO---export kohya} --out "$run/dpo-lora"
 # shellcheck disable=SC2086
 vpctl tune-ppo "$run/prompts.jsonl" --algorithm refl -m "$model" --reward "vp:$run/vp-score" --learning-rate 1e-4 \
-    --watch pickscore --patience 5 --export kohya ${REFL:-} --out "$run/refl-lora"
+    --watch pickscore --patience 5 ${REFL---export kohya} --out "$run/refl-lora"
 
 draw() { # Draw the held-out prompts and score them: draw NAME [--adapter LORA]
     name=$1 && shift

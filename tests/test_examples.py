@@ -66,18 +66,20 @@ def test_the_parser_takes_every_command_of_a_block_of_the_readme(block: str) -> 
 
 
 @pytest.mark.parametrize(
-    "words", ["shapes.sh", "ablations.sh", "sd15.sh prompts.txt held-out.txt", "sdxl.sh prompts.txt held-out.txt"]
+    "words",
+    [
+        "shapes.sh",
+        "ablations.sh",
+        "sd15.sh prompts.txt held-out.txt",
+        "sdxl.sh prompts.txt held-out.txt",
+        "flux.sh prompts.txt held-out.txt",
+    ],
 )
 def test_the_parser_takes_every_command_of_an_example_and_what_it_reads_was_made_before(
     tmp_path: Path, words: str
 ) -> None:
-    """With a program in place of vpctl that writes down how it is called."""
     script, *given = words.split()
-    log, job = tmp_path / "called", tmp_path / "job"
-    stand_in(tmp_path / "bin" / "vpctl").write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >>{shlex.quote(str(log))}\n')
-    path = f"{tmp_path}/bin:{os.environ['PATH']}"
-    subprocess.run(["sh", HOME / "examples" / script, *given, job], env={**ENVIRONMENT, "PATH": path}, check=True)
-    calls = [line.split() for line in log.read_text().splitlines()]
+    calls = called(tmp_path, script, *given)
     made = {words[words.index("--out") + 1] for words in calls}
     assert len(made) == len(calls), "nothing is written twice"
     for name, *options in calls:
@@ -85,6 +87,28 @@ def test_the_parser_takes_every_command_of_an_example_and_what_it_reads_was_made
         options = options[1:] if name == "eval" else options
         read = {options[0], *(word.removeprefix("vp:") for word in options if word.startswith("vp:"))}
         assert {one for one in read if not one.endswith(".txt")} <= made, (name, options)
+
+
+def test_the_parser_takes_every_command_of_the_table_of_algorithms(tmp_path: Path) -> None:
+    """It works in the folder of shapes.sh."""
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "pairs.jsonl").write_text('{"chosen_file_name":"a.png","rejected_file_name":"b.png"}\n')
+    calls = called(tmp_path, "algorithms.sh")
+    for name, *options in calls:
+        parse(name, options)
+    tried = [words[words.index("--algorithm") + 1] if "--algorithm" in words else words[0] for words in calls]
+    assert {"tune-dpo", "d3po", "ddpo", "refl", "nft"} <= {*tried}
+    swapped = lines((tmp_path / "job" / "algorithms" / "swapped.jsonl").read_text())
+    assert swapped == [{"chosen_file_name": "b.png", "rejected_file_name": "a.png"}]
+
+
+def called(tmp_path: Path, script: str, *given: str) -> list[list[str]]:
+    """How an example calls vpctl in the folder ``job``: it gets a program in its place that writes this down."""
+    log, job = tmp_path / "called", tmp_path / "job"
+    stand_in(tmp_path / "bin" / "vpctl").write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >>{shlex.quote(str(log))}\n')
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    subprocess.run(["sh", HOME / "examples" / script, *given, job], env={**ENVIRONMENT, "PATH": path}, check=True)
+    return [line.split() for line in log.read_text().splitlines()]
 
 
 def cron(folder: Path, **environment: str) -> Ended:
