@@ -15,7 +15,7 @@ from torch import Tensor
 from ..configs import DPOConfig
 from ..models.denoiser import Denoiser
 from ..models.denoiser.conditioning import Conditioning
-from .encoding import Encoded
+from .encoding import LatentSource
 from .loop import Algorithm
 from .tuner import Tuner
 
@@ -83,7 +83,9 @@ class DiffusionDPO(Algorithm):
     The tuner's generator chooses the order of the pairs, the noise and the timesteps.
     """
 
-    def __init__(self, tuner: Tuner, posteriors: Encoded, preferences: list[Preference], config: DPOConfig) -> None:
+    def __init__(
+        self, tuner: Tuner, posteriors: LatentSource, preferences: list[Preference], config: DPOConfig
+    ) -> None:
         self.total = config.max_steps
         self._tuner, self._posteriors, self._preferences, self._config = tuner, posteriors, preferences, config
         margins = torch.tensor([pair.margin for pair in preferences], dtype=torch.float64)
@@ -178,7 +180,7 @@ class NoisedPairs:
 
 def noised_pairs(
     policy: Denoiser,
-    posteriors: Encoded,
+    posteriors: LatentSource,
     pairs: list[Preference],
     prompt_dropout: float,
     generator: torch.Generator,
