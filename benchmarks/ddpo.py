@@ -24,6 +24,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageStat
 
 from benchmarks.tiny import Laps, alternate, furnish, prompts, tell
+from vpctl import progress
 from vpctl.configs import DDPOConfig, PPOConfig
 from vpctl.contracts import Reward
 from vpctl.models.devices import join_world
@@ -79,6 +80,7 @@ def ours(folder: Path, batch: int, packed: int) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(folder / "pipeline")
     config = PPOConfig(epochs=10**6, prompts_per_epoch=PROMPTS, images=EACH, batch=batch, rank=RANK)
     own = DDPOConfig(updates=UPDATES, timestep_fraction=1.0, skip_last=0, packed=packed)
+    progress.mute()
     laps = Laps()
 
     def lap(_: int) -> dict[str, float]:

@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.tiny import SIDE, Laps, alternate, furnish, prompts, tell
+from vpctl import progress
 from vpctl.configs import DPOConfig
 from vpctl.images.pictures import Pictures
 from vpctl.models.devices import join_world
@@ -165,6 +166,7 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:]:
         torch.set_num_threads(1)
+        progress.mute()
         SIDES[sys.argv[1]](Path(sys.argv[2]))
     else:
         main()

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..configs import DPOConfig
 from ..models.denoiser import Denoiser
 from ..models.denoiser.conditioning import Conditioning
-from .encoding import StoredPosteriors
+from .encoding import LatentSource
 from .loop import Algorithm
 from .tuner import Tuner
 
@@ -84,7 +84,7 @@ class DiffusionDPO(Algorithm):
     """
 
     def __init__(
-        self, tuner: Tuner, posteriors: StoredPosteriors, preferences: list[Preference], config: DPOConfig
+        self, tuner: Tuner, posteriors: LatentSource, preferences: list[Preference], config: DPOConfig
     ) -> None:
         self.total = config.max_steps
         self._tuner, self._posteriors, self._preferences, self._config = tuner, posteriors, preferences, config
@@ -180,7 +180,7 @@ class NoisedPairs:
 
 def noised_pairs(
     policy: Denoiser,
-    posteriors: StoredPosteriors,
+    posteriors: LatentSource,
     pairs: list[Preference],
     prompt_dropout: float,
     generator: torch.Generator,
@@ -217,7 +217,7 @@ class HeldOutPairs:
     """
 
     def __init__(
-        self, tuner: Tuner, posteriors: StoredPosteriors, preferences: list[Preference], config: DPOConfig, *, seed: int
+        self, tuner: Tuner, posteriors: LatentSource, preferences: list[Preference], config: DPOConfig, *, seed: int
     ) -> None:
         """`preferences` are P pairs."""
         self._tuner, self._posteriors, self._preferences = tuner, posteriors, preferences

@@ -24,7 +24,7 @@ from ..models.devices import World
 from .cache import FOLDER, Part, TensorCache
 
 
-class StoredPosteriors(Protocol):
+class LatentSource(Protocol):
     """Posteriors of pictures by number, in memory or on disk."""
 
     def __getitem__(self, pictures: Tensor) -> Posteriors:
@@ -32,7 +32,7 @@ class StoredPosteriors(Protocol):
         ...
 
 
-class EncodedPictures(StoredPosteriors):
+class EncodedPictures(LatentSource):
     """The posteriors of some pictures, on disk. Pictures are encoded one by one, so a batch changes nothing."""
 
     def __init__(self, file_names: Iterable[str], policy: Denoiser, pictures: Pictures, folder: Path | None) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..configs import PPOConfig, ReFLConfig
 from ..errors import UserError
 from ..models.denoiser import Denoiser
-from .encoding import StoredPosteriors
+from .encoding import LatentSource
 from .loop import Algorithm
 from .objective import Objective
 from .rollout import check_finite, seeded_noise, step_mean
@@ -35,7 +35,7 @@ from .tuner import Tuner
 class Pretraining(NamedTuple):
     """Pictures with their prompts, for the pre-training loss."""
 
-    posteriors: StoredPosteriors
+    posteriors: LatentSource
     places: list[int]
     """The picture of each prompt, among the posteriors."""
     prompts: list[str]
