@@ -1,7 +1,7 @@
 """Tune a model with reinforcement learning from rewards."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from .. import plugins, progress
@@ -17,7 +17,12 @@ from ..tuning.folder import check
 from ..tuning.opening import announce_once, opened
 
 if TYPE_CHECKING:
+    from ..models.denoiser import Denoiser
     from ..tuning.loop import Algorithm
+    from ..tuning.objective import Objective
+    from ..tuning.refl import Pretraining
+    from ..tuning.run import Run
+    from ..tuning.tuner import Tuner
 
 HELD_OUT = {"train": 0.9, "validation": 0.1}
 """Shares of the prompts to train on and to watch, if no prompt has the split validation."""
@@ -164,16 +169,10 @@ def tune_ppo(
     with opened(out, asked, device) as run:
         if run is None:
             return
-        from ..images.pictures import Pictures
         from ..tuning.cache import remove
-        from ..tuning.ddpo import DDPO
-        from ..tuning.encoding import EncodedPictures
-        from ..tuning.grpo import GRPO
         from ..tuning.loop import train
-        from ..tuning.nft import NFT
         from ..tuning.objective import Objective
         from ..tuning.preview import previews
-        from ..tuning.refl import Pretraining, ReFL
         from ..tuning.tuner import Tuner
         from ..tuning.watch import Watched
 
@@ -181,23 +180,10 @@ def tune_ppo(
         objective = Objective({name: rewards[name] for name in weights}, weights)
         tuner = Tuner.open(generator.pipeline, config, algorithm=algorithm, source=spec, seed=seed, world=run.world)
         policy = tuner.policy
-        pretraining = None
-        if pictures:
-            names = (one["file_name"] for one in pictures)
-            encoded = EncodedPictures(names, policy, Pictures(roots), run.folder)
-            encoded.encode(run.world)
-            places = [encoded.places[one["file_name"]] for one in pictures]
-            pretraining = Pretraining(encoded, places, [one["prompt"] for one in pictures])
-        drawing = {"steps": steps, "guidance": guidance}
-        training: Algorithm
-        if algorithm == "refl":
-            training = ReFL(tuner, texts, objective, config, refl, **drawing, pretraining=pretraining)
-        elif algorithm == "grpo":
-            training = GRPO(tuner, texts, objective, config, rounds, ddpo, grpo, **drawing)
-        elif algorithm == "nft":
-            training = NFT(tuner, texts, objective, config, rounds, nft, **drawing)
-        else:
-            training = DDPO(tuner, texts, objective, config, rounds, ddpo, **drawing)
+        pretraining = encode_pretraining(pictures, policy, roots, run) if pictures else None
+        training = open_algorithm(
+            algorithm, tuner, texts, objective, config, own, steps=steps, guidance=guidance, pretraining=pretraining
+        )
         count = min(config.prompts_per_epoch, len(texts)) * config.images
         progress.note(
             f"{progress.plural(config.epochs, 'round')} of {progress.plural(count, 'picture')}, "
@@ -231,6 +217,45 @@ def tune_ppo(
         if run.world.is_main:
             remove(run.folder)
     progress.note(f"the LoRA is in {out}; use it with generate --adapter {out}")
+
+
+def open_algorithm(
+    algorithm: str,
+    tuner: "Tuner",
+    texts: list[str],
+    objective: "Objective",
+    config: PPOConfig,
+    own: Mapping[str, Any],
+    *,
+    steps: int,
+    guidance: float,
+    pretraining: "Pretraining | None",
+) -> "Algorithm":
+    """The algorithm with its own groups of options, in the order of `OPTIONS`."""
+    from ..tuning.ddpo import DDPO
+    from ..tuning.grpo import GRPO
+    from ..tuning.nft import NFT
+    from ..tuning.refl import ReFL
+
+    shared = (tuner, texts, objective, config, *(own[name] for name in OPTIONS[algorithm]))
+    if algorithm == "refl":
+        return ReFL(*shared, steps=steps, guidance=guidance, pretraining=pretraining)
+    in_rounds: dict[str, Callable[..., Algorithm]] = {"ddpo": DDPO, "grpo": GRPO, "nft": NFT}
+    return in_rounds[algorithm](*shared, steps=steps, guidance=guidance)
+
+
+def encode_pretraining(
+    pictures: Sequence[Image], policy: "Denoiser", roots: Sequence[str], run: "Run"
+) -> "Pretraining":
+    """The pictures of --pretrain, encoded in the cache of the run."""
+    from ..images.pictures import Pictures
+    from ..tuning.encoding import EncodedPictures
+    from ..tuning.refl import Pretraining
+
+    encoded = EncodedPictures((one["file_name"] for one in pictures), policy, Pictures([*roots]), run.folder)
+    encoded.encode(run.world)
+    places = [encoded.places[one["file_name"]] for one in pictures]
+    return Pretraining(encoded, places, [one["prompt"] for one in pictures])
 
 
 def check_algorithm(algorithm: str, config: PPOConfig, given: Mapping[str, Any]) -> dict[str, Any]:
