@@ -25,7 +25,7 @@ from PIL import Image, ImageStat
 
 from benchmarks.tiny import Laps, alternate, furnish, prompts, tell
 from vpctl import progress
-from vpctl.configs import DDPOConfig, PPOConfig
+from vpctl.configs import DDPOConfig, PPOConfig, RoundConfig
 from vpctl.contracts import Reward
 from vpctl.models.devices import join_world
 from vpctl.tuning.ddpo import DDPO
@@ -79,7 +79,7 @@ def ours(folder: Path, batch: int, packed: int) -> None:
     """vpctl, with all that a run of tune-ppo does."""
     pipeline = StableDiffusionPipeline.from_pretrained(folder / "pipeline")
     config = PPOConfig(epochs=10**6, prompts_per_epoch=PROMPTS, images=EACH, batch=batch, rank=RANK)
-    own = DDPOConfig(updates=UPDATES, timestep_fraction=1.0, skip_last=0, packed=packed)
+    groups = RoundConfig(updates=UPDATES, timestep_fraction=1.0, packed=packed), DDPOConfig(skip_last=0)
     progress.mute()
     laps = Laps()
 
@@ -88,9 +88,9 @@ def ours(folder: Path, batch: int, packed: int) -> None:
         return {}
 
     with Run(str(folder / f"batch-{batch}-packed-{packed}"), {}, join_world("cpu")) as run:
-        tuner = Tuner.open(pipeline, config, source="tiny", seed=0, world=run.world)
+        tuner = Tuner.open(pipeline, config, algorithm="ddpo", source="tiny", seed=0, world=run.world)
         objective = Objective({"brightness": Brightness()}, {"brightness": 1.0})
-        training = DDPO(tuner, prompts(PROMPTS), objective, config, own, steps=STEPS, guidance=GUIDANCE)
+        training = DDPO(tuner, prompts(PROMPTS), objective, config, *groups, steps=STEPS, guidance=GUIDANCE)
         train(training, run, save_every=10**6, evaluate=lap)
 
 

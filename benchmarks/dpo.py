@@ -120,7 +120,7 @@ def encoded(folder: Path, tuner: Tuner, cache: Path) -> EncodedPictures:
 def opened(folder: Path) -> Tuner:
     """The tuner of the pipeline."""
     pipeline = StableDiffusionPipeline.from_pretrained(folder / "pipeline")
-    return Tuner.open(pipeline, CONFIG, source="tiny", seed=0, world=join_world("cpu"))
+    return Tuner.open(pipeline, CONFIG, algorithm="dpo", source="tiny", seed=0, world=join_world("cpu"))
 
 
 def ours(folder: Path) -> None:

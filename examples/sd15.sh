@@ -7,7 +7,8 @@
 # models on. MAX_COST bounds what the judge may cost, in dollars. MODEL and JUDGE name another model and another judge.
 # For SDXL and FLUX see sdxl.sh and flux.sh, which call this script.
 #
-# Hardware: a GPU with 16 GB, an hour for a thousand prompts and a night for the two trainings. These are estimates.
+# Hardware: a GPU with 16 GB. Drawing and judging a thousand prompts takes an hour, and the two tunings a night. These are
+# estimates.
 set -eu
 prompts=${1:?name a file of prompts} held_out=${2:?name a file of held-out prompts} run=${3:-runs/sd15}
 model=${MODEL:-diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5} judge=${JUDGE:-openai:gpt-4o}
@@ -22,7 +23,7 @@ vpctl annotate "$run/images/metadata.jsonl" --annotator "$judge" --max-cost "${M
 vpctl merge "$run/judgements.jsonl" --min-margin 0.05 --split train:0.9,validation:0.05,test:0.05 --out "$run/pairs.jsonl"
 vpctl train-rm "$run/pairs.jsonl" --preset visionprefer --dtype bfloat16 --out "$run/vp-score"
 
-# Two ways to a better model: the pairs themselves, and the gradient of the reward model, with PickScore as the watchman.
+# Two ways to a better model: the pairs themselves, and the gradient of the reward model, while PickScore watches.
 # shellcheck disable=SC2086 # Several words each.
 vpctl tune-dpo "$run/pairs.jsonl" -m "$model" ${DPO---export kohya} --out "$run/dpo-lora"
 # shellcheck disable=SC2086

@@ -29,20 +29,21 @@ draw() { # Draw the held-out prompts, which no model was trained on: draw FOLDER
     draw dpo --adapter "$run/dpo-lora"
 } &
 
-# The second way needs a reward model, which is trained on the pairs. ReFL follows its gradient; the judge watches.
+# The second way needs a reward model, which is trained on the pairs. DiffusionNFT draws pictures, scores them with it,
+# and learns from the good and the bad ones; the judge only watches.
 vpctl train-rm "$run/pairs.jsonl" --freeze 0 --learning-rate 3e-4 --seed "$seed" --out "$run/vp-score"
 vpctl eval accuracy "$run/pairs.jsonl" --split test --reward "vp:$run/vp-score" --out "$run/accuracy.jsonl"
-vpctl tune-ppo "$run/prompts.jsonl" --algorithm refl -m shapes --reward "vp:$run/vp-score" --watch shapes \
-    --steps 10 --eta 0 --late-share 0.6 --reward-threshold 3 --learning-rate 1e-3 --epochs 130 --prompts-per-epoch 24 \
-    --batch 24 --seed "$seed" --out "$run/refl-lora"
-draw refl --adapter "$run/refl-lora"
+vpctl tune-ppo "$run/prompts.jsonl" --algorithm nft -m shapes --reward "vp:$run/vp-score" --watch shapes \
+    --steps 6 --timestep-fraction 0.5 --learning-rate 2e-3 --epochs 50 --prompts-per-epoch 12 --images 8 --batch 32 \
+    --packed 3 --old-decay 0 --drift-weight 0 --ema 0.9 --seed "$seed" --out "$run/nft-lora"
+draw nft --adapter "$run/nft-lora"
 wait $!
 
 # Score the pictures of all three models. The pixel judge decides; it has not judged pictures of these prompts before.
-for model in base dpo refl; do
+for model in base dpo nft; do
     vpctl score "$run/$model/metadata.jsonl" -r shapes -r shapes:prompt-following -r "vp:$run/vp-score" \
         --out "$run/$model/scored.jsonl"
 done
-vpctl eval compare "$run/base/scored.jsonl" "$run/dpo/scored.jsonl" "$run/refl/scored.jsonl" \
-    --run "$run/vp-score" --run "$run/dpo-lora" --run "$run/refl-lora" --report "$run/accuracy.jsonl" \
+vpctl eval compare "$run/base/scored.jsonl" "$run/dpo/scored.jsonl" "$run/nft/scored.jsonl" \
+    --run "$run/vp-score" --run "$run/dpo-lora" --run "$run/nft-lora" --report "$run/accuracy.jsonl" \
     --html "$run/report.html" --out "$run/compared.jsonl"

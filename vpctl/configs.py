@@ -107,7 +107,8 @@ Guidance = Annotated[
         max=1000,
         group="Sampling",
         help="Weight of classifier-free guidance, both for drawing and for training. With 1 or less there is no "
-        "guidance, and a denoising step takes half the time. FLUX.1 [dev] takes it as an input, in one pass.",
+        "guidance, and a denoising step takes half the time. FLUX.1 [dev] takes it as an input, in one pass; FLUX.1 "
+        "[schnell] has no guidance.",
         show_default="the model's own",
     ),
 ]
@@ -382,8 +383,8 @@ class OptimizerConfig:
             max=0.999999,
             group="Training",
             help="Average the LoRA over the optimizer steps, with this decay: an exponential moving average. Previews, "
-            "--watch and the final LoRA use the average. 0.95 averages about the last 20 steps; 0 does not average. "
-            "In step N the decay is at most N / (N + 9), so that the first steps are soon forgotten.",
+            "--watch, held-out pairs and the final LoRA use the average. 0.95 averages about the last 20 steps; 0 does "
+            "not average. In step N the decay is at most N / (N + 9), so that the first steps are soon forgotten.",
         ),
     ] = 0.0
     gradient_checkpointing: Annotated[
@@ -392,7 +393,7 @@ class OptimizerConfig:
             "--gradient-checkpointing",
             group="Training",
             help="Compute parts of the model again for the gradient instead of keeping them. This takes about a third "
-            "more time, and a small part of the memory. SDXL needs it on most GPUs.",
+            "more time, and needs only a small part of the memory. SDXL needs it on most GPUs.",
         ),
     ] = False
     export: Annotated[
@@ -402,7 +403,7 @@ class OptimizerConfig:
             choices=("kohya",),
             group="Output",
             help="Also write the LoRA in another format. kohya: lora_kohya.safetensors, which ComfyUI, AUTOMATIC1111 "
-            "and other programs read. Of flow models they read the format of diffusers.",
+            "and other programs read. For flow models, these programs read the LoRA that is always written.",
             show_default="only that of diffusers",
         ),
     ] = ""
@@ -564,7 +565,8 @@ class PPOConfig(OptimizerConfig):
             max=100_000,
             group="Training",
             help="Number of rounds (epochs). Each round draws pictures, scores them, and trains on them. With refl, a "
-            "round is one optimizer step. With a larger number, the same command makes a finished run go on.",
+            "round is one optimizer step. With a larger number, the same command makes a finished run go on, "
+            "unless --patience has ended it.",
         ),
     ] = 100
     """DDPO's compressibility run."""
@@ -588,8 +590,8 @@ class PPOConfig(OptimizerConfig):
             min=1,
             max=1024,
             group="Sampling",
-            help="Number of pictures per prompt and round. ddpo and grpo compare their rewards with one another, so "
-            "they need at least 2.",
+            help="Number of pictures per prompt and round. ddpo, grpo and nft compare their rewards with one "
+            "another, so they need at least 2.",
         ),
     ] = 8
     """32 × 8 is DDPO's 256 pictures a round."""
@@ -666,8 +668,8 @@ class RoundConfig:
             "--deviation",
             choices=("round", "prompt"),
             group="Training",
-            help="ddpo, grpo, nft: Pictures whose standard deviation the differences of rewards are divided by. round: "
-            "all pictures of the round. prompt: those of the same prompt, so that every prompt has the same weight.",
+            help="ddpo, grpo, nft: What a difference of rewards is divided by. round: its standard deviation over all "
+            "pictures of the round. prompt: over the pictures of the same prompt, so that all prompts weigh the same.",
         ),
     ] = "round"
     """Flow-GRPO's code and DiffusionNFT's. In DDPO it is the prompt."""
@@ -680,7 +682,7 @@ class RoundConfig:
             max=1000,
             group="Training",
             help="ddpo, grpo, nft: Number of denoising steps of a picture that go through the model together in "
-            "training; so many batches are drawn together. More are faster, as far as the memory allows; the result "
+            "training; as many batches are drawn together. More are faster, as far as the memory allows; the result "
             "differs only by rounding.",
         ),
     ] = 1
@@ -804,8 +806,8 @@ class NFTConfig:
             help="nft: Weight of a penalty on the squared difference of the predictions from those of the untuned "
             "model.",
         ),
-    ] = 1e-4
-    """DiffusionNFT."""
+    ] = 2e-5
+    """DiffusionNFT: 1e-4, beside a loss that is five times as large."""
 
 
 @dataclass(frozen=True)

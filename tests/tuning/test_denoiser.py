@@ -174,19 +174,19 @@ def test_conditioning_is_indexed_repeated_and_joined_by_prompt(shapes_of_a_row: 
 
 
 def test_a_prompt_is_encoded_once_until_too_many_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded: list[list[str]] = []
+    encoded: list[str] = []
 
-    def encode(prompts: list[str]) -> Conditioning:
-        encoded.append(prompts)
-        return Conditioning((torch.tensor([[float(len(prompt))] for prompt in prompts]),))
+    def encode(prompt: str) -> Conditioning:
+        encoded.append(prompt)
+        return Conditioning((torch.tensor([[float(len(prompt))]], dtype=torch.bfloat16),))
 
     monkeypatch.setattr("vpctl.models.denoiser.conditioning.REMEMBERED", 2)
     embed = Embeddings(encode, torch.device("cpu"))
     assert embed(["a", "bbb", "a"]).tensors[0].flatten().tolist() == [1, 3, 1]
-    assert embed(["cc", "bbb"]).tensors[0].flatten().tolist() == [2, 3]
+    assert embed(["cc", "bbb"]).tensors[0].dtype == torch.float32
     embed(["bbb"])
     embed(["a"])
-    assert encoded == [["a", "bbb"], ["cc"], ["a"]]
+    assert encoded == ["a", "bbb", "cc", "a"]
 
 
 def test_the_posterior_of_a_picture_is_drawn_from_and_scaled(policy: StableDiffusion) -> None:

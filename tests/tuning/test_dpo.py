@@ -209,8 +209,8 @@ def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(
 class TwoEmbeddings(StableDiffusion):
     """Its conditioning has a second tensor, like the pooled embedding of SDXL."""
 
-    def _encode_prompts(self, prompts: list[str]) -> Conditioning:
-        [embedded] = super()._encode_prompts(prompts).tensors
+    def _encode_prompt(self, prompt: str) -> Conditioning:
+        [embedded] = super()._encode_prompt(prompt).tensors
         return Conditioning((embedded, embedded.mean(1)))
 
     def _run(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:

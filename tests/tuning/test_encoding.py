@@ -48,9 +48,9 @@ class Counted:
             self.pictures += len(pixels)
             return encode(pixels, sizes)
 
-        def embedded(prompts: list[str]) -> Conditioning:
-            self.prompts += prompts
-            return embed(prompts)
+        def embedded(prompt: str) -> Conditioning:
+            self.prompts.append(prompt)
+            return embed(prompt)
 
         monkeypatch.setattr(policy, "encode", encoded)
         monkeypatch.setattr(policy.embeddings, "encode", embedded)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -360,7 +361,11 @@ def opened(pipe: Any, seed: int = 0) -> UNetDenoiser:
     return policy
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("any_pipeline", "algorithm"),
+    [*product(["xl", "sd-velocity"], ALGORITHMS), ("xl-velocity", dpo)],
+    indirect=["any_pipeline"],
+)
 def test_every_algorithm_trains_it_and_resumes_exactly(
     any_pipeline: Any, algorithm: Callable[[Denoiser], Algorithm]
 ) -> None:

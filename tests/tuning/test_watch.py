@@ -95,7 +95,10 @@ def test_patience_ends_the_run_and_keeps_the_best_lora_also_after_a_kill(
         policy = new_policy(packaged, seed=9)
     algorithm = watched(policy, tmp_path, patience=2, done=last and (last - 1) // 2 + 1)
     assert algorithm.total == 8
-    assert algorithm.finish() == "scripted on held-out prompts was best after round 4: 9; this LoRA is kept"
+    assert algorithm.finish() == (
+        "scripted on held-out prompts was best after round 4: 9; this LoRA is kept; --patience ended the training "
+        "after round 8"
+    )
     expected = new_policy(packaged)
     for _ in range(4):
         disturb(expected, 0.01)

@@ -181,7 +181,6 @@ def train_rm(
             return
         from ..images.pictures import Pictures
         from ..models.reward import open_backbone
-        from ..tuning.cache import remove
         from ..tuning.freezing import freeze
         from ..tuning.held_out import OVERALL, RewardScale, accuracy_reports, labelled, threshold_for_ties
         from ..tuning.loop import train
@@ -241,8 +240,6 @@ def train_rm(
             (folder / "README.md").write_text(said, encoding="utf-8")
             for name, drawn in plots(out, kept).items():
                 (folder / name).write_text(drawn, encoding="utf-8")
-        if run.world.is_main:
-            remove(run.folder)
     if kept.epochs < config.epochs:
         progress.note(f"stopped early, after epoch {kept.epochs} of {config.epochs}: see --patience")
     progress.note(which_epoch(kept))

@@ -71,8 +71,9 @@ def tune_dpo(
 ) -> None:
     """Tune a model on preference pairs.
 
-    Trains a LoRA (low-rank adaptation: a small set of weights that is added to those of the model). Pairs and prompts
-    with a `split` other than train are skipped. Those without a `split` are used.
+    Trains a LoRA (low-rank adaptation: a small set of weights that is added to those of the model). Pairs with the
+    split validation are only measured. Pairs and prompts with another `split` than train are skipped. Those without a
+    `split` are used.
 
     --algorithm dpo (Diffusion-DPO, Wallace et al. 2024, arXiv 2311.12908) trains on pairs directly: the model learns to
     denoise the preferred picture of a pair better, compared with the rejected picture. DPO stands for direct preference
@@ -173,7 +174,6 @@ def tune_on_pairs(
         if run is None:
             return
         from ..images.pictures import Pictures
-        from ..tuning.cache import remove
         from ..tuning.dpo import DiffusionDPO, HeldOutPairs, Preference
         from ..tuning.encoding import EncodedPictures, keep_prompts
         from ..tuning.tuner import Tuner
@@ -208,8 +208,6 @@ def tune_on_pairs(
         tune(algorithm, tuner, run, prompts, generator.settings, config, asked["seed"], measure)
         if algorithm.advice:
             progress.warn(algorithm.advice)
-        if run.world.is_main:
-            remove(run.folder)
 
 
 def tune_on_own_pictures(

@@ -101,17 +101,22 @@ def tune_ppo(
     negative advantage less likely. A clip range limits how far the model moves in one round.
 
     --algorithm grpo (Flow-GRPO, Liu et al. 2025, arXiv 2505.05470) is ddpo for flow models. Such a model draws without
-    noise, so a step has no probability. In each round, grpo adds noise in a few neighbouring steps, and trains on them;
-    see --sde and --window. All options of ddpo are options of grpo.
+    noise, so a step has no probability. In each round, grpo adds noise in a few neighbouring steps, and trains on them:
+    see --window. The noise is that of Flow-GRPO or, by default, that of Wang and Yu 2025 (arXiv 2509.05952): see --sde.
+    All options of ddpo are options of grpo.
 
     --algorithm refl (Xu et al. 2023, arXiv 2304.05977) draws a picture up to a random late step, predicts the finished
     picture from there, and follows the gradient of its reward. This is what VisionPrefer calls PPO. A round is one
     optimizer step. Such a gradient finds the weaknesses of a reward quickly: the reward still rises, but the pictures
     get worse. --watch shows it, and --patience stops in time.
 
+    --algorithm nft (DiffusionNFT, Zheng et al. 2025, arXiv 2509.16117) draws and scores pictures in rounds, like ddpo.
+    Then it adds new noise to the finished pictures, and trains the model to denoise towards the good ones and away from
+    the bad ones. It needs no probabilities, so the pictures can be drawn in few steps and without noise.
+
     The output folder holds the LoRA in pytorch_lora_weights.safetensors, previews drawn from fixed seeds, and metrics
-    in metrics.jsonl and in files for TensorBoard. To use the LoRA, run generate --adapter DIR, or call
-    pipe.load_lora_weights(DIR) in diffusers.
+    in metrics.jsonl and in files for TensorBoard. A finished run keeps checkpoint.pt, from which it can go on. To use
+    the LoRA, run generate --adapter DIR, or call pipe.load_lora_weights(DIR) in diffusers.
 
     With accelerate, several GPUs train together: accelerate launch -m vpctl tune-ppo and the same options. They divide
     the pictures of a round among themselves.
@@ -169,7 +174,6 @@ def tune_ppo(
     with opened(out, asked, device) as run:
         if run is None:
             return
-        from ..tuning.cache import remove
         from ..tuning.loop import train
         from ..tuning.objective import Objective
         from ..tuning.preview import previews
@@ -214,8 +218,6 @@ def tune_ppo(
                 progress.note(watch.finish())
             with run.results() as folder:
                 policy.save_lora(folder, config.export)
-        if run.world.is_main:
-            remove(run.folder)
     progress.note(f"the LoRA is in {out}; use it with generate --adapter {out}")
 
 

@@ -14,8 +14,9 @@ def group_advantages(
     much weight as any other prompt.
 
     `rewards` are (B,), or (B, R) for several rewards with `weights` (R,). Each reward has advantages of its own, whose
-    weighted sum is divided by its std again, as in GDPO (Liu et al. 2026, arXiv 2601.05242): otherwise the reward with
-    the largest numbers would decide. Rewards that differ by rounding only have advantages near 0, also in the sum.
+    weighted sum is divided by its std again, over the same pictures, as in GDPO (Liu et al. 2026, arXiv 2601.05242):
+    otherwise the reward with the largest numbers would decide. Rewards that differ by rounding only have advantages
+    near 0, also in the sum.
     """
     grouped = rewards.double().view(-1, group, 1 if rewards.ndim == 1 else rewards.shape[1])
     centred = grouped - grouped.mean(1, keepdim=True)
@@ -24,5 +25,6 @@ def group_advantages(
     if weights is not None:
         advantages = advantages @ weights.double()[:, None]
         # Of one reward, the std is its weight. A sum that is much smaller is rounding.
-        advantages /= advantages.square().mean().sqrt().clamp_min(0.01 * float(weights.abs().sum()))
+        least = 0.01 * float(weights.abs().sum())
+        advantages /= advantages.square().mean(over, keepdim=True).sqrt().clamp_min(least)
     return advantages.clamp(-limit, limit).flatten().float()

@@ -22,8 +22,6 @@ from torch import Tensor
 from .. import progress
 from ..errors import os_reason
 
-FOLDER = "cache"
-"""Folder of all caches in the folder of a training."""
 _SHARE_OF_DISK = 0.9
 """Maximum share of the free space that a cache may take."""
 _CHECKSUM = 4
@@ -133,11 +131,6 @@ class TensorCache:
             if opened >= 0:
                 os.close(opened)
         self._file = self._sums = -1
-
-
-def remove(run: Path) -> None:
-    """Delete all caches of the training in the folder `run`. One that has ended needs them no more."""
-    shutil.rmtree(run / FOLDER, ignore_errors=True)
 
 
 def _opened(file: Path) -> int:

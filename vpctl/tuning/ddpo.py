@@ -1,9 +1,9 @@
 """DDPO (Black et al. 2024, arXiv 2305.13301): policy gradients with a clipped ratio through the denoising steps.
 
-Differences from the released code: latents are stored as they were computed, in float32, so the ratio is exactly 1
-before the first update. Each picture is trained on at steps of its own choice. Rewards are compared within the pictures
-of one prompt in one round, not with rewards of earlier rounds. The last steps are left out, because they add almost no
-noise.
+Differences from the released code: latents are stored as they were computed, in float32, so with --packed 1 the ratio
+is exactly 1 before the first update. Each picture is trained on at steps of its own choice. Rewards are compared within
+the pictures of one prompt in one round, not with rewards of earlier rounds. The last steps are left out, because they
+add almost no noise.
 """
 
 from collections.abc import Mapping

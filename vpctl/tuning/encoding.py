@@ -21,7 +21,8 @@ from ..models.denoiser import Denoiser
 from ..models.denoiser.conditioning import Conditioning
 from ..models.denoiser.latents import Posteriors
 from ..models.devices import World
-from .cache import FOLDER, Part, TensorCache
+from .cache import Part, TensorCache
+from .folder import CACHE
 
 
 class LatentSource(Protocol):
@@ -53,7 +54,7 @@ class EncodedPictures(LatentSource):
         model = policy.latents_identity()
         latents = Part(torch.float16, policy.latent_shape)
         self._cache = TensorCache(
-            folder and folder / FOLDER / "latents",
+            folder and folder / CACHE / "latents",
             [f"{model} {content}" for content in numbers],
             [latents, latents, Part(torch.float32, (6,))],
             otherwise="a picture is encoded whenever it is used",
@@ -63,8 +64,8 @@ class EncodedPictures(LatentSource):
         """A hash of the content of each picture. Files that have not changed since an earlier run are not read."""
         if folder:
             with suppress(OSError):  # then nothing is stored, as TensorCache says
-                (folder / FOLDER).mkdir(exist_ok=True)
-        hasher = ContentHasher(self._pictures, str(folder / FOLDER / "contents") if folder else "")
+                (folder / CACHE).mkdir(exist_ok=True)
+        hasher = ContentHasher(self._pictures, str(folder / CACHE / "contents") if folder else "")
         try:
             return {name: hasher(name) for name in names}
         except RecordFailed as failure:
@@ -106,21 +107,19 @@ def keep_prompts(prompts: Iterable[str], policy: Denoiser, folder: Path) -> None
     """Let the policy encode each of these prompts once, and the empty prompt, and store them in the run in `folder`."""
     numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(["", *prompts]))}
     texts = [*numbers]
-    encode: Callable[[list[str]], Conditioning] = policy.embeddings.encode
+    encode: Callable[[str], Conditioning] = policy.embeddings.encode
     model = policy.embeddings_identity()
     cache = TensorCache(
-        folder / FOLDER / "prompts",
+        folder / CACHE / "prompts",
         [f"{model} {text}" for text in texts],
-        [Part(one.dtype, one.shape[1:]) for one in encode([""]).tensors],
+        [Part(one.dtype, one.shape[1:]) for one in encode("").tensors],
         otherwise="a prompt is encoded whenever it is used",
     )
 
     def computed(missing: list[int]) -> tuple[Tensor, ...]:
-        return encode([texts[number] for number in missing]).tensors
+        return Conditioning.cat([encode(texts[number]) for number in missing]).tensors
 
-    def read(wanted: list[str]) -> Conditioning:
-        if not all(prompt in numbers for prompt in wanted):
-            return encode(wanted)
-        return Conditioning(cache.load([numbers[prompt] for prompt in wanted], computed))
+    def read(prompt: str) -> Conditioning:
+        return Conditioning(cache.load([numbers[prompt]], computed)) if prompt in numbers else encode(prompt)
 
     policy.embeddings.encode = read

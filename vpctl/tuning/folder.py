@@ -14,6 +14,8 @@ from ..errors import OutputLocked, UserError, os_reason
 from ..streams.places import is_stream
 
 RUN_FILE, METRICS, CHECKPOINT, LOCK, ENDED = "run.json", "metrics.jsonl", "checkpoint.pt", ".lock", ".ended"
+CACHE = "cache"
+"""Folder of what frozen parts of the model have computed. It is deleted when the run has ended."""
 RESULTS = "results.part"
 """Where results are written before they move into the run's folder."""
 _OPTIONS_OF = {
@@ -23,8 +25,8 @@ _OPTIONS_OF = {
 }
 """Options of each command that no other command has together. Folders of all versions have them, and no name."""
 _TOTAL_OF = {"tune-dpo": "max_steps", "tune-ppo": "epochs"}
-"""The option with the number of steps, of commands whose steps do not depend on it. An ended run of these keeps its
-checkpoint, so that it can go on when the number is raised."""
+"""The option that sets the number of steps, for commands whose single steps do not depend on this number. An ended run
+of these commands keeps its checkpoint, so that it can go on when the number is raised."""
 PARTS = {f"{name}.part" for name in (RUN_FILE, METRICS, CHECKPOINT, ENDED)} | {RESULTS}
 """Incomplete files that a killed run may leave."""
 
@@ -146,12 +148,15 @@ def refuse_others(
     if changed == [total_of(options)] and can_go_on(folder, there, options):
         return False
     if changed and ((folder / CHECKPOINT).exists() or (folder / ENDED).exists()):
-        key, theirs, ours = changed[0], _command(there), _command(options)
+        total, theirs, ours = total_of(options), _command(there), _command(options)
+        key = next((one for one in changed if one != total), total)
         different = (
             f"holds a run of {theirs}, not of {ours}"
             if theirs and ours and theirs != ours
             else f"holds a run with {key} {there.get(key)!r}, not {options.get(key)!r}"
         )
+        if key == total and there.get(key, 0) < options.get(key, 0):
+            different += ", and no checkpoint from which it could go on"
         raise UserError(f"--out {folder}: {different}; name another folder, or remove this one")
     return not changed
 
@@ -187,6 +192,6 @@ def has_ended(folder: Path) -> bool:
     if gone:
         raise UserError(
             f"{folder / gone[0]}: is damaged or missing, but the run has ended; restore it, "
-            f"or remove {file} to train again from the beginning"
+            f"or remove {file} to {'write the results' if (folder / CHECKPOINT).exists() else 'train'} again"
         )
     return True

@@ -8,10 +8,10 @@ optimization, is the name of such a comparison for language models.
 Only the steps of a window add noise and are trained on, as in Flow-GRPO-Fast and MixGRPO (Li et al. 2025, arXiv
 2507.21802); the others follow the ODE. The window moves from round to round.
 
-Differences from the released code: latents are stored in float32, so the ratio is exactly 1 before the first update.
-The last step never adds noise, which would stay in the picture. The log-probability of a step with `cps` is that of
-its normal distribution; the code leaves out the factor 1/(2 std²) there. The KL divergence is that of two normal
-distributions; the code leaves out a factor 1/|dt|, so its weights of the penalty are larger.
+Differences from the released code: latents are stored in float32, so with --packed 1 the ratio is exactly 1 before the
+first update. The last step never adds noise, which would stay in the picture. The log-probability of a step with `cps`
+is that of its normal distribution; the code leaves out the factor 1/(2 std²) there. The KL divergence is that of two
+normal distributions; the code leaves out a factor 1/|dt|, so its weights of the penalty are larger.
 """
 
 import torch

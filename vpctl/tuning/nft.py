@@ -6,7 +6,8 @@ predictions for these noisy pictures. Any sampler can draw them, also one withou
 Differences from the released code, which is for flow models: the loss compares predicted latents without noise, and
 these come from a predicted noise or velocity alike. Classifier-free guidance is allowed: it is part of the policy, in
 drawing and in training. The advantages of a prompt's pictures have the mean 0, so a wrong mean of guided predictions
-moves nothing.
+hardly moves anything, as
+long as no advantage is clipped. The loss is not multiplied by 5, which only changes what --drift-weight means.
 """
 
 from collections.abc import Mapping
@@ -131,6 +132,7 @@ class NFT(Algorithm):
                 guidance=self._guidance,
                 where=f"round {number}",
                 together=rounds.packed,
+                only_last=True,
             )
         advantages = group_advantages(
             rewards, config.images, rounds.advantage_clip, self._objective.weights, deviation=rounds.deviation

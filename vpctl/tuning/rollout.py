@@ -24,6 +24,10 @@ class Rollout(NamedTuple):
     log_probs: Tensor
     """(B, T), of every step, by the policy that drew the pictures."""
 
+    def last(self) -> "Rollout":
+        """The finished pictures alone, with T = 0 steps. The memory of the steps can then be freed."""
+        return Rollout(self.prompts, self.latents[:, -1:].clone(), self.log_probs[:, :0])
+
     def split(self, sizes: list[int]) -> "list[Rollout]":
         """The pictures in parts of these `sizes`."""
         prompts = iter(self.prompts)
@@ -77,8 +81,11 @@ def roll_out_and_score(
     where: str,
     first: list[int] | None = None,
     together: int = 1,
+    only_last: bool = False,
 ) -> tuple[dict[Span, Rollout], Tensor]:
     """Draw some batches of the pictures, those of this process, `together` batches at once.
+
+    `only_last` keeps the finished pictures, and not the steps that led to them.
 
     Returns them, and the rewards (B, R) of the pictures of all processes.
 
@@ -100,7 +107,7 @@ def roll_out_and_score(
                 pixels = check_finite(policy.decode(one.latents[:, -1].to(policy.device)), one.prompts, where)
             black = black and not pixels.any()
             rewards[start:stop] = objective.score(pixels, one.prompts)
-            rollouts[start, stop] = one
+            rollouts[start, stop] = one.last() if only_last else one
     if black and batches:
         raise UserError(
             f"{where}: all pictures are black, such as that of {prompts[0][:60]!r}; the model draws nothing with these "

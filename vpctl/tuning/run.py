@@ -4,7 +4,8 @@ run.json        the options, the command line and the versions
 metrics.jsonl   one object for each logged step
 tensorboard/    the same, and preview grids, for TensorBoard
 previews/       the same grids as PNG
-checkpoint.pt   weights, optimizer and random state of the last saved step; removed when the run has ended
+checkpoint.pt   weights, optimizer and random state of the last saved step; at the end, train-rm removes it, and the
+                others keep it, so that the run can go on with more steps
 """
 
 import contextlib
@@ -37,7 +38,7 @@ from ..records import digest
 from ..streams.whole import atomic_write, sync
 from . import folder as contents
 from .board import Board
-from .folder import CHECKPOINT, ENDED, METRICS, PARTS, RESULTS, RUN_FILE
+from .folder import CACHE, CHECKPOINT, ENDED, METRICS, PARTS, RESULTS, RUN_FILE
 from .interrupts import deferred
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
@@ -144,6 +145,7 @@ class Run:
         if there is not None and contents.refuse_others(self.folder, there, config):
             return True
         if there is not None and contents.can_go_on(self.folder, there, config):
+            self._checkpoint()  # a damaged one is told before anything is changed
             with self._writing(self.folder / ENDED):
                 (self.folder / ENDED).unlink(missing_ok=True)
                 sync(str(self.folder))
@@ -369,6 +371,7 @@ class Run:
                 for file in files:
                     file.replace(self.folder / file.name)
                 sync(str(self.folder))
+                shutil.rmtree(self.folder / CACHE, ignore_errors=True)
                 _write_whole(self.folder / ENDED, orjson.dumps([file.name for file in files]))
                 self.ended = True
                 if not self._total_option:

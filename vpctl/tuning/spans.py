@@ -12,8 +12,8 @@ Span = tuple[int, int]
 def spans(pictures: int, updates: int, batch: int) -> list[list[Span]]:
     """The batches of each optimizer step of a round.
 
-    Drawing and training use the same batches, so both compute the same numbers. Which pictures belong to a step does
-    not depend on the batch size.
+    Without --packed, drawing and training use the same batches, so both compute the same numbers. Which pictures belong
+    to a step does not depend on the batch size.
     """
     bounds = [round(number * pictures / updates) for number in range(updates + 1)]
     return [

@@ -11,7 +11,8 @@ from ..images.folders import OF_A_PICTURE
 from ..images.pictures import Pictures
 from ..models.reward import RewardModel
 from ..records import fingerprint
-from .cache import FOLDER, Part, TensorCache
+from .cache import Part, TensorCache
+from .folder import CACHE
 
 CACHE_BYTES = 2 << 30
 """Maximum memory in bytes for pixels."""
@@ -48,7 +49,7 @@ class Store:
             layers = f"{self._model.identity_of_frozen_layers()} {dtype}"
             names = [f"{layers} {self._identity(path)}" for path in self._numbers]
             part = Part(torch.float16, self._model.hidden_shape)
-            self._frozen = TensorCache(folder / FOLDER, names, [part], otherwise=OTHERWISE)
+            self._frozen = TensorCache(folder / CACHE, names, [part], otherwise=OTHERWISE)
             self._dtype = dtype
 
     def _identity(self, path: str) -> str:

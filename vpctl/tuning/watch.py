@@ -46,6 +46,8 @@ class Watched(Algorithm):
         self._best: dict[str, Any] = {"round": 0, "value": -math.inf, "lora": {}}
         self.unit = algorithm.unit
         self.total = algorithm.total
+        self._waited = 0
+        """Measurements since the best one."""
         self._stopped = 0
         """The round after which patience ended the training; 0 before."""
 
@@ -59,9 +61,11 @@ class Watched(Algorithm):
             return {}
         means = self._draw_and_score().mean(0)
         value = float(means[self._first])
+        self._waited += 1
         if value > self._best["value"]:
             self._best = {"round": number, "value": value, "lora": copy.deepcopy(self._tuner.policy.lora())}
-        elif self._patience and number - self._best["round"] >= self._patience * self._every:
+            self._waited = 0
+        elif self._patience and self._waited >= self._patience:
             self.total = self._stopped = number
         return {f"watched:{name}": float(mean) for name, mean in zip(self._rewards.names, means, strict=True)}
 
@@ -84,16 +88,17 @@ class Watched(Algorithm):
         if not self._patience:
             return said
         self._tuner.policy.set_lora(best["lora"])
-        return f"{said}; this LoRA is kept"
+        ended = f"; --patience ended the training after round {self._stopped}" if self._stopped else ""
+        return f"{said}; this LoRA is kept{ended}"
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the algorithm, the best measurement, and whether patience has ended the training."""
-        return {**self._algorithm.state_dict(), "best": self._best, "stopped": self._stopped}
+        return {**self._algorithm.state_dict(), "best": self._best, "waited": self._waited, "stopped": self._stopped}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state. Raises `ValueError` for the state of another run."""
         if not 0 <= state["stopped"] <= self.total or not state["best"]["value"] < math.inf:
             raise ValueError("a training of another length")
-        self._stopped, self._best = state["stopped"], state["best"]
+        self._stopped, self._waited, self._best = state["stopped"], state["waited"], state["best"]
         self.total = self._stopped or self.total
         self._algorithm.load_state_dict(state)

@@ -1,6 +1,7 @@
 """Text-to-image models for training: one Protocol, and one file for each family of models.
 
-A new family is a new file here, an entry in `_family`, and its pipeline in `limits`. This module does not import
+A new family is a new file here, an entry in `_family`, and its pipeline in `limits`; if its latents are divided into
+patches, also in `models.folder`. This module does not import
 torch until a denoiser is opened.
 """
 

@@ -10,8 +10,6 @@ REMEMBERED = 4096
 """Number of prompts whose conditioning is cached. One takes 0.24 MB in Stable Diffusion 1, and 0.64 MB in SDXL."""
 LARGEST = 4 << 30
 """Number of bytes above which the cache is emptied: a prompt takes 5 MB in Stable Diffusion 3, and 8 MB in FLUX.1."""
-AT_ONCE = 64
-"""Number of prompts that are encoded together."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,8 @@ class Conditioning:
 class Embeddings:
     """Encodes prompts, each once, and caches their conditioning on the CPU."""
 
-    def __init__(self, encode: Callable[[list[str]], Conditioning], device: torch.device) -> None:
-        """`encode` runs the text encoders of a model. `device` is the device of the results."""
+    def __init__(self, encode: Callable[[str], Conditioning], device: torch.device) -> None:
+        """`encode` runs the text encoders of a model on one prompt. `device` is the device of the results."""
         self.encode = encode
         """May be replaced by a function that reads the same results from disk."""
         self._device = device
@@ -61,12 +59,14 @@ class Embeddings:
 
     @torch.no_grad()
     def __call__(self, prompts: list[str]) -> Conditioning:
-        """The conditioning of `prompts` on the device, in their order."""
+        """The conditioning of `prompts` on the device, in their order, in float32.
+
+        Prompts are encoded one by one: in a batch they would differ by rounding, and a resumed run has other batches.
+        """
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self._known:
+                self._known[prompt] = Conditioning(tuple(one.float() for one in self.encode(prompt).to("cpu").tensors))
+        found = Conditioning.cat([self._known[prompt] for prompt in prompts]).to(self._device)
         if len(self._known) > REMEMBERED or sum(one.size for one in self._known.values()) > LARGEST:
-            self._known = {prompt: self._known[prompt] for prompt in prompts if prompt in self._known}
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
-        for start in range(0, len(new), AT_ONCE):
-            encoded = self.encode(new[start : start + AT_ONCE]).to("cpu")
-            for row, prompt in enumerate(new[start : start + AT_ONCE]):
-                self._known[prompt] = encoded[row : row + 1]
-        return Conditioning.cat([self._known[prompt] for prompt in prompts]).to(self._device)
+            self._known = {prompt: self._known[prompt] for prompt in prompts}
+        return found

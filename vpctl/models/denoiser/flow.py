@@ -5,14 +5,12 @@ encoders stay in the 16 bits that they are loaded in: their largest, T5, would t
 the same for the policy and the reference.
 """
 
-from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from . import schedule
-from .conditioning import Conditioning
 from .pipeline import PipelineDenoiser
 from .schedule import FlowSchedule
 
@@ -42,16 +40,6 @@ class FlowDenoiser(PipelineDenoiser):
         # Embeddings in 16 bits would make the pipeline draw in 16 bits, too.
         embedded, pooled = self.embed(prompts).tensors
         return {"prompt_embeds": embedded, "pooled_prompt_embeds": pooled}
-
-    def _encode_prompts(self, prompts: list[str]) -> Conditioning:
-        # One by one: rounding would make the embeddings depend on the batch, and a resumed run encodes its prompts in
-        # other batches.
-        rows = [self._encode_prompt(prompt).tensors for prompt in prompts]
-        return Conditioning(tuple(torch.cat(tensors).float() for tensors in zip(*rows, strict=True)))
-
-    @abstractmethod
-    def _encode_prompt(self, prompt: str) -> Conditioning:
-        """The conditioning of a prompt, one row: the text embeddings (1, L, D), and pooled embeddings (1, P)."""
 
     def _scaled(self, latents: Tensor) -> Tensor:
         return super()._scaled(latents - self._latents_mean)

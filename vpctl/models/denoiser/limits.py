@@ -46,6 +46,12 @@ def check_scheduler(kind: str, scheduler: str, config: Mapping[str, Any], where:
                 f"{where}: its scheduler is a {scheduler}; only flow models with a {FLOW_SCHEDULER} whose noise levels "
                 "fall can be tuned"
             )
+        first, last = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        if config.get("use_dynamic_shifting") and first == last:
+            raise UserError(
+                f"{where}: its scheduler has no shift for other sizes, because base_image_seq_len and "
+                f"max_image_seq_len are both {first}; fix scheduler/scheduler_config.json"
+            )
         return
     predicts = config.get("prediction_type", PREDICTIONS[0])
     if predicts not in PREDICTIONS:

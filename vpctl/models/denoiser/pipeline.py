@@ -61,7 +61,7 @@ class PipelineDenoiser(ABC):
             self.model.enable_gradient_checkpointing()
             pipe.vae.enable_gradient_checkpointing()
         self.trainable: list[torch.nn.Parameter] = [one for one in self.model.parameters() if one.requires_grad]
-        self.embeddings = Embeddings(self._encode_prompts, self.device)
+        self.embeddings = Embeddings(self._encode_prompt, self.device)
 
     def _to_float32(self) -> None:
         """Let all parts compute in float32 whose results depend on the LoRA."""
@@ -73,8 +73,8 @@ class PipelineDenoiser(ABC):
         return getattr(self.pipe, self.part)
 
     @abstractmethod
-    def _encode_prompts(self, prompts: list[str]) -> Conditioning:
-        """The conditioning of the prompts, one row for each. An empty prompt gives that of a prediction without one."""
+    def _encode_prompt(self, prompt: str) -> Conditioning:
+        """The conditioning of a prompt, one row. An empty prompt gives that of a prediction without a prompt."""
 
     @abstractmethod
     def _run(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:

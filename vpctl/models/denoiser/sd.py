@@ -9,8 +9,8 @@ from .unet import UNetDenoiser
 class StableDiffusion(UNetDenoiser):
     """A Stable Diffusion pipeline. Its conditioning is the text embeddings (B, L, D)."""
 
-    def _encode_prompts(self, prompts: list[str]) -> Conditioning:
-        embedded, _ = self.pipe.encode_prompt(prompts, self.device, 1, do_classifier_free_guidance=False)
+    def _encode_prompt(self, prompt: str) -> Conditioning:
+        embedded, _ = self.pipe.encode_prompt(prompt, self.device, 1, do_classifier_free_guidance=False)
         return Conditioning((embedded,))
 
     def _run(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:

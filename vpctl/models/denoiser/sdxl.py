@@ -39,11 +39,6 @@ class StableDiffusionXL(UNetDenoiser):
         sizes = self._own_sizes(len(prompts)) if sizes is None else sizes
         return Conditioning((*super().embed(prompts).tensors, sizes.to(self.device)))
 
-    def _encode_prompts(self, prompts: list[str]) -> Conditioning:
-        # One by one: rounding in the projection of the pooled embeddings would make them depend on the batch, and a
-        # resumed run encodes its prompts in other batches.
-        return Conditioning.cat([self._encode_prompt(prompt) for prompt in prompts])
-
     def _encode_prompt(self, prompt: str) -> Conditioning:
         embedded, _, pooled, _ = self.pipe.encode_prompt(prompt, device=self.device, do_classifier_free_guidance=False)
         if not prompt and self.pipe.config.force_zeros_for_empty_prompt:
