@@ -123,16 +123,9 @@ def steps_of(workplace: Path, name: str) -> int:
 MOMENTS = {
     "train-rm": ["reward:optimizer_step", "run:Run.log", "run:Run.finished", "run:Run.due"],
     "tune-dpo": ["tuner:optimizer_step", "dpo:noised_pairs", "run:Run.log", "run:Run.finished", "run:Run.due"],
-    "tune-ppo": [
-        "ddpo:roll_out_and_score",
-        "ddpo:update",
-        "tuner:optimizer_step",
-        "run:Run.log",
-        "run:Run.finished",
-        "run:Run.due",
-    ],
+    "tune-ppo": ["ddpo:roll_out_and_score", "run:Run.log", "run:Run.finished", "run:Run.due"],
 }
-"""Functions of a training that are called once a step, or a few times, where it is interrupted."""
+"""Functions of a training that are called once a step, where it is interrupted."""
 
 
 def assert_same(workplace: Path, name: str, out: str) -> None:

@@ -124,11 +124,27 @@ def test_a_run_goes_on_when_its_number_of_steps_is_raised(
     assert (tmp_path / "weights").read_text() == "5"
     with pytest.raises(UserError, match="holds a run with max_steps 5, not 4"):
         run_to(tmp_path, 4)
-    with pytest.raises(UserError, match="holds a run with"):
+    with pytest.raises(UserError, match="holds a run with seed None, not 1;"):
         run_to(tmp_path, 6, seed=1)
     (tmp_path / "checkpoint.pt").unlink()
-    with pytest.raises(UserError, match="holds a run with max_steps 5, not 6"):
+    with pytest.raises(
+        UserError, match="holds a run with max_steps 5, not 6, and no checkpoint from which it could go"
+    ):
         run_to(tmp_path, 6)
+
+
+def test_a_damaged_checkpoint_is_told_before_a_raised_run_changes_anything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_to(tmp_path, 3)
+    before = (tmp_path / "run.json").read_bytes()
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"checkpoint.pt: is damaged, or belongs to another run"):
+        run_to(tmp_path, 5)
+    assert (tmp_path / "run.json").read_bytes() == before
+    with opened(str(tmp_path), {"pairs": "p.jsonl", "model": "m", "max_steps": 3}, "cpu") as run:
+        assert run is None
+    assert "already holds the finished run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("interrupted", [1, 3, 5])

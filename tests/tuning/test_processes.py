@@ -89,9 +89,9 @@ def ended(process: subprocess.Popen[bytes]) -> str:
     return said.decode()
 
 
-@pytest.mark.parametrize("head", ["matching", "mlp"])  # the second has dropout
-def test_two_processes_train_the_weights_of_one_and_resume_them_after_a_kill(run: Run, pairs: Path, head: str) -> None:
-    options = ("--freeze", "0.5", "--head", head, "--weight-decay", "0.1")
+def test_two_processes_train_the_weights_of_one_and_resume_them_after_a_kill(run: Run, pairs: Path) -> None:
+    """The head has dropout, so its random numbers must be the same, too."""
+    options = ("--freeze", "0.5", "--head", "mlp", "--weight-decay", "0.1")
     alone = run("train-rm", pairs, "--out", "alone", *OPTIONS, "--accumulate", "2", *options)
     assert alone.code == 0, alone.err
     kill_after_a_checkpoint(together(pairs, "two", *options), pairs.parent / "two")

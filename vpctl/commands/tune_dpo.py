@@ -201,8 +201,8 @@ def tune_on_pairs(
         others = HeldOutPairs(tuner, posteriors, preferences[len(wanted) :], config, seed=asked["seed"])
 
         def measure(step: int) -> dict[str, float]:
-            due = held_out and (step % config.validate_every == 0 or step == config.max_steps)
-            return others.measure() if due else {}
+            due = step % config.validate_every == 0 or step == config.max_steps
+            return others.measure() if held_out and step and due else {}  # an untuned model favours no picture
 
         prompts = [pair["prompt"] for pair in wanted]
         tune(algorithm, tuner, run, prompts, generator.settings, config, asked["seed"], measure)
