@@ -262,3 +262,10 @@ def test_a_fused_lora_is_that_of_peft_with_its_gradients() -> None:
     assert len(results[0]) == 4
     for ours, theirs in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_a_layer_that_the_model_does_not_have_is_told(packaged: StableDiffusionPipeline) -> None:
+    with pytest.raises(
+        UserError, match=r"--lora-targets to_x: the model has no such layer; it has, for example, conv_out"
+    ):
+        StableDiffusion(copy.deepcopy(packaged), rank=4, seed=0, targets="to_q,to_x")
