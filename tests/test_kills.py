@@ -39,11 +39,13 @@ STAGES: dict[str, tuple[str, list[str]]] = {
         ["{out}/metrics.jsonl", "{out}/model.safetensors", "{out}/reward.json", "{out}/README.md"],
     ),
     "tune-dpo": (
-        "tune-dpo pairs.jsonl --out {out} --max-steps 12 --batch 4 --accumulate 2 --save-every 2 --preview-every 6",
-        ["{out}/metrics.jsonl", "{out}/pytorch_lora_weights.safetensors", "{out}/previews/000012.png"],
+        "tune-dpo pairs.jsonl -m shapes:small --out {out} --max-steps 8 --batch 4 --accumulate 2 --save-every 2 "
+        "--preview-every 8",
+        ["{out}/metrics.jsonl", "{out}/pytorch_lora_weights.safetensors", "{out}/previews/000008.png"],
     ),
     "tune-ppo": (
-        "tune-ppo prompts.txt --out {out} --epochs 6 --prompts-per-epoch 2 --images 2 --steps 8 --save-every 2",
+        "tune-ppo prompts.txt -m shapes:small --out {out} --epochs 6 --prompts-per-epoch 2 --images 2 --steps 5 "
+        "--save-every 2 --preview-every 0",
         ["{out}/metrics.jsonl", "{out}/pytorch_lora_weights.safetensors"],
     ),
     "eval": ("eval accuracy pairs.jsonl --html {out}.html --out {out}.jsonl", ["{out}.jsonl"]),

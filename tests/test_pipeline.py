@@ -41,7 +41,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     call(folder, "annotate", "images/metadata.jsonl", "--out", "judgements.jsonl")
     call(folder, "merge", "judgements.jsonl", "--split", "train:0.7,test:0.3", "--out", "pairs.jsonl")
     call(folder, "train-rm", "pairs.jsonl", "--epochs", "1", "--out", "vp-score")
-    steeply = ["--learning-rate", "0.01"]  # A few steps must change the pictures visibly.
+    steeply = ["--learning-rate", "0.01", "--preview-every", "0"]  # A few steps must change the pictures visibly.
     call(folder, "tune-dpo", "pairs.jsonl", *steeply, "--warmup", "0", "--max-steps", "4", "--out", "dpo-lora")
     few = ["--epochs", "1", "--prompts-per-epoch", "8"]
     call(folder, "tune-ppo", "prompts.jsonl", *steeply, "-r", "vp:vp-score", *few, "--out", "ppo-lora")
