@@ -101,7 +101,7 @@ def plain(folder: Path, count: int) -> tuple[float, float]:
             loss = bradley_terry_loss(rewards[:1] - rewards[1:]).mean() / len(pairs)
             loss.backward()
             first += loss.item() * (number == 0)
-        optimizer_step(optimizer, trained, where="plain")
+        optimizer_step(optimizer, trained, where="plain", largest_norm=1.0)
     return time.perf_counter() - began, first
 
 
