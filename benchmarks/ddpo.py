@@ -1,11 +1,12 @@
 """Seconds for a round of DDPO: trl's DDPOTrainer against `vpctl tune-ppo`.
 
-Both sides tune the same tiny Stable Diffusion pipeline with random weights, on one thread and in float32: 16 pictures a
-round in batches of 1, which is trl's default, or of 4; 10 denoising steps with guidance, all of which are trained on;
-two optimizer steps; a LoRA of rank 4 on all attention layers; the brightness as the reward. vpctl runs with --packed 1,
-its default, and with a larger --packed, which sends several denoising steps of a picture through the model together. It
-also measures the KL divergence from the untuned model in each round, which trl does not. Each side is a process of its
-own; rounds of all sides alternate, and medians are told. Goal: at most 0.6 of the seconds, and no more memory.
+Both sides tune the same tiny Stable Diffusion pipeline with random weights, on one thread and in float32. They draw 16
+pictures a round, in batches of 1, as trl does by default, or in batches of 4. A picture has 10 denoising steps with
+guidance, and both sides train on all of them, in two optimizer steps a round. The LoRA has the rank 4 and is on all
+attention layers. The reward is the brightness. vpctl runs with --packed 1, its default, and with a larger --packed,
+which sends several denoising steps of a picture through the model together. It also measures the KL divergence from the
+untuned model in each round, which trl does not. Each side is a process of its own; rounds of all sides alternate, and
+medians are told. Goal: at most 0.6 of the seconds, and no more memory.
 
 trl 0.23.1 must be installed. Run from the root of the repository with: python -m benchmarks.ddpo
 """
@@ -13,7 +14,7 @@ trl 0.23.1 must be installed. Run from the root of the repository with: python -
 import importlib.metadata
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain, cycle, repeat
 from pathlib import Path
@@ -49,7 +50,7 @@ def theirs(folder: Path, batch: int) -> None:
     from trl import DDPOTrainer, DefaultDDPOStableDiffusionPipeline
 
     texts = cycle(prompts(PROMPTS))
-    drawn = chain.from_iterable(repeat((text, {}), EACH) for text in texts)
+    drawn: Iterator[tuple[str, dict[str, Any]]] = chain.from_iterable(repeat((text, {}), EACH) for text in texts)
 
     def reward(pixels: torch.Tensor, *_: Any) -> tuple[torch.Tensor, dict[str, Any]]:
         return pixels.mean((1, 2, 3)), {}

@@ -11,6 +11,7 @@ import asyncio
 import math
 import statistics
 from collections import deque
+from collections.abc import Callable
 from itertools import product
 from random import Random
 from typing import NamedTuple, Protocol
@@ -133,7 +134,8 @@ async def run(server: Server, latency: float, *, tells: bool, learn: bool) -> Re
 
 def main() -> None:
     """Print both results for every server, and the mean and range of their ratios for every kind."""
-    for kind, tells in product((FixedWindow, SlidingWindow, Bucket), (True, False)):
+    kinds: tuple[Callable[[int], Server], ...] = (FixedWindow, SlidingWindow, Bucket)
+    for kind, tells in product(kinds, (True, False)):
         print(f"{kind.__name__}{'' if tells else ', silent'}")
         print("                        answered per minute           rejected")
         print("    limit  latency     with  without  ratio       with  without")

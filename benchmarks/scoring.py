@@ -154,7 +154,10 @@ def main() -> None:
                 worker.terminate()
                 worker.communicate()
     count = PROMPTS * EACH
-    medians = {side: [statistics.median(one[n] for one in each) for n in (0, 1)] for side, each in rounds.items()}
+    medians = {
+        side: (statistics.median(one[0] for one in each), statistics.median(one[1] for one in each))
+        for side, each in rounds.items()
+    }
     least = medians["image-reward"]
     expected = np.array(rounds["image-reward"][0][3])
     for side, each in rounds.items():

@@ -4,8 +4,6 @@
 set -eu
 here=$(dirname "$0") run=${1:-runs/demo} seed=${SEED:-0}
 PATH=$PATH:$here/../.venv/bin # where make puts vpctl
-export OMP_NUM_THREADS=1 # Such small models gain nothing from a second thread, but a second process uses a second core.
-trap 'kill 0' INT # Ctrl-C must also end the process in the background.
 
 vpctl polish "$here/prompts.txt" --out "$run/prompts.jsonl"
 vpctl polish "$here/held-out.txt" --out "$run/held-out.jsonl"
@@ -16,18 +14,13 @@ vpctl generate "$run/prompts.jsonl" -m shapes -m shapes:small --seed "$seed" --o
 vpctl annotate "$run/images/metadata.jsonl" --annotator shapes --seed "$seed" --out "$run/judgements.jsonl"
 vpctl merge "$run/judgements.jsonl" --min-margin 0.05 --split train:0.8,validation:0.1,test:0.1 --out "$run/pairs.jsonl"
 
-draw() { # Draw the held-out prompts, which no model was trained on: draw FOLDER [--adapter LORA]
-    out=$1 && shift
-    vpctl generate "$run/held-out.jsonl" -m shapes -n 1 --seed "$seed" "$@" --out "$run/$out/metadata.jsonl"
-}
+export OMP_NUM_THREADS=1 # From here on two processes run at the same time, each on a core of its own.
+trap 'kill 0' INT # Ctrl-C must also end the process in the background.
 
 # The first way from pairs to a better model, DPO, needs no reward model. It runs in the background.
-{
-    vpctl tune-dpo "$run/pairs.jsonl" -m shapes --beta 1000 --learning-rate 5e-4 --batch 32 --accumulate 1 \
-        --max-steps 300 --preview-every 50 --seed "$seed" --out "$run/dpo-lora"
-    draw base
-    draw dpo --adapter "$run/dpo-lora"
-} &
+vpctl tune-dpo "$run/pairs.jsonl" -m shapes --beta 1000 --learning-rate 5e-4 --batch 32 --accumulate 1 \
+    --max-steps 300 --preview-every 50 --seed "$seed" --out "$run/dpo-lora" &
+dpo=$!
 
 # The second way needs a reward model, which is trained on the pairs. DiffusionNFT draws pictures, scores them with it,
 # and learns from the good and the bad ones; the judge only watches.
@@ -35,15 +28,21 @@ vpctl train-rm "$run/pairs.jsonl" --freeze 0 --learning-rate 3e-4 --seed "$seed"
 vpctl eval accuracy "$run/pairs.jsonl" --split test --reward "vp:$run/vp-score" --out "$run/accuracy.jsonl"
 vpctl tune-ppo "$run/prompts.jsonl" --algorithm nft -m shapes --reward "vp:$run/vp-score" --watch shapes \
     --steps 6 --timestep-fraction 0.5 --learning-rate 2e-3 --epochs 50 --prompts-per-epoch 12 --images 8 --batch 32 \
-    --packed 3 --old-decay 0 --drift-weight 0 --ema 0.9 --seed "$seed" --out "$run/nft-lora"
-draw nft --adapter "$run/nft-lora"
-wait $!
+    --packed 3 --old-decay 0 --drift-weight 0 --ema 0.9 --seed "$seed" --out "$run/nft-lora" &
+nft=$!
 
-# Score the pictures of all three models. The pixel judge decides; it has not judged pictures of these prompts before.
-for model in base dpo nft; do
-    vpctl score "$run/$model/metadata.jsonl" -r shapes -r shapes:prompt-following -r "vp:$run/vp-score" \
-        --out "$run/$model/scored.jsonl"
-done
+try() { # Draw the held-out prompts, which no model was trained on, and score the pictures. The pixel judge decides; it
+    # has not judged pictures of these prompts before: try NAME [--adapter LORA]
+    out=$1 && shift
+    vpctl generate "$run/held-out.jsonl" -m shapes -n 1 --seed "$seed" "$@" --out "$run/$out/metadata.jsonl"
+    vpctl score "$run/$out/metadata.jsonl" -r shapes -r shapes:prompt-following -r "vp:$run/vp-score" \
+        --out "$run/$out/scored.jsonl"
+}
+wait $dpo || { kill $nft && exit 1; }
+try base
+try dpo --adapter "$run/dpo-lora"
+wait $nft
+try nft --adapter "$run/nft-lora"
 vpctl eval compare "$run/base/scored.jsonl" "$run/dpo/scored.jsonl" "$run/nft/scored.jsonl" \
     --run "$run/vp-score" --run "$run/dpo-lora" --run "$run/nft-lora" --report "$run/accuracy.jsonl" \
     --html "$run/report.html" --out "$run/compared.jsonl"

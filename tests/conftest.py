@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 from textwrap import dedent
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import orjson
 import pytest
@@ -26,6 +26,9 @@ from vpctl import progress
 from vpctl.records import Image
 from vpctl.shapes.grammar import describe, sample
 from vpctl.shapes.render import render
+
+if TYPE_CHECKING:
+    from tests.forks import Forks
 
 settings.register_profile("vpctl", deadline=None, derandomize=True, database=None)
 settings.load_profile("vpctl")
@@ -138,6 +141,28 @@ def run(tmp_path: Path) -> Run:
             preexec_fn=as_anyone,
         )
         return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def forks() -> "Iterator[Forks]":
+    """Runs vpctl without the time to import the libraries."""
+    from tests.forks import Forks
+
+    with Forks() as forks:
+        yield forks
+
+
+@pytest.fixture
+def forked(forks: "Forks", tmp_path: Path) -> Run:
+    """As `run`, in a fork of a process that has imported the libraries. Standard input is empty."""
+
+    def run(
+        *arguments: str | Path, stdin: str = "", cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> Ended:
+        assert not stdin
+        return forks([*map(str, arguments)], cwd or tmp_path, env=env)
 
     return run
 

@@ -1,4 +1,4 @@
-"""Runs vpctl and kills it at one of its events: `python tests/killed.py NUMBER WORDS...`.
+"""Kills vpctl at one of its events.
 
 An event is a write to a descriptor, a file opened for writing, a rename, or a database opened. The process kills itself
 before the event with this number, counted from 1, so the speed of the machine does not matter. With 0 it is not killed,
@@ -8,10 +8,10 @@ and writes the number of its events to the file `events` in the working director
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-HOME = Path(__file__).parent.parent
 events = 0
 
 
@@ -23,8 +23,8 @@ def due(number: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def watch(number: int) -> None:
-    """From now on, count the events below the working directory."""
+def watched(main: Callable[[], int], number: int) -> int:
+    """Call `main`, and count the events below the working directory. The process must not do anything else then."""
     write, here = os.write, os.getcwd()
 
     def written(file: int, content: Any) -> int:
@@ -40,16 +40,8 @@ def watch(number: int) -> None:
 
     os.write = written
     sys.addaudithook(heard)
-
-
-if __name__ == "__main__":
-    sys.path[0] = str(HOME)
-    number, sys.argv = int(sys.argv[1]), ["vpctl", *sys.argv[2:]]
-    from vpctl.cli import main
-
-    watch(number)
     code = main()
     if not number:
         total = events
         Path("events").write_text(str(total))
-    sys.exit(code)
+    return code

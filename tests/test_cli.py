@@ -376,6 +376,15 @@ def test_a_slip_on_the_command_line_is_one_line_on_stderr(call: Call, words: str
     assert ended.err.count("\n") == 1
 
 
+def test_when_memory_runs_out_the_options_that_need_less_are_named(call: Call) -> None:
+    with patch("vpctl.commands.tune_dpo.announce_once", side_effect=MemoryError):
+        ended = call("tune-dpo pairs.jsonl --out run")
+    assert ended.err == (
+        "vpctl tune-dpo: error: out of memory; lower --batch and raise --accumulate, or name --gradient-checkpointing, "
+        "--dtype float16 or bfloat16, or with --full --optimizer adamw8bit\n"
+    )
+
+
 def test_without_a_word_there_is_help(call: Call) -> None:
     for words in ("", "eval"):
         ended = call(words)

@@ -97,8 +97,8 @@ def test_the_parser_takes_every_command_of_the_table_of_algorithms(tmp_path: Pat
     for name, *options in calls:
         parse(name, options)
     tried = [words[words.index("--algorithm") + 1] if "--algorithm" in words else words[0] for words in calls]
-    assert {"tune-dpo", "d3po", "ddpo", "refl", "nft"} <= {*tried}
-    swapped = lines((tmp_path / "job" / "algorithms" / "swapped.jsonl").read_text())
+    assert {"tune-dpo", "kto", "d3po", "ddpo", "refl", "nft"} <= {*tried}
+    swapped = lines((tmp_path / "job" / "swapped.jsonl").read_text())
     assert swapped == [{"chosen_file_name": "b.png", "rejected_file_name": "a.png"}]
 
 

@@ -5,8 +5,6 @@ VPCTL_KILLS=5 kills every command five times instead of once. This is done befor
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -15,7 +13,7 @@ import orjson
 import pytest
 from safetensors.torch import load_file
 
-from tests.conftest import ENVIRONMENT, HOME, PATIENCE
+from tests.forks import Forks
 from vpctl.shapes.prompts import raw_prompts
 
 KILLS = int(os.environ.get("VPCTL_KILLS", "1"))
@@ -52,22 +50,31 @@ STAGES: dict[str, tuple[str, list[str]]] = {
 }
 
 
-def call(arguments: list[str], folder: Path, at: int = 0) -> int:
-    """Run the command to its end, or kill it at one of its events. Return its exit code."""
-    command = [sys.executable, str(HOME / "tests" / "killed.py"), str(at), *arguments]
-    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, timeout=PATIENCE)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
-    return done.returncode
+Call = Callable[[str, int], int]
+"""Runs a command in the workplace to its end, or kills it at one of its events. Returns its exit code."""
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def call(workplace: Path, forks: Forks) -> Call:
+    def call(command: str, at: int) -> int:
+        done = forks(command.split(), workplace, kill=at)
+        assert done.code in (0, -signal.SIGKILL), done.err
+        return done.code
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
     folder = tmp_path_factory.mktemp("kills")
     (folder / "raw.txt").write_text("\n".join(raw_prompts(4000, Random(1))))
     (folder / "prompts.txt").write_text("\n".join(raw_prompts(24, Random(2))))
-    call(["generate", "prompts.txt", "-n", "4", "--out", "images/metadata.jsonl"], folder)
-    call(["annotate", "images/metadata.jsonl", "--out", "judgements.jsonl"], folder)
-    call(["merge", "judgements.jsonl", "--split", "train:0.8,validation:0.1,test:0.1", "--out", "pairs.jsonl"], folder)
+    for command in (
+        "generate prompts.txt -n 4 --out images/metadata.jsonl",
+        "annotate images/metadata.jsonl --out judgements.jsonl",
+        "merge judgements.jsonl --split train:0.8,validation:0.1,test:0.1 --out pairs.jsonl",
+    ):
+        assert forks(command.split(), folder).code == 0
     return folder
 
 
@@ -85,19 +92,19 @@ def same(one: Path, other: Path) -> bool:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_killed_and_started_again_it_ends_as_if_it_had_not_been(stage: str, workplace: Path) -> None:
+def test_killed_and_started_again_it_ends_as_if_it_had_not_been(stage: str, workplace: Path, call: Call) -> None:
     command, results = STAGES[stage]
 
     def named(out: str) -> Callable[[str], str]:
         return lambda text: text.format(out=out)
 
     whole, cut = named(f"{stage}-whole"), named(f"{stage}-cut")
-    assert call(whole(command).split(), workplace) == 0
+    assert call(whole(command), 0) == 0
     events = int((workplace / "events").read_text())
     assert events > len(results), "it is seen at work"
-    kills = [call(cut(command).split(), workplace, rng.randint(1, events)) for _ in range(KILLS)]
+    kills = [call(cut(command), rng.randint(1, events)) for _ in range(KILLS)]
     assert kills[0] == -signal.SIGKILL
-    assert call(cut(command).split(), workplace) == 0
+    assert call(cut(command), 0) == 0
     for result in results:
         assert same(workplace / whole(result), workplace / cut(result)), result
     if stage == "generate":

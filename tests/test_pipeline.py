@@ -4,6 +4,7 @@ import os
 import shlex
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,37 +17,45 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from tests.conftest import ENVIRONMENT, HOME, PATIENCE, Ended, code_of_card, lines, until, vpctl
+from tests.conftest import ENVIRONMENT, HOME, PATIENCE, code_of_card, lines, until, vpctl
+from tests.forks import Forks
 from vpctl import plugins
 from vpctl.shapes.prompts import raw_prompts
 
 PROMPTS = 30
 
 
-def call(folder: Path, *arguments: str | Path) -> Ended:
-    done = subprocess.run(
-        vpctl(*arguments), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE
-    )
-    assert done.returncode == 0, done.stderr
-    return Ended(done.returncode, done.stdout, done.stderr)
+Work = Callable[[str], None]
+"""Runs a command in the folder of the job."""
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a reward model and three LoRAs after a short training."""
+def work(job: Path, forks: Forks) -> Work:
+    return lambda command: fork(forks, job, command)
+
+
+def fork(forks: Forks, folder: Path, command: str) -> None:
+    done = forks(command.split(), folder)
+    assert done.code == 0, done.err
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
+    """A folder with a reward model and two LoRAs after a short training."""
     folder = tmp_path_factory.mktemp("job")
     (folder / "raw.txt").write_text("\n".join(raw_prompts(PROMPTS, Random(5))))
-    call(folder, "polish", "raw.txt", "--out", "prompts.jsonl")
-    call(folder, "generate", "prompts.jsonl", "-m", "shapes", "-m", "shapes:small", "--out", "images/metadata.jsonl")
-    call(folder, "annotate", "images/metadata.jsonl", "--out", "judgements.jsonl")
-    call(folder, "merge", "judgements.jsonl", "--split", "train:0.7,test:0.3", "--out", "pairs.jsonl")
-    call(folder, "train-rm", "pairs.jsonl", "--epochs", "1", "--out", "vp-score")
-    steeply = ["--learning-rate", "0.01", "--preview-every", "0"]  # A few steps must change the pictures visibly.
-    call(folder, "tune-dpo", "pairs.jsonl", *steeply, "--warmup", "0", "--max-steps", "4", "--out", "dpo-lora")
-    few = ["--epochs", "1", "--prompts-per-epoch", "8"]
-    call(folder, "tune-ppo", "prompts.jsonl", *steeply, "-r", "vp:vp-score", *few, "--out", "ppo-lora")
-    gradient = ["--algorithm", "refl", "-r", "vp:vp-score", "--steps", "4"]
-    call(folder, "tune-ppo", "prompts.jsonl", *steeply, *gradient, *few, "--out", "refl-lora")
+    steeply = "--learning-rate 0.01 --preview-every 0"  # A few steps must change the pictures visibly.
+    commands = (
+        "polish raw.txt --out prompts.jsonl",
+        "generate prompts.jsonl -m shapes -m shapes:small --out images/metadata.jsonl",
+        "annotate images/metadata.jsonl --out judgements.jsonl",
+        "merge judgements.jsonl --split train:0.7,test:0.3 --out pairs.jsonl",
+        "train-rm pairs.jsonl --epochs 1 --out vp-score",
+        f"tune-dpo pairs.jsonl {steeply} --warmup 0 --max-steps 4 --out dpo-lora",
+        f"tune-ppo prompts.jsonl {steeply} -r vp:vp-score --epochs 1 --prompts-per-epoch 8 --out ppo-lora",
+    )
+    for command in commands:
+        fork(forks, folder, command)
     return folder
 
 
@@ -63,9 +72,9 @@ def test_load_dataset_opens_the_pictures(job: Path) -> None:
     assert opened[0]["prompt"] == by_id[opened[0]["image_id"]]["prompt"]
 
 
-def test_transformers_alone_gives_the_reward_that_score_gives(job: Path) -> None:
+def test_transformers_alone_gives_the_reward_that_score_gives(job: Path, work: Work) -> None:
     """With the code of the model card, except for the mean and standard deviation in reward.json."""
-    call(job, "score", "images/metadata.jsonl", "--reward", "vp:vp-score", "--out", "images/scored.jsonl")
+    work("score images/metadata.jsonl --reward vp:vp-score --out images/scored.jsonl")
     record = lines((job / "images/scored.jsonl").read_text())[0]
     folder = job / "vp-score"
     with Image.open(job / "images" / record["file_name"]) as picture:
@@ -76,18 +85,18 @@ def test_transformers_alone_gives_the_reward_that_score_gives(job: Path) -> None
     assert reward == pytest.approx(record["scores"]["vp:vp-score"], abs=1e-3)
 
 
-def test_the_model_card_says_the_accuracy_that_eval_measures(job: Path) -> None:
-    how = ["--reward", "vp:vp-score", "--split", "test", "--definition", "all"]
-    reports = lines(call(job, "eval", "accuracy", "pairs.jsonl", *how).out)
+def test_the_model_card_says_the_accuracy_that_eval_measures(job: Path, work: Work) -> None:
+    work("eval accuracy pairs.jsonl --reward vp:vp-score --split test --definition all --out measured.jsonl")
+    reports = lines((job / "measured.jsonl").read_text())
     assert f"**{reports[0]['value']:.3f}**" in (job / "vp-score/README.md").read_text()
     assert lines((job / "vp-score/accuracy.jsonl").read_text()) == reports[:-1], "there are no ties for tie-aware"
 
 
-@pytest.mark.parametrize("name", ["dpo-lora", "ppo-lora", "refl-lora"])
-def test_diffusers_alone_draws_with_the_lora_what_generate_draws(job: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["dpo-lora", "ppo-lora"])
+def test_diffusers_alone_draws_with_the_lora_what_generate_draws(job: Path, work: Work, name: str) -> None:
     folder = job / f"drawn-with-{name}"
     (job / "two.txt").write_text("a red circle on a white background\na blue star above a green cross\n")
-    call(job, "generate", "two.txt", "-n", "1", "--adapter", name, "--out", f"{folder}/all.jsonl")
+    work(f"generate two.txt -n 1 --adapter {name} --out {folder}/all.jsonl")
     pipe = StableDiffusionPipeline.from_pretrained(
         HOME / "vpctl/shapes/weights/base", dtype=torch.float32, safety_checker=None
     )

@@ -21,6 +21,16 @@ def test_a_resumed_count_begins_where_it_was_and_its_time_left_is_of_its_own_wor
     ]
 
 
+def test_bytes_have_the_unit_that_people_read() -> None:
+    assert [progress.size(count) for count in (1234, 17_800_000, 999_000_000, 1_000_000_000, 80e9)] == [
+        "1.23 kB",
+        "17.8 MB",
+        "999 MB",
+        "1 GB",
+        "80 GB",
+    ]
+
+
 @pytest.mark.parametrize(("number", "said"), [(0, "0 held-out pairs"), (1, "1 held-out pair"), (2, "2 held-out pairs")])
 def test_a_count_has_its_noun_in_the_right_number(number: int, said: str) -> None:
     assert progress.plural(number, "held-out pair") == said

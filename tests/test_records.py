@@ -202,6 +202,7 @@ def test_what_each_record_cannot_do_without() -> None:
         "Image": ["prompt", "file_name"],
         "Judgement": ["prompt_id", "prompt", "aspect", "annotator", "image_ids", "file_names", "scores"],
         "Pair": ["prompt_id", "prompt", "chosen_file_name", "rejected_file_name", "margin"],
+        "Rating": ["prompt", "file_name", "label"],
         "Report": ["name", "metric", "value", "low", "high", "n"],
     }
 

@@ -38,6 +38,13 @@ RENAMED = {
     "annotate --report": "vpctl eval judgements FILE",
 }
 """New names of renamed options, by command and old name."""
+_USES_LESS = "lower --batch, use smaller pictures, or use a smaller model"
+_SMALLER = "or name --gradient-checkpointing, --dtype float16 or bfloat16, or with --full --optimizer adamw8bit"
+_LESS_MEMORY = {
+    "tune-ppo": f"lower --batch, {_SMALLER}",
+    "tune-dpo": f"lower --batch and raise --accumulate, {_SMALLER}",
+}
+"""What needs less memory, for commands that have more options for this."""
 _NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 
 
@@ -260,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         usage = getattr(error, "format_message", None)
         if _is_out_of_memory(error):
-            progress.error("out of memory; lower --batch, use smaller pictures, or use a smaller model", error)
+            progress.error(f"out of memory; {_LESS_MEMORY.get(arguments[0], _USES_LESS)}", error)
         elif usage is None:
             raise
         elif new := RENAMED.get(f"{arguments[0]} {(old := getattr(error, 'option_name', ''))}"):

@@ -156,6 +156,9 @@ PreviewEvery = Annotated[
 ]
 
 
+PRECISIONS = ("float32", "bfloat16", "float16")
+"""Names of the precisions that models compute in."""
+
 IMAGEREWARD = {
     "backbone": "Salesforce/blip-itm-large-coco",
     "head": "mlp",
@@ -332,7 +335,7 @@ class RewardModelConfig:
         str,
         option(
             "--dtype",
-            choices=("float32", "bfloat16", "float16"),
+            choices=PRECISIONS,
             group="Training",
             help="Precision of the computation. The trained weights are always kept in float32; with float16 the loss "
             "is scaled, so that small gradients do not become 0. The results are measured in float32.",
@@ -361,6 +364,17 @@ class OptimizerConfig:
     weight_decay: WeightDecay = 1e-4
     max_grad_norm: MaxGradNorm = 1.0
     """DDPO, D3PO, Diffusion-DPO and ReFL."""
+    optimizer: Annotated[
+        str,
+        option(
+            "--optimizer",
+            choices=("adamw", "adamw8bit"),
+            group="Training",
+            help="Optimizer. adamw8bit is AdamW with moments in 8 bits (Dettmers et al. 2022, arXiv 2110.02861): they "
+            "take 2 bytes for each trained weight in place of 8, which matters with --full. It needs bitsandbytes: "
+            "pip install 'vpctl[8bit]'.",
+        ),
+    ] = "adamw"
     rank: Rank = 8
     lora_targets: Annotated[
         str,
@@ -374,6 +388,31 @@ class OptimizerConfig:
         ),
     ] = ""
     """As in diffusers' example scripts."""
+    lora: Annotated[
+        str,
+        option(
+            "--lora",
+            metavar="PATH",
+            group="Model",
+            help="Start from the LoRA in this folder or safetensors file, which a tune command or diffusers has "
+            "written, in place of a new one. It has its own rank, alpha and layers. Wherever the tuned model is "
+            "compared with the untuned one, as by --beta, the untuned one has this LoRA, too.",
+            show_default="a new LoRA",
+        ),
+    ] = ""
+    full: Annotated[
+        bool,
+        option(
+            "--full",
+            group="Training",
+            help="Train all weights of the UNet or the transformer in place of a LoRA. The output folder gets a whole "
+            "pipeline in the folder model, for generate --model diffusion:DIR/model. For each weight this takes 20 "
+            "bytes of the device's memory: the weight, its gradient, two moments, and the copy that the tuned model is "
+            "compared with. --ema takes 4 more, and so does nft, for the policy that draws. An algorithm with rounds "
+            "copies weights, moments and these to the CPU before each round. --full needs a smaller --learning-rate, "
+            "such as 1e-5.",
+        ),
+    ] = False
     ema: Annotated[
         float,
         option(
@@ -382,11 +421,28 @@ class OptimizerConfig:
             min=0,
             max=0.999999,
             group="Training",
-            help="Average the LoRA over the optimizer steps, with this decay: an exponential moving average. Previews, "
-            "--watch, held-out pairs and the final LoRA use the average. 0.95 averages about the last 20 steps; 0 does "
-            "not average. In step N the decay is at most N / (N + 9), so that the first steps are soon forgotten.",
+            help="Average the trained weights over the optimizer steps, with this decay: an exponential moving "
+            "average. Previews, --watch, held-out pairs and the result use the average. 0.95 averages about the last "
+            "20 steps; 0 does not average. In step N the decay is at most N / (N + 9), so that the first steps are "
+            "soon forgotten.",
         ),
     ] = 0.0
+    dtype: Annotated[
+        str,
+        option(
+            "--dtype",
+            choices=PRECISIONS,
+            group="Training",
+            help="Precision of the UNet or the transformer. The 16 bits of bfloat16 or float16 halve the memory of its "
+            "frozen weights. With --full there are none, and only what a step computes takes less. The trained "
+            "weights, losses, log-probabilities, noise and the VAE are float32 in any case, and with float16 the loss "
+            "is scaled, so that small gradients do not become 0. Algorithms compare predictions that hardly differ, so "
+            "rounding is noise: in the differences of errors that dpo learns from, bfloat16 made a noise of 5e-4 and "
+            "float16 one of 7e-5, beside differences of 6e-4 after the first step and 0.02 after 60 steps; in the "
+            "log-probabilities of ddpo, grpo and d3po, 3e-4 and 4e-5, beside a --clip of 1e-4. The activations of some "
+            "models overflow float16: optimizer steps are then skipped, and the metric skipped counts them.",
+        ),
+    ] = "float32"
     gradient_checkpointing: Annotated[
         bool,
         option(
@@ -432,7 +488,14 @@ class DPOConfig(OptimizerConfig):
     """Diffusion-DPO's SD 1.5 run."""
     batch: Annotated[
         int,
-        option("--batch", metavar="N", min=1, max=4096, group="Training", help="Number of pairs per forward pass."),
+        option(
+            "--batch",
+            metavar="N",
+            min=1,
+            max=4096,
+            group="Training",
+            help="Number of pairs per forward pass; with kto, of pictures.",
+        ),
     ] = 8
     accumulate: Annotated[
         int,
@@ -503,7 +566,7 @@ class DPOConfig(OptimizerConfig):
             min=0,
             max=1,
             group="Training",
-            help="dpo: Share of the pairs that are used without their prompt.",
+            help="dpo, kto: Share of the pairs, or of the pictures, that are used without their prompt.",
         ),
     ] = 0.0
     """Diffusion-DPO's code says 0.2, for models that are used with strong guidance."""
@@ -515,12 +578,57 @@ class DPOConfig(OptimizerConfig):
             min=1,
             max=1_000_000,
             group="Output",
-            help="dpo: Number of optimizer steps between two measurements of held-out pairs: those with the split "
+            help="dpo, kto: Number of optimizer steps between two measurements of held-out pairs: those with the split "
             "validation, at most 64. Without such pairs nothing is measured.",
         ),
     ] = 100
     preview_every: PreviewEvery = 200
     save_every: Checkpoint = 100
+
+
+@dataclass(frozen=True)
+class KTOConfig:
+    """Options of tune-dpo --algorithm kto."""
+
+    desirable_share: Annotated[
+        float,
+        option(
+            "--desirable-share",
+            metavar="F",
+            min=0.01,
+            max=0.99,
+            group="Training",
+            help="kto: Share of liked pictures among those that a step is trained on. Each kind is drawn evenly, so it "
+            "does not matter how many pictures of each kind the data have. A larger share is for liked pictures that "
+            "are better than the model's own: Diffusion-KTO takes 0.8 for Stable Diffusion 1.5.",
+        ),
+    ] = 0.5
+    """Diffusion-KTO's 0.8 pulls the model towards the pictures, as supervised fine-tuning does. In the shapes world,
+    whose pictures are the model's own, the tuned model then loses to the untuned one. With 0.5 it wins, as with DPO."""
+    desirable_weight: Annotated[
+        float,
+        option(
+            "--desirable-weight",
+            metavar="W",
+            min=0,
+            max=1000,
+            group="Training",
+            help="kto: Weight of a liked picture in the loss.",
+        ),
+    ] = 1.0
+    """Diffusion-KTO."""
+    undesirable_weight: Annotated[
+        float,
+        option(
+            "--undesirable-weight",
+            metavar="W",
+            min=0,
+            max=1000,
+            group="Training",
+            help="kto: Weight of a disliked picture in the loss.",
+        ),
+    ] = 1.0
+    """Diffusion-KTO."""
 
 
 @dataclass(frozen=True)
@@ -978,6 +1086,7 @@ grpo: Flow-GRPO-Fast's code for Stable Diffusion 3.5, which has the alpha 64 wit
 48 prompts in a round, on 32 GPUs; here a round has about as many pictures as with ddpo."""
 PREFERENCE_ALGORITHMS: dict[str, dict[str, Any]] = {
     "dpo": {},
+    "kto": {"beta": 1000.0},
     "d3po": {
         "max_steps": 400,
         "batch": 2,
@@ -993,6 +1102,8 @@ PREFERENCE_ALGORITHMS: dict[str, dict[str, Any]] = {
     },
 }
 """Values of tune-dpo's options by algorithm, where they are not the default.
+
+kto: its code.
 
 d3po: its code, and the rounds and the learning rate of VisionPrefer (appendix D.2). The code does an optimizer step for
 each pair; here the ten pairs of a round make one."""

@@ -313,6 +313,23 @@ def _folders(value: list[str] | None) -> list[str] | None:
 
 Input = Annotated[str, argument(metavar="FILE", help="Pictures: a JSON Lines file; - is standard input.")]
 Pairs = Annotated[str, argument(metavar="FILE", help="Pairs: a JSON Lines file; - is standard input.")]
+PairsOrRatings = Annotated[
+    str,
+    argument(
+        metavar="FILE", help="Pairs; for kto also ratings, for d3po prompts: a JSON Lines file; - is standard input."
+    ),
+]
+JudgeAspects = Annotated[
+    list[str] | None,
+    plugin(
+        "aspect",
+        "--judge-aspect",
+        group="Model",
+        help="Aspect that a judge is asked about, for a reward judge:SPEC: a name, or your own Markdown file; "
+        "repeatable. The score of a picture is the mean of its aspects.",
+        show_default="all aspects",
+    ),
+]
 Prompts = Annotated[
     str,
     argument(

@@ -175,6 +175,19 @@ def _has_check(path: Path) -> bool:
     return any(isinstance(one, ast.FunctionDef) and one.name == "check" for one in ast.parse(path.read_bytes()).body)
 
 
+def takes(kind: str, spec: str, setting: str) -> bool:
+    """Whether the ``load`` of a spec's plug-in has this parameter. The module is not imported."""
+    import ast
+
+    name, _ = split(_known(kind, spec))
+    try:
+        statements = ast.parse((Path(name) if name.endswith(".py") else _packaged(kind, name)).read_bytes()).body
+    except (OSError, SyntaxError, ValueError):  # which `load` reports
+        return False
+    loaders = [one for one in statements if isinstance(one, ast.FunctionDef) and one.name == "load"]
+    return any(one.arg == setting for loader in loaders for one in (*loader.args.args, *loader.args.kwonlyargs))
+
+
 def _option(kind: str) -> str:
     """The command-line option that takes specs of a kind."""
     return "--model" if kind == "generator" else f"--{kind}"

@@ -250,6 +250,12 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def size(count: float) -> str:
+    """A number of bytes with its unit, such as ``80 GB`` and ``1.25 MB``."""
+    unit, name = next((one for one in ((1e9, "GB"), (1e6, "MB")) if count >= one[0]), (1e3, "kB"))
+    return f"{count / unit:.3g} {name}"
+
+
 def written(target: str) -> str:
     """Text that says where something was written; ``-`` is standard output."""
     return "written" if target == "-" else f"written to {target}"

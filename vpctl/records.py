@@ -1,11 +1,11 @@
-"""The five record types of vpctl: their keys, the meaning of each key, and the keys that identify a record."""
+"""The six record types of vpctl: their keys, the meaning of each key, and the keys that identify a record."""
 
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, Required, TypedDict, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NotRequired, Required, TypedDict, TypeGuard, get_args, get_origin, get_type_hints
 
 import orjson
 
@@ -146,6 +146,17 @@ class Pair(TypedDict):
     split: NotRequired[Split]
 
 
+class Rating(TypedDict):
+    """A picture that is liked or disliked. Written by you; read by tune-dpo --algorithm kto."""
+
+    prompt: PromptText
+    file_name: Annotated[str, "The picture's file."]
+    label: Annotated[bool, "Whether the picture is liked. Data sets for KTO have this key, too."]
+    prompt_id: NotRequired[PromptId]
+    source_prompt: NotRequired[Source]
+    split: NotRequired[Split]
+
+
 class Report(TypedDict):
     """One measured number with its 95 % interval. Written by eval and train-rm; read by you and by eval compare."""
 
@@ -218,7 +229,7 @@ MODES = ("list", "point", "pair")
 """How an annotator sees pictures: all pictures of a prompt in one call, one per call, or two per call."""
 _SAMPLE = 1 << 20
 
-RECORDS: tuple[Any, ...] = (Prompt, Image, Judgement, Pair, Report)
+RECORDS: tuple[Any, ...] = (Prompt, Image, Judgement, Pair, Rating, Report)
 
 
 def digest(value: object) -> str:
@@ -270,6 +281,11 @@ def judgement_key(judgement: Judgement) -> str:
     return digest([judgement["prompt_id"], judgement["aspect"], judgement["annotator"], pictures])
 
 
+def is_pair(record: "Pair | Rating") -> TypeGuard[Pair]:
+    """Whether a record of a preference is a pair, and not a rating."""
+    return "chosen_file_name" in record
+
+
 def split_of(prompt_id: str, shares: Mapping[str, float]) -> str:
     """The part of the data that a prompt belongs to, by the hash of its id: it stays the same when the data grow.
 
@@ -316,7 +332,8 @@ def check(record: object, kind: Any, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: a record is a JSON object on one line; this is {_found(record)}{way_out}")
     name = _with_article(kind.__name__.lower())
     if missing := [key for key, (required, _, _) in known.items() if required and key not in record]:
-        known_as = next((what for key, what in _READERS.items() if key in record and key not in known), "")
+        of_others = (what for keys, what in _READERS.items() if record.keys() >= keys and not known.keys() >= keys)
+        known_as = next(of_others, "")
         found = f"is {known_as}" if known_as else f"one has {', '.join(record) or 'no keys'}"
         raise UserError(f"{where}: {name} needs {listing(map(repr, missing))}; this {found}")
     for key, (required, expected, _) in known.items():
@@ -368,12 +385,13 @@ def _check_pictures(judgement: dict[str, Any], where: str) -> None:
 
 
 _READERS = {
-    "image_ids": "a judgement, which merge and eval judgements read",
-    "chosen_file_name": "a pair, which train-rm, tune-dpo and eval accuracy read",
-    "metric": "a report, which eval compare reads with --report",
-    "file_name": "a picture, which score and annotate read",
+    frozenset(["image_ids"]): "a judgement, which merge and eval judgements read",
+    frozenset(["chosen_file_name"]): "a pair, which train-rm, tune-dpo and eval accuracy read",
+    frozenset(["metric"]): "a report, which eval compare reads with --report",
+    frozenset(["file_name", "label"]): "a rating, which tune-dpo --algorithm kto reads",
+    frozenset(["file_name"]): "a picture, which score and annotate read",
 }
-"""By a key that shows the kind of a record: the kind, and the commands that read it."""
+"""By the keys that show the kind of a record: the kind, and the commands that read it."""
 _MARKS = {"aspect": "a judgement", "image_id": "a picture", "chosen_file_name": "a pair", "metric": "a report"}
 """Keys that show the kind of a record that has a prompt but is not a `Prompt`."""
 

@@ -158,7 +158,7 @@ def test_accuracy_is_of_all_pairs_or_of_none(tmp_path: Path, red: str) -> None:
     out = tmp_path / "reports.jsonl"
     with pytest.raises(UserError) as raised:
         accuracy(str(source), str(out), reward=[red])
-    way_out = "restore this picture, or leave out the pairs that name it"
+    way_out = "restore this picture, or leave out the records that name it"
     assert str(raised.value) == f"{tmp_path}/3.png: there is no such picture; {way_out}"
     assert not out.exists()
 

@@ -80,24 +80,24 @@ def test_without_any_split_the_same_words_are_on_one_side_whatever_their_ids() -
     assert sum(map(len, parts.values())) == 800
 
 
-def train(run: Run, folder: Path, pairs: list[Pair], *options: str) -> Ended:
+def train(forked: Run, folder: Path, pairs: list[Pair], *options: str) -> Ended:
     for name in ("a.png", "b.png"):
         Image.new("RGB", (32, 32), "red" if name == "a.png" else "blue").save(folder / name)
     write_lines(folder / "pairs.jsonl", pairs)
     new = ("--backbone", "new:clip", "--freeze", "0")
-    return run("train-rm", "pairs.jsonl", *new, "--epochs", "1", "--out", "rm", *options)
+    return forked("train-rm", "pairs.jsonl", *new, "--epochs", "1", "--out", "rm", *options)
 
 
-def test_patience_needs_validation_pairs(run: Run, tmp_path: Path) -> None:
-    ended = train(run, tmp_path, [pair("p", split="train"), pair("q", split="test")], "--patience", "2")
+def test_patience_needs_validation_pairs(forked: Run, tmp_path: Path) -> None:
+    ended = train(forked, tmp_path, [pair("p", split="train"), pair("q", split="test")], "--patience", "2")
     assert ended.code == 2
     assert "error: --patience 2: pairs.jsonl has no pairs in split validation; merge --split" in ended.err
     assert not (tmp_path / "rm").exists()
 
 
 @pytest.mark.parametrize("option", ["--freeze-rule imagereward", "--head mlp"])
-def test_what_is_for_a_blip_needs_a_blip(run: Run, tmp_path: Path, option: str) -> None:
-    ended = train(run, tmp_path, [pair("p", split="train")], *option.split())
+def test_what_is_for_a_blip_needs_a_blip(forked: Run, tmp_path: Path, option: str) -> None:
+    ended = train(forked, tmp_path, [pair("p", split="train")], *option.split())
     assert ended.code == 2
     assert f"error: {option}: new:clip is not a BLIP; leave the option out" in ended.err
     assert not (tmp_path / "rm").exists()
@@ -121,10 +121,10 @@ def test_what_is_for_a_blip_needs_a_blip(run: Run, tmp_path: Path, option: str) 
     ],
 )
 def test_aspects_that_are_not_there_are_told(
-    run: Run, tmp_path: Path, aspects: dict[str, float] | None, options: str, said: str
+    forked: Run, tmp_path: Path, aspects: dict[str, float] | None, options: str, said: str
 ) -> None:
     one = pair("p", split="train")
-    ended = train(run, tmp_path, [{**one, "aspects": aspects} if aspects else one], *options.split())
+    ended = train(forked, tmp_path, [{**one, "aspects": aspects} if aspects else one], *options.split())
     assert ended.code == 2
     assert f"train-rm: error: {said}" in ended.err
 
@@ -195,25 +195,25 @@ def test_it_is_told_that_there_are_no_ties_to_learn_from(capsys: pytest.CaptureF
         ),
     ],
 )
-def test_what_the_backbone_cannot_read_is_told_at_once(run: Run, tmp_path: Path, options: str, said: str) -> None:
+def test_what_the_backbone_cannot_read_is_told_at_once(forked: Run, tmp_path: Path, options: str, said: str) -> None:
     words = options if "--preset" in options else f"--backbone new:blip {options}"
-    ended = run("train-rm", "nothing.jsonl", "--out", "rm", *words.split())
+    ended = forked("train-rm", "nothing.jsonl", "--out", "rm", *words.split())
     assert ended.code == 2
     assert f"train-rm: error: {said}" in ended.err
 
 
-def test_a_preset_is_told_before_its_backbone_is_looked_for(run: Run, tmp_path: Path) -> None:
-    ended = run("train-rm", "nothing.jsonl", "--out", "rm", "--preset", "visionprefer", env={"HF_HUB_OFFLINE": "1"})
+def test_a_preset_is_told_before_its_backbone_is_looked_for(forked: Run, tmp_path: Path) -> None:
+    ended = forked("train-rm", "nothing.jsonl", "--out", "rm", "--preset", "visionprefer", env={"HF_HUB_OFFLINE": "1"})
     noted, failed = ended.err.splitlines()
     assert noted.startswith("vpctl train-rm: --preset visionprefer sets --backbone Salesforce/blip-itm-large-coco ")
     assert failed.startswith("vpctl train-rm: error: --backbone Salesforce/blip-itm-large-coco: ")
     assert failed.endswith("; --preset visionprefer sets --backbone")
 
 
-def test_a_preset_sets_what_is_not_given_and_says_so(run: Run, tmp_path: Path) -> None:
+def test_a_preset_sets_what_is_not_given_and_says_so(forked: Run, tmp_path: Path) -> None:
     given = "--preset imagereward --backbone new:blip --text-limit 6 --image-size 16 --freeze 0".split()
     parts = [pair("a red circle", split="train"), pair("a red circle left of a blue square", split="test")]
-    ended = train(run, tmp_path, parts, *given, "--epochs", "1")
+    ended = train(forked, tmp_path, parts, *given, "--epochs", "1")
     assert ended.code == 0, ended.err
     assert (
         "--preset imagereward sets --head mlp --freeze-rule imagereward --batch 4 --pairs-per-step 64 "
@@ -286,7 +286,7 @@ def test_the_card_says_what_the_numbers_are_of() -> None:
     assert "## Accuracy" not in untested
 
 
-def test_tied_test_pairs_reach_the_card_and_the_reports(run: Run, tmp_path: Path) -> None:
+def test_tied_test_pairs_reach_the_card_and_the_reports(forked: Run, tmp_path: Path) -> None:
     """Each part has a pair, and one that is tied as a whole and on one of its two aspects."""
     judged = {**pair("a red circle"), "aspects": {"fidelity": 0.5, "aesthetic": -0.5}}
     tied = {**judged, "margin": 0.0, "aspects": {"fidelity": 0.5, "aesthetic": 0.0}, "rejected_file_name": "c.png"}
@@ -296,7 +296,7 @@ def test_tied_test_pairs_reach_the_card_and_the_reports(run: Run, tmp_path: Path
         for one in (judged, tied)
     ]
     Image.new("RGB", (32, 32), "green").save(tmp_path / "c.png")
-    ended = train(run, tmp_path, cast(list[Pair], pairs), "--aspect-weight", "1")
+    ended = train(forked, tmp_path, cast(list[Pair], pairs), "--aspect-weight", "1")
     assert ended.code == 0, ended.err
     assert "accuracy on 1 held-out pair of 1 prompt: " in ended.err
     assert "3 ties left out: 1 of split train, 1 of split validation and 1 of split test; --loss ties" in ended.err
@@ -332,8 +332,8 @@ def test_without_validation_pairs_the_last_epoch_is_kept_and_it_is_told() -> Non
     assert which_epoch(Kept(4, 4)) == "no pairs are in split validation: kept the weights of the last epoch, 4"
 
 
-def test_a_prompt_in_two_parts_under_two_ids_is_refused_by_name(run: Run, tmp_path: Path) -> None:
-    ended = train(run, tmp_path, [pair("A red circle.", split="train"), pair("a red circle", split="test")])
+def test_a_prompt_in_two_parts_under_two_ids_is_refused_by_name(forked: Run, tmp_path: Path) -> None:
+    ended = train(forked, tmp_path, [pair("A red circle.", split="train"), pair("a red circle", split="test")])
     assert ended.code == 2
     assert (
         "pairs.jsonl: the prompt 'a red circle' is in split 'test' and, under another prompt_id, in 'train'"
@@ -342,10 +342,10 @@ def test_a_prompt_in_two_parts_under_two_ids_is_refused_by_name(run: Run, tmp_pa
     assert not (tmp_path / "rm").exists()
 
 
-def test_nearly_equal_prompts_and_the_epoch_that_is_kept_are_told_and_in_the_card(run: Run, tmp_path: Path) -> None:
+def test_nearly_equal_prompts_and_the_epoch_that_is_kept_are_told_and_in_the_card(forked: Run, tmp_path: Path) -> None:
     long = "a very small red fox that sits in the deep white snow under a pale sun"
     others = [pair(f"{long} now", split="test"), pair("two dogs", split="test"), pair("a cat", split="validation")]
-    ended = train(run, tmp_path, [pair(long, split="train"), *others], "--epochs", "3", "--learning-rate", "0.01")
+    ended = train(forked, tmp_path, [pair(long, split="train"), *others], "--epochs", "3", "--learning-rate", "0.01")
     assert ended.code == 0, ended.err
     assert f"warning: nearly equal to a prompt of another part: 1 prompt, such as '{long[:56]}" in ended.err
     card = (tmp_path / "rm" / "README.md").read_text()
@@ -416,13 +416,13 @@ def small_siglip(folder: Path) -> None:
     SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
 
 
-def test_a_siglip_is_trained_and_scores_as_transformers_alone(tmp_path: Path, run: Run) -> None:
+def test_a_siglip_is_trained_and_scores_as_transformers_alone(tmp_path: Path, forked: Run) -> None:
     small_siglip(tmp_path / "siglip")
     for number in range(6):
         Image.new("RGB", (20 + number, 30), (40 * number, 99, 9)).save(tmp_path / f"{number}.png")
     pairs = [pair(f"prompt {n}", f"{n}.png", f"{(n + 1) % 6}.png", split="train") for n in range(6)]
     write_lines(tmp_path / "pairs.jsonl", cast(Any, pairs))
-    done = run("train-rm", "pairs.jsonl", "--backbone", "siglip", "--out", "rm", "--freeze", "0.4", "--epochs", "1")
+    done = forked("train-rm", "pairs.jsonl", "--backbone", "siglip", "--out", "rm", "--freeze", "0.4", "--epochs", "1")
     assert done.code == 0, done.err
     model = SiglipModel.from_pretrained(tmp_path / "rm").eval()
     before = SiglipModel.from_pretrained(tmp_path / "siglip")
@@ -440,11 +440,11 @@ def test_a_siglip_is_trained_and_scores_as_transformers_alone(tmp_path: Path, ru
     torch.testing.assert_close(reward(pictures, prompts), (logits - mean) / std, atol=1e-4, rtol=1e-4)
     alone = torch.cat([reward([one], [prompt]) for one, prompt in zip(pictures, prompts, strict=True)])
     torch.testing.assert_close(alone, reward(pictures, prompts), atol=1e-4, rtol=1e-4)
-    refused = run("train-rm", "pairs.jsonl", "--backbone", "siglip", "--out", "more", "--image-size", "64")
+    refused = forked("train-rm", "pairs.jsonl", "--backbone", "siglip", "--out", "more", "--image-size", "64")
     assert refused.err.endswith("--image-size 64: a SigLIP keeps its own size; leave the option out\n")
 
 
-def test_training_starts_from_imagereward_and_keeps_its_tokens_and_its_numbers(tmp_path: Path, run: Run) -> None:
+def test_training_starts_from_imagereward_and_keeps_its_tokens_and_its_numbers(tmp_path: Path, forked: Run) -> None:
     torch.save(peers.imagereward(), tmp_path / "ImageReward.pt")
     (tmp_path / "vocab.txt").write_text("\n".join(peers.VOCABULARY))
     for number in range(4):
@@ -454,7 +454,7 @@ def test_training_starts_from_imagereward_and_keeps_its_tokens_and_its_numbers(t
     write_lines(tmp_path / "pairs.jsonl", cast(Any, [pair("red circle", "0.png", "1.png", split="train")]))
     spec = f"imagereward:{tmp_path / 'ImageReward.pt'}"
     still = ("--learning-rate", "0", "--epochs", "1")
-    done = run("train-rm", "pairs.jsonl", "--backbone", spec, "--out", "rm", *still)
+    done = forked("train-rm", "pairs.jsonl", "--backbone", spec, "--out", "rm", *still)
     assert done.code == 0, done.err
     trained, published = vp.load(str(tmp_path / "rm"), device="cpu"), plugins.load("reward", spec, device="cpu")
     pictures = [Image.open(tmp_path / f"{number}.png") for number in range(4)]  # squares, which both crop alike
@@ -463,7 +463,7 @@ def test_training_starts_from_imagereward_and_keeps_its_tokens_and_its_numbers(t
     raw = trained(pictures, prompts) * std + mean
     torch.testing.assert_close((raw - MEAN) / STD, published(pictures, prompts), atol=1e-5, rtol=1e-5)
     assert trained.is_truncated(prompts[3])
-    refused = run("train-rm", "pairs.jsonl", "--backbone", "imagereward:gone.pt", "--out", "more")
+    refused = forked("train-rm", "pairs.jsonl", "--backbone", "imagereward:gone.pt", "--out", "more")
     assert "--backbone imagereward:gone.pt: there is no such file; name the checkpoint" in refused.err
 
 
@@ -506,5 +506,5 @@ def test_a_picture_that_is_not_there_is_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError) as raised:
             store.load([number])
-        way_out = "restore this picture, or leave out the pairs that name it"
+        way_out = "restore this picture, or leave out the records that name it"
         assert str(raised.value) == f"{name}: {why}; {way_out}"

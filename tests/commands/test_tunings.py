@@ -56,6 +56,20 @@ def test_a_reward_that_is_named_twice_is_told_with_its_option() -> None:
         ("tune-ppo --skip-last 10", "--skip-last 10: leaves none of 10 denoising steps to train on"),
         ("tune-ppo --algorithm refl", NO_GRADIENT.format("shapes")),
         ("tune-ppo --algorithm refl -r shapes:fidelity=2", NO_GRADIENT.format("shapes:fidelity")),
+        ("tune-ppo --algorithm refl -r judge:shapes", NO_GRADIENT.format("judge:shapes")),
+        ("tune-ppo -r judge:openai:gpt-4o", "OPENAI_API_KEY is not set; export your key (any text, if the server needs "
+        "no key)"),
+        ("tune-ppo -r judge:shaps", "--reward judge:shaps: there is no annotator 'shaps'; did you mean 'shapes'? "
+        "known: moderation, openai, reward, shapes, transformers, or the path of your own file"),
+        ("tune-ppo --watch judge:openai:", "--watch judge:openai: name the model, as in --reward judge:openai:gpt-4o"),
+        ("tune-ppo --max-cost 3", "--max-cost: is an option for a judge; name one, such as --reward "
+        "judge:openai:gpt-4o"),
+        ("tune-dpo --algorithm d3po --judge-aspect fidelity", "--judge-aspect: is an option for a judge; name one, "
+        "such as --reward judge:openai:gpt-4o"),
+        ("tune-dpo --judge-aspect fidelity", "--judge-aspect: is an option of --algorithm d3po, not of dpo"),
+        ("tune-dpo --algorithm kto --max-cost 3", "--max-cost: is an option of --algorithm d3po, not of kto"),
+        ("score -r judge:openai:gpt-4o", "--reward judge:openai:gpt-4o: only tune-ppo and tune-dpo ask a judge; to "
+        "score pictures with it, use annotate --annotator openai:gpt-4o"),
         ("tune-ppo --watch shapes", "--watch: prompts.txt has too few prompts to hold some out; give some the split "
         "validation"),
         ("tune-dpo --reward shapes", "--reward: is an option of --algorithm d3po, not of dpo"),
@@ -66,8 +80,13 @@ def test_a_reward_that_is_named_twice_is_told_with_its_option() -> None:
         "probability"),
         ("tune-dpo --algorithm d3po --sft 1", "--sft: is an option of --algorithm dpo, not of d3po"),
         ("tune-dpo --loss ipo --label-smoothing 0.1", "--label-smoothing: is for --loss dpo, not for ipo"),
-        ("tune-dpo --algorithm d3po --prompt-dropout 0.5", "--prompt-dropout: is an option of --algorithm dpo, not of "
-        "d3po"),
+        ("tune-dpo --algorithm d3po --prompt-dropout 0.5", "--prompt-dropout: is an option of --algorithm dpo and kto, "
+        "not of d3po"),
+        ("tune-dpo --algorithm kto --sft 1", "--sft: is an option of --algorithm dpo, not of kto"),
+        ("tune-dpo --algorithm kto --eta 0.5", "--eta: is an option of --algorithm d3po, not of kto"),
+        ("tune-dpo --algorithm kto --desirable-weight 0 --undesirable-weight 0", "--desirable-weight 0 "
+        "--undesirable-weight 0: no picture would count; name a weight above 0 for one of them"),
+        ("tune-dpo --desirable-share 0.6", "--desirable-share: is an option of --algorithm kto, not of dpo"),
         ("tune-dpo --steps 2000", "--steps: is an option of --algorithm d3po; --max-steps is the number of optimizer "
         "steps"),
         ("tune-ppo --watch shapes=0.5", "--watch shapes=0.5: a reward that is only watched has no weight; leave it "

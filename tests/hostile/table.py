@@ -65,6 +65,7 @@ RECORDS = {
     '"image_ids":["i1","i2"],"file_names":["a.png","b.png"],"scores":[5,1]',
     "PAIR": '"prompt_id":"p1","prompt":"a red circle","chosen_file_name":"a.png","rejected_file_name":"b.png",'
     '"margin":1.0',
+    "RATING": '"prompt":"a red circle","file_name":"a.png","label":true',
     "REPORT": '"name":"shapes","metric":"accuracy","value":0.5,"low":0.4,"high":0.6,"n":9',
 }
 """The keys and values of a valid record of every type, and of a second picture."""

@@ -151,7 +151,7 @@ def test_too_little_space_is_seen_before_the_disk_is_full(
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=40))
     cache = opened(tmp_path / "cache")
     assert same(cache.load([0], Layers()), [0])
-    assert "too little space for a cache of 0.0 GB" in capfd.readouterr().err
+    assert "too little space for a cache of 0.096 kB" in capfd.readouterr().err
     assert not (tmp_path / "cache" / "tensors").exists()
 
 

@@ -198,6 +198,7 @@ def gradients(
     policy: StableDiffusion, *, batch: int = 8, packed: int = 1, kl: float = 0.0
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """The gradient of the LoRA on eight pictures at two steps each, and the sums of `METRICS`."""
+    tuner = new_tuner(policy, PPOConfig())
     rollout, rewards = rolled_out(policy)
     advantages = group_advantages(rewards, 2, 5)
     sampler = open_sampler(policy, 5, 1.0)
@@ -206,7 +207,7 @@ def gradients(
     for start, stop in spans(8, 1, batch)[0]:
         part = Rollout(rollout.prompts[start:stop], rollout.latents[start:stop], rollout.log_probs[start:stop])
         here = advantages[start:stop], sampler, steps[start:stop]
-        sums += update(policy, part, *here, guidance=1.0, config=DDPOConfig(kl=kl), packed=packed, share=1 / 16)
+        sums += update(tuner, part, *here, guidance=1.0, config=DDPOConfig(kl=kl), packed=packed, share=1 / 16)
     return [weight.grad.clone() for weight in policy.trainable if weight.grad is not None], sums
 
 

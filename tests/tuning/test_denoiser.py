@@ -121,7 +121,7 @@ def test_a_saved_lora_draws_the_same_pictures_in_diffusers_alone(
     disturb(policy)
     settings = Settings(guidance_scale=2.0, num_inference_steps=4)
     ours = preview(policy, ["a red circle", "two blue stars"], settings, seed=3)
-    policy.save_lora(tmp_path)
+    policy.trained.save(tmp_path)
     pipe = copy.deepcopy(packaged)
     pipe.load_lora_weights(tmp_path)
     noise = [torch.Generator().manual_seed(3 + number) for number in range(2)]
@@ -138,7 +138,7 @@ def test_a_lora_put_back_is_the_only_one_and_is_trained_on(packaged: StableDiffu
     trained = new_policy(packaged)
     disturb(trained)
     fresh = new_policy(packaged, seed=9)
-    fresh.set_lora(trained.lora())
+    fresh.trained.load(trained.trained.weights())
     assert list(fresh.pipe.unet.peft_config) == ["default"]
     for ours, theirs in zip(fresh.trainable, trained.trainable, strict=True):
         assert torch.equal(ours, theirs)
@@ -146,7 +146,7 @@ def test_a_lora_put_back_is_the_only_one_and_is_trained_on(packaged: StableDiffu
 
 
 def test_the_seed_decides_where_the_lora_starts(packaged: StableDiffusionPipeline) -> None:
-    one, same, other = (new_policy(packaged, seed=seed).lora() for seed in (1, 1, 2))
+    one, same, other = (new_policy(packaged, seed=seed).trained.weights() for seed in (1, 1, 2))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
@@ -154,10 +154,10 @@ def test_the_seed_decides_where_the_lora_starts(packaged: StableDiffusionPipelin
 def test_weights_of_another_lora_are_refused_and_change_nothing(packaged: StableDiffusionPipeline) -> None:
     policy, other = new_policy(packaged, rank=4), new_policy(packaged, rank=2)
     before = [weight.clone() for weight in policy.trainable]
-    missing = dict(list(policy.lora().items())[1:])
-    for weights in (other.lora(), missing, {**policy.lora(), "another": torch.zeros(1)}):
-        with pytest.raises(ValueError, match="another LoRA"):
-            policy.set_lora(weights)
+    missing = dict(list(policy.trained.weights().items())[1:])
+    for weights in (other.trained.weights(), missing, {**policy.trained.weights(), "another": torch.zeros(1)}):
+        with pytest.raises(ValueError, match="another model"):
+            policy.trained.load(weights)
     assert all(torch.equal(weight, was) for weight, was in zip(policy.trainable, before, strict=True))
 
 

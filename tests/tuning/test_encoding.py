@@ -157,7 +157,7 @@ def test_latents_are_not_held_in_memory(policy: StableDiffusion, names: list[str
 
 def test_pictures_that_cannot_be_encoded_are_named(policy: StableDiffusion, names: list[str], tmp_path: Path) -> None:
     Path(names[4]).write_text("text")
-    with pytest.raises(UserError, match=r"4\.png: not a picture; restore this picture, or leave out the pairs"):
+    with pytest.raises(UserError, match=r"4\.png: not a picture; restore this picture, or leave out the records"):
         opened(names, policy, tmp_path)
     Path(names[4]).unlink()
     with pytest.raises(UserError, match=r"4\.png: there is no such picture; restore this picture"):

@@ -17,7 +17,7 @@ from tests.tuning import flows
 from tests.tuning.conftest import disturb, new_policy, new_tuner
 from tests.tuning.flows import LATENT, PROMPTS, SIDE
 from tests.tuning.test_sdxl import d3po, ddpo, objective
-from vpctl.configs import DDPOConfig, DPOConfig, GRPOConfig, NFTConfig, PPOConfig, ReFLConfig, RoundConfig
+from vpctl.configs import DDPOConfig, DPOConfig, GRPOConfig, KTOConfig, NFTConfig, PPOConfig, ReFLConfig, RoundConfig
 from vpctl.contracts import Settings
 from vpctl.errors import UserError
 from vpctl.generators import diffusion
@@ -27,6 +27,7 @@ from vpctl.models.denoiser.flow import FlowDenoiser
 from vpctl.models.denoiser.schedule import FlowSchedule
 from vpctl.tuning.dpo import DiffusionDPO, NoisedPairs, Preference, dpo_logits, four_errors, noised_pairs
 from vpctl.tuning.grpo import GRPO
+from vpctl.tuning.kto import DiffusionKTO, RatedPicture
 from vpctl.tuning.loop import Algorithm
 from vpctl.tuning.nft import NFT
 from vpctl.tuning.preview import grid, preview
@@ -153,7 +154,7 @@ def test_only_the_attention_is_trained_and_text_encoders_may_have_16_bits(pipe: 
     # eight layers for picture and text, and one of three for both.
     assert len(layers) == (15 if policy.part == "transformer" and "sample_size" in policy.model.config else 11)
     few = opened(pipe, targets="to_q")
-    assert all(name.endswith(("to_q.lora_A.weight", "to_q.lora_B.weight")) for name in few.lora())
+    assert all(name.endswith(("to_q.lora_A.weight", "to_q.lora_B.weight")) for name in few.trained.weights())
 
 
 def test_checkpointing_changes_no_gradient_and_the_reference_is_the_untuned_model(pipe: Any) -> None:
@@ -231,10 +232,17 @@ def dpo(policy: Denoiser) -> Algorithm:
     return DiffusionDPO(new_tuner(policy, config), posteriors, pairs, config)
 
 
-@pytest.mark.parametrize("algorithm", [grpo, refl, nft, dpo, ddpo, d3po])
+def kto(policy: Denoiser) -> Algorithm:
+    config = DPOConfig(max_steps=2, batch=3, accumulate=1, warmup=0, beta=1000.0)
+    ratings = [RatedPicture(0, PROMPTS[0], True), RatedPicture(1, PROMPTS[1], False)]
+    posteriors = policy.encode(torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)))
+    return DiffusionKTO(new_tuner(policy, config), posteriors, ratings, config, KTOConfig())
+
+
+@pytest.mark.parametrize("algorithm", [grpo, refl, nft, dpo, kto, ddpo, d3po])
 def test_every_algorithm_trains_it_and_resumes_exactly(pipe: Any, algorithm: Callable[[Denoiser], Algorithm]) -> None:
     policy, again = opened(pipe), opened(pipe, seed=7)
-    before = {name: weight.clone() for name, weight in policy.lora().items()}
+    before = {name: weight.clone() for name, weight in policy.trained.weights().items()}
     training, resumed = algorithm(policy), algorithm(again)
     first = training.step(1)
     assert all(torch.tensor(value).isfinite() for value in first.values())
@@ -245,7 +253,7 @@ def test_every_algorithm_trains_it_and_resumes_exactly(pipe: Any, algorithm: Cal
     if algorithm is dpo:
         assert first["implicit_accuracy"] == 0.5
         assert first["chosen_error"] == first["chosen_error_reference"]
-    assert any((policy.lora()[name] != before[name]).any() for name in before if "lora_B" in name)
+    assert any((policy.trained.weights()[name] != before[name]).any() for name in before if "lora_B" in name)
     resumed.load_state_dict(copy.deepcopy(training.state_dict()))
     assert training.step(2) == resumed.step(2)
     for ours, theirs in zip(again.trainable, policy.trainable, strict=True):
@@ -287,7 +295,7 @@ def test_the_saved_lora_draws_the_same_pictures_in_diffusers_alone(pipe: Any, tm
     policy = opened(pipe)
     disturb(policy, 0.3)
     ours = preview(policy, PROMPTS, Settings(guidance_scale=3.0, num_inference_steps=3), seed=3)
-    policy.save_lora(tmp_path)
+    policy.trained.save(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["pytorch_lora_weights.safetensors"]
     assert all(name.startswith("transformer.") for name in load_file(tmp_path / "pytorch_lora_weights.safetensors"))
     pictures = []
@@ -306,9 +314,9 @@ def test_the_saved_lora_draws_the_same_pictures_in_diffusers_alone(pipe: Any, tm
 def test_a_lora_of_another_family_is_refused_in_one_line(
     made: dict[str, Any], packaged: Any, folder: Path, tmp_path: Path
 ) -> None:
-    opened(made["sd3"]).save_lora(tmp_path / "sd3-lora")
-    opened(made["dev"]).save_lora(tmp_path / "flux-lora")
-    new_policy(packaged, rank=2).save_lora(tmp_path / "sd-lora")
+    opened(made["sd3"]).trained.save(tmp_path / "sd3-lora")
+    opened(made["dev"]).trained.save(tmp_path / "flux-lora")
+    new_policy(packaged, rank=2).trained.save(tmp_path / "sd-lora")
     made["dev"].save_pretrained(tmp_path / "flux")
     packaged.save_pretrained(tmp_path / "sd")
     folders = {"sd3": folder, "flux": tmp_path / "flux", "sd": tmp_path / "sd"}
@@ -360,15 +368,15 @@ def test_what_a_family_cannot_do_is_told_before_the_weights_are_loaded(
 
 
 def test_the_commands_tune_a_folder_and_draw_with_the_lora(
-    run: Command, folder: Path, made: dict[str, Any], tmp_path: Path
+    forked: Command, folder: Path, made: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "prompts.txt").write_text("a red circle\n")
     words = "--algorithm grpo --epochs 1 --images 2 --updates 1 --steps 3 --preview-every 1 --rank 2 --out lora".split()
-    tuned = run("tune-ppo", "prompts.txt", "--model", f"diffusion:{folder}", *words)
+    tuned = forked("tune-ppo", "prompts.txt", "--model", f"diffusion:{folder}", *words)
     assert tuned.code == 0, tuned.err
     assert "1 round of 2 pictures, 1 update each" in tuned.err
     settings = Settings(num_inference_steps=2, width=SIDE, height=SIDE)
-    opened(made["dev"]).save_lora(tmp_path / "flux-lora")
+    opened(made["dev"]).trained.save(tmp_path / "flux-lora")
     made["dev"].save_pretrained(tmp_path / "flux")
     for model, lora in ((folder, "lora"), (tmp_path / "flux", "flux-lora")):
         generator = diffusion.load(str(model), device="cpu")

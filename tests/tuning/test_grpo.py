@@ -98,6 +98,8 @@ def test_the_divergence_is_measured_in_the_window(pipe: Any) -> None:
     assert float(measure_kl(policy, rollout, sampler, steps, 1.0)) == 0
     disturb(policy)
     assert 0 < float(measure_kl(policy, rollout, sampler, steps, 1.0)) < 1
+    # A round that took a step without noise would divide by its std, which is 0.
+    assert 0 < training.step(1)["kl"] < 1
 
 
 def run_grpo(policy: StableDiffusion3, folder: Path, last: int = 0, **options: Any) -> GRPO:

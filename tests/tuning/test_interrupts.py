@@ -6,7 +6,6 @@ VPCTL_KILLS=10 interrupts each of them ten times instead of twice, as it is done
 import fcntl
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -15,8 +14,8 @@ import orjson
 import pytest
 from safetensors.torch import load_file
 
+from tests.forks import Forks
 from tests.test_startup import HEAVY, listed, packages
-from tests.tuning.forks import Forks
 from vpctl.shapes.grammar import describe, near_misses, sample
 from vpctl.shapes.render import render
 
@@ -82,12 +81,6 @@ TRAININGS = {
 
 
 @pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as forks:
-        yield forks
-
-
-@pytest.fixture(scope="module")
 def workplace(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prompts, pairs and a reward, and of every training a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("interrupts")
@@ -123,7 +116,7 @@ def steps_of(workplace: Path, name: str) -> int:
 MOMENTS = {
     "train-rm": ["reward:optimizer_step", "run:Run.log", "run:Run.finished", "run:Run.due"],
     "tune-dpo": ["tuner:optimizer_step", "dpo:noised_pairs", "run:Run.log", "run:Run.finished", "run:Run.due"],
-    "tune-ppo": ["ddpo:roll_out_and_score", "run:Run.log", "run:Run.finished", "run:Run.due"],
+    "tune-ppo": ["rounds:roll_out_and_score", "run:Run.log", "run:Run.finished", "run:Run.due"],
 }
 """Functions of a training that are called once a step, where it is interrupted."""
 

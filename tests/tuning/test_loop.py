@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.tuning.conftest import Killed, Mortal
 from vpctl.contracts import Settings
-from vpctl.errors import Interrupted, UserError
+from vpctl.errors import Interrupted, LimitReached, UserError
 from vpctl.models.devices import join_world
 from vpctl.tuning.loop import Algorithm, train
 from vpctl.tuning.opening import opened
@@ -162,6 +162,18 @@ def test_an_interrupt_lets_a_step_finish_and_discards_a_round(
     assert lines(tmp_path) == whole[1]
 
 
+def test_the_state_before_a_round_takes_no_memory_of_the_device(
+    tmp_path: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_small(self: torch.Tensor, memo: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError  # a deep copy is on the device of the tensor
+
+    monkeypatch.setattr(torch.Tensor, "__deepcopy__", too_small)
+    with pytest.raises(Interrupted, match="at round 2 of 5"):
+        trained(tmp_path, Descent("round", 3), save_every=100)
+    assert torch.equal(trained(tmp_path, Descent("round"), save_every=100), whole[0])
+
+
 def test_an_interrupt_after_a_round_does_not_discard_it(tmp_path: Path) -> None:
     def interrupt(number: int) -> dict[str, float]:
         if number == 2:
@@ -173,6 +185,50 @@ def test_an_interrupt_after_a_round_does_not_discard_it(tmp_path: Path) -> None:
         Run(str(tmp_path), {}, ALONE) as run,
     ):
         train(Descent("round"), run, save_every=100, evaluate=interrupt)
+
+
+@pytest.mark.parametrize("number", [2, TOTAL])
+def test_an_error_in_an_evaluation_keeps_the_step_and_the_next_run_evaluates_it(tmp_path: Path, number: int) -> None:
+    """As when a judge that watches reaches a limit."""
+
+    def train_to(folder: str, *, limit: int) -> torch.Tensor:
+        algorithm = Descent("round")
+
+        def evaluate(step: int) -> dict[str, float]:
+            if step == limit:
+                raise LimitReached("stopped: --max-requests 3 is reached")
+            return {} if step % 2 else {"accuracy": float(algorithm.weights.detach().sum())}
+
+        torch.manual_seed(3)
+        with Run(str(tmp_path / folder), {}, ALONE) as run:
+            train(algorithm, run, save_every=100, evaluate=evaluate)
+        return algorithm.weights.detach()
+
+    for _ in range(2):  # again at once, too
+        with pytest.raises(LimitReached):
+            train_to("cut", limit=number)
+    assert lines(tmp_path / "cut")[-1]["step"] == number
+    assert torch.equal(train_to("cut", limit=-1), train_to("whole", limit=-1))
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    assert (
+        torch.load(tmp_path / "cut" / "checkpoint.pt").keys() == torch.load(tmp_path / "whole" / "checkpoint.pt").keys()
+    )
+
+
+def test_an_error_in_a_round_keeps_the_rounds_before_it(tmp_path: Path) -> None:
+    class Judged(Descent):
+        def step(self, number: int) -> dict[str, float]:
+            found = super().step(number)
+            if number == 3:
+                raise UserError("--reward judge:known: gave 3 of 4 pictures no score")
+            return found
+
+    with pytest.raises(UserError, match="no score"):
+        trained(tmp_path / "cut", Judged("round"), save_every=100)
+    assert [line["step"] for line in lines(tmp_path / "cut")] == [1, 2]
+    assert torch.equal(
+        trained(tmp_path / "cut", Descent("round"), save_every=100), trained(tmp_path / "whole", Descent("round"))
+    )
 
 
 def test_a_model_is_evaluated_before_the_first_step_and_after_each(tmp_path: Path) -> None:
@@ -251,3 +307,14 @@ def test_a_command_gets_its_run_until_the_run_has_ended(
     with opened(out, {"beta": 2.0}, "cpu") as run:
         assert run is None
     assert capsys.readouterr().err == f"vpctl: {out} already holds the finished run; nothing to do\n" * 2
+
+
+def test_the_peak_of_memory_is_told_once_after_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vpctl.models.devices.World.peak_memory", lambda self: "7 GB")
+    with pytest.raises(Killed):
+        trained(tmp_path, Descent(), last=2)
+    assert capsys.readouterr().err.splitlines() == ["vpctl: in step 1, at most 7 GB"]
+    trained(tmp_path, Descent())
+    assert "vpctl: in step 2, at most 7 GB" in capsys.readouterr().err.splitlines()

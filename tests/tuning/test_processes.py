@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import ENVIRONMENT, PATIENCE, Run, lines, vpctl, write_lines
+from tests.conftest import ENVIRONMENT, HOME, PATIENCE, Run, lines, vpctl, write_lines
 from vpctl.models.backbones import PACKAGED
 from vpctl.shapes.grammar import describe, sample
 from vpctl.shapes.render import render
@@ -21,41 +21,43 @@ from vpctl.shapes.render import render
 OPTIONS = "--batch 3 --epochs 3 --learning-rate 1e-4 --device cpu --save-every 1".split()
 
 
-@pytest.fixture
-def pairs(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirteen prompts with two pairs each. One pair is right and the other is wrong, so the loss stays large.
 
     The last step of an epoch has a batch for one of two processes only.
     """
+    folder = tmp_path_factory.mktemp("processes")
     rng, records = Random(1), []
     for prompt in range(13):
         scene = sample(rng)
         for number in range(3):
-            render(scene if number == 0 else sample(rng), rng).save(tmp_path / f"{prompt}-{number}.png")
+            render(scene if number == 0 else sample(rng), rng).save(folder / f"{prompt}-{number}.png")
         for number in (1, 2):
             names = [f"{prompt}-0.png", f"{prompt}-{number}.png"][:: 1 if number == 1 else -1]
             files = {"chosen_file_name": names[0], "rejected_file_name": names[1]}
             part = "validation" if prompt > 10 else "train"
             text = f"{describe(scene)} {prompt}"
             records.append({"prompt_id": str(prompt), "prompt": text, **files, "margin": 0.5, "split": part})
-    write_lines(tmp_path / "pairs.jsonl", records)
-    return tmp_path / "pairs.jsonl"
+    write_lines(folder / "pairs.jsonl", records)
+    shutil.copytree(PACKAGED, folder / "reward")  # an untrained reward model
+    return folder / "pairs.jsonl"
 
 
 def together(pairs: Path, out: str, *options: str) -> subprocess.Popen[bytes]:
     """Start two processes of train-rm."""
-    return launched(pairs, "train-rm", pairs, "--out", out, *OPTIONS, *options)
+    return launched(pairs, vpctl("train-rm", pairs, "--out", out, *OPTIONS, *options))
 
 
-def launched(pairs: Path, *arguments: str | Path) -> subprocess.Popen[bytes]:
-    """Start two processes of vpctl in the folder of the pairs."""
+def launched(pairs: Path, command: list[str]) -> subprocess.Popen[bytes]:
+    """Start two processes of a Python command in the folder of the pairs."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     address = ["--master-addr", "127.0.0.1", "--master-port", str(port)]
     return subprocess.Popen(
-        [*launcher, *address, *vpctl(*arguments)[1:]],
+        [*launcher, *address, *command[1:]],
         cwd=pairs.parent,
         env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
@@ -92,7 +94,7 @@ def ended(process: subprocess.Popen[bytes]) -> str:
 def test_two_processes_train_the_weights_of_one_and_resume_them_after_a_kill(run: Run, pairs: Path) -> None:
     """The head has dropout, so its random numbers must be the same, too."""
     options = ("--freeze", "0.5", "--head", "mlp", "--weight-decay", "0.1")
-    alone = run("train-rm", pairs, "--out", "alone", *OPTIONS, "--accumulate", "2", *options)
+    alone = run("train-rm", pairs, "--out", "alone", *OPTIONS, "--accumulate", "2", *options, cwd=pairs.parent)
     assert alone.code == 0, alone.err
     kill_after_a_checkpoint(together(pairs, "two", *options), pairs.parent / "two")
     said = ended(together(pairs, "two", *options))
@@ -102,13 +104,14 @@ def test_two_processes_train_the_weights_of_one_and_resume_them_after_a_kill(run
     losses = [one["loss"] for one in lines((pairs.parent / "two" / "metrics.jsonl").read_text()) if "loss" in one]
     assert len({*losses}) == len(losses), "the weights change in every step"
     assert not (pairs.parent / "two" / "cache").exists()
-    other = run("train-rm", pairs, "--out", "two", *OPTIONS, *options)
+    other = run("train-rm", pairs, "--out", "two", *OPTIONS, *options, cwd=pairs.parent)
     assert other.code == 2
     assert "holds a run with processes 2, not 1" in other.err
 
 
 TUNINGS = {
     "dpo": "tune-dpo pairs.jsonl --batch 2 --max-steps 4",
+    "kto": "tune-dpo pairs.jsonl --algorithm kto --batch 3 --max-steps 4 --learning-rate 1e-3 --warmup 0",
     "d3po": "tune-dpo pairs.jsonl --algorithm d3po --batch 2 --max-steps 3 --steps 3 --guidance 1",
     "ddpo": "tune-ppo pairs.jsonl --prompts-per-epoch 2 --images 4 --batch 4 --updates 1 --epochs 3 --steps 3",
     "nft": "tune-ppo pairs.jsonl --algorithm nft --prompts-per-epoch 2 --images 4 --batch 4 --epochs 2 --steps 3 "
@@ -117,38 +120,50 @@ TUNINGS = {
 }
 
 
-@pytest.fixture
-def reward(pairs: Path) -> Path:
-    """An untrained reward model."""
-    folder = pairs.parent / "reward"
-    shutil.copytree(PACKAGED, folder)
-    return folder
+ALL = "-m shapes:small --preview-every 0 --save-every 1 --device cpu"
 
 
-@pytest.mark.usefixtures("reward")
+def command(algorithm: str, out: str, forward_passes: int) -> str:
+    """A tuning with so many forward passes in a step. The algorithms of tune-ppo draw their batches from a round."""
+    words = f"{TUNINGS[algorithm]} {ALL} --out {out}-{algorithm}"
+    return f"{words} --accumulate {forward_passes}" if words.startswith("tune-dpo") else words
+
+
+@pytest.fixture(scope="module")
+def tuned(pairs: Path) -> Path:
+    """The folder in which one process has run all tunings, and two processes have run them together."""
+    script = [sys.executable, str(HOME / "tests" / "tuning" / "one_by_one.py")]
+    alone = [command(algorithm, "alone", 2) for algorithm in TUNINGS]
+    done = subprocess.run(
+        [*script, *alone], cwd=pairs.parent, env=ENVIRONMENT, capture_output=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    ended(launched(pairs, [*script, *(command(algorithm, "two", 1) for algorithm in TUNINGS if algorithm != "refl")]))
+    refl = vpctl(*command("refl", "two", 1).split())
+    kill_after_a_checkpoint(launched(pairs, refl), pairs.parent / "two-refl")
+    ended(launched(pairs, refl))
+    return pairs.parent
+
+
 @pytest.mark.parametrize("algorithm", [*TUNINGS])
-def test_two_processes_tune_the_weights_of_one(run: Run, pairs: Path, algorithm: str) -> None:
+def test_two_processes_tune_the_weights_of_one(tuned: Path, algorithm: str) -> None:
     """The algorithms that draw pictures divide the pictures of a round; the others have two batches in a step.
 
-    One of them is killed and resumed; a resumed run is the same code for all.
+    ReFL is killed and resumed; a resumed run is the same code for all.
     """
-    options = [*TUNINGS[algorithm].split(), *"-m shapes:small --preview-every 0 --save-every 1 --device cpu".split()]
-    twice = ["--accumulate", "2"] if options[0] == "tune-dpo" else []
-    once = ["--accumulate", "1"] if options[0] == "tune-dpo" else []
-    alone = run(*options, *twice, "--out", "alone")
-    assert alone.code == 0, alone.err
-    if algorithm == "refl":
-        kill_after_a_checkpoint(launched(pairs, *options, *once, "--out", "two"), pairs.parent / "two")
-    ended(launched(pairs, *options, *once, "--out", "two"))
-    if algorithm == "dpo":
-        fewer = run(*options, *once, "--out", "two")
-        assert "holds a run with processes 2, not 1" in fewer.err
-    assert not any((pairs.parent / name / "cache").exists() for name in ("two", "alone"))
-    two, one = (load_file(pairs.parent / name / "pytorch_lora_weights.safetensors") for name in ("two", "alone"))
+    folders = [tuned / f"{name}-{algorithm}" for name in ("two", "alone")]
+    assert not any((folder / "cache").exists() for folder in folders)
+    two, one = (load_file(folder / "pytorch_lora_weights.safetensors") for folder in folders)
     if algorithm == "d3po":  # several gradients in a batch: their sum is rounded in another order
         for name in one:
             torch.testing.assert_close(two[name], one[name], atol=1e-6, rtol=1e-3)
     else:
         assert all(torch.equal(two[name], one[name]) for name in one)
-        files = [(pairs.parent / name / "metrics.jsonl").read_bytes() for name in ("two", "alone")]
+        files = [(folder / "metrics.jsonl").read_bytes() for folder in folders]
         assert files[0] == files[1]
+
+
+def test_a_run_of_two_processes_is_not_that_of_one(run: Run, tuned: Path) -> None:
+    other = run(*command("dpo", "two", 1).split(), cwd=tuned)
+    assert other.code == 2
+    assert "holds a run with processes 2, not 1" in other.err

@@ -17,7 +17,7 @@ from tests.conftest import Run as Command
 from tests.conftest import write_lines
 from tests.hostile.folders import change
 from tests.tuning.conftest import disturb, new_policy, new_tuner
-from vpctl.configs import D3POConfig, DDPOConfig, DPOConfig, PPOConfig, ReFLConfig, RoundConfig
+from vpctl.configs import D3POConfig, DDPOConfig, DPOConfig, KTOConfig, PPOConfig, ReFLConfig, RoundConfig
 from vpctl.contracts import Reward, Settings
 from vpctl.errors import UserError
 from vpctl.images.pictures import Pictures
@@ -31,6 +31,7 @@ from vpctl.tuning.d3po import D3PO
 from vpctl.tuning.ddpo import DDPO
 from vpctl.tuning.dpo import DiffusionDPO, Preference, dpo_logits, four_errors, noised_pairs
 from vpctl.tuning.encoding import EncodedPictures
+from vpctl.tuning.kto import DiffusionKTO, RatedPicture
 from vpctl.tuning.loop import Algorithm
 from vpctl.tuning.objective import Objective
 from vpctl.tuning.preview import grid, preview
@@ -147,7 +148,7 @@ def test_a_run_without_noise_ends_where_the_pipeline_ends(prediction: str, guida
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
     if guidance > 1:  # the other notion of an empty prompt gives other latents
         other = StableDiffusionXL(pipeline_of(prediction, force_zeros_for_empty_prompt=not zeros), rank=4, seed=0)
-        other.set_lora(policy.lora())
+        other.trained.load(policy.trained.weights())
         wrong = roll_out(other, PROMPTS, noise, open_sampler(other, 4, 0.0), guidance=guidance).latents[:, -1]
         assert (wrong - theirs).abs().max() > 1e-2
 
@@ -334,13 +335,20 @@ def dpo(policy: Denoiser) -> Algorithm:
     return DiffusionDPO(new_tuner(policy, config), posteriors, pairs, config)
 
 
+def kto(policy: Denoiser) -> Algorithm:
+    config = DPOConfig(max_steps=2, batch=3, accumulate=1, warmup=0, beta=1000.0)
+    ratings = [RatedPicture(0, PROMPTS[0], True), RatedPicture(1, PROMPTS[1], False)]
+    posteriors = policy.encode(torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)))
+    return DiffusionKTO(new_tuner(policy, config), posteriors, ratings, config, KTOConfig())
+
+
 def d3po(policy: Denoiser) -> Algorithm:
     config = DPOConfig(max_steps=2, batch=1, accumulate=2, warmup=0)
     tuner = new_tuner(policy, config)
     return D3PO(tuner, PROMPTS, objective(), config, D3POConfig(), steps=3, guidance=5.0)
 
 
-ALGORITHMS = [ddpo, refl, dpo, d3po]
+ALGORITHMS = [ddpo, refl, dpo, kto, d3po]
 
 
 @pytest.fixture(params=["xl", "xl-velocity", "sd-velocity"])
@@ -370,7 +378,7 @@ def test_every_algorithm_trains_it_and_resumes_exactly(
     any_pipeline: Any, algorithm: Callable[[Denoiser], Algorithm]
 ) -> None:
     policy, again = opened(any_pipeline), opened(any_pipeline, seed=7)
-    before = {name: weight.clone() for name, weight in policy.lora().items()}
+    before = {name: weight.clone() for name, weight in policy.trained.weights().items()}
     training, resumed = algorithm(policy), algorithm(again)
     first = training.step(1)
     assert all(torch.tensor(value).isfinite() for value in first.values())
@@ -380,8 +388,8 @@ def test_every_algorithm_trains_it_and_resumes_exactly(
         assert first["loss"] == pytest.approx(0.6931472, abs=1e-6)
     ups = [name for name in before if "lora_B" in name]
     assert ups
-    assert any((policy.lora()[name] != before[name]).any() for name in ups)
-    assert all(policy.lora()[name].isfinite().all() for name in before)
+    assert any((policy.trained.weights()[name] != before[name]).any() for name in ups)
+    assert all(policy.trained.weights()[name].isfinite().all() for name in before)
     resumed.load_state_dict(copy.deepcopy(training.state_dict()))
     assert training.step(2) == resumed.step(2)
     for ours, theirs in zip(again.trainable, policy.trainable, strict=True):
@@ -414,7 +422,7 @@ def test_the_saved_lora_draws_the_same_pictures_in_diffusers_alone(any_pipeline:
     policy = opened(any_pipeline)
     disturb(policy, 0.2)
     ours = preview(policy, PROMPTS, Settings(guidance_scale=5.0, num_inference_steps=3), seed=3)
-    policy.save_lora(tmp_path, "kohya")
+    policy.trained.save(tmp_path, "kohya")
     pictures = {}
     for name in ("untuned", "tuned", "kohya"):
         pipe = copy.deepcopy(any_pipeline)
@@ -432,13 +440,13 @@ def test_the_saved_lora_draws_the_same_pictures_in_diffusers_alone(any_pipeline:
 
 def test_the_export_has_the_names_that_kohya_and_comfyui_read(xl_policy: StableDiffusionXL, tmp_path: Path) -> None:
     disturb(xl_policy)
-    xl_policy.save_lora(tmp_path)
+    xl_policy.trained.save(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["pytorch_lora_weights.safetensors"]
-    xl_policy.save_lora(tmp_path, "kohya")
+    xl_policy.trained.save(tmp_path, "kohya")
     exported = load_file(tmp_path / "lora_kohya.safetensors")
     assert len(exported) == 3 * len(xl_policy.trainable) // 2
     layer = "down_blocks.1.attentions.0.transformer_blocks.1.attn2.to_out.0"
-    own, name = xl_policy.lora(), f"lora_unet_{layer.replace('.', '_')}"
+    own, name = xl_policy.trained.weights(), f"lora_unet_{layer.replace('.', '_')}"
     assert torch.equal(exported[f"{name}.lora_down.weight"], own[f"{layer}.lora_A.weight"])
     assert torch.equal(exported[f"{name}.lora_up.weight"], own[f"{layer}.lora_B.weight"])
     assert float(exported[f"{name}.alpha"]) == 4, "the rank, so that the weights are added as they are"
@@ -447,8 +455,8 @@ def test_the_export_has_the_names_that_kohya_and_comfyui_read(xl_policy: StableD
 def test_a_lora_of_another_family_is_refused_in_one_line(
     xl: StableDiffusionXLPipeline, packaged: Any, xl_folder: Path, tmp_path: Path
 ) -> None:
-    StableDiffusionXL(copy.deepcopy(xl), rank=2, seed=0).save_lora(tmp_path / "xl-lora")
-    new_policy(packaged, rank=2).save_lora(tmp_path / "sd-lora")
+    StableDiffusionXL(copy.deepcopy(xl), rank=2, seed=0).trained.save(tmp_path / "xl-lora")
+    new_policy(packaged, rank=2).trained.save(tmp_path / "sd-lora")
     packaged.save_pretrained(tmp_path / "sd")
     own, other = (sources.check("pipeline", str(one), option="--model ") for one in (xl_folder, tmp_path / "sd"))
     sources.check_adapter(str(tmp_path / "xl-lora"), own)
@@ -472,19 +480,19 @@ def test_a_folder_of_sdxl_can_be_tuned_unless_its_scheduler_is_that_of_edm(xl_fo
         sources.check_tunable(str(copied), option="--model diffusion:")
 
 
-def test_the_commands_tune_and_draw_with_a_folder_of_sdxl(run: Command, xl_folder: Path, tmp_path: Path) -> None:
+def test_the_commands_tune_and_draw_with_a_folder_of_sdxl(forked: Command, xl_folder: Path, tmp_path: Path) -> None:
     for number, size in enumerate([(48, 32), (32, 32)]):
         Image.effect_noise(size, 64).convert("RGB").save(tmp_path / f"{number}.png")
     pair = {"prompt_id": "p", "prompt": "a red circle", "chosen_file_name": "0.png", "rejected_file_name": "1.png"}
     write_lines(tmp_path / "pairs.jsonl", [{**pair, "margin": 1.0}])
     model = f"diffusion:{xl_folder}"
     words = "--max-steps 2 --batch 1 --accumulate 1 --preview-every 0 --export kohya --out lora".split()
-    tuned = run("tune-dpo", "pairs.jsonl", "--model", model, *words)
+    tuned = forked("tune-dpo", "pairs.jsonl", "--model", model, *words)
     assert tuned.code == 0, tuned.err
     assert (tmp_path / "lora" / "lora_kohya.safetensors").is_file()
     (tmp_path / "prompts.txt").write_text("a red circle\n")
     words = "--adapter lora --steps 2 --images 1 --out drawn/metadata.jsonl".split()
-    drawn = run("generate", "prompts.txt", "--model", model, *words)
+    drawn = forked("generate", "prompts.txt", "--model", model, *words)
     assert drawn.code == 0, drawn.err
     [picture] = (tmp_path / "drawn").glob("**/*.png")
     with Image.open(picture) as opened_picture:

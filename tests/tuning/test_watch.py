@@ -96,7 +96,7 @@ def test_patience_ends_the_run_and_keeps_the_best_lora_also_after_a_kill(
     algorithm = watched(policy, tmp_path, patience=2, done=last and (last - 1) // 2 + 1)
     assert algorithm.total == 8
     assert algorithm.finish() == (
-        "scripted on held-out prompts was best after round 4: 9; this LoRA is kept; --patience ended the training "
+        "scripted on held-out prompts was best after round 4: 9; these weights are kept; --patience ended the training "
         "after round 8"
     )
     expected = new_policy(packaged)

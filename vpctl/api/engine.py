@@ -84,8 +84,8 @@ class Engine:
         self.config, self.model = config, model
         self._key = ""
         self.name = f"openai:{model}"
-        self.base_url = (config.base_url or BASE_URL.value).strip() or "https://api.openai.com/v1"
-        self.server = _server(self.base_url)
+        self.base_url = _base_url(config)
+        self.server = address(config)
         self.price: Price | None = price(model, table(config.prices))
         if config.max_cost is not None and self.price is None:
             raise UserError(
@@ -405,11 +405,16 @@ def _key() -> str:
     return key
 
 
-def _server(url: str) -> str:
-    """The URL without user, password and query, which may be secret.
+def _base_url(config: ServerConfig) -> str:
+    return (config.base_url or BASE_URL.value).strip() or "https://api.openai.com/v1"
+
+
+def address(config: ServerConfig) -> str:
+    """The URL of the server without user, password and query, which may be secret.
 
     Raises `UserError` if it is not a valid URL. The message does not have these parts either.
     """
+    url = _base_url(config)
     try:
         parts = urlsplit(url)
         right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0

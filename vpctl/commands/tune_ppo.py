@@ -2,17 +2,39 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 from .. import plugins, progress
-from ..configs import ALGORITHMS, DDPOConfig, GRPOConfig, NFTConfig, PPOConfig, ReFLConfig, RoundConfig, WatchConfig
+from ..configs import (
+    ALGORITHMS,
+    DDPOConfig,
+    GRPOConfig,
+    NFTConfig,
+    PPOConfig,
+    ReFLConfig,
+    RoundConfig,
+    ServerConfig,
+    WatchConfig,
+)
 from ..errors import UserError
 from ..images.folders import Folders
-from ..options import Device, Prompts, Roots, RunFolder, Seed, TunedModel, option, options, plugin
+from ..options import Device, JudgeAspects, Prompts, Roots, RunFolder, Seed, TunedModel, option, options, plugin
 from ..records import Image, Prompt, digest, prompt_key, prompt_too_long, split_of
 from ..streams.places import absolute_path, folder_of
 from ..streams.reading import read, read_prompts
-from ..tuning.asked import as_options, check_noise, check_trained_steps, chosen, weights_of
+from ..tuning.asked import (
+    as_options,
+    check_noise,
+    check_trained,
+    check_trained_steps,
+    chosen,
+    judge_options,
+    load_rewards,
+    share_of_limits,
+    warn_of_rounding,
+    weights_of,
+)
 from ..tuning.folder import check
 from ..tuning.opening import announce_once, opened
 
@@ -46,6 +68,7 @@ OPTIONS = {
 @options(GRPOConfig, "grpo")
 @options(ReFLConfig, "refl")
 @options(NFTConfig, "nft")
+@options(ServerConfig, "server")
 def tune_ppo(
     prompts: Prompts,
     *,
@@ -77,6 +100,7 @@ def tune_ppo(
             show_default="shapes, the pixel judge",
         ),
     ] = None,
+    judge_aspect: JudgeAspects = None,
     root: Roots = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -87,11 +111,12 @@ def tune_ppo(
     grpo: GRPOConfig,
     refl: ReFLConfig,
     nft: NFTConfig,
+    server: ServerConfig,
 ) -> None:
     """Tune a model with reinforcement learning from rewards.
 
-    Trains a LoRA (low-rank adaptation: a small set of weights that is added to those of the model). Prompts with a
-    `split` other than train are not trained on. Prompts without a `split` are.
+    Trains a LoRA (low-rank adaptation: a small set of weights that is added to those of the model). --full trains all
+    weights in its place. Prompts with a `split` other than train are not trained on. Prompts without a `split` are.
 
     --algorithm ddpo (Black et al. 2024, arXiv 2305.13301) applies PPO, proximal policy optimization, to the denoising
     steps of a picture. A round (--epochs counts rounds) chooses prompts at random, draws several pictures of each
@@ -114,9 +139,21 @@ def tune_ppo(
     Then it adds new noise to the finished pictures, and trains the model to denoise towards the good ones and away from
     the bad ones. It needs no probabilities, so the pictures can be drawn in few steps and without noise.
 
-    The output folder holds the LoRA in pytorch_lora_weights.safetensors, previews drawn from fixed seeds, and metrics
-    in metrics.jsonl and in files for TensorBoard. A finished run keeps checkpoint.pt, from which it can go on. To use
-    the LoRA, run generate --adapter DIR, or call pipe.load_lora_weights(DIR) in diffusers.
+    --reward judge:SPEC asks an annotator, as annotate does: SPEC is a value of annotate --annotator. It is asked about
+    single pictures, while the next ones are drawn, with a call for each picture that asks about all aspects, or about
+    those of --judge-aspect. The scores of such a judge are coarse, so the reward is the win rate of a picture against
+    the others of its prompt (Pref-GRPO, Wang et al. 2025, arXiv 2508.20751): 1 for a lower score, 1/2 for an equal one.
+    A picture that the judge refuses, or answers unusably, has no advantage by it, and counts in the metric unscored. If
+    more than half of a round have no score, the training ends with an error, and can be resumed. Scores and refusals
+    are kept in the output folder, in files of judgements, so a resumed run asks for none of them again. The options for
+    servers are those of annotate. At a limit, such as --max-cost, the run ends and can be resumed. --max-cost,
+    --max-requests, --rpm, --tpm and --concurrency hold for all judges and processes of a run together: each judge in
+    each process has an equal share of them. A resumed run counts from zero. --watch judge:SPEC measures the mean score.
+
+    The output folder holds the LoRA in pytorch_lora_weights.safetensors, or with --full the model in the folder model,
+    previews drawn from fixed seeds, and metrics in metrics.jsonl and in files for TensorBoard. A finished run keeps
+    checkpoint.pt, from which it can go on. To use the LoRA, run generate --adapter DIR, or call
+    pipe.load_lora_weights(DIR) in diffusers.
 
     With accelerate, several GPUs train together: accelerate launch -m vpctl tune-ppo and the same options. They divide
     the pictures of a round among themselves.
@@ -128,15 +165,28 @@ def tune_ppo(
         vpctl tune-ppo prompts.jsonl --algorithm refl -r vp:vp-score/
             --watch pickscore --patience 5 --out refl-lora/
 
+        vpctl tune-ppo prompts.jsonl --reward judge:openai:gpt-4o
+            --judge-aspect prompt-following --max-cost 20 --out ppo-lora/
+
         vpctl tune-ppo prompts.txt -r vp:vp-score/=0.8 -r pickscore=0.1
             --guidance 5 --steps 20
             -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
             --out ppo-lora/
     """
     announce_once()
-    spec = plugins.check("generator", model or "shapes", algorithm=algorithm, steps=config.steps, export=config.export)
-    weights = weights_of(reward or ["shapes"], gradient=algorithm == "refl")
-    watched = [*weights_of(watching.watch or [], "--watch")]
+    start = check_trained(config, ALGORITHMS[algorithm])
+    spec = plugins.check(
+        "generator",
+        model or "shapes",
+        algorithm=algorithm,
+        steps=config.steps,
+        export=config.export,
+        lora=config.lora,
+    )
+    weights = weights_of(reward or ["shapes"], gradient=algorithm == "refl", server=server)
+    watched = [*weights_of(watching.watch or [], "--watch", server=server)]
+    judged = judge_options([*weights, *watched], judge_aspect or [], server)
+    server = share_of_limits([*weights, *watched], server)
     if weighed := [one for one in watching.watch or [] if one not in watched]:
         raise UserError(f"--watch {weighed[0]}: a reward that is only watched has no weight; leave it out")
     if watching.patience and not watched:
@@ -145,6 +195,7 @@ def tune_ppo(
     for name, given in (("--model", model), ("--reward", reward)):
         if not given:
             progress.note(f"no {name} given: using the built-in shapes world")
+    warn_of_rounding(config.dtype, algorithm)
     texts, held_out = divided(list(read_prompts(prompts, prompt_too_long)), prompts, watch=bool(watched))
     pictures = list(read(refl.pretrain, Image)) if refl.pretrain else []
     if refl.pretrain and not pictures:
@@ -158,8 +209,10 @@ def tune_ppo(
         "reward": weights,
         "seed": seed,
         **dataclasses.asdict(config),
+        "lora": start,
         **dataclasses.asdict(watching),
         **{name: value for one in own.values() for name, value in dataclasses.asdict(one).items()},
+        **judged,
         "data": digest([texts, held_out, [[one["prompt"], one["file_name"]] for one in pictures]]),
         "reward_fingerprints": plugins.fingerprints(*weights, *watched),
     }
@@ -171,16 +224,19 @@ def tune_ppo(
     if "ddpo" in own:
         check_trained_steps(ddpo.skip_last, steps)
     guidance = chosen("--guidance", config.guidance, settings.guidance_scale, spec)
-    with opened(out, asked, device) as run:
+    with opened(out, asked, device) as run, ExitStack() as ended:
         if run is None:
             return
         from ..tuning.loop import train
-        from ..tuning.objective import Objective
+        from ..tuning.objective import Objective, close_judges
         from ..tuning.preview import previews
         from ..tuning.tuner import Tuner
         from ..tuning.watch import Watched
 
-        rewards = {name: plugins.load("reward", name, device=device) for name in dict.fromkeys([*weights, *watched])}
+        rewards = load_rewards(
+            [*weights, *watched], run.folder, judge_aspect or [], server, rank=run.world.rank, device=device
+        )
+        ended.callback(close_judges, rewards.values())
         objective = Objective({name: rewards[name] for name in weights}, weights)
         tuner = Tuner.open(generator.pipeline, config, algorithm=algorithm, source=spec, seed=seed, world=run.world)
         policy = tuner.policy
@@ -193,6 +249,7 @@ def tune_ppo(
             f"{progress.plural(config.epochs, 'round')} of {progress.plural(count, 'picture')}, "
             f"{progress.plural(rounds.updates if 'rounds' in own else 1, 'update')} each"
         )
+        progress.note(tuner.memory(copies=int(algorithm == "nft")))  # its old policy
         show = previews(run, policy, texts, settings, every=config.preview_every, seed=seed)
         watch = None
         if watched:
@@ -217,8 +274,9 @@ def tune_ppo(
             if watch:
                 progress.note(watch.finish())
             with run.results() as folder:
-                policy.save_lora(folder, config.export)
-    progress.note(f"the LoRA is in {out}; use it with generate --adapter {out}")
+                if run.world.is_main:
+                    policy.trained.save(folder, config.export)
+    progress.note(policy.trained.result(out))
 
 
 def open_algorithm(

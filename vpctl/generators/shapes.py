@@ -17,7 +17,13 @@ OPTION = "--model "
 
 
 def check(
-    argument: str, *, adapter: str = "", width: int | None = None, height: int | None = None, algorithm: str = ""
+    argument: str,
+    *,
+    adapter: str = "",
+    width: int | None = None,
+    height: int | None = None,
+    algorithm: str = "",
+    lora: str = "",
 ) -> None:
     """Raise `UserError` if there is no such model, and in the cases of `diffusion.check`."""
     if argument and argument not in ARGUMENTS:
@@ -25,7 +31,7 @@ def check(
     weights = str(WEIGHTS / (argument or "base"))
     sources.check_pipeline(weights, option=OPTION, adapter=adapter, size=(width, height))
     if algorithm:
-        sources.check_tunable(weights, option=OPTION, algorithm=algorithm)
+        sources.check_tunable(weights, option=OPTION, algorithm=algorithm, lora=lora)
 
 
 def load(argument: str, *, device: str = "auto") -> "Diffusion":

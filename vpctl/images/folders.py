@@ -29,8 +29,8 @@ _SHARED = ("home", "media", "mnt", "opt", "private", "root", "srv", "tmp", "User
 """Top-level folders that hold the files of many users or projects."""
 
 
-OF_A_PICTURE = "restore this picture, or leave out the pairs that name it"
-"""The way out if a picture of a pair cannot be opened."""
+OF_A_PICTURE = "restore this picture, or leave out the records that name it"
+"""The way out if a picture of a pair or of a rating cannot be opened."""
 _ON_A_PIPE = "file names on a pipe are relative to the working directory; name the file instead of -"
 
 
@@ -63,7 +63,7 @@ class Folders:
         return os.path.realpath(path)
 
     def check(self, paths: Iterable[str]) -> None:
-        """Raise `UserError` if any of these pictures of pairs may not be read or does not exist.
+        """Raise `UserError` if any of these pictures may not be read or does not exist.
 
         The message names the first one and counts the others.
         """

@@ -1,6 +1,5 @@
 """Opens, checks and saves pictures. No other module does this."""
 
-import glob
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -97,20 +96,7 @@ def save(picture: Image.Image, path: str) -> None:
     """
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with atomic_write(path, f"{path}.{os.getpid()}.part") as part:
+        with atomic_write(path, shared=True) as part:
             picture.save(part, format="PNG")
-        for other in glob.glob(f"{glob.escape(path)}.*.part"):
-            if not _runs(other.split(".")[-2]):  # left by a run that was killed while writing
-                os.unlink(other)
     except OSError as error:
         raise UserError(f"{path}: {os_reason(error)}") from None
-
-
-def _runs(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -88,8 +88,12 @@ class JudgingContext(NamedTuple):
 def judging_context(made: Any, spec: str, open_picture: Callable[[str], PIL.Image], ledger: Ledger) -> JudgingContext:
     """A context for the annotator that `plugins.load` returned for `spec`."""
     annotator = as_annotator(made)
-    identity = annotator.identity or plugins.fingerprints(spec)
-    return JudgingContext(annotator, spec, identity, annotator.template, open_picture, ledger)
+    return JudgingContext(annotator, spec, identity_of(annotator, spec), annotator.template, open_picture, ledger)
+
+
+def identity_of(annotator: Annotator, spec: str) -> Any:
+    """A JSON value of everything about the annotator `spec` that could change its answers."""
+    return annotator.identity or plugins.fingerprints(spec)
 
 
 async def judge(
@@ -200,7 +204,9 @@ class _Run:
             self._stop_signal.check()
             shown = [pictures[place] for place in call.shown]
             question = Question(group.images[0]["prompt"], shown, *call.kind[:2], key=call.judgements[0]["key"])
-            done = count_fresh(await self._answered(call, question), call, self._tally)
+            done = count_fresh(
+                await answered(self._context.annotator, self._context.name, call, question), call, self._tally
+            )
         except Stopped:
             return
         except UserError as error:
@@ -224,16 +230,20 @@ class _Run:
         await self._calls.acquire()
         await self._make_call(call, group, pictures, begun)
 
-    async def _answered(self, call: Call, question: Question) -> list[Judgement]:
-        name = self._context.name
-        try:
-            contract = "" if isinstance(self._context.annotator, FunctionAnnotator) else ASK
-            with plugins.blamed("annotator", name, contract):
-                verdicts = validated(await self._context.annotator.ask(question), call, name)
-            return scored_judgements(call, verdicts)
-        except (Refused, Unusable) as error:
-            check_error(error, name)
-            return unscored_judgements(call, error)
+
+async def answered(annotator: Annotator, name: str, call: Call, question: Question) -> list[Judgement]:
+    """The judgements of a call that is made now. A refusal and an unusable answer are judgements without scores.
+
+    Raises `RecordFailed` if the call failed, and `UserError` if no call can succeed.
+    """
+    try:
+        contract = "" if isinstance(annotator, FunctionAnnotator) else ASK
+        with plugins.blamed("annotator", name, contract):
+            verdicts = validated(await annotator.ask(question), call, name)
+        return scored_judgements(call, verdicts)
+    except (Refused, Unusable) as error:
+        check_error(error, name)
+        return unscored_judgements(call, error)
 
 
 def count_fresh(judgements: list[Judgement], call: Call, tally: Tally) -> list[Judgement]:
@@ -243,17 +253,18 @@ def count_fresh(judgements: list[Judgement], call: Call, tally: Tally) -> list[J
     failed = [judgement for judgement in done if "failed" in judgement]
     if failed:
         tally.failed += len(failed)
-        _warn(FAILED, failed[0]["failed"], [call])
+        warn_of(FAILED, failed[0]["failed"], [call])
     return done
 
 
 def count_lost(failure: RecordFailed, calls: list[Call], tally: Tally) -> None:
     """Count and report calls that have no answer to record. The next run tries them again."""
     tally.lost += sum(len(call.pending_keys) for call in calls)
-    _warn(LOST, str(failure), calls)
+    warn_of(LOST, str(failure), calls)
 
 
-def _warn(kind: str, reason: str, calls: list[Call]) -> None:
+def warn_of(kind: str, reason: str, calls: list[Call]) -> None:
+    """Report, as one of a `kind` of warnings, why some calls gave no scores."""
     aspects = ", ".join(dict.fromkeys(aspect.name for call in calls for aspect in call.kind.aspects))
     progress.warn_each(kind, f"{calls[0].judgements[0]['prompt'][:60]!r}, {aspects}: {reason}")
 

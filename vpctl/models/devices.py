@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed, nn
 
-from ..errors import UserError
+from .. import progress
+from ..configs import PRECISIONS
+from ..errors import LimitReached, UserError
 
-DTYPES = ("float32", "bfloat16", "float16")
-"""Names of the precisions that models compute in."""
+_MOST_TOLD = 1000
+"""Number of bytes of an error that other processes are told."""
 
 
 def resolve_device(device: str) -> torch.device:
@@ -30,10 +32,10 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_dtype(dtype: str) -> torch.dtype:
-    """The precision with this name: one of `DTYPES`, or float32 if it is empty. Raises `UserError` for another name."""
-    if dtype and dtype not in DTYPES:
-        raise UserError(f"--dtype {dtype}: known: {', '.join(DTYPES)}")
-    found: torch.dtype = getattr(torch, dtype or DTYPES[0])
+    """The precision with this name, one of `PRECISIONS`, by default float32. Raises `UserError` for another name."""
+    if dtype and dtype not in PRECISIONS:
+        raise UserError(f"--dtype {dtype}: known: {', '.join(PRECISIONS)}")
+    found: torch.dtype = getattr(torch, dtype or PRECISIONS[0])
     return found
 
 
@@ -63,6 +65,16 @@ class World:
         """Whether this process is the one that writes files and reports progress."""
         return self.rank == 0
 
+    def peak_memory(self) -> str:
+        """Says how much memory of the GPU torch has held at most; empty if the device is no GPU of CUDA."""
+        if self.device.type != "cuda":
+            return ""
+        peak, most = (
+            torch.cuda.max_memory_reserved(self.device),
+            torch.cuda.get_device_properties(self.device).total_memory,
+        )
+        return f"{progress.size(peak)} of the GPU's {progress.size(most)} of memory were in use"
+
     def gather(self, values: Tensor) -> Tensor:
         """`values` of all processes, stacked in the order of their ranks. The shape is (size, *values.shape)."""
         if self.size == 1:
@@ -87,6 +99,29 @@ class World:
             waiting.append(distributed.all_reduce(parameter.grad, async_op=True))
         for one in waiting:
             one.wait()
+
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """A context that ends with a `UserError` in all processes if it does so in one.
+
+        Without it, the processes without an error would wait for the others forever. Each process raises its own error;
+        one that has none raises that of the first process that has one. Inside it the processes must not communicate.
+        """
+        error: UserError | None = None
+        try:
+            yield
+        except UserError as raised:
+            error = raised
+        told = torch.zeros(1 + _MOST_TOLD, dtype=torch.uint8)
+        if error:
+            text = str(error).encode()[:_MOST_TOLD]
+            told[: 1 + len(text)] = torch.tensor([error.exit_code, *text], dtype=torch.uint8)
+        every = self.gather(told)
+        if error:
+            raise error
+        for code, *text in (row.tolist() for row in every if row[0]):
+            kind = LimitReached if code == LimitReached.exit_code else UserError
+            raise kind(bytes(text).rstrip(b"\0").decode(errors="ignore"))
 
     @contextmanager
     def main_first(self) -> Iterator[None]:

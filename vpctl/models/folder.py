@@ -72,6 +72,9 @@ _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 _BYTES |= {"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 
+_LORA_WEIGHT = re.compile(r"(unet|transformer)\.(.+)\.(?:(lora_A|lora\.down)|(?:lora_B|lora\.up))\.weight")
+"""Names that diffusers writes for the weights of a LoRA: the part of the pipeline, the layer, and which of the two."""
+
 _PATCHED = ("StableDiffusion3Pipeline", "FluxPipeline")
 """Pipelines whose latents are divided into patches of 2 × 2."""
 _FLUX_SIDE = 128
@@ -118,6 +121,8 @@ class Folder:
             return f"; it holds a reward model, which score takes as --reward vp:{self.path}"
         if self.has("model_index.json"):
             return f"; it holds a pipeline, which generate takes as --model diffusion:{self.path}"
+        if self.has("model/model_index.json"):
+            return f"; it holds a tuned model, which generate takes as --model diffusion:{self.path / 'model'}"
         return (
             "; it holds a training that has not ended; run its command again to finish it"
             if self.has("run.json")
@@ -291,8 +296,37 @@ def picture_sides(folder: Folder) -> tuple[int, int]:
     return math.lcm(8, step), factor * sample if isinstance(sample, int) else 0
 
 
-def check_lora(path: str) -> Shapes:
-    """The shapes of the weights of the LoRA in a folder. Raises `UnusableFolder` if there is none."""
+def lora_ranks(lora: Shapes) -> dict[str, int]:
+    """The rank of a LoRA in each layer, by the name of the layer with that of its part before it.
+
+    Raises `UnusableFolder` if the LoRA cannot be trained: if it has other weights than the two matrices of each layer,
+    A (R, …) and B (…, R), or if one of them is missing.
+    """
+    pairs: dict[str, dict[bool, int]] = {}
+    for name, shape in lora.items():
+        found = _LORA_WEIGHT.fullmatch(name)
+        if not found or len(shape) < 2:
+            raise UnusableFolder(
+                f"holds {_short(name)}, which cannot be trained; only a LoRA of a UNet or a transformer can, with the "
+                "names that diffusers writes"
+            )
+        is_down = bool(found[3])
+        pairs.setdefault(f"{found[1]}.{found[2]}", {})[is_down] = shape[0 if is_down else 1]
+    for layer, pair in pairs.items():
+        if len(pair) < 2:
+            raise UnusableFolder(f"is incomplete: it has only one of the two matrices of {layer}")
+        if pair[True] != pair[False] or not pair[True]:
+            raise UnusableFolder(f"is damaged: the matrices of {layer} have the ranks {pair[True]} and {pair[False]}")
+    return {layer: pair[True] for layer, pair in pairs.items()}
+
+
+def check_lora(path: str, *, file_too: bool = False) -> Shapes:
+    """The shapes of the weights of the LoRA in a folder. Raises `UnusableFolder` if there is none.
+
+    With `file_too`, `path` may also be the file itself.
+    """
+    if file_too and os.path.isfile(path):
+        return _lora_shapes(Path(path))
     folder = Folder(Path(path))
     if not folder.path.is_dir():
         raise UnusableFolder("there is no such folder" if not folder.path.exists() else "is not a folder")
@@ -303,9 +337,15 @@ def check_lora(path: str) -> Shapes:
         if pickled:
             raise UnusableFolder(f"its weights are a pickle ({pickled[0]}), which is not opened; {_AS_SAFETENSORS}")
         raise UnusableFolder(f"there is no {LORA_FILE} in it; name the folder a tune command wrote")
-    shapes = tensor_shapes(folder.path / LORA_FILE, LORA_FILE)
+    return _lora_shapes(folder.path / LORA_FILE)
+
+
+def _lora_shapes(file: Path) -> Shapes:
+    if file.suffix in PICKLES:
+        raise UnusableFolder(f"is a pickle, which is not opened; {_AS_SAFETENSORS}")
+    shapes = tensor_shapes(file, file.name)
     if not any("lora" in name for name in shapes):
-        raise UnusableFolder(f"{LORA_FILE}: holds no LoRA: its first tensor is {min(shapes)}")
+        raise UnusableFolder(f"{file.name}: holds no LoRA: its first tensor is {min(shapes)}")
     return shapes
 
 
@@ -317,19 +357,17 @@ def check_fit(lora: Shapes, folder: Folder) -> None:
     parts = {part for part, library, _ in _parts(folder.read("model_index.json")) if library}
     known: dict[str, Shapes] = {}
     for name, shape in lora.items():
-        found = re.fullmatch(r"(\w+)\.(.+)\.(?:lora_([AB])|lora\.(down|up))\.weight", name)
+        found = _LORA_WEIGHT.fullmatch(name)
         if not found or len(shape) < 2:
             continue
         part, layer = found[1], found[2]
-        if part not in ("unet", "transformer"):
-            continue
         if part not in parts:
             raise UnusableFolder(f"belongs to another model: it is for a {part}, which this one does not have")
         if part not in known:
             known[part] = _shapes(folder, _weights(folder, COMPONENT, part))
         if not known[part]:
             continue
-        place, size = (1, shape[1]) if found[3] == "A" or found[4] == "down" else (0, shape[0])
+        place, size = (1, shape[1]) if found[3] else (0, shape[0])
         own = known[part].get(f"{layer}.weight", ())
         if len(own) < 2:
             raise UnusableFolder(f"belongs to another model: there is no {layer} in this one")

@@ -187,14 +187,22 @@ def _is_a(kind: Any, base: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, base)
 
 
-def add_lora(pipe: Any, folder: str, *, where: str) -> None:
-    """Load the LoRA in a folder into a pipeline. Raises `UserError` if none of its weights fit."""
+def add_lora(pipe: Any, path: str, *, where: str) -> None:
+    """Load the LoRA in a folder, or in a file, into a pipeline. Raises `UserError` if none of its weights fit."""
+    file = Path(path) if Path(path).is_file() else Path(path, LORA_FILE)
     with _opening(where):
         pipe.load_lora_weights(
-            folder, weight_name=LORA_FILE, use_safetensors=True, trust_remote_code=False, local_files_only=True
+            str(file.parent),
+            weight_name=file.name,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
         )
         if not pipe.get_active_adapters():
             raise UserError(f"{where}: belongs to another model: none of its weights fit this one")
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval()  # otherwise the dropout that the file names would also be used for drawing
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from typing import Any
 
 from .. import progress
 from ..errors import UserError
-from . import denoiser
-from .folder import USES, Folder, UnusableFolder, check_fit, check_lora, picture_sides
+from .denoiser import limits
+from .folder import USES, Folder, UnusableFolder, check_fit, check_lora, lora_ranks, picture_sides
 
 _PATIENCE = 5.0
 """Timeout in seconds for an answer of the hub."""
@@ -59,11 +59,26 @@ def check_pipeline(source: str, *, option: str, adapter: str, size: tuple[int | 
         check_adapter(adapter, folder)
 
 
-def check_tunable(source: str, *, option: str, algorithm: str = "", steps: int | None = None, export: str = "") -> None:
-    """Raise `UserError` in the cases of `denoiser.check_tunable`."""
+def check_tunable(
+    source: str, *, option: str, algorithm: str = "", steps: int | None = None, export: str = "", lora: str = ""
+) -> None:
+    """Raise `UserError` in the cases of `limits.check_tunable`, or if the training cannot start from this LoRA."""
     folder = check("pipeline", source, option=option)
     with _inspecting(f"{option}{source}"):
-        denoiser.check_tunable(folder, where=f"{option}{source}", algorithm=algorithm, steps=steps, export=export)
+        limits.check_tunable(folder, where=f"{option}{source}", algorithm=algorithm, steps=steps, export=export)
+    if lora:
+        ranks_to_train(lora)
+        with _inspecting(f"--lora {lora}"):
+            check_fit(check_lora(lora, file_too=True), folder)
+
+
+def ranks_to_train(lora: str) -> dict[str, int]:
+    """The rank in each layer of the LoRA in a folder or a file, as in `folder.lora_ranks`.
+
+    Raises `UserError` if there is none, or if it cannot be trained.
+    """
+    with _inspecting(f"--lora {lora}"):
+        return lora_ranks(check_lora(lora, file_too=True))
 
 
 def check_adapter(adapter: str, pipeline: Folder) -> None:

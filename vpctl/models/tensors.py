@@ -1,7 +1,8 @@
-"""Conversion between pictures and tensors (B, 3, H, W) in float32 and [0, 1]; comparison of weights."""
+"""Conversion between pictures and tensors (B, 3, H, W) in float32 and [0, 1]; weights compared, copied and swapped."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -33,3 +34,23 @@ def digest_of(config: object, weights: Mapping[str, Tensor]) -> str:
     for name, values in weights.items():
         found.update(name.encode() + values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
+
+
+@contextmanager
+def swapped(weights: Sequence[Tensor], others: Sequence[Tensor]) -> Iterator[None]:
+    """A context in which `weights` have the values of `others`, and `others` have those of `weights`."""
+    _swap(weights, others)
+    try:
+        yield
+    finally:
+        _swap(weights, others)
+
+
+def _swap(weights: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+    for one, other in zip(weights, others, strict=True):
+        one.data, other.data = other.data, one.data
+
+
+def copied(weights: Sequence[Tensor]) -> list[Tensor]:
+    """A copy of weights, without gradients."""
+    return [weight.detach().clone() for weight in weights]

@@ -59,8 +59,8 @@ class VisionLanguageModel:
         """Open the processor of a folder or a hub id. The weights are loaded when they are first used.
 
         `option` is the text before the source on the command line, such as ``--reward vqascore:``. `dtype` is one of
-        `devices.DTYPES`; if it is empty, it is float32 on a CPU and bfloat16 on a GPU. Raises `UserError` if the model
-        cannot chat about pictures.
+        `configs.PRECISIONS`; if it is empty, it is float32 on a CPU and bfloat16 on a GPU. Raises `UserError` if the
+        model cannot chat about pictures.
         """
         self.source, self._option, self.where = source, option, f"{option}{source}"
         folder = sources.check("judge", source, option=option).path

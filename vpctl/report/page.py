@@ -22,7 +22,7 @@ from ..errors import RecordFailed, UserError, os_reason
 from ..images.pictures import Pictures
 from ..records import Image, Report
 from ..streams.places import short_labels
-from ..streams.whole import atomic_write
+from ..streams.whole import atomic_write, own_part
 
 PROMPTS_SHOWN = 48
 EXTREMES_SHOWN = 8
@@ -621,17 +621,17 @@ def _write_whole(path: str, page: bytes | None) -> None:
     it end.
     """
     target = os.path.realpath(path)
-    part = f"{target}.{os.getpid()}.part"
     try:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         if os.path.isdir(target):
             raise IsADirectoryError
         if page is None:
             if not os.path.exists(target) or os.path.isfile(target):
-                Path(part).touch()
-                os.unlink(part)
+                tried = Path(own_part(target))
+                tried.touch()
+                tried.unlink()
         elif not os.path.exists(target) or os.path.isfile(target):
-            with atomic_write(target, part):
+            with atomic_write(target, shared=True) as part:
                 Path(part).write_bytes(page)
         else:
             Path(target).write_bytes(page)

@@ -11,9 +11,9 @@ from sys import intern
 from typing import NamedTuple, TypeVar
 
 from ..errors import UserError
-from ..records import ORIGINAL_SUFFIX, Image, Judgement, Pair, prompt_key
+from ..records import ORIGINAL_SUFFIX, Image, Judgement, Pair, Rating, is_pair, prompt_key
 
-Record = TypeVar("Record", Image, Judgement, Pair)
+Record = TypeVar("Record", Image, Judgement, Pair, Rating)
 Located = Iterable[tuple[str, Record]]
 """Records with their places, as `reading.located` returns them."""
 
@@ -103,7 +103,20 @@ class ConsistencyChecker:
                     self._picture(where, prompt_id, image_id, path)
             yield pair
 
-    def _prompt(self, where: str, prompt_id: str, record: Image | Judgement | Pair) -> None:
+    def preferences(self, located: Iterable[tuple[str, Pair | Rating]]) -> Iterator[Pair | Rating]:
+        """Yield pairs and ratings, and check each one. A picture may have several ratings.
+
+        Raises `UserError` if a pair is one that `pairs` refuses, or if a rating disagrees with an earlier record on the
+        text or the part of its prompt.
+        """
+        for where, record in located:
+            if is_pair(record):
+                yield from self.pairs([(where, record)])
+            else:
+                self._prompt(where, prompt_key(record), record)
+                yield record
+
+    def _prompt(self, where: str, prompt_id: str, record: Image | Judgement | Pair | Rating) -> None:
         text = record["prompt"]
         known = self._prompts.setdefault(prompt_id, _Prompt(hash(text), where))
         if known.hash != hash(text):

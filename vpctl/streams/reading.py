@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from ..errors import UserError, os_reason
-from ..records import Image, Prompt, check
+from ..records import Image, Pair, Prompt, Rating, check, is_pair
 from . import jsonlines
 from .names import rename
 from .places import STDIN, descriptor, folder_of, is_stream
@@ -33,6 +33,15 @@ def located(source: str, kind: type[R], misfit: Callable[[R], str] = lambda _: "
     """Like `read`, but each record comes with its place, ``FILE:LINE``."""
     lines = numbered_lines(source)
     return records_of(_no_prompts(lines) if kind is Image else lines, kind, folder_of(source), misfit)
+
+
+def located_preferences(source: str) -> Iterator[tuple[str, Pair | Rating]]:
+    """Like `located`, for a file of pairs, of ratings, or of both. A record with a chosen picture is a pair."""
+    with closing(numbered_lines(source)) as lines:
+        for where, line in lines:
+            record = jsonlines.parse(line, where)
+            kind: Any = Pair if isinstance(record, dict) and is_pair(cast(Any, record)) else Rating
+            yield where, checked(record, kind, where, folder_of(source))
 
 
 def records_of(lines: Lines, kind: type[R], base: str, misfit: Callable[[R], str]) -> Iterator[tuple[str, R]]:
@@ -154,6 +163,11 @@ def _name(source: str) -> str:
 
 def parse_record(line: bytes, kind: type[R], where: str, base: str) -> R:
     """Return the record in one line. Raises `UserError`, which begins with `where`, if it is not a valid record."""
-    known = check(jsonlines.parse(line, where), kind, where)
+    return checked(jsonlines.parse(line, where), kind, where, base)
+
+
+def checked(record: object, kind: type[R], where: str, base: str) -> R:
+    """Return a record with absolute file names. Raises `UserError`, which begins with `where`, if it is not valid."""
+    known = check(record, kind, where)
     rename(known, lambda name: os.path.normpath(os.path.join(base, name)))
     return cast(R, known)

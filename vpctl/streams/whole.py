@@ -1,20 +1,22 @@
 """Writes files that appear complete or not at all."""
 
 import fcntl
+import glob
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 
 @contextmanager
-def atomic_write(path: str, part: str = "", *, synced: bool = False) -> Iterator[str]:
+def atomic_write(path: str, *, shared: bool = False, synced: bool = False) -> Iterator[str]:
     """Yield the name of a temporary file that replaces `path` when the context ends without an error.
 
-    The temporary file is `part`, or `path` with ``.part`` appended. After an error it is removed, and `path` stays
-    unchanged. With `synced`, it is flushed to disk before it replaces `path`, so that even a system crash cannot leave
-    half a file.
+    The temporary file is `path` with ``.part`` appended. After an error it is removed, and `path` stays unchanged. With
+    `shared`, several processes may write `path` at the same time: each has a temporary file of its own, and those that
+    killed processes have left are removed. With `synced`, the file is flushed to disk before it replaces `path`, so
+    that even a system crash cannot leave half a file.
     """
-    part = part or f"{path}.part"
+    part = own_part(path) if shared else f"{path}.part"
     try:
         yield part
         if synced:
@@ -24,6 +26,15 @@ def atomic_write(path: str, part: str = "", *, synced: bool = False) -> Iterator
         with suppress(OSError):  # an error here would hide the reason of the failure
             os.unlink(part)
         raise
+    for other in glob.glob(f"{glob.escape(path)}.*.part") if shared else ():
+        process = other.split(".")[-2]
+        if process.isdecimal() and not _runs(int(process)):
+            os.unlink(other)
+
+
+def own_part(path: str) -> str:
+    """The name of the temporary file for `path` that no other process uses."""
+    return f"{path}.{os.getpid()}.part"
 
 
 @contextmanager
@@ -36,7 +47,7 @@ def atomic_update(path: str) -> Iterator[str]:
             fcntl.flock(file, fcntl.LOCK_EX)
             if not is_at(file, part):
                 continue  # the process that held the lock has moved the file to its place
-            with atomic_write(path, part, synced=True):
+            with atomic_write(path, synced=True):
                 yield part
             return
         finally:
@@ -61,3 +72,13 @@ def sync(path: str) -> None:
             raise
     finally:
         os.close(opened)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (OverflowError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True

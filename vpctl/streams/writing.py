@@ -3,7 +3,7 @@
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from types import TracebackType
@@ -27,6 +27,15 @@ _SYNC_SECONDS = 0.5
 
 def _to_line(record: Mapping[str, object], base: str) -> bytes:
     return jsonlines.dump(relative(record, base))
+
+
+def complete_records(path: str, kind: type[R]) -> Iterator[R]:
+    """Yield the records of a file, but for a last line that a killed run left torn, or that is being written now.
+
+    Raises `UserError` for a line that is not a valid record of this kind.
+    """
+    ended = ((where, line) for where, line in numbered_lines(path) if line.endswith(b"\n"))
+    return (record for _, record in records_of(ended, kind, folder_of(path), partial(of_another_kind, kind)))
 
 
 class Out:
@@ -54,9 +63,7 @@ class Out:
             return
         self._new = not os.path.exists(target)
         self._file = _locked(target, os.O_RDWR | os.O_CREAT | os.O_APPEND, target)
-        ended = ((where, line) for where, line in numbered_lines(target) if line.endswith(b"\n"))
-        known = records_of(ended, kind, self._base, partial(of_another_kind, kind))
-        self._claimed = {key(record) for _, record in known}
+        self._claimed = {key(record) for record in complete_records(target, kind)}
         if last := _repair_tail(self._file, kind, target):
             self._claimed.add(key(last))
         self._claimed.discard("")

@@ -1,6 +1,22 @@
 """How much better a picture is than the others of its prompt."""
 
+import torch
 from torch import Tensor
+
+
+def win_rates(scores: Tensor, group: int) -> Tensor:
+    """The win rate (B,) of each picture against the others of its prompt, B = prompts × `group`, by the `scores` (B,).
+
+    It is 1 against a picture with a lower score, and ½ against one with the same score, as in Pref-GRPO (Wang et al.
+    2025, arXiv 2508.20751). Only the order of the scores counts. A picture whose score is NaN is compared with none,
+    and its win rate is ½, which is the mean of its prompt.
+    """
+    grouped = scores.double().view(-1, group)
+    known = grouped.isfinite()
+    compared = (known[:, :, None] & known[:, None, :]) & ~torch.eye(group, dtype=torch.bool)
+    wins = (0.5 + 0.5 * (grouped[:, :, None] - grouped[:, None, :]).nan_to_num().sign()) * compared
+    others = compared.sum(2)
+    return torch.where(others > 0, wins.sum(2) / others.clamp_min(1), 0.5).flatten()
 
 
 def group_advantages(

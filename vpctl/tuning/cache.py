@@ -72,7 +72,7 @@ class TensorCache:
             folder.mkdir(parents=True, exist_ok=True)
             there = sum(one.stat().st_blocks * 512 for one in folder.iterdir())
             if needed - there > _SHARE_OF_DISK * shutil.disk_usage(folder).free:
-                progress.note(f"too little space for a cache of {needed / 1e9:.1f} GB in {folder}: {self._otherwise}")
+                progress.note(f"too little space for a cache of {progress.size(needed)} in {folder}: {self._otherwise}")
                 return
             self._sums = _opened(folder / "checksums")
             self._file = _opened(folder / "tensors")

@@ -3,7 +3,7 @@
 VisionPrefer (Wu et al. 2024, arXiv 2404.15100, section 4.2) tunes with it. Two pictures of a prompt are drawn from the
 same noise. The one with the higher reward is preferred, and so is each of its denoising steps.
 
-Differences from the released code: the reference is the same model with its LoRA turned off, not a second copy. All
+Differences from the released code: the reference is the same model without its LoRA, not a second copy. All
 pairs of a round make one optimizer step; the code does one for each pair. Latents are stored as they were computed, in
 float32. The last steps are left out, because they add almost no noise; the code trains on them.
 """
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ..configs import D3POConfig, DPOConfig
 from ..models.denoiser.conditioning import Conditioning
-from .advantages import group_advantages
 from .loop import Algorithm
 from .objective import Objective
 from .rollout import Rollout, roll_out_and_score, step_mean
@@ -51,7 +50,7 @@ from those of the untuned model, per element."""
 
 
 class D3PO(Algorithm):
-    """Tunes the policy's LoRA on preferences between its own pictures. A round is one optimizer step.
+    """Tunes the policy on preferences between its own pictures. A round is one optimizer step.
 
     `steps` and `guidance` are used for drawing. The tuner's generator chooses the prompts, the noise and the denoising
     steps to train on.
@@ -101,7 +100,7 @@ class D3PO(Algorithm):
             where=where,
             first=first,
         )
-        preferred = group_advantages(rewards, 2, 1.0, self._objective.weights).sign().view(-1, 2)
+        preferred = self._objective.advantages(rewards, 2, 1.0).sign().view(-1, 2)
         sums = torch.zeros(len(METRICS), dtype=torch.float64)
         for start, stop in batches:
             conditioning = tuner.policy.embed(rollouts[start, stop].prompts)
@@ -109,12 +108,12 @@ class D3PO(Algorithm):
             seen = torch.zeros_like(sums)
             for step in usable:
                 loss, found = self._loss(rollouts[start, stop], conditioning, preferred[start // 2 : stop // 2], step)
-                (share * loss).backward()
+                tuner.backward(share * loss)
                 seen += found
             sums += share * seen
         tuner.step(where)
         means = dict(zip(METRICS, tuner.world.gather(sums).sum(0).tolist(), strict=True))
-        return {**self._objective.metrics(rewards, 2), **means}
+        return {**self._objective.metrics(rewards, 2), **means, **tuner.skipped()}
 
     def _loss(
         self, rollout: Rollout, conditioning: Conditioning, preferred: Tensor, step: int

@@ -6,20 +6,17 @@ the pictures of one prompt in one round, not with rewards of earlier rounds. The
 add almost no noise.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..configs import DDPOConfig, PPOConfig, RoundConfig
 from ..models.denoiser import Denoiser
-from .advantages import group_advantages
-from .loop import Algorithm
 from .objective import Objective
-from .rollout import Rollout, roll_out_and_score, step_mean
-from .sampler import Sampler, open_sampler, usable_steps
-from .spans import check_batches, spans
+from .rollout import Rollout, step_mean
+from .rounds import RoundAlgorithm
+from .sampler import Sampler, usable_steps
 from .tuner import Tuner
 
 
@@ -59,7 +56,7 @@ log-ratio."""
 
 
 def update(
-    policy: Denoiser,
+    tuner: Tuner,
     rollout: Rollout,
     advantages: Tensor,
     sampler: Sampler,
@@ -77,7 +74,7 @@ def update(
     go through the model together, as if they were pictures. Returns the weighted sums of `METRICS`, on the CPU, with
     the mean of (ratio − 1)² in place of its std.
     """
-    device = policy.device
+    policy, device = tuner.policy, tuner.policy.device
     sums = torch.zeros(len(METRICS), device=device)
     conditioning = policy.embed(rollout.prompts)
     for columns in steps.split(packed, dim=1):
@@ -94,7 +91,7 @@ def update(
                 reference = step_mean(policy, sampler, before, shown, here, guidance)
             loss = loss + config.kl * sampler.divergence(mean, reference, here).mean()
         weight = share * len(rows)
-        (loss * weight).backward()
+        tuner.backward(loss * weight)
         ratio = ratio.detach()
         high, low = (ratio > 1 + config.clip).float(), (ratio < 1 - config.clip).float()
         log_ratio = (new - old).detach()
@@ -118,14 +115,11 @@ def measure_kl(policy: Denoiser, rollout: Rollout, sampler: Sampler, steps: Tens
     return sampler.divergence(mean, reference, here).mean().cpu()
 
 
-class DDPO(Algorithm):
-    """Tunes the policy's LoRA towards some rewards, in rounds of drawing, scoring and training.
+class DDPO(RoundAlgorithm):
+    """Tunes the policy towards some rewards, in rounds of drawing, scoring and training.
 
-    `steps` and `guidance` are used for drawing. The tuner's generator chooses the prompts, the noise and the denoising
-    steps to train on.
+    The tuner's generator also chooses the denoising steps to train on.
     """
-
-    unit = "round"
 
     def __init__(
         self,
@@ -139,44 +133,20 @@ class DDPO(Algorithm):
         steps: int,
         guidance: float,
     ) -> None:
-        """`config` are the options of all algorithms of tune-ppo, `rounds` those of rounds, `own` those of DDPO.
-
-        Raises `UserError` if a process would have no pictures.
-        """
-        pictures = min(config.prompts_per_epoch, len(prompts)) * config.images
-        check_batches(pictures, rounds.updates, config.batch, tuner.world.size)
-        self.total = config.epochs
-        self._tuner, self._prompts, self._objective = tuner, prompts, objective
-        self._config, self._rounds, self._own, self._guidance = config, rounds, own, guidance
-        self._sampler = open_sampler(tuner.policy, steps, config.eta)
+        """For the arguments see `RoundAlgorithm`; `own` are the options of DDPO."""
+        super().__init__(tuner, prompts, objective, config, rounds, steps=steps, guidance=guidance)
+        self._own = own
 
     def step(self, number: int) -> dict[str, float]:
         """Draw pictures of some prompts, score them, and train on them. Returns the rewards and the means of `METRICS`.
 
         Raises `UserError` for a reward or a picture that is not finite.
         """
-        tuner, config, rounds, own = self._tuner, self._config, self._rounds, self._own
-        policy, generator, world = tuner.policy, tuner.generator, tuner.world
+        tuner, rounds, own = self._tuner, self._rounds, self._own
+        policy, world = tuner.policy, tuner.world
         sampler = self._round_sampler()
-        chosen = torch.randperm(len(self._prompts), generator=generator)[: config.prompts_per_epoch].tolist()
-        prompts = [self._prompts[index] for index in chosen for _ in range(config.images)]
-        seeds = torch.randint(2**62, (len(prompts),), generator=generator).tolist()
-        trained = trained_steps(sampler, own.skip_last, rounds.timestep_fraction, len(prompts), generator)
-        parts = spans(len(prompts), rounds.updates, config.batch)
-        rollouts, rewards = roll_out_and_score(
-            tuner,
-            prompts,
-            seeds,
-            [batch for part in parts for batch in tuner.own(part)],
-            sampler,
-            self._objective,
-            guidance=self._guidance,
-            where=f"round {number}",
-            together=rounds.packed,
-        )
-        advantages = group_advantages(
-            rewards, config.images, rounds.advantage_clip, self._objective.weights, deviation=rounds.deviation
-        )
+        parts, rollouts, rewards, advantages = self._draw(number, sampler)
+        trained = trained_steps(sampler, own.skip_last, rounds.timestep_fraction, len(rewards), tuner.generator)
         kl = torch.zeros(())
         if world.is_main:  # which has the first batch
             (start, stop), drawn = next(iter(rollouts.items()))
@@ -186,7 +156,7 @@ class DDPO(Algorithm):
             share = 1 / ((part[-1][1] - part[0][0]) * trained.shape[1])
             for start, stop in tuner.own(part):
                 sums += update(
-                    policy,
+                    tuner,
                     rollouts[start, stop],
                     advantages[start:stop],
                     sampler,
@@ -199,16 +169,9 @@ class DDPO(Algorithm):
             tuner.step(f"round {number}")
         means = dict(zip(METRICS, (world.gather(sums).sum(0) / len(parts)).tolist(), strict=True))
         means["ratio_std"] = max(0.0, means["ratio_std"] - (means["ratio_mean"] - 1) ** 2) ** 0.5
-        return {**self._objective.metrics(rewards, config.images), **means, "kl": float(world.gather(kl)[0])}
+        means |= tuner.skipped()
+        return {**self._objective.metrics(rewards, self._config.images), **means, "kl": float(world.gather(kl)[0])}
 
     def _round_sampler(self) -> Sampler:
         """The sampler of a round: always the same."""
         return self._sampler
-
-    def state_dict(self) -> dict[str, Any]:
-        """The tuner's state."""
-        return self._tuner.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state. Raises `ValueError` for the state of another run."""
-        self._tuner.load_state_dict(state)

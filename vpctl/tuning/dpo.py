@@ -1,6 +1,6 @@
-"""Diffusion-DPO (Wallace et al. 2024, arXiv 2311.12908): a LoRA from preference pairs, with no reward model.
+"""Diffusion-DPO (Wallace et al. 2024, arXiv 2311.12908): a model tuned on preference pairs, with no reward model.
 
-Differences from the released code: the reference is the same UNet with its LoRA turned off, not a second copy. Each
+Differences from the released code: the reference is the same UNet without its LoRA, not a second copy. Each
 picture is encoded once; its latents are drawn anew at every use, from the stored posterior. There are no ties.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..configs import DPOConfig
 from ..models.denoiser import Denoiser
-from ..models.denoiser.conditioning import Conditioning
+from .denoising import NoisedPictures, Shuffled, advice_if_worse, squared_errors, task, with_dropped
 from .encoding import LatentSource
 from .loop import Algorithm
 from .tuner import Tuner
@@ -70,15 +70,8 @@ METRICS = (
 )
 
 
-def squared_errors(
-    policy: Denoiser, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning, target: Tensor
-) -> Tensor:
-    """Squared error (B,) of the prediction, a mean over C, H, W."""
-    return (policy.predict(noisy, timesteps, conditioning) - target).square().mean((1, 2, 3))
-
-
 class DiffusionDPO(Algorithm):
-    """Tunes the policy's LoRA on preference pairs.
+    """Tunes the policy on preference pairs.
 
     The tuner's generator chooses the order of the pairs, the noise and the timesteps.
     """
@@ -90,14 +83,17 @@ class DiffusionDPO(Algorithm):
         self._tuner, self._posteriors, self._preferences, self._config = tuner, posteriors, preferences, config
         margins = torch.tensor([pair.margin for pair in preferences], dtype=torch.float64)
         self._weights = pair_weights(margins, config.margin_weight).float()
-        self._order: list[int] = []
+        self._order = Shuffled(len(preferences), tuner.generator)
         self._worse = 0
 
     def step(self, number: int) -> dict[str, float]:
-        """Do one step on `batch` × `accumulate` pairs in each process. Returns the means of `METRICS`."""
+        """Do one step on `batch` × `accumulate` pairs in each process. Returns the means of `METRICS`.
+
+        They have `Tuner.skipped` beside them.
+        """
         tuner, config = self._tuner, self._config
         together = config.batch * config.accumulate * tuner.world.size
-        taken = self._next_pairs(together)
+        taken = self._order.take(together)
         weights = self._weights[taken].to(tuner.policy.device)
         pairs = noised_pairs(
             tuner.policy,
@@ -114,41 +110,28 @@ class DiffusionDPO(Algorithm):
             losses = dpo_loss(logits, config.loss, config.label_smoothing)
             loss = (weights[part] * (losses + config.sft * errors[0])).mean()
             share = config.batch / together
-            (loss * share).backward()
+            tuner.backward(loss * share)
             right = (logits > 0).float().mean() + 0.5 * (logits == 0).float().mean()
             seen = [loss, right, logits.mean(), *(error.mean() for error in errors)]
             sums += share * torch.stack(seen).detach().cpu()
         tuner.step(f"step {number}")
         means = dict(zip(METRICS, tuner.world.gather(sums).sum(0).tolist(), strict=True))
         self._worse += means["chosen_error"] > means["chosen_error_reference"]
-        return means
+        return {**means, **tuner.skipped()}
 
     @property
     def advice(self) -> str:
         """What to change if the model has got worse at denoising the chosen pictures; else empty."""
-        if self._worse <= self.total / 2:
-            return ""
-        return (
-            f"in {self._worse} of {self.total} steps the error on the chosen pictures was above that of the untuned "
-            "model: it learns more from the rejected ones; see --sft and --beta"
-        )
-
-    def _next_pairs(self, count: int) -> list[int]:
-        """The places of the next `count` pairs, from random permutations of all pairs, one after the other."""
-        while len(self._order) < count:
-            self._order += torch.randperm(len(self._preferences), generator=self._tuner.generator).tolist()
-        taken, self._order = self._order[:count], self._order[count:]
-        return taken
+        return advice_if_worse(self._worse, self.total, "chosen", "rejected", "--sft and --beta")
 
     def state_dict(self) -> dict[str, Any]:
         """The tuner's state, the next pairs, and the number of steps in which the chosen error was too high."""
-        return {**self._tuner.state_dict(), "order": self._order, "worse": self._worse}
+        return {**self._tuner.state_dict(), "order": self._order.left, "worse": self._worse}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state. Raises `ValueError` for the state of another run."""
-        self._order, self._worse = state["order"], int(state["worse"])
-        if not all(0 <= index < len(self._preferences) for index in self._order):
-            raise ValueError("an order of other pairs")
+        self._order.restore(state["order"])
+        self._worse = int(state["worse"])
         self._tuner.load_state_dict(state)
 
 
@@ -191,21 +174,23 @@ def noised_pairs(
     latents = chosen.draw(generator), rejected.draw(generator)
     noise = torch.randn(latents[0].shape, generator=generator)
     timesteps = policy.sample_timesteps(len(pairs), generator)
-    dropped = torch.rand(len(pairs), generator=generator) < prompt_dropout
-    prompts = ["" if gone else pair.prompt for gone, pair in zip(dropped, pairs, strict=True)]
+    prompts = with_dropped([pair.prompt for pair in pairs], prompt_dropout, generator)
     return NoisedPairs(prompts, *latents, noise, timesteps, torch.stack([chosen.sizes, rejected.sizes], 1))
 
 
 def four_errors(policy: Denoiser, pairs: NoisedPairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Squared errors (P,) of the policy on chosen and rejected pictures, then those of the reference."""
-    clean, noise = torch.cat([pairs.chosen, pairs.rejected]), torch.cat([pairs.noise, pairs.noise])
-    timesteps = pairs.timesteps.repeat(2)
-    noisy, target = policy.noised(clean, noise, timesteps)
-    conditioning = policy.embed([*pairs.prompts, *pairs.prompts], torch.cat(pairs.sizes.unbind(1)))
-    arguments = (noisy, timesteps.to(policy.device), conditioning, target)
-    chosen, rejected = squared_errors(policy, *arguments).chunk(2)
+    both = NoisedPictures(
+        [*pairs.prompts, *pairs.prompts],
+        torch.cat([pairs.chosen, pairs.rejected]),
+        torch.cat([pairs.noise, pairs.noise]),
+        pairs.timesteps.repeat(2),
+        torch.cat(pairs.sizes.unbind(1)),
+    )
+    asked = task(policy, both)
+    chosen, rejected = squared_errors(policy, asked).chunk(2)
     with policy.reference():
-        ref_chosen, ref_rejected = squared_errors(policy, *arguments).chunk(2)
+        ref_chosen, ref_rejected = squared_errors(policy, asked).chunk(2)
     return chosen, rejected, ref_chosen, ref_rejected
 
 

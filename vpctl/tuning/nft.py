@@ -6,8 +6,8 @@ predictions for these noisy pictures. Any sampler can draw them, also one withou
 Differences from the released code, which is for flow models: the loss compares predicted latents without noise, and
 these come from a predicted noise or velocity alike. Classifier-free guidance is allowed: it is part of the policy, in
 drawing and in training. The advantages of a prompt's pictures have the mean 0, so a wrong mean of guided predictions
-hardly moves anything, as
-long as no advantage is clipped. The loss is not multiplied by 5, which only changes what --drift-weight means.
+hardly moves anything, as long as no advantage is clipped. The loss is not multiplied by 5. This only changes the
+meaning of --drift-weight.
 """
 
 from collections.abc import Mapping
@@ -18,13 +18,11 @@ from torch import Tensor
 
 from ..configs import NFTConfig, PPOConfig, RoundConfig
 from ..models.denoiser.conditioning import Conditioning
-from .advantages import group_advantages
-from .loop import Algorithm
+from ..models.tensors import copied, swapped
 from .objective import Objective
-from .rollout import Rollout, roll_out_and_score, seeded_noise
-from .sampler import open_sampler
-from .spans import check_batches, spans
-from .tuner import Tuner, blend, copied, restore_weights, swapped
+from .rollout import Rollout, seeded_noise
+from .rounds import RoundAlgorithm
+from .tuner import Tuner, blend, restore_weights
 
 METRICS = ("loss", "step_size")
 """The loss; the mean squared difference of the prediction from that of the old policy."""
@@ -73,14 +71,11 @@ class Noisy(NamedTuple):
     """(B,): the place of each in its `Lesson`, on the CPU."""
 
 
-class NFT(Algorithm):
-    """Tunes the policy's LoRA towards some rewards, in rounds of drawing, scoring and training.
+class NFT(RoundAlgorithm):
+    """Tunes the policy towards some rewards, in rounds of drawing, scoring and training.
 
-    `steps` and `guidance` are used for drawing. The tuner's generator chooses the prompts, the noise and the noise
-    levels to train on.
+    The tuner's generator also chooses the noise levels to train on, and the new noise.
     """
-
-    unit = "round"
 
     def __init__(
         self,
@@ -94,52 +89,27 @@ class NFT(Algorithm):
         steps: int,
         guidance: float,
     ) -> None:
-        """`config` are the options of all algorithms of tune-ppo, `rounds` those of rounds, `own` those of NFT.
-
-        Raises `UserError` if a process would have no pictures.
-        """
-        pictures = min(config.prompts_per_epoch, len(prompts)) * config.images
-        check_batches(pictures, rounds.updates, config.batch, tuner.world.size)
-        self.total = config.epochs
-        self._tuner, self._prompts, self._objective = tuner, prompts, objective
-        self._config, self._rounds, self._own, self._guidance = config, rounds, own, guidance
-        self._sampler = open_sampler(tuner.policy, steps, config.eta)
+        """For the arguments see `RoundAlgorithm`; `own` are the options of NFT."""
+        super().__init__(tuner, prompts, objective, config, rounds, steps=steps, guidance=guidance)
+        self._own = own
         self._old = copied(tuner.policy.trainable)
-        """The LoRA of the policy that draws."""
+        """The weights of the policy that draws."""
 
     def step(self, number: int) -> dict[str, float]:
         """Draw pictures of some prompts, score them, and train on them. Returns the rewards and the means of `METRICS`.
 
         Raises `UserError` for a reward or a picture that is not finite.
         """
-        tuner, config, rounds = self._tuner, self._config, self._rounds
-        policy, generator, levels = tuner.policy, tuner.generator, len(self._sampler.timesteps)
-        chosen = torch.randperm(len(self._prompts), generator=generator)[: config.prompts_per_epoch].tolist()
-        prompts = [self._prompts[index] for index in chosen for _ in range(config.images)]
-        seeds = torch.randint(2**62, (len(prompts),), generator=generator).tolist()
-        taken = max(1, round(rounds.timestep_fraction * levels))
-        trained = torch.rand(len(prompts), levels, generator=generator).argsort(1)[:, :taken]
-        others = torch.randint(2**62, trained.shape, generator=generator)
-        parts = spans(len(prompts), rounds.updates, config.batch)
+        tuner, rounds = self._tuner, self._rounds
+        policy, levels = tuner.policy, len(self._sampler.timesteps)
         with swapped(policy.trainable, self._old):
-            rollouts, rewards = roll_out_and_score(
-                tuner,
-                prompts,
-                seeds,
-                [batch for part in parts for batch in tuner.own(part)],
-                self._sampler,
-                self._objective,
-                guidance=self._guidance,
-                where=f"round {number}",
-                together=rounds.packed,
-                only_last=True,
-            )
-        advantages = group_advantages(
-            rewards, config.images, rounds.advantage_clip, self._objective.weights, deviation=rounds.deviation
-        )
+            parts, rollouts, rewards, advantages = self._draw(number, self._sampler, only_last=True)
+        taken = max(1, round(rounds.timestep_fraction * levels))
+        trained = torch.rand(len(rewards), levels, generator=tuner.generator).argsort(1)[:, :taken]
+        seeds = torch.randint(2**62, trained.shape, generator=tuner.generator)
         goodness = 0.5 + 0.5 * advantages / rounds.advantage_clip
         lessons = {
-            (start, stop): Lesson(drawn, goodness[start:stop], trained[start:stop], others[start:stop])
+            (start, stop): Lesson(drawn, goodness[start:stop], trained[start:stop], seeds[start:stop])
             for (start, stop), drawn in rollouts.items()
         }
         drift = torch.zeros(())
@@ -156,9 +126,10 @@ class NFT(Algorithm):
         blend(self._old, policy.trainable, decay)
         means = dict(zip(METRICS, (tuner.world.gather(sums).sum(0) / len(parts)).tolist(), strict=True))
         return {
-            **self._objective.metrics(rewards, config.images),
+            **self._objective.metrics(rewards, self._config.images),
             **means,
             "drift": float(tuner.world.gather(drift)[0]),
+            **tuner.skipped(),
         }
 
     def _learn(self, lesson: Lesson, share: float, *, same: bool) -> Tensor:
@@ -189,7 +160,7 @@ class NFT(Algorithm):
                 with policy.reference():
                     untuned = self._predict(noisy)
                 losses = losses + weight * (new - untuned).square().mean((1, 2, 3))
-            (losses.sum() * share / levels).backward()
+            self._tuner.backward(losses.sum() * share / levels)
             moved = (new.detach() - old).square().mean((1, 2, 3))
             sums += torch.stack([losses.detach().sum(), moved.sum()]).cpu() / levels
         return sums
@@ -221,10 +192,10 @@ class NFT(Algorithm):
         return self._tuner.policy.predict(noisy.latents, timesteps, noisy.conditioning, self._guidance)
 
     def state_dict(self) -> dict[str, Any]:
-        """The tuner's state, and the LoRA of the policy that draws."""
-        return {**self._tuner.state_dict(), "old": self._old}
+        """The tuner's state, and the weights of the policy that draws."""
+        return {**super().state_dict(), "old": self._old}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state. Raises `ValueError` for the state of another run."""
         restore_weights(self._old, state["old"])
-        self._tuner.load_state_dict(state)
+        super().load_state_dict(state)

@@ -2,7 +2,7 @@
 
 VisionPrefer (Wu et al. 2024, arXiv 2404.15100) tunes with it. The paper names the method PPO, but there is no ratio and
 no clipping: a picture is drawn up to a late random step, the picture without noise is predicted from there, and the
-reward of this prediction is differentiated with respect to the LoRA.
+reward of this prediction is differentiated with respect to the trained weights.
 
 With `grad_steps` above 1 the gradient also goes through steps before the last one. With a `late_share` so small that
 drawing always stops at the last step, this is DRaFT-K (Clark et al. 2024, arXiv 2309.17400), and DRaFT-1 and AlignProp
@@ -102,7 +102,7 @@ NORMALISED_ON = 128
 
 
 class ReFL(Algorithm):
-    """Tunes the policy's LoRA with the gradient of some rewards. A round is one optimizer step.
+    """Tunes the policy with the gradient of some rewards. A round is one optimizer step.
 
     `steps` and `guidance` are used for drawing. The tuner's generator chooses the prompts, the noise, the stops and the
     pictures of the pre-training loss.
@@ -149,10 +149,10 @@ class ReFL(Algorithm):
         losses = torch.zeros(2, dtype=torch.float64)
         for start, stop in tuner.own(spans(pictures, 1, config.batch)[0]):
             part = draft[start:stop]
-            pixels = check_finite(self._predicted_pixels(part), part.prompts, where)
+            pixels = check_finite(self._predicted_pixels(part), part.prompts, where, tuner.way_out)
             given = self._objective.score_with_gradients(pixels, part.prompts)
             loss = own.reward_weight * refl_loss(self._normalised(given), own.reward_threshold).sum() / pictures
-            loss.backward()
+            tuner.backward(loss)
             rewards[start:stop] = given.detach().cpu()
             losses[0] += loss.item()
         if self._pretraining:
@@ -160,6 +160,7 @@ class ReFL(Algorithm):
         tuner.step(where)
         rewards, losses = tuner.world.gather(rewards).sum(0), tuner.world.gather(losses).sum(0)
         found = {**self._objective.metrics(rewards, config.images), "loss": float(losses[0])}
+        found |= tuner.skipped()
         return {**found, **({"pretraining_loss": float(losses[1])} if self._pretraining else {})}
 
     def _draft(self, prompts: list[str]) -> Draft:
@@ -170,7 +171,7 @@ class ReFL(Algorithm):
         return Draft(prompts, seeds, steps - 1 - torch.randint(late, (len(prompts),), generator=generator))
 
     def _predicted_pixels(self, draft: Draft) -> Tensor:
-        """The pixels (B, 3, H, W) that are predicted at the stops. Gradients flow to the LoRA."""
+        """The pixels (B, 3, H, W) that are predicted at the stops. Gradients flow to the trained weights."""
         policy, sampler = self._tuner.policy, self._sampler
         noise = seeded_noise(policy, draft.seeds, len(sampler.timesteps))
         latents = predicted_latents(
@@ -192,7 +193,7 @@ class ReFL(Algorithm):
 
     @torch.no_grad()
     def _measure_untuned(self) -> Tensor:
-        """Mean and std (2, R) of the rewards of pictures that are drawn like those of a step, without the LoRA."""
+        """Mean and std (2, R) of the rewards of pictures that are drawn like those of a step, before the training."""
         tuner = self._tuner
         indices = torch.randint(len(self._prompts), (NORMALISED_ON,), generator=tuner.generator).tolist()
         draft = self._draft([self._prompts[index] for index in indices])
@@ -200,7 +201,7 @@ class ReFL(Algorithm):
         for start, stop in tuner.own(spans(NORMALISED_ON, 1, self._config.batch)[0]):
             part = draft[start:stop]
             with tuner.policy.reference():
-                pixels = check_finite(self._predicted_pixels(part), part.prompts, "the untuned model")
+                pixels = check_finite(self._predicted_pixels(part), part.prompts, "the untuned model", tuner.way_out)
             rewards[start:stop] = self._objective.score(pixels, part.prompts)
         rewards = tuner.world.gather(rewards).sum(0)
         for name, std in zip(self._objective.names, rewards.std(0), strict=True):
@@ -224,7 +225,7 @@ class ReFL(Algorithm):
             conditioning = policy.embed(prompts[part], posteriors.sizes[part])
             predicted = policy.predict(noisy, timesteps[part].to(policy.device), conditioning)
             loss = (predicted - target).square().mean((1, 2, 3)).sum() / pictures
-            (self._own.pretrain_weight * loss).backward()
+            tuner.backward(self._own.pretrain_weight * loss)
             total += loss.item()
         return total
 

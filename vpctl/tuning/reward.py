@@ -27,7 +27,7 @@ from ..models.tensors import same_layout
 from .heads import HeadOutputs, Heads
 from .loop import Algorithm
 from .losses import LossName, aspect_loss, bradley_terry_loss, loss_of
-from .run import optimizer_step, random_state, restore_optimizer, restore_random_state
+from .run import loss_scaler, optimizer_step, random_state, restore_optimizer, restore_random_state
 
 
 class Comparison(NamedTuple):
@@ -240,7 +240,7 @@ class RewardTraining(Algorithm):
         )
         self._learning_rate = [cosine_decay(config.learning_rate, step, total) for step in range(total)]
         self.dtype = None if config.dtype == "float32" else getattr(torch, config.dtype)
-        self._scaler = torch.amp.GradScaler(world.device.type, enabled=config.dtype == "float16")
+        self._scaler = loss_scaler(world.device, config.dtype)
         self._best: dict[str, Any] = {"epoch": 0, "loss": math.inf, "accuracy": 0.0, "weights": {}, "heads": {}}
         self._collapsed = 0  # steps in a row
         self._order = torch.empty(0, dtype=torch.long)

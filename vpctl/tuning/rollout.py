@@ -1,5 +1,6 @@
 """Pictures drawn by a policy, with the latents and log-probabilities that its update needs."""
 
+from collections.abc import Callable
 from itertools import islice
 from typing import NamedTuple
 
@@ -87,37 +88,46 @@ def roll_out_and_score(
 
     `only_last` keeps the finished pictures, and not the steps that led to them.
 
-    Returns them, and the rewards (B, R) of the pictures of all processes.
+    Returns them, and the rewards (B, R) of the pictures of all processes. Judges are asked about a batch while the next
+    ones are drawn; a picture that one gave no score has NaN.
 
     For `seeds` and `first` see `seeded_noise`. `where` names the round in errors. Raises `UserError` for a reward or a
-    picture that is not finite.
+    picture that is not finite, or if a judge gave too few pictures a score.
     """
     policy = tuner.policy
     rollouts: dict[Span, Rollout] = {}
+    scores: dict[Span, Callable[[], Tensor]] = {}
     rewards = torch.zeros(len(prompts), len(objective.names), dtype=torch.float64)
     black = True
-    for number in range(0, len(batches), together):
-        parts = batches[number : number + together]
-        rows = [row for start, stop in parts for row in range(start, stop)]
-        starts = [first[row] for row in rows] if first else None
-        noise = seeded_noise(policy, [seeds[row] for row in rows], len(sampler.timesteps) + 1, first=starts)
-        drawn = roll_out(policy, [prompts[row] for row in rows], noise, sampler, guidance=guidance)
-        for (start, stop), one in zip(parts, drawn.split([stop - start for start, stop in parts]), strict=True):
-            with torch.no_grad():  # in small batches: a decoder takes more memory than a denoiser
-                pixels = check_finite(policy.decode(one.latents[:, -1].to(policy.device)), one.prompts, where)
-            black = black and not pixels.any()
-            rewards[start:stop] = objective.score(pixels, one.prompts)
-            rollouts[start, stop] = one.last() if only_last else one
-    if black and batches:
-        raise UserError(
-            f"{where}: all pictures are black, such as that of {prompts[0][:60]!r}; the model draws nothing with these "
-            "--steps and this --guidance"
-        )
-    return rollouts, tuner.world.gather(rewards).sum(0)
+    with tuner.world.failing_together():
+        for number in range(0, len(batches), together):
+            parts = batches[number : number + together]
+            rows = [row for start, stop in parts for row in range(start, stop)]
+            starts = [first[row] for row in rows] if first else None
+            noise = seeded_noise(policy, [seeds[row] for row in rows], len(sampler.timesteps) + 1, first=starts)
+            drawn = roll_out(policy, [prompts[row] for row in rows], noise, sampler, guidance=guidance)
+            for (start, stop), one in zip(parts, drawn.split([stop - start for start, stop in parts]), strict=True):
+                with torch.no_grad():  # in small batches: a decoder takes more memory than a denoiser
+                    pixels = check_finite(
+                        policy.decode(one.latents[:, -1].to(policy.device)), one.prompts, where, tuner.way_out
+                    )
+                black = black and not pixels.any()
+                scores[start, stop] = objective.begin(pixels, one.prompts)
+                rollouts[start, stop] = one.last() if only_last else one
+        if black and batches:
+            raise UserError(
+                f"{where}: all pictures are black, such as that of {prompts[0][:60]!r}; the model draws nothing with "
+                "these --steps and this --guidance"
+            )
+        for (start, stop), wait in scores.items():
+            rewards[start:stop] = wait()
+    rewards = tuner.world.gather(rewards).sum(0)
+    objective.check_scored(rewards, f"in {where}", tuner.world)
+    return rollouts, rewards
 
 
-def check_finite(pixels: Tensor, prompts: list[str], where: str) -> Tensor:
-    """Return drawn pixels (B, 3, H, W). Raises `UserError` if a picture is not finite.
+def check_finite(pixels: Tensor, prompts: list[str], where: str, way_out: str) -> Tensor:
+    """Return drawn pixels (B, 3, H, W). Raises `UserError` if a picture is not finite; `way_out` says what to do then.
 
     A picture that is not finite would be saved as a black one, and its reward would be that of a black picture.
     """
@@ -125,7 +135,7 @@ def check_finite(pixels: Tensor, prompts: list[str], where: str) -> Tensor:
     if not all(finite):
         prompt = prompts[finite.index(False)]
         raise UserError(
-            f"{where}: the picture of {prompt[:60]!r} has pixels that are not finite; training has diverged, so lower "
-            "--learning-rate; if this is the first round, the weights of the model are broken"
+            f"{where}: the picture of {prompt[:60]!r} has pixels that are not finite; training has diverged, so "
+            f"{way_out}; if this is the first round, the weights of the model are broken"
         )
     return pixels

@@ -51,8 +51,8 @@ def optimizer_step(
     where: str,
     largest_norm: float,
     scaler: torch.amp.GradScaler | None = None,
-) -> None:
-    """One optimizer step with the gradient clipped to a norm of at most `largest_norm`.
+) -> bool:
+    """One optimizer step with the gradient clipped to a norm of at most `largest_norm`. Returns whether it was done.
 
     Raises `UserError` if the gradient is not finite.
 
@@ -62,8 +62,9 @@ def optimizer_step(
     if scaler:
         scaler.unscale_(optimizer)
     norm = torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
-    if not torch.isfinite(norm) and not (scaler and scaler.is_enabled() and scaler.get_scale() >= 1):
-        raise UserError(f"{where}: training has diverged, its gradient is {norm:g}; lower --learning-rate")
+    finite = bool(torch.isfinite(norm))
+    if not finite and not (scaler and scaler.is_enabled() and scaler.get_scale() >= 1):
+        raise UserError(f"{where}: training has diverged, its gradient is {norm:g}; {way_out(scaler)}")
     if norm > largest_norm:  # otherwise torch would multiply all gradients by 1
         torch.nn.utils.clip_grads_with_norm_(parameters, largest_norm, norm)
     if scaler:
@@ -72,6 +73,18 @@ def optimizer_step(
     else:
         optimizer.step()
     optimizer.zero_grad()
+    return finite
+
+
+def way_out(scaler: torch.amp.GradScaler | None) -> str:
+    """What the user can do if a training has diverged."""
+    overflows = scaler is not None and scaler.is_enabled()
+    return "lower --learning-rate" + overflows * ", or name --dtype bfloat16 or float32: float16 may have overflowed"
+
+
+def loss_scaler(device: torch.device, dtype: str) -> torch.amp.GradScaler:
+    """What multiplies the loss for a computation in the precision `dtype`; only in float16 it does anything."""
+    return torch.amp.GradScaler(device.type, enabled=dtype == "float16")
 
 
 class Run:
@@ -257,7 +270,7 @@ class Run:
             try:
                 yield
             finally:
-                self._waits = False
+                self._waits = self._ending = False  # all is saved: an interrupt may end what is left, such as calls
             if self.stopping:  # since the last step was saved
                 raise KeyboardInterrupt
 
@@ -364,15 +377,18 @@ class Run:
             with self._writing(self.folder):
                 part.mkdir()
                 yield part
-                files = sorted(part.iterdir(), key=lambda file: (file.suffix == ".safetensors", file.name))
+                files = [file for file in part.rglob("*") if file.is_file()]
+                files.sort(key=lambda file: (file.suffix == ".safetensors", file))
                 for file in files:
                     shutil.copymode(self.folder / RUN_FILE, file)
                     sync(str(file))
-                for file in files:
-                    file.replace(self.folder / file.name)
+                names = [file.relative_to(part) for file in files]
+                for file, name in zip(files, names, strict=True):
+                    (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    file.replace(self.folder / name)
                 sync(str(self.folder))
                 shutil.rmtree(self.folder / CACHE, ignore_errors=True)
-                _write_whole(self.folder / ENDED, orjson.dumps([file.name for file in files]))
+                _write_whole(self.folder / ENDED, orjson.dumps([str(name) for name in names]))
                 self.ended = True
                 if not self._total_option:
                     (self.folder / CHECKPOINT).unlink(missing_ok=True)
@@ -468,7 +484,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
     """Restore the state of an AdamW. Raises `ValueError` if its moments do not fit the parameters."""
     optimizer.load_state_dict(dict(state))
     for parameter, moments in optimizer.state.items():
-        if any(moments[name].shape != parameter.shape for name in ("exp_avg", "exp_avg_sq")):
+        names = ("exp_avg", "exp_avg_sq") if isinstance(optimizer, torch.optim.AdamW) else ("state1", "state2")
+        if any(moments[name].shape != parameter.shape for name in names):
             raise ValueError("moments of another shape")
 
 

@@ -1,4 +1,4 @@
-"""What every algorithm that tunes a denoiser has: the trained LoRA, its optimizer, and a random generator."""
+"""What every algorithm that tunes a denoiser has: the trained weights, their optimizer, and a random generator."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -7,10 +7,12 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor
 
+from .. import progress
 from ..configs import OptimizerConfig
 from ..models.denoiser import Denoiser, open_denoiser
-from ..models.devices import World
-from .run import optimizer_step, random_state, restore_optimizer, restore_random_state
+from ..models.devices import World, resolve_dtype
+from ..models.tensors import copied, swapped
+from .run import loss_scaler, optimizer_step, random_state, restore_optimizer, restore_random_state, way_out
 
 T = TypeVar("T")
 
@@ -27,15 +29,16 @@ class Tuner:
         self.generator = torch.Generator().manual_seed(seed)
         """Chooses prompts, noise and timesteps. Its state is part of the checkpoint."""
         self._config = config
-        self._optimizer = torch.optim.AdamW(policy.trainable, weight_decay=config.weight_decay)
-        self._steps = 0
+        self._optimizer = new_optimizer(policy.trainable, config)
+        self._scaler = loss_scaler(world.device, config.dtype)
+        self._steps = self._skipped = 0
         self._average = copied(policy.trainable) if config.ema else []
 
     @classmethod
     def open(
         cls, pipeline: Any, config: OptimizerConfig, *, algorithm: str, source: str, seed: int, world: World
     ) -> Self:
-        """The tuner of a diffusers pipeline, with a new LoRA.
+        """The tuner of a diffusers pipeline, with what --lora and --full say is trained.
 
         `source` is the value of --model. Raises `UserError` if the pipeline cannot be tuned with the `algorithm`.
         """
@@ -43,74 +46,110 @@ class Tuner:
             pipeline,
             rank=config.rank,
             targets=config.lora_targets,
+            lora=config.lora,
+            full=config.full,
             source=source,
             seed=seed,
+            dtype=resolve_dtype(config.dtype),
             checkpointing=config.gradient_checkpointing,
             algorithm=algorithm,
             export=config.export,
         )
         return cls(policy, config, seed=seed, world=world)
 
+    def memory(self, *, copies: int = 0) -> str:
+        """Says how much memory of the device the training takes at least: all that is known before its first step.
+
+        `copies` is how many copies of the trained weights the algorithm itself keeps.
+        """
+        trained = self.policy.trained
+        kept = [*trained.parameters * (1 + copies), *self._average, *trained.start]  # the first ones are the gradients
+        bytes_of_two = 2 if self._config.optimizer == "adamw8bit" else 8
+        moments = bytes_of_two * sum(one.numel() for one in trained.parameters)
+        model, added = self.policy.size, sum(one.nbytes for one in kept) + moments
+        return (
+            f"needs at least {progress.size(model + added)} of memory, and more for what a step computes: "
+            f"{progress.size(model)} for the model, and {progress.size(added)} for gradients, moments and copies of "
+            "the trained weights"
+        )
+
     def own(self, batches: list[T]) -> list[T]:
         """The batches of an optimizer step that this process computes."""
         return batches[self.world.rank :: self.world.size]
 
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss to those of the optimizer step."""
+        self._scaler.scale(loss).backward()
+
     def step(self, where: str) -> None:
         """Do one optimizer step with the gradients of all processes, and remove the gradients.
 
-        `where` names the step in errors. Raises `UserError` if a gradient is not finite.
+        `where` names the step in errors. Raises `UserError` if a gradient is not finite. In float16 such a step may be
+        skipped: then it changes no weight, and does not count for --warmup and --ema.
         """
         self.world.sum_gradients(self.policy.trainable)
-        self._steps += 1
+        number = self._steps + 1
         for group in self._optimizer.param_groups:
-            group["lr"] = self._config.learning_rate * min(1.0, self._steps / max(1, self._config.warmup))
-        optimizer_step(self._optimizer, self.policy.trainable, where=where, largest_norm=self._config.max_grad_norm)
+            group["lr"] = self._config.learning_rate * min(1.0, number / max(1, self._config.warmup))
+        done = optimizer_step(
+            self._optimizer,
+            self.policy.trainable,
+            where=where,
+            largest_norm=self._config.max_grad_norm,
+            scaler=self._scaler,
+        )
+        if not done:
+            self._skipped += 1
+            return
+        self._steps = number
         if self._average:
-            blend(self._average, self.policy.trainable, min(self._config.ema, self._steps / (self._steps + 9)))
+            blend(self._average, self.policy.trainable, min(self._config.ema, number / (number + 9)))
+
+    def skipped(self) -> dict[str, float]:
+        """In float16, the metric `skipped`: how many optimizer steps were skipped since it was last asked for."""
+        found, self._skipped = self._skipped, 0
+        return {"skipped": found} if self._scaler.is_enabled() else {}
+
+    @property
+    def way_out(self) -> str:
+        """What the user can do if the training has diverged."""
+        return way_out(self._scaler)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """A context in which the LoRA has the averaged weights of --ema. Without --ema nothing changes."""
+        """A context in which the trained weights are the average of --ema. Without --ema nothing changes."""
         with swapped(self.policy.trainable, self._average) if self._average else nullcontext():
             yield
 
     def state_dict(self) -> dict[str, Any]:
-        """The LoRA and its average, the optimizer and its number of steps, the random state."""
+        """The trained weights, their average, the optimizer with its steps and its scaler, the random state."""
         return {
-            "lora": self.policy.lora(),
+            "weights": self.policy.trained.weights(),
             "average": self._average,
             "optimizer": self._optimizer.state_dict(),
             "steps": self._steps,
+            "scaler": self._scaler.state_dict(),
             "random": random_state(self.generator),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state. Raises `ValueError` for the state of another run."""
-        self.policy.set_lora(state["lora"])
+        self.policy.trained.load(state["weights"])
         restore_optimizer(self._optimizer, state["optimizer"])
         self._steps = int(state["steps"])
+        self._scaler.load_state_dict(state["scaler"])
         restore_weights(self._average, state["average"])
         restore_random_state(state["random"], self.generator)
 
 
-@contextmanager
-def swapped(weights: Sequence[Tensor], others: Sequence[Tensor]) -> Iterator[None]:
-    """A context in which `weights` have the values of `others`, and `others` have those of `weights`."""
-    _swap(weights, others)
-    try:
-        yield
-    finally:
-        _swap(weights, others)
+def new_optimizer(weights: Sequence[torch.nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The AdamW of --optimizer, with a learning rate that `Tuner.step` sets."""
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(weights, weight_decay=config.weight_decay)
+    from bitsandbytes.optim import AdamW8bit
 
-
-def _swap(weights: Sequence[Tensor], others: Sequence[Tensor]) -> None:
-    for one, other in zip(weights, others, strict=True):
-        one.data, other.data = other.data, one.data
-
-
-def copied(weights: Sequence[Tensor]) -> list[Tensor]:
-    """A copy of weights, without gradients."""
-    return [weight.detach().clone() for weight in weights]
+    made: torch.optim.Optimizer = AdamW8bit(weights, weight_decay=config.weight_decay)
+    return made
 
 
 def blend(average: Sequence[Tensor], weights: Sequence[Tensor], decay: float) -> None:
@@ -122,6 +161,6 @@ def blend(average: Sequence[Tensor], weights: Sequence[Tensor], decay: float) ->
 def restore_weights(weights: Sequence[Tensor], saved: Sequence[Tensor]) -> None:
     """Give `weights` the values of `saved`. Raises `ValueError` if they do not fit."""
     if [one.shape for one in weights] != [one.shape for one in saved]:
-        raise ValueError("weights of another LoRA")
+        raise ValueError("weights of another model")
     for one, other in zip(weights, saved, strict=True):
         one.data.copy_(other)

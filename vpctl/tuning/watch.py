@@ -23,7 +23,7 @@ class Watched(Algorithm):
     a reward, that reward still rises on these pictures, and the others fall.
 
     With `patience`, the reward `first` decides: the training ends when it has not risen in so many measurements in a
-    row, and `finish` restores the LoRA of the best one.
+    row, and `finish` restores the weights of the best one.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Watched(Algorithm):
         self._algorithm, self._tuner, self._rewards = algorithm, tuner, rewards
         self._prompts, self._settings, self._seed = list(prompts), settings, seed
         self._first, self._every, self._patience = rewards.names.index(first), every, patience
-        self._best: dict[str, Any] = {"round": 0, "value": -math.inf, "lora": {}}
+        self._best: dict[str, Any] = {"round": 0, "value": -math.inf, "weights": {}}
         self.unit = algorithm.unit
         self.total = algorithm.total
         self._waited = 0
@@ -59,11 +59,14 @@ class Watched(Algorithm):
         """The mean of each reward on the held-out prompts, also before the first step; empty between measurements."""
         if number % self._every and number != self.total:
             return {}
-        means = self._draw_and_score().mean(0)
+        scores = self._draw_and_score()
+        self._rewards.check_scored(scores, f"of held-out prompts after round {number}", self._tuner.world)
+        means = scores.nanmean(0)
         value = float(means[self._first])
         self._waited += 1
         if value > self._best["value"]:
-            self._best = {"round": number, "value": value, "lora": copy.deepcopy(self._tuner.policy.lora())}
+            weights = copy.deepcopy(self._tuner.policy.trained.weights())
+            self._best = {"round": number, "value": value, "weights": weights}
             self._waited = 0
         elif self._patience and self._waited >= self._patience:
             self.total = self._stopped = number
@@ -74,22 +77,23 @@ class Watched(Algorithm):
         """The rewards (P, R) of a picture of each held-out prompt; every process draws its own share."""
         tuner, world = self._tuner, self._tuner.world
         scores = torch.zeros(len(self._prompts), len(self._rewards.names), dtype=torch.float64)
-        for start in tuner.own([*range(0, len(self._prompts), AT_ONCE)]):
-            part = slice(start, start + AT_ONCE)
-            prompts = self._prompts[part]
-            noise = [torch.Generator().manual_seed(self._seed + start + row) for row in range(len(prompts))]
-            scores[part] = self._rewards.score(tuner.policy.draw(prompts, noise, self._settings), prompts)
+        with world.failing_together():
+            for start in tuner.own([*range(0, len(self._prompts), AT_ONCE)]):
+                part = slice(start, start + AT_ONCE)
+                prompts = self._prompts[part]
+                noise = [torch.Generator().manual_seed(self._seed + start + row) for row in range(len(prompts))]
+                scores[part] = self._rewards.score(tuner.policy.draw(prompts, noise, self._settings), prompts)
         return world.gather(scores).sum(0)
 
     def finish(self) -> str:
-        """Restore the LoRA of the best measurement if `patience` is given. Says what was measured."""
+        """Restore the weights of the best measurement if `patience` is given. Says what was measured."""
         name, best = self._rewards.names[self._first], self._best
         said = f"{name} on held-out prompts was best after round {best['round']}: {best['value']:.4g}"
         if not self._patience:
             return said
-        self._tuner.policy.set_lora(best["lora"])
+        self._tuner.policy.trained.load(best["weights"])
         ended = f"; --patience ended the training after round {self._stopped}" if self._stopped else ""
-        return f"{said}; this LoRA is kept{ended}"
+        return f"{said}; these weights are kept{ended}"
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the algorithm, the best measurement, and whether patience has ended the training."""

@@ -7,12 +7,10 @@ torch until a denoiser is opened.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...contracts import Settings
-from ..folder import Folder
-from .limits import PIPELINES, UNETS, check_pipeline, check_scheduler, check_steps
+from .limits import PIPELINES, check_pipeline, check_scheduler
 
 if TYPE_CHECKING:
     import torch
@@ -22,19 +20,27 @@ if TYPE_CHECKING:
     from .conditioning import Conditioning, Embeddings
     from .latents import Posteriors
     from .schedule import FlowSchedule, NoiseSchedule
+    from .trained import Trained
 
 
 class Denoiser(Protocol):
-    """A text-to-image model with a trainable LoRA. With its LoRA it is the policy, and without it the reference.
+    """A text-to-image model that is trained: the policy. As it was before the training, it is the reference.
 
     Latents are always scaled: `encode` and `decode` do the scaling. They are float32, of shape (B, *latent_shape).
     """
 
     device: "torch.device"
+    trained: "Trained"
+    """What the training changes: a LoRA, or all weights of the part that predicts."""
     trainable: "list[torch.nn.Parameter]"
-    """The weights of the LoRA, in float32."""
+    """The weights of `trained`, in float32."""
     embeddings: "Embeddings"
     """Encodes the prompts for `embed`, each once."""
+
+    @property
+    def size(self) -> int:
+        """The number of bytes that all weights of the pipeline take."""
+        ...
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -110,41 +116,11 @@ class Denoiser(Protocol):
         ...
 
     def reference(self) -> AbstractContextManager[None]:
-        """A context in which the LoRA is off and no gradients are recorded."""
-        ...
+        """A context with the policy as it was before the training, in which no gradients are recorded.
 
-    def lora(self) -> "dict[str, Tensor]":
-        """The weights of the LoRA by name, on the CPU. For a model on the CPU they are the trained tensors."""
-        ...
-
-    def set_lora(self, weights: "dict[str, Tensor]") -> None:
-        """Load weights from `lora` into the LoRA. Raises `ValueError` if they do not fit."""
-        ...
-
-    def save_lora(self, folder: Path, export: str = "") -> None:
-        """Write the file that ``pipe.load_lora_weights(folder)`` reads.
-
-        If `export` is ``kohya``, also write the weights as ``lora_kohya.safetensors``, with kohya's names. Only a model
-        with a UNet can do this.
+        A new LoRA is off there. One from a file, and a model whose weights are all trained, are as they were at first.
         """
         ...
-
-
-def check_tunable(
-    folder: Folder, *, where: str, algorithm: str = "", steps: int | None = None, export: str = ""
-) -> None:
-    """Raise `UserError` if the pipeline in `folder` cannot be tuned, or not with this algorithm.
-
-    Also raises it if the pipeline cannot draw in so many `steps`, or if its LoRA cannot be written in the format
-    `export`. Loads no weights. `where` names the option and the source in the error.
-    """
-    index = folder.read("model_index.json")
-    kind = index["_class_name"]
-    check_pipeline(kind, where, algorithm=algorithm, export=export)
-    config = folder.config("scheduler/scheduler_config.json")
-    check_scheduler(kind, index["scheduler"][1], config, where)
-    if steps and kind in UNETS:
-        check_steps(config, steps, where)
 
 
 def open_denoiser(
@@ -154,20 +130,28 @@ def open_denoiser(
     source: str,
     seed: int,
     targets: str = "",
+    lora: str = "",
+    full: bool = False,
+    dtype: "torch.dtype | None" = None,
     checkpointing: bool = False,
     algorithm: str = "",
     export: str = "",
 ) -> Denoiser:
-    """The denoiser of a diffusers pipeline, with a new LoRA of `rank`.
+    """The denoiser of a diffusers pipeline, with a new LoRA of `rank`, or the one in the folder or the file `lora`.
+
+    With `full` all weights of the part that predicts are trained, and there is no LoRA.
 
     `source` is the value of --model. `targets` are names of the layers that get a LoRA, separated by commas; by default
-    all attention layers. Raises `UserError` in the cases of `check_tunable`.
+    all attention layers. `dtype` is the precision of the part that predicts, by default float32. Raises `UserError` in
+    the cases of `limits.check_tunable`.
     """
     kind = next((one.__name__ for one in type(pipe).__mro__ if one.__name__ in PIPELINES), type(pipe).__name__)
     where = f"--model {source}"
     check_pipeline(kind, where, algorithm=algorithm, export=export)
     check_scheduler(kind, type(pipe.scheduler).__name__, pipe.scheduler.config, where)
-    return _family(kind)(pipe, rank=rank, seed=seed, targets=targets, checkpointing=checkpointing)
+    return _family(kind)(
+        pipe, rank=rank, seed=seed, targets=targets, lora=lora, full=full, dtype=dtype, checkpointing=checkpointing
+    )
 
 
 def _family(kind: str) -> Callable[..., Denoiser]:

@@ -26,15 +26,12 @@ class FlowDenoiser(PipelineDenoiser):
     evenly: ClassVar[bool] = False
     """Whether the pipeline names the noise levels of a run itself, as in `schedule.flow_schedule`."""
 
-    def __init__(self, pipe: Any, *, rank: int, seed: int, targets: str = "", checkpointing: bool = False) -> None:
-        """For the arguments see `PipelineDenoiser`."""
-        super().__init__(pipe, rank=rank, seed=seed, targets=targets, checkpointing=checkpointing)
-        self.scheduler = schedule.flow_scheduler(pipe.scheduler.config)
-        pipe.vae.enable_slicing()
+    def _prepare(self) -> None:
+        self.scheduler = schedule.flow_scheduler(self.pipe.scheduler.config)
+        self.pipe.vae.enable_slicing()
 
-    def _to_float32(self) -> None:
-        for part in (self.model, self.pipe.vae):
-            part.to(torch.float32)
+    def _widen(self) -> None:
+        self.pipe.vae.to(torch.float32)
 
     def _prompted(self, prompts: list[str]) -> dict[str, Any]:
         # Embeddings in 16 bits would make the pipeline draw in 16 bits, too.

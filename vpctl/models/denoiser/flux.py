@@ -50,9 +50,9 @@ class Flux(FlowDenoiser):
             txt_ids=torch.zeros(embedded.shape[1], 3, device=self.device),
             img_ids=torch.cartesian_prod(torch.zeros_like(rows[:1]), rows, columns).float(),
         ).sample
-        return self._unpacked(predicted.float())
+        return self._unpacked(predicted)
 
     def _unpacked(self, drawn: Tensor) -> Tensor:
-        """Latents (B, C, H, W) of tokens (B, H·W/4, 4·C), each of which has the latents of a patch of 2 × 2."""
+        """Latents (B, C, H, W) of tokens (B, H·W/4, 4·C). A token holds a patch of 2 × 2 latents."""
         side = self.latent_shape[-1] // 2
         return F.pixel_shuffle(drawn.transpose(1, 2).unflatten(2, (side, side)), 2)

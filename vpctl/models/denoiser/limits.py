@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import UserError
+from ..folder import Folder
 
 UNETS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 FLOWS = ("StableDiffusion3Pipeline", "FluxPipeline")
@@ -15,6 +16,23 @@ PREDICTIONS = ("epsilon", "v_prediction")
 FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 LEVELS = 1000
 """The number of noise levels of a scheduler whose config does not say it, as in diffusers."""
+
+
+def check_tunable(
+    folder: Folder, *, where: str, algorithm: str = "", steps: int | None = None, export: str = ""
+) -> None:
+    """Raise `UserError` if the pipeline in `folder` cannot be tuned, or not with this algorithm.
+
+    Also raises it if the pipeline cannot draw in so many `steps`, or if its LoRA cannot be written in the format
+    `export`. Loads no weights. `where` names the option and the source in the error.
+    """
+    index = folder.read("model_index.json")
+    kind = index["_class_name"]
+    check_pipeline(kind, where, algorithm=algorithm, export=export)
+    config = folder.config("scheduler/scheduler_config.json")
+    check_scheduler(kind, index["scheduler"][1], config, where)
+    if steps and kind in UNETS:
+        check_steps(config, steps, where)
 
 
 def check_pipeline(kind: str, where: str, *, algorithm: str = "", export: str = "") -> None:

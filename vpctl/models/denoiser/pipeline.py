@@ -1,75 +1,103 @@
-"""What all families of models have in common: the LoRA, the text embeddings, the autoencoder and drawing.
-
-The weights of the LoRA are float32 in every case: in bfloat16, an AdamW step of 1e-5 would change almost nothing.
-"""
+"""What all families of models have in common: the trained weights, the text embeddings, the autoencoder and drawing."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from diffusers.training_utils import cast_training_params
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from ...contracts import Settings
-from ...errors import UserError
-from ..tensors import digest_of, from_pictures, same_layout
+from ..tensors import digest_of, from_pictures
 from .conditioning import Conditioning, Embeddings
 from .latents import Posteriors
-from .lora import lora_config
+from .lora import LoRA
 from .schedule import FlowSchedule, NoiseSchedule
-
-ADAPTER = "default"
+from .trained import AllWeights, Trained
 
 
 class PipelineDenoiser(ABC):
-    """A diffusers pipeline with a trainable LoRA on the attention layers of one of its parts. It is a `Denoiser`.
+    """A diffusers pipeline with one trained part: a LoRA on it, or all its weights. It is a `Denoiser`.
 
     A family of models says how its prompts are encoded, what the part is given, and what its noise levels are.
     """
 
     part: ClassVar[str]
-    """The part that predicts and gets the LoRA: ``unet`` or ``transformer``."""
+    """The part that predicts and is trained: ``unet`` or ``transformer``."""
     attention: ClassVar[str] = "to_q,to_k,to_v,to_out.0"
     """Names of the layers that get a LoRA by default, separated by commas."""
 
-    def __init__(self, pipe: Any, *, rank: int, seed: int, targets: str = "", checkpointing: bool = False) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        *,
+        rank: int,
+        seed: int,
+        targets: str = "",
+        lora: str = "",
+        full: bool = False,
+        dtype: torch.dtype | None = None,
+        checkpointing: bool = False,
+    ) -> None:
         """`targets` are names of layers, separated by commas; empty means `attention`.
 
-        Raises `UserError` if there is no such layer.
+        `lora` is the folder or the file of the LoRA to start from, which has its own rank and layers; without one there
+        is a new LoRA, which changes nothing yet. Raises `UserError` if there is no such layer, or no such LoRA. `full`
+        trains all weights of the part in place of a LoRA.
 
         Trainings compare predictions that differ by 1e-4. So the pipeline computes in float32. On a GPU, matrices are
         multiplied in TF32, which is nearly as fast as 16 bits: it rounds the factors as float16 does, but no sum and no
-        result. With `checkpointing`, model and VAE keep little memory for the gradient, and compute it again.
+        result. With a `dtype` of 16 bits, the part that predicts has its frozen weights and computes in this precision,
+        by the rules of torch's autocast, and its predictions are float32 again, also where the pipeline draws. With
+        `checkpointing`, model and VAE keep little memory for the gradient, and compute it again.
         """
         self.pipe = pipe
         self.device: torch.device = pipe.device
-        self._to_float32()
+        dtype = dtype or torch.float32
+        self.model.to(torch.float32 if full else dtype)
+        self._widen()
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
         for part in pipe.components.values():
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False).eval()
         torch.manual_seed(seed)
-        self.model.add_adapter(lora_config(rank, _layers(self.model, targets or self.attention)), ADAPTER)
-        cast_training_params(self.model, torch.float32)
+        names = targets or self.attention
+        self.trained: Trained = (
+            AllWeights(pipe, self.part) if full else LoRA(pipe, self.part, rank=rank, targets=names, path=lora)
+        )
+        self.trainable = self.trained.parameters
+        if dtype != torch.float32:
+            # In the model itself, so that nothing else computes in 16 bits when the pipeline draws.
+            self.model.forward = partial(_in_16_bits, self.model.forward, self.device.type, dtype)
         if checkpointing:
             self.model.enable_gradient_checkpointing()
             pipe.vae.enable_gradient_checkpointing()
-        self.trainable: list[torch.nn.Parameter] = [one for one in self.model.parameters() if one.requires_grad]
         self.embeddings = Embeddings(self._encode_prompt, self.device)
+        self._prepare()
 
-    def _to_float32(self) -> None:
-        """Let all parts compute in float32 whose results depend on the LoRA."""
-        self.pipe.to(dtype=torch.float32)
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Make `scheduler` and set up other parts of the pipeline, in the ways of the family."""
+
+    def _widen(self) -> None:
+        """Let the other parts compute in float32."""
+        for name, part in self.pipe.components.items():
+            if name != self.part and isinstance(part, torch.nn.Module):
+                part.to(torch.float32)
+
+    @property
+    def size(self) -> int:
+        """The number of bytes that all weights of the pipeline take."""
+        parts = [part for part in self.pipe.components.values() if isinstance(part, torch.nn.Module)]
+        return sum(one.nbytes for part in parts for one in part.parameters())
 
     @property
     def model(self) -> Any:
-        """The part of the pipeline that predicts and has the LoRA."""
+        """The part of the pipeline that predicts and is trained."""
         return getattr(self.pipe, self.part)
 
     @abstractmethod
@@ -78,7 +106,7 @@ class PipelineDenoiser(ABC):
 
     @abstractmethod
     def _run(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """The model's prediction (B, C, H, W) in float32, without guidance."""
+        """The model's prediction (B, C, H, W), without guidance."""
 
     @property
     @abstractmethod
@@ -105,15 +133,9 @@ class PipelineDenoiser(ABC):
         """The conditioning with no prompt in place of each of its prompts."""
         return self.embed([""]).repeat(len(conditioning))
 
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        """A context in which the LoRA is off and no gradients are recorded."""
-        self.model.disable_adapters()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.model.enable_adapters()
+    def reference(self) -> AbstractContextManager[None]:
+        """A context with the policy as it was before the training, in which no gradients are recorded."""
+        return self.trained.reference()
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: float = 1.0) -> Tensor:
         """The model's prediction (B, C, H, W) in float32. With a `guidance` of 1 or less there is no guidance.
@@ -215,34 +237,14 @@ class PipelineDenoiser(ABC):
         """Latents (B, C, H, W) of those that the pipeline gives."""
         return drawn
 
-    def lora(self) -> dict[str, Tensor]:
-        """The weights of the LoRA by peft's names, on the CPU. For a model on the CPU they are the trained tensors."""
-        return {name: weight.cpu() for name, weight in get_peft_model_state_dict(self.model).items()}
 
-    def set_lora(self, weights: dict[str, Tensor]) -> None:
-        """Load weights from `lora` into the trained LoRA. A second LoRA would be trained but not saved.
+def _in_16_bits(forward: Callable[..., Any], device: str, dtype: torch.dtype, *args: Any, **kwargs: Any) -> Any:
+    """What `forward` gives for these arguments: it computes in `dtype`, and its prediction is float32.
 
-        Raises `ValueError` if the weights do not fit.
-        """
-        if not same_layout(weights, self.lora()):
-            raise ValueError("weights of another LoRA")
-        set_peft_model_state_dict(self.model, weights, ADAPTER)
-
-    def save_lora(self, folder: Path, export: str = "") -> None:  # noqa: ARG002
-        """Write the file that ``pipe.load_lora_weights(folder)`` reads. There is no other format for every family."""
-        layers = {f"{self.part}_lora_layers": self._named_for_diffusers(self.lora())}
-        self.pipe.save_lora_weights(folder, **layers, safe_serialization=True)
-
-    def _named_for_diffusers(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights from `lora` with the names that diffusers writes for this part: for a transformer, those of peft."""
-        return weights
-
-
-def _layers(model: torch.nn.Module, targets: str) -> list[str]:
-    """The names in `targets`. Raises `UserError` for a name that no layer of the model has."""
-    names = [name.strip() for name in targets.split(",")]
-    known = [name for name, one in model.named_modules() if isinstance(one, torch.nn.Linear | torch.nn.Conv2d)]
-    for name in names:
-        if not any(one == name or one.endswith(f".{name}") for one in known):
-            raise UserError(f"--lora-targets {name}: the model has no such layer; it has, for example, {known[-1]}")
-    return names
+    As in diffusers, the prediction is in a tuple, or in the field `sample`.
+    """
+    with torch.autocast(device, dtype):
+        found = forward(*args, **kwargs)
+    if isinstance(found, tuple):
+        return tuple(one.float() for one in found)
+    return type(found)(sample=found.sample.float())

@@ -15,5 +15,5 @@ class StableDiffusion(UNetDenoiser):
 
     def _run(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         [embedded] = conditioning.tensors
-        predicted: Tensor = self.pipe.unet(latents, timesteps, embedded).sample.float()
+        predicted: Tensor = self.pipe.unet(latents, timesteps, embedded).sample
         return predicted

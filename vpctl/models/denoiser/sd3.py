@@ -37,4 +37,4 @@ class StableDiffusion3(FlowDenoiser):
         predicted: Tensor = self.model(
             hidden_states=latents, timestep=timesteps, encoder_hidden_states=embedded, pooled_projections=pooled
         ).sample
-        return predicted.float()
+        return predicted

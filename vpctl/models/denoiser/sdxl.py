@@ -7,8 +7,6 @@ training data has the sizes that it really had. Sizes are float32: bfloat16 cann
 The autoencoder computes in float32, like the rest of the pipeline: in float16 it overflows.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -23,13 +21,10 @@ class StableDiffusionXL(UNetDenoiser):
     one, and sizes (B, 6).
     """
 
-    def __init__(self, pipe: Any, *, rank: int, seed: int, targets: str = "", checkpointing: bool = False) -> None:
-        """For the arguments see `PipelineDenoiser`.
-
-        The autoencoder takes pictures one by one: at 1024 × 1024, a batch of them needs more memory than the training.
-        """
-        super().__init__(pipe, rank=rank, seed=seed, targets=targets, checkpointing=checkpointing)
-        pipe.vae.enable_slicing()
+    def _prepare(self) -> None:
+        super()._prepare()
+        # One picture at a time: at 1024 × 1024, a batch of them needs more memory than the training.
+        self.pipe.vae.enable_slicing()
 
     def embed(self, prompts: list[str], sizes: Tensor | None = None) -> Conditioning:
         """The conditioning of the prompts, one row for each, without gradients.
@@ -53,7 +48,7 @@ class StableDiffusionXL(UNetDenoiser):
     def _run(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         embedded, pooled, sizes = conditioning.tensors
         added = {"text_embeds": pooled, "time_ids": sizes}
-        predicted: Tensor = self.pipe.unet(latents, timesteps, embedded, added_cond_kwargs=added).sample.float()
+        predicted: Tensor = self.pipe.unet(latents, timesteps, embedded, added_cond_kwargs=added).sample
         return predicted
 
     def _scaled(self, latents: Tensor) -> Tensor:

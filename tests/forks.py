@@ -9,25 +9,29 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 import orjson
 
 from tests.conftest import ENVIRONMENT, HOME, PATIENCE, Ended
+from tests.killed import watched
 
 
 class Forks:
-    """Runs vpctl; `limit` is the most bytes of a file.
+    """Runs vpctl; `limit` is the most bytes of a file. With `kill` it is killed at this event: see `tests.killed`.
 
     With `signals` the process is sent these, by shell commands such as ``kill -INT $PPID``, at the given `call` of the
     `moment`, a function named as ``vpctl.tuning.run:Run.log``. It waits there until the first has come.
     """
 
     def __init__(self) -> None:
+        self._said = TemporaryDirectory()
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.tuning.forks"],
+            [sys.executable, "-m", "tests.forks"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=HOME,
@@ -43,16 +47,19 @@ class Forks:
         signals: str = "",
         moment: str = "",
         call: int = 0,
+        kill: int | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> Ended:
         """Run ``vpctl ARGUMENTS`` in `folder` to its end."""
-        said = folder / "stderr"
-        said.write_bytes(b"")
-        asked = {"arguments": arguments, "folder": str(folder), "stderr": str(said), "limit": limit}
-        asked |= {"signals": signals, "moment": moment, "call": call}
+        said = [Path(self._said.name, name) for name in ("stdout", "stderr")]
+        for file in said:
+            file.write_bytes(b"")
+        asked = {"arguments": arguments, "folder": str(folder), "said": [*map(str, said)], "limit": limit}
+        asked |= {"signals": signals, "moment": moment, "call": call, "kill": kill, "env": dict(env or {})}
         assert self._server.stdin
         self._server.stdin.write(orjson.dumps(asked, option=orjson.OPT_APPEND_NEWLINE))
         self._server.stdin.flush()
-        return Ended(self._number(), "", said.read_text())
+        return Ended(self._number(), *(file.read_text() for file in said))
 
     def _number(self) -> int:
         assert self._server.stdout
@@ -65,6 +72,7 @@ class Forks:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._server.communicate(timeout=PATIENCE)
+        self._said.cleanup()
 
 
 def serve() -> None:
@@ -87,15 +95,16 @@ def run(asked: dict[str, Any]) -> None:
     code = 1
     try:
         os.chdir(asked["folder"])
-        os.dup2(os.open(asked["stderr"], os.O_WRONLY | os.O_APPEND), 2)
-        for number, (path, flags) in enumerate(((os.devnull, os.O_RDONLY), (os.devnull, os.O_WRONLY))):
-            os.dup2(os.open(path, flags), number)
+        os.environ.update(asked["env"])
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for number, path in enumerate(asked["said"], 1):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
         if asked["limit"]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (asked["limit"], resource.RLIM_INFINITY))
         if asked["signals"]:
             interrupt(asked["moment"], asked["call"], asked["signals"])
         sys.argv = ["vpctl", *asked["arguments"]]
-        code = main()
+        code = main() if asked["kill"] is None else watched(main, asked["kill"])
     except BaseException:
         traceback.print_exc()
     os._exit(code)
