@@ -15,8 +15,8 @@ cd "$run/ablations"
 # Draw and judge as shapes.sh does, and then four pictures for each held-out prompt too. No training sees these prompts.
 vpctl polish "$here/prompts.txt" --out ../prompts.jsonl
 vpctl polish "$here/held-out.txt" --out ../held-out.jsonl
-vpctl generate ../prompts.jsonl -m shapes -m shapes:small --seed "$seed" --out ../images/metadata.jsonl
-vpctl generate ../held-out.jsonl -m shapes -m shapes:small --seed "$seed" --out images/metadata.jsonl
+vpctl generate ../prompts.jsonl -m shapes -m shapes:small --guidance 1:4 --seed "$seed" --out ../images/metadata.jsonl
+vpctl generate ../held-out.jsonl -m shapes -m shapes:small --guidance 1:4 --seed "$seed" --out images/metadata.jsonl
 vpctl annotate ../images/metadata.jsonl --annotator shapes --seed "$seed" --out ../judgements.jsonl
 vpctl annotate images/metadata.jsonl --annotator shapes --seed "$seed" --out judgements.jsonl
 

@@ -25,7 +25,7 @@ online() { # The algorithms that draw pictures, with the reward model: online NA
     try "$name" "$command" ../prompts.jsonl --algorithm "${name%-*}" --reward vp:../vp-score "$@"
 }
 pairs="--beta 1000 --learning-rate 5e-4 --batch 32 --accumulate 1 --max-steps 330"
-likes="--beta 300 --learning-rate 5e-4 --batch 64 --accumulate 1 --max-steps 270" # as many pictures in a step
+likes="--beta 300 --learning-rate 1e-3 --batch 64 --accumulate 1 --max-steps 300 --ema 0.95" # as many pictures in a step
 
 sed 's/"chosen_/"tmp_/g; s/"rejected_/"chosen_/g; s/"tmp_/"rejected_/g' ../pairs.jsonl >../swapped.jsonl
 {
