@@ -4,8 +4,9 @@
 # Usage: OPENAI_API_KEY=... examples/sd15.sh PROMPTS HELD_OUT [FOLDER]
 #
 # PROMPTS has a prompt in each line; a thousand is a start, VisionPrefer has 179,000. HELD_OUT has others, to compare the
-# models on. MAX_COST bounds what the judge may cost, in dollars. MODEL and JUDGE name another model and another judge.
-# For SDXL and FLUX see sdxl.sh and flux.sh, which call this script.
+# models on. MAX_COST bounds what the judge may cost, in dollars. MODEL and JUDGE name another model and another judge,
+# and GUIDANCE is the range of guidance weights for the pictures that are judged; the default is that of VisionPrefer. For
+# SDXL and FLUX see sdxl.sh and flux.sh, which call this script.
 #
 # Hardware: a GPU with 16 GB. Drawing and judging a thousand prompts takes an hour, and the two tunings a night. These are
 # estimates.
@@ -17,8 +18,9 @@ PATH=$PATH:$(dirname "$0")/../.venv/bin # where make puts vpctl
 vpctl polish "$prompts" --out "$run/prompts.jsonl"
 vpctl polish "$held_out" --out "$run/held-out.jsonl"
 
-# Four pictures of each prompt, judged on four aspects, become pairs. The reward model learns from the pairs.
-vpctl generate "$run/prompts.jsonl" -m "$model" -n 4 --out "$run/images/metadata.jsonl"
+# Four pictures of each prompt, judged on four aspects, become pairs. The reward model learns from the pairs. With random
+# guidance the pictures differ more.
+vpctl generate "$run/prompts.jsonl" -m "$model" -n 4 --guidance "${GUIDANCE:-3:12}" --out "$run/images/metadata.jsonl"
 vpctl annotate "$run/images/metadata.jsonl" --annotator "$judge" --max-cost "${MAX_COST:-20}" --out "$run/judgements.jsonl"
 vpctl merge "$run/judgements.jsonl" --min-margin 0.05 --split train:0.9,validation:0.05,test:0.05 --out "$run/pairs.jsonl"
 vpctl train-rm "$run/pairs.jsonl" --preset visionprefer --dtype bfloat16 --out "$run/vp-score"
