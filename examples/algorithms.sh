@@ -50,5 +50,5 @@ wait $!
 
 vpctl eval compare base/scored.jsonl ddpo/scored.jsonl refl/scored.jsonl nft/scored.jsonl dpo/scored.jsonl \
     kto/scored.jsonl d3po/scored.jsonl swapped/scored.jsonl refl-exploited/scored.jsonl --run refl-exploited-lora \
-    --html report.html --out compared.jsonl
+    --root .. --html report.html --out compared.jsonl
 tail -n 1 ./*.cpu # The tunings should have taken about the same time.
