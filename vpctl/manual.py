@@ -50,6 +50,7 @@ GLOSSARY = {
     "LoRA": "Low-rank adaptation: a small set of weights that is added to those of a model. The tune commands train a "
     "LoRA and leave the model itself unchanged. --adapter names its folder.",
     "DPO": "Direct preference optimization: training on pairs, without a reward.",
+    "KTO": "Kahneman-Tversky optimization: training on single pictures that are liked or disliked, without a reward.",
     "PPO": "Proximal policy optimization: reinforcement learning in small, clipped steps towards a higher reward.",
     "gate": "A limit that --fail-under sets. The command fails if the lower end of an interval is below the limit.",
 }
@@ -68,10 +69,10 @@ vpctl train-rm pairs.jsonl --backbone Salesforce/blip-itm-large-coco --out vp-sc
 vpctl tune-dpo pairs.jsonl -m diffusion:stable-diffusion-v1-5/stable-diffusion-v1-5
     --out dpo-lora/"""
 
-FILES = """An input FILE is JSON Lines: one record on each line. polish, generate and tune-ppo also read plain text,
-with one prompt per line. The name - is standard input. File names in records are relative to the folder of the records
-file; on a pipe they are relative to the working directory. A picture is opened only if it is below the folder of the
-records file, below the working directory, below a --root, or in a folder that generate wrote.
+FILES = """An input FILE is JSON Lines: one record on each line. polish, generate, tune-ppo and tune-dpo --algorithm
+d3po also read plain text, with one prompt per line. The name - is standard input. File names in records are relative to
+the folder of the records file; on a pipe they are relative to the working directory. A picture is opened only if it is
+below the folder of the records file, below the working directory, below a --root, or in a folder that generate wrote.
 
 An existing output FILE of polish, generate, annotate or score is resumed: finished records are skipped. If a killed run
 left an incomplete last line, that line is removed. The file is locked during a run. merge and eval need their whole
@@ -85,8 +86,9 @@ picture files; you can delete it at any time. The folder .judgements.jsonl.batch
 the folder or the stubs file while you wait for answers: you would lose answers that you have paid for.
 
 The output DIR of train-rm, tune-ppo and tune-dpo holds the files of the training. The options are in run.json. The
-metrics are in metrics.jsonl and in files for TensorBoard. Until the run has ended, the folder also holds a checkpoint.
-The same command resumes the run from the checkpoint.
+metrics are in metrics.jsonl and in files for TensorBoard. The folder also holds a checkpoint, from which the same
+command resumes the run. train-rm removes it at the end. The others keep it: with a larger --epochs or --max-steps, a
+finished run goes on.
 
 Records go to standard output or to a file. Messages go to standard error."""
 
@@ -112,7 +114,7 @@ EXITS = {
 ONLY = {
     "3": ("polish", "annotate", "score", "eval"),
     "4": ("eval",),
-    "5": ("polish", "annotate"),
+    "5": ("polish", "annotate", "tune-ppo", "tune-dpo"),
 }
 """Exit codes that only some commands have."""
 

@@ -25,7 +25,7 @@ Aspects = Annotated[
 
 
 class Prompt(TypedDict):
-    """A prompt to draw. Written by you and polish; read by polish, generate and tune-ppo."""
+    """A prompt to draw. Written by you and polish; read by polish, generate, tune-ppo and tune-dpo --algorithm d3po."""
 
     prompt: PromptText
     prompt_id: NotRequired[PromptId]

@@ -182,12 +182,14 @@ def test_ratings_and_pairs_in_one_file_are_trained_on(forked: Command, tmp_path:
 
     records = [pair(0, 0, 1), pair(1, 1, 2, margin=0), rating(2, 2, True), rating(3, 4, False), rating(3, 3, True)]
     records += [pair(4, 4, 5, split="validation"), rating(5, 5, True, split="validation")]
+    records += [rating(3, 3, False)]  # of another person
     write_lines(tmp_path / "likes.jsonl", records)
     options = "--algorithm kto -m shapes:small --max-steps 2 --batch 2 --accumulate 2 --preview-every 0".split()
     ended = forked("tune-dpo", "likes.jsonl", *options, "--out", "run")
     assert ended.code == 0, ended.err
     assert "1 tie left out" in ended.err
-    assert "3 liked pictures of 5; 2 steps of 2 × 2 = 4 pictures" in ended.err
+    assert "1 picture liked in one rating and disliked in another" in ended.err
+    assert "3 liked pictures of 6; 2 steps of 2 × 2 = 4 pictures" in ended.err
     metrics = lines((tmp_path / "run" / "metrics.jsonl").read_text())
     assert [one["step"] for one in metrics] == [1, 2, 2]
     assert "held_out_accuracy" in metrics[-1]
@@ -221,7 +223,10 @@ RATING = {"prompt": "a red circle", "file_name": "a.png", "label": True}
         ),
         ([RATING], "likes.jsonl: has no disliked picture to train on; kto learns from both kinds"),
         ([{**RATING, "label": False}], "likes.jsonl: has no liked picture to train on; kto learns from both kinds"),
-        ([{**RATING, "split": "test"}], "likes.jsonl: there are no ratings or pairs to train on"),
+        (
+            [{**RATING, "split": "test"}],
+            "likes.jsonl: there are no ratings or pairs to train on; records with another split than train: 1",
+        ),
     ],
 )
 def test_records_that_cannot_be_learned_from_are_told_with_their_line(

@@ -281,13 +281,16 @@ class Painter:
 @pytest.mark.parametrize(("every", "shown"), [(2, [0, 2, 4]), (5, [0, 5]), (7, [0]), (0, [])])
 def test_previews_are_drawn_at_the_start_and_every_few_steps(tmp_path: Path, every: int, shown: list[int]) -> None:
     painter: Any = Painter()
-    prompts = [f"prompt {number // 2}" for number in range(80)]
+    prompts = [f"prompt\n{number // 2}" for number in range(80)]
     with Run(str(tmp_path), {}, ALONE) as run:
         show = previews(run, painter, iter(prompts), Settings(), every=every, seed=0)
         train(Descent(), run, save_every=1, evaluate=show)
-    files = sorted((tmp_path / "previews").iterdir()) if shown else []
+    files = sorted((tmp_path / "previews").glob("*.png"))
     assert [file.name for file in files] == [f"{number:06d}.png" for number in shown]
-    assert painter.drawn == [f"prompt {number}" for number in range(PREVIEWS)] * len(shown)
+    assert painter.drawn == [f"prompt\n{number}" for number in range(PREVIEWS)] * len(shown)
+    if shown:
+        told = (tmp_path / "previews" / "prompts.txt").read_text().splitlines()
+        assert told == [f"prompt {number}" for number in range(PREVIEWS)]
     assert all(Image.open(file).getpixel((5, 5)) == (255, 0, 0) for file in files)
 
 

@@ -168,7 +168,7 @@ def test_tensorboard_has_the_same_numbers_and_the_previews(tmp_path: Path) -> No
     with Run(str(tmp_path), {}, ALONE) as run:
         run.log(1, loss=0.5)
         run.log(2, loss=0.25)
-        run.preview(2, Image.new("RGB", (8, 4), "red"))
+        run.preview(2, Image.new("RGB", (8, 4), "red"), ["red"])
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
     assert [(one.step, one.value) for one in board.Scalars("loss")] == [(1, 0.5), (2, 0.25)]
@@ -523,7 +523,7 @@ def test_only_the_main_process_writes_and_all_of_them_read_the_checkpoint(
                 assert torch.equal(state["weights"], torch.zeros(1000))
             with run.training(3):
                 run.log(3, loss=0.5)
-                run.preview(3, Image.new("RGB", (8, 4), "red"))
+                run.preview(3, Image.new("RGB", (8, 4), "red"), ["red"])
                 run.finished(3)
                 assert run.due(100)
                 run.save(3, {"weights": torch.ones(1000)})

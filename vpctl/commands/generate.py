@@ -211,7 +211,7 @@ def generate(
             metavar="W[:W]",
             group="Sampling",
             help="Weight of classifier-free guidance. With a range such as 3:12, each picture uses a random weight in "
-            "the range.",
+            "the range: 3, 3.5, 4 and so on.",
             show_default="the model's own",
         ),
     ] = "",
@@ -340,6 +340,8 @@ def guidance_range(text: str) -> tuple[float, float] | None:
         raise UserError(f"--guidance {text}: must be a number such as 7.5, or a range such as 3:12") from None
     if not 0 <= span[0] <= span[1] <= LARGEST_GUIDANCE:
         raise UserError(f"--guidance {text}: must be numbers from 0 to {LARGEST_GUIDANCE}, the smaller first")
+    if 0 < span[1] - span[0] < GUIDANCE_STEP:
+        raise UserError(f"--guidance {text}: the weights of a range are {GUIDANCE_STEP} apart, so it has only one")
     return span
 
 

@@ -1,4 +1,4 @@
-"""Tune a model on preference pairs."""
+"""Tune a model with preferences."""
 
 import dataclasses
 import os
@@ -94,7 +94,7 @@ def tune_dpo(
     d3po: D3POConfig,
     server: ServerConfig,
 ) -> None:
-    """Tune a model on preference pairs.
+    """Tune a model with preferences: pairs, likes, or its own pictures.
 
     Trains a LoRA (low-rank adaptation: a small set of weights that is added to those of the model). --full trains all
     weights in its place. Pairs with the split validation are only measured. Pairs and prompts with another `split` than
@@ -108,18 +108,18 @@ def tune_dpo(
 
     --algorithm kto (Diffusion-KTO, Li et al. 2024, arXiv 2404.04465) needs no pairs, only a like or a dislike of single
     pictures. A record of FILE is a rating, with the keys `prompt`, `file_name` and `label`, which is true for a picture
-    that is liked and false for one that is not; see vpctl-records(5). Or it is a pair: its chosen picture is liked,
-    and its rejected picture is disliked. KTO stands for Kahneman-Tversky optimization. The model learns to denoise
-    liked pictures better than the untuned model does, and disliked ones worse. A picture counts most near the reference
-    point, and less the farther it is from it on either side. This point is the mean of what the model has gained on the
-    pictures of the step, and at least 0. Pairs with the split validation are measured as with dpo; ratings with this
-    split are not used.
+    that is liked and false for one that is not; see vpctl-records(5). Or it is a pair: its chosen picture is liked, and
+    its rejected picture is disliked. KTO stands for Kahneman-Tversky optimization. The model learns to denoise liked
+    pictures better than the untuned model does, and disliked ones worse. A picture counts most when the model's gain on
+    it is near the reference point, and less when it is far above or below. This point is the mean gain on the pictures
+    of the step, and at least 0. A picture may have several ratings, for example those of several people. Pairs with the
+    split validation are measured as with dpo; ratings with this split are not used.
 
     --algorithm d3po (Yang et al. 2024, arXiv 2311.13231) needs no pairs, only prompts. In each round (--max-steps
     counts rounds) it draws two pictures of some prompts from the same noise. A reward says which one is better, and
-    training makes its denoising steps more likely, and those of the other less likely. --steps, --guidance and --eta
-    are options of d3po. The reward judge:SPEC asks an annotator; vpctl-tune-ppo(1) describes it, and how its limits are
-    divided.
+    training makes its denoising steps more likely, and those of the other less likely. --steps, --guidance, --eta and
+    the options for servers are options of d3po. The reward judge:SPEC asks an annotator; vpctl-tune-ppo(1) describes
+    it, and how its limits are divided.
 
     The output folder holds the LoRA in pytorch_lora_weights.safetensors, or with --full the model in the folder model,
     previews drawn from fixed seeds, and metrics in metrics.jsonl and in files for TensorBoard. To use the LoRA, run
@@ -131,8 +131,9 @@ def tune_dpo(
     being learnt by heart.
 
     With kto, liked_reward and disliked_reward are what the model has gained on the liked and the disliked pictures,
-    times --beta. In a healthy run the first is larger than the second. implicit_accuracy is the share of pictures that
-    are on their side of the reference point.
+    times --beta. In a healthy run the first is larger than the second. Often both are below 0: then the model learns
+    more from the disliked pictures, and a warning says so. implicit_accuracy is the share of pictures that are on their
+    side of the reference point.
 
     dpo and kto encode each picture and each prompt once. They keep the results in the folder cache of the output
     folder, so a resumed run encodes only what is new or damaged. A picture takes 0.07 MB there at 512 × 512 and 0.26 MB
@@ -222,11 +223,12 @@ def read_preferences(source: str, *, ratings: bool) -> tuple[list[Pair | Rating]
     joined = checker.preferences(located_preferences(source)) if ratings else checker.pairs(located(source, Pair))
     wanted: list[Pair | Rating] = []
     held_out: list[Pair] = []
-    ties = 0
+    ties = others = 0
     for one in progress.track(joined, "records" if ratings else "pairs"):
         part = one.get("split", "train")
         tied = is_pair(one) and not one["margin"]
         ties += part == "train" and tied
+        others += part != "train"
         if part == "train" and not tied:
             wanted.append(one)
         elif part == "validation" and is_pair(one) and not tied:
@@ -234,7 +236,9 @@ def read_preferences(source: str, *, ratings: bool) -> tuple[list[Pair | Rating]
     if ties:
         progress.note(f"{progress.plural(ties, 'tie')} left out")
     if not wanted:
-        raise UserError(f"{source}: there are no {'ratings or pairs' if ratings else 'pairs'} to train on")
+        kind = "ratings or pairs" if ratings else "pairs"
+        split = f"; records with another split than train: {others}" if others else ""
+        raise UserError(f"{source}: there are no {kind} to train on{split}")
     return wanted, held_out[:HELD_OUT]
 
 
@@ -271,6 +275,9 @@ def tune_with_kto(
     Raises `UserError` if the training has no liked or no disliked picture.
     """
     wanted, held_out = read_preferences(source, ratings=True)
+    labels = {(one["prompt"], *label) for one in wanted if not is_pair(one) for label in rated(one).items()}
+    if both := len(labels) - len({(prompt, file) for prompt, file, _ in labels}):
+        progress.note(f"{progress.plural(both, 'picture')} liked in one rating and disliked in another")
     kinds = {liked for one in wanted for liked in rated(one).values()}
     for liked, name in ((True, "liked"), (False, "disliked")):
         if liked not in kinds:

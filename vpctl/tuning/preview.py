@@ -26,7 +26,7 @@ def previews(
 
     def show(step: int) -> dict[str, float]:
         if every and step % every == 0:
-            run.preview(step, preview(policy, shown, settings, seed=seed))
+            run.preview(step, preview(policy, shown, settings, seed=seed), shown)
         return {}
 
     return show

@@ -3,7 +3,7 @@
 run.json        the options, the command line and the versions
 metrics.jsonl   one object for each logged step
 tensorboard/    the same, and preview grids, for TensorBoard
-previews/       the same grids as PNG
+previews/       the same grids as PNG, and their prompts, one on each line
 checkpoint.pt   weights, optimizer and random state of the last saved step; at the end, train-rm removes it, and the
                 others keep it, so that the run can go on with more steps
 """
@@ -18,7 +18,7 @@ import shutil
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -315,13 +315,16 @@ class Run:
             for name, value in metrics.items():
                 self._board.scalar(name, value, step)
 
-    def preview(self, step: int, grid: Image.Image) -> None:
-        """Save a grid of pictures that were drawn from fixed seeds at this step."""
+    def preview(self, step: int, grid: Image.Image, prompts: Sequence[str]) -> None:
+        """Save a grid of pictures that were drawn from fixed seeds at this step, and their prompts, row by row."""
         if not self.world.is_main:
             return
         file = self.folder / "previews" / f"{step:06d}.png"
         with self._writing(file):
             save_picture(grid, str(file))
+        texts = file.with_name("prompts.txt")
+        with self._writing(texts):
+            texts.write_text("".join(f"{' '.join(prompt.split())}\n" for prompt in prompts), encoding="utf-8")
         pixels = torch.frombuffer(bytearray(grid.tobytes()), dtype=torch.uint8).view(grid.height, grid.width, 3)
         if self._board:
             self._board.picture("preview", pixels, step)
