@@ -1,4 +1,4 @@
-"""Tune a model with preferences."""
+"""Tune a model with preference pairs, likes or rewards."""
 
 import dataclasses
 import os
@@ -94,7 +94,7 @@ def tune_dpo(
     d3po: D3POConfig,
     server: ServerConfig,
 ) -> None:
-    """Tune a model with preferences: pairs, likes, or its own pictures.
+    """Tune a model with preference pairs, likes or rewards.
 
     Trains a LoRA (low-rank adaptation: a small set of weights that is added to those of the model). --full trains all
     weights in its place. Pairs with the split validation are only measured. Pairs and prompts with another `split` than
