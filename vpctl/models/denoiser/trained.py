@@ -75,8 +75,9 @@ class AllWeights(Trained):
         for name, weight in self._model.named_parameters():
             weight.data.copy_(weights[name])
 
-    def save(self, folder: Path, export: str = "") -> None:  # noqa: ARG002  # the commands refuse it
+    def save(self, folder: Path, export: str = "") -> None:
         """Write the whole pipeline, in the folder ``model``. There is no other format."""
+        assert not export, "the commands refuse it"
         self._pipe.save_pretrained(folder / "model", safe_serialization=True)
 
     def result(self, folder: Path | str) -> str:
