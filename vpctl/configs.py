@@ -48,6 +48,12 @@ VARIABLES = (
     Variable(
         "WORLD_SIZE", "Number of processes that a launcher, such as accelerate launch, has started.", ("save_every",)
     ),
+    Variable(
+        "ACCELERATE_USE_FSDP",
+        "If it is true, the processes divide the frozen weights of the model among themselves. accelerate launch "
+        "--use_fsdp sets it.",
+        ("lora",),
+    ),
     Variable("NO_COLOR", "If it is set, tables have no colours.", ("judgements", "html", "files")),
 )
 """Every environment variable that vpctl, or a library that it loads, reads."""

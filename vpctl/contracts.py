@@ -284,7 +284,11 @@ class Generator(Protocol):
 
 
 class TunableGenerator(Generator, Protocol):
-    """A generator that tune-ppo and tune-dpo can train."""
+    """A generator that tune-ppo and tune-dpo can train.
+
+    Its ``load`` may have a parameter `dtype`: ``float32``, ``float16`` or ``bfloat16``, the precision in which a
+    training needs the weights, or an empty text if any will do.
+    """
 
     @property
     @abstractmethod

@@ -253,12 +253,13 @@ def implements(made: Any, contract: type) -> bool:
     return contract in type(made.plugin if isinstance(made, Guarded) else made).__mro__
 
 
-def tunable(spec: str, *, device: str) -> Any:
+def tunable(spec: str, *, device: str, dtype: str = "") -> Any:
     """Load a `TunableGenerator`, without its weights.
 
-    Raises `UserError` if the generator cannot be tuned.
+    `dtype` is the precision in which it shall open them, if its ``load`` has such a parameter. Raises `UserError` if
+    the generator cannot be tuned.
     """
-    made = load("generator", spec, device=device)
+    made = load("generator", spec, device=device, dtype=dtype)
     if not implements(made, TunableGenerator):
         raise UserError(f"--model {spec}: this generator cannot be tuned; only a vpctl.contracts.TunableGenerator can")
     return made

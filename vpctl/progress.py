@@ -246,8 +246,8 @@ def finished(
 
 
 def plural(number: int, noun: str) -> str:
-    """A count with its noun, such as ``1 picture`` and ``2 pictures``. The plural of the noun must end in s."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """A count with its noun, such as ``1 picture`` and ``2 pictures``, ``2 batches``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('ch') else 's'}"
 
 
 def size(count: float) -> str:

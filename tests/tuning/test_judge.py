@@ -138,6 +138,24 @@ def test_an_error_of_one_process_ends_all_of_them(kind: type[UserError]) -> None
         pass
 
 
+@pytest.mark.parametrize("sharded", [False, True])
+def test_with_divided_weights_an_error_waits_for_the_last_prediction(*, sharded: bool) -> None:
+    """A process that predicts no more would let the others wait forever."""
+    world, predicted = World(torch.device("cpu"), 0, 1, sharded=sharded), []
+
+    def predict() -> None:
+        with world.failing_together() as deferred:
+            for number in range(4):
+                predicted.append(number)
+                with deferred():
+                    if number:
+                        raise UserError(f"picture {number}")
+
+    with pytest.raises(UserError, match="picture 1"):
+        predict()
+    assert predicted == ([0, 1, 2, 3] if sharded else [0, 1])
+
+
 def test_the_limits_are_divided_among_judges_and_processes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

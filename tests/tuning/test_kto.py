@@ -101,7 +101,7 @@ def test_its_metrics_are_those_of_the_pictures_one_by_one(policy: StableDiffusio
     disturb(policy)
     liked = torch.tensor([True, False, True, True, False, True])
     noised = algorithm._noised(liked)
-    policy_errors, reference_errors = algorithm._errors(noised, [(0, 3), (3, 6)])
+    (policy_errors, reference_errors), _ = algorithm._errors(noised, [(0, 3), (3, 6)])
     with torch.no_grad():
         for row in range(6):
             one = task(policy, noised[row : row + 1])

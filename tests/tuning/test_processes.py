@@ -1,5 +1,6 @@
 """Several processes train together as one does with that many times more forward passes in a step."""
 
+import re
 import shutil
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import ENVIRONMENT, HOME, PATIENCE, Run, lines, vpctl, write_lines
 from tests.tuning import flows
+from vpctl.generators.shapes import WEIGHTS
 from vpctl.models.backbones import PACKAGED
 from vpctl.shapes.grammar import describe, sample
 from vpctl.shapes.render import render
@@ -50,8 +52,8 @@ def together(pairs: Path, out: str, *options: str) -> subprocess.Popen[bytes]:
     return launched(pairs, vpctl("train-rm", pairs, "--out", out, *OPTIONS, *options))
 
 
-def launched(pairs: Path, command: list[str]) -> subprocess.Popen[bytes]:
-    """Start two processes of a Python command in the folder of the pairs."""
+def launched(pairs: Path, command: list[str], **env: str) -> subprocess.Popen[bytes]:
+    """Start two processes of a Python command in the folder of the pairs, with these environment variables."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -60,7 +62,7 @@ def launched(pairs: Path, command: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [*launcher, *address, *command[1:]],
         cwd=pairs.parent,
-        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"},
+        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1", **env},
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
@@ -111,18 +113,20 @@ def test_two_processes_train_the_weights_of_one_and_resume_them_after_a_kill(run
 
 
 TUNINGS = {
-    "dpo": "tune-dpo pairs.jsonl --batch 2 --max-steps 4",
+    "dpo": "tune-dpo pairs.jsonl --batch 6 --max-steps 2 --learning-rate 1e-3 --warmup 0",
     "kto": "tune-dpo pairs.jsonl --algorithm kto --batch 3 --max-steps 4 --learning-rate 1e-3 --warmup 0",
     "d3po": "tune-dpo pairs.jsonl --algorithm d3po --batch 2 --max-steps 3 --steps 3 --guidance 1",
     "ddpo": "tune-ppo pairs.jsonl --prompts-per-epoch 2 --images 4 --batch 4 --updates 1 --epochs 3 --steps 3",
     "grpo": "tune-ppo pairs.jsonl --algorithm grpo -m diffusion:flow -r vp:reward --prompts-per-epoch 2 --images 4 "
-    "--batch 4 --updates 1 --epochs 2 --steps 4 --learning-rate 1e-3",
+    "--batch 4 --updates 1 --epochs 2 --steps 4 --learning-rate 1e-3 --watch shapes",
     "nft": "tune-ppo pairs.jsonl --algorithm nft --prompts-per-epoch 2 --images 4 --batch 4 --epochs 2 --steps 3 "
     "--timestep-fraction 0.3 --ema 0.5",
     "refl": "tune-ppo pairs.jsonl --algorithm refl -r vp:reward --prompts-per-epoch 8 --epochs 3 --steps 3 --batch 4",
 }
 
 
+SHARDED = ("dpo", "grpo")
+"""A UNet and a transformer. Their measurements have an odd number of batches, and so one that does not count."""
 ALL = "--preview-every 0 --save-every 1 --device cpu"
 
 
@@ -137,7 +141,7 @@ def command(algorithm: str, out: str, forward_passes: int) -> str:
 def tuned(pairs: Path) -> Path:
     """The folder in which one process has run all tunings, and two processes have run them together.
 
-    The two processes of ReFL were killed, and resume the run.
+    The two processes of ReFL were killed, and resume the run. Two more processes have run those of `SHARDED`.
     """
     flows.sd3().save_pretrained(pairs.parent / "flow")
     script = [sys.executable, str(HOME / "tests" / "tuning" / "one_by_one.py")]
@@ -149,6 +153,9 @@ def tuned(pairs: Path) -> Path:
     kill_after_a_checkpoint(launched(pairs, vpctl(*command("refl", "two", 1).split())), pairs.parent / "two-refl")
     said = ended(launched(pairs, [*script, *(command(algorithm, "two", 1) for algorithm in TUNINGS)]))
     assert said.count("resuming at") == 1
+    sharded = [command(algorithm, "sharded", 1) for algorithm in SHARDED]
+    (pairs.parent / "alone.txt").write_bytes(done.stderr)
+    (pairs.parent / "sharded.txt").write_text(ended(launched(pairs, [*script, *sharded], ACCELERATE_USE_FSDP="true")))
     return pairs.parent
 
 
@@ -170,6 +177,29 @@ def test_two_processes_tune_the_weights_of_one(tuned: Path, algorithm: str) -> N
         assert all(torch.equal(two[name], one[name]) for name in one)
         files = [(folder / "metrics.jsonl").read_bytes() for folder in folders]
         assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("algorithm", SHARDED)
+def test_processes_that_divide_the_weights_tune_those_of_one(tuned: Path, algorithm: str) -> None:
+    folders = [tuned / f"{name}-{algorithm}" for name in ("sharded", "alone")]
+    shared, one = (load_file(folder / "pytorch_lora_weights.safetensors") for folder in folders)
+    for name in one:
+        torch.testing.assert_close(shared[name], one[name], atol=1e-5, rtol=1e-3)
+    shared_metrics, metrics = (lines((folder / "metrics.jsonl").read_text()) for folder in folders)
+    assert [[*line] for line in shared_metrics] == [[*line] for line in metrics]
+    for line, other in zip(shared_metrics, metrics, strict=True):
+        assert line == pytest.approx(other, rel=1e-3, abs=1e-5)
+
+
+def test_each_of_two_processes_holds_half_of_the_frozen_weights(tuned: Path) -> None:
+    """The notes say what a process holds of the small shapes pipeline: half of its UNet, and its other parts."""
+    unet = load_file(WEIGHTS / "small" / "unet" / "diffusion_pytorch_model.safetensors")
+    half = sum(weight.float().nbytes for weight in unet.values()) / 2
+    alone, shared = (
+        float(re.findall(r"([\d.]+) MB for the model", (tuned / f"{name}.txt").read_text())[0]) * 1e6
+        for name in ("alone", "sharded")
+    )
+    assert alone - shared == pytest.approx(half, abs=0.02e6)
 
 
 def test_a_run_of_two_processes_is_not_that_of_one(run: Run, tuned: Path) -> None:

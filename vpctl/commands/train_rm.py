@@ -16,7 +16,7 @@ from .. import progress
 from ..configs import PRESETS, RewardModelConfig
 from ..errors import UserError
 from ..images.folders import Folders
-from ..models import backbones
+from ..models import backbones, launcher
 from ..models.folder import SCALE_FILE
 from ..options import Device, Pairs, Roots, RunFolder, Seed, option, options
 from ..prompts.duplicates import plain
@@ -129,7 +129,9 @@ def train_rm(
             --aspect-weight 1 --patience 2 --dtype bfloat16 --out vp-score/
     """
     announce_once()
-    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if launcher.shards():
+        raise UserError(f"{launcher.FSDP}: train-rm does not shard its weights; launch it without --use_fsdp")
+    processes = launcher.processes()
     held = preset_values(preset, {"backbone": backbone, **vars(config)}) if preset else {}
     if preset:
         progress.note(f"--preset {preset} sets {' '.join(f'{name} {value}' for name, value in held.items())}")

@@ -1,7 +1,6 @@
 """Tune a model with preference pairs, likes or rewards."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -11,6 +10,7 @@ from ..configs import PREFERENCE_ALGORITHMS, D3POConfig, DPOConfig, KTOConfig, S
 from ..contracts import Reward, Settings
 from ..errors import UserError
 from ..images.folders import Folders
+from ..models import launcher
 from ..options import Device, JudgeAspects, PairsOrRatings, Roots, RunFolder, Seed, TunedModel, option, options, plugin
 from ..records import Pair, Rating, digest, is_pair, prompt_too_long
 from ..streams.joins import ConsistencyChecker
@@ -30,7 +30,7 @@ from ..tuning.asked import (
     weights_of,
 )
 from ..tuning.folder import check
-from ..tuning.opening import announce_once, opened
+from ..tuning.opening import announce_once, opened, to_tune
 
 if TYPE_CHECKING:
     from ..tuning.dpo import DiffusionDPO, Preference
@@ -142,7 +142,9 @@ def tune_dpo(
     folder; you may delete it at any time before.
 
     With accelerate, several GPUs train together: accelerate launch -m vpctl tune-dpo and the same options. Each process
-    computes its own part of a step, so a step has that many times more pairs or pictures.
+    computes its own part of a step, so a step has that many times more pairs or pictures. accelerate launch --use_fsdp
+    is for a model that one GPU cannot hold: each GPU holds a part of the frozen weights. The result is the same, up to
+    rounding. --full cannot do this.
 
     Examples:
 
@@ -160,6 +162,7 @@ def tune_dpo(
     announce_once()
     of_d3po = [*(["reward"] if reward else []), *given_to_judge(judge_aspect or [], server)]
     check_algorithm(algorithm, of_d3po, config, {"kto": kto, "d3po": d3po})
+    launcher.check_sharding(full=config.full, algorithm=algorithm)
     start = check_trained(config, PREFERENCE_ALGORITHMS[algorithm])
     weights = weights_of(reward or ["shapes"], server=server)
     judged = judge_options(weights, judge_aspect or [], server)
@@ -171,7 +174,7 @@ def tune_dpo(
         progress.note("no --model given: using the built-in shapes world")
     warn_of_rounding(config.dtype, algorithm)
     asked: dict[str, Any] = {"pairs": absolute_path(pairs), "algorithm": algorithm, "model": spec, "seed": seed}
-    asked |= {**dataclasses.asdict(config), "lora": start, "processes": int(os.environ.get("WORLD_SIZE", 1))}
+    asked |= {**dataclasses.asdict(config), "lora": start, "processes": launcher.processes()}
     if algorithm == "dpo":
         tune_with_dpo(pairs, asked, config, root or [], out=out, device=device)
     elif algorithm == "kto":
@@ -331,7 +334,7 @@ def tune_on_pictures(
     roots = [folder_of(source), *root]
     Folders(roots, piped=is_stream(source)).check(files)
     check(out, asked)
-    generator = plugins.tunable(asked["model"], device=device)
+    generator = to_tune(asked["model"], config, device)
     asked["model_fingerprint"] = plugins.model_fingerprint(asked["model"], generator)
     with opened(out, asked, device) as run:
         if run is None:
@@ -383,7 +386,7 @@ def tune_on_own_pictures(
     asked |= {"data": digest(texts), "reward_fingerprints": plugins.fingerprints(*asked["reward"])}
     check(out, asked)
     spec = asked["model"]
-    generator = plugins.tunable(spec, device=device)
+    generator = to_tune(spec, config, device)
     asked["model_fingerprint"] = plugins.model_fingerprint(spec, generator)
     settings = generator.settings
     steps = chosen("--steps", own.steps, settings.num_inference_steps, spec)

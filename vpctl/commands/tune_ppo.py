@@ -19,6 +19,7 @@ from ..configs import (
 )
 from ..errors import UserError
 from ..images.folders import Folders
+from ..models import launcher
 from ..options import Device, JudgeAspects, Prompts, Roots, RunFolder, Seed, TunedModel, option, options, plugin
 from ..records import Image, Prompt, digest, prompt_key, prompt_too_long, split_of
 from ..streams.places import absolute_path, folder_of
@@ -36,7 +37,7 @@ from ..tuning.asked import (
     weights_of,
 )
 from ..tuning.folder import check
-from ..tuning.opening import announce_once, opened
+from ..tuning.opening import announce_once, opened, to_tune
 
 if TYPE_CHECKING:
     from ..models.denoiser import Denoiser
@@ -156,7 +157,9 @@ def tune_ppo(
     pipe.load_lora_weights(DIR) in diffusers.
 
     With accelerate, several GPUs train together: accelerate launch -m vpctl tune-ppo and the same options. They divide
-    the pictures of a round among themselves.
+    the pictures of a round among themselves. accelerate launch --use_fsdp is for a model that one GPU cannot hold: each
+    GPU holds a part of the frozen weights. The result is the same, up to rounding. --algorithm refl and
+    --full cannot do this.
 
     Examples:
 
@@ -174,6 +177,7 @@ def tune_ppo(
             --out ppo-lora/
     """
     announce_once()
+    launcher.check_sharding(full=config.full, algorithm=algorithm)
     start = check_trained(config, ALGORITHMS[algorithm])
     spec = plugins.check(
         "generator",
@@ -217,7 +221,7 @@ def tune_ppo(
         "reward_fingerprints": plugins.fingerprints(*weights, *watched),
     }
     check(out, asked)
-    generator = plugins.tunable(spec, device=device)
+    generator = to_tune(spec, config, device)
     asked["model_fingerprint"] = plugins.model_fingerprint(spec, generator)
     settings = generator.settings
     steps = chosen("--steps", config.steps, settings.num_inference_steps, spec)

@@ -22,10 +22,16 @@ TOKENIZERS = ("tokenizer_3", "tokenizer_2", "tokenizer")
 class Diffusion(TunableGenerator):
     """A text-to-image pipeline. Its settings and fingerprint need no torch; its weights are loaded at the first use."""
 
-    def __init__(self, source: str, device: str, *, option: str, defaults: Settings = MODELS_OWN) -> None:
-        """`option` is the text before the source on the command line, such as ``--model diffusion:``."""
+    def __init__(
+        self, source: str, device: str, *, option: str, dtype: str = "", defaults: Settings = MODELS_OWN
+    ) -> None:
+        """`option` is the text before the source on the command line, such as ``--model diffusion:``.
+
+        `dtype` is the precision of the weights, by default that of `devices.half_on_gpu`.
+        """
         self.source = source
         self._option, self._where, self._device = option, f"{option}{source}", device
+        self._dtype = dtype
         name = sources.check("pipeline", source, option=option).read("model_index.json")["_class_name"]
         self._adapter = ""
         self._cut: set[str] = set()
@@ -54,7 +60,9 @@ class Diffusion(TunableGenerator):
 
         device = devices.resolve_device(self._device)
         folder = sources.fetch("pipeline", self.source, option=self._option)
-        pipe = hub.pipeline(folder, dtype=devices.half_on_gpu(device, wide=self._is_flow), where=self._where)
+        half = devices.half_on_gpu(device, wide=self._is_flow)
+        dtype = devices.resolve_dtype(self._dtype) if self._dtype else half
+        pipe = hub.pipeline(folder, dtype=dtype, where=self._where)
         if self._adapter:
             hub.add_lora(pipe, self._adapter, where=f"--adapter {self._adapter}")
         pipe.set_progress_bar_config(disable=True)

@@ -41,9 +41,9 @@ def check(
         sources.check_tunable(argument, option=OPTION, algorithm=algorithm, steps=steps, export=export, lora=lora)
 
 
-def load(argument: str, *, device: str = "auto") -> "Diffusion":
+def load(argument: str, *, device: str = "auto", dtype: str = "") -> "Diffusion":
     """The pipeline of a folder or a hub id, as a generator."""
     check(argument)
     from ._pipeline import Diffusion
 
-    return Diffusion(argument, device, option=OPTION)
+    return Diffusion(argument, device, option=OPTION, dtype=dtype)

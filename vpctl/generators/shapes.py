@@ -34,9 +34,9 @@ def check(
         sources.check_tunable(weights, option=OPTION, algorithm=algorithm, lora=lora)
 
 
-def load(argument: str, *, device: str = "auto") -> "Diffusion":
+def load(argument: str, *, device: str = "auto", dtype: str = "") -> "Diffusion":
     """A generator with one of the packaged pipelines; the base model if `argument` is empty."""
     check(argument)
     from ._pipeline import Diffusion
 
-    return Diffusion(str(WEIGHTS / (argument or "base")), device, option=OPTION, defaults=DEFAULTS)
+    return Diffusion(str(WEIGHTS / (argument or "base")), device, option=OPTION, dtype=dtype, defaults=DEFAULTS)

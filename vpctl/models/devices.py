@@ -1,9 +1,8 @@
 """The device and precision that models run in, and the processes of a training."""
 
-import os
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, distributed, nn
 from .. import progress
 from ..configs import PRECISIONS
 from ..errors import LimitReached, UserError
+from . import launcher
 
 _MOST_TOLD = 1000
 """Number of bytes of an error that other processes are told."""
@@ -59,6 +59,8 @@ class World:
     """The number of this process, from 0."""
     size: int
     """The number of processes."""
+    sharded: bool = False
+    """Whether the processes divide the frozen weights among themselves. Then all must predict equally often."""
 
     @property
     def is_main(self) -> bool:
@@ -101,17 +103,32 @@ class World:
             one.wait()
 
     @contextmanager
-    def failing_together(self) -> Iterator[None]:
+    def failing_together(self) -> Iterator[Callable[[], AbstractContextManager[None]]]:
         """A context that ends with a `UserError` in all processes if it does so in one.
 
         Without it, the processes without an error would wait for the others forever. Each process raises its own error;
-        one that has none raises that of the first process that has one. Inside it the processes must not communicate.
+        one that has none raises that of the first process that has one. Inside it the processes must not communicate,
+        but for predictions with sharded weights.
+
+        It gives a function that makes contexts. Between two predictions, work that may fail is done in one of these: if
+        the weights are sharded, its error waits until this process has predicted as often as the others.
         """
         error: UserError | None = None
+
+        @contextmanager
+        def deferred() -> Iterator[None]:
+            nonlocal error
+            try:
+                yield
+            except UserError as raised:
+                if not self.sharded:
+                    raise
+                error = error or raised
+
         try:
-            yield
+            yield deferred
         except UserError as raised:
-            error = raised
+            error = error or raised
         told = torch.zeros(1 + _MOST_TOLD, dtype=torch.uint8)
         if error:
             text = str(error).encode()[:_MOST_TOLD]
@@ -139,7 +156,7 @@ def join_world(device: str) -> World:
     `device` is the device of a single process. Of several processes, each has a GPU of its own, unless `device` is the
     CPU. Raises `UserError` if a device is missing.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if launcher.processes() == 1:
         return World(resolve_device(device), rank=0, size=1)
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device {device}: with several processes it must be auto, cpu or cuda")
@@ -147,4 +164,4 @@ def join_world(device: str) -> World:
 
     with warnings.catch_warnings(action="ignore"):  # about the number of threads, which vpctl sets itself
         state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
-    return World(state.device, rank=state.process_index, size=state.num_processes)
+    return World(state.device, state.process_index, state.num_processes, sharded=launcher.shards())

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +11,7 @@ from .. import plugins, progress
 from ..configs import OptimizerConfig, ServerConfig
 from ..contracts import Reward
 from ..errors import UserError
-from ..models import sources
+from ..models import launcher, sources
 from ..records import digest, fingerprint
 
 N = TypeVar("N", int, float)
@@ -89,7 +88,7 @@ def share_of_limits(rewards: Iterable[str], server: ServerConfig) -> ServerConfi
 
     Each may make at least one call at a time. Raises `UserError` if a limit is too small to be divided.
     """
-    parts = len(served(rewards)) * int(os.environ.get("WORLD_SIZE", 1))
+    parts = len(served(rewards)) * launcher.processes()
     if parts <= 1:
         return server
     shares: dict[str, Any] = {}

@@ -147,10 +147,8 @@ class DDPO(RoundAlgorithm):
         sampler = self._round_sampler()
         parts, rollouts, rewards, advantages = self._draw(number, sampler)
         trained = trained_steps(sampler, own.skip_last, rounds.timestep_fraction, len(rewards), tuner.generator)
-        kl = torch.zeros(())
-        if world.is_main:  # which has the first batch
-            (start, stop), drawn = next(iter(rollouts.items()))
-            kl = measure_kl(policy, drawn, sampler, trained[start:stop, 0], self._guidance)
+        (start, stop), drawn = next(iter(rollouts.items()))  # in the main process, the first pictures of the round
+        kl = measure_kl(policy, drawn, sampler, trained[start:stop, 0], self._guidance)
         sums = torch.zeros(len(METRICS))
         for part in parts:
             share = 1 / ((part[-1][1] - part[0][0]) * trained.shape[1])

@@ -220,9 +220,10 @@ class HeldOutPairs:
         pairs = noised_pairs(tuner.policy, self._posteriors, self._preferences * 4, 0.0, generator)
         pairs = replace(pairs, timesteps=pairs.timesteps.sort().values)
         logits = torch.zeros(4 * count, dtype=torch.float64)
-        for start in tuner.own([*range(0, 4 * count, config.batch)]):
+        for start, counts in tuner.in_step([*range(0, 4 * count, config.batch)]):
             part = slice(start, start + config.batch)
-            logits[part] = dpo_logits(*four_errors(tuner.policy, pairs[part]), config.beta).double().cpu()
+            found = dpo_logits(*four_errors(tuner.policy, pairs[part]), config.beta).double().cpu()
+            logits[part] = found if counts else 0
         logits = tuner.world.gather(logits).sum(0)
         margins = logits.view(4, count).mean(1).tolist()
         return {

@@ -11,6 +11,7 @@ import orjson
 
 from .. import progress
 from ..errors import OutputLocked, UserError, os_reason
+from ..models import launcher
 from ..streams.places import is_stream
 
 RUN_FILE, METRICS, CHECKPOINT, LOCK, ENDED = "run.json", "metrics.jsonl", "checkpoint.pt", ".lock", ".ended"
@@ -77,7 +78,7 @@ def _inspecting(out: str) -> Iterator[dict[str, Any] | None]:
             _check_new(folder)
         elif not folder.is_dir():
             raise file_error(folder)
-        elif (folder / LOCK).is_file() and os.environ.get("RANK", "0") == "0":  # one of several processes locks
+        elif (folder / LOCK).is_file() and not launcher.rank():  # one of several processes locks
             lock = locked(folder, os.O_RDONLY)
     except OSError as error:
         raise UserError(f"--out {error.filename or out}: {os_reason(error)}") from None

@@ -112,9 +112,7 @@ class NFT(RoundAlgorithm):
             (start, stop): Lesson(drawn, goodness[start:stop], trained[start:stop], seeds[start:stop])
             for (start, stop), drawn in rollouts.items()
         }
-        drift = torch.zeros(())
-        if tuner.world.is_main:  # which has the first batch
-            drift = self._measure_drift(next(iter(lessons.values())))
+        drift = self._measure_drift(next(iter(lessons.values())))  # the first pictures of this process
         sums = torch.zeros(len(METRICS))
         for part in parts:
             share = 1 / (part[-1][1] - part[0][0])

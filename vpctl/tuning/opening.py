@@ -1,11 +1,12 @@
-"""Opens the run of a command. A run that has ended is recognized without importing torch."""
+"""Opens the model and the run of a command. A run that has ended is recognized without importing torch."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .. import progress
+from .. import plugins, progress
+from ..configs import PRECISIONS, OptimizerConfig
+from ..models import launcher
 from .folder import ended, note_ended
 
 if TYPE_CHECKING:
@@ -14,8 +15,20 @@ if TYPE_CHECKING:
 
 def announce_once() -> None:
     """Let the first process of a launcher say what all of them do."""
-    if os.environ.get("RANK", "0") != "0":
+    if launcher.rank():
         progress.mute()
+
+
+def to_tune(spec: str, config: OptimizerConfig, device: str) -> Any:
+    """The `TunableGenerator` whose model is trained, without its weights.
+
+    With --full they are read in float32: to begin with, 16 bits would round them. Weights that will be sharded are read
+    in the precision of the training, and stay in the memory of the CPU until each process has its part: together they
+    may be larger than a GPU. Raises `UserError` if the generator cannot be tuned.
+    """
+    if launcher.shards():
+        return plugins.tunable(spec, device="cpu", dtype=config.dtype or PRECISIONS[0])
+    return plugins.tunable(spec, device=device, dtype=PRECISIONS[0] if config.full else "")
 
 
 @contextmanager

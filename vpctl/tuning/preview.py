@@ -32,7 +32,7 @@ def previews(
     return show
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def preview(policy: Denoiser, prompts: list[str], settings: Settings, *, seed: int) -> Image.Image:
     """A grid with one picture for each prompt, always from the same noise."""
     pictures: list[Image.Image] = []

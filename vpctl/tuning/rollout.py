@@ -99,7 +99,7 @@ def roll_out_and_score(
     scores: dict[Span, Callable[[], Tensor]] = {}
     rewards = torch.zeros(len(prompts), len(objective.names), dtype=torch.float64)
     black = True
-    with tuner.world.failing_together():
+    with tuner.world.failing_together() as deferred:
         for number in range(0, len(batches), together):
             parts = batches[number : number + together]
             rows = [row for start, stop in parts for row in range(start, stop)]
@@ -107,13 +107,14 @@ def roll_out_and_score(
             noise = seeded_noise(policy, [seeds[row] for row in rows], len(sampler.timesteps) + 1, first=starts)
             drawn = roll_out(policy, [prompts[row] for row in rows], noise, sampler, guidance=guidance)
             for (start, stop), one in zip(parts, drawn.split([stop - start for start, stop in parts]), strict=True):
-                with torch.no_grad():  # in small batches: a decoder takes more memory than a denoiser
-                    pixels = check_finite(
-                        policy.decode(one.latents[:, -1].to(policy.device)), one.prompts, where, tuner.way_out
-                    )
-                black = black and not pixels.any()
-                scores[start, stop] = objective.begin(pixels, one.prompts)
-                rollouts[start, stop] = one.last() if only_last else one
+                with deferred():
+                    with torch.no_grad():  # in small batches: a decoder takes more memory than a denoiser
+                        pixels = check_finite(
+                            policy.decode(one.latents[:, -1].to(policy.device)), one.prompts, where, tuner.way_out
+                        )
+                    black = black and not pixels.any()
+                    scores[start, stop] = objective.begin(pixels, one.prompts)
+                    rollouts[start, stop] = one.last() if only_last else one
         if black and batches:
             raise UserError(
                 f"{where}: all pictures are black, such as that of {prompts[0][:60]!r}; the model draws nothing with "

@@ -54,6 +54,8 @@ class Tuner:
             checkpointing=config.gradient_checkpointing,
             algorithm=algorithm,
             export=config.export,
+            device=world.device,
+            processes=world.size if world.sharded else 1,
         )
         return cls(policy, config, seed=seed, world=world)
 
@@ -76,6 +78,17 @@ class Tuner:
     def own(self, batches: list[T]) -> list[T]:
         """The batches of an optimizer step that this process computes."""
         return batches[self.world.rank :: self.world.size]
+
+    def in_step(self, batches: list[T]) -> Iterator[tuple[T, bool]]:
+        """The batches of a measurement that this process computes, and whether each counts.
+
+        With sharded weights all processes must predict equally often. So one that has fewer batches than the others
+        computes the first batch once more, and it does not count.
+        """
+        own = self.own(batches)
+        yield from ((batch, True) for batch in own)
+        if self.world.sharded and len(own) < -(-len(batches) // self.world.size):
+            yield batches[0], False
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss to those of the optimizer step."""

@@ -77,12 +77,15 @@ class Watched(Algorithm):
         """The rewards (P, R) of a picture of each held-out prompt; every process draws its own share."""
         tuner, world = self._tuner, self._tuner.world
         scores = torch.zeros(len(self._prompts), len(self._rewards.names), dtype=torch.float64)
-        with world.failing_together():
-            for start in tuner.own([*range(0, len(self._prompts), AT_ONCE)]):
+        with world.failing_together() as deferred:
+            for start, counts in tuner.in_step([*range(0, len(self._prompts), AT_ONCE)]):
                 part = slice(start, start + AT_ONCE)
                 prompts = self._prompts[part]
                 noise = [torch.Generator().manual_seed(self._seed + start + row) for row in range(len(prompts))]
-                scores[part] = self._rewards.score(tuner.policy.draw(prompts, noise, self._settings), prompts)
+                pixels = tuner.policy.draw(prompts, noise, self._settings)
+                if counts:
+                    with deferred():
+                        scores[part] = self._rewards.score(pixels, prompts)
         return world.gather(scores).sum(0)
 
     def finish(self) -> str:

@@ -136,21 +136,33 @@ def open_denoiser(
     checkpointing: bool = False,
     algorithm: str = "",
     export: str = "",
+    device: "torch.device | None" = None,
+    processes: int = 1,
 ) -> Denoiser:
     """The denoiser of a diffusers pipeline, with a new LoRA of `rank`, or the one in the folder or the file `lora`.
 
     With `full` all weights of the part that predicts are trained, and there is no LoRA.
 
     `source` is the value of --model. `targets` are names of the layers that get a LoRA, separated by commas; by default
-    all attention layers. `dtype` is the precision of the part that predicts, by default float32. Raises `UserError` in
-    the cases of `limits.check_tunable`.
+    all attention layers. `dtype` is the precision of the part that predicts, by default float32. The pipeline is moved
+    to the `device`, if one is given. More than one of the `processes` divide the frozen weights of the part among
+    themselves: see `sharding`. Raises `UserError` in the cases of `limits.check_tunable`.
     """
     kind = next((one.__name__ for one in type(pipe).__mro__ if one.__name__ in PIPELINES), type(pipe).__name__)
     where = f"--model {source}"
     check_pipeline(kind, where, algorithm=algorithm, export=export)
     check_scheduler(kind, type(pipe.scheduler).__name__, pipe.scheduler.config, where)
     return _family(kind)(
-        pipe, rank=rank, seed=seed, targets=targets, lora=lora, full=full, dtype=dtype, checkpointing=checkpointing
+        pipe,
+        rank=rank,
+        seed=seed,
+        targets=targets,
+        lora=lora,
+        full=full,
+        dtype=dtype,
+        checkpointing=checkpointing,
+        device=device,
+        processes=processes,
     )
 
 

@@ -16,6 +16,7 @@ from .conditioning import Conditioning, Embeddings
 from .latents import Posteriors
 from .lora import LoRA
 from .schedule import FlowSchedule, NoiseSchedule
+from .sharding import shard, size_of
 from .trained import AllWeights, Trained
 
 
@@ -41,6 +42,8 @@ class PipelineDenoiser(ABC):
         full: bool = False,
         dtype: torch.dtype | None = None,
         checkpointing: bool = False,
+        device: torch.device | None = None,
+        processes: int = 1,
     ) -> None:
         """`targets` are names of layers, separated by commas; empty means `attention`.
 
@@ -53,11 +56,17 @@ class PipelineDenoiser(ABC):
         result. With a `dtype` of 16 bits, the part that predicts has its frozen weights and computes in this precision,
         by the rules of torch's autocast, and its predictions are float32 again, also where the pipeline draws. With
         `checkpointing`, model and VAE keep little memory for the gradient, and compute it again.
+
+        The pipeline is moved to the `device`, if one is given. More than one of the `processes` divide the weights of
+        the part among themselves, but for those of a LoRA.
         """
         self.pipe = pipe
-        self.device: torch.device = pipe.device
+        self.device: torch.device = device or pipe.device
         dtype = dtype or torch.float32
         self.model.to(torch.float32 if full else dtype)
+        if processes > 1:
+            shard(self.model, processes, self.device)
+        pipe.to(self.device)
         self._widen()
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
@@ -91,9 +100,9 @@ class PipelineDenoiser(ABC):
 
     @property
     def size(self) -> int:
-        """The number of bytes that all weights of the pipeline take."""
+        """The number of bytes that all weights of the pipeline take in this process."""
         parts = [part for part in self.pipe.components.values() if isinstance(part, torch.nn.Module)]
-        return sum(one.nbytes for part in parts for one in part.parameters())
+        return sum(size_of(one) for part in parts for one in part.parameters())
 
     @property
     def model(self) -> Any:
