@@ -24,7 +24,7 @@ from typer.completion import completion_init  # type: ignore[attr-defined]
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from . import __version__, plugins, progress
-from .errors import CommandEnded, LimitReached, OutputClosed, OutputLocked, UserError, os_reason
+from .errors import CommandEnded, Exhausted, LimitReached, OutputClosed, OutputLocked, UserError, os_reason
 from .options import Quiet, Traceback, for_typer, in_groups, option, with_parameters
 from .streams.places import reserved_stdout
 
@@ -253,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CommandEnded as end:
         code = end.exit_code
     except (OutputLocked, LimitReached) as end:  # with -q, a cron job must not send mail about these
-        progress.note(str(end))
+        (progress.error if isinstance(end, Exhausted) else progress.note)(str(end))
         code = end.exit_code
     except UserError as error:
         progress.error(str(error), error)

@@ -1200,9 +1200,13 @@ class ServerConfig:
     timeout: Annotated[
         float,
         option(
-            metavar="S", min=0.1, max=86_400, group="Server", help="Maximum number of seconds to wait for an answer."
+            metavar="S",
+            min=0.1,
+            max=86_400,
+            group="Server",
+            help="Maximum number of seconds to wait for an answer. Models that reason may take minutes.",
         ),
-    ] = 120.0
+    ] = 600.0
     temperature: Annotated[
         float,
         option(

@@ -24,6 +24,10 @@ class LimitReached(UserError):
     exit_code = 5
 
 
+class Exhausted(LimitReached):
+    """The account on a server is used up: its quota of the day, its credit, or a limit of its spending."""
+
+
 class CommandEnded(Exception):
     """The command has finished and has printed everything it had to say. `main` exits with `exit_code`."""
 
@@ -68,6 +72,13 @@ class Unusable(RecordFailed):
     def __init__(self, reason: str, raw: str = "", usage: Mapping[str, float] | None = None) -> None:
         super().__init__(reason)
         self.raw, self.usage = raw, dict(usage or {})
+
+
+class Suspect(Unusable):
+    """A server rejected a request, or cut an answer off, and may do so with every record.
+
+    It is recorded only after another record was answered. Until then the cause may be an option.
+    """
 
 
 class Refused(Exception):

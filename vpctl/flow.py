@@ -172,6 +172,9 @@ def hand_over(
                     return
         except BaseException as raised:
             error = raised
+        finally:
+            if isinstance(items, Generator):  # with it, what it reads from
+                items.close()
         with contextlib.suppress(RuntimeError):  # the event loop has ended first
             put(error)
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
 from .streams import places
@@ -28,7 +29,18 @@ _bar: Any = None
 _command = "vpctl"
 _quiet = False
 _with_traceback = False
-_warned: dict[str, int] = {}
+
+
+@dataclass
+class _Warnings:
+    """The warnings of one kind: how many were printed, how many not, and how often each cause occurred."""
+
+    shown: int = 0
+    more: int = 0
+    causes: dict[str, int] = field(default_factory=dict)
+
+
+_warned: dict[str, _Warnings] = {}
 """Number of warnings of each kind so far."""
 _end_warnings: list[Callable[[], str]] = []
 """Functions that `flush_warnings` calls. Each may return one more warning."""
@@ -63,15 +75,21 @@ def warn(text: str) -> None:
     _say(f"warning: {text}")
 
 
-def warn_each(kind: str, text: str) -> None:
+def warn_each(kind: str, text: str, cause: str = "") -> None:
     """Print a warning that thousands of records may cause, at most `MAX_SHOWN` times for each kind.
 
-    `kind` names the records in the plural, such as ``pictures cannot be opened``. `flush_warnings` prints how many more
-    there were.
+    `kind` names the records in the plural, such as ``pictures cannot be opened``. The warnings with the same `cause`
+    are one: the first is printed. `flush_warnings` prints how many more there were.
     """
-    _warned[kind] = _warned.get(kind, 0) + 1
-    if _warned[kind] <= MAX_SHOWN:
+    found = _warned.setdefault(kind, _Warnings())
+    if cause and cause in found.causes:
+        found.causes[cause] += 1
+    elif found.shown < MAX_SHOWN:
+        found.shown += 1
+        found.causes.update({cause: 1} if cause else {})
         warn(text)
+    else:
+        found.more += 1
 
 
 def warn_at_end(say: Callable[[], str]) -> None:
@@ -84,9 +102,12 @@ def flush_warnings() -> None:
 
     A second call prints nothing.
     """
-    for kind, number in _warned.items():
-        if number > MAX_SHOWN:
-            warn(f"… and {number - MAX_SHOWN} more {kind}")
+    for kind, found in _warned.items():
+        for cause, number in found.causes.items():
+            if number > 1:
+                warn(f"{number} × {cause}")
+        if found.more:
+            warn(f"… and {found.more} more {kind}")
     for say in _end_warnings:
         if text := say():
             warn(text)

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
+from aiohttp import web
 
 from tests.conftest import ENVIRONMENT, PATIENCE, Ended, lines, rest, told, until, vpctl
 from tests.servers import Server
@@ -156,3 +157,44 @@ def test_the_limits_hold_and_the_key_is_nowhere(raw: Path, tmp_path: Path) -> No
     assert KEY not in ended.err + bad.err
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY in path.read_text()]
     assert orjson.loads(out.read_bytes().splitlines()[0])
+
+
+def test_a_prompt_is_not_dropped_for_what_all_of_them_get(raw: Path, tmp_path: Path) -> None:
+    """The server knows no model that is so long. Nothing is written, and the next run polishes all of them."""
+    message = "This model's maximum context length is 128 tokens."
+    wrong = {"error": {"message": message, "type": "BadRequestError", "code": 400}}
+    out = tmp_path / "out.jsonl"
+    with Server(answer=lambda _: web.json_response(wrong, status=400), key=KEY) as server:
+        ended = polish(server, raw, out)
+    assert ended.code == 2
+    assert message in ended.err.splitlines()[-1]
+    assert not out.exists()
+    assert not out.with_name("out.dropped.jsonl").exists()
+
+
+def test_a_failed_or_refused_prompt_is_tried_again_when_told_to(raw: Path, tmp_path: Path) -> None:
+    first, second = raw.read_text().splitlines()[:2]
+    raw.write_text(f"{first}\n{second}\n")
+    out = tmp_path / "out.jsonl"
+
+    def answer(body: dict[str, Any]) -> object:
+        text = str(body["messages"])
+        if mended:
+            return cleaned(body)
+        if first in text and second in text:
+            return "no"
+        return "I'm sorry, I can't assist with that." if second in text else "no"
+
+    mended: list[bool] = []
+    with Server(answer=answer, key=KEY) as server:
+        assert polish(server, raw, out).code == 3
+        dropped = [record["dropped"] for record in lines(out.with_name("out.dropped.jsonl").read_text())]
+        assert sorted(one.partition(":")[0] for one in dropped) == ["failed", "unsafe"]
+        mended.append(True)
+        asked = len(server.log)
+        assert polish(server, raw, out).code == 0
+        assert len(server.log) == asked, "neither is tried again by itself"
+        assert polish(server, raw, out, "--retry", "failed").code == 0
+        assert texts(out) == expected(raw)[:1]
+        assert polish(server, raw, out, "--retry", "failed", "--retry", "refused").code == 0
+    assert sorted(texts(out)) == sorted(expected(raw))

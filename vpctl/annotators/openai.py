@@ -62,7 +62,11 @@ class ServedJudge(OfflineAnnotator):
         sizes = [(picture.width, picture.height) for picture in question.pictures]
         estimate = self.estimate(kind, question.prompt, sizes)
         return Request(
-            questions.system_prompt(kind), [*parts, text_part(after)], questions.answer_schema(kind), estimate
+            questions.system_prompt(kind),
+            [*parts, text_part(after)],
+            questions.answer_schema(kind),
+            estimate,
+            question.prompt,
         )
 
     def estimate(self, kind: Kind, prompt: str, sizes: Sequence[tuple[int, int]]) -> Estimate:

@@ -1,9 +1,11 @@
 """Asks a chat model questions with pictures. Answers are JSON of a given schema, and the caller checks them.
 
 How a server accepts requests is found out once in a run. It may support strict schemas, or only JSON without a schema,
-or neither. It may reject a temperature, or know the limit on the length of the answer by its old name.
+or neither. It may reject a temperature, or know the limit on the length of the answer by its old name. The first answer
+shows what the server can do, and whether it was shown the pictures at all: some servers drop them without a word.
 """
 
+import asyncio
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -11,13 +13,14 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import orjson
 
+from .. import progress
 from ..configs import ServerConfig
-from ..errors import Refused, Unusable, UserError
+from ..errors import RecordFailed, Refused, Stopped, Suspect, Unusable, UserError
 from ..streams import jsonlines
 from . import budget
 from .answers import parse
 from .budget import Estimate
-from .engine import Engine, Rejected, Reply
+from .engine import Engine, Rejected, Reply, Suspicion, reported_tokens
 
 T = TypeVar("T")
 
@@ -44,17 +47,49 @@ class Dialect(NamedTuple):
 
 PLAINEST = Dialect(SCHEMAS[-1], LIMITS[-1], temperature=False)
 
+FORBIDDEN = (
+    "content_filter",
+    "safety",
+    "recitation",
+    "prohibited",
+    "blocklist",
+    "spii",
+    "image_",
+    "sensitive",
+    "refusal",
+)
+"""Beginnings of the reasons by which providers say that a policy ended an answer."""
+LONGER = 2
+"""An answer that was cut off is asked for once more, with so many times the limit."""
+TOKENS_PER_PICTURE, FEWEST_TOKENS_PER_PICTURE = 60.0, 2.0
+"""Models take more tokens than these for a small picture: nearly all of them, and all of them."""
+BYTES_PER_TOKEN, MOST_BYTES_PER_TOKEN = 3.0, 12.0
+"""Fewer, and more, than in the texts of questions, for any tokenizer."""
+_SHORTEST = 16
+"""The lowest limit on the length of an answer that all servers accept."""
+_PICTURE = b'{"type":"image_url"'
+
 RESERVED_KEYS = frozenset(["model", "messages", "n", "stream", "max_tokens", "max_completion_tokens"])
 """Keys of a request that vpctl sets. With other values, costs would not be counted, or answers could not be read."""
 
 
 class Request(NamedTuple):
-    """What a model is asked. `parts` are the parts of the user's message, each encoded as JSON."""
+    """What a model is asked. `parts` are the parts of the user's message, each encoded as JSON.
+
+    `subject` is equal for the questions about one record. If a server rejects all of them, it may accept other records.
+    """
 
     system: str
     parts: Sequence[bytes]
     schema: dict[str, Any]
     estimate: Estimate
+    subject: str = ""
+
+
+class _CutOff(Unusable):
+    """The answer was cut off at the limit on its length. `reasoned` says that it was spent on reasoning."""
+
+    reasoned = False
 
 
 class Answer(NamedTuple, Generic[T]):
@@ -89,9 +124,12 @@ class ChatModel:
 
     def __init__(self, config: ServerConfig, model: str, *, option: str) -> None:
         self.engine = Engine(config, model, option=option)
+        self.engine.careful = True  # answers that are all cut off would cost much
         self.model = model
         self._config = config
         self._dialect = Dialect()
+        self._cuts = Suspicion()
+        self._seen: asyncio.Future[UserError | None] | None = None
         try:
             self._extra = jsonlines.parse(config.extra.encode(), "--extra") if config.extra else {}
         except UserError:
@@ -111,7 +149,6 @@ class ChatModel:
             "server": self.engine.server,
             "model": self.model,
             "temperature": config.temperature,
-            "max_tokens": config.max_tokens,
             "extra": self._extra,
         }
 
@@ -124,21 +161,110 @@ class ChatModel:
     async def ask(self, request: Request, read: Callable[[dict[str, Any]], T], *, key: str = "") -> Answer[T]:
         """The answer to a question. `read` makes a value of its JSON object, or raises `Unusable`.
 
-        An unusable answer is sent back once, with the reason. Raises `Unusable` if the second answer is unusable too,
+        An unusable answer is sent back once, with the reason. One that was cut off is asked for once more, with twice
+        the limit on its length. Raises `Unusable` if the second answer is unusable too, `Suspect` if that was cut off,
         `Refused`, and every error of `Engine.post`. The last can also come from the second call; then it is unknown
         whether the question can be answered.
         """
         reply = await self._post(request, (), key)
+        await self._look_at(request, reply)
         try:
-            return Answer(_read(reply, read), reply.usage)
+            value = self.read(reply.body, read, reply.usage)
+        except Unusable as first:
+            return await self.mend(request, first, read, key=key)
+        except Refused:
+            self.engine.pace.trust()
+            raise
+        self._usable()
+        return Answer(value, reply.usage)
+
+    def _usable(self) -> None:
+        """An answer is whole."""
+        self._cuts.clear()
+        self.engine.pace.trust()
+
+    async def _longer(self, request: Request, cut: _CutOff, read: Callable[[dict[str, Any]], T], key: str) -> Answer[T]:
+        """The answer of a second try with a higher limit on its length, after one that was cut off."""
+        limit, longer = self._config.max_tokens, LONGER * self._config.max_tokens
+        usage = cut.usage
+        try:
+            if not self._dialect.limit:
+                raise cut
+            second = await self._post(request, (), f"{key}-longer" if key else "", limit=longer)
+            usage = _sum(usage, second.usage)
+            answer = Answer(_read(second, read), usage)
+        except _CutOff as again:
+            at = f"at {limit} tokens, and again at {longer}" if again is not cut else "by the server"
+            way = "raise --max-tokens" if self._dialect.limit else "raise its limit"
+            if again.reasoned:
+                way += """, or let the model reason less: --extra '{"reasoning_effort": "low"}'"""
+            if self._cuts.again("cut off", request.subject):
+                raise UserError(f"{self.engine.name}: all answers are cut off {at}; {way}") from None
+            raise Suspect(f"the answer was cut off {at}; {way}", again.raw, usage) from None
         except Unusable as error:
-            first = Unusable(str(error), error.raw, reply.usage)
-        return await self.mend(request, first, read, key=key)
+            raise Unusable(str(error), error.raw, usage) from None
+        self._usable()
+        return answer
+
+    async def _look_at(self, request: Request, reply: Reply) -> None:
+        """Say what the first answer of the run shows of the server. Other answers wait until its pictures are checked.
+
+        Raises `UserError` if the server left the pictures out: then the model has made up what it says of them.
+        """
+        if self._seen:
+            if error := await self._seen:
+                raise error
+            return
+        self._seen = asyncio.get_running_loop().create_future()
+        blind: UserError | None = None
+        try:
+            pictures = sum(part.startswith(_PICTURE) for part in request.parts)
+            if pictures:
+                await self._check_pictures(request, pictures, reported_tokens(reply.body).get("prompt_tokens"))
+            self._introduce(reply, pictures)
+        except UserError as error:
+            blind = error
+            raise
+        finally:
+            self._seen.set_result(blind)
+
+    async def _check_pictures(self, request: Request, pictures: int, tokens: float | None) -> None:
+        """Compare the tokens of a request with those of its text alone, unless they are clearly more."""
+        text = request._replace(parts=[part for part in request.parts if not part.startswith(_PICTURE)])
+        size = len(request.system.encode()) + sum(map(len, text.parts))
+        if tokens is None or tokens > size / BYTES_PER_TOKEN + pictures * TOKENS_PER_PICTURE:
+            return
+        try:
+            reply = await self._post(text, (), "", limit=_SHORTEST)
+        except (RecordFailed, Refused, Stopped):
+            return
+        alone = reported_tokens(reply.body).get("prompt_tokens", 0.0)
+        counts = alone > size / MOST_BYTES_PER_TOKEN  # some servers report made-up numbers
+        if counts and tokens - alone < pictures * FEWEST_TOKENS_PER_PICTURE:
+            raise UserError(
+                f"{self.engine.name}: the pictures do not reach the model: with {pictures} of them a request has "
+                f"{tokens:.0f} tokens, and without them {alone:.0f}; name a model that sees pictures, or another server"
+            )
+
+    def _introduce(self, reply: Reply, pictures: int) -> None:
+        """Say on one line what the server can do."""
+        dialect = self._dialect
+        schemas = {"json_schema": "schema yes", "json_object": "JSON, but no schema", "text": "schema no"}
+        said = [f"answers in {self.engine.latency:.1f} s", schemas[dialect.schema]]
+        said += [f"{progress.plural(pictures, 'picture')} yes"] if pictures else []
+        served = reply.body.get("model")
+        said += [f"model {self.engine.redacted(served)[:80]}"] if isinstance(served, str) and served else []
+        left_out = [name for name, used in (("temperature", dialect.temperature), ("limit", dialect.limit)) if not used]
+        said += [f"without {' and '.join(left_out)}"] if left_out else []
+        progress.note(f"{self.engine.server}: {'; '.join(said)}")
 
     async def mend(
         self, request: Request, first: Unusable, read: Callable[[dict[str, Any]], T], *, key: str = ""
     ) -> Answer[T]:
         """The answer of a second try, after the unusable answer `first`. Raises the same errors as `ask`."""
+        if isinstance(first, _CutOff):
+            return await self._longer(request, first, read, key)
+        self._usable()
         correction = f"This answer cannot be used: {first}. Answer again, with one JSON object of the form asked for."
         try:
             second = await self._post(request, (first.raw, correction), f"{key}-repair" if key else "")
@@ -153,11 +279,12 @@ class ChatModel:
             raise Refused(str(refusal), usage) from None
 
     def read(self, body: dict[str, Any], read: Callable[[dict[str, Any]], T], usage: dict[str, float]) -> T:
-        """The value that `read` makes of an answer that came from a batch. Raises `Refused` and `Unusable`."""
+        """The value that `read` makes of an answer, which may come from a batch. Raises `Refused` and `Unusable`."""
         try:
             return _read(Reply(body, usage), read)
         except Unusable as error:
-            raise Unusable(str(error), error.raw, usage) from None
+            error.usage = usage
+            raise
 
     @property
     def dialect(self) -> Dialect:
@@ -168,24 +295,28 @@ class ChatModel:
         """Use this dialect from now on."""
         self._dialect = dialect
 
-    async def _post(self, request: Request, more: tuple[str, ...], key: str) -> Reply:
+    async def _post(self, request: Request, more: tuple[str, ...], key: str, *, limit: int = 0) -> Reply:
+        """The reply to a request. `limit` is the one on the length of the answer, by default --max-tokens."""
         longer = request.estimate.prompt + sum(len(text.encode()) for text in more) / budget.BYTES_PER_TOKEN
-        estimate = request.estimate._replace(prompt=longer)
+        estimate = request.estimate._replace(prompt=longer, longest=limit or request.estimate.longest)
         while True:
             used = self._dialect
 
             def body() -> bytes:
                 nonlocal used
                 used = self._dialect
-                return self.body(request, more)
+                return self.body(request, more, limit=limit)
 
             try:
-                return await self.engine.post("/chat/completions", body, estimate, again=bool(more), key=key)
+                again = bool(more) or bool(limit)
+                return await self.engine.post(
+                    "/chat/completions", body, estimate, again=again, key=key, subject=request.subject
+                )
             except Rejected as rejected:
                 if used == self._dialect:
-                    self._dialect = self._instead(used, rejected)
+                    self._dialect = self._instead(used, rejected, request.subject)
 
-    def _instead(self, used: Dialect, rejected: Rejected) -> Dialect:
+    def _instead(self, used: Dialect, rejected: Rejected, subject: str) -> Dialect:
         """The dialect to try after a request was rejected as invalid.
 
         It leaves out what the server named. If it named nothing, and no call has been answered yet, it is the plainest
@@ -197,10 +328,12 @@ class ChatModel:
         if not self.engine.right and used != plainest:
             return plainest
         self._dialect = Dialect() if used == plainest and not self.engine.right else used
-        raise self.engine.hopeless(rejected) from None
+        raise self.engine.hopeless(rejected, subject) from None
 
-    def body(self, request: Request, more: tuple[str, ...] = ()) -> bytes:
+    def body(self, request: Request, more: tuple[str, ...] = (), *, limit: int = 0) -> bytes:
         """The body of a request in the current dialect. `more` are further messages, by the model and the user in turn.
+
+        `limit` is the one on the length of the answer, by default --max-tokens.
 
         Raises `UserError` if the cost is limited and the server does not accept a limit on the length of the answer.
         """
@@ -215,7 +348,7 @@ class ChatModel:
         if dialect.temperature:
             options["temperature"] = config.temperature
         if dialect.limit:
-            options[dialect.limit] = config.max_tokens
+            options[dialect.limit] = limit or config.max_tokens
         if dialect.schema == "json_schema":
             schema = {"name": "answer", "strict": True, "schema": request.schema}
             options["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -255,24 +388,34 @@ def _read(reply: Reply, read: Callable[[dict[str, Any]], T]) -> T:
     """The value that `read` makes of an answer. Raises `Refused`, or `Unusable` with the answer's text."""
     choices = reply.body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    ends = [str(choice.get(name) or "").casefold() for name in ("finish_reason", "native_finish_reason")]
+    if forbidden := next((end for end in ends if end.startswith(FORBIDDEN)), ""):
+        raise Refused(forbidden, reply.usage)
     message = choice.get("message")
     if not isinstance(message, dict):
         raise Unusable("the answer of the server has no choices")
-    refusal, text = message.get("refusal"), message.get("content")
-    if refusal:
+    if refusal := message.get("refusal"):
         raise Refused(str(refusal), reply.usage)
-    if choice.get("finish_reason") == "content_filter":
-        raise Refused("content_filter", reply.usage)
-    if not isinstance(text, str):
-        text = ""
-    if choice.get("finish_reason") == "length":
-        raise Unusable("the answer was cut off; raise --max-tokens", text)
+    text = _text(message.get("content"))
+    if ends[0] in ("length", "max_tokens"):
+        cut = _CutOff("the answer was cut off; raise --max-tokens", text)
+        cut.reasoned = not text.strip() or bool(message.get("reasoning") or message.get("reasoning_content"))
+        raise cut
     if _NO.fullmatch(text.strip()):
         raise Refused(" ".join(text.split()), reply.usage)
     try:
         return read(parse(text))
     except Unusable as error:
         raise Unusable(str(error), text) from None
+
+
+def _text(content: object) -> str:
+    """The text of a message. Some servers send a list of parts, of thoughts and of text."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [one["text"] for one in parts if isinstance(one, dict) and isinstance(one.get("text"), str)]
+    return "".join(texts)
 
 
 def _sum(*usages: dict[str, float]) -> dict[str, float]:

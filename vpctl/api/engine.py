@@ -11,13 +11,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 from .. import progress
 from ..configs import API_KEY, BASE_URL, ServerConfig
-from ..errors import RecordFailed, Refused, Unusable, UserError
+from ..errors import Exhausted, RecordFailed, Refused, Suspect, UserError
 from ..flow import StopSignal
 from .answers import loads
 from .budget import Budget, Estimate, Price, price, table
+from .faults import Fault, ServerError, alike, error_in, fault_of, hint, is_about_key
 from .pace import Gate, Ticket
 from .rate import LearnedRate
-from .retry_after import exhausted, retry_after
+from .retry_after import exhausted
 from .window import CongestionWindow
 from .wire import BadStatus, NoAnswer, Unreadable
 
@@ -39,6 +40,10 @@ multiplied by a random factor from 0.5 to 1.
 """
 MAX_FAILURES_IN_A_ROW = 4
 """After this number of failed calls, with none answered between them, no further call is expected to succeed."""
+MAX_AFTER_ANSWERS = 20
+"""After this number of calls that failed in the same way, with none answered between them, all are expected to fail."""
+UNHEARD_SECONDS = 20.0
+"""Seconds without a first answer after which a message says how long it is waited for."""
 MAX_SECONDS_RATE_LIMITED = 600.0
 """Seconds in which a server may reject every call for its rate before a call is given up."""
 MIN_KEY_LENGTH = 8
@@ -52,9 +57,6 @@ MOST_TOKENS = 1e12
 SHOWN = 300
 """Maximum number of characters of a server's message that are shown."""
 
-POLICY = frozenset(["content_policy_violation", "content_filter", "moderation_blocked", "ResponsibleAIPolicyViolation"])
-"""Codes of errors by which providers say that a policy forbids the request."""
-
 
 class Reply(NamedTuple):
     """A server's answer as JSON, and its usage: tokens, and `cost` in dollars if the price is known."""
@@ -66,9 +68,36 @@ class Reply(NamedTuple):
 class Rejected(Exception):
     """The server rejected a request as invalid, perhaps because of a parameter that it does not know."""
 
-    def __init__(self, status: int, about: str, said: str) -> None:
-        super().__init__(f"the server says {status}: {said}")
-        self.about = about
+    def __init__(self, error: ServerError) -> None:
+        super().__init__(f"the server says {error.status}: {error.message[:SHOWN]}")
+        self.error, self.about = error, error.about
+
+
+class Suspicion:
+    """Counts faults with the same cause that different records get one after another.
+
+    After `MAX_FAILURES_IN_A_ROW` of them it is clear that all records will get it. Once a record was answered it takes
+    `MAX_AFTER_ANSWERS`, because neighbours may share what is wrong with them.
+    """
+
+    def __init__(self) -> None:
+        self._cause = ""
+        self._subjects: set[object] = set()
+        self._most = MAX_FAILURES_IN_A_ROW
+
+    def again(self, cause: str, subject: str) -> bool:
+        """Whether so many records in a row got a fault with this `cause` that all will get it.
+
+        `subject` is equal for the calls about one record; each call without one counts.
+        """
+        if cause != self._cause:
+            self._cause, self._subjects = cause, set()
+        self._subjects.add(subject or object())
+        return len(self._subjects) >= self._most
+
+    def clear(self) -> None:
+        """A record was answered."""
+        self._cause, self._subjects, self._most = "", set(), MAX_AFTER_ANSWERS
 
 
 class Engine:
@@ -94,8 +123,12 @@ class Engine:
             )
         self.budget = Budget(max_cost=config.max_cost, max_requests=config.max_requests, price=self.price)
         self.right = False
+        self.careful = False
+        """Whether one call follows the other until `pace.trust` is called: some first answers cannot be used."""
         self._heard = False
-        self._lost = self._wrong = 0
+        self._lost = 0
+        self._suspicion = Suspicion()
+        self._busy_told = False
         self._answered = 0.0
         self._told = -math.inf
 
@@ -110,16 +143,17 @@ class Engine:
         self.stop_signal = stop_signal
         self.budget.begin(stop_signal)
         self.pace = Gate(
-            CongestionWindow(self.config.concurrency),
+            CongestionWindow(self.config.concurrency, patience=self.config.timeout),
             LearnedRate(asyncio.get_running_loop().time()),
             rpm=self.config.rpm,
             tpm=self.config.tpm,
             say=progress.note,
         )
+        self.pace.window.careful = self.careful
         stop_signal.on_stop(self.pace.stop)
         from .transport import Transport
 
-        self.transport = Transport(self.base_url, self._key, concurrency=self.config.concurrency)
+        self.transport = Transport(self.base_url, self._key)
         try:
             yield
         finally:
@@ -129,6 +163,11 @@ class Engine:
         """The expected usage of a call, corrected by the answers so far. It has a `cost` if the price is known."""
         expected = self.budget.expected(estimate)
         return {**expected, "cost": self.price.cost_of(expected)} if self.price else expected
+
+    @property
+    def latency(self) -> float:
+        """The mean time of a call in seconds."""
+        return self.pace.latency
 
     @property
     def batch_share(self) -> float:
@@ -174,13 +213,23 @@ class Engine:
         return content.replace(self._key.encode(), b"[key]") if len(self._key) >= MIN_KEY_LENGTH else content
 
     async def post(
-        self, path: str, body: Callable[[], bytes], estimate: Estimate, *, again: bool = False, key: str = ""
+        self,
+        path: str,
+        body: Callable[[], bytes],
+        estimate: Estimate,
+        *,
+        again: bool = False,
+        key: str = "",
+        subject: str = "",
     ) -> Reply:
         """One call, tried until it is answered. `body` is called before every try. `key` is an idempotency key.
 
+        `subject` is equal for the calls about one record.
+
         A call with `again` takes precedence over new calls. Raises `Rejected` if the server rejects the request as
-        invalid, `Refused` if a policy forbids it, `Unusable` if it is too large, `RecordFailed` if this call failed but
-        may succeed another day, `UserError` if no call can succeed, and `Stopped` if the run is stopped.
+        invalid, `Refused` if a policy forbids it, `Suspect` if it is too large, `RecordFailed` if this call failed but
+        may succeed another day, `Exhausted` if the account is used up, `UserError` if no call can succeed, and
+        `Stopped` if the run is stopped.
         """
         reserved: float | None = await self.budget.reserve(estimate)
         used: dict[str, float] | None = None
@@ -194,7 +243,7 @@ class Engine:
             reserved = await self.budget.reserve(estimate)
 
         try:
-            answer = await self._tried(path, body, estimate, again, key, unheard)
+            answer = await self._tried(path, body, estimate, again, key, subject, unheard)
             used = reported_tokens(answer)
         finally:
             if reserved is not None:
@@ -208,6 +257,7 @@ class Engine:
         estimate: Estimate,
         again: bool,
         key: str,
+        subject: str,
         unheard: Callable[[], Awaitable[None]],
     ) -> dict[str, Any]:
         """The answer to one call. `unheard` is awaited after a try that may have been charged but got no answer."""
@@ -227,21 +277,24 @@ class Engine:
                 self._answered = now()
                 return answer
             except TimeoutError:
-                self.pace.faltered()
+                self.pace.timed_out(ticket)
                 timed_out += 1
                 failure = f"no answer within {self.config.timeout:g} s"
                 wait = self._backoff(tries)
-                over = timed_out >= TRIES_TIMED_OUT
+                over = timed_out >= (TRIES_TIMED_OUT if self._heard else 1)
                 lost = True
-            except BadStatus as error:
+            except BadStatus as bad:
                 self._heard = True
-                wait, failure = self._after(error, ticket, tries), self._said(error)
+                error = self._shown(bad.error)
+                wait, failure = self._after(error, ticket, tries, subject), error.message
                 patience = MAX_SECONDS_RATE_LIMITED if error.status == 429 else 0.0
                 over = tries >= TRIES and now() - max(began, self._answered) >= patience
-                lost = error.status in GATEWAY_TIMEOUTS
+                lost = bad.charged or error.status in GATEWAY_TIMEOUTS
                 if error.status == 500:
                     broken, broke = broken + 1, broke if broken else now()
-                    by_itself = broken >= TRIES_BROKEN and self._answered > broke
+                    by_itself = broken >= TRIES_BROKEN and (self._answered > broke or not self.right)
+                    if by_itself and not self.right and self._suspicion.again(alike(error), subject):
+                        raise UserError(self._wrong_for_all(error)) from None
             except (NoAnswer, ValueError) as error:
                 self.pace.faltered()
                 failure = self.redacted(str(error))[:SHOWN]
@@ -255,7 +308,8 @@ class Engine:
             if by_itself:
                 raise RecordFailed(f"{failure}, {broken} times")
             if over:
-                raise self._given_up(f"{failure}, {tries} times")
+                way = "; raise --timeout or lower --concurrency" if timed_out else ""
+                raise self._given_up(failure + (f", {tries} times" if tries > 1 else "") + way)
             if wait >= REPORTED_WAIT and now() - self._told >= progress.REPORT_SECONDS:
                 self._told = now()
                 progress.note(f"{self.server}: {failure}; trying again")
@@ -266,8 +320,13 @@ class Engine:
         headers = {"Content-Type": "application/json"}
         if key:
             headers["Idempotency-Key"] = key
-        async with asyncio.timeout(self.config.timeout):
-            response = await self.transport.post(path, body, headers)
+        patient = None if self._heard else asyncio.get_running_loop().call_later(UNHEARD_SECONDS, self._say_waiting)
+        try:
+            async with asyncio.timeout(self.config.timeout):
+                response = await self.transport.post(path, body, headers)
+        finally:
+            if patient:
+                patient.cancel()
         self._heard = True
         for seconds in exhausted(response.headers):
             self.pace.pause(seconds)
@@ -275,13 +334,14 @@ class Engine:
             answer = self._without_key(loads(response.content))
         except (ValueError, RecursionError):
             answer = None
-        if isinstance(answer, dict) and answer.get("error") and not answer.get("choices"):
-            raise ValueError(f"the answer is an error: {self.redacted(str(answer['error']))}")
+        if isinstance(answer, dict) and (wrong := _error_inside(answer)):
+            raise BadStatus(wrong, charged=True)
         if not isinstance(answer, dict):
             if self.right:
                 raise ValueError("the answer is not a JSON object")
             raise self._no_server()
         self.right, self._lost = True, 0
+        self._suspicion.clear()
         return answer
 
     async def managed(self, send: Callable[[], Awaitable[R]], way_out: str = "", *, within: float | None = None) -> R:
@@ -302,15 +362,15 @@ class Engine:
                         result = await send()
                 self._heard = True
                 return result
-            except BadStatus as error:
+            except BadStatus as bad:
                 self._heard = True
-                failure = f"the server says {error.status}: {self._said(error)}"
-                if not is_transient(error.status, error.code):
+                error = self._shown(bad.error)
+                failure = f"the server says {error.status}: {error.message}"
+                if fault_of(error) not in (Fault.BUSY, Fault.BROKEN):
                     raise UserError(f"{self.name}: {failure}{way_out}") from None
-                asked = retry_after(error.headers)
-                wait = wait if asked is None else asked
-                if asked is not None and asked >= REPORTED_WAIT:
-                    progress.note(f"the server asks to wait {asked:.0f} s")
+                wait = wait if error.wait is None else error.wait
+                if error.wait is not None and error.wait >= REPORTED_WAIT:
+                    progress.note(f"the server asks to wait {error.wait:.0f} s")
             except (NoAnswer, TimeoutError) as error:
                 failure = self.redacted(str(error) or "no answer in time")[:SHOWN]
             except Unreadable as error:
@@ -321,39 +381,43 @@ class Engine:
                 raise self._unreachable(f"{failure}, {tries} times")
             await self.stop_signal.sleep(wait)
 
-    def _after(self, error: BadStatus, ticket: Ticket, tries: int) -> float:
-        """Seconds to wait after a transient error. Raises an exception for any other error."""
-        status, code = error.status, self.redacted(error.code)
-        said = self._said(error)
-        if status == 429 and code != "insufficient_quota":
-            wait = retry_after(error.headers)
-            self.pace.rejected(ticket, self._backoff(tries) if wait is None else wait)
-            return 0.0
-        if status in (408, 409) or status >= 500:
-            self.pace.faltered()
-            wait = retry_after(error.headers)
-            return self._backoff(tries) if wait is None else wait
-        if status == 400 and (code in POLICY or is_policy_refusal(error.body)):
-            raise Refused(f"{code or 'content_filter'}: {said}") from None
-        if status == 413 or (status == 400 and (code == "context_length_exceeded" or "context length" in said.lower())):
-            self._wrong += 1
-            if self.right or self._wrong < MAX_FAILURES_IN_A_ROW:
-                raise Unusable(f"the server says {status}: {said}") from None
-        if status not in (400, 422) or (self._wrong >= MAX_FAILURES_IN_A_ROW and not self.right):
-            raise UserError(f"{self.name}: the server says {status}: {said}{_way_out(status, self.server)}") from None
-        raise Rejected(status, f"{error.param} {code} {said}".casefold(), said) from None
+    def _after(self, error: ServerError, ticket: Ticket, tries: int, subject: str) -> float:
+        """Seconds to wait after an error that passes. Raises an exception for any other error."""
+        says = f"{self.name}: the server says {error.status}: {error.message}"
+        wait = self._backoff(tries) if error.wait is None else error.wait
+        match fault_of(error):
+            case Fault.BUSY:
+                if not self._busy_told:
+                    self._busy_told = True
+                    progress.note(f"{self.server}: too many requests for now: {error.message}")
+                self.pace.rejected(ticket, wait)
+                return 0.0
+            case Fault.BROKEN:
+                self.pace.faltered()
+                return wait
+            case Fault.REFUSED:
+                raise Refused(f"{error.policy}: {error.message}") from None
+            case Fault.EXHAUSTED:
+                raise Exhausted(f"{says}; run the same command again when the server allows it") from None
+            case Fault.TOO_LARGE:
+                raise self.hopeless(Rejected(error), subject) from None
+            case Fault.WRONG:
+                raise Rejected(error) from None
+            case Fault.DENIED:
+                raise UserError(f"{says}{_way_out(error, self.server)}") from None
 
-    def hopeless(self, rejected: Rejected) -> Exception:
-        """The exception for a request that the server rejected as invalid.
+    def hopeless(self, rejected: Rejected, subject: str = "") -> Exception:
+        """The exception for a request that the server rejected as invalid, in every form.
 
-        It concerns one record if other calls have been answered, and the run if all calls were rejected.
+        It concerns one record, or the run if several records in a row were rejected for the same reason.
         """
-        self._wrong += 1
-        if self.right:
-            return Unusable(str(rejected))
-        if self._wrong >= MAX_FAILURES_IN_A_ROW:
-            return UserError(f"{self.name}: {rejected}")
-        return RecordFailed(str(rejected))
+        if self._suspicion.again(alike(rejected.error), subject):
+            return UserError(self._wrong_for_all(rejected.error))
+        return Suspect(str(rejected))
+
+    def _wrong_for_all(self, error: ServerError) -> str:
+        way = hint(error.about)
+        return f"{self.name}: the server says {error.status}: {error.message}{way and '; '}{way}"
 
     def _given_up(self, failure: str) -> Exception:
         """The exception for a call that was tried too often.
@@ -368,9 +432,8 @@ class Engine:
     def _unreachable(self, failure: str) -> UserError:
         if self._heard:
             return UserError(f"{self.name}: {self.server} no longer answers ({failure}); try again later")
-        return UserError(
-            f"{self.name}: {self.server} cannot be reached ({failure}); check --base-url or {BASE_URL.name}"
-        )
+        how = "does not answer" if failure.startswith("no answer") else "cannot be reached"
+        return UserError(f"{self.name}: {self.server} {how} ({failure}); check --base-url or {BASE_URL.name}")
 
     def _no_server(self) -> UserError:
         return UserError(
@@ -382,15 +445,37 @@ class Engine:
     def _backoff(tries: int) -> float:
         return min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (tries - 1)) * random.uniform(0.5, 1)
 
-    def _said(self, error: BadStatus) -> str:
-        return self.redacted(error.text)[:SHOWN]
+    def _shown(self, error: ServerError) -> ServerError:
+        """An error without the key, whose message is not too long."""
+        codes = frozenset(map(self.redacted, error.codes))
+        return error._replace(message=self.redacted(error.message)[:SHOWN], codes=codes)
+
+    def _say_waiting(self) -> None:
+        progress.note(
+            f"{self.server} has not answered for {UNHEARD_SECONDS:.0f} s; waiting for up to {self.config.timeout:g} s "
+            "(--timeout)"
+        )
 
 
-def _way_out(status: int, server: str) -> str:
+def _error_inside(answer: Mapping[str, Any]) -> ServerError | None:
+    """The error that a server sends with the status of a success: in place of the answer, or of its first choice."""
+    choices = answer.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    found = first.get("error") if choices else answer.get("error")
+    if not found:
+        return None
+    code = found.get("code") if isinstance(found, dict) else None
+    status = code if isinstance(code, int) and 400 <= code < 600 else 502
+    return error_in(status, {}, {"error": found})
+
+
+def _way_out(error: ServerError, server: str) -> str:
     """What the user can check, for the end of a message; empty if there is nothing."""
-    if status == 401:
+    if error.status == 401 or is_about_key(error):
         return f"; check {API_KEY.name}"
-    if status == 404 and not server.endswith("/v1"):
+    if way := hint(error.about):
+        return f"; {way}"
+    if error.status == 404 and not server.endswith("/v1"):
         return f"; check --base-url or {BASE_URL.name}, which usually ends in /v1"
     return ""
 
@@ -425,17 +510,6 @@ def address(config: ServerConfig) -> str:
         shown = url.partition("?")[0].rpartition("@")[2]
         raise UserError(f"--base-url {shown}: must be a URL such as http://localhost:8000/v1")
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
-
-
-def is_policy_refusal(body: object) -> bool:
-    """Whether the details of an error, which Azure nests, give a policy as the reason."""
-    inner = body.get("innererror") if isinstance(body, dict) else None
-    return isinstance(inner, dict) and inner.get("code") in POLICY
-
-
-def is_transient(status: int, code: str) -> bool:
-    """Whether an error is transient, so that the same request may be answered later."""
-    return status in (408, 409) or status >= 500 or (status == 429 and code != "insufficient_quota")
 
 
 def reported_tokens(answer: Mapping[str, Any]) -> dict[str, float]:

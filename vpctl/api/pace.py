@@ -8,7 +8,7 @@ States of the window:
 
 state           what is true in it                     event → next state
 --------------  -------------------------------------  -----------------------------------------------------------------
-first call      one call is in flight, to see whether  answer → slow start
+first call      one call is in flight, to see whether  answer that can be used → slow start
                 the server answers                     rejection → episode
 slow start      the window doubles in every round      rejection → episode
 growing         additive increase: 5 % in a round      rejection → episode
@@ -34,8 +34,10 @@ a rate          rate grows slowly, the window too      stays, rate corrected dow
 disbelieved     calls are not rejected because of      600 s are over → no rate
                 their rate; the window alone adapts
 
-An episode that ends slow start teaches no rate. In every state a fault of the server (5xx, time-out) stops growth until
-four calls in a row are answered.
+An episode that ends slow start teaches no rate. In every state a fault of the server (5xx) stops growth until four
+calls in a row are answered. A time-out halves the window: a server with one slot, such as one on a laptop, rejects no
+call and lets all of them wait. So the window does not grow either while answers take more than a quarter of the
+time-out.
 """
 
 import asyncio
@@ -119,7 +121,8 @@ class Gate:
         self._tokens = TokenBucket(tpm, self._loop.time) if tpm else None
         self._retries: deque[tuple[asyncio.Future[Ticket], float]] = deque()
         self._new: deque[tuple[asyncio.Future[Ticket], float]] = deque()
-        self._latency = 0.0
+        self.latency = 0.0
+        """The mean time of a call in seconds; 0 before the first answer."""
         self._paused_until = self._next_at = -math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
@@ -164,20 +167,29 @@ class Gate:
         """The server answered."""
         now = self._loop.time()
         took = max(now - ticket.sent_at, INSTANT)
-        self._latency += (took - self._latency) / (SMOOTHING if self._latency else 1)
-        self.window.answered()
+        self.latency += (took - self.latency) / (SMOOTHING if self.latency else 1)
+        self.window.answered(took)
         if ticket.sent_at < self.window.episode.start:
             return
         if self.window.recovering:
-            by_time = self.rate and self.rate.learn(self.window.episode, ticket.sent_at, now, self._latency)
+            by_time = self.rate and self.rate.learn(self.window.episode, ticket.sent_at, now, self.latency)
             self.window.recover(restore=bool(by_time))
         if self.window.steady:
             if self.rate:
-                self.rate.grow(now, self._latency)
-            self.window.grow(now)
+                self.rate.grow(now, self.latency)
+            self.window.grow(now, took)
+
+    def trust(self) -> None:
+        """An answer can be used. Before the first one of a careful engine, one call follows the other."""
+        self.window.trust()
+        self._admit()
+
+    def timed_out(self, ticket: Ticket) -> None:
+        """The server did not answer in time: it has more calls than it can answer."""
+        self.window.timed_out(ticket.sent_at, self._loop.time())
 
     def faltered(self) -> None:
-        """The server made a fault, or did not answer in time."""
+        """The server made a fault."""
         self.window.faltered()
 
     def rejected(self, ticket: Ticket, seconds: float) -> None:
@@ -186,7 +198,7 @@ class Gate:
         self.pause(seconds)
         if self.rate:
             self.rate.rejected()
-        self.window.rejected(ticket.sent_at, self._loop.time(), max(seconds, self._latency))
+        self.window.rejected(ticket.sent_at, self._loop.time(), max(seconds, self.latency))
 
     def pause(self, seconds: float) -> None:
         """Send no call for so many seconds."""
@@ -234,7 +246,7 @@ class Gate:
     def _interval(self) -> float:
         """Seconds from one call to the next."""
         spread = SPREAD_IN_SLOW_START if self.window.slow_start else SPREAD
-        spreading = self._latency / (spread * self.window.limit)
+        spreading = self.latency / (spread * self.window.limit)
         return max(spreading, self.rate.interval) if self.rate else spreading
 
     def _admit_after(self, seconds: float) -> None:

@@ -1,39 +1,76 @@
-"""Sends requests with the openai client over aiohttp, which takes half of the time of the client's default.
+"""Sends requests to one server.
 
-We build the bodies as bytes and parse the answers ourselves. The client's own models of both would take more time than
-everything else (`benchmarks/engine.py`). The client's retries are off: the pace must see every answer.
+The calls of models go over aiohttp. The client of openai would take several times as long for each: it makes its URL,
+its headers and its models of the answer anew (`benchmarks/engine.py`). The batches, which are few, go over that client.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import aiohttp
 import httpx2
 import openai
 
+from .. import __version__
+from .faults import ServerError, read_error
 from .wire import BadStatus, NoAnswer, Response
+
+LARGEST = 64 * 1024 * 1024
+"""Bytes. No answer of a model is larger."""
+CONNECTED = 30.0
+"""Seconds until a connection must be made."""
+_CHUNK = 1 << 16
 
 
 class Transport:
     """The connections to one server."""
 
-    def __init__(self, base_url: str, key: str, *, concurrency: int) -> None:
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=concurrency)
-        self.client = openai.AsyncOpenAI(
-            base_url=base_url,
-            api_key=key,
-            max_retries=0,
-            timeout=None,  # the engine has its own; the client reports a refused connection as a timeout
-            http_client=openai.DefaultAioHttpClient(limits=limits, base_url=base_url),
+    def __init__(self, base_url: str, key: str) -> None:
+        self._base_url, self._key = base_url, key
+        parts = urlsplit(base_url)
+        user, _, host = parts.netloc.rpartition("@")
+        self._address = parts._replace(netloc=host, path=parts.path.rstrip("/"))
+        sent = {"Authorization": f"Bearer {key}", "User-Agent": f"vpctl/{__version__}"}
+        if user:  # for a proxy in front of the server, in place of the key
+            name, _, password = user.partition(":")
+            sent["Authorization"] = aiohttp.encode_basic_auth(unquote(name), unquote(password))
+        self._session = aiohttp.ClientSession(
+            headers=sent,
+            connector=aiohttp.TCPConnector(limit=0, ssl=httpx2.create_ssl_context()),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECTED),  # the engine has one for answers
+            trust_env=True,
         )
+        self._urls: dict[str, str] = {}
 
     async def post(self, path: str, content: bytes, headers: Mapping[str, str]) -> Response:
         """Send one request and return the answer. Raises `BadStatus` and `NoAnswer`."""
-        with self.translated():
-            response = await self.client.post(
-                path, cast_to=httpx2.Response, content=content, options={"headers": dict(headers)}
-            )
-        return Response(response.headers, response.content)
+        try:
+            posted = self._session.post(self._url(path), data=content, headers=headers, allow_redirects=False)
+            async with posted as response:
+                return await _received(response)
+        except (aiohttp.ClientError, OSError) as error:
+            if type(error) is TimeoutError:  # the engine's own
+                raise
+            raise _no_answer(error) from None
+
+    def _url(self, path: str) -> str:
+        """The URL of a path. It stands before the query that the address of the server may have."""
+        if path not in self._urls:
+            self._urls[path] = urlunsplit(self._address._replace(path=self._address.path + path))
+        return self._urls[path]
+
+    @cached_property
+    def client(self) -> openai.AsyncOpenAI:
+        """The openai client of the server, for its batches. Its own retries are off: the engine does them."""
+        return openai.AsyncOpenAI(
+            base_url=self._base_url,
+            api_key=self._key,
+            max_retries=0,
+            timeout=None,  # the client reports a refused connection as a timeout
+            http_client=openai.DefaultAioHttpClient(base_url=self._base_url),
+        )
 
     @staticmethod
     @contextmanager
@@ -45,17 +82,42 @@ class Transport:
             raise
         except openai.APIStatusError as error:
             response = error.response
-            raise BadStatus(
-                error.status_code, response.headers, error.body, response.text or response.reason_phrase
-            ) from None
+            raise BadStatus(_told(error.status_code, response.headers, response.text, response.reason_phrase)) from None
         except (openai.APIError, httpx2.HTTPError, OSError) as error:
-            chain = _chain(error)
-            reached = not any(isinstance(one, aiohttp.ClientConnectorError) for one in chain)
-            raise NoAnswer(f"{type(chain[-1]).__name__}: {chain[-1]}".rstrip(": "), reached=reached) from None
+            raise _no_answer(error) from None
 
     async def close(self) -> None:
         """Close all connections."""
-        await self.client.close()
+        await self._session.close()
+        if "client" in self.__dict__:
+            await self.client.close()
+
+
+async def _received(response: aiohttp.ClientResponse) -> Response:
+    """The whole answer. Raises `BadStatus` for one that is not a success, and `NoAnswer` for an endless one."""
+    content = bytearray()
+    async for chunk in response.content.iter_chunked(_CHUNK):
+        content += chunk
+        if len(content) > LARGEST:
+            raise NoAnswer(f"the answer is larger than {LARGEST} bytes", reached=True)
+    said, headers = bytes(content), response.headers
+    if 300 <= response.status < 400:
+        said = f"moved to {headers.get('Location', 'another address')}".encode()
+    if response.status >= 300:
+        raise BadStatus(_told(response.status, headers, said, response.reason or ""))
+    return Response(headers, said)
+
+
+def _told(status: int, headers: Mapping[str, str], content: bytes | str, reason: str) -> ServerError:
+    """The error in an answer. `reason` is its message if the content has none."""
+    error = read_error(status, headers, content)
+    return error if error.message else error._replace(message=reason, about=f"{error.about} {reason}".casefold())
+
+
+def _no_answer(error: Exception) -> NoAnswer:
+    chain = _chain(error)
+    reached = not any(isinstance(one, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) for one in chain)
+    return NoAnswer(f"{type(chain[-1]).__name__}: {chain[-1]}".rstrip(": "), reached=reached)
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -17,6 +17,9 @@ STEADY = 4
 """Answers in a row after which a fault of the server no longer holds growth. A smaller window needs only one round."""
 SATURATED = 0.8
 """The window grows only while at least this share of it is in use: unused room proves nothing."""
+SLOW = 4.0
+"""A server whose answers take more than the time-out divided by this has enough calls: with twice as many, on one slot,
+the last would come after half of the time-out."""
 DROUGHT = 2
 """If at most this many calls were sent since an episode and one is rejected, the server accepts next to nothing."""
 PROBE_PAUSES = 20.0
@@ -50,11 +53,14 @@ class Episode:
 class CongestionWindow:
     """Allows up to `limit` calls in flight, and learns the limit from answers and rejections.
 
-    `maximum` is the largest limit, at least 1.
+    `maximum` is the largest limit, at least 1. `patience` is the time in seconds in which a call must be answered.
     """
 
-    def __init__(self, maximum: int) -> None:
-        self.maximum = maximum
+    def __init__(self, maximum: int, *, patience: float = math.inf) -> None:
+        self.maximum, self._slow = maximum, patience / SLOW
+        self.careful = False
+        """Whether one call follows the other, because no answer could be used yet."""
+        self._took = 0.0
         self.limit = 1.0
         self.in_flight = 0
         self.slow_start = True
@@ -64,6 +70,7 @@ class CongestionWindow:
         self._sent = 0
         self._answers = 0
         self._ceiling = self._probe_at = math.inf
+        self._halved_at = -math.inf
 
     @property
     def is_open(self) -> bool:
@@ -84,15 +91,40 @@ class CongestionWindow:
         """A call has ended, with or without an answer."""
         self.in_flight -= 1
 
-    def answered(self) -> None:
-        """A call was answered. The first answer opens the window."""
+    def answered(self, took: float) -> None:
+        """A call was answered after so many seconds.
+
+        The first answer opens the window. It stays so small that a server that answers one call after the other is not
+        slow with the last of them.
+        """
         self._answers += 1
+        self._took = took
+        if not self.careful:
+            self._open()
+
+    def trust(self) -> None:
+        """An answer can be used: calls may be made at the same time."""
+        if self.careful:
+            self.careful = False
+            if self._took:
+                self._open()
+
+    def _open(self) -> None:
         if self.slow_start and self.limit < 2:
-            self.limit = float(min(INITIAL, self.maximum))
+            most = min(INITIAL, self._slow / self._took)
+            self.limit = float(max(1, min(int(most), self.maximum)))
 
     def faltered(self) -> None:
         """The server made a fault. That is no reason to shrink, but growth stops until it is `steady` again."""
         self._answers = 0
+
+    def timed_out(self, sent_at: float, now: float) -> None:
+        """The call that was sent at `sent_at` was not answered in time. Those sent before the last cut count once."""
+        self.faltered()
+        if sent_at >= self._halved_at:
+            self._halved_at = math.nextafter(now, math.inf)
+            self.limit = max(1.0, self.limit / 2)
+            self.slow_start = False
 
     def rejected(self, sent_at: float, now: float, pause: float) -> None:
         """The server rejected the call that was sent at `sent_at`, and all calls pause for so many seconds."""
@@ -135,9 +167,9 @@ class CongestionWindow:
         elif self.limit == 1:
             self.limit = max(1.0, self.episode.limit / 2)
 
-    def grow(self, now: float) -> None:
-        """Grow for one answer, if the window is in use."""
-        if self.in_flight < SATURATED * int(self.limit):
+    def grow(self, now: float, took: float) -> None:
+        """Grow for one answer that took so many seconds, if the window is in use and the server is not slow."""
+        if self.careful or took > self._slow or self.in_flight < SATURATED * int(self.limit):
             return
         if now > self._probe_at:
             self._ceiling = self._probe_at = math.inf

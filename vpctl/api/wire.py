@@ -6,6 +6,8 @@ They do not use the client's types: importing the client takes half a second, so
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from .faults import ServerError
+
 
 class Response(NamedTuple):
     """An answer that is not an error."""
@@ -15,18 +17,14 @@ class Response(NamedTuple):
 
 
 class BadStatus(Exception):
-    """The server answered with an error status.
+    """The server answered with an `error`. The text is its message.
 
-    `body` is the error's JSON object, with its `code` and `param`; they are empty if it is not in OpenAI's format.
-    `text` is the message to show.
+    `charged` is true if it may have charged for the request.
     """
 
-    def __init__(self, status: int, headers: Mapping[str, str], body: object, text: str) -> None:
-        super().__init__(text)
-        said = body if isinstance(body, dict) else {}
-        self.status, self.headers, self.body = status, headers, said
-        self.code, self.param = str(said.get("code") or ""), str(said.get("param") or "")
-        self.text = str(said.get("message") or text)
+    def __init__(self, error: ServerError, *, charged: bool = False) -> None:
+        super().__init__(error.message)
+        self.error, self.charged = error, charged
 
 
 class Unreadable(Exception):

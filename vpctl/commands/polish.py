@@ -25,6 +25,8 @@ CLIP_READS = 75
 
 SCORED_AT_ONCE = 32
 """Prompts that --unsafe-model scores in one batch."""
+AGAIN = {"failed": "failed: ", "refused": "unsafe: refused by the model: "}
+"""The reasons of dropped prompts that --retry tries again, as `dropped` begins with them."""
 NSFW_THRESHOLD = 0.5
 """Detoxify learns the share of people who call a text toxic: above a half, most do."""
 
@@ -169,6 +171,15 @@ def polish(
             "this off: near duplicates are then kept.",
         ),
     ] = 0.8,
+    retry: Annotated[
+        list[str] | None,
+        option(
+            "--retry",
+            choices=tuple(AGAIN),
+            group="Prompt",
+            help="Polish dropped prompts again if their answer failed, or if the model refused them; repeatable.",
+        ),
+    ] = None,
     server: ServerConfig,
     device: Device = "auto",
 ) -> None:
@@ -200,12 +211,13 @@ def polish(
     `prompt_nsfw` is a column of DiffusionDB.
 
     With --out prompts.jsonl, dropped prompts go to prompts.dropped.jsonl, with the reason in `dropped`. A resumed run
-    skips dropped prompts. To try a dropped prompt again, delete its line from that file.
+    skips dropped prompts. --retry tries those again that failed, or that a model refused; their old lines stay in the
+    file. To try another dropped prompt again, delete its line.
 
     If a model's answer for a prompt is unusable, a second call asks again. If that answer is unusable, too, the prompt
-    is dropped as `failed`; like other dropped prompts, it is not retried by the same command. If the server fails, the
-    prompt is in neither prompts.jsonl nor prompts.dropped.jsonl, and the next run tries again. The exit code is 3 if
-    any record failed, and 5 if a limit was reached.
+    is dropped as `failed`, and only --retry tries it again. If the server fails or rejects the request, the prompt is
+    in neither prompts.jsonl nor prompts.dropped.jsonl, and the next run tries again. The exit code is 3 if any record
+    failed, and 5 if a limit was reached, or the account is exhausted.
 
     Examples:
 
@@ -219,6 +231,7 @@ def polish(
     spec = plugins.check("polisher", polisher)
     if out.endswith(".txt"):
         raise UserError(f"--out {out}: a .txt file is read as plain text; name a .jsonl file for these records")
+    again = tuple(AGAIN[one] for one in retry or [])
     drops = beside(out, "dropped")
     if drops and os.path.realpath(prompts) in map(os.path.realpath, (out, drops)):
         raise UserError(f"{prompts}: is both read and written by this command; name another file with --out")
@@ -226,7 +239,11 @@ def polish(
         sources.check("unsafe", unsafe_model, option="--unsafe-model ")
     with ExitStack() as files:
         kept = files.enter_context(Out(out, Prompt, prompt_key))
-        apart = files.enter_context(Out(drops, Prompt, prompt_key, optional=True)) if drops else None
+
+        def dropped_key(prompt: Prompt) -> str:
+            return "" if prompt.get("dropped", "").startswith(again) else prompt_key(prompt)
+
+        apart = files.enter_context(Out(drops, Prompt, dropped_key, optional=True)) if drops else None
         work = plugins.load("polisher", spec, device=device, server=server)
         work.check()
         raw = progress.track(read_prompts(prompts), "prompts", total=count(prompts))

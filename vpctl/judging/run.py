@@ -10,7 +10,7 @@ from PIL import Image as PIL
 
 from .. import plugins, progress
 from ..contracts import Annotator, Kind, Question
-from ..errors import RecordFailed, Refused, Stopped, Unusable, UserError
+from ..errors import RecordFailed, Refused, Stopped, Suspect, Unusable, UserError
 from ..flow import StopSignal, WeightedSemaphore, in_background
 from ..records import Judgement
 from .answers import ASK, check_error, scored_judgements, unscored_judgements, validated
@@ -117,6 +117,7 @@ async def judge(
     async with run.stack, run.tasks:
         reader = run.tasks.create_task(run.read(groups))
         stop_signal.on_stop(reader.cancel)
+    run.count_suspects()
     if run.fatal:
         raise run.fatal
 
@@ -142,6 +143,9 @@ class _Run:
         """While this context is open, the annotator can be asked."""
         self.tasks = asyncio.TaskGroup()
         self.fatal: Exception | None = None
+        self._suspects: list[tuple[Call, Suspect]] = []
+        """Calls that failed in a way that all may fail in. They are recorded when another call is answered."""
+        self._answered = False
 
     def _give_up(self, error: Exception) -> None:
         self.fatal = self.fatal or error
@@ -204,25 +208,51 @@ class _Run:
             self._stop_signal.check()
             shown = [pictures[place] for place in call.shown]
             question = Question(group.images[0]["prompt"], shown, *call.kind[:2], key=call.judgements[0]["key"])
-            done = count_fresh(
-                await answered(self._context.annotator, self._context.name, call, question), call, self._tally
-            )
+            done = await answered(self._context.annotator, self._context.name, call, question)
         except Stopped:
             return
         except UserError as error:
             self._give_up(error)
+        except Suspect as suspect:
+            self._suspects.append((call, suspect))
         except RecordFailed as failure:
             count_lost(failure, [call], self._tally)
         else:
-            self._context.ledger.write(*done)
-            self._counter.expected = self._tally.expected(self._plan)
-            self._counter(len(done))
+            self._clear_suspects()
+            done = self._record(call, done)
             for further in _fresh(
                 _tie_breaks(done, group, call, self._plan, self._context), self._context, self._tally
             ):
                 begun.append(self.tasks.create_task(self._compared(further, group, pictures, begun)))
         finally:
             self._calls.release()
+
+    def _record(self, call: Call, done: list[Judgement]) -> list[Judgement]:
+        """Write the judgements of a call that were still to be done, and return them."""
+        fresh = count_fresh(done, call, self._tally)
+        self._context.ledger.write(*fresh)
+        self._counter.expected = self._tally.expected(self._plan)
+        self._counter(len(fresh))
+        return fresh
+
+    def _clear_suspects(self) -> None:
+        """Record the calls that failed as only some do, because another call was answered."""
+        self._answered = True
+        suspects, self._suspects = self._suspects, []
+        for call, suspect in suspects:
+            self._record(call, unscored_judgements(call, suspect))
+
+    def count_suspects(self) -> None:
+        """At the end of the run: record them if other calls were answered. Else they may fail as all do.
+
+        Then only what was paid for is recorded; the next run makes the other calls again.
+        """
+        suspects, self._suspects = self._suspects, []
+        for call, suspect in suspects:
+            if (suspect.usage or self._answered) and not self.fatal:
+                self._record(call, unscored_judgements(call, suspect))
+            else:
+                count_lost(suspect, [call], self._tally)
 
     async def _compared(
         self, call: Call, group: Group, pictures: dict[int, Any], begun: list[asyncio.Task[None]]
@@ -234,13 +264,15 @@ class _Run:
 async def answered(annotator: Annotator, name: str, call: Call, question: Question) -> list[Judgement]:
     """The judgements of a call that is made now. A refusal and an unusable answer are judgements without scores.
 
-    Raises `RecordFailed` if the call failed, and `UserError` if no call can succeed.
+    Raises `RecordFailed` if the call failed, `Suspect` if perhaps all calls do, and `UserError` if they certainly do.
     """
     try:
         contract = "" if isinstance(annotator, FunctionAnnotator) else ASK
         with plugins.blamed("annotator", name, contract):
             verdicts = validated(await annotator.ask(question), call, name)
         return scored_judgements(call, verdicts)
+    except Suspect:
+        raise
     except (Refused, Unusable) as error:
         check_error(error, name)
         return unscored_judgements(call, error)
@@ -266,7 +298,7 @@ def count_lost(failure: RecordFailed, calls: list[Call], tally: Tally) -> None:
 def warn_of(kind: str, reason: str, calls: list[Call]) -> None:
     """Report, as one of a `kind` of warnings, why some calls gave no scores."""
     aspects = ", ".join(dict.fromkeys(aspect.name for call in calls for aspect in call.kind.aspects))
-    progress.warn_each(kind, f"{calls[0].judgements[0]['prompt'][:60]!r}, {aspects}: {reason}")
+    progress.warn_each(kind, f"{calls[0].judgements[0]['prompt'][:60]!r}, {aspects}: {reason}", reason)
 
 
 def claim_calls(group: Group, plan: Plan, context: JudgingContext, tally: Tally) -> Iterator[Call]:

@@ -18,7 +18,7 @@ from ..api.budget import BYTES_PER_TOKEN
 from ..api.chat import ChatModel, Request, text_part
 from ..configs import ServerConfig
 from ..contracts import AsyncPolisher, Polished
-from ..errors import RecordFailed, Refused, Stopped, Unusable
+from ..errors import RecordFailed, Refused, Stopped, Suspect, Unusable
 from ..flow import StopSignal
 from ..prompts import cleaning
 from ..prompts.faith import checked
@@ -116,7 +116,8 @@ class LanguageModel(AsyncPolisher):
                 return await self._one_by_one(sheet)
             if isinstance(error, Refused):
                 return [Polished(prompts[0], f"refused by the model: {error}")]
-            return [error]
+            # An option may be the reason, so the prompt is not dropped: the next run asks again.
+            return [RecordFailed(str(error)) if isinstance(error, Suspect) else error]
         except RecordFailed as failure:
             return [failure] * len(prompts)
         return [*map(_safe, prompts, answer.value)]
@@ -127,7 +128,9 @@ class LanguageModel(AsyncPolisher):
         text = f"{_BEFORE}{orjson.dumps(items).decode()}{_AFTER}"
         said = sum(len(prompt.encode()) for prompt in sheet.prompts) / BYTES_PER_TOKEN + TOKENS_PER_ITEM * len(items)
         asked = len(SYSTEM) + len(text.encode()) + len(orjson.dumps(SCHEMA))
-        return Request(SYSTEM, [text_part(text)], SCHEMA, self.model.estimate(asked, [], "", said))
+        return Request(
+            SYSTEM, [text_part(text)], SCHEMA, self.model.estimate(asked, [], "", said), digest(sheet.prompts)
+        )
 
     async def _one_by_one(self, sheet: "PromptBatch") -> list[Polished | RecordFailed]:
         """The results for a call that failed: trusted answers are kept, and the other prompts are asked one by one.

@@ -134,7 +134,7 @@ class Polishing:
         """The record of a prompt with its answer, or None if it failed and the next run has to try it again."""
         if isinstance(answer, RecordFailed):
             prompt = repr(record["prompt"][:MAX_SHOWN])
-            progress.warn_each("prompts could not be polished", f"{prompt}: {answer}")
+            progress.warn_each("prompts could not be polished", f"{prompt}: {answer}", str(answer))
             if isinstance(answer, Unusable):
                 return {**record, "dropped": f"failed: {answer}"}
             self._counts["failed"] += 1

@@ -9,7 +9,8 @@ import orjson
 
 from ...api.answers import loads
 from ...api.chat import Dialect, common_dialect, fallback_dialect
-from ...api.engine import POLICY, SHOWN, is_policy_refusal, is_transient, reported_tokens
+from ...api.engine import SHOWN, reported_tokens
+from ...api.faults import Fault, error_in, fault_of
 from ...contracts import OfflineAnnotator, Question, Verdicts
 from ...errors import RecordFailed, Refused, Stopped, Unusable, UserError
 from ...flow import StopSignal
@@ -169,9 +170,12 @@ class Reader:
             if engine.price and usage:
                 usage["cost"] = round(cost, 9)
             return self._judge.read(stub.call.kind, result.body, usage)
-        if result.code in POLICY or is_policy_refusal(result.error):
-            raise Refused(f"{result.code or 'content_filter'}: {result.message}")
-        if not result.status or is_transient(result.status, "") or result.code.startswith("batch_"):
+        error = error_in(result.status or 500, {}, {"error": result.error})
+        fault = fault_of(error)
+        if fault is Fault.REFUSED:
+            raise Refused(f"{error.policy}: {result.message}")
+        passes = fault in (Fault.BUSY, Fault.BROKEN, Fault.EXHAUSTED)
+        if not result.status or passes or result.code.startswith("batch_"):
             raise AskAgain(result.message)
         if result.status in (401, 403, 404):
             self.hopeless = f"the server says {result.status}: {result.message}"
