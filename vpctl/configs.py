@@ -25,7 +25,8 @@ class Variable(NamedTuple):
 
 API_KEY = Variable(
     "OPENAI_API_KEY",
-    "API key for the server of `openai:` and `moderation`. There is no option for it. It is never written to a file.",
+    "API key for the server of `openai:` and `moderation`. There is no option for it. It is never written to a file. A "
+    "server on this machine needs none.",
     ("base_url",),
 )
 BASE_URL = Variable(
@@ -34,8 +35,15 @@ BASE_URL = Variable(
     "OpenAI's own server is used.",
     ("base_url",),
 )
+PROVIDER_KEYS = Variable(
+    "ANTHROPIC_API_KEY AZURE_OPENAI_API_KEY DASHSCOPE_API_KEY DEEPSEEK_API_KEY FIREWORKS_API_KEY GEMINI_API_KEY "
+    "GROQ_API_KEY HF_TOKEN MISTRAL_API_KEY OPENROUTER_API_KEY TOGETHER_API_KEY XAI_API_KEY",
+    "API key for the servers of this provider, by their addresses. It is used in place of OPENAI_API_KEY.",
+    ("base_url",),
+)
 VARIABLES = (
     API_KEY,
+    PROVIDER_KEYS,
     BASE_URL,
     Variable("HF_HOME", "Folder in which Hugging Face stores the models that it fetches from its hub.", ("device",)),
     Variable("HF_TOKEN", "Token for private models on the Hugging Face hub.", ("device",)),
@@ -1129,6 +1137,26 @@ class ServerConfig:
             show_default=f"the value of {BASE_URL.name}",
         ),
     ] = ""
+    server_name: Annotated[
+        str,
+        option(
+            "--server-name",
+            metavar="NAME",
+            group="Server",
+            help="Name of the server. It identifies judgements in place of the URL, so that a server that has moved is "
+            "not asked again.",
+            show_default="the URL",
+        ),
+    ] = ""
+    header: Annotated[
+        list[str] | None,
+        option(
+            metavar="NAME=VALUE",
+            group="Server",
+            help="Header of every request, such as X-Team=vision; repeatable. A value such as $NAME, in single quotes, "
+            "is that of an environment variable: write secrets so.",
+        ),
+    ] = None
     concurrency: Annotated[
         int,
         option(

@@ -111,7 +111,7 @@ def test_a_question_is_asked_as_the_protocol_has_it() -> None:
         {
             "model": "gpt-4o",
             "temperature": 1,
-            "max_completion_tokens": 77,
+            "max_tokens": 77,
             "response_format": {
                 "type": "json_schema",
                 "json_schema": {"name": "answer", "strict": True, "schema": SCHEMA},
@@ -145,9 +145,9 @@ def test_the_url_may_end_in_a_slash(slashes: str) -> None:
         ({"supports": ("json_object", "text")}, 1),
         ({"supports": ("text",)}, 2),
         ({"refuses_parameters": ("temperature",)}, 1),
-        ({"refuses_parameters": ("max_completion_tokens",)}, 1),
+        ({"refuses_parameters": ("max_tokens",)}, 1),
         ({"refuses_parameters": ("max_completion_tokens", "max_tokens")}, 2),
-        ({"refuses_parameters": ("temperature", "max_completion_tokens"), "supports": ("text",)}, 4),
+        ({"refuses_parameters": ("temperature", "max_tokens"), "supports": ("text",)}, 4),
     ],
 )
 def test_how_a_server_wants_to_be_asked_is_found_out_once(how: JSON, refusals: int) -> None:
@@ -271,7 +271,7 @@ def test_a_question_that_is_too_long_fails_alone_and_does_not_change_how_others_
         asked = Asked(server, 5, one_by_one=True)
         assert asked.kinds == {"Answer": 4, "Suspect": 1}
         assert len(server.log) == 5
-    assert all({"temperature", "max_completion_tokens", "response_format"} <= body.keys() for body in seen)
+    assert all({"temperature", "max_tokens", "response_format"} <= body.keys() for body in seen)
 
 
 def test_where_all_questions_are_too_long_the_run_ends() -> None:
@@ -507,7 +507,7 @@ def test_an_answer_that_was_cut_off_is_asked_for_once_more_with_twice_the_limit(
     limits: list[int] = []
 
     def answer(body: JSON) -> Any:
-        limits.append(body["max_completion_tokens"])
+        limits.append(body["max_tokens"])
         return completion('{"answer": "who', "length") if limits[-1] < 150 else echo(body)
 
     with Server(answer=answer) as server:
@@ -636,7 +636,7 @@ def test_a_key_that_is_none_is_told_before_anything_is_asked_and_not_shown(
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY") if key is None else monkeypatch.setenv("OPENAI_API_KEY", key)
     with pytest.raises(UserError, match=f"^{said}") as raised:
-        Asked("http://localhost:1/v1")
+        Asked("http://judge.invalid/v1")
     assert "sk-" not in str(raised.value)
 
 

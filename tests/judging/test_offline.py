@@ -554,14 +554,25 @@ def test_a_server_that_takes_less_than_a_file_is_given_smaller_ones(place: Place
 
 
 def test_what_a_server_refuses_in_requests_is_left_out_of_the_next(place: Place) -> None:
-    place.server.refuses_parameters = ["temperature", "max_completion_tokens"]
+    place.server.refuses_parameters = ["temperature", "max_tokens"]
     place.until_done("--batch-api")
     assert len(place.known) == 12
     assert not any("failed" in record for record in place.records)
     last = place.server.lines(place.server.batches[-1])[0]["body"]
     assert "temperature" not in last
-    assert "max_tokens" in last
+    assert "max_completion_tokens" in last
     assert len(place.server.batches) == 3, "one to learn each of them"
+
+
+def test_a_server_without_batches_is_told_and_nothing_is_left_pending(place: Place) -> None:
+    place.server.before = lambda request: error(404, "", "Not Found") if "/files" in request.path else None
+    ended = place("--batch-api")
+    assert ended.code == 2
+    assert f"{place.server.url} has no Batch API; leave --batch-api out" in ended.err.splitlines()[-1]
+    plain = place()
+    assert plain.code == 0, plain.err
+    assert "pending" not in plain.err
+    assert len(place.known) == 12
 
 
 def test_batches_of_another_model_are_left_to_it(place: Place) -> None:

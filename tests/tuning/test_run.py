@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vpctl.errors import Interrupted, OutputLocked, UserError
 from vpctl.models.devices import World, join_world
-from vpctl.tuning.folder import check, ended
+from vpctl.tuning.folder import check, ended, without_secrets
 from vpctl.tuning.run import Run, optimizer_step, random_state, restore_random_state
 
 ALONE = join_world("cpu")
@@ -116,6 +116,13 @@ def test_what_was_asked_for_is_written_down_with_versions(tmp_path: Path) -> Non
     assert written["options"] == {"learning_rate": 1e-4}
     assert written["versions"]["torch"] == torch.__version__
     assert written["argv"] == sys.argv
+
+
+def test_the_values_of_headers_are_not_written_down() -> None:
+    """They may be keys."""
+    words = ["vpctl", "tune-ppo", "--header", "X-Key=hush", "--header=X-Gate=hush\nhush", "--extra", '{"a=b": 1}']
+    shown = ["vpctl", "tune-ppo", "--header", "X-Key=[hidden]", "--header=X-Gate=[hidden]", "--extra", '{"a=b": 1}']
+    assert without_secrets(words) == shown
 
 
 def test_a_folder_in_use_is_refused_and_free_again_when_its_run_is_killed(tmp_path: Path) -> None:

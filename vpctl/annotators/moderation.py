@@ -31,7 +31,7 @@ class Moderation(Annotator):
     def __init__(self, engine: Engine, encode: Encoder) -> None:
         self._engine = engine
         self._encode = encode
-        self.identity = {"server": engine.server, "model": engine.model, **encode.identity}
+        self.identity = {"server": engine.known_as, "model": engine.model, **encode.identity}
 
     def check(self) -> None:
         """Raise `UserError` if the API key is missing or malformed."""

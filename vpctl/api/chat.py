@@ -1,8 +1,7 @@
 """Asks a chat model questions with pictures. Answers are JSON of a given schema, and the caller checks them.
 
-How a server accepts requests is found out once in a run. It may support strict schemas, or only JSON without a schema,
-or neither. It may reject a temperature, or know the limit on the length of the answer by its old name. The first answer
-shows what the server can do, and whether it was shown the pictures at all: some servers drop them without a word.
+How a server accepts requests is found out once in a run: see `dialects`. The first answer shows what the server can do,
+and whether it was shown the pictures at all: some servers drop them without a word.
 """
 
 import asyncio
@@ -20,12 +19,10 @@ from ..streams import jsonlines
 from . import budget
 from .answers import parse
 from .budget import Estimate
+from .dialects import NEW, OLD, Dialect, fallback, first_dialect, plainest
 from .engine import Engine, Rejected, Reply, Suspicion, reported_tokens
 
 T = TypeVar("T")
-
-SCHEMAS = ("json_schema", "json_object", "text")
-LIMITS = ("max_completion_tokens", "max_tokens", "")
 
 _NO = re.compile(
     r"(?:(?:i'?m|i am) (?:really |very )?sorry|sorry|i (?:can(?:no|')?t|am unable|'m unable|won't|will not)\b)"
@@ -33,19 +30,6 @@ _NO = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
-
-_OF_SCHEMAS = re.compile(r"response_format|json_schema|json_object|json schema|structured output|\bstrict\b|\bguided")
-
-
-class Dialect(NamedTuple):
-    """How a server accepts requests: the response format, the parameter for the answer's length, the temperature."""
-
-    schema: str = SCHEMAS[0]
-    limit: str = LIMITS[0]
-    temperature: bool = True
-
-
-PLAINEST = Dialect(SCHEMAS[-1], LIMITS[-1], temperature=False)
 
 FORBIDDEN = (
     "content_filter",
@@ -69,7 +53,7 @@ _SHORTEST = 16
 """The lowest limit on the length of an answer that all servers accept."""
 _PICTURE = b'{"type":"image_url"'
 
-RESERVED_KEYS = frozenset(["model", "messages", "n", "stream", "max_tokens", "max_completion_tokens"])
+RESERVED_KEYS = frozenset(["model", "messages", "n", "stream", OLD, NEW])
 """Keys of a request that vpctl sets. With other values, costs would not be counted, or answers could not be read."""
 
 
@@ -127,7 +111,7 @@ class ChatModel:
         self.engine.careful = True  # answers that are all cut off would cost much
         self.model = model
         self._config = config
-        self._dialect = Dialect()
+        self._dialect = first_dialect(self.engine.server)
         self._cuts = Suspicion()
         self._seen: asyncio.Future[UserError | None] | None = None
         try:
@@ -146,7 +130,7 @@ class ChatModel:
         """Everything besides the question that determines an answer."""
         config = self._config
         return {
-            "server": self.engine.server,
+            "server": self.engine.known_as,
             "model": self.model,
             "temperature": config.temperature,
             "extra": self._extra,
@@ -254,8 +238,7 @@ class ChatModel:
         said += [f"{progress.plural(pictures, 'picture')} yes"] if pictures else []
         served = reply.body.get("model")
         said += [f"model {self.engine.redacted(served)[:80]}"] if isinstance(served, str) and served else []
-        left_out = [name for name, used in (("temperature", dialect.temperature), ("limit", dialect.limit)) if not used]
-        said += [f"without {' and '.join(left_out)}"] if left_out else []
+        said += [f"without {' and '.join(dialect.left_out)}"] if dialect.left_out else []
         progress.note(f"{self.engine.server}: {'; '.join(said)}")
 
     async def mend(
@@ -322,12 +305,13 @@ class ChatModel:
         It leaves out what the server named. If it named nothing, and no call has been answered yet, it is the plainest
         dialect. Otherwise raises the error for the rejected request.
         """
-        if found := fallback_dialect(used, rejected.about):
+        server = self.engine.server
+        if found := fallback(used, rejected.about, server):
             return found
-        plainest = PLAINEST if self._config.max_cost is None else PLAINEST._replace(limit=LIMITS[-2])
-        if not self.engine.right and used != plainest:
-            return plainest
-        self._dialect = Dialect() if used == plainest and not self.engine.right else used
+        plain = plainest(used, limited=self._config.max_cost is not None)
+        if not self.engine.right and used != plain:
+            return plain
+        self._dialect = first_dialect(server) if used == plain and not self.engine.right else used
         raise self.engine.hopeless(rejected, subject) from None
 
     def body(self, request: Request, more: tuple[str, ...] = (), *, limit: int = 0) -> bytes:
@@ -354,34 +338,14 @@ class ChatModel:
             options["response_format"] = {"type": "json_schema", "json_schema": schema}
         elif dialect.schema == "json_object":
             options["response_format"] = {"type": "json_object"}
-        messages = [
-            b'{"role":"system","content":' + _dumped(request.system) + b"}",
-            b'{"role":"user","content":[' + b",".join(request.parts) + b"]}",
-        ]
+        parts = request.parts if dialect.system else [text_part(request.system), *request.parts]
+        messages = [b'{"role":"user","content":[' + b",".join(parts) + b"]}"]
+        if dialect.system:
+            messages.insert(0, b'{"role":"system","content":' + _dumped(request.system) + b"}")
         for number, text in enumerate(more):
             messages.append(orjson.dumps({"role": ("assistant", "user")[number % 2], "content": text}))
         head = orjson.dumps({**options, **self._extra})[:-1]
         return head + b',"messages":[' + b",".join(messages) + b"]}"
-
-
-def fallback_dialect(dialect: Dialect, about: str) -> Dialect | None:
-    """The dialect to try after a rejection with the text `about`, in lower case; None if that names none of it."""
-    if dialect.temperature and "temperature" in about:
-        return dialect._replace(temperature=False)
-    if dialect.limit and ("max_completion_tokens" in about or "max_tokens" in about):
-        return dialect._replace(limit=LIMITS[LIMITS.index(dialect.limit) + 1])
-    if dialect.schema != SCHEMAS[-1] and _OF_SCHEMAS.search(about):
-        return dialect._replace(schema=SCHEMAS[SCHEMAS.index(dialect.schema) + 1])
-    return None
-
-
-def common_dialect(*dialects: Dialect) -> Dialect:
-    """The dialect that leaves out everything that any of these leaves out."""
-    return Dialect(
-        max((one.schema for one in dialects), key=SCHEMAS.index),
-        max((one.limit for one in dialects), key=LIMITS.index),
-        all(one.temperature for one in dialects),
-    )
 
 
 def _read(reply: Reply, read: Callable[[dict[str, Any]], T]) -> T:

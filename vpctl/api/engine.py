@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -15,6 +16,7 @@ from ..errors import Exhausted, RecordFailed, Refused, Suspect, UserError
 from ..flow import StopSignal
 from .answers import loads
 from .budget import Budget, Estimate, Price, price, table
+from .dialects import is_local, provider, right_address
 from .faults import Fault, ServerError, alike, error_in, fault_of, hint, is_about_key
 from .pace import Gate, Ticket
 from .rate import LearnedRate
@@ -73,6 +75,10 @@ class Rejected(Exception):
         self.error, self.about = error, error.about
 
 
+class NotThere(UserError):
+    """The server does not know the address of a request: it lacks a part of the protocol."""
+
+
 class Suspicion:
     """Counts faults with the same cause that different records get one after another.
 
@@ -111,10 +117,12 @@ class Engine:
         if not model:
             raise UserError(f"{option}: name the model, as in {option.partition(' ')[0]} openai:gpt-4o")
         self.config, self.model = config, model
-        self._key = ""
+        self._key, self._headers = "", _headers(config)
         self.name = f"openai:{model}"
         self.base_url = _base_url(config)
         self.server = address(config)
+        self.known_as = config.server_name or self.server
+        """What identifies the server in records: its address, or --server-name."""
         self.price: Price | None = price(model, table(config.prices))
         if config.max_cost is not None and self.price is None:
             raise UserError(
@@ -134,12 +142,12 @@ class Engine:
 
     def check(self) -> None:
         """Raise `UserError` if the API key is missing or malformed."""
-        _key()
+        _key(self.server)
 
     @asynccontextmanager
     async def running(self, stop_signal: StopSignal) -> AsyncIterator[None]:
         """A context in which requests can be sent, within the configured limits, until `stop_signal` is set."""
-        self._key = _key()
+        self._key = _key(self.server)
         self.stop_signal = stop_signal
         self.budget.begin(stop_signal)
         self.pace = Gate(
@@ -153,7 +161,7 @@ class Engine:
         stop_signal.on_stop(self.pace.stop)
         from .transport import Transport
 
-        self.transport = Transport(self.base_url, self._key)
+        self.transport = Transport(self.base_url, self._key, self._headers)
         try:
             yield
         finally:
@@ -199,18 +207,26 @@ class Engine:
         return " ".join(self._without_key(text).split())
 
     def _without_key(self, value: Any) -> Any:
-        """The JSON value with the key removed from its texts."""
-        if len(self._key) < MIN_KEY_LENGTH:
+        """The JSON value with the key, and the values of --header, removed from its texts."""
+        if not (secrets := self._secrets()):
             return value
         if isinstance(value, str):
-            return value.replace(self._key, "[key]")
+            for secret in secrets:
+                value = value.replace(secret, "[key]")
+            return value
         if isinstance(value, list):
             return [self._without_key(one) for one in value]
         return {name: self._without_key(one) for name, one in value.items()} if isinstance(value, dict) else value
 
     def without_key(self, content: bytes) -> bytes:
         """The bytes that a server sent, with the key removed. Keys shorter than `MIN_KEY_LENGTH` are not removed."""
-        return content.replace(self._key.encode(), b"[key]") if len(self._key) >= MIN_KEY_LENGTH else content
+        for secret in self._secrets():
+            content = content.replace(secret.encode(), b"[key]")
+        return content
+
+    def _secrets(self) -> list[str]:
+        """What must not come out: the key, and the values of --header."""
+        return [one for one in (self._key, *self._headers.values()) if len(one) >= MIN_KEY_LENGTH]
 
     async def post(
         self,
@@ -350,7 +366,8 @@ class Engine:
         Such requests are neither paced nor counted in the budget. Each try may take `within` seconds, or as long as a
         call if that is None. Use infinity if `send` watches the time itself. `send` raises `ValueError` if the answer
         is not JSON, and `Unreadable` if it is something else than expected. Raises `UserError`, with `way_out` at its
-        end if the server rejected the request itself or its answer is unreadable, and `Stopped` if the run is stopped.
+        end if the server rejected the request itself or its answer is unreadable (`NotThere` if it does not know the
+        address), and `Stopped` if the run is stopped.
         """
         tries = 0
         while True:
@@ -367,7 +384,8 @@ class Engine:
                 error = self._shown(bad.error)
                 failure = f"the server says {error.status}: {error.message}"
                 if fault_of(error) not in (Fault.BUSY, Fault.BROKEN):
-                    raise UserError(f"{self.name}: {failure}{way_out}") from None
+                    kind = NotThere if error.status in (404, 405, 501) else UserError
+                    raise kind(f"{self.name}: {failure}{way_out}") from None
                 wait = wait if error.wait is None else error.wait
                 if error.wait is not None and error.wait >= REPORTED_WAIT:
                     progress.note(f"the server asks to wait {error.wait:.0f} s")
@@ -472,7 +490,7 @@ def _error_inside(answer: Mapping[str, Any]) -> ServerError | None:
 def _way_out(error: ServerError, server: str) -> str:
     """What the user can check, for the end of a message; empty if there is nothing."""
     if error.status == 401 or is_about_key(error):
-        return f"; check {API_KEY.name}"
+        return f"; check {_key_variable(server)}"
     if way := hint(error.about):
         return f"; {way}"
     if error.status == 404 and not server.endswith("/v1"):
@@ -480,14 +498,49 @@ def _way_out(error: ServerError, server: str) -> str:
     return ""
 
 
-def _key() -> str:
-    """The key, from the environment only. Raises `UserError` if it is missing or malformed; no message shows it."""
-    key = API_KEY.value
+def _key_variable(server: str) -> str:
+    """The name of the variable with the key of a server: that of its provider if it is set."""
+    own = provider(server).variable
+    return own if os.environ.get(own, "").strip() or not API_KEY.value else API_KEY.name
+
+
+def _key(server: str) -> str:
+    """The key, from the environment only. Raises `UserError` if it is missing or malformed; no message shows it.
+
+    A server on this machine usually needs none.
+    """
+    name = _key_variable(server)
+    key = os.environ.get(name, "").strip()
+    if not key and is_local(server):
+        return "none"
     if not key:
-        raise UserError(f"{API_KEY.name} is not set; export your key (any text, if the server needs no key)")
+        raise UserError(f"{name} is not set; export your key (any text, if the server needs no key)")
     if not re.fullmatch(r"[!-~]+", key):
-        raise UserError(f"{API_KEY.name} contains spaces or characters that a key cannot have; set it again")
+        raise UserError(f"{name} contains spaces or characters that a key cannot have; set it again")
     return key
+
+
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def _headers(config: ServerConfig) -> dict[str, str]:
+    """The headers of --header. A value that begins with ``$`` is that of an environment variable.
+
+    Raises `UserError` if one is not valid. The message does not show its value.
+    """
+    found = {}
+    for header in config.header or ():
+        name, equals, value = header.partition("=")
+        if not equals or not _HEADER.fullmatch(name):
+            raise UserError(f"--header {name[:40]}: must be NAME=VALUE, such as X-Team=vision")
+        if value.startswith("$"):
+            variable, value = value[1:], os.environ.get(value[1:], "").strip()
+            if not value:
+                raise UserError(f"--header {name}: the environment variable {variable} is not set")
+        if not value.isascii() or not value.isprintable():
+            raise UserError(f"--header {name}: its value has characters that a header cannot have")
+        found[name] = value
+    return found
 
 
 def _base_url(config: ServerConfig) -> str:
@@ -509,6 +562,10 @@ def address(config: ServerConfig) -> str:
     if not right:
         shown = url.partition("?")[0].rpartition("@")[2]
         raise UserError(f"--base-url {shown}: must be a URL such as http://localhost:8000/v1")
+    if instead := right_address(parts):
+        raise UserError(
+            f"--base-url {url.partition('?')[0].rpartition('@')[2]}: use {instead}, which speaks this protocol"
+        )
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
 
 

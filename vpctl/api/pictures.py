@@ -16,7 +16,8 @@ MAX_UNCHANGED_BYTES = 1 << 17
 """Maximum size in bytes of a file that is sent unchanged, if its format is common and its sides are not too long."""
 QUALITY = 92
 """Quality of the JPEG made of all other pictures: its artefacts are far below the faults that a judge looks for."""
-_KINDS = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp"}
+_KINDS = {"JPEG": "jpeg", "PNG": "png"}
+"""Formats that all servers read. llama.cpp drops a WebP without a word."""
 
 
 class Encoded(NamedTuple):

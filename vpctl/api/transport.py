@@ -27,8 +27,9 @@ _CHUNK = 1 << 16
 class Transport:
     """The connections to one server."""
 
-    def __init__(self, base_url: str, key: str) -> None:
-        self._base_url, self._key = base_url, key
+    def __init__(self, base_url: str, key: str, headers: Mapping[str, str]) -> None:
+        """`headers` are sent with each request, also in place of our own."""
+        self._base_url, self._key, self._headers = base_url, key, headers
         parts = urlsplit(base_url)
         user, _, host = parts.netloc.rpartition("@")
         self._address = parts._replace(netloc=host, path=parts.path.rstrip("/"))
@@ -36,6 +37,7 @@ class Transport:
         if user:  # for a proxy in front of the server, in place of the key
             name, _, password = user.partition(":")
             sent["Authorization"] = aiohttp.encode_basic_auth(unquote(name), unquote(password))
+        sent |= headers
         self._session = aiohttp.ClientSession(
             headers=sent,
             connector=aiohttp.TCPConnector(limit=0, ssl=httpx2.create_ssl_context()),
@@ -69,6 +71,7 @@ class Transport:
             api_key=self._key,
             max_retries=0,
             timeout=None,  # the client reports a refused connection as a timeout
+            default_headers=self._headers,
             http_client=openai.DefaultAioHttpClient(base_url=self._base_url),
         )
 

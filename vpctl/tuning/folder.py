@@ -2,7 +2,8 @@
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,16 @@ def ended(out: str, options: Mapping[str, Any]) -> bool:
 def note_ended(out: str) -> None:
     """Print a note that the run has ended."""
     progress.note(f"{out} already holds the finished run; nothing to do")
+
+
+def without_secrets(argv: Sequence[str]) -> list[str]:
+    """A command line without the values of --header, which may be keys."""
+    return [
+        re.sub(r"^(--header=)?([^=]+)=.*", r"\1\2=[hidden]", word, flags=re.DOTALL)
+        if word.startswith("--header=") or argv[max(0, place - 1)] == "--header"
+        else word
+        for place, word in enumerate(argv)
+    ]
 
 
 def plain(options: Mapping[str, Any]) -> dict[str, Any]:

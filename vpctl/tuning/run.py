@@ -166,7 +166,7 @@ class Run:
         versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
         written = {
             "options": config,
-            "argv": sys.argv,
+            "argv": contents.without_secrets(sys.argv),
             "processes": self.world.size,
             "versions": {"vpctl": __version__, "python": platform.python_version(), **versions},
         }

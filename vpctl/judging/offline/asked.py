@@ -15,7 +15,8 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import orjson
 
 from ...api.budget import Estimate
-from ...api.chat import ChatModel, Dialect, Request
+from ...api.chat import ChatModel, Request
+from ...api.dialects import Dialect
 from ...api.jobs import PATH
 from ...contracts import Aspect, Kind, OfflineAnnotator
 from ...errors import UserError, os_reason

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import aclosing
 
 from ... import progress
-from ...api.chat import Dialect
+from ...api.dialects import Dialect
 from ...contracts import OfflineAnnotator
 from ...errors import UserError
 from ...flow import StopSignal

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from ...api.answers import loads
-from ...api.chat import Dialect, common_dialect, fallback_dialect
+from ...api.dialects import Dialect, common, fallback
 from ...api.engine import SHOWN, reported_tokens
 from ...api.faults import Fault, error_in, fault_of
 from ...contracts import OfflineAnnotator, Question, Verdicts
@@ -180,11 +180,11 @@ class Reader:
         if result.status in (401, 403, 404):
             self.hopeless = f"the server says {result.status}: {result.message}"
             raise AskAgain(result.message)
-        if found := fallback_dialect(
-            used, f"{result.error.get('param') or ''} {result.code} {result.message}".casefold()
+        if found := fallback(
+            used, f"{result.error.get('param') or ''} {result.code} {result.message}".casefold(), engine.server
         ):
             model = model_of(self._judge)
-            model.speak(common_dialect(model.dialect, found))
+            model.speak(common(engine.server, model.dialect, found))
             raise AskAgain(result.message)
         raise Unusable(f"the server says {result.status}: {result.message}")
 

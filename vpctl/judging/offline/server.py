@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import aclosing, suppress
 
 from ... import progress
-from ...api.chat import Dialect, common_dialect
-from ...api.engine import SHOWN
+from ...api.dialects import Dialect, common, first_dialect
+from ...api.engine import SHOWN, NotThere
 from ...api.jobs import ENDED, BatchJobs, BatchState
 from ...contracts import OfflineAnnotator
 from ...errors import Stopped, UserError
@@ -71,7 +71,10 @@ class BatchRun:
         """Collect finished batches, then submit what is new. With `retry`, also requests that failed twice."""
         with suppress(Stopped):
             known = [*self._jobs("done"), *self._jobs("failed"), *self._jobs("")]
-            model_of(self._judge).speak(common_dialect(Dialect(), *(Dialect(*job.dialect) for job in known)))
+            server = self._engine.server
+            model_of(self._judge).speak(
+                common(server, first_dialect(server), *(Dialect(*job.dialect) for job in known))
+            )
             if retry:
                 self._allow_retry()
             self._journal.remove_stale_files()
@@ -98,7 +101,13 @@ class BatchRun:
                 self._engine.budget.adjust_reserved(-job.reserved)
                 self._journal.update(tag, state="done")
                 return
-            job = self._journal.update(tag, file=await self._api.upload(path, f"vpctl-{tag}.jsonl"))
+            try:
+                file = await self._api.upload(path, f"vpctl-{tag}.jsonl")
+            except NotThere as error:  # nothing was asked, so nothing is pending
+                self._engine.budget.adjust_reserved(-job.reserved)
+                self._journal.update(tag, state="done")
+                raise UserError(f"{error}: {self._engine.server} has no Batch API; leave --batch-api out") from None
+            job = self._journal.update(tag, file=file)
         job = self._journal.update(tag, id=await self._api.create(job.file, tag, job.time, begun=begun))
         with suppress(FileNotFoundError):
             os.unlink(self._journal.path(tag, REQUESTS))
