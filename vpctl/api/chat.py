@@ -152,7 +152,7 @@ class ChatModel:
         """What `allowance` assumes, and why no cost is known if none is."""
         budget, told = self.engine.budget, []
         if budget.calls and budget.repairs:
-            told.append(f"{budget.repairs} of {budget.calls} answers are asked for again, as so far")
+            told.append(f"{budget.repairs} of {budget.calls - budget.repairs} answers are asked for again, as so far")
         elif not budget.calls:
             told.append(f"1 answer in {1 / REPAIRED:.0f} is asked for again")
         if reasoning := self._reasoning():
