@@ -222,7 +222,9 @@ def test_a_reported_cost_is_believed_and_what_follows_is_reserved_by_it() -> Non
 
 def test_a_cheap_report_does_not_lower_what_is_reserved() -> None:
     budget, estimate = Budget(max_cost=1.0, price=PRICE), Estimate(100, 10, 50)
-    budget.answered(estimate, {"prompt_tokens": 100.0, "completion_tokens": 10.0}, Bill(1e-9), unsaid=0.0)
+    usage = {"prompt_tokens": 100.0, "completion_tokens": 10.0}
+    budget.answered(estimate, usage, Bill(PRICE.cost_of(usage)), unsaid=0.0)
+    budget.answered(estimate, usage, Bill(1e-9), unsaid=0.0)
     assert budget.most(estimate) == pytest.approx(4 * 100 * 2e-6 + 50 * 8e-6)
 
 

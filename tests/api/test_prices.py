@@ -222,6 +222,8 @@ LITELLM = {
     "xai/grok-x": {"input_cost_per_token": 3e-06, "output_cost_per_token": 1.5e-05},
     "azure_ai/grok-x": {"input_cost_per_token": 5e-06, "output_cost_per_token": 2e-05},
     "openrouter/qwen/qwen-x": {"input_cost_per_token": 1e-07, "output_cost_per_token": 2e-07},
+    "fireworks_ai/llava-x": {"input_cost_per_token": 2e-06, "output_cost_per_token": 2e-06},
+    "together_ai/llava-x": {"input_cost_per_token": 1e-06, "output_cost_per_token": 3e-06},
     "dall-e": {"input_cost_per_pixel": 1e-08},
 }
 
@@ -242,7 +244,8 @@ def test_the_table_of_litellm_is_read_by_its_content(tmp_path: Path, name: str) 
     longer = {"prompt_tokens": 200_001.0, "completion_tokens": 10.0}
     assert found.cost_of(longer) == pytest.approx(200_001 * 4e-6 + 10 * 1.2e-5)
     assert dollars(price_of("xai/grok-x", own, XAI)) == (3, 15)
-    assert dollars(price_of("grok-x", own, XAI)) == (5, 20), "of two, the dearer"
+    assert dollars(price_of("grok-x", own, XAI)) == (3, 15), "its maker comes before others"
+    assert dollars(price_of("llava-x", own, GATEWAY)) == (2, 2), "of two that resell it, the dearer"
     assert dollars(price_of("qwen/qwen-x", own, OPENROUTER)) == (0.1, 0.2)
     assert {"sample_spec", "dall-e"}.isdisjoint(own)
     plain = own["xai/grok-x"]

@@ -106,7 +106,7 @@ class Budget:
         """The maximum cost of a call in dollars."""
         ratio = max(FIRST_RATIO, self._worst * MARGIN)
         most = {"prompt_tokens": estimate.prompt * ratio, "completion_tokens": estimate.longest}
-        return self._dear(most, ("", self.tier)) * max(1.0, self._dearest * MARGIN)
+        return self._dear(most, ("", self.tier)) * (self._dearest * MARGIN if self._dearest > 1 else 1.0)
 
     def _dear(self, usage: Mapping[str, float], tiers: tuple[str, ...]) -> float:
         """The cost in dollars by our own price, in the dearest of these tiers; 0 if no price is known."""

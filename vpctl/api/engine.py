@@ -94,7 +94,7 @@ class Engine:
         self.name = f"openai:{model}"
         self.base_url = _base_url(config)
         self.server = address(config)
-        self.price: Price | None = price_of(model, read_prices(config.prices), self.base_url)
+        self.price: Price | None = price_of(model, read_prices(config.prices), self.server)
         self.picture_rule = (self.price and self.price.picture) or family_rule(model)
         if config.max_cost is not None and self.price is None:
             raise UserError(

@@ -221,14 +221,17 @@ def _forms(name: str) -> Iterator[str]:
 def _in_own(model: str, own: Mapping[str, Price]) -> Price | None:
     """The price in the user's file: of the full name, or of its last part.
 
-    litellm's table has models under names of their providers too, such as xai/grok-4. Of several, the dearest counts.
+    litellm's table has models under names of their providers, such as xai/grok-4. The makers count before the others,
+    and of several the dearest.
     """
     for name in (*_forms(model), *_forms(_bare(model))):
         if name in own:
             return own[name]
     for name in _forms(_bare(model)):
-        if same := [price for key, price in own.items() if "/" in key and _bare(key) == name]:
-            return max(same, key=lambda price: (price.input, price.output))
+        same = {key: price for key, price in own.items() if "/" in key and _bare(key) == name}
+        makers = [price for key, price in same.items() if key.partition("/")[0] in _MAKERS]
+        if same:
+            return max(makers or same.values(), key=lambda price: (price.input, price.output))
     return None
 
 
