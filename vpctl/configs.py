@@ -1239,7 +1239,7 @@ class ServerConfig:
         option(
             metavar="FILE",
             group="Budget",
-            help="File with prices of models, which override the built-in prices: TOML, or the "
+            help="File with prices of models, which override those of the package genai-prices: TOML, or the "
             "model_prices_and_context_window.json of LiteLLM. In TOML each model has a table, such as "
             '["gpt-4.1"], with `input` and `output` in US dollars per million tokens. More keys are optional: '
             "`cached`, the price of cached input; `batch`, `flex` and `priority`, the fraction of the price that a "

@@ -147,6 +147,12 @@ def test_some_answers_without_usage_make_the_cost_a_lower_bound() -> None:
     )
 
 
+def test_answers_of_unknown_cost_among_others_make_the_cost_a_lower_bound() -> None:
+    run = Run({"usage": {**USAGE, "cost": 0.25}}, model="judge")
+    run.budget.answered(ESTIMATE, {"prompt_tokens": 100.0, "completion_tokens": 10.0}, unsaid=0.0)
+    assert run.engine.summary() == "3 requests, 440 tokens, at least 0.7500 USD"
+
+
 def test_a_model_that_costs_nothing_costs_nothing_whether_usage_is_reported_or_not(tmp_path: Path) -> None:
     (tmp_path / "prices.toml").write_text("[judge]\ninput = 0\noutput = 0\n")
     run = Run({"usage": None}, model="judge", prices=str(tmp_path / "prices.toml"))

@@ -62,8 +62,8 @@ def test_a_name_and_its_snapshots_have_the_price_of_the_model(
 @pytest.mark.parametrize("url", [OPENAI, OPENROUTER, GATEWAY, HERE])
 @pytest.mark.parametrize(
     "model",
-    """gpt-5-frobnicate gpt-5-mini-foo gpt-4omega gpt-4.15 my-gpt-4o gpt-4o-2024-13 gpt-4o-mini:nitro gpt-5-nano-x
-    claude-sonnet-4-5-mega claude-3-haiku-pro gemini-2.5-pro-ultra grok-4-banana judge .* gpt-4o/x
+    """gpt-5-frobnicate gpt-5-mini-foo gpt-4omega gpt-4.15 my-gpt-4o omni-moderation-2 gpt-4o-2024-13 gpt-4o-mini:nitro
+    gpt-5-nano-x claude-sonnet-4-5-mega claude-3-haiku-pro gemini-2.5-pro-ultra grok-4-banana judge .* gpt-4o/x
     claude-sonnet-4-99 gpt-4o-""".split(),
 )
 def test_a_name_with_another_ending_is_another_model(model: str, url: str) -> None:
@@ -199,6 +199,11 @@ def test_a_table_that_is_not_right_is_told_in_one_line(tmp_path: Path, text: str
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < len(str(path)) + 300
+
+
+def test_a_file_without_end_is_no_table() -> None:
+    with pytest.raises(UserError, match="--prices /dev/zero: is larger than 32 MiB"):
+        read_prices("/dev/zero")
 
 
 LITELLM = {

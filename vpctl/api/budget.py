@@ -67,8 +67,7 @@ class Budget:
     ) -> None:
         self.price, self.tier = price, tier
         self.requests = self.calls = self.repairs = 0
-        self.billed = self.silent = 0
-        """Number of answers that reported dollars, and of those that reported neither dollars nor all tokens."""
+        self.billed = self.silent = 0  # answers that reported dollars, and that reported neither dollars nor all tokens
         self.spent = 0.0
         self.usage: Counter[str] = Counter()
         self._max_cost, self._max_requests = max_cost, max_requests

@@ -178,8 +178,9 @@ class Engine:
         if tokens := tokens_in_all(budget.usage):
             told.append(f"{tokens:.0f} tokens")
         silent = 0 if self.price and self.price.is_free else budget.silent
-        if budget.calls and (self._knows_dollars or self.config.max_cost is not None):
-            bound = "" if not silent else "at least " if self.config.max_cost is None else "at most "
+        if budget.spent or (budget.calls and self._knows_dollars):
+            unpriced = self.price is None and budget.billed < budget.calls
+            bound = "" if not (silent or unpriced) else "at least " if self.config.max_cost is None else "at most "
             told.append(f"{bound}{budget.spent:.4f} USD")
         if silent:
             of = f" for {silent} of {budget.calls} answers" if silent < budget.calls else ""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MILLION = 1_000_000
 MOST_PER_MILLION = 1e9
 """Dollars per million tokens. No model costs more, and larger numbers would overflow in sums."""
+MOST_BYTES = 1 << 25
+"""Maximum size of the user's file. LiteLLM's table has less than two million bytes."""
 BATCH = 0.5
 """The usual fraction of the price that a call by batch costs."""
 
@@ -80,7 +82,11 @@ def read_prices(path: str) -> dict[str, Price]:
         return {}
     where = f"--prices {path}"
     try:
-        text = Path(path).read_text("utf-8-sig")
+        with Path(path).open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise UserError(f"{where}: is larger than {MOST_BYTES >> 20} MiB, so it is no table of prices")
+        text = content.decode("utf-8-sig")
         if text.lstrip()[:1] == "{":
             return _litellm_prices(json.loads(text), where)
         return {model: _own_price(entry, f"{where}: [{_shown(model)}]") for model, entry in tomllib.loads(text).items()}
@@ -200,7 +206,7 @@ def price_of(model: str, own: Mapping[str, Price], url: str) -> Price | None:
     found = _in_own(model, own)
     if found is not None or not model:
         return found
-    if model.startswith("omni-moderation"):
+    if "omni-moderation" in _forms(model):
         return FREE
     if _is_private(url) and not _CLOSED.match(_bare(model)):
         return None  # your own server, with open weights
