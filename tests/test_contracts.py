@@ -144,5 +144,6 @@ def test_what_a_class_does_not_define_has_its_default() -> None:
         "",
         {},
     )
+    assert (mine.allowance(kind, "a cat", [(8, 8)]), mine.assumptions()) == ({}, "")
     assert mine.pixels(Image.new("RGB", (3, 5))) == 15
     assert mine.template(kind) != mine.template(kind._replace(aspects=(Aspect("fidelity", "Fidelity", "Others."),)))

@@ -12,10 +12,12 @@ from vpctl.generators import shapes
 HEAVY = {
     "accelerate",
     "diffusers",
+    "genai_prices",
     "jinja2",
     "numpy",
     "openai",
     "peft",
+    "pydantic",
     "PIL",
     "safetensors",
     "scipy",

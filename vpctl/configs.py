@@ -1198,7 +1198,8 @@ class ServerConfig:
             max=1e9,
             group="Budget",
             help="Stop before the run costs more than this. A call that has no answer yet counts with the most that it "
-            "can cost: as if its answer had --max-tokens tokens.",
+            "can cost: as if its answer had --max-tokens tokens. So does an answer whose usage the server does not "
+            "report. The price of the model must be known; see --prices.",
             show_default="no limit",
         ),
     ] = None
@@ -1270,9 +1271,14 @@ class ServerConfig:
         option(
             metavar="FILE",
             group="Budget",
-            help="TOML file with prices of models, which override the built-in prices. Each model has a table, such as "
-            '["gpt-4.1"], with `input` and `output` in US dollars per million tokens. Two more keys are optional: '
-            "`cached`, the price of cached input, and `batch`, the fraction of the price that a call by batch costs.",
+            help="File with prices of models, which override those of the package genai-prices: TOML, or the "
+            "model_prices_and_context_window.json of LiteLLM. In TOML each model has a table, such as "
+            '["gpt-4.1"], with `input` and `output` in US dollars per million tokens. More keys are optional: '
+            "`cached`, the price of cached input; `batch`, `flex` and `priority`, the fraction of the price that a "
+            "call by batch or in that service tier costs; `picture`, which says how many tokens a picture takes, such "
+            "as { base = 85, tile = 170 } for tiles of 512 pixels, or { most = 1536, times = 1.62 } for patches of 32 "
+            "pixels. A table is for the model of this name and its dated snapshots. A cost that the server reports "
+            "counts instead of any price.",
             show_default="none",
         ),
     ] = ""

@@ -408,6 +408,14 @@ class Annotator(Protocol):
         """Estimate the usage of one call, with the keys of a record's `usage`. `sizes` are widths and heights."""
         return {}
 
+    def allowance(self, kind: Kind, prompt: str, sizes: Sequence[tuple[int, int]]) -> dict[str, float]:
+        """Estimate what one call may use beyond `expected`, with the same keys, for example to ask a second time."""
+        return {}
+
+    def assumptions(self) -> str:
+        """Return a short text for --dry-run: what `allowance` assumes. An empty text adds nothing."""
+        return ""
+
 
 class OfflineAnnotator(Annotator, Protocol):
     """An annotator that supports --batch-api and --batch-file. Only annotators of the package can be one."""

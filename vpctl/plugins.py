@@ -401,6 +401,8 @@ MEMBERS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
         "status": (is_text, "status takes the share done and returns text"),
         "summary": _SUMMARY,
         "expected": (is_usage, "expected takes (kind, prompt, sizes) and returns numbers by name"),
+        "allowance": (is_usage, "allowance takes (kind, prompt, sizes) and returns numbers by name"),
+        "assumptions": (is_text, "assumptions takes nothing and returns text"),
     },
     "reward": {
         "differentiable": (_is_any, "differentiable is True or False"),

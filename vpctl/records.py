@@ -115,8 +115,9 @@ class Judgement(TypedDict):
     usage: NotRequired[
         Annotated[
             dict[str, float],
-            "`prompt_tokens`, `completion_tokens`, `cached_tokens`; `cost`, in dollars; `calls`, if there was more "
-            "than one. If one call gave several judgements, its usage is the sum over them.",
+            "`prompt_tokens` and the `cached_tokens` among them, `completion_tokens` and the `reasoning_tokens` among "
+            "them; `cost`, in dollars; `calls`, if there was more than one. If one call gave several judgements, its "
+            "usage is the sum over them.",
         ]
     ]
     refused: NotRequired[Annotated[str, "Why the annotator refused to judge."]]

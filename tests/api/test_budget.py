@@ -1,16 +1,15 @@
 """The cost of calls, and that no limit is exceeded."""
 
 import asyncio
-import math
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
 from tests.clocks import passing
-from vpctl.api.budget import FIRST_RATIO, Budget, Estimate, Price, picture_tokens, price, table
-from vpctl.errors import Stopped, UserError
+from vpctl.api.budget import FIRST_RATIO, MARGIN, Bill, Budget, Estimate
+from vpctl.api.prices import Price
+from vpctl.errors import Stopped
 from vpctl.flow import StopSignal
 
 PRICE = Price(2e-6, 8e-6, 1e-6)
@@ -189,104 +188,57 @@ def test_cached_tokens_cost_what_they_cost() -> None:
     assert PRICE.cost_of(usage) == pytest.approx(600 * 2e-6 + 400 * 1e-6 + 10 * 8e-6)
 
 
-@pytest.mark.parametrize(
-    ("model", "name"),
-    [
-        ("gpt-4o", "gpt-4o"),
-        ("gpt-4o-2024-11-20", "gpt-4o"),
-        ("gpt-4o-mini", "gpt-4o-mini"),
-        ("gpt-4o-mini-2024-07-18", "gpt-4o-mini"),
-        ("openai/gpt-4o-mini", "gpt-4o-mini"),
-        ("gpt-4o:free", "gpt-4o"),
-        ("gpt-4.1-nano-2025", "gpt-4.1-nano"),
-        ("gpt-4", None),
-        ("gpt-4omega", None),
-        ("gpt-4.15", None),
-        ("my-gpt-4o", None),
-        ("", None),
-    ],
-)
-def test_a_price_is_that_of_the_longest_name_at_a_border_of_words(model: str, name: str | None) -> None:
-    prices = table()
-    found = price(model, prices)
-    assert (found is None) == (name is None)
-    if found and name:
-        assert found.input == prices[name]["input"] / 1_000_000
-        assert found.output == prices[name]["output"] / 1_000_000
+def test_a_dear_tier_and_long_prompts_cost_what_they_cost() -> None:
+    price = PRICE._replace(tiers={"flex": Price(1e-6, 4e-6, 5e-7)}, long=((200.0, Price(4e-6, 12e-6, 2e-6)),))
+    usage = {"prompt_tokens": 200.0, "cached_tokens": 50.0, "completion_tokens": 10.0}
+    assert price.cost_of(usage) == pytest.approx(150 * 2e-6 + 50 * 1e-6 + 10 * 8e-6), "200 tokens are not above 200"
+    assert price.cost_of(usage, "flex") == pytest.approx(150 * 1e-6 + 50 * 5e-7 + 10 * 4e-6)
+    assert price.cost_of(usage, "scale") == price.cost_of(usage), "an unknown tier"
+    longer = {**usage, "prompt_tokens": 201.0}
+    assert price.cost_of(longer) == pytest.approx(151 * 4e-6 + 50 * 2e-6 + 10 * 12e-6)
 
 
-def test_a_table_of_ones_own_is_laid_over(tmp_path: Path) -> None:
-    (tmp_path / "own.toml").write_text('[gpt-4o]\ninput = 1\noutput = 2.5\n["qwen2.5-vl"]\ninput = 0\noutput = 0\n')
-    prices = table(str(tmp_path / "own.toml"))
-    assert price("gpt-4o-2024-11-20", prices) == Price(1e-6, 2.5e-6, 1e-6, 0.5, None)
-    assert price("Qwen/Qwen2.5-VL", prices) is None, "names are told apart by case, as servers do"
-    assert price("qwen/qwen2.5-vl-72b", prices) == Price(0, 0, 0, 0.5, None)
-    assert price("gpt-4o-mini", prices) == price("gpt-4o-mini", table())
+def test_a_call_reserves_the_price_of_the_dearer_tier() -> None:
+    tiers = {"flex": Price(1e-6, 4e-6, 1e-6), "priority": Price(4e-6, 16e-6, 1e-6)}
+    price, estimate = PRICE._replace(tiers=tiers), Estimate(100, 10, 50)
+    usual = 4 * 100 * 2e-6 + 50 * 8e-6
+    assert Budget(price=price, tier="flex").most(estimate) == pytest.approx(usual)
+    assert Budget(price=price, tier="priority").most(estimate) == pytest.approx(2 * usual)
+    flex = Budget(price=price, tier="flex")
+    assert flex.expected_cost(flex.expected(estimate)) == pytest.approx(100 * 1e-6 + 10 * 4e-6)
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("[gpt-4o]\ninput = 1\n", "[gpt-4o] needs input and output, in dollars per million tokens"),
-        ("gpt-4o = 3\n", "[gpt-4o] needs input and output"),
-        ('[m]\ninput = "1"\noutput = 2\n', "[m]: input is not a number of at least 0"),
-        ("[m]\ninput = -1\noutput = 2\n", "[m]: input is not a number of at least 0"),
-        ("[m]\ninput = nan\noutput = 2\n", "[m]: input is not a number of at least 0"),
-        ("[m]\ninput = inf\noutput = 2\n", "[m]: input is not a number of at least 0"),
-        ("[m]\ninput = true\noutput = 2\n", "[m]: input is not a number of at least 0"),
-        ("[m]\ninput = 1\noutput = 2\npicture = 765\n", "[m]: picture needs either base and tile, or most and times"),
-        (
-            "[m]\ninput = 1\noutput = 2\npicture = { base = 85 }\n",
-            "[m]: picture needs either base and tile, or most and times",
-        ),
-        (
-            '[m]\ninput = 1\noutput = 2\npicture = { base = 85, tile = "x" }\n',
-            "[m]: tile is not a number of at least 0",
-        ),
-        ("[m\n", ""),
-        (None, "no such file or directory"),
-    ],
-)
-def test_a_table_that_is_not_right_is_told_in_one_line(tmp_path: Path, text: str | None, said: str) -> None:
-    path = tmp_path / "own.toml"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(UserError) as raised:
-        table(str(path))
-    assert str(raised.value).startswith(f"--prices {path}: ")
-    assert said in str(raised.value)
-    assert "\n" not in str(raised.value)
+def test_a_reported_cost_is_believed_and_what_follows_is_reserved_by_it() -> None:
+    budget, estimate = Budget(max_cost=1.0, price=PRICE), Estimate(100, 10, 50)
+    usage = {"prompt_tokens": 100.0, "completion_tokens": 10.0}
+    own, most = 100 * 2e-6 + 10 * 8e-6, 4 * 100 * 2e-6 + 50 * 8e-6
+    assert budget.answered(estimate, usage, Bill(3 * own), unsaid=most) == pytest.approx(3 * own)
+    assert budget.spent == pytest.approx(3 * own)
+    assert budget.most(estimate) == pytest.approx(3 * MARGIN * most), "it charges three times what we thought"
+    assert budget.expected_cost(budget.expected(estimate)) == pytest.approx(3 * own)
+    assert budget.answered(estimate, {}, Bill(0.0), unsaid=most) == 0, "nothing is a cost too, and not silence"
+    assert (budget.billed, budget.silent) == (2, 0)
 
 
-@pytest.mark.parametrize(
-    ("model", "size", "detail", "expected"),
-    [
-        # OpenAI's own examples: fit into 2048², the shorter side to 768, tiles of 512².
-        ("gpt-4o", (1024, 1024), "high", 765),
-        ("gpt-4o", (2048, 4096), "high", 1105),
-        ("gpt-4o", (4096, 8192), "low", 85),
-        ("gpt-4o", (512, 512), "", 255),
-        ("gpt-4o", (512, 512), "auto", 255),
-        ("gpt-4o", (513, 512), "high", 85 + 2 * 170),
-        ("gpt-4o", (64, 64), "high", 255),
-        ("gpt-4o", (768, 2048), "high", 85 + 2 * 4 * 170),
-        ("gpt-4o-mini", (1024, 1024), "high", 2833 + 4 * 5667),
-        ("gpt-4o-mini", (512, 512), "low", 2833),
-        ("gpt-5", (1024, 1024), "high", 70 + 4 * 140),
-        # Patches of 32²: 1024² has 32 × 32 of them; 1800 × 2400 has more than the maximum.
-        ("gpt-4.1-mini", (1024, 1024), "", 1024 * 1.62),
-        ("gpt-4.1-mini", (1800, 2400), "", 1536 * 1.62),
-        ("gpt-4.1-nano", (33, 32), "", 2 * 2.46),
-    ],
-)
-def test_pictures_take_the_tokens_their_maker_says(
-    model: str, size: tuple[int, int], detail: str, expected: float
-) -> None:
-    found = price(model, table())
-    assert found is not None
-    assert picture_tokens(*size, detail, found.picture) == pytest.approx(expected)
+def test_a_cheap_report_does_not_lower_what_is_reserved() -> None:
+    budget, estimate = Budget(max_cost=1.0, price=PRICE), Estimate(100, 10, 50)
+    usage = {"prompt_tokens": 100.0, "completion_tokens": 10.0}
+    budget.answered(estimate, usage, Bill(PRICE.cost_of(usage)), unsaid=0.0)
+    budget.answered(estimate, usage, Bill(1e-9), unsaid=0.0)
+    assert budget.most(estimate) == pytest.approx(4 * 100 * 2e-6 + 50 * 8e-6)
 
 
-def test_a_picture_for_a_model_of_which_nothing_is_known_is_counted_by_its_pixels() -> None:
-    assert picture_tokens(448, 448, "", None) >= math.ceil(448 / 14) ** 2
-    assert picture_tokens(448, 448, "", None) <= 1.1 * math.ceil(448 / 14) ** 2
+def test_an_answer_that_may_have_had_either_tier_costs_the_dearer() -> None:
+    price = PRICE._replace(tiers={"flex": Price(1e-6, 4e-6, 1e-6)})
+    usage = {"prompt_tokens": 100.0, "completion_tokens": 10.0}
+    for tiers, dollars in ((("", "flex"), 280e-6), (("flex",), 140e-6), (("",), 280e-6)):
+        cost = Budget(price=price).answered(Estimate(100, 10, 50), usage, Bill(None, tiers), unsaid=0.0)
+        assert cost == pytest.approx(dollars), tiers
+
+
+def test_silent_answers_do_not_change_what_is_expected() -> None:
+    budget, estimate = Budget(), Estimate(100, 60, 4096)
+    budget.settle(0, estimate, {"prompt_tokens": 100, "completion_tokens": 40, "cached_tokens": 25})
+    budget.settle(0, estimate, {})
+    assert budget.silent == 1
+    assert budget.expected(estimate) == {"prompt_tokens": 100, "completion_tokens": 40, "cached_tokens": 25}

@@ -1,6 +1,7 @@
 """annotate as cron and people run it: resumed, killed, interrupted, on a budget, and many at once on one output."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -303,7 +304,8 @@ def test_a_dry_run_says_what_it_would_take_and_asks_nothing(server: Server, pict
     ended = annotate(server, pictures, out, "--dry-run")
     assert ended.code == 0
     assert "dry run: 160 calls to make, about" in ended.err
-    assert "USD" in ended.err
+    assert "USD; allow up to " in ended.err
+    assert "assumed: 1 answer in 20 is asked for again" in ended.err
     assert not server.log
     assert not out.exists()
     sampled = annotate(server, pictures, out, "--dry-run", "--sample", "8")
@@ -311,9 +313,45 @@ def test_a_dry_run_says_what_it_would_take_and_asks_nothing(server: Server, pict
     assert len(server.log) == len(records(out)) == 8
     assert "dry run: 152 calls to make" in sampled.err
     whole = annotate(server, pictures, out)
-    told = float(sampled.err.rpartition(" USD")[0].rpartition(" ")[2])
+    told = float(sampled.err.rpartition("dry run")[2].partition(" USD")[0].rpartition(" ")[2])
     spent = float(whole.err.rpartition(" USD")[0].rpartition(" ")[2])
     assert told == pytest.approx(spent, rel=0.1), "the sample's answers are like the others"
+
+
+def test_a_dry_run_allows_for_ties_reasoning_and_repairs(server: Server, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "prices.toml").write_text("[o3]\ninput = 1000\noutput = 1000\npicture = { most = 1, times = 10 }\n")
+    asked = ["--annotator", "openai:o3", "--prices", "prices.toml", "--dry-run", "--max-tokens", "500"]
+
+    def told(*more: str) -> tuple[str, float, float, float, float]:
+        """The line, and its numbers: tokens of prompts and of answers, dollars, and dollars to allow."""
+        ended = annotate(server, pictures, tmp_path / "out.jsonl", *asked, *more)
+        assert ended.code == 0, ended.err
+        found = re.search(
+            r"about (\d+) prompt tokens and (\d+) answer tokens, ([\d.]+) USD; allow up to ([\d.]+) USD", ended.err
+        )
+        assert found, ended.err
+        return ended.err, *map(float, found.groups())  # type: ignore[return-value]
+
+    line, prompts, answers, dollars, allowed = told()
+    assert "assumed: 1 answer in 20 is asked for again, an answer has 1000 reasoning tokens" in line
+    assert dollars == pytest.approx((prompts + answers) / 1000, abs=0.01)
+    # 160 calls with answers of 120 tokens leave 380 for reasoning. A repair sends the first answer back.
+    reasoning = 160 * 380
+    repairs = (prompts + answers + answers + reasoning) / 20
+    assert answers == 160 * 120
+    assert allowed == pytest.approx(dollars + (repairs + reasoning) / 1000, abs=0.02)
+    line, *_, same, more = told("--break-ties")
+    assert same == dollars
+    assert "assumed: 1 pair in 5 ties, for about 64 calls more, 1 answer" in line, "one pair a call, in two orders"
+    assert more / allowed == pytest.approx(224 / 160, rel=0.1), "comparisons are about as long as calls"
+
+
+def test_a_dry_run_says_why_it_has_no_price(server: Server, pictures: Path, tmp_path: Path) -> None:
+    ended = annotate(server, pictures, tmp_path / "out.jsonl", "--annotator", "openai:my-own", "--dry-run")
+    assert ended.code == 0
+    assert "the price of my-own is unknown, so there is no cost; set it with --prices FILE" in ended.err
+    assert "; allow up to " in ended.err
+    assert "USD" not in ended.err
 
 
 LEAKS = ["401 echo", "500 echo", "400 echo", "answer echo", "html"]

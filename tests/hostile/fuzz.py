@@ -121,7 +121,7 @@ PLAY = "generate prompts.txt -m ./plain.py"
 PLAIN = "a red circle\nthe small\tblue square\r\n\nein größerer Kreis, 8k, by greg rutkowski\n".encode()
 DRY = "annotate images.jsonl --annotator openai:gpt-4o --aspect fidelity --dry-run"
 TUNE = "tune-dpo pairs.jsonl -m shapes:small --max-steps 1 --batch 1 --accumulate 1 --preview-every 0 --out run"
-PRICES = b'["gpt-4o"]\ninput = 2.5\noutput = 10.0\ncached_input = 1.25\n'
+PRICES = b'["gpt-4o"]\ninput = 2.5\noutput = 10.0\ncached = 1.25\n'
 ASPECT = b"# Mine\n\nA rubric of mine.\n\n1. Bad: x\n2. Poor: x\n3. Fair: x\n4. Good: x\n5. Best: x\n"
 METRICS = b'{"step":1,"loss":0.69,"implicit_accuracy":0.5}\n{"step":2,"loss":0.68,"implicit_accuracy":0.6}\n'
 

@@ -83,6 +83,14 @@ class ServedJudge(OfflineAnnotator):
         """The expected tokens of a question, and dollars if the price is known, corrected by the answers so far."""
         return self.model.engine.expected(self.estimate(kind, prompt, sizes))
 
+    def allowance(self, kind: Kind, prompt: str, sizes: Sequence[tuple[int, int]]) -> dict[str, float]:
+        """What a question may use beyond `expected`, for reasoning and repairs."""
+        return self.model.allowance(self.estimate(kind, prompt, sizes))
+
+    def assumptions(self) -> str:
+        """What `allowance` assumes, and why no cost is known if none is."""
+        return self.model.assumptions()
+
     async def ask(self, question: Question) -> list[Verdicts]:
         """One `Verdicts` for each aspect. The usage of the call is divided among them.
 

@@ -1,113 +1,16 @@
 """Counts what calls cost, and enforces the limits on cost and requests. No call starts that could exceed a limit."""
 
 import asyncio
-import math
-import tomllib
 from collections import Counter, deque
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ..errors import Stopped, UserError
+from ..errors import Stopped
 from ..flow import StopSignal
+from .prices import Price
 
-MILLION = 1_000_000
 BYTES_PER_TOKEN = 4.0
 """In English text. The true ratio is learned from the first answers."""
-TOKENS_PER_PIXEL = 1 / 196
-"""In a picture, for an unknown model: one token per 14 × 14 pixels, the most that open models take."""
-
-
-_PICTURE = ({"base", "tile"}, {"most", "times"})
-
-
-class Price(NamedTuple):
-    """Dollars per token, and how tokens of pictures are counted. `prices.toml` explains the values."""
-
-    input: float
-    output: float
-    cached: float
-    batch: float = 0.5
-    picture: Mapping[str, float] | None = None
-
-    def cost_of(self, usage: Mapping[str, float]) -> float:
-        """The cost in dollars of a call with this usage."""
-        prompt = usage.get("prompt_tokens", 0.0)
-        cached = min(usage.get("cached_tokens", 0.0), prompt)
-        fresh = prompt - cached
-        return fresh * self.input + cached * self.cached + usage.get("completion_tokens", 0.0) * self.output
-
-
-@cache
-def _own_table() -> dict[str, Any]:
-    return tomllib.loads((Path(__file__).parent / "prices.toml").read_text("utf-8"))
-
-
-def table(path: str = "") -> dict[str, Any]:
-    """The prices of the package, overridden by those in the user's file. Raises `UserError` if the file is invalid."""
-    if not path:
-        return _own_table()
-    try:
-        own = tomllib.loads(Path(path).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"--prices {path}: {_reason(error)}") from None
-    except RecursionError:
-        raise UserError(f"--prices {path}: is nested too deeply to be a table of prices") from None
-    for model, entry in own.items():
-        _check(entry, f"--prices {path}: [{model}]")
-    return {**_own_table(), **own}
-
-
-def _reason(error: Exception) -> str:
-    return " ".join((getattr(error, "strerror", None) or str(error)).lower().split())
-
-
-def _check(entry: object, where: str) -> None:
-    if not isinstance(entry, dict) or not {"input", "output"} <= entry.keys():
-        raise UserError(f"{where} needs input and output, in dollars per million tokens")
-    picture = entry.get("picture")
-    if picture is not None and not (isinstance(picture, dict) and any(keys <= picture.keys() for keys in _PICTURE)):
-        raise UserError(f"{where}: picture needs either base and tile, or most and times")
-    for key, value in {**entry, **(picture or {})}.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if key != "picture" and not (number and 0 <= value < math.inf):
-            raise UserError(f"{where}: {key} is not a number of at least 0")
-
-
-def price(model: str, prices: Mapping[str, Any]) -> Price | None:
-    """The price of a model; None if it is unknown.
-
-    A name in the table matches the model of this name, and those that continue it with ``-``, ``:`` or ``@``. The
-    longest match counts. The part of `model` up to its last ``/`` is ignored.
-    """
-    bare = model.rpartition("/")[2]
-    known = [name for name in prices if bare == name or bare.startswith((f"{name}-", f"{name}:", f"{name}@"))]
-    if not known:
-        return None
-    entry = prices[max(known, key=len)]
-    return Price(
-        entry["input"] / MILLION,
-        entry["output"] / MILLION,
-        entry.get("cached", entry["input"]) / MILLION,
-        entry.get("batch", 0.5),
-        entry.get("picture"),
-    )
-
-
-def picture_tokens(width: int, height: int, detail: str, how: Mapping[str, float] | None) -> float:
-    """The number of tokens of a picture, by the counting rule `how` of its model; None if the rule is unknown."""
-    if how is None:
-        return width * height * TOKENS_PER_PIXEL + 16
-    if "tile" in how:
-        if detail == "low":
-            return how["base"]
-        scale = min(1.0, 2048 / max(width, height))
-        scale *= min(1.0, 768 / (min(width, height) * scale))
-        tiles = math.ceil(width * scale / 512) * math.ceil(height * scale / 512)
-        return how["base"] + tiles * how["tile"]
-    patches = math.ceil(width / 32) * math.ceil(height / 32)
-    return min(patches, how["most"]) * how["times"]
 
 
 class Estimate(NamedTuple):
@@ -116,6 +19,25 @@ class Estimate(NamedTuple):
     prompt: float
     answer: float
     longest: float
+
+
+class Bill(NamedTuple):
+    """What an answer says about its cost: dollars, if it reports them, and the service tiers that it may have had.
+
+    The usual tier is an empty text. If there are several tiers, the dearest one counts.
+    """
+
+    dollars: float | None = None
+    tiers: tuple[str, ...] = ("",)
+
+
+NO_BILL = Bill()
+"""An answer that says nothing about its cost."""
+
+
+def is_complete(usage: Mapping[str, float]) -> bool:
+    """Whether a usage has the tokens of the prompt and those of the answer."""
+    return {"prompt_tokens", "completion_tokens"} <= usage.keys()
 
 
 FIRST_RATIO = 4.0
@@ -131,7 +53,8 @@ class Budget:
 
     The cost of a call is known only afterwards. So a call reserves the most it could cost, and releases the rest when
     it ends. A call that does not fit waits until other calls have ended. How many tokens a server counts for a prompt
-    is learned from its answers; until the first answer, only one call runs at a time.
+    is learned from its answers; until the first answer, only one call runs at a time. `tier` is the service tier that
+    the calls ask for.
     """
 
     def __init__(
@@ -140,14 +63,17 @@ class Budget:
         max_cost: float | None = None,
         max_requests: int | None = None,
         price: Price | None = None,
+        tier: str = "",
     ) -> None:
-        self.price = price
-        self.requests = self.calls = 0
+        self.price, self.tier = price, tier
+        self.requests = self.calls = self.repairs = 0
+        self.billed = self.silent = 0  # answers that reported dollars, and that reported neither dollars nor all tokens
         self.spent = 0.0
         self.usage: Counter[str] = Counter()
         self._max_cost, self._max_requests = max_cost, max_requests
-        self._estimated = 0.0
-        self._worst = 0.0
+        self._estimated = self._priced = self._paid = 0.0
+        self._worst = self._dearest = 0.0
+        self._told = 0
         self._reserved = 0.0
         self._outstanding = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -158,16 +84,32 @@ class Budget:
         stop_signal.on_stop(self._wake)
 
     def expected(self, estimate: Estimate) -> dict[str, float]:
-        """The expected tokens of a call, corrected by the answers so far."""
+        """The expected tokens of a call, corrected by the answers so far. Reasoning tokens are a part of the answer."""
         ratio = self.usage["prompt_tokens"] / self._estimated if self._estimated else 1.0
-        answer = self.usage["completion_tokens"] / self.calls if self.calls else estimate.answer
-        return {"prompt_tokens": estimate.prompt * ratio, "completion_tokens": answer}
+        answer = self.usage["completion_tokens"] / self._told if self._told else estimate.answer
+        expected = {"prompt_tokens": estimate.prompt * ratio, "completion_tokens": answer}
+        if cached := self.usage["cached_tokens"]:
+            expected["cached_tokens"] = expected["prompt_tokens"] * min(1.0, cached / self.usage["prompt_tokens"])
+        return expected
+
+    def expected_cost(self, expected: Mapping[str, float]) -> float | None:
+        """The expected cost in dollars of a call with these expected tokens; None if no price is known.
+
+        If the answers so far reported their cost, its ratio to the cost by our own price corrects that.
+        """
+        if not self.price:
+            return self.spent / self.billed if self.billed else None
+        return self.price.cost_of(expected, self.tier) * (self._paid / self._priced if self._priced else 1.0)
 
     def most(self, estimate: Estimate) -> float:
         """The maximum cost of a call in dollars."""
         ratio = max(FIRST_RATIO, self._worst * MARGIN)
         most = {"prompt_tokens": estimate.prompt * ratio, "completion_tokens": estimate.longest}
-        return self.price.cost_of(most) if self.price else 0.0
+        return self._dear(most, ("", self.tier)) * (self._dearest * MARGIN if self._dearest > 1 else 1.0)
+
+    def _dear(self, usage: Mapping[str, float], tiers: tuple[str, ...]) -> float:
+        """The cost in dollars by our own price, in the dearest of these tiers; 0 if no price is known."""
+        return max(self.price.cost_of(usage, tier) for tier in tiers) if self.price else 0.0
 
     async def reserve(self, estimate: Estimate) -> float:
         """Wait until a call fits, reserve its maximum cost, and return that in dollars. Without --max-cost this is 0.
@@ -210,32 +152,51 @@ class Budget:
             return f"--max-cost {self._max_cost:g} is reached, with {self.spent:.4f} dollars spent{under_way}"
         return ""
 
-    def settle(self, reserved: float, estimate: Estimate, usage: Mapping[str, float] | None) -> float:
+    def settle(
+        self, reserved: float, estimate: Estimate, usage: Mapping[str, float] | None, bill: Bill = NO_BILL
+    ) -> float:
         """Release the reservation of a call that has ended, and return its cost in dollars.
 
-        `usage` is None if the call used nothing. If the server did not report its tokens, the whole reservation counts
-        as cost.
+        `usage` is None if the call used nothing. If the server reported neither its tokens nor its cost, the whole
+        reservation counts as cost.
         """
         if self._max_cost is not None:
             self._reserved -= reserved
             self._outstanding -= 1
-        cost = 0.0 if usage is None else self.answered(estimate, usage, unsaid=reserved)
+        cost = 0.0 if usage is None else self.answered(estimate, usage, bill, unsaid=reserved)
         self._wake()
         return cost
 
-    def answered(self, estimate: Estimate, usage: Mapping[str, float], *, unsaid: float, factor: float = 1.0) -> float:
-        """Count an answer, and return its cost in dollars, at `factor` times the price.
+    def answered(
+        self,
+        estimate: Estimate,
+        usage: Mapping[str, float],
+        bill: Bill = NO_BILL,
+        *,
+        unsaid: float,
+        factor: float = 1.0,
+    ) -> float:
+        """Count an answer, and return its cost in dollars: the one it reports, or `factor` times that by our own price.
 
-        If the server did not report its tokens, the cost is at least `unsaid`.
+        If the server reported neither its cost nor its tokens, the cost is at least `unsaid`.
         """
         self.calls += 1
         if prompt := usage.get("prompt_tokens"):
             self._estimated += estimate.prompt
             self._worst = max(self._worst, prompt / max(estimate.prompt, 1.0))
+        self._told += "completion_tokens" in usage
         self.usage.update(usage)
-        said = {"prompt_tokens", "completion_tokens"} <= usage.keys()
-        known = self.price.cost_of(usage) * factor if self.price else 0.0
-        cost = known if said else max(known, unsaid)
+        said = is_complete(usage)
+        known = self._dear(usage, bill.tiers) * factor
+        if bill.dollars is not None:
+            cost = bill.dollars
+            self.billed += 1
+            if known and said:
+                self._priced, self._paid = self._priced + known, self._paid + cost
+                self._dearest = max(self._dearest, cost / known)
+        else:
+            cost = known if said else max(known, unsaid)
+            self.silent += not said
         self.spent += cost
         return cost
 

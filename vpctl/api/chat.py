@@ -21,6 +21,7 @@ from .answers import parse
 from .budget import Estimate
 from .dialects import NEW, OLD, Dialect, fallback, first_dialect, plainest
 from .engine import Engine, Rejected, Reply, Suspicion, reported_tokens
+from .picture_tokens import picture_tokens
 
 T = TypeVar("T")
 
@@ -52,6 +53,16 @@ BYTES_PER_TOKEN, MOST_BYTES_PER_TOKEN = 3.0, 12.0
 _SHORTEST = 16
 """The lowest limit on the length of an answer that all servers accept."""
 _PICTURE = b'{"type":"image_url"'
+
+REPAIRED = 0.05
+"""Fraction of answers that are sent back because they cannot be used, for estimates before the first answer."""
+REASONING_TOKENS = 1000.0
+"""Typical number of reasoning tokens of an answer, for estimates before the first answer."""
+_REASONS = re.compile(
+    r"(?!.*(?:chat|non-reasoning|-lite))"
+    r"(?:gpt-[5-9]|o\d|gemini-(?:2\.5|[3-9])|grok-(?:3-mini|[4-9])|magistral|qvq|.*(?:think|reason))"
+)
+"""Models that reason before they answer, unless they are told not to."""
 
 RESERVED_KEYS = frozenset(["model", "messages", "n", "stream", OLD, NEW])
 """Keys of a request that vpctl sets. With other values, costs would not be counted, or answers could not be read."""
@@ -107,11 +118,8 @@ class ChatModel:
     """
 
     def __init__(self, config: ServerConfig, model: str, *, option: str) -> None:
-        self.engine = Engine(config, model, option=option)
-        self.engine.careful = True  # answers that are all cut off would cost much
         self.model = model
         self._config = config
-        self._dialect = first_dialect(self.engine.server)
         self._cuts = Suspicion()
         self._seen: asyncio.Future[UserError | None] | None = None
         try:
@@ -124,6 +132,10 @@ class ChatModel:
             raise UserError(
                 f"--extra: {', '.join(taken)} cannot be set with --extra; limit the length of answers with --max-tokens"
             )
+        tier = self._extra.get("service_tier")
+        self.engine = Engine(config, model, option=option, tier=tier if isinstance(tier, str) else "")
+        self.engine.careful = True  # answers that are all cut off would cost much
+        self._dialect = first_dialect(self.engine.server)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -138,9 +150,51 @@ class ChatModel:
 
     def estimate(self, text: int, pictures: Sequence[tuple[int, int]], detail: str, answer: float) -> Estimate:
         """The estimate for `text` bytes of text, pictures of these sizes in pixels, and `answer` tokens of answer."""
-        how = self.engine.price.picture if self.engine.price else None
-        seen = sum(budget.picture_tokens(width, height, detail, how) for width, height in pictures)
+        rule = self.engine.picture_rule
+        seen = sum(picture_tokens(width, height, detail, rule) for width, height in pictures)
         return Estimate(text / budget.BYTES_PER_TOKEN + seen, answer, self._config.max_tokens)
+
+    def allowance(self, estimate: Estimate) -> dict[str, float]:
+        """What a call may use beyond what is expected: for reasoning, until the first answer, and for a second try."""
+        budget, expected = self.engine.budget, self.engine.expected(estimate)
+        prompt, answer = expected["prompt_tokens"], expected["completion_tokens"]
+        reasoning = min(self._reasoning(), max(0.0, estimate.longest - answer))
+        again = self._repaired()
+        more = {
+            "prompt_tokens": again * (prompt + answer),
+            "completion_tokens": again * (answer + reasoning) + reasoning,
+        }
+        if "cost" not in expected:
+            return more
+        cost = budget.expected_cost(more) if budget.price else again * expected["cost"]
+        return {**more, "cost": cost or 0.0}
+
+    def assumptions(self) -> str:
+        """What `allowance` assumes, and why no cost is known if none is."""
+        budget, told = self.engine.budget, []
+        if budget.calls and budget.repairs:
+            told.append(f"{budget.repairs} of {budget.calls - budget.repairs} answers are asked for again, as so far")
+        elif not budget.calls:
+            told.append(f"1 answer in {1 / REPAIRED:.0f} is asked for again")
+        if reasoning := self._reasoning():
+            told.append(f"an answer has {reasoning:.0f} reasoning tokens")
+        text = ", ".join(told)
+        if budget.price or budget.billed:
+            return text
+        unknown = f"the price of {self.model} is unknown, so there is no cost; set it with --prices FILE"
+        return f"{text}; {unknown}" if text else unknown
+
+    def _repaired(self) -> float:
+        """The fraction of questions that are asked a second time, from the answers so far if there are any."""
+        budget = self.engine.budget
+        return budget.repairs / max(1, budget.calls - budget.repairs) if budget.calls else REPAIRED
+
+    def _reasoning(self) -> float:
+        """The reasoning tokens of an answer that the expected answer does not have: none once answers were seen."""
+        asked = {"reasoning", "reasoning_effort", "thinking"} & (self._extra or {}).keys()
+        effort = str((self._extra or {}).get("reasoning_effort"))
+        may = bool(asked) or _REASONS.match(self.model.rpartition("/")[2].lower())
+        return REASONING_TOKENS if may and effort not in ("none", "minimal") and not self.engine.budget.calls else 0.0
 
     async def ask(self, request: Request, read: Callable[[dict[str, Any]], T], *, key: str = "") -> Answer[T]:
         """The answer to a question. `read` makes a value of its JSON object, or raises `Unusable`.
@@ -174,6 +228,7 @@ class ChatModel:
         try:
             if not self._dialect.limit:
                 raise cut
+            self.engine.budget.repairs += 1
             second = await self._post(request, (), f"{key}-longer" if key else "", limit=longer)
             usage = _sum(usage, second.usage)
             answer = Answer(_read(second, read), usage)
@@ -248,6 +303,7 @@ class ChatModel:
         if isinstance(first, _CutOff):
             return await self._longer(request, first, read, key)
         self._usable()
+        self.engine.budget.repairs += 1
         correction = f"This answer cannot be used: {first}. Answer again, with one JSON object of the form asked for."
         try:
             second = await self._post(request, (first.raw, correction), f"{key}-repair" if key else "")

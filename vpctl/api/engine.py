@@ -15,10 +15,12 @@ from ..configs import API_KEY, BASE_URL, ServerConfig
 from ..errors import Exhausted, RecordFailed, Refused, Suspect, UserError
 from ..flow import StopSignal
 from .answers import loads
-from .budget import Budget, Estimate, Price, price, table
+from .budget import NO_BILL, Bill, Budget, Estimate, is_complete
 from .dialects import is_local, provider, right_address
 from .faults import Fault, ServerError, alike, error_in, fault_of, hint, is_about_key
 from .pace import Gate, Ticket
+from .picture_tokens import family_rule
+from .prices import Price, price_of, read_prices
 from .rate import LearnedRate
 from .retry_after import exhausted
 from .window import CongestionWindow
@@ -56,12 +58,18 @@ REPORTED_WAIT = 5.0
 """Waits of this many seconds or more are reported."""
 MOST_TOKENS = 1e12
 """More than any call takes: a server that reports this many is wrong."""
+MOST_DOLLARS = 1e4
+"""More than any call costs: a server that reports more is wrong."""
+COST_HEADER = "x-litellm-response-cost"
+"""The header in which a LiteLLM proxy reports the cost of a call in dollars."""
+USUAL_TIERS = frozenset(["auto", "default", "standard"])
+"""Names of service tiers with the usual price."""
 SHOWN = 300
 """Maximum number of characters of a server's message that are shown."""
 
 
 class Reply(NamedTuple):
-    """A server's answer as JSON, and its usage: tokens, and `cost` in dollars if the price is known."""
+    """A server's answer as JSON, and its usage: tokens, and `cost` in dollars if it is known."""
 
     body: dict[str, Any]
     usage: dict[str, float]
@@ -109,11 +117,11 @@ class Suspicion:
 class Engine:
     """A server and the calls of a run to it. Requests can be sent only within `running`, which needs the key.
 
-    Raises `UserError` if no model is named, the URL or the prices are invalid, or the cost is limited and no price is
-    known.
+    `tier` is the service tier that the requests ask for. Raises `UserError` if no model is named, the URL or the prices
+    are invalid, or the cost is limited and no price is known.
     """
 
-    def __init__(self, config: ServerConfig, model: str, *, option: str) -> None:
+    def __init__(self, config: ServerConfig, model: str, *, option: str, tier: str = "") -> None:
         if not model:
             raise UserError(f"{option}: name the model, as in {option.partition(' ')[0]} openai:gpt-4o")
         self.config, self.model = config, model
@@ -123,13 +131,15 @@ class Engine:
         self.server = address(config)
         self.known_as = config.server_name or self.server
         """What identifies the server in records: its address, or --server-name."""
-        self.price: Price | None = price(model, table(config.prices))
+        self.price: Price | None = price_of(model, read_prices(config.prices), self.server)
+        self.picture_rule = (self.price and self.price.picture) or family_rule(model)
         if config.max_cost is not None and self.price is None:
             raise UserError(
                 f"--max-cost {config.max_cost:g}: the price of {model} is unknown; "
                 "set it with --prices FILE; vpctl annotate --help describes the file"
             )
-        self.budget = Budget(max_cost=config.max_cost, max_requests=config.max_requests, price=self.price)
+        tier = "" if tier in USUAL_TIERS else tier
+        self.budget = Budget(max_cost=config.max_cost, max_requests=config.max_requests, price=self.price, tier=tier)
         self.right = False
         self.careful = False
         """Whether one call follows the other until `pace.trust` is called: some first answers cannot be used."""
@@ -168,9 +178,10 @@ class Engine:
             await self.transport.close()
 
     def expected(self, estimate: Estimate) -> dict[str, float]:
-        """The expected usage of a call, corrected by the answers so far. It has a `cost` if the price is known."""
+        """The expected usage of a call, corrected by the answers so far. It has a `cost` if one is known."""
         expected = self.budget.expected(estimate)
-        return {**expected, "cost": self.price.cost_of(expected)} if self.price else expected
+        cost = self.budget.expected_cost(expected)
+        return expected if cost is None else {**expected, "cost": cost}
 
     @property
     def latency(self) -> float:
@@ -182,23 +193,46 @@ class Engine:
         """The fraction of the live price that a call by batch costs; 1 if the price is unknown."""
         return self.price.batch if self.price else 1.0
 
+    @property
+    def _knows_dollars(self) -> bool:
+        """Whether the dollars that the budget has counted mean something: a price or a report stands behind them."""
+        budget = self.budget
+        if budget.billed or (self.price and self.price.is_free):
+            return True
+        return self.price is not None and not (budget.silent and budget.silent == budget.calls)
+
     def status(self, share: float | None = None) -> str:
         """A short text: what was spent, the expected total if `share` of the run is done, and the calls in flight."""
-        if self.price:
+        if self._knows_dollars:
             in_all = f" of about {self.budget.spent / share:.2f}" if share else ""
             spent = f"{self.budget.spent:.2f}{in_all} USD"
+        elif self.budget.silent == self.budget.calls > 0:
+            spent = "usage not reported"
         else:
-            spent = f"{sum(self.budget.usage.values()):.0f} tokens"
+            spent = f"{tokens_in_all(self.budget.usage):.0f} tokens"
         waits = f", waiting {self.pace.paused():.0f} s" if self.pace.paused() > 1 else ""
         return f"{spent}, {self.pace.in_flight} in flight{waits}"
 
     def summary(self) -> str:
-        """A short text about the usage of the run; empty if nothing was asked."""
-        if not self.budget.requests:
+        """A short text about the usage of the run; empty if nothing was asked.
+
+        What the server did not report is never a number: an answer without usage has neither tokens nor dollars.
+        """
+        budget = self.budget
+        if not budget.requests:
             return ""
-        dollars = f", {self.budget.spent:.4f} USD" if self.price else ""
-        tokens = sum(self.budget.usage[name] for name in ("prompt_tokens", "completion_tokens"))
-        return f"{progress.plural(self.budget.requests, 'request')}, {tokens:.0f} tokens{dollars}"
+        told = [progress.plural(budget.requests, "request")]
+        if tokens := tokens_in_all(budget.usage):
+            told.append(f"{tokens:.0f} tokens")
+        silent = 0 if self.price and self.price.is_free else budget.silent
+        if budget.spent or (budget.calls and self._knows_dollars):
+            unpriced = self.price is None and budget.billed < budget.calls
+            bound = "" if not (silent or unpriced) else "at least " if self.config.max_cost is None else "at most "
+            told.append(f"{bound}{budget.spent:.4f} USD")
+        if silent:
+            of = f" for {silent} of {budget.calls} answers" if silent < budget.calls else ""
+            told.append(f"the server did not report usage{of}")
+        return ", ".join(told)
 
     def redacted(self, text: str) -> str:
         """A server's text in one line, without the key and without the user and password in the URL."""
@@ -249,7 +283,7 @@ class Engine:
         """
         reserved: float | None = await self.budget.reserve(estimate)
         used: dict[str, float] | None = None
-        cost = 0.0
+        bill, cost = NO_BILL, 0.0
 
         async def unheard() -> None:
             nonlocal reserved
@@ -260,11 +294,23 @@ class Engine:
 
         try:
             answer = await self._tried(path, body, estimate, again, key, subject, unheard)
-            used = reported_tokens(answer)
+            used, bill = reported_tokens(answer), self.bill(answer)
         finally:
             if reserved is not None:
-                cost = self.budget.settle(reserved, estimate, used)
-        return Reply(answer, {**used, "cost": round(cost, 9)} if self.price and used else used)
+                cost = self.budget.settle(reserved, estimate, used, bill)
+        return Reply(answer, self.with_cost(used, bill, cost))
+
+    def bill(self, answer: Mapping[str, Any]) -> Bill:
+        """What an answer says about its cost. If it does not name its service tier, the usual price may count too."""
+        tier = answer.get("service_tier")
+        if not isinstance(tier, str) or not tier:
+            return Bill(reported_dollars(answer), ("", self.budget.tier))
+        return Bill(reported_dollars(answer), ("" if tier in USUAL_TIERS else tier,))
+
+    def with_cost(self, usage: dict[str, float], bill: Bill, dollars: float) -> dict[str, float]:
+        """The usage with its cost, if the answer reported that, or if it reported all tokens and a price is known."""
+        known = bill.dollars is not None or (self.price is not None and is_complete(usage))
+        return {**usage, "cost": round(dollars, 9)} if known else usage
 
     async def _tried(
         self,
@@ -280,7 +326,7 @@ class Engine:
         now = asyncio.get_running_loop().time
         tries = timed_out = broken = 0
         began = broke = now()
-        expected = sum(self.budget.expected(estimate).values())
+        expected = tokens_in_all(self.budget.expected(estimate))
         while True:
             tries += 1
             lost = by_itself = False
@@ -288,7 +334,7 @@ class Engine:
             used = 0.0
             try:
                 answer = await self._sent(path, body(), key)
-                used = sum(reported_tokens(answer).values()) or expected
+                used = tokens_in_all(reported_tokens(answer)) or expected
                 self.pace.succeeded(ticket)
                 self._answered = now()
                 return answer
@@ -358,7 +404,7 @@ class Engine:
             raise self._no_server()
         self.right, self._lost = True, 0
         self._suspicion.clear()
-        return answer
+        return with_header_cost(answer, response.headers)
 
     async def managed(self, send: Callable[[], Awaitable[R]], way_out: str = "", *, within: float | None = None) -> R:
         """The result of `send`, which makes a request that is not a call of a model. It is tried until it is answered.
@@ -572,18 +618,65 @@ def address(config: ServerConfig) -> str:
 def reported_tokens(answer: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of tokens that an answer reports, by kind; empty if it reports none.
 
-    Some servers count reasoning tokens in the total only. They are charged like the answer, so they are added to it.
+    Some servers count reasoning tokens in the total only, or beside the answer's. They are charged like the answer, so
+    they are added to it.
     """
     said = answer.get("usage")
     if not isinstance(said, dict):
         return {}
-    details = said.get("prompt_tokens_details")
     prompt, answered, total = (_tokens(said.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
-    cached = _tokens(details.get("cached_tokens")) if isinstance(details, dict) else None
+    cached = _detail(said, "prompt_tokens_details", "cached_tokens")
+    reasoning = _detail(said, "completion_tokens_details", "reasoning_tokens")
     if prompt is not None and answered is not None and total is not None:
         answered = max(answered, total - prompt)
-    found = {"prompt_tokens": prompt, "completion_tokens": answered, "cached_tokens": cached or None}
+    if answered is not None and reasoning and reasoning > answered:
+        answered += reasoning
+    found = {
+        "prompt_tokens": prompt,
+        "completion_tokens": answered,
+        "cached_tokens": cached or None,
+        "reasoning_tokens": reasoning or None,
+    }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _detail(usage: Mapping[str, Any], part: str, name: str) -> float | None:
+    details = usage.get(part)
+    return _tokens(details.get(name)) if isinstance(details, dict) else None
+
+
+def tokens_in_all(usage: Mapping[str, float]) -> float:
+    """The tokens of a usage. Cached tokens are a part of the prompt's, and reasoning tokens of the answer's."""
+    return usage.get("prompt_tokens", 0.0) + usage.get("completion_tokens", 0.0)
+
+
+def reported_dollars(answer: Mapping[str, Any]) -> float | None:
+    """The cost in dollars that an answer reports, as OpenRouter's do; None if it reports no valid one.
+
+    With a provider's key of your own, OpenRouter's cost is its fee, and the provider charges the rest.
+    """
+    said = answer.get("usage")
+    if not isinstance(said, dict) or (cost := _dollars(said.get("cost"))) is None:
+        return None
+    details = said.get("cost_details")
+    upstream = details.get("upstream_inference_cost") if isinstance(details, dict) and said.get("is_byok") else None
+    return cost + (_dollars(upstream) or 0.0)
+
+
+def with_header_cost(answer: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
+    """The answer, with the cost that a LiteLLM proxy reports in a header, if it reports none itself."""
+    text = headers.get(COST_HEADER, "")
+    cost = _dollars(float(text)) if re.fullmatch(r"[0-9]{1,20}(\.[0-9]{0,40})?([eE][-+]?[0-9]{1,3})?", text) else None
+    if cost is None or reported_dollars(answer) is not None:
+        return answer
+    usage = answer.get("usage")
+    return {**answer, "usage": {**(usage if isinstance(usage, dict) else {}), "cost": cost}}
+
+
+def _dollars(said: object) -> float | None:
+    """A cost in dollars; None if the value is not a valid one."""
+    right = isinstance(said, int | float) and not isinstance(said, bool) and 0 <= said < MOST_DOLLARS
+    return float(cast(float, said)) if right else None
 
 
 def _tokens(said: object) -> float | None:

@@ -106,7 +106,8 @@ def annotate(
             "--dry-run",
             group="Budget",
             help="Make no call, except those of --sample. Only print how many calls the run would make, and estimate "
-            "their tokens and cost.",
+            "their tokens and cost. A second amount allows for calls that may follow, to break ties and to ask again "
+            "after unusable answers, and for reasoning.",
         ),
     ] = False,
     sample: Annotated[

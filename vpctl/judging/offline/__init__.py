@@ -62,8 +62,9 @@ def judge(
     try:
         flow.run(work, max_time=config.max_time)
     finally:
-        spent = model_of(annotator).engine.budget.spent
-        more = "; ".join(text for text in (tally.summary(), f"{spent:.4f} USD" if spent else "") if text)
+        budget = model_of(annotator).engine.budget
+        spent = f"{'at most ' if budget.silent else ''}{budget.spent:.4f} USD" if budget.spent else ""
+        more = "; ".join(text for text in (tally.summary(), spent) if text)
         progress.finished(
             progress.plural(reader.judgements, "judgement"),
             out.target,

@@ -166,10 +166,10 @@ class Reader:
         engine = model_of(self._judge).engine
         if result.status == 200:
             usage = reported_tokens(result.body)
-            cost = engine.budget.answered(stub.estimate, usage, unsaid=reserved, factor=engine.batch_share)
-            if engine.price and usage:
-                usage["cost"] = round(cost, 9)
-            return self._judge.read(stub.call.kind, result.body, usage)
+            bill = engine.bill(result.body)._replace(tiers=("",))  # the price of a batch has no tiers
+            factor = engine.batch_share
+            cost = engine.budget.answered(stub.estimate, usage, bill, unsaid=reserved, factor=factor)
+            return self._judge.read(stub.call.kind, result.body, engine.with_cost(usage, bill, cost))
         error = error_in(result.status or 500, {}, {"error": result.error})
         fault = fault_of(error)
         if fault is Fault.REFUSED:
