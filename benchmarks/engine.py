@@ -3,11 +3,10 @@
 2,000 calls, 100 in flight, to a server that answers after 0.2 s, on cores of its own where there are four; rounds of
 all sides alternate, and the median is told. Goals: calls a second at least 0.9 of the bare loop's for text of 1.4 KB
 and 0.8 for four pictures of 60 KB, and there at most 1.5 ms of the client's CPU a call. Run with:
-python benchmarks/engine.py
+python -m benchmarks.engine
 """
 
 import asyncio
-import base64
 import gc
 import os
 import resource
@@ -15,41 +14,22 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from itertools import cycle, islice
 from pathlib import Path
-from random import Random
 from typing import Any, NamedTuple
 
-import aiohttp
 import openai
 import orjson
 
+from benchmarks.calls import IN_FLIGHT, KEY, Ask, Call, Load, bare, in_flight, pictures, texts
 from vpctl.api.budget import Estimate
 from vpctl.api.chat import ChatModel, Request
 from vpctl.configs import ServerConfig
 from vpctl.flow import StopSignal
 
-CALLS, IN_FLIGHT, LATENCY, ROUNDS = 2000, 100, 0.2, 3
-KEY = "any"
-
-
-class Load(NamedTuple):
-    """Questions of one kind, asked over and over, what each is answered, and the goals."""
-
-    name: str
-    questions: list[dict[str, Any]]
-    answer: dict[str, Any]
-    goal: float
-    most_cpu: float | None
-
-
-class Call(NamedTuple):
-    """What is asked, as the arguments of the openai client, and as the body of the request."""
-
-    question: dict[str, Any]
-    body: bytes
+CALLS, LATENCY, ROUNDS = 2000, 0.2, 3
 
 
 class Cost(NamedTuple):
@@ -57,72 +37,6 @@ class Cost(NamedTuple):
 
     rate: float
     cpu: float
-
-
-def question(parts: list[dict[str, Any]], schema: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of one call."""
-    return {
-        "model": "judge",
-        "messages": [{"role": "user", "content": parts}],
-        "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}},
-    }
-
-
-def exactly(properties: dict[str, Any]) -> dict[str, Any]:
-    """The schema of an object that has these properties and no others."""
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
-
-
-def texts() -> Load:
-    """Bodies of 1.4 KB."""
-    chance = Random(0)
-    schema = exactly({"prompt": {"type": "string"}})
-    rest = len(orjson.dumps(question([{"type": "text", "text": ""}], schema)))
-    questions = [question([{"type": "text", "text": chance.randbytes(700).hex()[rest:]}], schema) for _ in range(8)]
-    return Load("text of 1.4 KB", questions, {"prompt": "a red circle left of a blue square"}, 0.9, None)
-
-
-def pictures() -> Load:
-    """Bodies of 320 KB; random bytes stand for a JPEG, which nobody opens."""
-    chance = Random(0)
-    levels = ["1 Bad", "2 Poor", "3 Fair", "4 Good", "5 Excellent"]
-    verdict = exactly({"rationale": {"type": "string"}, "level": {"type": "string", "enum": levels}})
-    schema = exactly(dict.fromkeys("ABCD", verdict))
-    questions = []
-    for _ in range(8):
-        encoded = [base64.b64encode(chance.randbytes(60_000)).decode() for _ in range(4)]
-        urls = [{"url": f"data:image/jpeg;base64,{one}"} for one in encoded]
-        questions.append(question([{"type": "image_url", "image_url": url} for url in urls], schema))
-    judged = {"rationale": "The circle is red and stands where it should.", "level": "4 Good"}
-    answer: dict[str, Any] = dict.fromkeys("ABCD", judged)
-    return Load("four pictures of 60 KB", questions, answer, 0.8, 1.5)
-
-
-Ask = Callable[[Call], Awaitable[object]]
-
-
-async def in_flight(ask: Ask, calls: Iterator[Call]) -> None:
-    """Ask all, `IN_FLIGHT` at a time."""
-
-    async def one_after_another() -> None:
-        for call in calls:
-            await ask(call)
-
-    await asyncio.gather(*(one_after_another() for _ in range(IN_FLIGHT)))
-
-
-@asynccontextmanager
-async def bare(url: str) -> AsyncIterator[Ask]:
-    """The least that a call can cost: its body was there before, and nobody looks at the answer."""
-    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=IN_FLIGHT)) as session:
-
-        async def ask(call: Call) -> None:
-            async with session.post(f"{url}/chat/completions", data=call.body, headers=headers) as response:
-                assert response.status == 200
-                await response.read()
-
-        yield ask
 
 
 @asynccontextmanager

@@ -62,6 +62,11 @@ VARIABLES = (
         "--use_fsdp sets it.",
         ("lora",),
     ),
+    Variable(
+        "SSL_CERT_FILE",
+        "File of the certificates that are trusted, for a network with its own. The default is Mozilla's list.",
+        ("base_url",),
+    ),
     Variable("NO_COLOR", "If it is set, tables have no colours.", ("judgements", "html", "files")),
 )
 """Every environment variable that vpctl, or a library that it loads, reads."""

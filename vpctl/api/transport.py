@@ -2,20 +2,26 @@
 
 The calls of models go over aiohttp. The client of openai would take several times as long for each: it makes its URL,
 its headers and its models of the answer anew (`benchmarks/engine.py`). The batches, which are few, go over that client.
+It is imported only for them, because that alone takes half a second.
 """
 
+import os
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import aiohttp
-import httpx2
-import openai
+import certifi
 
 from .. import __version__
 from .faults import ServerError, read_error
 from .wire import BadStatus, NoAnswer, Response
+
+if TYPE_CHECKING:
+    import openai
 
 LARGEST = 64 * 1024 * 1024
 """Bytes. No answer of a model is larger."""
@@ -40,7 +46,7 @@ class Transport:
         sent |= headers
         self._session = aiohttp.ClientSession(
             headers=sent,
-            connector=aiohttp.TCPConnector(limit=0, ssl=httpx2.create_ssl_context()),
+            connector=aiohttp.TCPConnector(limit=0, ssl=_certificates() if parts.scheme == "https" else True),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECTED),  # the engine has one for answers
             trust_env=True,
         )
@@ -64,8 +70,10 @@ class Transport:
         return self._urls[path]
 
     @cached_property
-    def client(self) -> openai.AsyncOpenAI:
+    def client(self) -> "openai.AsyncOpenAI":
         """The openai client of the server, for its batches. Its own retries are off: the engine does them."""
+        import openai
+
         return openai.AsyncOpenAI(
             base_url=self._base_url,
             api_key=self._key,
@@ -79,6 +87,9 @@ class Transport:
     @contextmanager
     def translated() -> Iterator[None]:
         """A context that turns the client's errors into `BadStatus` and `NoAnswer`. Our own `TimeoutError` passes."""
+        import httpx2
+        import openai
+
         try:
             yield
         except TimeoutError:
@@ -115,6 +126,11 @@ def _told(status: int, headers: Mapping[str, str], content: bytes | str, reason:
     """The error in an answer. `reason` is its message if the content has none."""
     error = read_error(status, headers, content)
     return error if error.message else error._replace(message=reason, about=f"{error.about} {reason}".casefold())
+
+
+def _certificates() -> ssl.SSLContext:
+    """The certificates that are trusted: those of SSL_CERT_FILE, or of Mozilla."""
+    return ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or certifi.where())
 
 
 def _no_answer(error: Exception) -> NoAnswer:
