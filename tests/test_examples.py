@@ -5,7 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from tests.conftest import ENVIRONMENT, HOME, Ended, lines
+from tests.servers import Server
 from vpctl import cli
 
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", (HOME / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
@@ -63,6 +64,29 @@ def test_the_parser_takes_every_command_of_a_block_of_the_readme(block: str) -> 
     for command in commands:
         _, name, *words = shlex.split(command)
         parse(name, words)
+
+
+def test_the_servers_of_the_readme_are_asked_as_it_says(tmp_path: Path) -> None:
+    """Each of them is a stand-in on this machine, with the key that the block exports."""
+    section = (HOME / "README.md").read_text().partition("\n## Servers\n")[2].partition("\n## ")[0]
+    [drawing, asking] = re.findall(r"^```sh\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "bin").mkdir()
+    for name in ("vllm", "ollama"):
+        stand_in(tmp_path / "bin" / name).write_text("#!/bin/sh\n")
+    path = f"{tmp_path}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with Server() as server:
+        asking = re.sub(r"OPENAI_BASE_URL=\S+", f"OPENAI_BASE_URL={server.url}", asking)
+        asking = asking.replace("OPENAI_API_KEY=", f"OPENAI_BASE_URL={server.url} OPENAI_API_KEY=", 1)
+        numbers = count()
+        asking = re.sub("out judgements", lambda _: f"out {next(numbers)}", asking)
+        for script in (drawing, asking):
+            done = subprocess.run(
+                ["bash", "-e", "-c", script], cwd=tmp_path, env={**ENVIRONMENT, "PATH": path}, capture_output=True
+            )
+            assert done.returncode == 0, done.stderr.decode()
+    judged = [lines((tmp_path / f"{number}.jsonl").read_text()) for number in range(5)]
+    assert [len(records) for records in judged] == [4] * 5
+    assert len({records[0]["annotator"] for records in judged}) == 5
 
 
 @pytest.mark.parametrize(
