@@ -23,6 +23,8 @@ command counts the record, continues, and the next run tries the record again.
 An aspect is a Markdown file, not Python. Its name in records is the name of the file without .md. Its first line is
 the title, as in `# Fidelity`. The rest is the rubric. The lines of the rubric from `1. Name: description` to
 `5. Name: description` name the five levels, the worst first. Without such lines the levels are the numbers 1 to 5.
+Two settings may stand in front of the title, between two lines `---`. `prompt: hidden` does not show the prompt to a
+language model, for an aspect of the picture alone. `ranking: none` does not ask it to rank the pictures.
 """
 
 from abc import abstractmethod
@@ -86,12 +88,16 @@ class Aspect(NamedTuple):
 
     `name` is the name of the aspect's file without .md. `levels` are the five allowed answers, the worst first, such as
     ``3 Fair``, or only numbers if the rubric does not name them. The score is the number of the level, 1 to 5.
+    `with_prompt` is false if a language model must judge without the prompt, and `with_ranking` if it must not rank the
+    pictures.
     """
 
     name: str
     title: str
     rubric: str
     levels: tuple[str, ...] = LEVELS
+    with_prompt: bool = True
+    with_ranking: bool = True
 
 
 class Kind(NamedTuple):
@@ -388,6 +394,13 @@ class Annotator(Protocol):
         from PIL import Image
 
         return prepared.width * prepared.height if isinstance(prepared, Image.Image) else 0
+
+    def first_alone(self) -> bool:
+        """Return whether the first call about some pictures must be answered before the others about them begin.
+
+        Return true for a server that keeps what it has read: it then reads the pictures once for all aspects.
+        """
+        return False
 
     def template(self, kind: Kind) -> str:
         """Return the name and hash of the instructions for the model. If they change, pictures are judged again.

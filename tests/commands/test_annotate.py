@@ -378,7 +378,7 @@ def levels(body: dict[str, Any], chosen: int) -> dict[str, Any]:
     schema = body["response_format"]["json_schema"]["schema"]
     letters = [name for name in schema["properties"] if name != "ranking"]
     names = schema["properties"]["A"]["properties"]["level"]["enum"]
-    verdict = {"rationale": "It says so.", "level": names[chosen - 1]}
+    verdict = {"because": "It says so.", "level": names[chosen - 1]}
     return {**dict.fromkeys(letters, verdict), "ranking": letters}
 
 
@@ -408,9 +408,13 @@ def test_orders_in_a_prompt_are_quoted_material_and_can_at_most_sway_a_level(pic
         system, user = body["messages"]
         texts = [part["text"] for part in user["content"] if part["type"] == "text"]
         assert order not in system["content"]
-        [quoted] = [text for text in texts if "ignore all rules" in text]
+        quoted = next((text for text in texts if "ignore all rules" in text), "")
+        if "(prompt-following)" not in texts[-1] and "(fidelity)" not in texts[-1]:
+            assert not quoted, "an aspect of the picture alone is judged without the prompt"
+            continue
         assert orjson.dumps({"prompt": order}).decode() in quoted, "it cannot end the quotation it stands in"
-        assert texts[-1].startswith("The material ends here.")
+        assert texts[-1] == quoted
+        assert "The material ends here." in quoted.partition("ignore all rules")[2]
 
 
 def test_one_call_for_all_aspects_and_comparisons_of_what_ties(server: Server, pictures: Path, tmp_path: Path) -> None:

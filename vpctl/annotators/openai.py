@@ -18,6 +18,8 @@ from ..judging import questions
 
 TOKENS_PER_RATIONALE = 60.0
 """Typical number of tokens of a rationale and its level."""
+TRIAL = 32
+"""Number of answers after which a server that never reported cached tokens is taken for one that keeps no prefixes."""
 
 
 class ServedJudge(OfflineAnnotator):
@@ -40,6 +42,11 @@ class ServedJudge(OfflineAnnotator):
         """The context in which `ask` may be called."""
         return self.model.engine.running(stop_signal)
 
+    def first_alone(self) -> bool:
+        """Whether the server keeps what it has read of the pictures, as far as its answers have shown."""
+        budget = self.model.engine.budget
+        return budget.calls < TRIAL or budget.usage["cached_tokens"] > 0
+
     def template(self, kind: Kind) -> str:
         """Name and hash of the instructions for the model."""
         return questions.template(kind)
@@ -53,23 +60,25 @@ class ServedJudge(OfflineAnnotator):
         return self.model.engine.summary()
 
     def request(self, question: Question) -> Request:
-        """The request for a question, whose pictures are `Encoded`."""
+        """The request for a question, whose pictures are `Encoded`.
+
+        The requests about the same pictures in the same order begin with the same bytes, whatever their aspect is.
+        """
         kind = question.kind
-        before, after = questions.text_before(question), questions.text_after(kind)
-        parts = [text_part(before)]
+        parts = [text_part(questions.text_before())]
         for letter, picture in zip(kind.letters, question.pictures, strict=True):
             parts += [text_part(questions.picture_label(letter)), picture.part]
         sizes = [(picture.width, picture.height) for picture in question.pictures]
         estimate = self.estimate(kind, question.prompt, sizes)
-        return Request(
-            questions.system_prompt(kind), [*parts, text_part(after)], questions.answer_schema(kind), estimate
-        )
+        parts.append(text_part(questions.text_after(question)))
+        return Request(questions.system_prompt(kind), parts, questions.answer_schema(kind), estimate)
 
     def estimate(self, kind: Kind, prompt: str, sizes: Sequence[tuple[int, int]]) -> Estimate:
         """The estimated number of tokens of a question. `sizes` are widths and heights of its pictures in pixels."""
         sizes = [self._encode.size(size) for size in sizes]
+        shown = any(aspect.with_prompt for aspect in kind.aspects)
         return self.model.estimate(
-            _fixed(kind) + len(prompt.encode()),
+            _fixed(kind) + (len(prompt.encode()) if shown else 0),
             sizes,
             self._encode.detail,
             kind.pictures * len(kind.aspects) * TOKENS_PER_RATIONALE,
@@ -110,7 +119,7 @@ def split_usage(verdicts: list[Verdicts], usage: Mapping[str, float]) -> list[Ve
 
 def _fixed(kind: Kind) -> int:
     blank = Question("", [None] * kind.pictures, kind.aspects, kind.mode)
-    return len(f"{questions.system_prompt(kind)}{questions.text_before(blank)}{questions.answer_schema(kind)}".encode())
+    return len(f"{questions.system_prompt(kind)}{questions.text_after(blank)}{questions.answer_schema(kind)}".encode())
 
 
 def load(
