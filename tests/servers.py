@@ -68,6 +68,7 @@ class Entry:
     billed: bool = False
     heard: bool = True
     tokens: int = 0
+    cached: int = 0
     in_flight: int = 0
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -131,6 +132,21 @@ def parts(body: JSON) -> Iterator[JSON]:
     for message in body["messages"]:
         content = message["content"]
         yield from [{"type": "text", "text": content}] if isinstance(content, str) else content or []
+
+
+PICTURE_TOKENS = 255
+"""Tokens that a picture counts as."""
+
+
+def prefixes_of(body: JSON) -> Iterator[tuple[str, int]]:
+    """The beginnings of a question that a server could keep: a hash and the number of tokens of each, by length."""
+    known, tokens = sha256(), 0
+    schema = {"type": "text", "text": orjson.dumps(body.get("response_format")).decode()}
+    for part in [schema, *parts(body)]:
+        text = part.get("text", "") if part["type"] == "text" else part["image_url"]["url"]
+        known.update(orjson.dumps(part))
+        tokens += len(text) // 4 if part["type"] == "text" else PICTURE_TOKENS
+        yield known.hexdigest(), tokens
 
 
 def schema_of(body: JSON) -> JSON | None:
@@ -215,7 +231,7 @@ def completion(content: object, fault: str, body: JSON) -> Reply:
     if fault == "refusal":
         message |= {"content": None, "refusal": "I'm sorry, I can't help with that."}
     pictures = [part["image_url"]["url"] for part in parts(body) if part["type"] == "image_url"]
-    asked = (len(orjson.dumps(body)) - sum(map(len, pictures))) // 4 + 255 * len(pictures)
+    asked = (len(orjson.dumps(body)) - sum(map(len, pictures))) // 4 + PICTURE_TOKENS * len(pictures)
     said = len(text) // 4
     whole = {
         "id": f"chatcmpl-{fingerprint(body)}",
@@ -246,6 +262,8 @@ class Server:
     - batch_delay: seconds until a batch finishes by itself, without `finish`; then `expire_share` of its requests
       expire, and `error_share` of them fail with a server error
     - held: the number of questions that are answered at once; the others wait until `release` is called
+    - caches: keep the prefix of each answered question, and report in the usage how many tokens of a question were in a
+      prefix that was kept before it arrived. The schema of the answer is in front of the system prompt, as at OpenAI
     - log_file: a file to which the log is also written, one line as soon as a request is answered
     """
 
@@ -272,6 +290,7 @@ class Server:
     expire_share: float = 0.0
     error_share: float = 0.0
     held: int | None = None
+    caches: bool = False
     log_file: Path | None = None
     url: str = field(init=False, default="")
     log: list[Entry] = field(init=False, default_factory=list)
@@ -280,6 +299,7 @@ class Server:
         if unknown := [fault for fault in self.faults if fault not in FAULTS and not fault.isdigit()]:
             raise ValueError(f"no such faults: {unknown}")
         self._asked: Counter[str] = Counter()
+        self._prefixes: set[str] = set()
         self._in_flight, self._begun = 0, 0
         self._room, self._filled = 0.0, 0.0
         self._kept: dict[str, dict[str, JSON]] = {"files": {}, "batches": {}}
@@ -407,6 +427,8 @@ class Server:
         self._room -= 1
         self._in_flight += 1
         self._begun += 1
+        prefixes = list(prefixes_of(body)) if self.caches else []
+        cached = max((tokens for name, tokens in prefixes if name in self._prefixes), default=0)
         try:
             if self.held is not None and self._begun > self.held:
                 await self._released.wait()
@@ -414,6 +436,12 @@ class Server:
             sent = self._reply(request.path, body)
             if sent.fault == "timeout":
                 await asyncio.sleep(self.hang)
+            if prefixes and sent.tokens:
+                self._prefixes.update(name for name, _ in prefixes)
+                answer = orjson.loads(sent.body)
+                answer["usage"]["prompt_tokens_details"] = {"cached_tokens": cached}
+                entry.cached = cached
+                sent = sent._replace(body=orjson.dumps(answer))
         finally:
             self._in_flight -= 1
         if sent.fault == "429":

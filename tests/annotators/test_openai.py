@@ -13,17 +13,17 @@ import pytest
 from PIL import Image
 
 from tests.conftest import draw
-from tests.servers import JSON, Server, instance, schema_of
+from tests.servers import JSON, PICTURE_TOKENS, Server, instance, schema_of
 from vpctl import flow, plugins, progress
 from vpctl.annotators import openai
 from vpctl.api.pictures import Encoder
 from vpctl.configs import PictureConfig, ServerConfig
-from vpctl.contracts import Kind, Verdicts
+from vpctl.contracts import Kind, Question, Verdicts
 from vpctl.flow import StopSignal
 from vpctl.images.pictures import Pictures
 from vpctl.judging import run as judging
 from vpctl.judging.ledger import OutputLedger
-from vpctl.judging.plan import Plan, group_by_prompt
+from vpctl.judging.plan import Group, Plan, group_by_prompt, plan_calls
 from vpctl.judging.run import Tally
 from vpctl.records import Judgement
 from vpctl.streams.reading import read
@@ -99,6 +99,61 @@ def opened(path: str) -> bytes:
     return Image.open(path).convert("RGB").tobytes()
 
 
+def requests(aspects: tuple[str, ...], **how: Any) -> list[bytes]:
+    """The bodies of the requests about one prompt's four pictures, in the order in which they are sent."""
+    judge = openai.load("gpt-4o", server=ServerConfig(base_url="http://here/v1"))
+    pictures = [judge.prepare(Image.new("RGB", (64, 64), (60 * number, 0, 0)), "") for number in range(4)]
+    images: list[Any] = [
+        {"prompt": "two cats on a red sofa", "prompt_id": "p", "image_id": str(number), "file_name": f"{number}.png"}
+        for number in range(4)
+    ]
+    context = judging.judging_context(judge, "openai:gpt-4o", lambda _: Image.new("RGB", (1, 1)), None)  # type: ignore[arg-type]
+    plan = Plan(tuple(map(plugins.aspect, aspects)), **how)
+    bodies = []
+    for call in plan_calls(Group(images, ["x"] * 4), plan, context):
+        question = Question(images[0]["prompt"], [pictures[place] for place in call.shown], *call.kind[:2])
+        bodies.append(judge.model.body(judge.request(question)))
+    return bodies
+
+
+@pytest.mark.parametrize("mode", ["list", "point", "pair"])
+def test_the_requests_about_the_same_pictures_differ_only_in_the_aspect(mode: str) -> None:
+    bodies = requests(tuple(plugins.aspects()), mode=mode)
+    assert len(bodies) == 4 * {"list": 1, "point": 4, "pair": 12}[mode]
+    for first in range(0, len(bodies), 4):
+        same = bodies[first : first + 4]
+        columns = zip(*same, strict=False)
+        shared = same[0][: next(place for place, column in enumerate(columns) if len({*column}) > 1)]
+        assert shared.count(b"data:image/") == same[0].count(b"data:image/") > 0, "all pictures"
+        for body, name in zip(same, plugins.aspects(), strict=True):
+            aspect = plugins.aspect(name)
+            prompt = len('The prompt, as JSON: {"prompt": "two cats on a red sofa"}') if aspect.with_prompt else 0
+            rubric = len(orjson.dumps(f"{aspect.title} {aspect.name} {aspect.rubric}"))
+            assert len(body) - len(shared) < rubric + prompt + 800, "the rubric, the prompt, and what to do"
+    assert bodies[0] != bodies[1]
+
+
+def test_a_server_that_keeps_prefixes_reads_the_pictures_once_for_all_aspects(tmp_path: Path) -> None:
+    every = tuple(map(plugins.aspect, plugins.aspects()))
+    with Server(caches=True) as server:
+        done = judged(server, tmp_path, Plan(every, passes=2), prompts=3)
+    cached = [entry.cached for entry in server.log]
+    assert len(done) == len(cached) == 3 * 4 * 2
+    read_once = 3 * 2  # each prompt in each of two orders
+    assert sum(tokens >= 3 * PICTURE_TOKENS for tokens in cached) == len(cached) - read_once
+    assert sum(one["usage"].get("cached_tokens", 0) for one in done) == sum(cached)
+
+
+def test_calls_wait_for_the_first_until_a_server_has_shown_that_it_keeps_no_prefixes() -> None:
+    judge = openai.load("gpt-4o", server=ServerConfig(base_url="http://here/v1"))
+    budget = judge.model.engine.budget
+    assert judge.first_alone()
+    budget.calls = openai.TRIAL
+    assert not judge.first_alone()
+    budget.usage["cached_tokens"] = 1
+    assert judge.first_alone()
+
+
 def test_all_aspects_share_what_their_call_took(tmp_path: Path) -> None:
     with Server() as server:
         done = judged(server, tmp_path, Plan(ASPECTS, all_aspects=True), prompts=1)
@@ -146,7 +201,7 @@ def test_what_a_call_used_is_shared() -> None:
 
 def test_an_answer_that_came_another_way_is_read_the_same_way() -> None:
     judge = openai.load("gpt-4o", server=ServerConfig(base_url="http://here/v1"))
-    body = {"choices": [{"message": {"content": '{"A": {"rationale": "x", "level": "4 Slight"}}'}}]}
+    body = {"choices": [{"message": {"content": '{"A": {"because": "x", "level": "4 Sound"}}'}}]}
     (found,) = judge.read(Kind(ASPECTS[:1], "point", 1), body, {"prompt_tokens": 3.0})
     assert (found.scores, found.usage) == ([4.0], {"prompt_tokens": 3.0})
     assert asyncio.iscoroutinefunction(judge.ask)

@@ -155,6 +155,11 @@ def annotate(
     one call for each prompt and aspect. It shows all pictures of the prompt, in a shuffled order. The records of one
     prompt must be consecutive; otherwise they are judged in separate calls.
 
+    All aspects of a pass see the pictures in the same order, and a call begins with the pictures and ends with the
+    aspect. A server that keeps what it has read, as OpenAI's does, then reads the pictures once for all aspects. The
+    first call about some pictures is answered before the others begin. Each pass shows them in another order. vpctl
+    eval judgements shows whether an annotator prefers a place.
+
     The aspects, their five levels, and the separate call for each aspect follow VisionPrefer (Wu et al. 2024, arXiv
     2404.15100).
 

@@ -165,7 +165,10 @@ class _Run:
             pass
 
     async def _judge_group(self, group: Group, wanted: list[Call]) -> None:
-        """Prepare the pictures of a group, then start its calls."""
+        """Prepare the pictures of a group, then start its calls: all at once, or first one for each order of pictures.
+
+        Calls that wait for that one do not keep other groups from being prepared.
+        """
         async with AsyncExitStack() as turn:
             turn.callback(self._preparing.release)
             try:
@@ -179,10 +182,21 @@ class _Run:
                 return
             async with self._pixels.holding(size):
                 begun: list[asyncio.Task[None]] = []
+                first: dict[tuple[int, ...], asyncio.Task[None]] = {}
+                later: list[Call] = []
+                alone = self._context.annotator.first_alone()
                 for call in wanted:
+                    if alone and call.shown in first:
+                        later.append(call)
+                        continue
+                    await self._calls.acquire()
+                    first[call.shown] = self.tasks.create_task(self._make_call(call, group, pictures, begun))
+                    begun.append(first[call.shown])
+                await turn.aclose()
+                for call in later:
+                    await asyncio.wait([first[call.shown]])
                     await self._calls.acquire()
                     begun.append(self.tasks.create_task(self._make_call(call, group, pictures, begun)))
-                await turn.aclose()
                 for task in begun:  # a call may append comparisons to `begun`, which need the pictures too
                     await asyncio.wait([task])
 
