@@ -16,7 +16,6 @@ by neutral letters, and the instructions before and after the material say that 
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from itertools import pairwise
 from string import ascii_uppercase
 from typing import Any
 
@@ -25,6 +24,7 @@ import orjson
 from ..contracts import LEVELS, Aspect, Kind, Question, Verdicts
 from ..errors import Unusable
 from ..records import digest, listing
+from .preferences import agrees
 from .quoting import quoted
 
 PREFERRED, EQUAL, NOT_PREFERRED = 5.0, 3.0, 1.0
@@ -267,8 +267,3 @@ def _ranking(value: object, letters: str, scores: Sequence[float]) -> list[int]:
         return []
     places = [letters.index(letter) for letter in named]
     return places if agrees(places, scores) else []
-
-
-def agrees(places: Sequence[int], scores: Sequence[float]) -> bool:
-    """Whether a ranking, the best first, puts no picture before one with a higher score."""
-    return all(scores[better] >= scores[worse] for better, worse in pairwise(places))
