@@ -11,6 +11,7 @@ question and on how often it was asked before, so the order of the requests does
 import argparse
 import asyncio
 import json
+import math
 import pkgutil
 import re
 import threading
@@ -216,8 +217,52 @@ def spoiled(content: Any, fault: str) -> Any:
     return {**rest, found[-1]: {**last, "level": 9 if isinstance(last.get("level"), int) else "9 Superb"}}
 
 
-def completion(content: object, fault: str, body: JSON) -> Reply:
-    """A chat completion with `content`, which is written as JSON unless it is text."""
+class Tokens(tuple[Mapping[str, float], ...]):
+    """The content of a reply, token by token: the tokens in each place with their probabilities, the written one first.
+
+    A request with `logprobs` gets the probabilities.
+    """
+
+    @property
+    def text(self) -> str:
+        """The text that was written."""
+        return "".join(next(iter(place)) for place in self)
+
+    def logprobs(self, top: int) -> JSON:
+        """The probabilities in the form of the protocol, of the `top` most probable tokens in each place."""
+
+        def entry(token: str, probability: float) -> JSON:
+            logprob = math.log(probability) if probability else -9999.0
+            return {"token": token, "logprob": logprob, "bytes": [*token.encode()]}
+
+        content = []
+        for place in self:
+            likely = sorted(place.items(), key=lambda one: -one[1])[:top]
+            content.append(entry(*next(iter(place.items()))) | {"top_logprobs": [entry(*one) for one in likely]})
+        return {"content": content, "refusal": None}
+
+
+def completion(content: object, fault: str, body: JSON, *more: object) -> Reply:
+    """A chat completion with `content`, which is written as JSON unless it is text. `more` are further choices."""
+    choices = [choice_of(one, fault, body) | {"index": index} for index, one in enumerate((content, *more))]
+    pictures = [part["image_url"]["url"] for part in parts(body) if part["type"] == "image_url"]
+    asked = (len(orjson.dumps(body)) - sum(map(len, pictures))) // 4 + PICTURE_TOKENS * len(pictures)
+    said = sum(len(choice["message"]["content"] or "") // 4 for choice in choices)
+    whole = {
+        "id": f"chatcmpl-{fingerprint(body)}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": body.get("model"),
+        "choices": choices,
+        "usage": {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said},
+    }
+    return Reply(200, orjson.dumps(whole), fault, asked + said)
+
+
+def choice_of(content: object, fault: str, body: JSON) -> JSON:
+    """One choice of a completion, without its index."""
+    logprobs = content.logprobs(body.get("top_logprobs", 0)) if isinstance(content, Tokens) else None
+    content = content.text if isinstance(content, Tokens) else content
     if fault in ("wrong_count", "out_of_range"):
         content = spoiled(content, fault)
     text = content if isinstance(content, str) else orjson.dumps(content).decode()
@@ -230,25 +275,17 @@ def completion(content: object, fault: str, body: JSON) -> Reply:
     message = {"role": "assistant", "content": text, "refusal": None}
     if fault == "refusal":
         message |= {"content": None, "refusal": "I'm sorry, I can't help with that."}
-    pictures = [part["image_url"]["url"] for part in parts(body) if part["type"] == "image_url"]
-    asked = (len(orjson.dumps(body)) - sum(map(len, pictures))) // 4 + PICTURE_TOKENS * len(pictures)
-    said = len(text) // 4
-    whole = {
-        "id": f"chatcmpl-{fingerprint(body)}",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": body.get("model"),
-        "choices": [{"index": 0, "finish_reason": "length" if fault == "cut_json" else "stop", "message": message}],
-        "usage": {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said},
-    }
-    return Reply(200, orjson.dumps(whole), fault, asked + said)
+    choice = {"finish_reason": "length" if fault == "cut_json" else "stop", "message": message}
+    return {**choice, "logprobs": logprobs} if body.get("logprobs") else choice
 
 
 @dataclass(kw_only=True)
 class Server:
     """The server and its settings. A limit of 0 means no limit.
 
-    - answer: returns the content of the reply to a request: an object, a text, or a response, which is not billed
+    - answer: returns the content of the reply to a request: an object, a text, `Tokens`, or a response, which is not
+      billed. It is called for each of `n` choices
+    - single: give one choice whatever `n` is
     - moderate: returns the scores of categories for a request; otherwise a text is flagged for categories it names
     - canned: the content of all replies; requests are then not read, checked or logged, to measure the speed of clients
     - faults: the share of requests that each fault affects; `hang` is the delay of a "timeout" in seconds
@@ -291,6 +328,7 @@ class Server:
     error_share: float = 0.0
     held: int | None = None
     caches: bool = False
+    single: bool = False
     log_file: Path | None = None
     url: str = field(init=False, default="")
     log: list[Entry] = field(init=False, default_factory=list)
@@ -482,12 +520,14 @@ class Server:
             return error(400, "content_policy_violation", "The safety system rejected the request.", fault=fault)
         if path.endswith("/moderations"):
             return reply(self._moderation(body))._replace(fault=fault)
-        content = self.answer(body) if self.answer else self._default(body)
+        answer = self.answer or self._default
+        content = answer(body)
         if isinstance(content, web.StreamResponse):
             return Reply(content.status, getattr(content, "body", b""), fault, direct=content)
         if callable(content):
             return Reply(200, b"", fault, direct=content)
-        return completion(content, fault, body)
+        more = [] if self.single else [answer(body) for _ in range(1, body.get("n", 1))]
+        return completion(content, fault, body, *more)
 
     def _fault(self, asked: str) -> str:
         """The fault that affects the question this time. Only questions within all limits count as asked."""

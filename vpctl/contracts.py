@@ -6,12 +6,13 @@ such as auto or cuda:1. It returns the plug-in: a function, or an object of a cl
 If a function is enough, the section below shows how it is called. A class must define the abstract method, which is
 __call__ or ask; every other attribute and method has a default.
 
-The load function of a polisher may have one more parameter: server. The load function of an annotator may have three
-more: server, pictures and folder. server and pictures hold the server options and the picture options of the command,
-as the types ServerConfig and PictureConfig of vpctl.configs. Their fields are named after the options. ServerConfig
-has base_url, concurrency, rpm, tpm, max_cost, max_requests, max_time (in seconds), timeout, temperature, max_tokens,
-extra and prices. PictureConfig has max_side, detail and image_url. An option that is not given has its default; a
-limit without a default is None, and a text without a default is empty. folder is the folder of the records file.
+The load function of a polisher may have one more parameter: server. The load function of an annotator may have four
+more: server, pictures, scoring and folder. The first three hold options of the command, as the types ServerConfig,
+PictureConfig and ScoringConfig of vpctl.configs. Their fields are named after the options. ServerConfig has base_url,
+concurrency, rpm, tpm, max_cost, max_requests, max_time (in seconds), timeout, temperature, max_tokens, extra and
+prices. PictureConfig has max_side, detail and image_url. ScoringConfig has logprobs and samples; both are refused if
+load has no parameter scoring. An option that is not given has its default; a limit without a default is None, and a
+text without a default is empty. folder is the folder of the records file.
 
 The load function of a reward may have one more parameter: dtype, the precision that the user named with --dtype, which
 is float32, bfloat16 or float16. It is empty if the option is not given.
@@ -394,6 +395,13 @@ class Annotator(Protocol):
         from PIL import Image
 
         return prepared.width * prepared.height if isinstance(prepared, Image.Image) else 0
+
+    def deterministic(self) -> bool:
+        """Return whether the same question always gets the same answer. A pass that repeats questions is then refused.
+
+        In --mode list, it is refused only for prompts whose pictures have no other order left.
+        """
+        return False
 
     def first_alone(self) -> bool:
         """Return whether the first call about some pictures must be answered before the others about them begin.

@@ -218,6 +218,15 @@ def load(kind: str, spec: str, *, device: str = "auto", **settings: Any) -> Any:
     return _conforming(kind, spec, made)
 
 
+def accepts(kind: str, spec: str, setting: str) -> bool:
+    """Whether the ``load`` of a plug-in that was loaded has a parameter `setting`."""
+    import inspect
+
+    name, _ = split(_known(kind, spec))
+    module = sys.modules[f"vpctl_plugin_{Path(name).stem}"] if _is_user_file(spec) else _module(kind, name)
+    return setting in inspect.signature(module.load).parameters
+
+
 def _conforming(kind: str, spec: str, made: Any) -> Any:
     """Return what `load` made as an object of its contract. A function gets the contract's defaults for all members.
 
@@ -401,6 +410,7 @@ MEMBERS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
         "check": _CHECK,
         "prepare": (_is_any, "prepare takes (image, path)"),
         "pixels": (_is_size, "pixels takes what prepare returned and returns a number"),
+        "deterministic": (_is_bool, "deterministic takes nothing and returns True or False"),
         "first_alone": (_is_bool, "first_alone takes nothing and returns True or False"),
         "template": (is_text, "template takes a Kind and returns text"),
         "status": (is_text, "status takes the share done and returns text"),

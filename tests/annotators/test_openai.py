@@ -13,12 +13,13 @@ import pytest
 from PIL import Image
 
 from tests.conftest import draw
-from tests.servers import JSON, PICTURE_TOKENS, Server, instance, schema_of
+from tests.servers import JSON, PICTURE_TOKENS, Server, Tokens, completion, instance, schema_of
 from vpctl import flow, plugins, progress
 from vpctl.annotators import openai
 from vpctl.api.pictures import Encoder
-from vpctl.configs import PictureConfig, ServerConfig
+from vpctl.configs import PictureConfig, ScoringConfig, ServerConfig
 from vpctl.contracts import Kind, Question, Verdicts
+from vpctl.errors import UserError
 from vpctl.flow import StopSignal
 from vpctl.images.pictures import Pictures
 from vpctl.judging import run as judging
@@ -36,11 +37,21 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789")
 
 
-def judged(server: Server, folder: Path, plan: Plan, *, prompts: int = 3, **how: Any) -> list[Judgement]:
-    images = draw(folder, prompts=prompts, each=3)
+def judged(
+    server: Server,
+    folder: Path,
+    plan: Plan,
+    *,
+    prompts: int = 3,
+    each: int = 3,
+    scoring: ScoringConfig = ScoringConfig(),  # noqa: B008 -- it is frozen
+    **how: Any,
+) -> list[Judgement]:
+    images = draw(folder, prompts=prompts, each=each)
     for image in images:
         image["file_name"] = str(folder / image["file_name"])
-    annotator = openai.load("gpt-4o", server=ServerConfig(base_url=server.url, **how), folder=str(folder))
+    config = ServerConfig(base_url=server.url, **how)
+    annotator = openai.load("gpt-4o", server=config, scoring=scoring, folder=str(folder))
     out = str(folder / "judgements.jsonl")
     with OutputLedger(out) as ledger:
         context = judging.judging_context(annotator, "openai:gpt-4o", Pictures([str(folder)]).open, ledger)
@@ -152,6 +163,132 @@ def test_calls_wait_for_the_first_until_a_server_has_shown_that_it_keeps_no_pref
     assert not judge.first_alone()
     budget.usage["cached_tokens"] = 1
     assert judge.first_alone()
+
+
+POINT = Plan(ASPECTS[:1], "point")
+
+
+def says(level: str, **among: float) -> Tokens:
+    """An answer about one picture, with the probabilities of levels."""
+    places = among and {name.removeprefix("level"): p for name, p in among.items()}
+    return Tokens(({'{"A":{"because":"It does.","level":"': 1.0}, places or {level: 1.0}, {'"}}': 1.0}))
+
+
+def test_expected_levels_are_recorded_where_the_server_gives_probabilities(tmp_path: Path) -> None:
+    asked: list[JSON] = []
+
+    def hesitant(body: JSON) -> Tokens:
+        asked.append(body)
+        return says("3", level3=0.5, level4=0.25, level5=0.25)
+
+    with Server(answer=hesitant) as server:
+        (one,) = judged(server, tmp_path, POINT, prompts=1, each=1, scoring=ScoringConfig(logprobs=True))
+        (plain,) = judged(server, tmp_path / "plain", POINT, prompts=1, each=1)
+    assert one["scores"] == [3 * 0.5 + 4 * 0.25 + 5 * 0.25]
+    assert plain["scores"] == [3.0]
+    assert [(body.get("logprobs"), body.get("top_logprobs")) for body in asked] == [(True, 5), (None, None)]
+    assert one["key"] != plain["key"]
+
+
+@pytest.mark.parametrize("how", [{"refuses_parameters": ["logprobs"]}, {"answer": lambda body: says("3").text}])
+def test_a_server_without_probabilities_gives_levels_and_the_summary_says_so(
+    how: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge: Any = None
+    load = openai.load
+
+    def kept(*args: Any, **more: Any) -> Any:
+        nonlocal judge
+        judge = load(*args, **more)
+        return judge
+
+    with Server(**{"answer": lambda body: says("3"), **how}) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openai, "load", kept)
+        (one,) = judged(server, tmp_path, POINT, prompts=1, each=1, scoring=ScoringConfig(logprobs=True))
+    assert one["scores"] == [3.0]
+    assert judge.summary().endswith("; 1 answer without probabilities of levels: their levels are recorded")
+
+
+@pytest.mark.parametrize(
+    ("how", "requests"), [({}, 1), ({"single": True}, 3), ({"refuses_parameters": ["n"]}, 4)], ids=["n", "one", "no"]
+)
+def test_the_score_is_the_mean_of_all_samples(how: Any, requests: int, tmp_path: Path) -> None:
+    levels = iter("455" * 2)
+
+    def answer(body: JSON) -> Tokens:
+        level = next(levels)
+        return Tokens(({f'{{"A":{{"because":"I say {level}.","level":"{level}"}}}}': 1.0},))
+
+    with Server(answer=answer, **how) as server:
+        scoring = ScoringConfig(samples=3)
+        (one,) = judged(server, tmp_path, POINT, prompts=1, each=1, scoring=scoring, temperature=0.7)
+        assert len(server.log) == requests
+        keys = [entry.headers["Idempotency-Key"] for entry in server.log if entry.billed]
+    assert one["scores"] == [pytest.approx(14 / 3, abs=1e-4)]
+    assert one["rationales"] == ["I say 5."], "of the sample that is nearest to the mean"
+    assert one["usage"].get("calls", 1) == (1 if requests == 1 else 3)
+    assert len(set(keys)) == len(keys), "a server must not take one sample for another"
+
+
+def test_samples_that_cannot_be_used_are_left_out_and_none_is_bought_again(tmp_path: Path) -> None:
+    answers = iter(["I'm sorry, I can't assist with that.", "nothing", says("4"), says("2")])
+    with Server(answer=lambda body: next(answers)) as server:
+        scoring = ScoringConfig(samples=4)
+        (one,) = judged(server, tmp_path, POINT, prompts=1, each=1, scoring=scoring, temperature=0.7)
+        assert len(server.log) == 1
+    assert one["scores"] == [3.0]
+
+
+def test_a_call_whose_samples_all_refuse_is_refused(tmp_path: Path) -> None:
+    with Server(answer=lambda body: "I'm sorry, I can't assist with that.") as server:
+        scoring = ScoringConfig(samples=2)
+        (one,) = judged(server, tmp_path, POINT, prompts=1, each=1, scoring=scoring, temperature=0.7)
+    assert one["refused"] == "I'm sorry, I can't assist with that."
+
+
+def test_in_a_comparison_the_samples_vote() -> None:
+    kind = Kind(ASPECTS[:1], "pair", 2)
+    first, second, tie = ([Verdicts(scores, ["x", "y"], {})] for scores in ([5.0, 1.0], [1.0, 5.0], [3.0, 3.0]))
+    assert openai.mean_of(kind, [first, first, second])[0].scores == [5.0, 1.0]
+    assert openai.mean_of(kind, [first, second])[0].scores == [3.0, 3.0]
+    assert openai.mean_of(kind, [tie, second, tie])[0].scores == [1.0, 5.0]
+
+
+def test_the_ranking_of_samples_agrees_with_their_mean_or_is_left_out() -> None:
+    kind = Kind(ASPECTS[:1], "list", 2)
+    samples = [
+        [Verdicts([4.0, 4.0], ["a", "b"], {}, [1, 0])],
+        [Verdicts([4.0, 3.0], ["c", "d"], {}, [0, 1])],
+        [Verdicts([4.0, 4.0], ["e", "f"], {}, [1, 0])],
+    ]
+    (found,) = openai.mean_of(kind, samples)
+    assert (found.scores, found.rationales, list(found.ranking)) == ([4.0, 3.6667], ["a", "b"], [])
+
+
+def test_samples_at_temperature_0_are_refused() -> None:
+    with pytest.raises(UserError, match="--samples 3: all samples are the same at --temperature 0"):
+        openai.load("m", server=ServerConfig(base_url="http://here/v1"), scoring=ScoringConfig(samples=3))
+
+
+def test_samples_are_in_the_estimate() -> None:
+    server = ServerConfig(base_url="http://here/v1", temperature=1.0)
+    one, five = (openai.load("gpt-4o", server=server, scoring=ScoringConfig(samples=n)) for n in (1, 5))
+    kind = Kind(ASPECTS[:1], "list", 4)
+    single, several = (judge.estimate(kind, "x", [(8, 8)] * 4) for judge in (one, five))
+    assert (several.prompt, several.answer, several.longest) == (single.prompt, 5 * single.answer, 5 * single.longest)
+
+
+def test_a_batch_has_the_samples_and_the_probabilities_in_its_requests() -> None:
+    server = ServerConfig(base_url="http://here/v1", temperature=1.0)
+    judge = openai.load("gpt-4o", server=server, scoring=ScoringConfig(samples=2, logprobs=True))
+    picture = judge.prepare(Image.new("RGB", (8, 8)), "")
+    body = orjson.loads(judge.model.body(judge.request(Question("x", [picture], ASPECTS[:1], "point"))))
+    assert (body["n"], body["logprobs"], body["top_logprobs"]) == (2, True, 5)
+    pair = orjson.loads(judge.model.body(judge.request(Question("x", [picture] * 2, ASPECTS[:1], "pair"))))
+    assert "logprobs" not in pair
+    choices = orjson.loads(completion(says("3", level3=0.5, level4=0.5), "", body, says("1")).body)
+    (found,) = judge.read(Kind(ASPECTS[:1], "point", 1), choices, {})
+    assert found.scores == [(3.5 + 1) / 2]
 
 
 def test_all_aspects_share_what_their_call_took(tmp_path: Path) -> None:

@@ -432,3 +432,34 @@ def test_one_call_for_all_aspects_and_comparisons_of_what_ties(server: Server, p
     assert len(server.log) == asked + 2 * ties, "both orders of every tie, also of those that were already there"
     assert annotate(server, pictures, out, "--all-aspects", "--break-ties").code == 0
     assert len(server.log) == asked + 2 * ties
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--passes", "2", "--mode", "point"],
+            "--passes 2: with --mode point each pass would ask the same questions, and get the same answers; use "
+            "--mode list, or a server with a --temperature above 0",
+        ),
+        (["--passes", "3", "--mode", "pair"], "--passes 3: with --mode pair each pass would ask the same questions"),
+        (["--samples", "3"], "--samples 3: all samples are the same at --temperature 0; set it, such as to 0.7"),
+        (["--logprobs", "--mode", "pair"], "--logprobs: needs --mode list or point; a comparison has no levels"),
+        (["--logprobs", "--annotator", "shapes"], "--logprobs: --annotator shapes does not know it"),
+        (["--samples", "2", "--annotator", "shapes"], "--samples: --annotator shapes does not know it"),
+    ],
+)
+def test_options_that_would_buy_the_same_answer_twice_or_do_nothing_are_refused(
+    words: list[str], said: str, server: Server, pictures: Path, tmp_path: Path
+) -> None:
+    ended = annotate(server, pictures, tmp_path / "out.jsonl", *words)
+    assert ended.code == 2
+    assert said in ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert not server.log
+
+
+def test_passes_at_a_temperature_are_new_answers_in_every_mode(server: Server, pictures: Path, tmp_path: Path) -> None:
+    words = ("--passes", "2", "--mode", "point", "--temperature", "0.7", "--aspect", "fidelity")
+    assert annotate(server, pictures, tmp_path / "out.jsonl", *words).code == 0
+    assert len(server.log) == 2 * 80

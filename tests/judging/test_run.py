@@ -382,6 +382,41 @@ class Keeper(Annotator):
         return [truthful(question.prompt, list(question.pictures), question.aspects[0])]
 
 
+class Sure(Annotator):
+    """Judges like `truthful`, and says whether it always judges the same way."""
+
+    def __init__(self, *, sure: bool) -> None:
+        self._sure = sure
+        self.asked: list[tuple[str, tuple[int, ...]]] = []
+
+    def deterministic(self) -> bool:
+        return self._sure
+
+    async def ask(self, question: Question) -> list[Verdicts]:
+        self.asked.append((question.prompt, tuple(map(number_of, question.pictures))))
+        return [truthful(question.prompt, list(question.pictures), question.aspects[0])]
+
+
+def test_passes_that_would_repeat_a_question_are_left_out_and_counted() -> None:
+    records = [*images("a", 1), *images("b", 1, 2), *images("c", 1, 2, 3)]
+    plan = Plan(ASPECTS[:1], passes=6)
+    for sure in (True, False):
+        annotator, context = Sure(sure=sure), Desk()
+        assert context.judge(iter(records), annotator, plan) == 0
+        asked = Counter(annotator.asked)
+        if sure:
+            assert set(asked.values()) == {1}
+            assert Counter(prompt for prompt, _ in asked)["draw a"] == 1
+            assert Counter(prompt for prompt, _ in asked)["draw b"] == 2, "both orders"
+            assert context.tally.repeated == 3 * 6 - len(asked)
+            assert (
+                context.tally.summary() == f"{context.tally.repeated} calls left out that would repeat an earlier pass"
+            )
+        else:
+            assert sum(asked.values()) == 3 * 6
+            assert context.tally.summary() == ""
+
+
 FOUR = tuple(Aspect(name, name.title(), "Levels.") for name in ("one", "two", "three", "four"))
 
 

@@ -87,6 +87,10 @@ class LocalJudge(Annotator):
         """The picture, scaled down if a side is longer than `MAX_SIDE`."""
         return shrunk(image)
 
+    def deterministic(self) -> bool:
+        """True: the most probable token is chosen each time."""
+        return True
+
     def template(self, kind: Kind) -> str:
         """Name and hash of the instructions for the model."""
         return questions.template(kind)

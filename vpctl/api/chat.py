@@ -5,7 +5,7 @@ or neither. It may reject a temperature, or know the limit on the length of the 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -34,34 +34,50 @@ _NO = re.compile(
 _OF_SCHEMAS = re.compile(r"response_format|json_schema|json_object|json schema|structured output|\bstrict\b|\bguided")
 
 
+_OF_SEVERAL = re.compile(r"['\"`]n['\"`]|\bn (?:must|should|is|>|=|!)|candidate_?count|(?:multiple|several) candidates")
+
+
 class Dialect(NamedTuple):
-    """How a server accepts requests: the response format, the parameter for the answer's length, the temperature."""
+    """How a server accepts requests: the response format, the parameter for the answer's length, the temperature.
+
+    `logprobs` and `several` say whether it gives probabilities of tokens, and several answers to one request.
+    """
 
     schema: str = SCHEMAS[0]
     limit: str = LIMITS[0]
     temperature: bool = True
+    logprobs: bool = True
+    several: bool = True
 
 
-PLAINEST = Dialect(SCHEMAS[-1], LIMITS[-1], temperature=False)
+PLAINEST = Dialect(SCHEMAS[-1], LIMITS[-1], temperature=False, logprobs=False, several=False)
+TOP_LOGPROBS = 5
+"""Number of probabilities for each token: as many as there are levels. vLLM gives no more by default."""
 
 RESERVED_KEYS = frozenset(["model", "messages", "n", "stream", "max_tokens", "max_completion_tokens"])
 """Keys of a request that vpctl sets. With other values, costs would not be counted, or answers could not be read."""
 
 
 class Request(NamedTuple):
-    """What a model is asked. `parts` are the parts of the user's message, each encoded as JSON."""
+    """What a model is asked. `parts` are the parts of the user's message, each encoded as JSON.
+
+    With `logprobs`, the probabilities of the answer's tokens are asked for. `samples` is the number of answers.
+    """
 
     system: str
     parts: Sequence[bytes]
     schema: dict[str, Any]
     estimate: Estimate
+    logprobs: bool = False
+    samples: int = 1
 
 
 class Answer(NamedTuple, Generic[T]):
-    """The value that was read from an answer, and its usage in tokens and dollars."""
+    """The value that was read from an answer, its usage in tokens and dollars, and the answer itself."""
 
     value: T
     usage: dict[str, float]
+    body: dict[str, Any]
 
 
 @lru_cache(1024)
@@ -130,7 +146,7 @@ class ChatModel:
         """
         reply = await self._post(request, (), key)
         try:
-            return Answer(_read(reply, read), reply.usage)
+            return Answer(_read(reply, read), reply.usage, reply.body)
         except Unusable as error:
             first = Unusable(str(error), error.raw, reply.usage)
         return await self.mend(request, first, read, key=key)
@@ -146,7 +162,7 @@ class ChatModel:
             raise Unusable(f"{first}; asking again failed: {error}".rstrip(": "), first.raw, first.usage) from None
         usage = _sum(first.usage, second.usage)
         try:
-            return Answer(_read(second, read), usage)
+            return Answer(_read(second, read), usage, second.body)
         except Unusable as error:
             raise Unusable(str(error), error.raw or first.raw, usage) from None
         except Refused as refusal:
@@ -216,6 +232,10 @@ class ChatModel:
             options["temperature"] = config.temperature
         if dialect.limit:
             options[dialect.limit] = config.max_tokens
+        if request.logprobs and dialect.logprobs:
+            options |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+        if request.samples > 1 and dialect.several:
+            options["n"] = request.samples
         if dialect.schema == "json_schema":
             schema = {"name": "answer", "strict": True, "schema": request.schema}
             options["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -233,6 +253,10 @@ class ChatModel:
 
 def fallback_dialect(dialect: Dialect, about: str) -> Dialect | None:
     """The dialect to try after a rejection with the text `about`, in lower case; None if that names none of it."""
+    if dialect.logprobs and "logprob" in about:
+        return dialect._replace(logprobs=False)
+    if dialect.several and _OF_SEVERAL.search(about):
+        return dialect._replace(several=False)
     if dialect.temperature and "temperature" in about:
         return dialect._replace(temperature=False)
     if dialect.limit and ("max_completion_tokens" in about or "max_tokens" in about):
@@ -248,27 +272,48 @@ def common_dialect(*dialects: Dialect) -> Dialect:
         max((one.schema for one in dialects), key=SCHEMAS.index),
         max((one.limit for one in dialects), key=LIMITS.index),
         all(one.temperature for one in dialects),
+        all(one.logprobs for one in dialects),
+        all(one.several for one in dialects),
     )
 
 
+def choices_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The answers in the body of a response: one for each sample, and none if the body is malformed."""
+    choices = body.get("choices")
+    return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+
+
 def _read(reply: Reply, read: Callable[[dict[str, Any]], T]) -> T:
-    """The value that `read` makes of an answer. Raises `Refused`, or `Unusable` with the answer's text."""
-    choices = reply.body.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    """The value that `read` makes of the first answer that it can use.
+
+    If there is none, raises the error of the first answer: `Refused`, or `Unusable` with the answer's text.
+    """
+    first: Refused | Unusable | None = None
+    for choice in choices_of(reply.body) or [{}]:
+        try:
+            return read_choice(choice, read, reply.usage)
+        except (Refused, Unusable) as error:
+            first = first or error
+    assert first
+    raise first
+
+
+def read_choice(choice: Mapping[str, Any], read: Callable[[dict[str, Any]], T], usage: dict[str, float]) -> T:
+    """The value that `read` makes of one answer. Raises `Refused`, or `Unusable` with the answer's text."""
     message = choice.get("message")
     if not isinstance(message, dict):
         raise Unusable("the answer of the server has no choices")
     refusal, text = message.get("refusal"), message.get("content")
     if refusal:
-        raise Refused(str(refusal), reply.usage)
+        raise Refused(str(refusal), usage)
     if choice.get("finish_reason") == "content_filter":
-        raise Refused("content_filter", reply.usage)
+        raise Refused("content_filter", usage)
     if not isinstance(text, str):
         text = ""
     if choice.get("finish_reason") == "length":
         raise Unusable("the answer was cut off; raise --max-tokens", text)
     if _NO.fullmatch(text.strip()):
-        raise Refused(" ".join(text.split()), reply.usage)
+        raise Refused(" ".join(text.split()), usage)
     try:
         return read(parse(text))
     except Unusable as error:

@@ -31,7 +31,7 @@ class Tally:
     `input_pictures` is the number of pictures in the whole input; None if it is unknown. Only `expected` needs it.
 
     Judgements that are `refused` or `failed` are recorded as that. Those that are `lost` are not recorded, and the next
-    run tries them again.
+    run tries them again. Calls that are `repeated` ask a deterministic annotator again what an earlier pass asks it.
     """
 
     input_pictures: int | None = None
@@ -41,11 +41,16 @@ class Tally:
     refused: int = 0
     failed: int = 0
     lost: int = 0
+    repeated: int = 0
 
     def summary(self) -> str:
-        """A short text about the judgements that have no scores."""
+        """A short text about the judgements that have no scores, and about the calls that were left out."""
         kinds = {"refused": self.refused, "failed (--retry failed asks again)": self.failed}
-        return ", ".join(f"{number} of them {kind}" for kind, number in kinds.items() if number)
+        text = ", ".join(f"{number} of them {kind}" for kind, number in kinds.items() if number)
+        if not self.repeated:
+            return text
+        left_out = f"{progress.plural(self.repeated, 'call')} left out that would repeat an earlier pass"
+        return f"{text}; {left_out}" if text else left_out
 
     def expected(self, plan: Plan) -> int | None:
         """The estimated number of judgements of the whole run; None if it cannot be estimated."""
@@ -295,6 +300,12 @@ def claim_calls(group: Group, plan: Plan, context: JudgingContext, tally: Tally)
         tally.lost += 1
         progress.warn_each(LOST, f"{group.images[0]['prompt'][:60]!r}: {failure}")
         return
+    if context.annotator.deterministic():
+        asked: dict[tuple[Kind, tuple[int, ...]], Call] = {}
+        for call in everything:
+            asked.setdefault((call.kind, call.shown), call)
+        tally.repeated += len(everything) - len(asked)
+        everything = [*asked.values()]
     for call in list(everything):
         for judgement in call.judgements:
             everything += comparisons(judgement, context.ledger.ties(judgement["key"]), group, call, plan, context)
