@@ -262,7 +262,7 @@ def test_every_plug_in_keeps_the_contract(kind: str, path: Path) -> None:
     assert [argument.arg for argument in load.args.args] == ["argument"]
     device, *settings = [argument.arg for argument in load.args.kwonlyargs]
     assert device == "device"
-    assert set(settings) <= {"server", "pictures", "folder", "dtype", "aspects", "answers", "others"}, (
+    assert set(settings) <= {"server", "pictures", "folder", "dtype", "scoring", "aspects", "answers", "others"}, (
         "what commands have to give"
     )
     assert ast.unparse(load.args.kw_defaults[0] or ast.Constant(None)) == "'auto'"

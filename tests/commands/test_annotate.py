@@ -463,3 +463,18 @@ def test_passes_at_a_temperature_are_new_answers_in_every_mode(server: Server, p
     words = ("--passes", "2", "--mode", "point", "--temperature", "0.7", "--aspect", "fidelity")
     assert annotate(server, pictures, tmp_path / "out.jsonl", *words).code == 0
     assert len(server.log) == 2 * 80
+
+
+def test_prompts_whose_records_are_not_neighbours_are_counted(server: Server, tmp_path: Path) -> None:
+    drawn = draw(tmp_path, prompts=3)
+    first, second = drawn[::2], drawn[1::2]
+    write_lines(tmp_path / "metadata.jsonl", [first[0], second[0], first[1], first[2], second[1], second[2]])
+    words = ("--aspect", "fidelity")
+    ended = annotate(server, tmp_path, tmp_path / "out.jsonl", *words)
+    assert ended.code == 0
+    assert "metadata.jsonl: the pictures of 2 prompts were judged in separate calls" in ended.err
+    assert len(server.log) == 5, "p0, p1, p2, p1 and p2"
+    alone = annotate(server, tmp_path, tmp_path / "point.jsonl", *words, "--mode", "point")
+    assert "separate calls" not in alone.err
+    write_lines(tmp_path / "metadata.jsonl", sorted([*first, *second], key=lambda image: image["prompt_id"]))
+    assert "separate calls" not in annotate(server, tmp_path, tmp_path / "sorted.jsonl", *words).err

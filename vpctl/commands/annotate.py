@@ -156,7 +156,7 @@ def annotate(
 
     An annotator judges the pictures: it gives each picture a score on each aspect, with a reason. By default there is
     one call for each prompt and aspect. It shows all pictures of the prompt, in a shuffled order. The records of one
-    prompt must be consecutive; otherwise they are judged in separate calls.
+    prompt must be consecutive; otherwise they are judged in separate calls, and a warning says for how many prompts.
 
     All aspects of a pass see the pictures in the same order, and a call begins with the pictures and ends with the
     aspect. A server that keeps what it has read, as OpenAI's does, then reads the pictures once for all aspects. The
@@ -243,9 +243,15 @@ def annotate(
             context.annotator.check()
         with closing(ContentHasher(opener, hidden_beside(out, "contents"))) as contents:
             tally = Tally()
+            checker = ConsistencyChecker()
 
             def grouped() -> Iterator[Group]:
-                return by_prompt(ConsistencyChecker(max_pictures=max_pictures).images(located(images, Image)), contents)
+                nonlocal checker
+                checker = ConsistencyChecker(max_pictures=max_pictures)
+                return by_prompt(checker.images(located(images, Image)), contents)
+
+            if mode != "point":
+                progress.warn_at_end(lambda: _scattered(len(checker.scattered), images))
 
             pending = os.path.exists(hidden_beside(out, "batches"))
             if by_batch or pending:
@@ -268,6 +274,16 @@ def annotate(
                 live.judge(grouped(), plan, context, tally, server, ledger)
     if tally.lost or tally.failed:
         raise SomeFailed
+
+
+def _scattered(prompts: int, images: str) -> str:
+    """The warning that the records of some prompts do not stand together; empty if there are none."""
+    if not prompts:
+        return ""
+    return (
+        f"{images}: the pictures of {progress.plural(prompts, 'prompt')} were judged in separate calls, because their "
+        "records are not consecutive; sort the records, for example with: jq -sc 'sort_by(.prompt_id, .prompt)[]'"
+    )
 
 
 def _check_scoring(spec: str, scoring: ScoringConfig) -> None:
