@@ -156,7 +156,7 @@ def run(judge: Judge, folder: Path, *, rank: bool = True, use: bool = True, **ho
     for path in (judgements, pairs):
         Path(path).unlink(missing_ok=True)
     records = str(folder / "metadata.jsonl")
-    with Server(answer=lambda body: judge.answer(body, chance), caches=True) as server:
+    with Server(answer=lambda body: judge.answer(body, chance), caches=True, cache_from=1024) as server:
         asking: dict[str, Any] = {"annotator": "openai:gpt-4o", "aspect": [str(folder / name)], "base_url": server.url}
         annotate(records, judgements, **asking, **how)
     merge([judgements], pairs, break_ties="ranking" if use else "none")
@@ -216,9 +216,10 @@ JUDGES = {
     "the judge above": Judge(),
     "no preference for a place": Judge(place=0.0),
     "twice that preference, half the other noise": Judge(lasting=0.25, changing=0.25, alone=0.2, place=0.6),
+    "probabilities that show hardly any doubt": Judge(doubt=0.05),
     "a ranking at random within a level": Judge(ranking=100.0, contradicts=0.6),
 }
-CURVE = (1, 2, 3, 4, 6)
+CURVE = (1, 2, 3, 4, 6, 8)
 """Numbers of passes of --mode list, for what the same cost buys."""
 
 

@@ -300,7 +300,8 @@ class Server:
       expire, and `error_share` of them fail with a server error
     - held: the number of questions that are answered at once; the others wait until `release` is called
     - caches: keep the prefix of each answered question, and report in the usage how many tokens of a question were in a
-      prefix that was kept before it arrived. The schema of the answer is in front of the system prompt, as at OpenAI
+      prefix that was kept before it arrived. The schema of the answer is in front of the system prompt, as at OpenAI.
+      `cache_from` is the least number of tokens of a prefix; at OpenAI it is 1024
     - log_file: a file to which the log is also written, one line as soon as a request is answered
     """
 
@@ -328,6 +329,7 @@ class Server:
     error_share: float = 0.0
     held: int | None = None
     caches: bool = False
+    cache_from: int = 0
     single: bool = False
     log_file: Path | None = None
     url: str = field(init=False, default="")
@@ -465,7 +467,7 @@ class Server:
         self._room -= 1
         self._in_flight += 1
         self._begun += 1
-        prefixes = list(prefixes_of(body)) if self.caches else []
+        prefixes = [one for one in prefixes_of(body) if one[1] >= self.cache_from] if self.caches else []
         cached = max((tokens for name, tokens in prefixes if name in self._prefixes), default=0)
         try:
             if self.held is not None and self._begun > self.held:
@@ -474,7 +476,7 @@ class Server:
             sent = self._reply(request.path, body)
             if sent.fault == "timeout":
                 await asyncio.sleep(self.hang)
-            if prefixes and sent.tokens:
+            if self.caches and sent.tokens:
                 self._prefixes.update(name for name, _ in prefixes)
                 answer = orjson.loads(sent.body)
                 answer["usage"]["prompt_tokens_details"] = {"cached_tokens": cached}

@@ -165,6 +165,19 @@ def test_calls_wait_for_the_first_until_a_server_has_shown_that_it_keeps_no_pref
     assert judge.first_alone()
 
 
+def test_calls_about_one_prompt_have_one_cache_key_where_the_host_takes_one() -> None:
+    def key(url: str, prompt: str, aspect: int = 0) -> object:
+        judge = openai.load("gpt-4o", server=ServerConfig(base_url=url))
+        picture = judge.prepare(Image.new("RGB", (8, 8)), "")
+        question = Question(prompt, [picture], ASPECTS[aspect : aspect + 1])
+        return orjson.loads(judge.model.body(judge.request(question))).get("prompt_cache_key")
+
+    own = "https://api.openai.com/v1"
+    assert key(own, "a cat") == key(own, "a cat", 1) == key("https://api.mistral.ai/v1", "a cat")
+    assert key(own, "a cat") != key(own, "a dog")
+    assert key("http://localhost:8000/v1", "a cat") is key("https://api.openai.com.example/v1", "a cat") is None
+
+
 POINT = Plan(ASPECTS[:1], "point")
 
 

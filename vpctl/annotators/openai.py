@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import asdict
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 from PIL import Image
 
@@ -19,9 +20,13 @@ from ..flow import StopSignal
 from ..judging import questions
 from ..judging.expected import DIGITS, with_expected_levels
 from ..judging.preferences import agrees
+from ..records import digest
 
 TOKENS_PER_RATIONALE = 60.0
 """Typical number of tokens of a rationale and its level."""
+WITH_CACHE_KEYS = frozenset(["api.openai.com", "api.mistral.ai"])
+"""Hosts that are known to take a key of the cache. Without it, many calls in a minute are spread over machines that do
+not share what they have read. Other servers may reject a parameter that they do not know."""
 TRIAL = 32
 """Number of answers after which a server that never reported cached tokens is taken for one that keeps no prefixes."""
 
@@ -35,6 +40,7 @@ class ServedJudge(OfflineAnnotator):
         chosen = {name: value for name, value in asdict(scoring).items() if value != getattr(ScoringConfig(), name)}
         self.identity = {**model.identity, **encode.identity, **chosen}
         self._without_probabilities = 0
+        self._with_cache_key = urlsplit(model.engine.server).hostname in WITH_CACHE_KEYS
 
     def check(self) -> None:
         """Raise `UserError` if the API key is missing or malformed."""
@@ -92,6 +98,7 @@ class ServedJudge(OfflineAnnotator):
             estimate,
             logprobs=self._scoring.logprobs and kind.mode != "pair",
             samples=self._scoring.samples,
+            cache_key=digest(["pictures of", question.prompt]) if self._with_cache_key else "",
         )
 
     def estimate(self, kind: Kind, prompt: str, sizes: Sequence[tuple[int, int]]) -> Estimate:

@@ -62,6 +62,7 @@ class Request(NamedTuple):
     """What a model is asked. `parts` are the parts of the user's message, each encoded as JSON.
 
     With `logprobs`, the probabilities of the answer's tokens are asked for. `samples` is the number of answers.
+    Requests with the same `cache_key` go to the same machine of the server, which may have kept their common beginning.
     """
 
     system: str
@@ -70,6 +71,7 @@ class Request(NamedTuple):
     estimate: Estimate
     logprobs: bool = False
     samples: int = 1
+    cache_key: str = ""
 
 
 class Answer(NamedTuple, Generic[T]):
@@ -236,6 +238,8 @@ class ChatModel:
             options |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
         if request.samples > 1 and dialect.several:
             options["n"] = request.samples
+        if request.cache_key:
+            options["prompt_cache_key"] = request.cache_key
         if dialect.schema == "json_schema":
             schema = {"name": "answer", "strict": True, "schema": request.schema}
             options["response_format"] = {"type": "json_schema", "json_schema": schema}
