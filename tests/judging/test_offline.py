@@ -1030,8 +1030,8 @@ def test_a_list_of_batches_that_has_no_end_is_not_read_forever(place: Place) -> 
 def test_the_stubs_of_an_earlier_version_are_read(tmp_path: Path) -> None:
     """Its aspects had four fields and its dialects three, and its answers named the reason and the level otherwise."""
     aspect = ["fidelity", "Fidelity", "1. Severe: x", ["1 Severe", "2 Marked", "3 Moderate", "4 Slight", "5 None"]]
-    judgement: dict[str, Any] = {"prompt_id": "p", "prompt": "p", "aspect": "fidelity", "annotator": "openai:m", "image_ids": ["a"]}
-    judgement |= {"file_names": ["a.png"], "scores": [], "order": [0], "key": "k"}
+    judgement: dict[str, Any] = {"prompt_id": "p", "prompt": "p", "aspect": "fidelity", "annotator": "openai:m"}
+    judgement |= {"image_ids": ["a"], "file_names": ["a.png"], "scores": [], "order": [0], "key": "k"}
     stub = {"id": "k", "of": 0, "judgements": [judgement], "fresh": ["k"], "estimate": [1, 2, 3], "asked": "h"}
     head = {"at": 7, "dialect": ["json_object", "max_tokens", False]}
     lines = [orjson.dumps(one) + b"\n" for one in (head, {"kind": [[aspect], "list", 1]}, stub, {"bytes": 9})]
