@@ -11,6 +11,7 @@ question and on how often it was asked before, so the order of the requests does
 import argparse
 import asyncio
 import json
+import math
 import pkgutil
 import re
 import threading
@@ -68,6 +69,7 @@ class Entry:
     billed: bool = False
     heard: bool = True
     tokens: int = 0
+    cached: int = 0
     in_flight: int = 0
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -131,6 +133,21 @@ def parts(body: JSON) -> Iterator[JSON]:
     for message in body["messages"]:
         content = message["content"]
         yield from [{"type": "text", "text": content}] if isinstance(content, str) else content or []
+
+
+PICTURE_TOKENS = 255
+"""Tokens that a picture counts as."""
+
+
+def prefixes_of(body: JSON) -> Iterator[tuple[str, int]]:
+    """The beginnings of a question that a server could keep: a hash and the number of tokens of each, by length."""
+    known, tokens = sha256(), 0
+    schema = {"type": "text", "text": orjson.dumps(body.get("response_format")).decode()}
+    for part in [schema, *parts(body)]:
+        text = part.get("text", "") if part["type"] == "text" else part["image_url"]["url"]
+        known.update(orjson.dumps(part))
+        tokens += len(text) // 4 if part["type"] == "text" else PICTURE_TOKENS
+        yield known.hexdigest(), tokens
 
 
 def schema_of(body: JSON) -> JSON | None:
@@ -200,8 +217,52 @@ def spoiled(content: Any, fault: str) -> Any:
     return {**rest, found[-1]: {**last, "level": 9 if isinstance(last.get("level"), int) else "9 Superb"}}
 
 
-def completion(content: object, fault: str, body: JSON) -> Reply:
-    """A chat completion with `content`, which is written as JSON unless it is text."""
+class Tokens(tuple[Mapping[str, float], ...]):
+    """The content of a reply, token by token: the tokens in each place with their probabilities, the written one first.
+
+    A request with `logprobs` gets the probabilities.
+    """
+
+    @property
+    def text(self) -> str:
+        """The text that was written."""
+        return "".join(next(iter(place)) for place in self)
+
+    def logprobs(self, top: int) -> JSON:
+        """The probabilities in the form of the protocol, of the `top` most probable tokens in each place."""
+
+        def entry(token: str, probability: float) -> JSON:
+            logprob = math.log(probability) if probability else -9999.0
+            return {"token": token, "logprob": logprob, "bytes": [*token.encode()]}
+
+        content = []
+        for place in self:
+            likely = sorted(place.items(), key=lambda one: -one[1])[:top]
+            content.append(entry(*next(iter(place.items()))) | {"top_logprobs": [entry(*one) for one in likely]})
+        return {"content": content, "refusal": None}
+
+
+def completion(content: object, fault: str, body: JSON, *more: object) -> Reply:
+    """A chat completion with `content`, which is written as JSON unless it is text. `more` are further choices."""
+    choices = [choice_of(one, fault, body) | {"index": index} for index, one in enumerate((content, *more))]
+    pictures = [part["image_url"]["url"] for part in parts(body) if part["type"] == "image_url"]
+    asked = (len(orjson.dumps(body)) - sum(map(len, pictures))) // 4 + PICTURE_TOKENS * len(pictures)
+    said = sum(len(choice["message"]["content"] or "") // 4 for choice in choices)
+    whole = {
+        "id": f"chatcmpl-{fingerprint(body)}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": body.get("model"),
+        "choices": choices,
+        "usage": {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said},
+    }
+    return Reply(200, orjson.dumps(whole), fault, asked + said)
+
+
+def choice_of(content: object, fault: str, body: JSON) -> JSON:
+    """One choice of a completion, without its index."""
+    logprobs = content.logprobs(body.get("top_logprobs", 0)) if isinstance(content, Tokens) else None
+    content = content.text if isinstance(content, Tokens) else content
     if fault in ("wrong_count", "out_of_range"):
         content = spoiled(content, fault)
     text = content if isinstance(content, str) else orjson.dumps(content).decode()
@@ -214,25 +275,17 @@ def completion(content: object, fault: str, body: JSON) -> Reply:
     message = {"role": "assistant", "content": text, "refusal": None}
     if fault == "refusal":
         message |= {"content": None, "refusal": "I'm sorry, I can't help with that."}
-    pictures = [part["image_url"]["url"] for part in parts(body) if part["type"] == "image_url"]
-    asked = (len(orjson.dumps(body)) - sum(map(len, pictures))) // 4 + 255 * len(pictures)
-    said = len(text) // 4
-    whole = {
-        "id": f"chatcmpl-{fingerprint(body)}",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": body.get("model"),
-        "choices": [{"index": 0, "finish_reason": "length" if fault == "cut_json" else "stop", "message": message}],
-        "usage": {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said},
-    }
-    return Reply(200, orjson.dumps(whole), fault, asked + said)
+    choice = {"finish_reason": "length" if fault == "cut_json" else "stop", "message": message}
+    return {**choice, "logprobs": logprobs} if body.get("logprobs") else choice
 
 
 @dataclass(kw_only=True)
 class Server:
     """The server and its settings. A limit of 0 means no limit.
 
-    - answer: returns the content of the reply to a request: an object, a text, or a response, which is not billed
+    - answer: returns the content of the reply to a request: an object, a text, `Tokens`, or a response, which is not
+      billed. It is called for each of `n` choices
+    - single: give one choice whatever `n` is
     - moderate: returns the scores of categories for a request; otherwise a text is flagged for categories it names
     - canned: the content of all replies; requests are then not read, checked or logged, to measure the speed of clients
     - faults: the share of requests that each fault affects; `hang` is the delay of a "timeout" in seconds
@@ -246,6 +299,9 @@ class Server:
     - batch_delay: seconds until a batch finishes by itself, without `finish`; then `expire_share` of its requests
       expire, and `error_share` of them fail with a server error
     - held: the number of questions that are answered at once; the others wait until `release` is called
+    - caches: keep the prefix of each answered question, and report in the usage how many tokens of a question were in a
+      prefix that was kept before it arrived. The schema of the answer is in front of the system prompt, as at OpenAI.
+      `cache_from` is the least number of tokens of a prefix; at OpenAI it is 1024
     - log_file: a file to which the log is also written, one line as soon as a request is answered
     """
 
@@ -272,6 +328,9 @@ class Server:
     expire_share: float = 0.0
     error_share: float = 0.0
     held: int | None = None
+    caches: bool = False
+    cache_from: int = 0
+    single: bool = False
     log_file: Path | None = None
     url: str = field(init=False, default="")
     log: list[Entry] = field(init=False, default_factory=list)
@@ -280,6 +339,7 @@ class Server:
         if unknown := [fault for fault in self.faults if fault not in FAULTS and not fault.isdigit()]:
             raise ValueError(f"no such faults: {unknown}")
         self._asked: Counter[str] = Counter()
+        self._prefixes: set[str] = set()
         self._in_flight, self._begun = 0, 0
         self._room, self._filled = 0.0, 0.0
         self._kept: dict[str, dict[str, JSON]] = {"files": {}, "batches": {}}
@@ -407,6 +467,8 @@ class Server:
         self._room -= 1
         self._in_flight += 1
         self._begun += 1
+        prefixes = [one for one in prefixes_of(body) if one[1] >= self.cache_from] if self.caches else []
+        cached = max((tokens for name, tokens in prefixes if name in self._prefixes), default=0)
         try:
             if self.held is not None and self._begun > self.held:
                 await self._released.wait()
@@ -414,6 +476,12 @@ class Server:
             sent = self._reply(request.path, body)
             if sent.fault == "timeout":
                 await asyncio.sleep(self.hang)
+            if self.caches and sent.tokens:
+                self._prefixes.update(name for name, _ in prefixes)
+                answer = orjson.loads(sent.body)
+                answer["usage"]["prompt_tokens_details"] = {"cached_tokens": cached}
+                entry.cached = cached
+                sent = sent._replace(body=orjson.dumps(answer))
         finally:
             self._in_flight -= 1
         if sent.fault == "429":
@@ -454,12 +522,14 @@ class Server:
             return error(400, "content_policy_violation", "The safety system rejected the request.", fault=fault)
         if path.endswith("/moderations"):
             return reply(self._moderation(body))._replace(fault=fault)
-        content = self.answer(body) if self.answer else self._default(body)
+        answer = self.answer or self._default
+        content = answer(body)
         if isinstance(content, web.StreamResponse):
             return Reply(content.status, getattr(content, "body", b""), fault, direct=content)
         if callable(content):
             return Reply(200, b"", fault, direct=content)
-        return completion(content, fault, body)
+        more = [] if self.single else [answer(body) for _ in range(1, body.get("n", 1))]
+        return completion(content, fault, body, *more)
 
     def _fault(self, asked: str) -> str:
         """The fault that affects the question this time. Only questions within all limits count as asked."""

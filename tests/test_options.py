@@ -32,6 +32,7 @@ OWNERS = [
     ("polish", configs.ServerConfig),
     ("annotate", configs.ServerConfig),
     ("annotate", configs.PictureConfig),
+    ("annotate", configs.ScoringConfig),
 ]
 """Commands and the configs whose fields are options of theirs."""
 

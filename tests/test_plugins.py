@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import ENVIRONMENT, HOME, PATIENCE, Ended, Plugin, Run, lines, vpctl
 from vpctl import plugins
-from vpctl.contracts import Aspect
+from vpctl.contracts import LEVELS, Aspect
 from vpctl.errors import UserError
 from vpctl.plugins import KINDS
 from vpctl.shapes.judge import ASPECTS
@@ -203,6 +203,43 @@ def test_an_aspect_without_title_or_rubric_is_told(tmp_path: Path, text: str) ->
     assert str(raised.value) == f"{path}: an aspect must begin with a title line, '# …', and a rubric must follow"
 
 
+RUBRIC = "# Mood\n\nHow gloomy?\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "prompt", "ranking"),
+    [
+        ("", True, True),
+        ("---\n---\n", True, True),
+        ("---\nprompt: hidden\n---\n", False, True),
+        ("---\nranking: none\nprompt: shown\n---\n", True, False),
+        ("---\n prompt:hidden \nranking:  none\n---\n", False, False),
+    ],
+)
+def test_settings_in_front_of_the_title_of_an_aspect(head: str, prompt: bool, ranking: bool, tmp_path: Path) -> None:
+    path = tmp_path / "mood.md"
+    path.write_text(head + RUBRIC)
+    assert plugins.aspect(str(path)) == Aspect("mood", "Mood", "How gloomy?", LEVELS, prompt, ranking)
+
+
+@pytest.mark.parametrize("line", ["prompt: no", "prompt", "order: any", "ranking: None", "# prompt: hidden", ""])
+def test_a_setting_of_an_aspect_that_does_not_exist_is_an_error(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "mood.md"
+    path.write_text(f"---\n{line}\n---\n{RUBRIC}")
+    with pytest.raises(UserError) as raised:
+        plugins.aspect(str(path))
+    assert str(raised.value) == (
+        f"{path}: {line!r} is no setting of an aspect; there are prompt: shown or hidden; ranking: asked or none"
+    )
+
+
+def test_settings_that_do_not_end_are_no_title(tmp_path: Path) -> None:
+    path = tmp_path / "mood.md"
+    path.write_text(f"---\nprompt: hidden\n{RUBRIC}")
+    with pytest.raises(UserError, match="an aspect must begin with a title line"):
+        plugins.aspect(str(path))
+
+
 def test_an_aspect_that_is_no_text_is_told(tmp_path: Path) -> None:
     (tmp_path / "warmth.md").write_bytes(b"# \xff\n\nx\n")
     with pytest.raises(UserError) as raised:
@@ -225,7 +262,7 @@ def test_every_plug_in_keeps_the_contract(kind: str, path: Path) -> None:
     assert [argument.arg for argument in load.args.args] == ["argument"]
     device, *settings = [argument.arg for argument in load.args.kwonlyargs]
     assert device == "device"
-    assert set(settings) <= {"server", "pictures", "folder", "dtype", "aspects", "answers", "others"}, (
+    assert set(settings) <= {"server", "pictures", "folder", "dtype", "scoring", "aspects", "answers", "others"}, (
         "what commands have to give"
     )
     assert ast.unparse(load.args.kw_defaults[0] or ast.Constant(None)) == "'auto'"

@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 
 from tests.conftest import HOME, until
-from tests.servers import FAULTS, Server, read_log
+from tests.servers import FAULTS, PICTURE_TOKENS, Server, read_log
 
 LEVELS = ["1 Bad", "2 Poor", "3 Fair", "4 Good", "5 Excellent"]
 VERDICT = {
@@ -314,3 +314,25 @@ def test_in_a_process_of_its_own_it_writes_its_log_as_it_goes(tmp_path: Path) ->
     (entry,) = read_log(log)
     assert (entry.status, entry.fault, entry.billed) == (500, "500", False)
     assert "OpenAI" in entry.headers["User-Agent"]
+
+
+def test_a_kept_prefix_is_reported_as_far_as_it_is_the_same_and_only_after_its_answer() -> None:
+    text, picture = ({"type": "text", "text": "x" * 400}, {"type": "image_url", "image_url": {"url": "data:,a"}})
+
+    def asked(last: str) -> dict[str, Any]:
+        return {
+            **question(),
+            "messages": [{"role": "user", "content": [text, picture, {"type": "text", "text": last}]}],
+        }
+
+    def cached(*bodies: dict[str, Any]) -> list[int]:
+        return [body["usage"]["prompt_tokens_details"]["cached_tokens"] for _, body, _ in ask(server, *bodies)]
+
+    with Server(caches=True, latency=0.05) as server:
+        assert cached(asked("one"), asked("two")) == [0, 0], "at the same time"
+        (before,) = cached(asked("three"))
+        assert before >= 100 + PICTURE_TOKENS
+        assert cached(asked("four")) == [before]
+        other = {**asked("five"), "response_format": {"type": "text"}}
+        assert cached(other) == [0], "the schema comes first"
+        assert [entry.cached for entry in server.log] == [0, 0, before, before, 0]

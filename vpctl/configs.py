@@ -1326,3 +1326,31 @@ class PictureConfig:
             "must be able to open the URL, which can begin with file://.",
         ),
     ] = ""
+
+
+@dataclass(frozen=True)
+class ScoringConfig:
+    """How the answers of a model on a server become scores."""
+
+    logprobs: Annotated[
+        bool,
+        option(
+            "--logprobs",
+            group="Judging",
+            help="Record expected levels, such as 3.4, in place of levels: the mean of the levels, weighted by the "
+            "probabilities that the server gives for the token of the level. Pictures on one level then hardly ever "
+            "tie. If the server gives no probabilities, the level is recorded. Not for --mode pair.",
+        ),
+    ] = False
+    samples: Annotated[
+        int,
+        option(
+            "--samples",
+            metavar="K",
+            min=1,
+            max=100,
+            group="Judging",
+            help="Number of answers to each question. The score is their mean. Needs a --temperature above 0. A server "
+            "that can give several answers to one request charges its input once.",
+        ),
+    ] = 1

@@ -6,12 +6,13 @@ such as auto or cuda:1. It returns the plug-in: a function, or an object of a cl
 If a function is enough, the section below shows how it is called. A class must define the abstract method, which is
 __call__ or ask; every other attribute and method has a default.
 
-The load function of a polisher may have one more parameter: server. The load function of an annotator may have three
-more: server, pictures and folder. server and pictures hold the server options and the picture options of the command,
-as the types ServerConfig and PictureConfig of vpctl.configs. Their fields are named after the options. ServerConfig
-has base_url, concurrency, rpm, tpm, max_cost, max_requests, max_time (in seconds), timeout, temperature, max_tokens,
-extra and prices. PictureConfig has max_side, detail and image_url. An option that is not given has its default; a
-limit without a default is None, and a text without a default is empty. folder is the folder of the records file.
+The load function of a polisher may have one more parameter: server. The load function of an annotator may have four
+more: server, pictures, scoring and folder. The first three hold options of the command, as the types ServerConfig,
+PictureConfig and ScoringConfig of vpctl.configs. Their fields are named after the options. ServerConfig has base_url,
+concurrency, rpm, tpm, max_cost, max_requests, max_time (in seconds), timeout, temperature, max_tokens, extra and
+prices. PictureConfig has max_side, detail and image_url. ScoringConfig has logprobs and samples; both are refused if
+load has no parameter scoring. An option that is not given has its default; a limit without a default is None, and a
+text without a default is empty. folder is the folder of the records file.
 
 The load function of a reward may have one more parameter: dtype, the precision that the user named with --dtype, which
 is float32, bfloat16 or float16. It is empty if the option is not given.
@@ -23,6 +24,8 @@ command counts the record, continues, and the next run tries the record again.
 An aspect is a Markdown file, not Python. Its name in records is the name of the file without .md. Its first line is
 the title, as in `# Fidelity`. The rest is the rubric. The lines of the rubric from `1. Name: description` to
 `5. Name: description` name the five levels, the worst first. Without such lines the levels are the numbers 1 to 5.
+Two settings may stand in front of the title, between two lines `---`. `prompt: hidden` does not show the prompt to a
+language model, for an aspect of the picture alone. `ranking: none` does not ask it to rank the pictures.
 """
 
 from abc import abstractmethod
@@ -86,12 +89,16 @@ class Aspect(NamedTuple):
 
     `name` is the name of the aspect's file without .md. `levels` are the five allowed answers, the worst first, such as
     ``3 Fair``, or only numbers if the rubric does not name them. The score is the number of the level, 1 to 5.
+    `with_prompt` is false if a language model must judge without the prompt, and `with_ranking` if it must not rank the
+    pictures.
     """
 
     name: str
     title: str
     rubric: str
     levels: tuple[str, ...] = LEVELS
+    with_prompt: bool = True
+    with_ranking: bool = True
 
 
 class Kind(NamedTuple):
@@ -388,6 +395,20 @@ class Annotator(Protocol):
         from PIL import Image
 
         return prepared.width * prepared.height if isinstance(prepared, Image.Image) else 0
+
+    def deterministic(self) -> bool:
+        """Return whether the same question always gets the same answer. A pass that repeats questions is then refused.
+
+        In --mode list, it is refused only for prompts whose pictures have no other order left.
+        """
+        return False
+
+    def first_alone(self) -> bool:
+        """Return whether the first call about some pictures must be answered before the others about them begin.
+
+        Return true for a server that keeps what it has read: it then reads the pictures once for all aspects.
+        """
+        return False
 
     def template(self, kind: Kind) -> str:
         """Return the name and hash of the instructions for the model. If they change, pictures are judged again.

@@ -74,7 +74,7 @@ class Unusable(RecordFailed):
         self.raw, self.usage = raw, dict(usage or {})
 
 
-class Suspect(Unusable):
+class Inconclusive(Unusable):
     """A server rejected a request, or cut an answer off, and may do so with every record.
 
     It is recorded only after another record was answered. Until then the cause may be an option.

@@ -218,6 +218,15 @@ def load(kind: str, spec: str, *, device: str = "auto", **settings: Any) -> Any:
     return _conforming(kind, spec, made)
 
 
+def accepts(kind: str, spec: str, setting: str) -> bool:
+    """Whether the ``load`` of a plug-in that was loaded has a parameter `setting`."""
+    import inspect
+
+    name, _ = split(_known(kind, spec))
+    module = sys.modules[f"vpctl_plugin_{Path(name).stem}"] if _is_user_file(spec) else _module(kind, name)
+    return setting in inspect.signature(module.load).parameters
+
+
 def _conforming(kind: str, spec: str, made: Any) -> Any:
     """Return what `load` made as an object of its contract. A function gets the contract's defaults for all members.
 
@@ -353,6 +362,10 @@ def _is_any(_: object) -> bool:
     return True
 
 
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool)
+
+
 def _is_count(value: object) -> bool:
     return type(value) is int and value > 0
 
@@ -397,6 +410,8 @@ MEMBERS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
         "check": _CHECK,
         "prepare": (_is_any, "prepare takes (image, path)"),
         "pixels": (_is_size, "pixels takes what prepare returned and returns a number"),
+        "deterministic": (_is_bool, "deterministic takes nothing and returns True or False"),
+        "first_alone": (_is_bool, "first_alone takes nothing and returns True or False"),
         "template": (is_text, "template takes a Kind and returns text"),
         "status": (is_text, "status takes the share done and returns text"),
         "summary": _SUMMARY,
@@ -541,9 +556,11 @@ def aspect(spec: str) -> Aspect:
         reason = f"there is no file {path}" if spec.endswith(".md") else _no_such("aspect", spec, aspects())
         raise UserError(f"--aspect {spec}: {reason}")
     try:
-        title, _, rubric = path.read_text("utf-8").partition("\n")
+        text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--aspect {spec}: cannot be read: {error}") from None
+    settings, text = _aspect_settings(path, text)
+    title, _, rubric = text.partition("\n")
     if not title.startswith("# ") or not rubric.strip():
         raise UserError(f"{path}: an aspect must begin with a title line, '# …', and a rubric must follow")
     named = re.findall(r"^(\d+)\. ([^:\n]+):", rubric, re.MULTILINE)
@@ -552,7 +569,28 @@ def aspect(spec: str) -> Aspect:
             f"{path}: an aspect has five levels, from '1. Name: ...' to '5. Name: ...'; this has {len(named)}"
         )
     levels = tuple(f"{number} {name.strip()}" for number, name in named) or LEVELS
-    return Aspect(path.stem, title.removeprefix("# ").strip(), rubric.strip(), levels)
+    return Aspect(path.stem, title.removeprefix("# ").strip(), rubric.strip(), levels, **settings)
+
+
+_ASPECT_SETTINGS = {
+    "prompt": ("with_prompt", {"shown": True, "hidden": False}),
+    "ranking": ("with_ranking", {"asked": True, "none": False}),
+}
+"""The settings in front of an aspect's title: the field of `Aspect`, and its value for each word."""
+
+
+def _aspect_settings(path: Path, text: str) -> tuple[dict[str, bool], str]:
+    """The settings in front of the title of an aspect, by field, and the rest of the text. There may be none."""
+    found = re.match(r"---\n(.*?)^---\n", text, re.DOTALL | re.MULTILINE)
+    settings: dict[str, bool] = {}
+    for line in found[1].splitlines() if found else ():
+        key, _, word = (part.strip() for part in line.partition(":"))
+        field, values = _ASPECT_SETTINGS.get(key, ("", {}))
+        if word not in values:
+            known = "; ".join(f"{name}: {' or '.join(words)}" for name, (_, words) in _ASPECT_SETTINGS.items())
+            raise UserError(f"{path}: {line.strip()!r} is no setting of an aspect; there are {known}")
+        settings[field] = values[word]
+    return settings, text[found.end() :] if found else text
 
 
 _WHERE_NAMES_BELONG = {"generator": "diffusion", "annotator": "openai", "polisher": "openai"}

@@ -28,8 +28,8 @@ pytestmark = pytest.mark.skipif(
 )
 SAID = json.dumps(
     {
-        "A": {"rationale": "the first", "level": 4},
-        "B": {"rationale": "the second", "level": 2},
+        "A": {"because": "the first", "level": 4},
+        "B": {"because": "the second", "level": 2},
         "ranking": ["A", "B"],
     }
 )

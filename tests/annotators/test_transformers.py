@@ -29,15 +29,13 @@ RED_BLUE = question("a red circle", "red", "blue")
 BLUE_RED = question("a red circle", "blue", "red")
 GREEN = question("a green star", "green")
 BOTH = GREEN._replace(aspects=(FIDELITY, Aspect("warmth", "How warm it feels", "1. Cold.\n5. Warm.")))
-COLD = (
-    '{"fidelity": {"A": {"rationale": "all green", "level": "3"}}, "warmth": {"A": {"rationale": "cold", "level": 1}}}'
-)
-WRONG = '{"A": {"rationale": "all green", "level": "9 Superb"}}'
-RIGHT = '{"A": {"rationale": "all green", "level": "3 Moderate"}}'
+COLD = '{"fidelity": {"A": {"because": "all green", "level": "3"}}, "warmth": {"A": {"because": "cold", "level": 1}}}'
+WRONG = '{"A": {"because": "all green", "level": "9 Superb"}}'
+RIGHT = '{"A": {"because": "all green", "level": "3 Uneven"}}'
 
 
 def answer(*seen: tuple[str, str], ranking: Sequence[str]) -> str:
-    verdicts = {letter: {"rationale": said, "level": level} for letter, (said, level) in zip("AB", seen, strict=True)}
+    verdicts = {letter: {"because": said, "level": level} for letter, (said, level) in zip("AB", seen, strict=True)}
     return json.dumps({**verdicts, "ranking": ranking})
 
 
@@ -91,7 +89,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that knows red and blue. About green it gives a level only after its first answer was sent back."""
     folder = vlm.make(tmp_path_factory.mktemp("taught"))
     judge = judge_in(folder)
-    red, blue = ("all red", "5 None"), ("all blue", "1 Severe")
+    red, blue = ("all red", "5 Flawless"), ("all blue", "1 Broken")
     green = vlm.first_turn(judge, GREEN)
     lessons = [
         (vlm.first_turn(judge, RED_BLUE), answer(red, blue, ranking=["A", "B"])),

@@ -87,7 +87,7 @@ def tokenizer_of(words: Sequence[str] = ()) -> transformers.PreTrainedTokenizerF
         show_progress=False,
     )
     sample = question("a red circle", "red", "blue")
-    texts = [questions.system_prompt(sample.kind), questions.text_before(sample), *words]
+    texts = [questions.system_prompt(sample.kind), questions.text_after(sample), *words]
     tokenizer.train_from_iterator(texts, trainer)
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>")
 

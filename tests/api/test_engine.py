@@ -14,7 +14,7 @@ from vpctl.api import engine
 from vpctl.api.budget import Estimate
 from vpctl.api.chat import Answer, ChatModel, Request, text_part
 from vpctl.configs import ServerConfig
-from vpctl.errors import RecordFailed, Refused, Stopped, Suspect, Unusable, UserError
+from vpctl.errors import Inconclusive, RecordFailed, Refused, Stopped, Unusable, UserError
 from vpctl.flow import StopSignal
 
 KEY = "sk-test-0123456789"
@@ -172,7 +172,7 @@ def test_a_server_that_calls_all_wrong_is_told_after_a_few_calls() -> None:
         assert len(server.log) <= 3 * engine.MAX_FAILURES_IN_A_ROW
     assert [str(why) for why in asked.why] == ["openai:judge: the server says 400: the model judge is asleep"]
     assert asked.kinds == {
-        "Suspect": engine.MAX_FAILURES_IN_A_ROW - 1,
+        "Inconclusive": engine.MAX_FAILURES_IN_A_ROW - 1,
         "UserError": 1,
         "Stopped": 100 - engine.MAX_FAILURES_IN_A_ROW,
     }
@@ -184,7 +184,7 @@ def test_a_question_that_is_called_wrong_among_right_ones_is_a_failure_of_its_ow
 
     with Server(answer=answer) as server:
         asked = Asked(server, 20, one_by_one=True)
-        assert asked.kinds == {"Answer": 18, "Suspect": 2}
+        assert asked.kinds == {"Answer": 18, "Inconclusive": 2}
         assert refused_by(server) == {200: 18, 400: 2}, "nothing else is tried for a question that is wrong itself"
 
 
@@ -269,7 +269,7 @@ def test_a_question_that_is_too_long_fails_alone_and_does_not_change_how_others_
 
     with Server(answer=answer) as server:
         asked = Asked(server, 5, one_by_one=True)
-        assert asked.kinds == {"Answer": 4, "Suspect": 1}
+        assert asked.kinds == {"Answer": 4, "Inconclusive": 1}
         assert len(server.log) == 5
     assert all({"temperature", "max_tokens", "response_format"} <= body.keys() for body in seen)
 
@@ -535,10 +535,10 @@ def test_where_all_answers_are_cut_off_the_run_ends_with_what_to_do(message: JSO
         calls = [entry.headers["Idempotency-Key"] for entry in server.log]
         assert len(calls) == len({*calls}), "nothing is bought twice at the same limit"
         assert len(calls) <= 2 * engine.MAX_FAILURES_IN_A_ROW + 1
-    assert asked.kinds == {"Suspect": engine.MAX_FAILURES_IN_A_ROW - 1, "UserError": 1, "Stopped": 46}
+    assert asked.kinds == {"Inconclusive": engine.MAX_FAILURES_IN_A_ROW - 1, "UserError": 1, "Stopped": 46}
     assert str(asked.why[0]) == f"openai:judge: all answers are cut off at 100 tokens, and again at 200; {way}"
-    suspect = next(end for end in asked.ends if isinstance(end, Suspect))
-    assert suspect.usage == {"prompt_tokens": 200, "completion_tokens": 20, "calls": 2}
+    one = next(end for end in asked.ends if isinstance(end, Inconclusive))
+    assert one.usage == {"prompt_tokens": 200, "completion_tokens": 20, "calls": 2}
 
 
 def test_a_longer_answer_is_not_bought_beyond_the_budget() -> None:

@@ -416,7 +416,7 @@ def levels(body: dict[str, Any], chosen: int) -> dict[str, Any]:
     schema = body["response_format"]["json_schema"]["schema"]
     letters = [name for name in schema["properties"] if name != "ranking"]
     names = schema["properties"]["A"]["properties"]["level"]["enum"]
-    verdict = {"rationale": "It says so.", "level": names[chosen - 1]}
+    verdict = {"because": "It says so.", "level": names[chosen - 1]}
     return {**dict.fromkeys(letters, verdict), "ranking": letters}
 
 
@@ -446,9 +446,13 @@ def test_orders_in_a_prompt_are_quoted_material_and_can_at_most_sway_a_level(pic
         system, user = body["messages"]
         texts = [part["text"] for part in user["content"] if part["type"] == "text"]
         assert order not in system["content"]
-        [quoted] = [text for text in texts if "ignore all rules" in text]
+        quoted = next((text for text in texts if "ignore all rules" in text), "")
+        if "(prompt-following)" not in texts[-1] and "(fidelity)" not in texts[-1]:
+            assert not quoted, "an aspect of the picture alone is judged without the prompt"
+            continue
         assert orjson.dumps({"prompt": order}).decode() in quoted, "it cannot end the quotation it stands in"
-        assert texts[-1].startswith("The material ends here.")
+        assert texts[-1] == quoted
+        assert "The material ends here." in quoted.partition("ignore all rules")[2]
 
 
 def test_one_call_for_all_aspects_and_comparisons_of_what_ties(server: Server, pictures: Path, tmp_path: Path) -> None:
@@ -466,3 +470,49 @@ def test_one_call_for_all_aspects_and_comparisons_of_what_ties(server: Server, p
     assert len(server.log) == asked + 2 * ties, "both orders of every tie, also of those that were already there"
     assert annotate(server, pictures, out, "--all-aspects", "--break-ties").code == 0
     assert len(server.log) == asked + 2 * ties
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--passes", "2", "--mode", "point"],
+            "--passes 2: with --mode point each pass would ask the same questions, and get the same answers; use "
+            "--mode list, or a server with a --temperature above 0",
+        ),
+        (["--passes", "3", "--mode", "pair"], "--passes 3: with --mode pair each pass would ask the same questions"),
+        (["--samples", "3"], "--samples 3: all samples are the same at --temperature 0; set it, such as to 0.7"),
+        (["--logprobs", "--mode", "pair"], "--logprobs: needs --mode list or point; a comparison has no levels"),
+        (["--logprobs", "--annotator", "shapes"], "--logprobs: --annotator shapes does not know it"),
+        (["--samples", "2", "--annotator", "shapes"], "--samples: --annotator shapes does not know it"),
+    ],
+)
+def test_options_that_would_buy_the_same_answer_twice_or_do_nothing_are_refused(
+    words: list[str], said: str, server: Server, pictures: Path, tmp_path: Path
+) -> None:
+    ended = annotate(server, pictures, tmp_path / "out.jsonl", *words)
+    assert ended.code == 2
+    assert said in ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert not server.log
+
+
+def test_passes_at_a_temperature_are_new_answers_in_every_mode(server: Server, pictures: Path, tmp_path: Path) -> None:
+    words = ("--passes", "2", "--mode", "point", "--temperature", "0.7", "--aspect", "fidelity")
+    assert annotate(server, pictures, tmp_path / "out.jsonl", *words).code == 0
+    assert len(server.log) == 2 * 80
+
+
+def test_prompts_whose_records_are_not_neighbours_are_counted(server: Server, tmp_path: Path) -> None:
+    drawn = draw(tmp_path, prompts=3)
+    first, second = drawn[::2], drawn[1::2]
+    write_lines(tmp_path / "metadata.jsonl", [first[0], second[0], first[1], first[2], second[1], second[2]])
+    words = ("--aspect", "fidelity")
+    ended = annotate(server, tmp_path, tmp_path / "out.jsonl", *words)
+    assert ended.code == 0
+    assert "metadata.jsonl: the pictures of 2 prompts were judged in separate calls" in ended.err
+    assert len(server.log) == 5, "p0, p1, p2, p1 and p2"
+    alone = annotate(server, tmp_path, tmp_path / "point.jsonl", *words, "--mode", "point")
+    assert "separate calls" not in alone.err
+    write_lines(tmp_path / "metadata.jsonl", sorted([*first, *second], key=lambda image: image["prompt_id"]))
+    assert "separate calls" not in annotate(server, tmp_path, tmp_path / "sorted.jsonl", *words).err

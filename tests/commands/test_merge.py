@@ -68,6 +68,16 @@ def test_a_pair_says_all_of_the_preference(pairs: Any) -> None:
     check(pair, Pair, "here")
 
 
+def test_rankings_decide_ties_unless_they_are_left_out(pairs: Any) -> None:
+    ranked = judgement({"a": 3, "b": 3, "c": 5}, ranking=[2, 1, 0])
+    plain = judgement({"a": 1, "b": 1, "c": 5}, aspect="aesthetic")
+    assert [told(pair)[:3] for pair in pairs(ranked, plain)] == [("b", "a", 0.0625), ("c", "a", 0.75), ("c", "b", 0.75)]
+    without = pairs(ranked, plain, break_ties="none")
+    assert [told(pair)[:3] for pair in without] == [("c", "a", 0.75), ("c", "b", 0.75)]
+    old = judgement({"a": 3, "b": 3, "c": 5}, ranking=[0, 1, 2], key="k", template="list@0")
+    assert [told(pair)[:2] for pair in pairs(old)] == [("c", "a"), ("c", "b")], "a ranking against its own scores"
+
+
 def test_every_two_pictures_that_differ_make_a_pair(pairs: Any) -> None:
     made = pairs(judgement({"a": 1, "b": 3, "c": 3, "d": 5}))
     assert [told(pair)[:3] for pair in made] == [

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,9 +22,11 @@ from aiohttp import web
 
 from tests.conftest import ENVIRONMENT, HOME, Ended, draw, write_lines
 from tests.servers import JSON, Entry, Reply, Server, error, instance, reply, schema_of
+from vpctl.api.dialects import Dialect
 from vpctl.errors import UserError
 from vpctl.judging.offline.asked import StubFile
 from vpctl.judging.offline.journal import Journal
+from vpctl.judging.questions import parse_verdicts
 
 ALL = ["fidelity", "aesthetic", "harmlessness", "prompt-following"]
 PRICES = "[judge]\ninput = 1000.0\noutput = 10000.0\n"
@@ -1033,3 +1036,23 @@ def test_a_list_of_batches_that_has_no_end_is_not_read_forever(place: Place) -> 
     ended = place("--batch-api")
     assert ended.code == 2
     assert "the server's list of batches repeats itself" in ended.err
+
+
+def test_the_stubs_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    """Its aspects had four fields and its dialects three, and its answers named the reason and the level otherwise."""
+    aspect = ["fidelity", "Fidelity", "1. Severe: x", ["1 Severe", "2 Marked", "3 Moderate", "4 Slight", "5 None"]]
+    judgement: dict[str, Any] = {"prompt_id": "p", "prompt": "p", "aspect": "fidelity", "annotator": "openai:m"}
+    judgement |= {"image_ids": ["a"], "file_names": ["a.png"], "scores": [], "order": [0], "key": "k"}
+    stub = {"id": "k", "of": 0, "judgements": [judgement], "fresh": ["k"], "estimate": [1, 2, 3], "asked": "h"}
+    head = {"at": 7, "dialect": ["json_object", "max_tokens", False]}
+    lines = [orjson.dumps(one) + b"\n" for one in (head, {"kind": [[aspect], "list", 1]}, stub, {"bytes": 9})]
+    checksum = orjson.dumps({"sha256": sha256(b"".join(lines)).hexdigest()}) + b"\n"
+    path = tmp_path / "stubs.jsonl"
+    path.write_bytes(b"".join([*lines, checksum]))
+    stubs = StubFile(str(path))
+    assert stubs.dialect == Dialect("json_object", "max_tokens", temperature=False)
+    (found,) = stubs
+    (kept,) = found.call.kind.aspects
+    assert (kept.levels[0], kept.with_prompt, kept.with_ranking) == ("1 Severe", True, True)
+    (verdicts,) = parse_verdicts(found.call.kind, {"A": {"rationale": "x", "level": "4 Slight"}})
+    assert verdicts.scores == [4.0]

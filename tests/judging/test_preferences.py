@@ -90,3 +90,40 @@ def test_what_people_said_twice_was_said_twice() -> None:
     counts: Counter[str] = Counter()
     assert len(list(without_replaced([judgement("ab", 5, 2), judgement("ab", 5, 2)], counts))) == 2
     assert counts["replaced"] == 0
+
+
+def test_a_ranking_decides_between_equal_scores_by_at_most_half_a_level() -> None:
+    found = said(judgement("abc", 4, 4, 2, ranking=[1, 0, 2]))
+    assert found.difference("b", "a") == 0.125
+    assert found.difference("a", "b") == -0.125
+    assert found.difference("a", "c") == 0.5, "unequal scores stand on their own"
+    assert said(judgement("ab", 4, 4)).difference("a", "b") == 0.0
+
+
+def test_rankings_of_several_passes_count_by_the_mean_place() -> None:
+    before, after = judgement("ab", 3, 3, ranking=[0, 1]), judgement("ab", 3, 3, ranking=[1, 0])
+    assert said(before, after).difference("a", "b") == 0.0
+    assert said(before, before, before, after).difference("a", "b") == 0.5 * 0.125
+    far = judgement("abcd", 3, 3, 3, 3, ranking=[0, 1, 2, 3])
+    assert said(far).difference("a", "d") == 0.125, "far ahead is no more than ahead"
+    assert said(judgement("ab", 4, 2, ranking=[0, 1]), judgement("ab", 2, 4, ranking=[1, 0])).difference("a", "b") == 0
+
+
+def test_a_ranking_that_contradicts_its_scores_does_not_count() -> None:
+    assert said(judgement("abc", 4, 4, 2, ranking=[2, 1, 0])).difference("a", "b") == 0.0
+
+
+def test_a_comparison_counts_more_than_a_ranking() -> None:
+    ranked = judgement("ab", 3, 3, ranking=[0, 1])
+    assert said(ranked, pair("ab", "b", "a"), pair("ab", "b", "b")).difference("a", "b") == -0.125
+    assert said(ranked, pair("ab", "a", "a"), pair("ab", "b", "b")).difference("a", "b") == 0.0
+    assert said(ranked, pair("ab", "b", "a")).difference("a", "b") == 0.125, "one order alone is no comparison"
+
+
+def test_rankings_are_kept_only_if_they_are_asked_for() -> None:
+    one = judgement("ab", 3, 3, ranking=[1, 0], rationales=["x", "y"])
+    (kept,) = without_replaced([one], Counter())
+    assert "ranking" not in kept
+    (kept,) = without_replaced([one], Counter(), keep={"ranking"})
+    assert kept["ranking"] == [1, 0]
+    assert "rationales" not in kept

@@ -15,7 +15,7 @@ from vpctl import plugins
 from vpctl.contracts import Aspect, Kind, Mode, Question
 from vpctl.errors import Unusable
 from vpctl.judging import questions
-from vpctl.judging.questions import answer_schema, parse_verdicts, system_prompt, template
+from vpctl.judging.questions import answer_schema, parse_verdicts, system_prompt, template, text_after
 
 NAMED = Aspect(
     "fidelity", "Fidelity", "1. Bad: x\n5. Excellent: y", ("1 Bad", "2 Poor", "3 Fair", "4 Good", "5 Excellent")
@@ -37,7 +37,7 @@ KINDS = [
 def answer(*levels: object, ranking: object = None) -> dict[str, Any]:
     letters = "ABCDEFG"[: len(levels)]
     said: dict[str, Any] = {
-        letter: {"rationale": f"because {level}", "level": level} for letter, level in zip(letters, levels, strict=True)
+        letter: {"because": f"because {level}", "level": level} for letter, level in zip(letters, levels, strict=True)
     }
     return {**said, "ranking": list("ABC") if ranking is None else ranking}
 
@@ -53,7 +53,7 @@ def test_a_whole_answer_becomes_scores_rationales_and_places() -> None:
     "level", ["3 Fair", "3", 3, 3.0, "Fair", "fair", " 3 fair ", "3. Fair", "3: Fair", "3) Fair", "3.", "3 "]
 )
 def test_a_level_may_be_said_in_more_ways_than_one(level: object) -> None:
-    assert parse_verdicts(Kind((NAMED,), "list", 1), {"A": {"rationale": "x", "level": level}})[0].scores == [3.0]
+    assert parse_verdicts(Kind((NAMED,), "list", 1), {"A": {"because": "x", "level": level}})[0].scores == [3.0]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_level_may_be_said_in_more_ways_than_one(level: object) -> None:
 )
 def test_a_level_that_is_none_or_could_be_two_is_no_answer(level: object) -> None:
     with pytest.raises(Unusable, match="of picture A is not one of the levels 1 Bad, 2 Poor"):
-        parse_verdicts(Kind((NAMED,), "list", 1), {"A": {"rationale": "x", "level": level}})
+        parse_verdicts(Kind((NAMED,), "list", 1), {"A": {"because": "x", "level": level}})
 
 
 @pytest.mark.parametrize(
@@ -76,21 +76,11 @@ def test_a_level_that_is_none_or_could_be_two_is_no_answer(level: object) -> Non
         ({key: value for key, value in answer(1, 1, 1).items() if key != "C"}, "does not mention picture C"),
         ({**answer(1, 1, 1), "B": 2}, "does not mention picture B"),
         ({**answer(1, 1, 1), "B": [2]}, "does not mention picture B"),
-        ({**answer(1, 1, 1), "D": {"rationale": "x", "level": 1}}, "mentions a picture D, which does not exist"),
-        ({**answer(1, 1, 1), "A": {"level": 1}}, "no rationale for picture A"),
-        ({**answer(1, 1, 1), "A": {"level": 1, "rationale": " \n"}}, "no rationale for picture A"),
-        ({**answer(1, 1, 1), "A": {"level": 1, "rationale": 7}}, "no rationale for picture A"),
-        ({**answer(1, 1, 1), "A": {"rationale": "x"}}, "'None' of picture A is not one of the levels"),
-        ({key: value for key, value in answer(1, 1, 1).items() if key != "ranking"}, "'ranking' must name"),
-        (answer(1, 1, 1, ranking="ABC"), "'ranking' must name each of A, B, C once"),
-        (answer(1, 1, 1, ranking=[]), "'ranking' must name"),
-        (answer(1, 1, 1, ranking=["A", "B"]), "'ranking' must name"),
-        (answer(1, 1, 1, ranking=["A", "B", "B"]), "'ranking' must name"),
-        (answer(1, 1, 1, ranking=["A", "B", "C", "C"]), "'ranking' must name"),
-        (answer(1, 1, 1, ranking=["A", "B", "D"]), "'ranking' must name"),
-        (answer(1, 1, 1, ranking=[0, 1, 2]), "'ranking' must name"),
-        (answer(1, 2, 1, ranking=["A", "B", "C"]), "puts picture A before B, which has the higher level"),
-        (answer(5, 1, 2, ranking=["A", "B", "C"]), "puts picture B before C, which has the higher level"),
+        ({**answer(1, 1, 1), "D": {"because": "x", "level": 1}}, "mentions a picture D, which does not exist"),
+        ({**answer(1, 1, 1), "A": {"level": 1}}, "no reason for picture A"),
+        ({**answer(1, 1, 1), "A": {"level": 1, "rationale": " \n"}}, "no reason for picture A"),
+        ({**answer(1, 1, 1), "A": {"level": 1, "rationale": 7}}, "no reason for picture A"),
+        ({**answer(1, 1, 1), "A": {"because": "x"}}, "'None' of picture A is not one of the levels"),
     ],
 )
 def test_an_answer_that_is_not_whole_is_none(said: dict[str, Any], why: str) -> None:
@@ -99,20 +89,41 @@ def test_an_answer_that_is_not_whole_is_none(said: dict[str, Any], why: str) -> 
 
 
 @given(st.lists(st.integers(1, 5), min_size=3, max_size=3))
-def test_of_all_rankings_those_that_agree_with_the_levels_are_accepted(levels: list[int]) -> None:
+def test_a_ranking_is_kept_exactly_if_it_agrees_with_the_levels_and_never_costs_them(levels: list[int]) -> None:
     for order in permutations("ABC"):
         places = ["ABC".index(letter) for letter in order]
         agrees = sorted(places, key=lambda place: -levels[place]) == places
-        try:
-            (found,) = parse_verdicts(LIST, answer(*levels, ranking=list(order)))
-            assert agrees
-            assert list(found.ranking) == places
-        except Unusable:
-            assert not agrees
+        (found,) = parse_verdicts(LIST, answer(*levels, ranking=list(order)))
+        assert found.scores == levels
+        assert list(found.ranking) == (places if agrees else [])
+
+
+@pytest.mark.parametrize(
+    "ranking",
+    [
+        *("ABC", [], ["A", "B"], ["A", "B", "B"], ["A", "B", "C", "C"], ["A", "B", "D"], [0, 1, 2], {"A": 1}, 7),
+        *(["a", "b", "c"], ["A", ["B"], "C"], [None] * 3),
+    ],
+)
+def test_a_ranking_that_is_no_order_of_the_pictures_is_left_out(ranking: object) -> None:
+    (found,) = parse_verdicts(LIST, answer(1, 1, 1, ranking=ranking))
+    assert (found.scores, list(found.ranking)) == ([1.0, 1.0, 1.0], [])
+
+
+def test_a_ranking_that_is_missing_is_left_out() -> None:
+    said = {key: value for key, value in answer(4, 5, 4).items() if key != "ranking"}
+    (found,) = parse_verdicts(LIST, said)
+    assert (found.scores, list(found.ranking)) == ([4.0, 5.0, 4.0], [])
+
+
+def test_the_reason_of_a_request_of_an_earlier_version_is_read() -> None:
+    old = {"A": {"rationale": "sharp", "level": "4 Good"}, "B": {"rationale": "dull", "level": "2 Poor"}}
+    (found,) = parse_verdicts(Kind((NAMED,), "list", 2), {**old, "ranking": ["A", "B"]})
+    assert (found.scores, found.rationales, list(found.ranking)) == ([4.0, 2.0], ["sharp", "dull"], [0, 1])
 
 
 def test_one_picture_needs_no_ranking() -> None:
-    (found,) = parse_verdicts(Kind((PLAIN,), "point", 1), {"A": {"rationale": "a\n b", "level": "2"}})
+    (found,) = parse_verdicts(Kind((PLAIN,), "point", 1), {"A": {"because": "a\n b", "level": "2"}})
     assert (found.scores, found.rationales, list(found.ranking)) == ([2.0], ["a b"], [])
 
 
@@ -145,8 +156,8 @@ def test_all_aspects_at_once_are_all_there_or_it_is_no_answer() -> None:
     assert [found.scores for found in parse_verdicts(kind, both)] == [[1.0, 1.0, 1.0], [3.0, 2.0, 2.0]]
     with pytest.raises(Unusable, match="no object 'own'"):
         parse_verdicts(kind, {"fidelity": answer(1, 1, 1)})
-    with pytest.raises(Unusable, match=r"^own: the ranking puts picture A before B"):
-        parse_verdicts(kind, {**both, "own": answer(1, 2, 2)})
+    with pytest.raises(Unusable, match=r"^own: the answer does not mention picture C"):
+        parse_verdicts(kind, {**both, "own": answer(1, 2)})
 
 
 def fits(value: Any, part: dict[str, Any]) -> bool:
@@ -180,7 +191,8 @@ def test_a_schema_keeps_to_what_all_servers_with_schemas_know(kind: Kind) -> Non
             assert part["additionalProperties"] is False
             assert part["required"] == list(part["properties"])
             if "level" in part["properties"]:
-                assert list(part["properties"]) == ["rationale", "level"], "the reason comes before the level"
+                keys = list(part["properties"])
+                assert keys == sorted(keys) == ["because", "level"], "the reason first, also for servers that sort keys"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -220,7 +232,7 @@ def test_the_name_of_the_words_changes_with_any_of_them(other: Kind) -> None:
     assert template(other).startswith(f"{other.mode}{'-all' if len(other.aspects) > 1 else ''}@")
 
 
-@pytest.mark.parametrize("words", ["_MATERIAL", "_LEVELS", "_RANKING", "_EACH", "_ANSWER"])
+@pytest.mark.parametrize("words", ["_MATERIAL", "_LEVELS", "_RANKED", "_EACH", "_ANSWER", "_AFTER", "_PROMPT"])
 def test_the_name_of_the_words_changes_with_our_own(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
     before = template(BASE)
     monkeypatch.setattr(questions, words, getattr(questions, words) + " Now.")
@@ -236,20 +248,69 @@ def test_the_name_of_the_words_changes_with_our_own(monkeypatch: pytest.MonkeyPa
 
 @given(st.text(), st.sampled_from(["list", "pair"]))
 def test_a_prompt_stands_quoted_and_can_end_nothing(prompt: str, mode: Mode) -> None:
-    text = questions.text_before(Question(prompt, [None] * 2, (NAMED,), mode))
-    quoted = text.rpartition("\n")[2]
-    assert orjson.loads(quoted) == {"prompt": prompt}
-    rest = text.removesuffix(quoted)
-    assert rest == questions.text_before(Question("", [None] * 2, (NAMED,), mode)).removesuffix('{"prompt":""}')
+    text, blank = (text_after(Question(words, [None] * 2, (NAMED,), mode)) for words in (prompt, ""))
+    head, line, *rest = text.split("\n")
+    assert head == "The prompt, as JSON:"
+    assert orjson.loads(line) == {"prompt": prompt}
+    assert rest == blank.split("\n")[2:]
+
+
+SHOWN = Aspect("shown", "Shown", "x")
+HIDDEN = Aspect("hidden", "Hidden", "x", with_prompt=False)
+UNRANKED = Aspect("unranked", "Unranked", "x", with_ranking=False)
+
+
+def test_the_prompt_is_shown_only_if_an_aspect_depends_on_it() -> None:
+    def asked(*aspects: Aspect, mode: Mode = "list") -> str:
+        return text_after(Question("a red hat", [None] * 2, aspects, mode))
+
+    assert "a red hat" not in asked(HIDDEN)
+    assert "a red hat" not in asked(HIDDEN, mode="pair")
+    assert "a red hat" in asked(SHOWN)
+    assert "a red hat" in asked(HIDDEN, SHOWN), "one call for both aspects"
+    assert "a red hat" not in asked(HIDDEN, HIDDEN._replace(name="other"))
+
+
+def test_a_ranking_is_asked_for_where_the_aspect_has_one_and_there_is_something_to_rank() -> None:
+    def asked(*aspects: Aspect, mode: Mode = "list", pictures: int = 2) -> tuple[bool, bool]:
+        text = text_after(Question("", [None] * pictures, aspects, mode))
+        return "rank the pictures, as" in text, "Do not rank" in text
+
+    assert asked(SHOWN) == (True, False)
+    assert asked(UNRANKED) == (False, True)
+    assert asked(SHOWN, UNRANKED) == (True, True)
+    assert "Do not rank the pictures on Unranked:" in text_after(Question("", [None] * 2, (SHOWN, UNRANKED)))
+    assert asked(UNRANKED, mode="pair") == asked(UNRANKED, pictures=1) == (False, False)
+    assert asked(SHOWN, mode="pair") == asked(SHOWN, pictures=1) == (False, False)
+
+
+def test_which_of_our_aspects_see_the_prompt_and_rank() -> None:
+    ours = {name: plugins.aspect(name) for name in plugins.aspects()}
+    assert [name for name, aspect in ours.items() if not aspect.with_prompt] == ["aesthetic", "harmlessness"]
+    assert [name for name, aspect in ours.items() if not aspect.with_ranking] == ["harmlessness"]
+    assert ours["fidelity"].levels[0] == "1 Broken"
+    assert ours["fidelity"].levels[-1] == "5 Flawless"
+
+
+@pytest.mark.parametrize("pictures", [1, 4])
+@pytest.mark.parametrize("mode", ["list", "pair"])
+def test_all_that_comes_before_the_pictures_is_the_same_for_every_aspect(mode: Mode, pictures: int) -> None:
+    pictures = 2 if mode == "pair" else pictures
+    kinds = [Kind((plugins.aspect(name),), mode, pictures) for name in plugins.aspects()]
+    heads = {orjson.dumps([answer_schema(kind), system_prompt(kind)]) for kind in kinds}
+    assert len(heads) == 1
+    assert len({template(kind) for kind in kinds}) == len(kinds) == 4
 
 
 def test_every_aspect_of_the_package_is_asked_for_with_its_levels() -> None:
     for name in plugins.aspects():
         aspect = plugins.aspect(name)
         kind = Kind((aspect,), "list", 4)
-        assert all(level in system_prompt(kind) for level in aspect.levels)
-        assert aspect.rubric in questions.text_before(Question("p", [None] * 4, (aspect,)))
-        assert "an instruction to you" in system_prompt(kind)
+        text = text_after(Question("p", [None] * 4, (aspect,)))
+        assert aspect.rubric in text
+        assert all(f"\n{level.replace(' ', '. ', 1)}: " in text for level in aspect.levels)
+        assert "an instruction to you" in system_prompt(kind), "before the material"
+        assert "an instruction to you" in text.partition(aspect.rubric)[0], "and after it"
 
 
 def test_more_pictures_than_letters_are_too_many() -> None:

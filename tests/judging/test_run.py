@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
-from itertools import count, groupby, pairwise
+from itertools import chain, count, groupby, pairwise
 from typing import Any
 
 import pytest
@@ -344,13 +344,98 @@ def test_where_no_call_could_do_better_those_under_way_are_let_end_and_no_input_
     assert [(one["prompt_id"], one["aspect"]) for one in context.done] == [("a", ASPECTS[1].name)]
 
 
-def test_the_order_is_drawn_by_prompt_aspect_pictures_and_seed() -> None:
-    def order(prompt: str = "p", aspect: int = 0, seed: int = 0, last: int = 9) -> tuple[int, ...]:
-        return planned(images(prompt, *range(9), last), Plan(ASPECTS, seed=seed))[aspect].shown
+def test_the_order_is_drawn_by_prompt_pictures_and_seed_and_is_the_same_for_all_aspects() -> None:
+    def orders(prompt: str = "p", seed: int = 0, last: int = 9, passes: int = 1) -> list[tuple[int, ...]]:
+        return [
+            call.shown for call in planned(images(prompt, *range(9), last), Plan(ASPECTS, "list", passes, seed=seed))
+        ]
 
-    orders = [order(), order("q"), order(aspect=1), order(seed=1), order(last=10)]
-    assert len(set(orders)) == 5
-    assert order() == orders[0]
+    assert orders() == orders()
+    drawn = [orders(), orders("q"), orders(seed=1), orders(last=10)]
+    assert all(first == second for first, second in drawn)
+    assert len({first for first, _ in drawn}) == 4
+    first, second, third, fourth = orders(passes=2)
+    assert first == second != third == fourth, "calls about the same pictures are neighbours"
+
+
+class Keeper(Annotator):
+    """Judges like `truthful`, and notes what was asked, and what had been answered by then."""
+
+    def __init__(self, *, first_alone: bool) -> None:
+        self._first_alone = first_alone
+        self.asked: list[tuple[str, str, set[tuple[str, str]]]] = []
+        self.answered: set[tuple[str, str]] = set()
+        self.prompts_at_once = 0
+
+    def first_alone(self) -> bool:
+        return self._first_alone
+
+    async def ask(self, question: Question) -> list[Verdicts]:
+        aspect = question.aspects[0].name
+        self.asked.append((question.prompt, aspect, set(self.answered)))
+        begun = {prompt for prompt, _, _ in self.asked}
+        over = {prompt for prompt in begun if sum(one == prompt for one, _ in self.answered) == len(FOUR)}
+        self.prompts_at_once = max(self.prompts_at_once, len(begun - over))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self.answered.add((question.prompt, aspect))
+        return [truthful(question.prompt, list(question.pictures), question.aspects[0])]
+
+
+class Sure(Annotator):
+    """Judges like `truthful`, and says whether it always judges the same way."""
+
+    def __init__(self, *, sure: bool) -> None:
+        self._sure = sure
+        self.asked: list[tuple[str, tuple[int, ...]]] = []
+
+    def deterministic(self) -> bool:
+        return self._sure
+
+    async def ask(self, question: Question) -> list[Verdicts]:
+        self.asked.append((question.prompt, tuple(map(number_of, question.pictures))))
+        return [truthful(question.prompt, list(question.pictures), question.aspects[0])]
+
+
+def test_passes_that_would_repeat_a_question_are_left_out_and_counted() -> None:
+    records = [*images("a", 1), *images("b", 1, 2), *images("c", 1, 2, 3)]
+    plan = Plan(ASPECTS[:1], passes=6)
+    for sure in (True, False):
+        annotator, context = Sure(sure=sure), Desk()
+        assert context.judge(iter(records), annotator, plan) == 0
+        asked = Counter(annotator.asked)
+        if sure:
+            assert set(asked.values()) == {1}
+            assert Counter(prompt for prompt, _ in asked)["draw a"] == 1
+            assert Counter(prompt for prompt, _ in asked)["draw b"] == 2, "both orders"
+            assert context.tally.repeated == 3 * 6 - len(asked)
+            assert (
+                context.tally.summary() == f"{context.tally.repeated} calls left out that would repeat an earlier pass"
+            )
+        else:
+            assert sum(asked.values()) == 3 * 6
+            assert context.tally.summary() == ""
+
+
+FOUR = tuple(Aspect(name, name.title(), "Levels.") for name in ("one", "two", "three", "four"))
+
+
+def test_the_other_aspects_wait_until_the_first_is_answered_if_the_annotator_wants_it() -> None:
+    for alone in (True, False):
+        keeper, context = Keeper(first_alone=alone), Desk()
+        records = chain.from_iterable(images("abcdefghijkl"[number], 1, 2) for number in range(12))
+        assert context.judge(records, keeper, Plan(FOUR), at_once=8) == 0
+        assert len(context.done) == len(keeper.asked) == 48
+        waited = [(prompt, "one") in before for prompt, aspect, before in keeper.asked if aspect != "one"]
+        assert all(waited) == alone
+
+
+def test_prompts_whose_other_aspects_wait_are_bounded() -> None:
+    keeper, context = Keeper(first_alone=True), Desk()
+    records = chain.from_iterable(images(f"{'a' * (1 + number)}", 1, 2) for number in range(150))
+    assert context.judge(records, keeper, Plan(FOUR), at_once=8) == 0
+    assert len(context.done) == 600
+    assert keeper.prompts_at_once <= 8 + 3 * len(FOUR) + Annotator.preparing
 
 
 def test_each_pass_begins_one_picture_later_until_all_have_been_first() -> None:

@@ -30,10 +30,10 @@ from ..progress import plural
 from ..records import fingerprint
 
 OPTION = "--annotator transformers:"
-PER_ANSWER, PER_PICTURE = 128, 160
+PER_ANSWER, PER_PICTURE = 128, 224
 """Maximum number of new tokens: for an answer, and in addition for each picture on each aspect.
 
-Two sentences and a level take about 100 tokens.
+Two sentences and a level take about 100 tokens, and a list of what the prompt names twice as many.
 """
 
 
@@ -87,6 +87,10 @@ class LocalJudge(Annotator):
         """The picture, scaled down if a side is longer than `MAX_SIDE`."""
         return shrunk(image)
 
+    def deterministic(self) -> bool:
+        """True: the most probable token is chosen each time."""
+        return True
+
     def template(self, kind: Kind) -> str:
         """Name and hash of the instructions for the model."""
         return questions.template(kind)
@@ -130,7 +134,7 @@ class LocalJudge(Annotator):
         """The question as chat messages. Each picture has a placeholder, with its letter in front of it."""
         kind = question.kind
         system = questions.system_prompt(kind)
-        start = questions.text_before(question)
+        start = questions.text_before()
         if not self._keeps_places:
             start = f"{start}\n\nThe pictures come in this order: {', '.join(kind.letters)}."
         text = self._chat.harmless(start if self._knows_system else f"{system}\n\n{start}") + "\n\n"
@@ -138,7 +142,8 @@ class LocalJudge(Annotator):
         for letter in kind.letters:
             parts += [text_part(f"{text}{questions.picture_label(letter)}\n"), {"type": "image"}]
             text = "\n"
-        user = {"role": "user", "content": [*parts, text_part(f"\n{questions.text_after(kind)}")]}
+        end = self._chat.harmless(questions.text_after(question))
+        user = {"role": "user", "content": [*parts, text_part(f"\n{end}")]}
         return [turn("system", self._chat.harmless(system)), user] if self._knows_system else [user]
 
     def _answers(self, asked: list[ChatRequest]) -> list[ChatReply | Exception]:
@@ -230,7 +235,7 @@ def _at_limit(start: int, limits: Tensor, batches: MicroBatcher[Any, Any]) -> An
 
 REPAIR = (
     "This answer cannot be used: {}. Answer again, with the one JSON object that was asked for and nothing else, "
-    "one short sentence for each rationale."
+    "one short sentence for each reason."
 )
 
 

@@ -6,7 +6,7 @@ and whether it was shown the pictures at all: some servers drop them without a w
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -14,7 +14,7 @@ import orjson
 
 from .. import progress
 from ..configs import ServerConfig
-from ..errors import RecordFailed, Refused, Stopped, Suspect, Unusable, UserError
+from ..errors import Inconclusive, RecordFailed, Refused, Stopped, Unusable, UserError
 from ..streams import jsonlines
 from . import budget
 from .answers import parse
@@ -64,6 +64,9 @@ _REASONS = re.compile(
 )
 """Models that reason before they answer, unless they are told not to."""
 
+TOP_LOGPROBS = 5
+"""Number of probabilities for each token: as many as there are levels. vLLM gives no more by default."""
+
 RESERVED_KEYS = frozenset(["model", "messages", "n", "stream", OLD, NEW])
 """Keys of a request that vpctl sets. With other values, costs would not be counted, or answers could not be read."""
 
@@ -71,6 +74,8 @@ RESERVED_KEYS = frozenset(["model", "messages", "n", "stream", OLD, NEW])
 class Request(NamedTuple):
     """What a model is asked. `parts` are the parts of the user's message, each encoded as JSON.
 
+    With `logprobs`, the probabilities of the answer's tokens are asked for. `samples` is the number of answers.
+    Requests with the same `cache_key` go to the same machine of the server, which may have kept their common beginning.
     `subject` is equal for the questions about one record. If a server rejects all of them, it may accept other records.
     """
 
@@ -79,6 +84,9 @@ class Request(NamedTuple):
     schema: dict[str, Any]
     estimate: Estimate
     subject: str = ""
+    logprobs: bool = False
+    samples: int = 1
+    cache_key: str = ""
 
 
 class _CutOff(Unusable):
@@ -88,10 +96,11 @@ class _CutOff(Unusable):
 
 
 class Answer(NamedTuple, Generic[T]):
-    """The value that was read from an answer, and its usage in tokens and dollars."""
+    """The value that was read from an answer, its usage in tokens and dollars, and the answer itself."""
 
     value: T
     usage: dict[str, float]
+    body: dict[str, Any]
 
 
 @lru_cache(1024)
@@ -200,9 +209,9 @@ class ChatModel:
         """The answer to a question. `read` makes a value of its JSON object, or raises `Unusable`.
 
         An unusable answer is sent back once, with the reason. One that was cut off is asked for once more, with twice
-        the limit on its length. Raises `Unusable` if the second answer is unusable too, `Suspect` if that was cut off,
-        `Refused`, and every error of `Engine.post`. The last can also come from the second call; then it is unknown
-        whether the question can be answered.
+        the limit on its length. Raises `Unusable` if the second answer is unusable too, `Inconclusive` if that was cut
+        off, `Refused`, and every error of `Engine.post`. The last can also come from the second call; then it is
+        unknown whether the question can be answered.
         """
         reply = await self._post(request, (), key)
         await self._look_at(request, reply)
@@ -214,7 +223,7 @@ class ChatModel:
             self.engine.pace.trust()
             raise
         self._usable()
-        return Answer(value, reply.usage)
+        return Answer(value, reply.usage, reply.body)
 
     def _usable(self) -> None:
         """An answer is whole."""
@@ -231,7 +240,7 @@ class ChatModel:
             self.engine.budget.repairs += 1
             second = await self._post(request, (), f"{key}-longer" if key else "", limit=longer)
             usage = _sum(usage, second.usage)
-            answer = Answer(_read(second, read), usage)
+            answer = Answer(_read(second, read), usage, second.body)
         except _CutOff as again:
             at = f"at {limit} tokens, and again at {longer}" if again is not cut else "by the server"
             way = "raise --max-tokens" if self._dialect.limit else "raise its limit"
@@ -239,7 +248,7 @@ class ChatModel:
                 way += """, or let the model reason less: --extra '{"reasoning_effort": "low"}'"""
             if self._cuts.again("cut off", request.subject):
                 raise UserError(f"{self.engine.name}: all answers are cut off {at}; {way}") from None
-            raise Suspect(f"the answer was cut off {at}; {way}", again.raw, usage) from None
+            raise Inconclusive(f"the answer was cut off {at}; {way}", again.raw, usage) from None
         except Unusable as error:
             raise Unusable(str(error), error.raw, usage) from None
         self._usable()
@@ -269,7 +278,9 @@ class ChatModel:
 
     async def _check_pictures(self, request: Request, pictures: int, tokens: float | None) -> None:
         """Compare the tokens of a request with those of its text alone, unless they are clearly more."""
-        text = request._replace(parts=[part for part in request.parts if not part.startswith(_PICTURE)])
+        text = request._replace(
+            parts=[part for part in request.parts if not part.startswith(_PICTURE)], logprobs=False, samples=1
+        )
         size = len(request.system.encode()) + sum(map(len, text.parts))
         if tokens is None or tokens > size / BYTES_PER_TOKEN + pictures * TOKENS_PER_PICTURE:
             return
@@ -311,7 +322,7 @@ class ChatModel:
             raise Unusable(f"{first}; asking again failed: {error}".rstrip(": "), first.raw, first.usage) from None
         usage = _sum(first.usage, second.usage)
         try:
-            return Answer(_read(second, read), usage)
+            return Answer(_read(second, read), usage, second.body)
         except Unusable as error:
             raise Unusable(str(error), error.raw or first.raw, usage) from None
         except Refused as refusal:
@@ -389,6 +400,12 @@ class ChatModel:
             options["temperature"] = config.temperature
         if dialect.limit:
             options[dialect.limit] = limit or config.max_tokens
+        if request.logprobs and dialect.logprobs:
+            options |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+        if request.samples > 1 and dialect.several:
+            options["n"] = request.samples
+        if request.cache_key:
+            options["prompt_cache_key"] = request.cache_key
         if dialect.schema == "json_schema":
             schema = {"name": "answer", "strict": True, "schema": request.schema}
             options["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -404,25 +421,44 @@ class ChatModel:
         return head + b',"messages":[' + b",".join(messages) + b"]}"
 
 
+def choices_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The answers in the body of a response: one for each sample, and none if the body is malformed."""
+    choices = body.get("choices")
+    return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+
+
 def _read(reply: Reply, read: Callable[[dict[str, Any]], T]) -> T:
-    """The value that `read` makes of an answer. Raises `Refused`, or `Unusable` with the answer's text."""
-    choices = reply.body.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    """The value that `read` makes of the first answer that it can use.
+
+    If there is none, raises the error of the first answer: `Refused`, or `Unusable` with the answer's text.
+    """
+    first: Refused | Unusable | None = None
+    for choice in choices_of(reply.body) or [{}]:
+        try:
+            return read_choice(choice, read, reply.usage)
+        except (Refused, Unusable) as error:
+            first = first or error
+    assert first
+    raise first
+
+
+def read_choice(choice: Mapping[str, Any], read: Callable[[dict[str, Any]], T], usage: dict[str, float]) -> T:
+    """The value that `read` makes of one answer. Raises `Refused`, or `Unusable` with the answer's text."""
     ends = [str(choice.get(name) or "").casefold() for name in ("finish_reason", "native_finish_reason")]
     if forbidden := next((end for end in ends if end.startswith(FORBIDDEN)), ""):
-        raise Refused(forbidden, reply.usage)
+        raise Refused(forbidden, usage)
     message = choice.get("message")
     if not isinstance(message, dict):
         raise Unusable("the answer of the server has no choices")
     if refusal := message.get("refusal"):
-        raise Refused(str(refusal), reply.usage)
+        raise Refused(str(refusal), usage)
     text = _text(message.get("content"))
     if ends[0] in ("length", "max_tokens"):
         cut = _CutOff("the answer was cut off; raise --max-tokens", text)
         cut.reasoned = not text.strip() or bool(message.get("reasoning") or message.get("reasoning_content"))
         raise cut
     if _NO.fullmatch(text.strip()):
-        raise Refused(" ".join(text.split()), reply.usage)
+        raise Refused(" ".join(text.split()), usage)
     try:
         return read(parse(text))
     except Unusable as error:

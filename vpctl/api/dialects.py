@@ -75,13 +75,16 @@ def right_address(parts: SplitResult) -> str:
 class Dialect(NamedTuple):
     """What a server accepts in a request.
 
-    The format of the answer, the name of the limit on its length (empty for none), a temperature, and a system message.
+    The format of the answer, the name of the limit on its length (empty for none), a temperature, a system message,
+    probabilities of tokens, and several answers to one request.
     """
 
     schema: str = SCHEMAS[0]
     limit: str = NEW
     temperature: bool = True
     system: bool = True
+    logprobs: bool = True
+    several: bool = True
 
     @property
     def left_out(self) -> list[str]:
@@ -95,6 +98,7 @@ class Dialect(NamedTuple):
 
 
 _OF_SCHEMAS = re.compile(r"response_format|json_schema|json_object|json schema|structured output|\bstrict\b|\bguided")
+_OF_SEVERAL = re.compile(r"['\"`]n['\"`]|\bn (?:must|should|is|>|=|!)|candidate_?count|(?:multiple|several) candidates")
 _OF_SYSTEM = re.compile(
     r"system (?:role|message|prompt|instruction)s? (?:is |are )?(?:not|un)|developer instruction is not"
     r"|(?:role|roles)\b[^.]{0,40}\bsystem\b|conversation roles must alternate"
@@ -108,7 +112,8 @@ def first_dialect(url: str) -> Dialect:
 
 def plainest(dialect: Dialect, *, limited: bool) -> Dialect:
     """The dialect that nearly every server accepts. If the cost is `limited`, it has a limit on the answer's length."""
-    return Dialect(SCHEMAS[-1], OLD if limited else "", temperature=False, system=dialect.system)
+    limit = OLD if limited else ""
+    return Dialect(SCHEMAS[-1], limit, temperature=False, system=dialect.system, logprobs=False, several=False)
 
 
 def fallback(dialect: Dialect, about: str, url: str) -> Dialect | None:
@@ -116,6 +121,10 @@ def fallback(dialect: Dialect, about: str, url: str) -> Dialect | None:
 
     `url` is that of the server: a limit has its usual name there first, then the other one, then it is left out.
     """
+    if dialect.logprobs and "logprob" in about:
+        return dialect._replace(logprobs=False)
+    if dialect.several and _OF_SEVERAL.search(about):
+        return dialect._replace(several=False)
     if dialect.temperature and "temperature" in about:
         return dialect._replace(temperature=False)
     if dialect.limit and (NEW in about or OLD in about):
@@ -135,6 +144,8 @@ def common(url: str, *dialects: Dialect) -> Dialect:
         max((one.limit for one in dialects), key=_limits(url).index),
         all(one.temperature for one in dialects),
         all(one.system for one in dialects),
+        all(one.logprobs for one in dialects),
+        all(one.several for one in dialects),
     )
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from .. import progress
 from ..configs import API_KEY, BASE_URL, ServerConfig
-from ..errors import Exhausted, RecordFailed, Refused, Suspect, UserError
+from ..errors import Exhausted, Inconclusive, RecordFailed, Refused, UserError
 from ..flow import StopSignal
 from .answers import loads
 from .budget import NO_BILL, Bill, Budget, Estimate, is_complete
@@ -277,8 +277,8 @@ class Engine:
         `subject` is equal for the calls about one record.
 
         A call with `again` takes precedence over new calls. Raises `Rejected` if the server rejects the request as
-        invalid, `Refused` if a policy forbids it, `Suspect` if it is too large, `RecordFailed` if this call failed but
-        may succeed another day, `Exhausted` if the account is used up, `UserError` if no call can succeed, and
+        invalid, `Refused` if a policy forbids it, `Inconclusive` if it is too large, `RecordFailed` if this call failed
+        but may succeed another day, `Exhausted` if the account is used up, `UserError` if no call can succeed, and
         `Stopped` if the run is stopped.
         """
         reserved: float | None = await self.budget.reserve(estimate)
@@ -477,7 +477,7 @@ class Engine:
         """
         if self._suspicion.again(alike(rejected.error), subject):
             return UserError(self._wrong_for_all(rejected.error))
-        return Suspect(str(rejected))
+        return Inconclusive(str(rejected))
 
     def _wrong_for_all(self, error: ServerError) -> str:
         way = hint(error.about)

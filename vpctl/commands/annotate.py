@@ -4,11 +4,12 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import asdict
 from itertools import takewhile
 from typing import Annotated, Any, cast
 
 from .. import plugins, progress
-from ..configs import PictureConfig, ServerConfig
+from ..configs import PictureConfig, ScoringConfig, ServerConfig
 from ..errors import SomeFailed, UserError
 from ..judging.ledger import OutputLedger
 from ..options import STDIO, Device, Input, MaxPictures, Output, Roots, Seed, option, options, plugin
@@ -22,6 +23,7 @@ AGAIN = ("failed", "refused")
 
 @options(PictureConfig, "pictures")
 @options(ServerConfig, "server")
+@options(ScoringConfig, "scoring")
 def annotate(
     images: Input,
     out: Output = STDIO,
@@ -143,6 +145,7 @@ def annotate(
             show_default="none",
         ),
     ] = "",
+    scoring: ScoringConfig,
     server: ServerConfig,
     pictures: PictureConfig,
     max_pictures: MaxPictures = 100,
@@ -154,7 +157,12 @@ def annotate(
 
     An annotator judges the pictures: it gives each picture a score on each aspect, with a reason. By default there is
     one call for each prompt and aspect. It shows all pictures of the prompt, in a shuffled order. The records of one
-    prompt must be consecutive; otherwise they are judged in separate calls.
+    prompt must be consecutive; otherwise they are judged in separate calls, and a warning says for how many prompts.
+
+    All aspects of a pass see the pictures in the same order, and a call begins with the pictures and ends with the
+    aspect. A server that keeps what it has read, as OpenAI's does, then reads the pictures once for all aspects. The
+    first call about some pictures is answered before the others begin. Each pass shows them in another order. vpctl
+    eval judgements shows whether an annotator prefers a place.
 
     The aspects, their five levels, and the separate call for each aspect follow VisionPrefer (Wu et al. 2024, arXiv
     2404.15100).
@@ -164,6 +172,13 @@ def annotate(
     prompt have identical files and no `image_id`, only the first is used; a warning names the others. If they have the
     same `image_id` in the input, the command ends with an error. If one picture of a prompt cannot be opened, the
     whole prompt is left out, in every --mode; a warning names the picture.
+
+    A language model answers with levels from 1 to 5, so many pictures tie. --logprobs records the expected level, from
+    the probabilities of the levels that the model could have written: two pictures on one level then tie only if the
+    server gives no probabilities. --samples K asks for K answers at a --temperature and records their mean, in steps of
+    1/K. With both, the mean of the expected levels is recorded. Passes are different: they show the pictures in other
+    orders, and each is a judgement of its own. A pass that would repeat the same questions at --temperature 0 is
+    refused, or left out for prompts with too few pictures.
 
     Each judgement is written as soon as it is complete. With --out FILE, an interrupted run is resumed, and a run
     with more input judges only the new pictures. Each judgement has a key: a hash of everything that could change the
@@ -201,6 +216,8 @@ def annotate(
         raise UserError(f"--aspect {twice[0]}: is named twice; name it once")
     if break_ties and mode != "list":
         raise UserError(f"--break-ties: needs --mode list; with --mode {mode} there are no scores to tie")
+    if scoring.logprobs and mode == "pair":
+        raise UserError("--logprobs: needs --mode list or point; a comparison has no levels")
     if sample and (not dry_run or is_stream(images)):
         raise UserError(f"--sample {sample}: needs --dry-run, and a FILE that can be read twice")
     _check_output(out, batch_api=batch_api, batch_file=batch_file)
@@ -219,16 +236,29 @@ def annotate(
 
         folder = folder_of(images)
         opener = Pictures([folder, *(root or [])], piped=is_stream(images))
-        loaded = plugins.load("annotator", spec, device=device, server=server, pictures=pictures, folder=folder)
+        how = {"server": server, "pictures": pictures, "scoring": scoring, "folder": folder}
+        loaded = plugins.load("annotator", spec, device=device, **how)
         plan = Plan(aspects, cast(Any, mode), passes, all_aspects, break_ties, seed)
         context = judging_context(loaded, spec, opener.open, ledger)
+        _check_scoring(spec, scoring)
+        if passes > 1 and mode != "list" and context.annotator.deterministic():
+            raise UserError(
+                f"--passes {passes}: with --mode {mode} each pass would ask the same questions, and get the same "
+                "answers; use --mode list, or a server with a --temperature above 0"
+            )
         if not (dry_run and not sample) and not batch_file:
             context.annotator.check()
         with closing(ContentHasher(opener, hidden_beside(out, "contents"))) as contents:
             tally = Tally()
+            checker = ConsistencyChecker()
 
             def grouped() -> Iterator[Group]:
-                return by_prompt(ConsistencyChecker(max_pictures=max_pictures).images(located(images, Image)), contents)
+                nonlocal checker
+                checker = ConsistencyChecker(max_pictures=max_pictures)
+                return by_prompt(checker.images(located(images, Image)), contents)
+
+            if mode != "point":
+                progress.warn_at_end(lambda: _scattered(len(checker.scattered), images))
 
             pending = os.path.exists(hidden_beside(out, "batches"))
             if by_batch or pending:
@@ -251,6 +281,25 @@ def annotate(
                 live.judge(grouped(), plan, context, tally, server, ledger)
     if tally.lost or tally.failed:
         raise SomeFailed
+
+
+def _scattered(prompts: int, images: str) -> str:
+    """The warning that the records of some prompts do not stand together; empty if there are none."""
+    if not prompts:
+        return ""
+    return (
+        f"{images}: the pictures of {progress.plural(prompts, 'prompt')} were judged in separate calls, because their "
+        "records are not consecutive; sort the records, for example with: jq -sc 'sort_by(.prompt_id, .prompt)[]'"
+    )
+
+
+def _check_scoring(spec: str, scoring: ScoringConfig) -> None:
+    """Raise `UserError` if an option for answers of a server was given and the annotator does not know it."""
+    given = [f"--{name}" for name, value in asdict(scoring).items() if value != getattr(ScoringConfig(), name)]
+    if given and not plugins.accepts("annotator", spec, "scoring"):
+        raise UserError(
+            f"{given[0]}: --annotator {spec} does not know it; it is for models on a server, such as openai:"
+        )
 
 
 def _check_output(out: str, *, batch_api: bool, batch_file: str) -> None:

@@ -17,6 +17,7 @@ from ..streams.joins import ConsistencyChecker, once
 from ..streams.reading import located
 from ..streams.writing import Replacement
 
+TIE_BREAKERS = ("ranking", "none")
 ANYONE = "*"
 """Key of the scale for all annotators without a scale of their own."""
 
@@ -47,10 +48,15 @@ class JudgedPrompt:
         return {aspect: sum(values) / len(values) for aspect, values in found.items()}, annotators
 
 
-def collected(judgements: Iterable[Judgement], scales: Mapping[str, Scale], counts: Counter[str]) -> list[JudgedPrompt]:
-    """The judgements by prompt, in the order of the prompts. Refused and failed ones are counted and left out."""
+def collected(
+    judgements: Iterable[Judgement], scales: Mapping[str, Scale], counts: Counter[str], *, rankings: bool = False
+) -> list[JudgedPrompt]:
+    """The judgements by prompt, in the order of the prompts. Refused and failed ones are counted and left out.
+
+    With `rankings`, the rankings of the pictures count where their scores tie.
+    """
     prompts: dict[str, JudgedPrompt] = {}
-    for judgement in without_replaced(judgements, counts):
+    for judgement in without_replaced(judgements, counts, keep={"ranking"} if rankings else ()):
         if "refused" in judgement or "failed" in judgement:
             counts["refusals" if "refused" in judgement else "failures"] += 1
             continue
@@ -175,6 +181,17 @@ def merge(
             "out.",
         ),
     ] = False,
+    break_ties: Annotated[
+        str,
+        option(
+            "--break-ties",
+            choices=TIE_BREAKERS,
+            group="Preference",
+            help="What decides between two pictures to which an annotator gave equal scores, if it did not compare "
+            "them. ranking: the annotator's ranking of the pictures, where a judgement has one; the difference is then "
+            "at most half a level. none: nothing, they tie.",
+        ),
+    ] = TIE_BREAKERS[0],
     split: Annotated[
         str,
         option(
@@ -203,6 +220,11 @@ def merge(
     wins in both orders, 0.5 if it wins in one order and ties in the other, and 0 if the orders contradict each other.
     If the two pictures also have scores, their comparison counts only if the scores are equal. The difference is then
     at most half a level, 0.125.
+
+    annotate also asks language models to rank the pictures. A ranking decides between pictures with equal scores that
+    were not compared: the difference is 0.125 if one comes before the other in all rankings, and less if the rankings
+    contradict each other. A ranking that contradicts its own scores does not count. --break-ties none leaves these
+    pairs tied.
 
     If an annotator judged the same pictures again in the same order and pass, only the last judgement counts.
     Judgements without a `key`, such as those of people, all count.
@@ -234,7 +256,7 @@ def merge(
     with Replacement(out, judgements) as sink:
         sources = (located(source, Judgement, partial(misfit, scales=scales)) for source in judgements)
         records = joined.judgements(chain.from_iterable(sources))
-        prompts = collected(progress.track(records, "judgements"), scales, counts)
+        prompts = collected(progress.track(records, "judgements"), scales, counts, rankings=break_ties == "ranking")
         for pictures in prompts:
             own = pictures.prompt["prompt_id"]
             pictures.files = {image_id: joined.file(own, image_id) for image_id in pictures.files}

@@ -70,7 +70,7 @@ class AnnotatorIdentity(Protocol):
 
 
 def plan_calls(group: Group, plan: Plan, author: AnnotatorIdentity) -> Iterator[Call]:
-    """The calls about the pictures of one prompt.
+    """The calls about the pictures of one prompt. Calls that show the same pictures in the same order are neighbours.
 
     Raises `RecordFailed` if the picture files of the group could not be hashed.
     """
@@ -83,9 +83,10 @@ def plan_calls(group: Group, plan: Plan, author: AnnotatorIdentity) -> Iterator[
         shows = combinations(everything, 2)
     groups = [plan.aspects] if plan.all_aspects else [(aspect,) for aspect in plan.aspects]
     for shown in shows:
-        for aspects in groups:
-            for repeat in range(plan.passes):
-                yield from calls_about(group, shown, aspects, plan, author, plan.mode, repeat)
+        for repeat in range(plan.passes):
+            by_aspect = [calls_about(group, shown, aspects, plan, author, plan.mode, repeat) for aspects in groups]
+            for in_one_order in zip(*by_aspect, strict=True):
+                yield from in_one_order
 
 
 def calls_about(
@@ -104,7 +105,7 @@ def calls_about(
     images, contents = group
     if isinstance(contents, RecordFailed):
         raise contents
-    orders = [shown, shown[::-1]] if mode == "pair" else [_order(images, shown, aspects, plan.seed, repeat)]
+    orders = [shown, shown[::-1]] if mode == "pair" else [_order(images, shown, plan.seed, repeat)]
     kind = Kind(aspects, mode, len(shown))
     words = author.template(kind)
     for order in orders:
@@ -115,17 +116,15 @@ def calls_about(
         yield Call(kind, order, judgements)
 
 
-def _order(
-    images: list[Image], shown: tuple[int, ...], aspects: tuple[Aspect, ...], seed: int, repeat: int
-) -> tuple[int, ...]:
-    """The order in which a pass shows the pictures, shuffled by prompt, aspects, pictures and seed.
+def _order(images: list[Image], shown: tuple[int, ...], seed: int, repeat: int) -> tuple[int, ...]:
+    """The order in which a pass shows the pictures, shuffled by prompt, pictures and seed.
 
-    Each further pass rotates it by one picture. After as many passes as there are pictures, it is shuffled anew.
+    It is the same for all aspects, so that a server can keep what it has read of the pictures. Each further pass
+    rotates it by one picture. After as many passes as there are pictures, it is shuffled anew.
     """
     order = sorted(shown, key=lambda place: images[place]["image_id"])
-    names = [aspect.name for aspect in aspects]
     ids = [images[place]["image_id"] for place in order]
-    Random(digest([images[0]["prompt_id"], *names, ids, seed, repeat // len(shown)])).shuffle(order)
+    Random(digest([images[0]["prompt_id"], ids, seed, repeat // len(shown)])).shuffle(order)
     turn = repeat % len(shown)
     return tuple(order[turn:] + order[:turn])
 

@@ -1,9 +1,9 @@
 """Turns judgements into preferences between two pictures, from scores and from pairwise comparisons."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, combinations
+from itertools import chain, combinations, pairwise
 from typing import NamedTuple, cast
 
 from ..records import Judgement, digest
@@ -12,7 +12,8 @@ ROUNDING = 1e-6
 """Margins below this count as ties: they are rounding errors of floating point."""
 
 TIE_BREAK = 0.125
-"""Margin between two pictures with equal scores if one won their comparison: half a level on a scale of five."""
+"""Margin between two pictures with equal scores if one won their comparison, or was ranked before the other: half a
+level on a scale of five."""
 
 
 class Scale(NamedTuple):
@@ -48,10 +49,12 @@ class Preferences:
     `scores` has the mean score of each picture over repeated judgements, scaled so that the annotator's range becomes
     [0, 1]. The keys of `preferences` are sorted pairs of image ids. For each of the two orders in which a pair was
     shown, it has the mean preference, from -1 if the second of the pair is better to 1 if the first is. The key of an
-    order is True if the first of the pair was shown first.
+    order is True if the first of the pair was shown first. `places` has the mean place of each picture in the rankings,
+    counted from 0, the best. Rankings that contradict their scores are left out.
     """
 
     scores: dict[str, RunningMean] = field(default_factory=dict)
+    places: dict[str, RunningMean] = field(default_factory=dict)
     preferences: dict[tuple[str, str], dict[bool, RunningMean]] = field(default_factory=dict)
 
     def add(self, judgement: Judgement, scale: Scale) -> None:
@@ -68,6 +71,10 @@ class Preferences:
             return
         for image_id, score in zip(images, scores, strict=True):
             self.scores.setdefault(image_id, RunningMean()).add((score - scale.low) / (scale.high - scale.low))
+        ranking = judgement.get("ranking", [])
+        if agrees(ranking, scores):
+            for place, index in enumerate(ranking):
+                self.places.setdefault(images[index], RunningMean()).add(place)
 
     def pictures(self) -> set[str]:
         """The ids of all pictures that were judged."""
@@ -77,14 +84,23 @@ class Preferences:
         """How far `first` is above `second`, in [-1, 1]; None if nothing is known about the two.
 
         If both have scores, this is the difference of the scores. If these tie, it is the preference of their
-        comparison times `TIE_BREAK`. If one of them has no score, it is the whole preference of their comparison. Two
-        orders that contradict each other make a tie, and a comparison in one order only does not count.
+        comparison times `TIE_BREAK`; without a comparison, it is that of their rankings. If one of them has no score,
+        it is the whole preference of their comparison. Two orders that contradict each other make a tie, and a
+        comparison in one order only does not count.
         """
         preference = self._preference(first, second)
         if first not in self.scores or second not in self.scores:
             return preference
         difference = self.scores[first].value - self.scores[second].value
-        return (preference or 0.0) * TIE_BREAK if abs(difference) < ROUNDING else difference
+        if abs(difference) >= ROUNDING:
+            return difference
+        return (self._ranked(first, second) if preference is None else preference) * TIE_BREAK
+
+    def _ranked(self, first: str, second: str) -> float:
+        """How far the rankings prefer `first`, in [-1, 1]: the difference of the mean places, at most one place."""
+        if first not in self.places or second not in self.places:
+            return 0.0
+        return max(-1.0, min(1.0, self.places[second].value - self.places[first].value))
 
     def _preference(self, first: str, second: str) -> float | None:
         pair = (first, second) if first < second else (second, first)
@@ -95,6 +111,11 @@ class Preferences:
         return for_the_lesser if pair[0] == first else -for_the_lesser
 
 
+def agrees(ranking: Sequence[int], scores: Sequence[float]) -> bool:
+    """Whether a ranking, which has indices into `scores`, the best first, puts none before one with a higher score."""
+    return all(scores[better] >= scores[worse] for better, worse in pairwise(ranking))
+
+
 def tied_pairs(judgement: Judgement) -> list[tuple[str, str]]:
     """The pairs of image ids in a judgement that have the same score."""
     scored = zip(judgement["image_ids"], judgement["scores"], strict=False)
@@ -102,23 +123,27 @@ def tied_pairs(judgement: Judgement) -> list[tuple[str, str]]:
 
 
 DROPPED_KEYS = frozenset(["rationales", "raw", "usage", "template", "ranking"])
-"""Keys of a judgement that pairs do not need. They take most of the memory."""
+"""Keys of a judgement that preferences by score do not need. They take most of the memory."""
 
 
-def without_replaced(judgements: Iterable[Judgement], counts: Counter[str]) -> Iterator[Judgement]:
+def without_replaced(
+    judgements: Iterable[Judgement], counts: Counter[str], *, keep: Container[str] = ()
+) -> Iterator[Judgement]:
     """The judgements without those that a later one replaces. Only judgements that annotate wrote can be replaced.
 
     A later judgement replaces an earlier one of the same question, also if the annotator's settings or its wording have
     changed: a refresh, a retry or a new template. See `replacement_key`. `counts` is increased by all judgements that
-    were read (``judgements``) and by those that were replaced (``replaced``). The keys in `DROPPED_KEYS` are removed.
+    were read (``judgements``) and by those that were replaced (``replaced``). The keys in `DROPPED_KEYS` are removed,
+    except those in `keep`.
     """
+    dropped = [key for key in DROPPED_KEYS if key not in keep]
     kept: dict[str, Judgement] = {}
     for number, judgement in enumerate(judgements):
         counts["judgements"] += 1
         where = replacement_key(judgement) if "key" in judgement else str(number)
         counts["replaced"] += where in kept
         kept.pop(where, None)
-        kept[where] = cast(Judgement, {key: value for key, value in judgement.items() if key not in DROPPED_KEYS})
+        kept[where] = cast(Judgement, {key: value for key, value in judgement.items() if key not in dropped})
     yield from kept.values()
 
 

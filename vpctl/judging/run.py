@@ -10,7 +10,7 @@ from PIL import Image as PIL
 
 from .. import plugins, progress
 from ..contracts import Annotator, Kind, Question
-from ..errors import RecordFailed, Refused, Stopped, Suspect, Unusable, UserError
+from ..errors import Inconclusive, RecordFailed, Refused, Stopped, Unusable, UserError
 from ..flow import StopSignal, WeightedSemaphore, in_background
 from ..records import Judgement
 from .answers import ASK, check_error, scored_judgements, unscored_judgements, validated
@@ -31,7 +31,7 @@ class Tally:
     `input_pictures` is the number of pictures in the whole input; None if it is unknown. Only `expected` needs it.
 
     Judgements that are `refused` or `failed` are recorded as that. Those that are `lost` are not recorded, and the next
-    run tries them again.
+    run tries them again. Calls that are `repeated` ask a deterministic annotator again what an earlier pass asks it.
     """
 
     input_pictures: int | None = None
@@ -41,11 +41,16 @@ class Tally:
     refused: int = 0
     failed: int = 0
     lost: int = 0
+    repeated: int = 0
 
     def summary(self) -> str:
-        """A short text about the judgements that have no scores."""
+        """A short text about the judgements that have no scores, and about the calls that were left out."""
         kinds = {"refused": self.refused, "failed (--retry failed asks again)": self.failed}
-        return ", ".join(f"{number} of them {kind}" for kind, number in kinds.items() if number)
+        text = ", ".join(f"{number} of them {kind}" for kind, number in kinds.items() if number)
+        if not self.repeated:
+            return text
+        left_out = f"{progress.plural(self.repeated, 'call')} left out that would repeat an earlier pass"
+        return f"{text}; {left_out}" if text else left_out
 
     def expected(self, plan: Plan) -> int | None:
         """The estimated number of judgements of the whole run; None if it cannot be estimated."""
@@ -117,7 +122,7 @@ async def judge(
     async with run.stack, run.tasks:
         reader = run.tasks.create_task(run.read(groups))
         stop_signal.on_stop(reader.cancel)
-    run.count_suspects()
+    run.settle_at_end()
     if run.fatal:
         raise run.fatal
 
@@ -143,7 +148,7 @@ class _Run:
         """While this context is open, the annotator can be asked."""
         self.tasks = asyncio.TaskGroup()
         self.fatal: Exception | None = None
-        self._suspects: list[tuple[Call, Suspect]] = []
+        self._unclear: list[tuple[Call, Inconclusive]] = []
         """Calls that failed in a way that all may fail in. They are recorded when another call is answered."""
         self._answered = False
 
@@ -169,7 +174,10 @@ class _Run:
             pass
 
     async def _judge_group(self, group: Group, wanted: list[Call]) -> None:
-        """Prepare the pictures of a group, then start its calls."""
+        """Prepare the pictures of a group, then start its calls: all at once, or first one for each order of pictures.
+
+        Calls that wait for that one do not keep other groups from being prepared.
+        """
         async with AsyncExitStack() as turn:
             turn.callback(self._preparing.release)
             try:
@@ -183,10 +191,21 @@ class _Run:
                 return
             async with self._pixels.holding(size):
                 begun: list[asyncio.Task[None]] = []
+                first: dict[tuple[int, ...], asyncio.Task[None]] = {}
+                later: list[Call] = []
+                alone = self._context.annotator.first_alone()
                 for call in wanted:
+                    if alone and call.shown in first:
+                        later.append(call)
+                        continue
+                    await self._calls.acquire()
+                    first[call.shown] = self.tasks.create_task(self._make_call(call, group, pictures, begun))
+                    begun.append(first[call.shown])
+                await turn.aclose()
+                for call in later:
+                    await asyncio.wait([first[call.shown]])
                     await self._calls.acquire()
                     begun.append(self.tasks.create_task(self._make_call(call, group, pictures, begun)))
-                await turn.aclose()
                 for task in begun:  # a call may append comparisons to `begun`, which need the pictures too
                     await asyncio.wait([task])
 
@@ -213,12 +232,12 @@ class _Run:
             return
         except UserError as error:
             self._give_up(error)
-        except Suspect as suspect:
-            self._suspects.append((call, suspect))
+        except Inconclusive as one:
+            self._unclear.append((call, one))
         except RecordFailed as failure:
             count_lost(failure, [call], self._tally)
         else:
-            self._clear_suspects()
+            self._settle()
             done = self._record(call, done)
             for further in _fresh(
                 _tie_breaks(done, group, call, self._plan, self._context), self._context, self._tally
@@ -235,24 +254,24 @@ class _Run:
         self._counter(len(fresh))
         return fresh
 
-    def _clear_suspects(self) -> None:
+    def _settle(self) -> None:
         """Record the calls that failed as only some do, because another call was answered."""
         self._answered = True
-        suspects, self._suspects = self._suspects, []
-        for call, suspect in suspects:
-            self._record(call, unscored_judgements(call, suspect))
+        unclear, self._unclear = self._unclear, []
+        for call, one in unclear:
+            self._record(call, unscored_judgements(call, one))
 
-    def count_suspects(self) -> None:
+    def settle_at_end(self) -> None:
         """At the end of the run: record them if other calls were answered. Else they may fail as all do.
 
         Then only what was paid for is recorded; the next run makes the other calls again.
         """
-        suspects, self._suspects = self._suspects, []
-        for call, suspect in suspects:
-            if (suspect.usage or self._answered) and not self.fatal:
-                self._record(call, unscored_judgements(call, suspect))
+        unclear, self._unclear = self._unclear, []
+        for call, one in unclear:
+            if (one.usage or self._answered) and not self.fatal:
+                self._record(call, unscored_judgements(call, one))
             else:
-                count_lost(suspect, [call], self._tally)
+                count_lost(one, [call], self._tally)
 
     async def _compared(
         self, call: Call, group: Group, pictures: dict[int, Any], begun: list[asyncio.Task[None]]
@@ -264,14 +283,14 @@ class _Run:
 async def answered(annotator: Annotator, name: str, call: Call, question: Question) -> list[Judgement]:
     """The judgements of a call that is made now. A refusal and an unusable answer are judgements without scores.
 
-    Raises `RecordFailed` if the call failed, `Suspect` if perhaps all calls do, and `UserError` if they certainly do.
+    Raises `RecordFailed` if the call failed, `Inconclusive` if perhaps all calls do, and `UserError` if all do.
     """
     try:
         contract = "" if isinstance(annotator, FunctionAnnotator) else ASK
         with plugins.blamed("annotator", name, contract):
             verdicts = validated(await annotator.ask(question), call, name)
         return scored_judgements(call, verdicts)
-    except Suspect:
+    except Inconclusive:
         raise
     except (Refused, Unusable) as error:
         check_error(error, name)
@@ -313,6 +332,12 @@ def claim_calls(group: Group, plan: Plan, context: JudgingContext, tally: Tally)
         tally.lost += 1
         progress.warn_each(LOST, f"{group.images[0]['prompt'][:60]!r}: {failure}")
         return
+    if context.annotator.deterministic():
+        asked: dict[tuple[Kind, tuple[int, ...]], Call] = {}
+        for call in everything:
+            asked.setdefault((call.kind, call.shown), call)
+        tally.repeated += len(everything) - len(asked)
+        everything = [*asked.values()]
     for call in list(everything):
         for judgement in call.judgements:
             everything += comparisons(judgement, context.ledger.ties(judgement["key"]), group, call, plan, context)

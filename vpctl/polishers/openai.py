@@ -18,7 +18,7 @@ from ..api.budget import BYTES_PER_TOKEN
 from ..api.chat import ChatModel, Request, text_part
 from ..configs import ServerConfig
 from ..contracts import AsyncPolisher, Polished
-from ..errors import RecordFailed, Refused, Stopped, Suspect, Unusable
+from ..errors import Inconclusive, RecordFailed, Refused, Stopped, Unusable
 from ..flow import StopSignal
 from ..prompts import cleaning
 from ..prompts.faith import checked
@@ -117,7 +117,7 @@ class LanguageModel(AsyncPolisher):
             if isinstance(error, Refused):
                 return [Polished(prompts[0], f"refused by the model: {error}")]
             # An option may be the reason, so the prompt is not dropped: the next run asks again.
-            return [RecordFailed(str(error)) if isinstance(error, Suspect) else error]
+            return [RecordFailed(str(error)) if isinstance(error, Inconclusive) else error]
         except RecordFailed as failure:
             return [failure] * len(prompts)
         return [*map(_safe, prompts, answer.value)]

@@ -44,6 +44,8 @@ class ConsistencyChecker:
         self._splits: dict[str, tuple[str, str]] = {}
         self._pictures: dict[tuple[str, str], _Picture] = {}
         self._counts: Counter[str] = Counter()
+        self.scattered: set[str] = set()
+        """The ids of the prompts whose pictures are not all neighbours, as far as `images` has read."""
 
     def images(self, located: Located[Image]) -> Iterator[Image]:
         """Yield the records and check each one.
@@ -59,6 +61,8 @@ class ConsistencyChecker:
         together, before = 0, ""
         for where, image in located:
             prompt_id, image_id = prompt_key(image), image.get("image_id")
+            if prompt_id != before and prompt_id in self._prompts:
+                self.scattered.add(prompt_id)
             self._prompt(where, prompt_id, image)
             if prompt_id != before:
                 neighbours, together, before = {}, 0, prompt_id

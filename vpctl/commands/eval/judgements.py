@@ -9,6 +9,7 @@ from typing import Annotated
 from ...errors import OutputClosed, UserError
 from ...judging.preferences import without_replaced
 from ...judging.quality import LEVELS, KindOfJudgement, Quality, Series, measure_quality, on_levels, print_tables
+from ...judging.suspects import find_suspects, print_suspects, telling_only
 from ...options import STDIO, MaxPictures, Whole, argument
 from ...records import Judgement, Report
 from ...report.statistics import mean_report, preferred
@@ -32,9 +33,15 @@ def judgements(
     "flips" is the share of changed preferences, over all pairs of pictures that were judged again. A good annotator
     has few ties, few flips, and a value near 0 for slots.
 
+    A picture can contain writing that tells the annotator how to judge it. A second table lists the pictures to look
+    at: those with the top level on every aspect and far above the other pictures of their prompt, and those with a
+    reason that speaks of instructions or scores. Such a picture may also be honest. merge uses its judgements unless
+    you remove them.
+
     The output has a report for each share, with an interval from a bootstrap over prompts. Its `metric` is `refused`,
-    `failed`, `level`, `ties`, `first_preferred` or `flips`. `first_preferred` is how often the picture that was shown
-    first scores higher than the picture that was shown last; a tie counts 0.5.
+    `failed`, `level`, `ties`, `first_preferred`, `flips` or `suspicious`. `first_preferred` is how often the picture
+    that was shown first scores higher than the picture that was shown last; a tie counts 0.5. `suspicious` is the share
+    of pictures in the second table.
 
     If an annotator judged the same pictures again in the same order and pass, only the last judgement counts.
 
@@ -48,13 +55,16 @@ def judgements(
     once(files)
     joined = ConsistencyChecker(max_pictures=max_pictures, parts=False)
     records = joined.judgements(chain.from_iterable(located(source, Judgement) for source in files))
-    found = measure_quality(without_replaced(records, Counter()))
+    kept = list(without_replaced(map(telling_only, records), Counter(), keep={"rationales"}))
+    found = measure_quality(kept)
+    suspects, flags = find_suspects(kept)
     if not found:
         raise UserError(f"{files[0]}: there are no judgements")
     with Replacement(out, files) as sink, contextlib.suppress(OutputClosed):
-        for report in reports(found):
+        for report in chain(reports(found), suspicious(flags)):
             sink.write(report)
     print_tables(found)
+    print_suspects(suspects)
 
 
 def reports(found: Mapping[KindOfJudgement, Quality]) -> Iterator[Report]:
@@ -73,6 +83,14 @@ def reports(found: Mapping[KindOfJudgement, Quality]) -> Iterator[Report]:
         for series, keys in shares:
             if series.values:
                 yield mean_report(series.values, series.prompts, **what, **keys)
+
+
+def suspicious(flags: Mapping[tuple[str, str], Mapping[str, list[bool]]]) -> Iterator[Report]:
+    """A report for each annotator and mode: the share of the pictures that may contain instructions."""
+    for (annotator, mode), by_prompt in flags.items():
+        values = [float(flag) for some in by_prompt.values() for flag in some]
+        prompts = [prompt for prompt, some in by_prompt.items() for _ in some]
+        yield mean_report(values, prompts, name=annotator, metric="suspicious", mode=mode)
 
 
 def _first_preferred(slots: Series) -> Series:

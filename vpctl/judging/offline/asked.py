@@ -283,8 +283,8 @@ def _checksum(sha256: "hashlib._Hash") -> bytes:
 
 
 def _aspect(fields: list[Any]) -> Aspect:
-    name, title, rubric, levels = fields
-    return Aspect(name, title, rubric, tuple(levels))
+    name, title, rubric, levels, *more = fields  # earlier versions wrote nothing more
+    return Aspect(name, title, rubric, tuple(levels), *more)
 
 
 def _lines(path: str) -> Iterator[bytes]:
