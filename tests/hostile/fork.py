@@ -151,12 +151,14 @@ class _NoModels:
 
 
 def _import_small() -> None:
+    import genai_prices
     import numpy
     import openai
     import rich.table
     import tqdm
 
     import vpctl.api.chat
+    import vpctl.api.transport
     import vpctl.cli
     import vpctl.judging.run
     import vpctl.polishers.rules
@@ -166,7 +168,7 @@ def _import_small() -> None:
 
     for name in vpctl.cli.COMMANDS:
         vpctl.cli.load(f"{name} accuracy" if name == "eval" else name)
-    _ = (numpy, openai, rich.table, tqdm)
+    _ = (genai_prices, numpy, openai, rich.table, tqdm)
 
 
 def _import_models() -> None:

@@ -34,7 +34,7 @@ PRICES = "[judge]\ninput = 1000.0\noutput = 10000.0\n"
 
 STABLE = """
 import os, signal, sys
-import orjson
+import genai_prices, httpx2, openai, orjson
 import vpctl.annotators.openai, vpctl.api.transport, vpctl.judging.offline, vpctl.judging.quality
 import vpctl.commands.annotate
 from vpctl.judging.offline import asked, packing

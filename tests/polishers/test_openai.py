@@ -269,7 +269,6 @@ def test_among_faults_of_all_kinds_every_prompt_gets_one_right_result() -> None:
         "500": 0.05,
         "drop": 0.04,
         "cut_body": 0.04,
-        "cut_json": 0.04,
         "refusal": 0.04,
         "empty": 0.04,
     }

@@ -17,7 +17,7 @@ from .answers import loads
 from .retry_after import parse_wait, retry_after
 
 LONGEST_PAUSE = 600.0
-"""Seconds. A server that asks to wait longer is not busy: an allowance is used up."""
+"""Seconds. A server that asks to wait longer is not busy: an allowance is used up, or it is away."""
 DEEPEST = 4
 """How many errors inside errors are read. A proxy of a proxy has three."""
 
@@ -118,6 +118,7 @@ _HINTS = (
         ),
         "name a model that sees pictures",
     ),
+    (re.compile(r"max_(?:completion_)?tokens"), "lower --max-tokens"),
     (_TOO_LARGE_SAYS, "lower --max-side or --max-tokens, or use --mode point"),
 )
 """What a user can do about an error that all requests get."""
@@ -174,7 +175,7 @@ def fault_of(error: ServerError) -> Fault:
     if status == 500 and hint(about):  # so does llama.cpp call a request wrong
         return Fault.WRONG
     if status in _TRANSIENT or status >= 500:
-        return Fault.BROKEN
+        return Fault.EXHAUSTED if (error.wait or 0) > LONGEST_PAUSE else Fault.BROKEN
     return Fault.WRONG if status in (400, 422) else Fault.DENIED
 
 
