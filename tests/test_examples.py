@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import typer
 
-from tests.conftest import ENVIRONMENT, HOME, Ended, lines
+from tests.conftest import ENVIRONMENT, HOME, Ended, draw, lines
 from tests.servers import Server
 from vpctl import cli
 
@@ -70,6 +70,8 @@ def test_the_servers_of_the_readme_are_asked_as_it_says(tmp_path: Path) -> None:
     """Each of them is a stand-in on this machine, with the key that the block exports."""
     section = (HOME / "README.md").read_text().partition("\n## Servers\n")[2].partition("\n## ")[0]
     [drawing, asking] = re.findall(r"^```sh\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
+    parse("generate", shlex.split(drawing.splitlines()[-1])[2:])
+    draw(tmp_path / "images", prompts=1)
     (tmp_path / "bin").mkdir()
     for name in ("vllm", "ollama"):
         stand_in(tmp_path / "bin" / name).write_text("#!/bin/sh\n")
@@ -79,11 +81,10 @@ def test_the_servers_of_the_readme_are_asked_as_it_says(tmp_path: Path) -> None:
         asking = asking.replace("OPENAI_API_KEY=", f"OPENAI_BASE_URL={server.url} OPENAI_API_KEY=", 1)
         numbers = count()
         asking = re.sub("out judgements", lambda _: f"out {next(numbers)}", asking)
-        for script in (drawing, asking):
-            done = subprocess.run(
-                ["bash", "-e", "-c", script], cwd=tmp_path, env={**ENVIRONMENT, "PATH": path}, capture_output=True
-            )
-            assert done.returncode == 0, done.stderr.decode()
+        done = subprocess.run(
+            ["bash", "-e", "-c", asking], cwd=tmp_path, env={**ENVIRONMENT, "PATH": path}, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr.decode()
     judged = [lines((tmp_path / f"{number}.jsonl").read_text()) for number in range(5)]
     assert [len(records) for records in judged] == [4] * 5
     assert len({records[0]["annotator"] for records in judged}) == 5

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import asdict
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -206,6 +206,7 @@ def split_usage(verdicts: list[Verdicts], usage: Mapping[str, float]) -> list[Ve
     return [verdict._replace(usage=part) for verdict in verdicts]
 
 
+@lru_cache(64)
 def _fixed(kind: Kind) -> int:
     blank = Question("", [None] * kind.pictures, kind.aspects, kind.mode)
     return len(f"{questions.system_prompt(kind)}{questions.text_after(blank)}{questions.answer_schema(kind)}".encode())

@@ -98,6 +98,7 @@ _TOO_LARGE_SAYS = re.compile(
 )
 _DENIED_SAYS = re.compile(
     r"requires more system memory|(?:failed|unable) to load (?:the )?model|model failed to load|no models? loaded"
+    r"|(?:invalid|unknown) model|no such model|model_not_found"
 )
 _TRANSIENT = (408, 409, 425)
 _ASKED = re.compile(

@@ -34,10 +34,16 @@ def _is_local(name: object) -> bool:
     return isinstance(name, str) and name != "" and "://" not in name
 
 
+@lru_cache(4096)
+def _relative(name: str, base: str) -> str:
+    """A file name relative to a folder. Cached, because several judgements in a row are about the same pictures."""
+    return os.path.relpath(name, base)
+
+
 def relative(record: Mapping[str, object], base: str) -> dict[str, object]:
     """A copy of the record with file names relative to `base`."""
     copy = dict(record)
-    rename(copy, lambda name: os.path.relpath(name, base))
+    rename(copy, lambda name: _relative(name, base))
     return copy
 
 
