@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
 import orjson
@@ -21,7 +22,7 @@ from tests.conftest import lines, write_lines
 from tests.servers import JSON, Server, completion, schema_of
 from vpctl import progress
 from vpctl.api import dialects, engine, pace
-from vpctl.api.faults import LONGEST_PAUSE, fault_of, read_error
+from vpctl.api.faults import LONGEST_PAUSE, MOST_READ, error_in, fault_of, read_error
 from vpctl.cli import main
 
 BODIES = {file.stem: json.loads(file.read_text("utf-8")) for file in (Path(__file__).parent / "bodies").glob("*.json")}
@@ -76,7 +77,7 @@ def judged(
     return run
 
 
-def error_in(said: str) -> str:
+def ending(said: str) -> str:
     """The one line that tells why a run ended."""
     [error] = [line for line in said.splitlines() if line.startswith("vpctl annotate: error: ")]
     return error
@@ -129,8 +130,8 @@ def test_an_exhausted_account_ends_the_run_in_order(case: JSON, judged: Callable
         assert run.code == 5, run.said
         assert len(seen) == 2
         assert [*run.records] == [prompt_of(seen[0])]
-        assert case["says"] in error_in(run.said)
-        assert error_in(run.said).endswith("; run the same command again when the server allows it")
+        assert case["says"] in ending(run.said)
+        assert ending(run.said).endswith("; run the same command again when the server allows it")
         healed.append(True)
         again = judged(server)
         assert again.code == 0, again.said
@@ -177,7 +178,7 @@ def test_what_is_wrong_for_all_ends_the_run_and_is_nobodys_failure(case: JSON, j
     assert run.code == 2, run.said
     assert not run.records
     assert len(seen) <= 2 * engine.MAX_FAILURES_IN_A_ROW, "the plainest dialect is tried, too"
-    assert case["says"] in error_in(run.said)
+    assert case["says"] in ending(run.said)
 
 
 @pytest.mark.parametrize("case", meaning("denied"))
@@ -188,7 +189,7 @@ def test_what_no_call_can_mend_ends_the_run_with_one_request(case: JSON, judged:
     assert run.code == 2, run.said
     assert not run.records
     assert len(seen) == 1
-    assert case["says"] in error_in(run.said)
+    assert case["says"] in ending(run.said)
 
 
 @pytest.mark.parametrize("case", meaning("dialect"))
@@ -210,6 +211,53 @@ def test_a_parameter_that_a_server_does_not_know_is_left_out(
         run = judged(server)
     assert run.code == 0, run.said
     assert [*map(unknown, seen)] == [True] + [False] * PROMPTS
+    assert len(run.records) == PROMPTS
+
+
+def any_value(chance: Random, depth: int = 0) -> Any:
+    """A JSON value with the names that errors have, in wrong places and of wrong types."""
+    kind = chance.randrange(9) if depth < 5 else 0
+    names = (
+        "error errors message msg detail code type status reason reasons loc metadata headers raw details violations"
+    )
+    if kind < 3:
+        return chance.choice([None, True, 5, -1, 1e300, "", "x", '{"error": {"message": "in"}}', "violat" * 500])
+    if kind < 5:
+        return [any_value(chance, depth + 1) for _ in range(chance.randrange(4))]
+    return {chance.choice(names.split()): any_value(chance, depth + 1) for _ in range(chance.randrange(5))}
+
+
+def test_no_body_raises_an_error_of_our_own() -> None:
+    chance = Random(0)
+    for _ in range(3000):
+        body = any_value(chance)
+        for status in (200, 400, 429):
+            error = error_in(status, {}, body)
+            assert fault_of(error)
+            assert len(error.message) <= MOST_READ
+        if isinstance(body, dict):
+            engine._error_inside({"choices": [body], "error": body})
+
+
+def test_an_answer_that_was_cut_off_while_the_model_reasoned_is_asked_for_with_twice_the_limit(
+    judged: Callable[..., Judged],
+) -> None:
+    """OpenAI rejects such a request. This says nothing about the name of the limit."""
+    limits: list[int] = []
+
+    def answer(body: JSON) -> Any:
+        limits.append(body["max_tokens"])
+        said = (
+            "Could not finish the message because max_tokens or model output limit was reached. Please try again with "
+        )
+        error = {"error": {"message": f"{said}higher max_tokens.", "type": "invalid_request_error"}}
+        return web.json_response(error, status=400) if limits[-1] < 200 else server._default(body)
+
+    server = Server(answer=answer)
+    with server:
+        run = judged(server, "--max-tokens", "100")
+    assert run.code == 0, run.said
+    assert sorted(limits) == [100] * PROMPTS + [200] * PROMPTS
     assert len(run.records) == PROMPTS
 
 
@@ -245,7 +293,7 @@ def test_pictures_that_do_not_reach_the_model_end_the_run(judged: Callable[..., 
         run = judged(server)
     assert run.code == 2
     assert not run.records, "what a model says of pictures that it was not shown is made up"
-    assert "the pictures do not reach the model: with 1 of them a request has" in error_in(run.said)
+    assert "the pictures do not reach the model: with 1 of them a request has" in ending(run.said)
     assert len(server.log) <= 3, "a question, its text alone, and the next question, which had begun"
 
 

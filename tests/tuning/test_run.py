@@ -123,6 +123,8 @@ def test_the_values_of_headers_are_not_written_down() -> None:
     words = ["vpctl", "tune-ppo", "--header", "X-Key=hush", "--header=X-Gate=hush\nhush", "--extra", '{"a=b": 1}']
     shown = ["vpctl", "tune-ppo", "--header", "X-Key=[hidden]", "--header=X-Gate=[hidden]", "--extra", '{"a=b": 1}']
     assert without_secrets(words) == shown
+    words = ["--base-url", "https://bob:hu/sh@host/v1?key=hush", "--base-url=http://host/v1", "a//b@c"]
+    assert without_secrets(words) == ["--base-url", "https://host/v1", "--base-url=http://host/v1", "a//b@c"]
 
 
 def test_a_folder_in_use_is_refused_and_free_again_when_its_run_is_killed(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from ..api.chat import ChatModel, Request, choices_of, read_choice, text_part
 from ..api.pictures import Encoded, Encoder
 from ..configs import PictureConfig, ScoringConfig, ServerConfig
 from ..contracts import Kind, OfflineAnnotator, Question, Verdicts
-from ..errors import Refused, Unusable, UserError
+from ..errors import RecordFailed, Refused, Stopped, Unusable, UserError
 from ..flow import StopSignal
 from ..judging import questions
 from ..judging.expected import DIGITS, with_expected_levels
@@ -143,6 +143,8 @@ class ServedJudge(OfflineAnnotator):
             except (Refused, Unusable) as error:
                 usage, given = _sum(usage, error.usage), given + 1
                 continue
+            except (RecordFailed, Stopped):  # what is there is paid for
+                break
             found += self._samples(kind, answer.body)
             usage, given = _sum(usage, answer.usage), given + len(choices_of(answer.body))
         return split_usage(mean_of(kind, found), usage)

@@ -19,7 +19,7 @@ from ..streams import jsonlines
 from . import budget
 from .answers import parse
 from .budget import Estimate
-from .dialects import NEW, OLD, Dialect, fallback, first_dialect, plainest
+from .dialects import CUT_OFF, NEW, OLD, Dialect, fallback, first_dialect, plainest
 from .engine import Engine, Rejected, Reply, Suspicion, reported_tokens
 from .picture_tokens import picture_tokens
 
@@ -44,6 +44,8 @@ FORBIDDEN = (
     "refusal",
 )
 """Beginnings of the reasons by which providers say that a policy ended an answer."""
+LONGEST_NO = 2000
+"""Characters. A longer text is no refusal."""
 LONGER = 2
 """An answer that was cut off is asked for once more, with so many times the limit."""
 TOKENS_PER_PICTURE, FEWEST_TOKENS_PER_PICTURE = 60.0, 2.0
@@ -213,7 +215,10 @@ class ChatModel:
         off, `Refused`, and every error of `Engine.post`. The last can also come from the second call; then it is
         unknown whether the question can be answered.
         """
-        reply = await self._post(request, (), key)
+        try:
+            reply = await self._post(request, (), key)
+        except _CutOff as cut:
+            return await self._longer(request, cut, read, key)
         await self._look_at(request, reply)
         try:
             value = self.read(reply.body, read, reply.usage)
@@ -249,8 +254,12 @@ class ChatModel:
             if self._cuts.again("cut off", request.subject):
                 raise UserError(f"{self.engine.name}: all answers are cut off {at}; {way}") from None
             raise Inconclusive(f"the answer was cut off {at}; {way}", again.raw, usage) from None
+        except Inconclusive as error:
+            raise Inconclusive(str(error), error.raw, usage) from None
         except Unusable as error:
             raise Unusable(str(error), error.raw, usage) from None
+        except Refused as refusal:
+            raise Refused(str(refusal), usage) from None
         self._usable()
         return answer
 
@@ -260,7 +269,7 @@ class ChatModel:
         Raises `UserError` if the server left the pictures out: then the model has made up what it says of them.
         """
         if self._seen:
-            if error := await self._seen:
+            if error := await asyncio.shield(self._seen):
                 raise error
             return
         self._seen = asyncio.get_running_loop().create_future()
@@ -274,7 +283,8 @@ class ChatModel:
             blind = error
             raise
         finally:
-            self._seen.set_result(blind)
+            if not self._seen.done():
+                self._seen.set_result(blind)
 
     async def _check_pictures(self, request: Request, pictures: int, tokens: float | None) -> None:
         """Compare the tokens of a request with those of its text alone, unless they are clearly more."""
@@ -285,8 +295,8 @@ class ChatModel:
         if tokens is None or tokens > size / BYTES_PER_TOKEN + pictures * TOKENS_PER_PICTURE:
             return
         try:
-            reply = await self._post(text, (), "", limit=_SHORTEST)
-        except (RecordFailed, Refused, Stopped):
+            reply = await self._post(text, (), "", limit=_SHORTEST, only_once=True)
+        except (RecordFailed, Refused, Stopped, UserError):  # which the next question will get, too
             return
         alone = reported_tokens(reply.body).get("prompt_tokens", 0.0)
         counts = alone > size / MOST_BYTES_PER_TOKEN  # some servers report made-up numbers
@@ -345,8 +355,13 @@ class ChatModel:
         """Use this dialect from now on."""
         self._dialect = dialect
 
-    async def _post(self, request: Request, more: tuple[str, ...], key: str, *, limit: int = 0) -> Reply:
-        """The reply to a request. `limit` is the one on the length of the answer, by default --max-tokens."""
+    async def _post(
+        self, request: Request, more: tuple[str, ...], key: str, *, limit: int = 0, only_once: bool = False
+    ) -> Reply:
+        """The reply to a request. `limit` is the one on the length of the answer, by default --max-tokens.
+
+        With `only_once` a rejection raises `RecordFailed` and teaches nothing about the server.
+        """
         longer = request.estimate.prompt + sum(len(text.encode()) for text in more) / budget.BYTES_PER_TOKEN
         estimate = request.estimate._replace(prompt=longer, longest=limit or request.estimate.longest)
         while True:
@@ -363,6 +378,12 @@ class ChatModel:
                     "/chat/completions", body, estimate, again=again, key=key, subject=request.subject
                 )
             except Rejected as rejected:
+                if only_once:
+                    raise RecordFailed(str(rejected)) from None
+                if CUT_OFF in rejected.about:
+                    cut = _CutOff(str(rejected))
+                    cut.reasoned = True
+                    raise cut from None
                 if used == self._dialect:
                     self._dialect = self._instead(used, rejected, request.subject)
 
@@ -374,6 +395,8 @@ class ChatModel:
         """
         server = self.engine.server
         if found := fallback(used, rejected.about, server):
+            if used.temperature and not found.temperature and self._config.temperature:
+                raise UserError(f"--temperature {self._config.temperature:g}: {self.engine.name}: {rejected}")
             return found
         plain = plainest(used, limited=self._config.max_cost is not None)
         if not self.engine.right and used != plain:
@@ -457,7 +480,7 @@ def read_choice(choice: Mapping[str, Any], read: Callable[[dict[str, Any]], T], 
         cut = _CutOff("the answer was cut off; raise --max-tokens", text)
         cut.reasoned = not text.strip() or bool(message.get("reasoning") or message.get("reasoning_content"))
         raise cut
-    if _NO.fullmatch(text.strip()):
+    if len(text) < LONGEST_NO and _NO.fullmatch(text.strip()):
         raise Refused(" ".join(text.split()), usage)
     try:
         return read(parse(text))

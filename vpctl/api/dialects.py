@@ -98,8 +98,13 @@ class Dialect(NamedTuple):
 
 
 _OF_SCHEMAS = re.compile(r"response_format|json_schema|json_object|json schema|structured output|\bstrict\b|\bguided")
-_TOO_HIGH = re.compile(r"too (?:large|high|big|many)|at most|maximum|less than or equal|exceed")
+_OF_VALUE = re.compile(
+    r"too (?:large|high|big|many|small|low)|at (?:most|least)|maximum|minimum|(?:less|greater) than|exceed|below|above"
+    r"|>=|<=|could not finish|limit was reached|higher max_"
+)
 """The limit on an answer's length has a name that the server knows, and a value that it does not accept."""
+CUT_OFF = "could not finish the message"
+"""So OpenAI rejects a request whose answer was cut off while the model still reasoned."""
 _OF_SEVERAL = re.compile(r"['\"`]n['\"`]|\bn (?:must|should|is|>|=|!)|candidate_?count|(?:multiple|several) candidates")
 _OF_SYSTEM = re.compile(
     r"system (?:role|message|prompt|instruction)s? (?:is |are )?(?:not|un)|developer instruction is not"
@@ -129,7 +134,7 @@ def fallback(dialect: Dialect, about: str, url: str) -> Dialect | None:
         return dialect._replace(several=False)
     if dialect.temperature and "temperature" in about:
         return dialect._replace(temperature=False)
-    if dialect.limit and (NEW in about or OLD in about) and not _TOO_HIGH.search(about):
+    if dialect.limit and (NEW in about or OLD in about) and not _OF_VALUE.search(about):
         limits = _limits(url)
         return dialect._replace(limit=limits[limits.index(dialect.limit) + 1])
     if dialect.schema != SCHEMAS[-1] and _OF_SCHEMAS.search(about):

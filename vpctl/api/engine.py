@@ -1,6 +1,7 @@
 """A client of one OpenAI-compatible server: every request is paced, retried, and counted in the budget."""
 
 import asyncio
+import base64
 import math
 import os
 import random
@@ -8,7 +9,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar, cast
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from .. import progress
 from ..configs import API_KEY, BASE_URL, ServerConfig
@@ -17,7 +18,7 @@ from ..flow import StopSignal
 from .answers import loads
 from .budget import NO_BILL, Bill, Budget, Estimate, is_complete
 from .dialects import is_local, provider, right_address
-from .faults import Fault, ServerError, alike, error_in, fault_of, hint, is_about_key
+from .faults import LONGEST_PAUSE, Fault, ServerError, alike, error_in, fault_of, hint, is_about_key
 from .pace import Gate, Ticket
 from .picture_tokens import family_rule
 from .prices import Price, price_of, read_prices
@@ -88,7 +89,7 @@ class NotThere(UserError):
 
 
 class Suspicion:
-    """Counts faults with the same cause that different records get one after another.
+    """Counts faults with the same cause that different records get in a row. Another cause, or an answer, ends the row.
 
     After `MAX_FAILURES_IN_A_ROW` of them it is clear that all records will get it. Once a record was answered it takes
     `MAX_AFTER_ANSWERS`, because neighbours may share what is wrong with them.
@@ -125,7 +126,8 @@ class Engine:
         if not model:
             raise UserError(f"{option}: name the model, as in {option.partition(' ')[0]} openai:gpt-4o")
         self.config, self.model = config, model
-        self._key, self._headers = "", _headers(config)
+        self._key = ""
+        self._headers, self._hidden = _headers(config)
         self.name = f"openai:{model}"
         self.base_url = _base_url(config)
         self.server = address(config)
@@ -241,7 +243,7 @@ class Engine:
         return " ".join(self._without_key(text).split())
 
     def _without_key(self, value: Any) -> Any:
-        """The JSON value with the key, and the values of --header, removed from its texts."""
+        """The JSON value with the key, and other secrets, removed from its texts."""
         if not (secrets := self._secrets()):
             return value
         if isinstance(value, str):
@@ -259,8 +261,11 @@ class Engine:
         return content
 
     def _secrets(self) -> list[str]:
-        """What must not come out: the key, and the values of --header."""
-        return [one for one in (self._key, *self._headers.values()) if len(one) >= MIN_KEY_LENGTH]
+        """What must not come out: the key, secret headers, and the password in the URL, also as it is sent."""
+        user, _, password = urlsplit(self.base_url).netloc.rpartition("@")[0].partition(":")
+        sent = base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode() if password else ""
+        secrets = (self._key, *self._hidden, password, unquote(password), sent)
+        return [one for one in dict.fromkeys(secrets) if len(one) >= MIN_KEY_LENGTH]
 
     async def post(
         self,
@@ -391,7 +396,8 @@ class Engine:
                 patient.cancel()
         self._heard = True
         for seconds in exhausted(response.headers):
-            self.pace.pause(seconds)
+            if seconds <= LONGEST_PAUSE:  # else the next rejection tells whether it is the end of the run
+                self.pace.pause(seconds)
         try:
             answer = self._without_key(loads(response.content))
         except (ValueError, RecursionError):
@@ -432,7 +438,7 @@ class Engine:
                 if fault_of(error) not in (Fault.BUSY, Fault.BROKEN):
                     kind = NotThere if error.status in (404, 405, 501) else UserError
                     raise kind(f"{self.name}: {failure}{way_out}") from None
-                wait = wait if error.wait is None else error.wait
+                wait = error.wait or wait
                 if error.wait is not None and error.wait >= REPORTED_WAIT:
                     progress.note(f"the server asks to wait {error.wait:.0f} s")
             except (NoAnswer, TimeoutError) as error:
@@ -448,7 +454,7 @@ class Engine:
     def _after(self, error: ServerError, ticket: Ticket, tries: int, subject: str) -> float:
         """Seconds to wait after an error that passes. Raises an exception for any other error."""
         says = f"{self.name}: the server says {error.status}: {error.message}"
-        wait = self._backoff(tries) if error.wait is None else error.wait
+        wait = error.wait or self._backoff(tries)  # a wait of 0 would ask without end
         match fault_of(error):
             case Fault.BUSY:
                 if not self._busy_told:
@@ -525,11 +531,15 @@ def _error_inside(answer: Mapping[str, Any]) -> ServerError | None:
     """The error that a server sends with the status of a success: in place of the answer, or of its first choice."""
     choices = answer.get("choices")
     first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-    found = first.get("error") if choices else answer.get("error")
+    message = first.get("message")
+    if isinstance(message, dict) and message.get("content"):
+        return None
+    found = first.get("error") or answer.get("error")
     if not found:
         return None
     code = found.get("code") if isinstance(found, dict) else None
-    status = code if isinstance(code, int) and 400 <= code < 600 else 502
+    number = int(code) if isinstance(code, int) or (isinstance(code, str) and re.fullmatch(r"[45]\d\d", code)) else 0
+    status = number if 400 <= number < 600 else 502
     return error_in(status, {}, {"error": found})
 
 
@@ -569,14 +579,20 @@ def _key(server: str) -> str:
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-def _headers(config: ServerConfig) -> dict[str, str]:
-    """The headers of --header. A value that begins with ``$`` is that of an environment variable.
+_SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
 
-    Raises `UserError` if one is not valid. The message does not show its value.
+
+def _headers(config: ServerConfig) -> tuple[dict[str, str], list[str]]:
+    """The headers of --header, and the secrets among their values: of variables, and of headers named like a secret.
+
+    A value that begins with ``$`` is that of an environment variable. Raises `UserError` if one is not valid. The
+    message does not show its value.
     """
-    found = {}
+    found: dict[str, str] = {}
+    secrets: list[str] = []
     for header in config.header or ():
         name, equals, value = header.partition("=")
+        is_secret = value.startswith("$") or bool(_SECRET_HEADER.search(name))
         if not equals or not _HEADER.fullmatch(name):
             raise UserError(f"--header {name[:40]}: must be NAME=VALUE, such as X-Team=vision")
         if value.startswith("$"):
@@ -586,7 +602,8 @@ def _headers(config: ServerConfig) -> dict[str, str]:
         if not value.isascii() or not value.isprintable():
             raise UserError(f"--header {name}: its value has characters that a header cannot have")
         found[name] = value
-    return found
+        secrets += [value, value.rpartition(" ")[2]] if is_secret else []
+    return found, secrets
 
 
 def _base_url(config: ServerConfig) -> str:
@@ -606,11 +623,11 @@ def address(config: ServerConfig) -> str:
     except ValueError:
         right = False
     if not right:
-        shown = url.partition("?")[0].rpartition("@")[2]
+        shown = url.rpartition("@")[2].partition("?")[0]
         raise UserError(f"--base-url {shown}: must be a URL such as http://localhost:8000/v1")
     if instead := right_address(parts):
         raise UserError(
-            f"--base-url {url.partition('?')[0].rpartition('@')[2]}: use {instead}, which speaks this protocol"
+            f"--base-url {url.rpartition('@')[2].partition('?')[0]}: use {instead}, which speaks this protocol"
         )
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
 

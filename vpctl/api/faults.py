@@ -18,6 +18,8 @@ from .retry_after import parse_wait, retry_after
 
 LONGEST_PAUSE = 600.0
 """Seconds. A server that asks to wait longer is not busy: an allowance is used up, or it is away."""
+MOST_READ = 4000
+"""Characters of a sentence that are read. Servers write less; what is longer is hostile, or a page."""
 DEEPEST = 4
 """How many errors inside errors are read. A proxy of a proxy has three."""
 
@@ -45,7 +47,8 @@ class ServerError(NamedTuple):
     """An error as a server told it.
 
     `message` is its own sentence. `codes` has its codes and types in lower case, also those of errors inside it.
-    `about` has all its words in lower case, to search in. `wait` is the time in seconds that it asks to wait, or None.
+    `about` has its parameters, codes and sentences in lower case, to search in: they may hold a key, so they
+    are never shown. `wait` is the time in seconds that it asks to wait, or None.
     """
 
     status: int
@@ -68,7 +71,7 @@ _POLICY = frozenset(
 )
 _EXHAUSTED = frozenset(
     "insufficient_quota billing_hard_limit_reached billing_not_active budget_exceeded insufficient_balance arrearage "
-    "insufficient_credits allocationquota.freetieronly access_terminated".split()
+    "insufficient_credits allocationquota.freetieronly".split()
 )
 _TOO_LARGE = frozenset(
     "context_length_exceeded exceed_context_size_error request_too_large string_above_max_length".split()
@@ -76,9 +79,14 @@ _TOO_LARGE = frozenset(
 
 _POLICY_SAYS = re.compile(
     r"contentpolicyviolation|content management policy|content policy|usage (?:guidelines|policies|policy)"
-    r"|violat\w+ (?:of )?(?:our|the|openai'?s) [\w ]{0,30}(?:policy|policies|guidelines)"
-    r"|(?:was|were|been|is) flagged|requires moderation|content moderation|safety (?:system|filter|check)"
-    r"|inappropriate content|prohibited_content|responsible ai|request blocked"
+    r"|violat\w{1,5} (?:of )?(?:our|the|openai'?s) [\w ]{0,30}(?:policy|policies|guidelines)"
+    r"|(?:input|prompt|content|message|request|image|picture)s? (?:was|were|is|are|has been|have been) flagged"
+    r"|requires moderation|content moderation|safety (?:system|filter|check)"
+    r"|inappropriate content|prohibited_content|responsible ai|request blocked: (?:prompt|content)"
+)
+_ACCOUNT_SAYS = re.compile(
+    r"\b(?:account|organi[sz]ation|project|team|access)\b[^.]{0,60}"
+    r"\b(?:terminated|disabled|suspended|deactivated|blocked|banned|flagged)\b|\baccess_terminated\b"
 )
 _EXHAUSTED_SAYS = re.compile(
     r"credit balance is too low|insufficient (?:credit|balance|fund|quota)|exceeded your current quota"
@@ -92,7 +100,8 @@ _KEY_SAYS = re.compile(
     r"|api[ _]key[ _](?:not valid|invalid|expired)"
 )
 _TOO_LARGE_SAYS = re.compile(
-    r"context (?:length|size|window)|maximum (?:prompt|sequence|model) length|prompt is too long|input is too long"
+    r"request too large|tokens must be reduced|context (?:length|size|window)"
+    r"|maximum (?:prompt|sequence|model) length|prompt is too long|input is too long"
     r"|too many (?:input )?tokens|(?:image|file|payload|request entity|request body)[\w ']{0,40} too (?:large|big)"
     r"|image exceeds"
 )
@@ -100,12 +109,16 @@ _DENIED_SAYS = re.compile(
     r"requires more system memory|(?:failed|unable) to load (?:the )?model|model failed to load|no models? loaded"
     r"|(?:invalid|unknown) model|no such model|model_not_found"
 )
-_TRANSIENT = (408, 409, 425)
+_TRANSIENT = (408, 409, 424, 425, 499)
+_BUSY = (429, 498)
+"""498 is Groq's: the capacity of its flexible tier is used up for now."""
 _ASKED = re.compile(
     r"(?:try again|retry)(?: after)?(?: in)? "
     r"((?:\d+(?:\.\d+)?\s?(?:ms|milliseconds?|s|seconds?|m|minutes?|h|hours?|d|days?))+)"
 )
 _VARYING = re.compile(r"[\d.]+|([\"`]).*?\1")
+_QUOTED = re.compile(r"\"[^\"]{0,400}\"|`[^`]{0,400}`|(?<!\w)'[^']{0,400}'(?!\w)")
+"""What a server quotes, which may be the user's own words."""
 _UNITS = {"milli": "ms", "second": "s", "minute": "m", "hour": "h", "day": "d"}
 _HINTS = (
     (
@@ -130,7 +143,7 @@ def read_error(status: int, headers: Mapping[str, str], content: bytes | str) ->
     try:
         body = loads(content)
     except (ValueError, RecursionError):
-        text = content.decode("utf-8", "replace") if isinstance(content, bytes) else content
+        text = (content.decode("utf-8", "replace") if isinstance(content, bytes) else content)[:MOST_READ]
         plain = "" if "<html" in text[:1000].casefold() else " ".join(text.split())
         return ServerError(status, plain, frozenset(), plain.casefold(), _wait(headers, {}, plain))
     return error_in(status, headers, body)
@@ -146,8 +159,11 @@ def error_in(status: int, headers: Mapping[str, str], body: object) -> ServerErr
         for name in ("code", "type", "status", "reason")
         if isinstance(one.get(name), str | int) and str(one[name]).strip()
     )
-    parameters = [str(one["param"]) for one in errors if one.get("param")]
+    parameters = [str(one["param"])[:200] for one in errors if one.get("param")]
     about = " ".join([*parameters, *codes, *messages]).casefold()
+    if not messages and body:
+        messages = [json.dumps(body, ensure_ascii=False)[:MOST_READ]]
+        about = messages[0].casefold()
     telling = [one for one in messages if one.casefold() != "provider returned error"]
     message = next(iter([*telling, *messages]), "")
     details = [one for error in errors for one in _dicts(error.get("details"))]
@@ -158,7 +174,9 @@ def error_in(status: int, headers: Mapping[str, str], body: object) -> ServerErr
 
 def fault_of(error: ServerError) -> Fault:
     """What an error means."""
-    status, codes, about = error.status, error.codes, error.about
+    status, codes, about = error.status, error.codes, _QUOTED.sub("#", error.about)
+    if status in (400, 401, 403) and _ACCOUNT_SAYS.search(about):
+        return Fault.DENIED
     if status in (400, 403, 422, 451, 500) and (codes & _POLICY or _POLICY_SAYS.search(about)):
         return Fault.REFUSED
     if status == 401 or (status in (400, 403) and _KEY_SAYS.search(about)) or _DENIED_SAYS.search(about):
@@ -167,9 +185,12 @@ def fault_of(error: ServerError) -> Fault:
         return Fault.EXHAUSTED
     # Google says "exceeded your current quota" of a minute, too, and then names the time to wait.
     busy = status == 429 and "resource_exhausted" in codes and error.wait is not None
-    if not busy and _EXHAUSTED_SAYS.search(about):
+    money = status in (400, 402, 403, 429) or status >= 500
+    if money and not busy and _EXHAUSTED_SAYS.search(about):
         return Fault.EXHAUSTED
-    if status == 429:
+    if status == 429 and _TOO_LARGE_SAYS.search(about):  # one request takes more than a minute's allowance
+        return Fault.TOO_LARGE
+    if status in _BUSY:
         return Fault.EXHAUSTED if (error.wait or 0) > LONGEST_PAUSE else Fault.BUSY
     if status == 413 or (status in (400, 422, 500) and (codes & _TOO_LARGE or _TOO_LARGE_SAYS.search(about))):
         return Fault.TOO_LARGE
@@ -206,29 +227,37 @@ def _errors(value: object, depth: int) -> Iterator[dict[str, Any]]:
         start = value.find("{")
         if start >= 0:
             with suppress(ValueError, RecursionError):
-                yield from _errors(json.JSONDecoder().raw_decode(value, start)[0], depth + 1)
+                yield from _errors(json.JSONDecoder().raw_decode(value[: 5 * MOST_READ], start)[0], depth + 1)
     elif isinstance(value, dict):
         inner = value.get("error")
         if isinstance(inner, str):  # beside its code
             yield {**value, "message": inner}
-        elif any(name in value for name in ("message", "code", "detail", "reasons", "quotaId", "reason")):
+        elif any(name in value for name in ("message", "msg", "code", "detail", "reasons", "quotaId", "reason")):
             yield value
-        for name in ("error", "innererror", "inner_error", "metadata", "raw", "details", "message"):
+        for name in ("error", "errors", "innererror", "inner_error", "metadata", "raw", "details", "message"):
             yield from _errors(value.get(name), depth + 1)
 
 
 def _message(error: Mapping[str, Any]) -> str:
     """The sentence of an error object. FastAPI and Mistral have a list of places and sentences in its stead."""
-    said = error.get("message") or error.get("detail") or ""
+    said = error.get("message") or error.get("msg") or error.get("detail") or ""
     if isinstance(said, dict):
         said = said.get("detail") or said.get("message") or ""
     if isinstance(said, list):
-        lines = [f"{'.'.join(map(str, one.get('loc') or []))}: {one.get('msg') or ''}" for one in _dicts(said)]
-        said = "; ".join(lines)
+        said = "; ".join(map(_line, said[:20]))
     reasons = error.get("reasons")
     if not said and isinstance(reasons, list):
-        said = f"flagged for {', '.join(map(str, reasons))} (was flagged)"
-    return " ".join(str(said).split())
+        said = f"the content was flagged for {', '.join(map(str, reasons[:20]))}"
+    return " ".join(str(said)[:MOST_READ].split()) if isinstance(said, str | int | float) else ""
+
+
+def _line(one: object) -> str:
+    """One of several sentences, with the place in the request that it is about."""
+    if not isinstance(one, dict):
+        return str(one)[:MOST_READ] if isinstance(one, str) else ""
+    loc = one.get("loc")
+    place = ".".join(str(part)[:100] for part in loc[:20]) if isinstance(loc, list) else str(loc or "")[:100]
+    return f"{place}: {str(one.get('msg') or one.get('message') or '')[:MOST_READ]}"
 
 
 def _dicts(value: object) -> list[dict[str, Any]]:

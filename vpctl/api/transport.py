@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import aiohttp
 import certifi
+from multidict import CIMultiDict
 
 from .. import __version__
 from .faults import ServerError, read_error
@@ -43,9 +44,10 @@ class Transport:
         if user:  # for a proxy in front of the server, in place of the key
             name, _, password = user.partition(":")
             sent["Authorization"] = aiohttp.encode_basic_auth(unquote(name), unquote(password))
-        sent |= headers
+        own = CIMultiDict(sent)
+        own.update(headers)
         self._session = aiohttp.ClientSession(
-            headers=sent,
+            headers=own,
             connector=aiohttp.TCPConnector(limit=0, ssl=_certificates() if parts.scheme == "https" else True),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECTED),  # the engine has one for answers
             trust_env=True,

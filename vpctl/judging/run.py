@@ -10,7 +10,7 @@ from PIL import Image as PIL
 
 from .. import plugins, progress
 from ..contracts import Annotator, Kind, Question
-from ..errors import Inconclusive, RecordFailed, Refused, Stopped, Unusable, UserError
+from ..errors import Inconclusive, LimitReached, RecordFailed, Refused, Stopped, Unusable, UserError
 from ..flow import StopSignal, WeightedSemaphore, in_background
 from ..records import Judgement
 from .answers import ASK, check_error, scored_judgements, unscored_judgements, validated
@@ -268,7 +268,8 @@ class _Run:
         """
         unclear, self._unclear = self._unclear, []
         for call, one in unclear:
-            if (one.usage or self._answered) and not self.fatal:
+            alone = not self.fatal or isinstance(self.fatal, LimitReached)  # what is fatal is not its fault
+            if alone and (one.usage or self._answered):
                 self._record(call, unscored_judgements(call, one))
             else:
                 count_lost(one, [call], self._tally)

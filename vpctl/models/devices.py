@@ -108,7 +108,8 @@ class World:
 
         Without it, the processes without an error would wait for the others forever. Each process raises its own error;
         one that has none raises that of the first process that has one. Inside it the processes must not communicate,
-        but for predictions with sharded weights.
+        but for predictions with sharded weights. Any other exception ends its process, and then the launcher ends the
+        others.
 
         It gives a function that makes contexts. Between two predictions, work that may fail is done in one of these: if
         the weights are sharded, its error waits until this process has predicted as often as the others.

@@ -62,13 +62,26 @@ def note_ended(out: str) -> None:
 
 
 def without_secrets(argv: Sequence[str]) -> list[str]:
-    """A command line without the values of --header, which may be keys."""
-    return [
-        re.sub(r"^(--header=)?([^=]+)=.*", r"\1\2=[hidden]", word, flags=re.DOTALL)
-        if word.startswith("--header=") or argv[max(0, place - 1)] == "--header"
-        else word
-        for place, word in enumerate(argv)
-    ]
+    """A command line without the values of --header, which may be keys, and without user and password in --base-url."""
+
+    def shown(option: str, value: str) -> str:
+        if option == "--header":
+            return f"{value.partition('=')[0]}=[hidden]"
+        return re.sub(r"//.*@", "//", value.partition("?")[0], flags=re.DOTALL)
+
+    words: list[str] = []
+    for place, word in enumerate(argv):
+        option, equals, value = word.partition("=")
+        before = argv[max(0, place - 1)]
+        if before in _WITH_SECRETS:
+            word = shown(before, word)
+        elif equals and option in _WITH_SECRETS:
+            word = f"{option}={shown(option, value)}"
+        words.append(word)
+    return words
+
+
+_WITH_SECRETS = ("--header", "--base-url")
 
 
 def plain(options: Mapping[str, Any]) -> dict[str, Any]:
