@@ -52,6 +52,8 @@ TOKENS_PER_PICTURE, FEWEST_TOKENS_PER_PICTURE = 60.0, 2.0
 """Models take more tokens than these for a small picture: nearly all of them, and all of them."""
 BYTES_PER_TOKEN, MOST_BYTES_PER_TOKEN = 3.0, 12.0
 """Fewer, and more, than in the texts of questions, for any tokenizer."""
+FEWEST_TOKENS = 100.0
+"""No question about a picture has fewer tokens of text."""
 _SHORTEST = 16
 """The lowest limit on the length of an answer that all servers accept."""
 _PICTURE = b'{"type":"image_url"'
@@ -299,7 +301,7 @@ class ChatModel:
         except (RecordFailed, Refused, Stopped, UserError):  # which the next question will get, too
             return
         alone = reported_tokens(reply.body).get("prompt_tokens", 0.0)
-        counts = alone > size / MOST_BYTES_PER_TOKEN  # some servers report made-up numbers
+        counts = alone > max(FEWEST_TOKENS, size / MOST_BYTES_PER_TOKEN)  # some servers report made-up numbers
         if counts and tokens - alone < pictures * FEWEST_TOKENS_PER_PICTURE:
             raise UserError(
                 f"{self.engine.name}: the pictures do not reach the model: with {pictures} of them a request has "
