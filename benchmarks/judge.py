@@ -5,7 +5,7 @@ A local server plays a language model that judges pictures. It knows the true qu
 - it sees each picture a little better or worse than it is, always in the same way
 - it sees it differently in every other call, and more so if the picture is alone
 - it likes the picture that it is shown first, and dislikes the last one
-- it has five levels, of which it uses the middle ones most, so that many pictures tie
+- it has five levels. It uses the middle ones most, so many pictures tie
 - its ranking has more noise than its levels, and often contradicts them
 
 `vpctl annotate` asks it about real files in each way, and `vpctl merge` makes pairs of its judgements. Agreement is the

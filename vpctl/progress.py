@@ -41,7 +41,7 @@ class _Warnings:
 
 
 _warned: dict[str, _Warnings] = {}
-"""Number of warnings of each kind so far."""
+"""The warnings of each kind so far."""
 _end_warnings: list[Callable[[], str]] = []
 """Functions that `flush_warnings` calls. Each may return one more warning."""
 
@@ -78,9 +78,9 @@ def warn(text: str) -> None:
 def warn_each(kind: str, text: str, cause: str = "") -> None:
     """Print a warning that thousands of records may cause, at most `MAX_SHOWN` times for each kind.
 
-    `kind` names the records in the plural, such as ``pictures cannot be opened``. Of the warnings
-    with the same `cause` only the first is printed. After `MAX_SHOWN` causes no new one is printed. `flush_warnings`
-    prints how many more there were.
+    `kind` names the records in the plural, such as ``pictures cannot be opened``. Of the warnings with the same `cause`
+    only the first is printed. After `MAX_SHOWN` warnings no new one is printed. `flush_warnings` prints how many more
+    there were.
     """
     found = _warned.setdefault(kind, _Warnings())
     if cause and cause in found.causes:

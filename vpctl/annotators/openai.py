@@ -11,7 +11,7 @@ from PIL import Image
 
 from .. import progress
 from ..api.budget import Estimate
-from ..api.chat import ChatModel, Request, choices_of, read_choice, text_part
+from ..api.chat import ChatModel, Request, choices_of, read_choice, sum_of, text_part
 from ..api.pictures import Encoded, Encoder
 from ..configs import PictureConfig, ScoringConfig, ServerConfig
 from ..contracts import Kind, OfflineAnnotator, Question, Verdicts
@@ -141,12 +141,12 @@ class ServedJudge(OfflineAnnotator):
             try:
                 answer = await self.model.ask(rest, partial(questions.parse_verdicts, kind), key=key)
             except (Refused, Unusable) as error:
-                usage, given = _sum(usage, error.usage), given + 1
+                usage, given = sum_of(usage, error.usage), given + 1
                 continue
-            except (RecordFailed, Stopped):  # what is there is paid for
+            except (RecordFailed, Stopped):  # the samples so far are paid for: their mean counts
                 break
             found += self._samples(kind, answer.body)
-            usage, given = _sum(usage, answer.usage), given + len(choices_of(answer.body))
+            usage, given = sum_of(usage, answer.usage), given + len(choices_of(answer.body))
         return split_usage(mean_of(kind, found), usage)
 
     async def mend(self, question: Question, first: Unusable) -> list[Verdicts]:
@@ -194,12 +194,6 @@ def mean_of(kind: Kind, samples: list[list[Verdicts]]) -> list[Verdicts]:
         scores = questions.comparison_scores(means) if kind.mode == "pair" else means
         found.append(Verdicts(scores, nearest.rationales, {}, ranking))
     return found
-
-
-def _sum(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
-    """The usage of two calls."""
-    both = {name: first.get(name, 0.0) + second.get(name, 0.0) for name in {**first, **second}}
-    return {**both, "calls": first.get("calls", 1) + second.get("calls", 1)}
 
 
 def split_usage(verdicts: list[Verdicts], usage: Mapping[str, float]) -> list[Verdicts]:

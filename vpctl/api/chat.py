@@ -246,7 +246,7 @@ class ChatModel:
                 raise cut
             self.engine.budget.repairs += 1
             second = await self._post(request, (), f"{key}-longer" if key else "", limit=longer)
-            usage = _sum(usage, second.usage)
+            usage = sum_of(usage, second.usage)
             answer = Answer(_read(second, read), usage, second.body)
         except _CutOff as again:
             at = f"at {limit} tokens, and again at {longer}" if again is not cut else "by the server"
@@ -332,7 +332,7 @@ class ChatModel:
             second = await self._post(request, (first.raw, correction), f"{key}-repair" if key else "")
         except (Unusable, Refused) as error:
             raise Unusable(f"{first}; asking again failed: {error}".rstrip(": "), first.raw, first.usage) from None
-        usage = _sum(first.usage, second.usage)
+        usage = sum_of(first.usage, second.usage)
         try:
             return Answer(_read(second, read), usage, second.body)
         except Unusable as error:
@@ -499,6 +499,7 @@ def _text(content: object) -> str:
     return "".join(texts)
 
 
-def _sum(*usages: dict[str, float]) -> dict[str, float]:
-    names = dict.fromkeys(name for usage in usages for name in usage)
-    return {**{name: sum(usage.get(name, 0.0) for usage in usages) for name in names}, "calls": len(usages)}
+def sum_of(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    """The usage of two answers. A usage without ``calls`` is that of one call."""
+    both = {name: first.get(name, 0.0) + second.get(name, 0.0) for name in {**first, **second}}
+    return {**both, "calls": first.get("calls", 1) + second.get("calls", 1)}
