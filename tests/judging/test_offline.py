@@ -27,6 +27,7 @@ from vpctl.errors import UserError
 from vpctl.judging.offline.asked import StubFile
 from vpctl.judging.offline.journal import Journal
 from vpctl.judging.questions import parse_verdicts
+from vpctl.progress import plural
 
 ALL = ["fidelity", "aesthetic", "harmlessness", "prompt-following"]
 PRICES = "[judge]\ninput = 1000.0\noutput = 10000.0\n"
@@ -248,7 +249,8 @@ def test_what_expired_is_asked_again_and_nothing_else_is(place: Place) -> None:
     again = place("--batch-api")
     done = len(place.records)
     assert 0 < done < 12
-    assert f"2 batches: 1 collected ({done} judgements), 1 new ({12 - done} requests)" in again.err
+    collected, new = plural(done, "judgement"), plural(12 - done, "request")
+    assert f"2 batches: 1 collected ({collected}), 1 new ({new})" in again.err
     place.until_done("--batch-api")
     assert len(place.known) == 12
     assert sorted(place.server.billed().values()) == [1] * 12
