@@ -463,8 +463,8 @@ def test_quiet_silences_notes_and_tables_but_no_warning_and_no_error(
     assert quiet.code == 4
     assert (
         quiet.err
-        == "vpctl eval agreement: warning: human, other, fidelity: the lower end of the interval, 0.000, is below "
-        "the gate of 0.5\n"
+        == "vpctl eval agreement: warning: human, other, fidelity, agreement: the lower end of the interval, 0.000, "
+        "is below the gate of 0.5\n"
     )
     assert "no --annotator given" in call("annotate metadata.jsonl --aspect fidelity --out shapes.jsonl").err
     os.unlink(tmp_path / records[0]["file_name"])

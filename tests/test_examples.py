@@ -3,16 +3,20 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+import yaml
+from PIL import Image as PIL
 
-from tests.conftest import ENVIRONMENT, HOME, Ended, draw, lines
+from tests.conftest import ENVIRONMENT, HOME, Ended, draw, lines, write_lines
 from tests.servers import Server
 from vpctl import cli
 
@@ -145,6 +149,46 @@ def test_the_parser_takes_every_stage_of_the_recipe_of_the_paper(tmp_path: Path)
     assert calls[2][calls[2].index("--guidance") + 1] == "3:12"
     assert calls[2][calls[2].index("--shard") + 1] == "1/1"
     assert (images / "metadata.jsonl").read_text() == "one\ntwelve\n", "also the second time"
+
+
+def test_the_job_of_a_ci_server_stops_a_regression_and_names_its_metric(tmp_path: Path) -> None:
+    """Its last step is run as the server runs it, on scores that are there; the parser takes the others."""
+    job = yaml.safe_load((HOME / "examples" / "ci.yml").read_text())
+    steps = {step["name"]: step["run"] for step in job["jobs"]["evaluate"]["steps"] if "run" in step}
+    commands = "".join(steps.values()).replace("\\\n", " ").splitlines()
+    for words in (shlex.split(line) for line in commands if line.startswith("vpctl ")):
+        parse(words[1], words[2:])
+    scores = [number % 3 for number in range(40)]
+
+    def rows(scores: Sequence[int]) -> list[dict[str, object]]:
+        records = enumerate(scores)
+        return [{"prompt": str(n), "file_name": f"{n % 2}.png", "scores": {"shapes": score}} for n, score in records]
+
+    better = [score + 1 for score in scores]
+    for name in ("base", "tuned", "eval"):
+        (tmp_path / name).mkdir()
+        for number in (0, 1):
+            PIL.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / name / f"{number}.png")
+    write_lines(tmp_path / "base" / "scored.jsonl", rows(scores))
+    summary = tmp_path / "summary.md"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**ENVIRONMENT, "PATH": path, "GITHUB_STEP_SUMMARY": str(summary)}
+
+    def compared(tuned: Sequence[int]) -> Ended:
+        write_lines(tmp_path / "tuned" / "scored.jsonl", rows(tuned))
+        call = ["bash", "-e", "-o", "pipefail", "-c", steps["Compare"]]
+        done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    (tmp_path / "eval" / "accepted.jsonl").write_text("")
+    assert compared(better).code == 2, "the first run has nothing to compare with, and says so"
+    shutil.copy(tmp_path / "compared.jsonl", tmp_path / "eval" / "accepted.jsonl")
+    assert compared(better).code == 0
+    worse = compared([*scores[:30], *better[30:]])
+    assert worse.code == 4
+    assert "::error title=--previous eval/accepted.jsonl::" in worse.err
+    assert "win_rate" in worse.err
+    assert "**failed**" in summary.read_text()
 
 
 def called(tmp_path: Path, script: str, *given: str) -> list[list[str]]:

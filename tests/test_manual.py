@@ -103,7 +103,8 @@ def test_a_page_has_the_environment_variables_that_its_command_reads(name: str) 
     section = page.partition(".SH ENVIRONMENT\n")[2].partition("\n.SH ")[0]
     named = {one.replace(r"\-", "-") for one in re.findall(r"^\.TP\n\\fB(.*)\\fR$", section, flags=re.MULTILINE)}
     taken = {one.name for one in options(name)}
-    assert ("base_url" in taken) == ({"OPENAI_API_KEY", "OPENAI_BASE_URL"} <= named)
+    of_page = {one.name for other in COMMANDS if other.split()[0] == name.split()[0] for one in options(other)}
+    assert ("base_url" in of_page) == ({"OPENAI_API_KEY", "OPENAI_BASE_URL"} <= named)
     assert "device" not in taken or {"HF_HOME", "HF_TOKEN"} <= named
     assert ("NO_COLOR" in named) == (name == "merge" or name.startswith("eval "))
 
@@ -308,7 +309,7 @@ def completed(typed: str, cwd: Path) -> list[str]:
         ("vpctl score imagef", ["imagefolder:"]),
         ("vpctl score imagefolder:runs/", ["runs/demo/"]),
         ("vpctl score ru", [""]),
-        ("vpctl eval compare --fail", ["--fail-under"]),
+        ("vpctl eval compare --fail-u", ["--fail-under"]),
     ],
 )
 def test_bash_completes(tmp_path: Path, typed: str, offered: list[str]) -> None:

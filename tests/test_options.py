@@ -33,6 +33,9 @@ OWNERS = [
     ("annotate", configs.ServerConfig),
     ("annotate", configs.PictureConfig),
     ("annotate", configs.ScoringConfig),
+    *((f"eval {kind}", configs.GateConfig) for kind in ("accuracy", "agreement", "compare")),
+    ("eval compare", configs.ServerConfig),
+    ("eval compare", configs.PictureConfig),
 ]
 """Commands and the configs whose fields are options of theirs."""
 
@@ -175,9 +178,11 @@ def test_every_config_belongs_to_a_command() -> None:
 
 @pytest.mark.parametrize(("name", "config"), OWNERS)
 def test_every_field_of_a_config_is_an_option_of_its_command_and_in_its_page(name: str, config: type) -> None:
-    command = typer.main.get_command(cli.build({name})).commands[name]  # type: ignore[attr-defined]
+    command: Any = typer.main.get_command(cli.build({*name.split()}))
+    for word in name.split():
+        command = command.commands[word]
     flags = {parameter.name: parameter for parameter in command.params}
-    page = (HOME / "man" / f"vpctl-{name}.1").read_text().replace("\\-", "-")
+    page = (HOME / "man" / f"vpctl-{name.split()[0]}.1").read_text().replace("\\-", "-")
     for field in dataclasses.fields(config):
         flag = flags[field.name]
         assert flag.default == field.default

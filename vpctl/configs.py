@@ -46,6 +46,9 @@ CACHE = Variable(
     "Folder of caches, ~/.cache if it is not set. Its folder vpctl/servers has notes on what servers accept.",
     ("base_url",),
 )
+STEP_SUMMARY = Variable(
+    "GITHUB_STEP_SUMMARY", "File to which --github appends its tables. GitHub Actions sets it.", ("github",)
+)
 VARIABLES = (
     API_KEY,
     PROVIDER_KEYS,
@@ -77,6 +80,7 @@ VARIABLES = (
         "File of the certificates that are trusted, for a network with its own. The default is Mozilla's list.",
         ("base_url",),
     ),
+    STEP_SUMMARY,
     Variable("NO_COLOR", "If it is set, tables have no colours.", ("judgements", "html", "files")),
 )
 """Every environment variable that vpctl, or a library that it loads, reads."""
@@ -1364,3 +1368,64 @@ class ScoringConfig:
             "that can give several answers to one request charges its input once.",
         ),
     ] = 1
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """Gates of eval, for CI: what must be reached, and where the outcome is told."""
+
+    fail_under: Annotated[
+        list[str] | None,
+        option(
+            metavar="METRIC=X",
+            group="Gate",
+            help="End with exit code 4 if the lower end of an interval of this metric is below X; repeatable. X alone "
+            "is for the first metric. With few prompts intervals are wide, so a gate needs many prompts.",
+            show_default="no gate",
+        ),
+    ] = None
+    fail_over: Annotated[
+        list[str] | None,
+        option(
+            metavar="METRIC=X",
+            group="Gate",
+            help="End with exit code 4 if the upper end of an interval of this metric is above X; repeatable.",
+            show_default="no gate",
+        ),
+    ] = None
+    gate_on: Annotated[
+        str,
+        option(
+            choices=("interval", "value"),
+            group="Gate",
+            help="What --fail-under and --fail-over look at: the worse end of the interval, or the value itself.",
+        ),
+    ] = "interval"
+    previous: Annotated[
+        str,
+        option(
+            metavar="FILE",
+            group="Gate",
+            help="Output of an earlier run of this command: end with exit code 4 if a number is significantly worse "
+            "than it was.",
+            show_default="none",
+        ),
+    ] = ""
+    junit: Annotated[
+        str,
+        option(
+            metavar="FILE",
+            group="Gate",
+            help="Also write the outcome of each gate as a test case, in an XML file of JUnit, which CI servers read.",
+            show_default="none",
+        ),
+    ] = ""
+    github: Annotated[
+        bool,
+        option(
+            "--github",
+            group="Gate",
+            help="For GitHub Actions: report each gate that is not met as an error, and append the tables to the "
+            "summary of the job.",
+        ),
+    ] = False

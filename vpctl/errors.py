@@ -41,7 +41,7 @@ class SomeFailed(CommandEnded):
 
 
 class GateFailed(CommandEnded):
-    """The lower end of an interval is below the gate that the user set."""
+    """A measured number does not keep a gate that the user set."""
 
     exit_code = 4
 

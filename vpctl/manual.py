@@ -52,7 +52,8 @@ GLOSSARY = {
     "DPO": "Direct preference optimization: training on pairs, without a reward.",
     "KTO": "Kahneman-Tversky optimization: training on single pictures that are liked or disliked, without a reward.",
     "PPO": "Proximal policy optimization: reinforcement learning in small, clipped steps towards a higher reward.",
-    "gate": "A limit that --fail-under sets. The command fails if the lower end of an interval is below the limit.",
+    "gate": "A limit that --fail-under or --fail-over sets, or that --previous takes from an earlier run. The command "
+    "fails if a measured number does not keep it.",
 }
 
 PIPELINE = """vpctl polish prompts.txt --out prompts.jsonl
@@ -127,7 +128,7 @@ EXITS = {
     "3": "The command finished, but some records failed; the messages name them. Run the same command again to retry "
     "the records that were not written. annotate retries failures that it recorded only with --retry failed. polish "
     "does not retry prompts that it dropped as failed, nor generate pictures that failed twice.",
-    "4": "The lower end of an interval is below --fail-under.",
+    "4": "A gate was not met: --fail-under, --fail-over or --previous.",
     "5": "A limit of --max-cost, --max-requests or --max-time was reached, or the account on the server has no credit "
     "or no quota left. With --out, the same command resumes the run.",
     "75": "Another run has locked the output. Run the command again later.",

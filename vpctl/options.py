@@ -49,6 +49,7 @@ GROUPS = (
     "Training",
     "Budget",
     "Batch",
+    "Gate",
     "Output",
     GENERAL,
 )

@@ -126,6 +126,11 @@ def error(text: str, cause: BaseException | None = None) -> None:
     _say(f"error: {text}")
 
 
+def line(text: str) -> None:
+    """Print a line that another program reads, without the name of the command, even if `quiet` is set."""
+    _print(f"{escaped(text)}\n")
+
+
 def escaped(text: str) -> str:
     """The text on one line, with unprintable characters escaped.
 
@@ -283,6 +288,10 @@ def written(target: str) -> str:
     return "written" if target == "-" else f"written to {target}"
 
 
+_INTERVAL = len("0.123–0.456")
+"""Width of a column of intervals, so that they are not broken."""
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table for people, unless `quiet` is set. All columns except the first are right-aligned."""
     if _quiet:
@@ -292,7 +301,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
     drawn = Table(title=escaped(title), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        drawn.add_column(escaped(column), justify="right" if index else "left", overflow="fold")
+        least = _INTERVAL if "interval" in column else None
+        drawn.add_column(escaped(column), justify="right" if index else "left", overflow="fold", min_width=least)
     for row in rows:
         drawn.add_row(*map(escaped, row))
     console = Console(stderr=True, markup=False, emoji=False)

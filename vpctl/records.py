@@ -191,7 +191,7 @@ class Report(TypedDict):
     name: Annotated[str, "What was measured: a reward, an annotator or a file of pictures."]
     metric: Annotated[
         str,
-        "`accuracy`, `win_rate`, `agreement`, `ties` and others. The other definitions of accuracy begin with "
+        "`accuracy`, `win_rate`, `elo`, `agreement`, `ties` and others. The other definitions of accuracy begin with "
         "`accuracy_`, and a difference from a baseline ends in `_difference`.",
     ]
     value: Annotated[float, "The number."]
@@ -201,24 +201,27 @@ class Report(TypedDict):
     prompts: NotRequired[
         Annotated[int, "Number of prompts, if it is below 10. The interval is then at least as wide as Wilson's."]
     ]
+    data: NotRequired[Annotated[str, "In accuracy, with several files: the file that was measured on."]]
+    by: NotRequired[Annotated[str, "In accuracy and compare: the key of --group-by whose `group` was measured."]]
+    group: NotRequired[Annotated[str, "Value of the key `by` in the records that were measured."]]
     baseline: NotRequired[
         Annotated[str, "What `name` is compared with: the file of the base model, a reward, or an annotator."]
     ]
     confidence: NotRequired[Annotated[float, "Coverage of the interval, such as 0.95."]]
-    reward: NotRequired[Annotated[str, "In compare: the reward whose scores are compared."]]
+    reward: NotRequired[Annotated[str, "In compare: the reward whose scores are compared, or the annotator."]]
     wins: NotRequired[Annotated[int, "In compare: number of comparisons in which the tuned model's picture is better."]]
     ties: NotRequired[
         Annotated[
             int,
             "In compare: number of comparisons with equal scores. In agreement: number of pairs that are left out "
-            "because an annotator gave a tie. In accuracy, with --definition: number of pairs with equal scores.",
+            "because an annotator gave a tie. In accuracy: number of pairs with equal scores.",
         ]
     ]
-    pairs: NotRequired[Annotated[int, "In accuracy, with --definition or --baseline: number of pairs."]]
+    pairs: NotRequired[Annotated[int, "In accuracy: number of pairs."]]
     chance: NotRequired[
         Annotated[
             float,
-            "In accuracy, with --definition: the expected value for a reward that orders pictures at random, and that "
+            "In accuracy: the expected value for a reward that orders pictures at random, and that "
             "has equal scores as often.",
         ]
     ]
@@ -232,10 +235,24 @@ class Report(TypedDict):
     losses: NotRequired[
         Annotated[int, "In compare: number of comparisons in which the base model's picture is better."]
     ]
+    p_value: NotRequired[
+        Annotated[
+            float,
+            "In compare: p-value of the two-sided sign test over prompts, for the hypothesis that both models win "
+            "equally many prompts.",
+        ]
+    ]
+    unjudged: NotRequired[
+        Annotated[int, "In compare: number of pictures that the annotator did not compare, or in one order only."]
+    ]
+    selected_by: NotRequired[Annotated[str, "In compare: the rewards of --by that selected the pictures."]]
     mean: NotRequired[Annotated[float, "In compare: mean score of the tuned model's pictures."]]
     baseline_mean: NotRequired[Annotated[float, "In compare: mean score of the base model's pictures."]]
     aspect: NotRequired[
         Annotated[str, "In agreement and judgements: the aspect that was judged. In train-rm: that of the head."]
+    ]
+    slot: NotRequired[
+        Annotated[int, "In agreement, for the metric `slot_preferred`: place in the order shown, counted from 1."]
     ]
     mode: NotRequired[Annotated[str, "In judgements: how the pictures were shown, as in a judgement."]]
     level: NotRequired[
@@ -309,8 +326,8 @@ def judgement_key(judgement: Judgement) -> str:
     return digest([judgement["prompt_id"], judgement["aspect"], judgement["annotator"], pictures])
 
 
-def is_pair(record: "Pair | Rating") -> TypeGuard[Pair]:
-    """Whether a record of a preference is a pair, and not a rating."""
+def is_pair(record: "Pair | Rating | Judgement") -> TypeGuard[Pair]:
+    """Whether a record of a preference is a pair, and not a rating or a judgement."""
     return "chosen_file_name" in record
 
 

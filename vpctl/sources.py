@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 from urllib.parse import parse_qsl
@@ -118,10 +118,11 @@ class NamedDataSet:
             rows = opened(name)
         return self._records(rows, name, misfit)
 
-    def preferences(self) -> Iterator[tuple[str, Any]]:
-        """The valid pairs, or else the valid ratings, each with its place."""
+    def first_of(self, kinds: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+        """The valid records of the first of these types that it has, each with its place. See `located`."""
         gives = self._opened().gives
-        return self.located(Pair if "pair" in gives or "rating" not in gives else Rating, lambda _: "")
+        of_name = {one: name for name, one in TYPES.items()}
+        return self.located(next((kind for kind in kinds if of_name[kind] in gives), kinds[0]), lambda _: "")
 
     def count(self) -> int | None:
         """The number of rows, if the format knows it without reading them all."""

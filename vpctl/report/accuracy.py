@@ -23,10 +23,11 @@ from functools import partial
 from typing import NamedTuple
 
 from ..records import Report
-from .statistics import mean_difference_report, mean_report, preferred
+from .statistics import as_report, mean_difference_report, mean_report, preferred
 
 HEADLINE = "accuracy"
 """The metric of `ties_half`, vpctl's own definition."""
+HARMONIC_MEAN = "accuracy_harmonic_mean"
 TIE_AWARE = "tie-aware"
 DEFINITIONS = ("pooled", "per-prompt", "ties-count", TIE_AWARE)
 """The names of the other definitions. The metric of a report has underscores, and `accuracy_` before it."""
@@ -176,7 +177,7 @@ def reports_of(found: Mapping[str, Accuracy], threshold: float, **keys: object) 
     reports = []
     for metric, one in found.items():
         if metric == HEADLINE:
-            reports.append(mean_report(one.values, one.prompts, **keys, metric=metric))
+            reports.append(mean_report(one.values, one.prompts, **keys, metric=metric, pairs=one.pairs, ties=one.ties))
         else:
             more = {"threshold": threshold} if metric.endswith("tie_aware") else {}
             reports.append(one.report(**keys, metric=metric, **more))
@@ -192,6 +193,17 @@ def difference_report(one: Accuracy, other: Accuracy, **keys: object) -> Report:
     """
     values = [mine - theirs for mine, theirs in zip(one.values, other.values, strict=True)]
     return mean_difference_report(values, one.prompts, **keys, pairs=one.pairs)
+
+
+def harmonic_mean_report(accuracies: Sequence[Accuracy], **keys: object) -> Report:
+    """The harmonic mean of accuracies on several data sets, with its interval. `n` is the number of data sets.
+
+    Each data set is resampled by itself. Table 2 of VisionPrefer (Wu et al. 2024, arXiv 2404.15100) has this mean.
+    """
+    from .intervals import harmonic_mean
+
+    found = harmonic_mean([(one.values, one.prompts) for one in accuracies])
+    return as_report(found, metric=HARMONIC_MEAN, **keys)
 
 
 def _gap(pair: LabelledPair) -> float:

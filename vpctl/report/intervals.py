@@ -1,8 +1,8 @@
 """Means with bootstrap intervals. Prompts are resampled, because the pictures of one prompt are not independent."""
 
 import math
-from collections.abc import Hashable, Iterable
-from typing import NamedTuple
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtrit
@@ -11,6 +11,8 @@ CONFIDENCE = 0.95
 RESAMPLES = 10_000
 MAX_CLUSTERS_IN_MEMORY = 2_000_000
 """Maximum number of sampled clusters in memory at once."""
+ALIKE = 10
+"""Clusters are drawn by kind if there are at least so many times as many clusters as kinds of them."""
 SEED = 0
 """Fixed, so that the same data always give the same interval."""
 FEW = 10
@@ -43,12 +45,7 @@ def bootstrap(values: Iterable[float], clusters: Iterable[Hashable], *, lowest: 
     width. The interval is then the exact one of Clopper and Pearson (1934) for as many draws as there are clusters: the
     most that another value can weigh if so many draws did not have it.
     """
-    sums: dict[Hashable, list[float]] = {}
-    for value, cluster in zip(values, clusters, strict=True):
-        entry = sums.setdefault(cluster, [0.0, 0.0])
-        entry[0] += value
-        entry[1] += 1
-    table = np.array(sorted(sums.values()))
+    table = _sums(values, clusters)
     totals = table.sum(0)
     value, n = float(totals[0] / totals[1]), int(totals[1])
     if len(table) == 1:
@@ -57,17 +54,47 @@ def bootstrap(values: Iterable[float], clusters: Iterable[Hashable], *, lowest: 
     if value in (lowest, 0.0, 1.0) and (table[:, 0] == value * table[:, 1]).all():
         certain = tail ** (1 / drawn)
         return Interval(value, lowest + (value - lowest) * certain, 1 - (1 - value) * certain, n, drawn)
-    rng = np.random.default_rng(SEED)
-    at_once = max(1, MAX_CLUSTERS_IN_MEMORY // drawn)
-    means = np.concatenate(
-        [_resampled(table, rng, min(at_once, RESAMPLES - done)) for done in range(0, RESAMPLES, at_once)]
-    )
-    wider = ndtr(math.sqrt(drawn / (drawn - 1)) * stdtrit(drawn - 1, tail))
-    low, high = np.quantile(means, [wider, 1 - wider]).tolist()
+    low, high = percentiles(_resampled(table), drawn)
     if drawn < FEW:
         least, most = (lowest + (1 - lowest) * end for end in wilson((value - lowest) / (1 - lowest), drawn))
         low, high = min(low, least), max(high, most)
     return Interval(value, low, high, n, drawn)
+
+
+def harmonic_mean(data_sets: Iterable[tuple[Iterable[float], Iterable[Hashable]]]) -> Interval:
+    """Return the harmonic mean of the means of several data sets, with its 95 % interval.
+
+    A data set is its values, shares from 0 to 1, and their clusters, as in `bootstrap`. The data sets are independent:
+    each is resampled by itself. `n` is the number of data sets, `clusters` that of the one with the fewest. If it is 1,
+    the interval is [0, 1].
+    """
+    tables = [_sums(values, clusters) for values, clusters in data_sets]
+    fewest = min(map(len, tables))
+    value = float(_harmonic([table[:, 0].sum() / table[:, 1].sum() for table in tables]))
+    if fewest == 1:
+        return Interval(value, 0.0, 1.0, len(tables), 1)
+    means = [_resampled(table, seed) for seed, table in enumerate(tables, SEED)]
+    return Interval(value, *percentiles(_harmonic(means), fewest), len(tables), fewest)
+
+
+def _harmonic(means: Sequence[Any]) -> Any:
+    """The harmonic mean of numbers from 0 to 1, or of arrays of them; 0 if any of them is 0."""
+    with np.errstate(divide="ignore"):
+        return len(means) / sum(1 / np.asarray(mean) for mean in means)
+
+
+def sums_of_resamples(tables: np.ndarray, times: int) -> np.ndarray:
+    """The sums (times, K) over resamples of the rows of `tables` (N, K), which belong to one cluster each."""
+    rng = np.random.default_rng(SEED)
+    drawn = (rng.integers(len(tables), size=len(tables)) for _ in range(times))
+    return np.stack([np.bincount(one, minlength=len(tables)) @ tables for one in drawn])
+
+
+def percentiles(found: np.ndarray, clusters: int) -> tuple[float, float]:
+    """The ends of the 95 % interval of an estimate, from its values `found` in the resamples of so many clusters."""
+    wider = ndtr(math.sqrt(clusters / (clusters - 1)) * stdtrit(clusters - 1, (1 - CONFIDENCE) / 2))
+    low, high = np.quantile(found, [wider, 1 - wider]).tolist()
+    return low, high
 
 
 def wilson(share: float, draws: int) -> tuple[float, float]:
@@ -78,7 +105,26 @@ def wilson(share: float, draws: int) -> tuple[float, float]:
     return max(0.0, (middle - reach) / (1 + z * z / draws)), min(1.0, (middle + reach) / (1 + z * z / draws))
 
 
-def _resampled(table: np.ndarray, rng: np.random.Generator, times: int) -> np.ndarray:
-    drawn = table[rng.integers(len(table), size=(times, len(table)))].sum(1)
-    means: np.ndarray = drawn[:, 0] / drawn[:, 1]
-    return means
+def _sums(values: Iterable[float], clusters: Iterable[Hashable]) -> np.ndarray:
+    """The sum and the number of the values of each cluster, (clusters, 2). Their order is that of the rows."""
+    sums: dict[Hashable, list[float]] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        entry = sums.setdefault(cluster, [0.0, 0.0])
+        entry[0] += value
+        entry[1] += 1
+    return np.array(sorted(sums.values()))
+
+
+def _resampled(table: np.ndarray, seed: int = SEED) -> np.ndarray:
+    """The means (RESAMPLES,) of resamples of the clusters in a table of sums and numbers."""
+    rng = np.random.default_rng(seed)
+    drawn = len(table)
+    kinds, counts = np.unique(table, axis=0, return_counts=True)
+    if ALIKE * len(kinds) <= drawn:  # to draw how often each kind occurs is the same, and there are few
+        totals = rng.multinomial(drawn, counts / drawn, size=RESAMPLES) @ kinds
+        found: np.ndarray = totals[:, 0] / totals[:, 1]
+        return found
+    at_once = max(1, MAX_CLUSTERS_IN_MEMORY // drawn)
+    times = (min(at_once, RESAMPLES - done) for done in range(0, RESAMPLES, at_once))
+    sums = (table[rng.integers(drawn, size=(some, drawn))].sum(1) for some in times)
+    return np.concatenate([one[:, 0] / one[:, 1] for one in sums])

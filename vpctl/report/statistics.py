@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from ..records import Report
+
+if TYPE_CHECKING:
+    from .intervals import Interval
 
 
 def preferred(first: float, second: float) -> float:
@@ -28,10 +31,16 @@ def mean_difference_report(values: Sequence[float], clusters: Sequence[str], **k
 
 
 def _report(values: Sequence[float], clusters: Sequence[str], lowest: float, keys: Mapping[str, object]) -> Report:
-    from .intervals import CONFIDENCE, FEW, bootstrap
+    from .intervals import bootstrap
 
-    value, low, high, n, prompts = bootstrap(values, clusters, lowest=lowest)
-    rest: dict[str, object] = {"value": value, "low": low, "high": high, "n": n, "confidence": CONFIDENCE}
-    if prompts < FEW:
-        rest["prompts"] = prompts
+    return as_report(bootstrap(values, clusters, lowest=lowest), **keys)
+
+
+def as_report(found: "Interval", **keys: object) -> Report:
+    """The report of a number with its interval. `keys` are further keys of the record."""
+    from .intervals import CONFIDENCE, FEW
+
+    rest = {"value": found.value, "low": found.low, "high": found.high, "n": found.n, "confidence": CONFIDENCE}
+    if found.clusters < FEW:
+        rest["prompts"] = found.clusters
     return cast(Report, {**keys, **rest})

@@ -4,7 +4,7 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import takewhile
 from pathlib import Path
@@ -38,8 +38,8 @@ class DataSet(Protocol):
     def located(self, kind: Any, misfit: Callable[[Any], str]) -> Iterator[tuple[str, Any]]:
         """As `reading.located`, but malformed records are reported and left out. The data set is opened at once."""
 
-    def preferences(self) -> Iterator[tuple[str, Any]]:
-        """As `reading.located_preferences`, but malformed records are reported and left out."""
+    def first_of(self, kinds: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+        """As `located`, for the first of these types of records that it has, or else the first of all."""
 
     def count(self) -> int | None:
         """As `reading.count`."""

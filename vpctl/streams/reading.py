@@ -39,13 +39,24 @@ def located(source: str, kind: type[R], misfit: Callable[[R], str] = lambda _: "
 
 def located_preferences(source: str) -> Iterator[tuple[str, Pair | Rating]]:
     """Like `located`, for a file of pairs, of ratings, or of both. A record with a chosen picture is a pair."""
+    return _located_either(source, Rating, lambda _: True)
+
+
+def located_comparisons(source: str) -> Iterator[tuple[str, Pair | Judgement]]:
+    """Like `located`, for a file of pairs, of judgements, or of both. A record with a chosen picture is a pair."""
+    return _located_either(source, Judgement, lambda record: "image_ids" in record)
+
+
+def _located_either(source: str, other: Any, is_other: Callable[[Any], bool]) -> Iterator[tuple[str, Any]]:
+    """The records of a file of pairs, of another kind, or of both, each with its place. Anything else is a bad pair."""
     if found := places.data_set(source, is_read=True):
-        yield from found.preferences()
+        yield from found.first_of([Pair, other])
         return
     with closing(numbered_lines(source)) as lines:
         for where, line in lines:
             record = jsonlines.parse(line, where)
-            kind: Any = Pair if isinstance(record, dict) and is_pair(cast(Any, record)) else Rating
+            known = isinstance(record, dict) and not is_pair(cast(Any, record)) and is_other(record)
+            kind: Any = other if known else Pair
             yield where, checked(record, kind, where, folder_of(source))
 
 

@@ -1,69 +1,42 @@
 """What all evaluations share: their options, and the table, page and gate of their reports."""
 
 import contextlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, cast
+from typing import Annotated
 
 from ... import progress
-from ...errors import GateFailed, OutputClosed
+from ...configs import STEP_SUMMARY, GateConfig
+from ...errors import GateFailed, OutputClosed, UserError
 from ...options import option
 from ...records import Image, Report
+from ...report.gates import MetricGate, annotation, markdown, outcomes, parse, regressions, write_junit
+from ...report.tables import print_reports, warn_of_few
+from ...streams.reading import read
 from ...streams.writing import Replacement
 
-NAMES = ("name", "baseline", "reward", "aspect")
-"""Keys of a report that name what was measured."""
-FailUnder = Annotated[
-    float | None,
-    option(
-        metavar="X",
-        min=0,
-        max=1,
-        group="Output",
-        help="Gate, for example in CI: end with exit code 4 if the lower end of any interval is below X. With few "
-        "prompts intervals are wide, so a gate needs many prompts.",
-        show_default="no gate",
-    ),
-]
 Html = Annotated[
     str, option("--html", metavar="FILE", group="Output", help="Also write the reports as an HTML page in one file.")
 ]
 
 
-def publish(reports: list[Report], out: Replacement, *, title: str, labels: Mapping[str, str] | None = None) -> None:
+def publish(
+    reports: list[Report], out: Replacement, *, title: str, labels: Mapping[str, str] | None = None, digits: int = 3
+) -> None:
     """Write the reports, and print them as a table. `labels` are short names for long ones.
 
     If the reader of the output has closed its pipe, the table is printed and the gate decides all the same.
     """
-    short = labels or {}
+    write(reports, out)
+    print_reports(reports, title=title, labels=labels or {}, digits=digits)
+    warn_of_few(reports)
+
+
+def write(reports: Iterable[Report], out: Replacement) -> None:
+    """Write the reports, until the reader of the output closes its pipe."""
     with contextlib.suppress(OutputClosed):
         for report in reports:
             out.write(report)
-    facts = [cast(Mapping[str, object], report) for report in reports]
-    metrics = {report["metric"].replace("_", " ") for report in reports}
-    headline = reports[0]["metric"].replace("_", " ")
-    named = [key for key in NAMES if any(key in report for report in facts)]
-    same = {key for key in named if len({fact[key] for fact in facts if key in fact}) == 1 and len(facts) > 1}
-    shown = [key for key in named if key not in same] or ["name"]
-    several = ["metric"] if len(metrics) > 1 else []
-    chance = ["chance"] if any("chance" in fact for fact in facts) else []
-    progress.table(
-        title,
-        [*shown, *several, "value" if several else headline, "95 % interval", *chance, "n"],
-        [
-            [
-                *(short.get(text, text) for text in (str(fact.get(key, "")) for key in shown)),
-                *(report["metric"].replace("_", " ").removeprefix(f"{headline} ") for _ in several),
-                f"{report['value']:.3f}",
-                f"{report['low']:.3f} to {report['high']:.3f}",
-                *(f"{report['chance']:.3f}" if "chance" in report else "" for _ in chance),
-                str(report["n"]),
-            ]
-            for report, fact in zip(reports, facts, strict=True)
-        ],
-    )
-    if few := [report["prompts"] for report in reports if "prompts" in report]:
-        prompts = f"{min(few)} to " * (min(few) < max(few)) + progress.plural(max(few), "prompt")
-        progress.note(f"only {prompts}: the intervals are wide; only more prompts make them narrower")
 
 
 def check_page(html: str, others: list[str], *, runs: Sequence[str] = ()) -> None:
@@ -92,14 +65,42 @@ def write_page(
     return page.write(html, title=title, reports=reports, rows=rows, runs=runs, pictures=Pictures(folders))
 
 
-def gate(reports: list[Report], fail_under: float | None) -> None:
-    """Raise `GateFailed` if the lower end of any interval is below the gate."""
-    under = [report for report in reports if fail_under is not None and not report["low"] >= fail_under]
-    for report in under:
-        facts = cast(Mapping[str, object], report)
-        what = ", ".join(str(facts[key]) for key in NAMES if key in facts)
-        progress.warn(
-            f"{what}: the lower end of the interval, {report['low']:.3f}, is below the gate of {fail_under:g}"
-        )
-    if under:
+def check_gates(config: GateConfig, metrics: Sequence[str]) -> list[MetricGate]:
+    """The gates that the options set. `metrics` are those that this evaluation can report, the headline first.
+
+    Raises `UserError` if an option cannot be used, or if the file of --previous cannot be read.
+    """
+    found = [
+        *parse(config.fail_under or [], metrics, is_most=False),
+        *parse(config.fail_over or [], metrics, is_most=True),
+    ]
+    if config.previous:
+        for _ in read(config.previous, Report):
+            pass
+    if config.junit and not (found or config.previous):
+        raise UserError(f"--junit {config.junit}: holds the outcomes of gates; set one, such as --fail-under 0.5")
+    if config.junit in ("-", "/dev/stdout"):
+        raise UserError(f"--junit {config.junit}: must be a file, such as junit.xml")
+    return found
+
+
+def decide(
+    reports: Sequence[Report], config: GateConfig, gates: Sequence[MetricGate], *, title: str, gated: Sequence[Report]
+) -> None:
+    """Tell CI how the gates stand. Raises `GateFailed` if any of them is not met. They look only at `gated` reports."""
+    found = outcomes(gated, gates, on=config.gate_on)
+    if config.previous:
+        found += regressions(gated, read(config.previous, Report), source=config.previous)
+    if config.junit:
+        write_junit(config.junit, title, found)
+    failed = [one for one in found if one.failure]
+    if config.github:
+        for one in failed:
+            progress.line(annotation(one))
+        if summary := os.environ.get(STEP_SUMMARY.name):
+            with open(summary, "a", encoding="utf-8") as file:
+                file.write(markdown(title, reports, found))
+    for one in failed:
+        progress.warn(f"{one.what}: {one.failure}")
+    if failed:
         raise GateFailed

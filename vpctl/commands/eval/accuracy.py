@@ -1,33 +1,59 @@
 """Measure how often a reward prefers the chosen picture."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Annotated
+from typing import Annotated, NamedTuple, cast
 
 from ... import plugins, progress
+from ...configs import GateConfig
 from ...errors import UserError
 from ...images.folders import OF_A_PICTURE, Folders
-from ...options import STDIO, BatchSize, Device, Pairs, Roots, Whole, option, plugin
-from ...records import Pair, Report, listing, prompt_key
+from ...judging.merging import MergeCounts, Merging, pairs_of, prompts_of
+from ...judging.preferences import latest
+from ...options import STDIO, BatchSize, Device, Roots, Whole, argument, option, options, plugin
+from ...records import Image, Judgement, Pair, Report, is_pair, listing, prompt_key
 from ...report.accuracy import (
     DEFINITIONS,
+    HARMONIC_MEAN,
     HEADLINE,
     TIE,
     Accuracy,
     LabelledPair,
     difference_report,
+    harmonic_mean_report,
     in_definitions,
     reports_of,
 )
-from ...streams.joins import ConsistencyChecker
+from ...report.tables import print_accuracies, warn_of_few
+from ...streams.joins import ConsistencyChecker, once
 from ...streams.places import folder_of, is_stream
-from ...streams.reading import located
+from ...streams.reading import located, located_comparisons
 from ...streams.writing import Replacement
-from ._reports import FailUnder, Html, check_page, gate, publish, write_page
+from ._reports import Html, check_gates, check_page, decide, write, write_page
+
+ASPECT, MODEL = "aspect", "model"
+"""Values of --group-by that are no key of a pair."""
 
 
+class PromptPicture(NamedTuple):
+    """A picture for a prompt, as pairs name it: the prompt's key and the file."""
+
+    prompt_id: str
+    path: str
+
+
+@options(GateConfig, "gates")
 def accuracy(
-    pairs: Pairs,
+    pairs: Annotated[
+        list[str],
+        argument(
+            metavar="FILE...",
+            help="Pairs or judgements, such as rankings by people: JSON Lines files, or data sets as FORMAT:PATH; - is "
+            "standard input. Each file is a data set of its own.",
+        ),
+    ],
     out: Whole = STDIO,
     *,
     reward: Annotated[
@@ -38,7 +64,17 @@ def accuracy(
             "-r",
             group="Model",
             help="Reward to measure; repeatable.",
-            show_default="shapes, the pixel judge",
+            show_default="shapes, the pixel judge; none with --scores",
+        ),
+    ] = None,
+    scores: Annotated[
+        list[str] | None,
+        option(
+            metavar="FILE",
+            group="Input",
+            help="Also measure the rewards whose scores this file has: pictures, as score writes them. No model is "
+            "loaded for them; repeatable.",
+            show_default="none",
         ),
     ] = None,
     split: Annotated[
@@ -51,12 +87,16 @@ def accuracy(
             show_default="all pairs",
         ),
     ] = "",
-    definition: Annotated[
+    group_by: Annotated[
         list[str] | None,
         option(
-            choices=(*DEFINITIONS, "all"),
+            "--group-by",
+            metavar="KEY",
+            offered=(ASPECT, MODEL, "category"),
             group="Output",
-            help="Also report this definition of accuracy, to compare with published ones; repeatable.",
+            help="Also report the accuracy for each value of this key of the pairs, such as category; repeatable. "
+            "aspect: by the preference on each aspect. model: by the model that drew the pictures, from the records of "
+            "--scores.",
             show_default="none",
         ),
     ] = None,
@@ -67,7 +107,7 @@ def accuracy(
             min=0,
             max=1,
             group="Output",
-            help="For --definition tie-aware: largest gap that is a predicted tie. The gap is that of two "
+            help="For the definition tie-aware: largest gap that is a predicted tie. The gap is that of two "
             "probabilities: that the first picture is preferred, and that the second one is. The first probability is "
             "1 / (1 + exp(-d)), where d is the score of the first picture minus that of the second. The second "
             "probability is 1 minus the first.",
@@ -84,7 +124,7 @@ def accuracy(
             show_default="none",
         ),
     ] = "",
-    fail_under: FailUnder = None,
+    gates: GateConfig,
     html: Html = "",
     root: Roots = None,
     batch: BatchSize = 32,
@@ -101,18 +141,24 @@ def accuracy(
     Wilson's score interval for as many draws as there are prompts, and a note says how many prompts there are. All
     intervals of eval are computed in this way.
 
-    Papers count ties in other ways, so published accuracies differ by several points. With --definition, there are
-    more reports. `pooled` counts 0 if both pictures score the same; ImageReward, MPS and HPSv3 use it. `per-prompt` is
+    Papers count ties in other ways, so published accuracies differ by several points. The other reports have these
+    definitions. `pooled` counts 0 if both pictures score the same; ImageReward, MPS and HPSv3 use it. `per-prompt` is
     the mean of `pooled` over prompts; HPSv2 uses it on the labels of ImageReward. `ties-count` counts 1 if both
     pictures score the same, or if the pair is a tie, and is a mean over prompts; HPSv2 uses it on HPDv2. `tie-aware`
     lets a reward predict ties; PickScore uses it. If two scores are nearly equal, the reward predicts a tie. A
     predicted tie counts 1 if the pair is a tie, and 0.5 if it is not. A tie that is not predicted counts 0.5. The
-    `chance` in these reports is what guessing gives.
+    `chance` in these reports is what guessing gives. `pairs` and `ties` are the numbers of pairs and of equal scores.
+
+    Judgements become pairs as merge makes them, with its default options and with ties.
+
+    With several files there is also the harmonic mean of the accuracies on them, as in table 2 of VisionPrefer (Wu et
+    al. 2024, arXiv 2404.15100). Its interval comes from a bootstrap of each file by itself.
 
     With --baseline, the interval of the difference is computed from the pairs of both rewards together. It is usually
     narrower than the two intervals suggest, because pairs that are hard for one reward are often hard for the other.
 
-    The gate of --fail-under looks only at the reports of the metric `accuracy`, and only at those of --reward.
+    Gates look at the rewards of --reward and --scores, and at all pairs of a file. They do not look at the parts of
+    --group-by.
 
     Examples:
 
@@ -120,54 +166,184 @@ def accuracy(
             --fail-under 0.65
 
         vpctl eval accuracy pairs.jsonl --reward vp:vp-score/
-            --baseline pickscore --definition all
-    """
-    specs = [plugins.check("reward", spec) for spec in reward or ["shapes"]]
-    if baseline and {plugins.check("reward", baseline)} >= {*specs}:
-        raise UserError(f"--baseline {baseline}: there is no other reward to compare it with; name one with --reward")
-    check_page(html, [pairs, out])
-    joined = ConsistencyChecker().pairs(located(pairs, Pair))
-    everything = [*joined]
-    ours = [pair for pair in everything if not split or pair.get("split") == split]
-    untied = [pair for pair in ours if pair["margin"]]
-    wanted = ours if definition else untied
-    if ties := len(ours) - len(untied):
-        where = " of all definitions but ties-count and tie-aware" if definition else ""
-        progress.note(f"{progress.plural(ties, 'tie')} left out{where}")
-    if not untied:
-        raise UserError(f"{pairs}: {_why_none(everything, split)}")
-    sides = chain.from_iterable((pair["chosen_file_name"], pair["rejected_file_name"]) for pair in wanted)
-    prompts = chain.from_iterable((pair["prompt"],) * 2 for pair in wanted)
-    asked = dict.fromkeys(zip(prompts, sides, strict=True))
-    Folders([folder_of(pairs), *(root or [])], piped=is_stream(pairs)).check(path for _, path in asked)
-    with Replacement(out, [pairs]) as sink:
-        from ...images.pictures import Pictures
-        from ...models.scoring import load_batches
+            --baseline pickscore
 
-        records = [{"prompt": prompt, "file_name": path} for prompt, path in asked]
-        rewards = {
-            spec: plugins.load("reward", spec, device=device)
-            for spec in dict.fromkeys([*specs, *filter(None, [baseline])])
-        }
-        pictures = Pictures([folder_of(pairs), *(root or [])])
-        scores: dict[tuple[str, str], dict[str, float]] = {}
-        with progress.Counter("pictures", len(records)) as counter:
-            for some in load_batches(records, pictures, rewards, most=batch):
-                found, failures = some.scored(rewards)
-                if failures:
-                    raise UserError(f"{failures[0]}; {OF_A_PICTURE}")
-                for record, by_reward in found:
-                    scores[record["prompt"], record["file_name"]] = by_reward
-                counter(some.size)
-        accuracies = {
-            name: in_definitions([_labelled(pair, name, scores) for pair in wanted], definition or [], tie_threshold)
-            for name in rewards
-        }
-        reports = [*_reports(accuracies, baseline, tie_threshold)]
-        against = f"; differences are from {baseline}" if baseline else ""
-        publish(reports, sink, title=f"Accuracy on {progress.plural(len(untied), 'pair')}{against}")
+        vpctl eval accuracy imagereward:test.json hpd:test.json
+            --scores ir/scored.jsonl --scores hpd/scored.jsonl
+    """
+    once([*pairs, *(scores or [])])
+    specs = [plugins.check("reward", spec) for spec in dict.fromkeys(reward or ([] if scores else ["shapes"]))]
+    if baseline and not scores and {plugins.check("reward", baseline)} >= {*specs}:
+        raise UserError(f"--baseline {baseline}: there is no other reward to compare it with; name one with --reward")
+    wanted = check_gates(gates, [*_metrics(several=len(pairs) > 1, compared=bool(baseline))])
+    check_page(html, [*pairs, *(scores or []), out])
+    data = {source: _read(source, split) for source in pairs}
+    every = [pair for ours in data.values() for pair in ours]
+    told, models = _told(scores or [])
+    asked = list(dict.fromkeys(chain.from_iterable(map(_pictures, every))))
+    known = _common(told, asked, scores or [])
+    loaded = [spec for spec in dict.fromkeys([*specs, *filter(None, [baseline])]) if spec not in known]
+    names = list(dict.fromkeys([*specs, *(one for one in known if one != baseline)]))
+    if baseline and not {*names} - {baseline}:
+        raise UserError(f"--baseline {baseline}: there is no other reward to compare it with; name one with --reward")
+    groups = {key: _groups(data, key, models) for key in group_by or []}
+    with Replacement(out, [*pairs, *(scores or [])]) as sink:
+        found = {name: {picture: told[picture][name] for picture in asked} for name in known}
+        if loaded:
+            texts = {picture: pair["prompt"] for pair in every for picture in _pictures(pair)}
+            folders = [*map(folder_of, pairs), *(root or [])]
+            found |= _scored(texts, loaded, folders, piped=any(map(is_stream, pairs)), batch=batch, device=device)
+        order = dict.fromkeys([*names, *filter(None, [baseline])])
+        reports = [*_reports(data, groups, {name: found[name] for name in order}, baseline, tie_threshold)]
+        write(reports, sink)
+    print_accuracies(reports, labels=_labels(pairs))
+    warn_of_few(reports)
     write_page(html, title="Accuracy of rewards", reports=reports)
-    gate([one for one in reports if one["metric"] == HEADLINE and one["name"] in specs], fail_under)
+    gated = [one for one in reports if one["name"] in names and "by" not in one]
+    decide(reports, gates, wanted, title="Accuracy of rewards", gated=gated)
+
+
+def _metrics(*, several: bool, compared: bool) -> Iterator[str]:
+    """The metrics of this evaluation, the headline first."""
+    of_accuracy = [HEADLINE, *(f"{HEADLINE}_{name.replace('-', '_')}" for name in DEFINITIONS)]
+    yield from of_accuracy
+    if compared:
+        yield from (f"{metric}_difference" for metric in of_accuracy)
+    if several:
+        yield HARMONIC_MEAN
+
+
+def _read(source: str, split: str) -> list[Pair]:
+    """The pairs of a file, or those that its judgements make, with ties. Raises `UserError` if all are ties."""
+    checker = ConsistencyChecker()
+    pairs: list[Pair] = []
+    judgements: list[tuple[int, Judgement]] = []
+    how = Merging(keep_ties=True)
+    for where, record in located_comparisons(source):
+        if is_pair(record):
+            pairs += checker.pairs([(where, record)])
+            continue
+        judgement = cast(Judgement, record)
+        checker.judgement(where, judgement)
+        if reason := how.misfit(judgement):
+            raise UserError(f"{where}: {reason}; do so with merge, and measure its pairs")
+        judgements.append((len(judgements), judgement))
+    for prompt in prompts_of(latest(judgements, Counter()), how, Counter()).values():
+        pairs += pairs_of(prompt, how, MergeCounts())
+    ours = [pair for pair in pairs if not split or pair.get("split") == split]
+    if ties := sum(pair["margin"] == 0 for pair in ours):
+        left = f"{progress.plural(ties, 'tie')} left out of all definitions but ties-count and tie-aware"
+        progress.note(f"{source}: {left}")
+    if ties == len(ours):
+        raise UserError(f"{source}: {_why_none(pairs, split)}")
+    return ours
+
+
+def _pictures(pair: Pair) -> tuple[PromptPicture, PromptPicture]:
+    """The chosen and the rejected picture."""
+    prompt_id = prompt_key(pair)
+    return PromptPicture(prompt_id, pair["chosen_file_name"]), PromptPicture(prompt_id, pair["rejected_file_name"])
+
+
+def _told(sources: Iterable[str]) -> tuple[dict[PromptPicture, Mapping[str, float]], dict[PromptPicture, str]]:
+    """The scores that records of pictures have, and the models that drew the pictures."""
+    scores: dict[PromptPicture, Mapping[str, float]] = {}
+    models: dict[PromptPicture, str] = {}
+    for source in sources:
+        for image in ConsistencyChecker(parts=False).images(located(source, Image)):
+            picture = PromptPicture(prompt_key(image), image["file_name"])
+            scores[picture] = {**scores.get(picture, {}), **image.get("scores", {})}
+            if "model" in image:
+                models[picture] = image["model"]
+    return scores, models
+
+
+def _common(
+    told: Mapping[PromptPicture, Mapping[str, float]], asked: Sequence[PromptPicture], sources: Sequence[str]
+) -> dict[str, None]:
+    """The rewards that have a score for each picture. Raises `UserError` if a reward has some, and not all."""
+    if not sources:
+        return {}
+    numbers = Counter(chain.from_iterable(told.get(picture, ()) for picture in asked))
+    if not numbers:
+        raise UserError(
+            f"--scores {sources[0]}: has no score of the pictures of the pairs; score the same files and prompts"
+        )
+    for name, number in numbers.items():
+        if number < len(asked):
+            missing = next(picture for picture in asked if name not in told.get(picture, ()))
+            raise UserError(
+                f"--scores {sources[0]}: {name} has scores for {number} of {len(asked)} pictures; {missing.path} has "
+                "none; score them all, with vpctl score"
+            )
+    return dict.fromkeys(numbers)
+
+
+def _scored(
+    texts: Mapping[PromptPicture, str],
+    rewards: Iterable[str],
+    folders: list[str],
+    *,
+    piped: bool,
+    batch: int,
+    device: str,
+) -> dict[str, dict[PromptPicture, float]]:
+    """The scores of the pictures by reward. Each picture is opened once."""
+    Folders(folders, piped=piped).check(picture.path for picture in texts)
+    from ...images.pictures import Pictures
+    from ...models.scoring import load_batches
+
+    loaded = {spec: plugins.load("reward", spec, device=device) for spec in rewards}
+    records = [{"prompt": text, "prompt_id": one.prompt_id, "file_name": one.path} for one, text in texts.items()]
+    scores: dict[str, dict[PromptPicture, float]] = {spec: {} for spec in loaded}
+    with progress.Counter("pictures", len(records)) as counter:
+        for some in load_batches(records, Pictures(folders), loaded, most=batch):
+            found, failures = some.scored(loaded)
+            if failures:
+                raise UserError(f"{failures[0]}; {OF_A_PICTURE}")
+            for record, by_reward in found:
+                for spec, score in by_reward.items():
+                    scores[spec][PromptPicture(record["prompt_id"], record["file_name"])] = score
+            counter(some.size)
+    return scores
+
+
+def _labels(sources: Sequence[str]) -> dict[str, str]:
+    """The names of the files without their folders, if these names differ."""
+    short = {source: os.path.basename(source.rstrip("/")) for source in sources}
+    return short if len(set(short.values())) == len(short) and all(short.values()) else {}
+
+
+PairsByValue = dict[str, list[Pair]]
+"""Pairs by the value of a key."""
+
+
+def _groups(data: Mapping[str, list[Pair]], key: str, models: Mapping[PromptPicture, str]) -> dict[str, PairsByValue]:
+    """The pairs of each file by the value of a key of --group-by. Raises `UserError` if no pair has one."""
+    found: dict[str, PairsByValue] = {source: {} for source in data}
+    for source, pairs in data.items():
+        for pair in pairs:
+            for value, part in _parts(pair, key, models):
+                found[source].setdefault(value, []).append(part)
+    if not any(found.values()):
+        way_out = "; name the records of the pictures with --scores" if key == MODEL else ""
+        raise UserError(f"--group-by {key}: no pair has this{way_out}")
+    return {source: dict(sorted(groups.items())) for source, groups in found.items()}
+
+
+def _parts(pair: Pair, key: str, models: Mapping[PromptPicture, str]) -> Iterator[tuple[str, Pair]]:
+    """The groups of a pair, and the pair as it is in each: on an aspect another picture may be better."""
+    if key == ASPECT:
+        for aspect, margin in pair.get("aspects", {}).items():
+            turned = margin < 0
+            sides = (pair["chosen_file_name"], pair["rejected_file_name"])
+            chosen, rejected = reversed(sides) if turned else sides
+            yield aspect, {**pair, "margin": abs(margin), "chosen_file_name": chosen, "rejected_file_name": rejected}
+    elif key == MODEL:
+        if len(names := {models[picture] for picture in _pictures(pair) if picture in models}) > 0:
+            yield " and ".join(sorted(names)), pair
+    elif key in pair:
+        yield str(pair[key]), pair  # type: ignore[literal-required]
 
 
 def _why_none(pairs: Sequence[Pair], split: str) -> str:
@@ -184,19 +360,39 @@ def _why_none(pairs: Sequence[Pair], split: str) -> str:
     )
 
 
-def _reports(found: Mapping[str, Mapping[str, Accuracy]], baseline: str, threshold: float) -> Iterator[Report]:
-    """For each reward, its accuracies, then their differences from those of the baseline, if there is one."""
-    for name, accuracies in found.items():
-        yield from reports_of(accuracies, threshold, name=name)
-        if baseline and name != baseline:
-            for metric, one in accuracies.items():
-                other = found[baseline][metric]
-                yield difference_report(one, other, name=name, baseline=baseline, metric=f"{metric}_difference")
+def _reports(
+    data: Mapping[str, list[Pair]],
+    groups: Mapping[str, Mapping[str, PairsByValue]],
+    scores: Mapping[str, Mapping[PromptPicture, float]],
+    baseline: str,
+    threshold: float,
+) -> Iterator[Report]:
+    """For each file and reward: its accuracies, their differences from the baseline's, its parts; then the means."""
+    headlines: dict[str, list[Accuracy]] = {}
+    for source, pairs in data.items():
+        where = {"data": source} if len(data) > 1 else {}
+        found = {name: in_definitions(_labelled(pairs, of), ["all"], threshold) for name, of in scores.items()}
+        for name, accuracies in found.items():
+            headlines.setdefault(name, []).append(accuracies[HEADLINE])
+            yield from reports_of(accuracies, threshold, name=name, **where)
+            if baseline and name != baseline:
+                for metric, one in accuracies.items():
+                    other = found[baseline][metric]
+                    keys = {"name": name, "baseline": baseline, "metric": f"{metric}_difference", **where}
+                    yield difference_report(one, other, **keys)
+        for key, by_source in groups.items():
+            for value, some in by_source[source].items():
+                if any(pair["margin"] for pair in some):
+                    for name, of in scores.items():
+                        of_part = in_definitions(_labelled(some, of))
+                        yield from reports_of(of_part, threshold, name=name, **where, by=key, group=value)
+    if len(data) > 1:
+        yield from (harmonic_mean_report(found, name=name) for name, found in headlines.items())
 
 
-def _labelled(pair: Pair, reward: str, scores: Mapping[tuple[str, str], Mapping[str, float]]) -> LabelledPair:
-    """A pair with its scores by a reward. Its label prefers the first picture, the chosen one, unless it is a tie."""
-    chosen, rejected = (
-        scores[pair["prompt"], pair[side]][reward] for side in ("chosen_file_name", "rejected_file_name")
-    )
-    return LabelledPair(prompt_key(pair), 1.0 if pair["margin"] else TIE, chosen, rejected)
+def _labelled(pairs: Iterable[Pair], scores: Mapping[PromptPicture, float]) -> list[LabelledPair]:
+    """The pairs with their scores by a reward. A label prefers the first picture, the chosen one, or is a tie."""
+    return [
+        LabelledPair(prompt_key(pair), 1.0 if pair["margin"] else TIE, *(scores[one] for one in _pictures(pair)))
+        for pair in pairs
+    ]

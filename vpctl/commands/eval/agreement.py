@@ -1,119 +1,183 @@
 """Measure how often annotators agree on which of two pictures is better."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, combinations
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+from ...configs import GateConfig
 from ...errors import UserError
 from ...judging.preferences import Preferences, Scale, without_replaced
-from ...options import STDIO, MaxPictures, Whole, argument
+from ...options import STDIO, MaxPictures, Whole, argument, options
 from ...records import Judgement, Report
-from ...report.statistics import mean_report, preferred
+from ...report.statistics import as_report, mean_report
+from ...report.tables import print_agreement, warn_of_few
 from ...streams.joins import ConsistencyChecker, once
 from ...streams.reading import located
 from ...streams.writing import Replacement
-from ._reports import FailUnder, Html, check_page, gate, publish, write_page
+from ._reports import Html, check_gates, check_page, decide, write, write_page
 
-Judged = dict[tuple[str, str], Preferences]
-"""The judgements of one annotator, by prompt and aspect."""
-TIE = 0.5
-"""The side of a pair of pictures that are equally good; 1 is the first picture, 0 the second."""
+if TYPE_CHECKING:
+    from ...report.agreement import SidedPair
+
+AGREEMENT = "agreement"
+OF_TWO = (AGREEMENT, "agreement_with_ties", "cohens_kappa", "spearman", "kendall")
+OF_ALL = ("fleiss_kappa", "krippendorff_alpha")
+OF_ONE = ("self_consistency", "slot_preferred")
 
 
+class AnnotatorJudgements:
+    """What one annotator said: all together, by pass, and each judgement that has scores."""
+
+    def __init__(self) -> None:
+        self.judged: dict[tuple[str, str], Preferences] = defaultdict(Preferences)
+        self.passes: dict[int, dict[tuple[str, str], Preferences]] = defaultdict(lambda: defaultdict(Preferences))
+        self.judgements: list[Judgement] = []
+
+    def add(self, judgement: Judgement) -> None:
+        """Add one judgement with scores."""
+        place = judgement["prompt_id"], judgement["aspect"]
+        self.judged[place].add(judgement, Scale(0, 1))
+        self.passes[judgement.get("repeat", 1)][place].add(judgement, Scale(0, 1))
+        self.judgements.append(judgement)
+
+
+@options(GateConfig, "gates")
 def agreement(
     judgements: Annotated[
         list[str],
         argument(
             metavar="FILE...",
-            help="Judgements of at least two annotators: JSON Lines files; - is standard input.",
+            help="Judgements of annotators: JSON Lines files, or data sets as FORMAT:PATH; - is standard input.",
         ),
     ],
     out: Whole = STDIO,
     *,
     max_pictures: MaxPictures = 100,
-    fail_under: FailUnder = None,
+    gates: GateConfig,
     html: Html = "",
 ) -> None:
     """Measure how often annotators agree on which of two pictures is better.
 
     Compares each annotator with every other annotator; people can be annotators, too. Two pictures count if both
-    annotators judged them on the same aspect and neither gave a tie. The interval comes from a bootstrap over prompts.
-    In public data sets, two people agree on 65 to 78 percent of the pairs. Do not expect more of a model.
+    annotators judged them on the same aspect. `agreement` is the share of pairs on which both prefer the same picture;
+    pairs that one of them ties do not count. In public data sets, two people agree on 65 to 78 percent of these pairs.
+    Do not expect more of a model. `agreement_with_ties` counts all pairs: both must prefer the same picture, or both
+    tie. `cohens_kappa` is the same without what chance gives: 0 is chance, 1 is perfect.
 
-    If an annotator judged the same pictures again in the same order and pass, only the last judgement counts.
+    `spearman` and `kendall`, which is tau-b, are the rank correlations of the scores of single pictures, from -1 to 1.
+
+    With three annotators or more, `fleiss_kappa` is the kappa of all, on the pairs that all of them judged.
+    `krippendorff_alpha` is the agreement of all on the scores, as numbers; they need not have judged the same pictures.
+    Scores of different scales have a low alpha.
+
+    Two more metrics are of one annotator. `self_consistency` is the agreement of its passes with each other, ties left
+    out. `slot_preferred` is how often the picture in the first place, the second, and so on, is preferred to another
+    one; a tie counts 0.5. A good annotator has values near 0.5, because the order is random.
+
+    The intervals come from a bootstrap over prompts; those of the correlations and of alpha from a jackknife over
+    prompts. If an annotator judged the same pictures again in the same order and pass, only the last judgement counts.
 
     Examples:
 
         vpctl eval agreement judgements.jsonl human.jsonl
+
+        vpctl eval agreement judgements.jsonl human.jsonl
+            --fail-under cohens_kappa=0.2
     """
+    wanted = check_gates(gates, [*OF_TWO, *OF_ALL, *OF_ONE])
     check_page(html, [*judgements, out])
     once(judgements)
     joined = ConsistencyChecker(max_pictures=max_pictures, parts=False)
     records = joined.judgements(chain.from_iterable(located(source, Judgement) for source in judgements))
-    said: dict[str, Judged] = defaultdict(lambda: defaultdict(Preferences))
+    said: dict[str, AnnotatorJudgements] = defaultdict(AnnotatorJudgements)
     for judgement in without_replaced(records, Counter()):
         if "refused" not in judgement and "failed" not in judgement:
-            place = said[judgement["annotator"]][judgement["prompt_id"], judgement["aspect"]]
-            place.add(judgement, Scale(0, 1))
-    if len(said) < 2:
-        raise UserError(f"agreement needs at least two annotators; found: {', '.join(said) or 'none'}")
+            said[judgement["annotator"]].add(judgement)
     reports = [
-        report
-        for one, other in combinations(said, 2)
-        for report in agreements(said[one], said[other], name=one, baseline=other)
+        *chain.from_iterable(_of_two(said, *two) for two in combinations(said, 2)),
+        *(_of_all(said) if len(said) > 2 else ()),
     ]
-    if not reports:
+    alone = [*chain.from_iterable(_of_one(name, one) for name, one in said.items())]
+    if not reports and not any(one["metric"] == "self_consistency" for one in alone):
         raise UserError(_nothing_to_compare(said))
     with Replacement(out, judgements) as sink:
-        publish(reports, sink, title="Agreement on pairs")
-    write_page(html, title="Agreement of annotators", reports=reports)
-    gate(reports, fail_under)
+        write([*reports, *alone], sink)
+    print_agreement([*reports, *alone])
+    warn_of_few(reports)
+    write_page(html, title="Agreement of annotators", reports=[*reports, *alone])
+    decide([*reports, *alone], gates, wanted, title="Agreement of annotators", gated=[*reports, *alone])
 
 
-def agreements(
-    one: Judged,
-    other: Judged,
-    *,
-    name: str,
-    baseline: str,
-) -> Iterator[Report]:
-    """Agreement of two annotators on each aspect that both judged; `ties` counts the pairs that one of them tied."""
-    found: dict[str, list[tuple[float, str]]] = defaultdict(list)
-    ties: Counter[str] = Counter()
-    for prompt, aspect, sides in _common_pairs(one, other):
-        if TIE in sides:
-            ties[aspect] += 1
-        else:
-            found[aspect].append((float(sides[0] == sides[1]), prompt))
-    for aspect in sorted(found):
-        values, clusters = zip(*found[aspect], strict=True)
-        yield mean_report(
-            values, clusters, name=name, baseline=baseline, metric="agreement", aspect=aspect, ties=ties[aspect]
-        )
+def _of_two(said: Mapping[str, AnnotatorJudgements], name: str, baseline: str) -> Iterator[Report]:
+    """The agreement of two annotators on each aspect that both judged; `ties` counts the pairs that one tied."""
+    from ...report.agreement import TIE, common_pairs, common_scores, correlation, kappa
+
+    both = [said[name].judged, said[baseline].judged]
+    pairs: dict[str, list[SidedPair]] = defaultdict(list)
+    for one in common_pairs(both):
+        pairs[one.aspect].append(one)
+    for aspect in sorted(pairs):
+        keys = {"name": name, "baseline": baseline, "aspect": aspect}
+        all_of = pairs[aspect]
+        untied = [one for one in all_of if TIE not in one.sides]
+        ties = len(all_of) - len(untied)
+        if untied:
+            yield _share(untied, **keys, metric=AGREEMENT, ties=ties)
+        yield _share(all_of, **keys, metric="agreement_with_ties", ties=ties)
+        yield as_report(kappa(all_of), **keys, metric="cohens_kappa")
+        scored = common_scores(both, aspect)
+        for method in ("spearman", "kendall"):
+            if found := correlation(scored, method):
+                yield as_report(found, **keys, metric=method)
 
 
-def _common_pairs(one: Judged, other: Judged) -> Iterator[tuple[str, str, tuple[float, float]]]:
-    """Prompt, aspect and the sides of both annotators, for every two pictures that both have compared."""
-    for prompt, aspect in one.keys() & other.keys():
-        mine, theirs = one[prompt, aspect], other[prompt, aspect]
-        for first, second in combinations(sorted(mine.pictures() & theirs.pictures()), 2):
-            margins = mine.difference(first, second), theirs.difference(first, second)
-            if None not in margins:
-                yield prompt, aspect, (preferred(margins[0] or 0.0, 0.0), preferred(margins[1] or 0.0, 0.0))
+def _share(pairs: "Sequence[SidedPair]", **keys: object) -> Report:
+    """The share of the pairs on which both annotators say the same."""
+    return mean_report([float(one.sides[0] == one.sides[1]) for one in pairs], [one.prompt for one in pairs], **keys)
 
 
-def _nothing_to_compare(said: Mapping[str, Judged]) -> str:
-    """Why no pair of pictures counts for any two annotators, for a message."""
-    common, ties = 0, Counter[str]()
-    for names in combinations(said, 2):
-        for _, _, sides in _common_pairs(*(said[name] for name in names)):
-            common += 1
-            ties.update(name for name, side in zip(names, sides, strict=True) if side == TIE)
-    if not common:
-        return "no two annotators judged the same two pictures on the same aspect"
-    always = [name for name in said if ties[name] == common]
-    return (
-        f"all common pairs of pictures are ties for {' and '.join(always) or 'one of their annotators'}; "
-        "add judgements that prefer one picture"
-    )
+def _of_all(said: Mapping[str, AnnotatorJudgements]) -> Iterator[Report]:
+    """The agreement of all annotators on each aspect."""
+    from ...report.agreement import alpha, common_pairs, common_scores, kappa
+
+    everyone = [one.judged for one in said.values()]
+    pairs: dict[str, list[SidedPair]] = defaultdict(list)
+    for compared in common_pairs(everyone):
+        pairs[compared.aspect].append(compared)
+    for aspect in sorted({aspect for judged in everyone for _, aspect in judged}):
+        keys = {"name": f"{len(said)} annotators", "aspect": aspect}
+        if aspect in pairs:
+            yield as_report(kappa(pairs[aspect]), **keys, metric="fleiss_kappa")
+        if found := alpha(common_scores(everyone, aspect)):
+            yield as_report(found, **keys, metric="krippendorff_alpha")
+
+
+def _of_one(name: str, annotator: AnnotatorJudgements) -> Iterator[Report]:
+    """How far the passes of an annotator agree, and how often the picture in each slot is preferred."""
+    from ...report.agreement import TIE, Slot, consistency, slots
+
+    pairs: dict[str, list[SidedPair]] = defaultdict(list)
+    for one in consistency([*annotator.passes.values()]):
+        if TIE not in one.sides:
+            pairs[one.aspect].append(one)
+    by_aspect: dict[str, list[Judgement]] = defaultdict(list)
+    for judgement in annotator.judgements:
+        by_aspect[judgement["aspect"]].append(judgement)
+    for aspect, some in sorted(by_aspect.items()):
+        keys = {"name": name, "aspect": aspect}
+        if pairs[aspect]:
+            yield _share(pairs[aspect], **keys, metric="self_consistency")
+        by_slot: dict[int, list[Slot]] = defaultdict(list)
+        for found in slots(some):
+            by_slot[found.slot].append(found)
+        for slot, shown in sorted(by_slot.items()):
+            values, prompts = [one.outcome for one in shown], [one.prompt for one in shown]
+            yield mean_report(values, prompts, **keys, metric="slot_preferred", slot=slot)
+
+
+def _nothing_to_compare(said: Mapping[str, AnnotatorJudgements]) -> str:
+    """Why there is nothing to measure, for a message."""
+    if len(said) < 2:
+        return f"agreement needs at least two annotators, or one with --passes 2; found: {', '.join(said) or 'none'}"
+    return "no two annotators judged the same two pictures on the same aspect"
