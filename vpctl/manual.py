@@ -108,6 +108,13 @@ What people said in public data sets becomes judgements by an annotator such as 
 Pictures inside Parquet files are written to files once: for a.parquet into the folder a.pictures beside it. Parquet
 needs the package pyarrow: pip install 'vpctl[formats]'.
 
+webdataset reads tar shards: a folder, a file, a pattern such as DIR/*.tar, or DIR/shard-{000000..000009}.tar. Files
+whose names are equal up to the first dot are a sample: one picture, with its prompt in a .txt, a .caption, or a .json
+with prompt or caption. Other keys of the .json become keys of the record. Pictures are written to files once: for
+a.tar into the folder a.pictures beside it. Nothing is downloaded, and files of other kinds are not opened. merge --to
+webdataset:DIR writes a sample for each record: its pictures, and the record as .json. A picture is in each sample that
+names it. This needs the package webdataset: pip install 'vpctl[webdataset]'.
+
 merge --to dataset:DIR writes a folder that is ready to be published: data/ has a row for each prompt, with its pictures
 and judgements, pairs/ has a row for each pair, and README.md is a data card. dataset:DIR reads it. Its pictures are
 written once to DIR/pictures. Folders of the machine, keys, and addresses of servers that are not a known public

@@ -385,3 +385,17 @@ def test_options_name_the_columns_of_every_data_set(forked: Run, tmp_path: Path)
     unused = forked("polish", "plain.txt", "--prompt-column", "title")
     assert unused.code == 0
     assert "warning: --prompt-column: not used; no FILE is a csv:" in unused.err
+
+
+def test_a_link_out_of_a_folder_of_parquet_files_is_told(here: Path) -> None:
+    """Only the cache of huggingface_hub links to another folder: to its own blobs."""
+    (here / "data").mkdir()
+    write(here / "secret", [{"prompt": "secret"}])
+    (here / "data/a.parquet").symlink_to(here / "secret")
+    with pytest.raises(UserError, match=r"^data/a\.parquet: is a link to a file outside of data; name that file"):
+        records("parquet:data")
+    for folder in ("hub/snapshots/1/data", "hub/blobs"):
+        (here / folder).mkdir(parents=True)
+    write(here / "hub/blobs/b", [{"prompt": "a cat"}])
+    (here / "hub/snapshots/1/data/a.parquet").symlink_to("../../../blobs/b")
+    assert records("parquet:hub/snapshots/1") == [{"prompt": "a cat"}]

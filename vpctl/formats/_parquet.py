@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import RecordFailed, UserError, os_reason
 from ._pictures import PictureStore
-from ._tables import is_file
+from ._tables import check_own, is_file
 
 BATCH = 256
 """Number of rows that are read at once, where no picture is among their columns."""
@@ -28,7 +28,10 @@ def arrow() -> Any:
 
 
 def files(path: str) -> list[str]:
-    """The Parquet files that a path means, in alphabetical order: itself, or those in the folder and below it."""
+    """The Parquet files that a path means, in alphabetical order: itself, or those in the folder and below it.
+
+    Raises `UserError` if there is none, or if one is a link to another place.
+    """
     if not os.path.isdir(path):
         return [is_file(path)]
     found = []
@@ -37,6 +40,8 @@ def files(path: str) -> list[str]:
         found += [os.path.join(folder, name) for name in sorted(names) if name.endswith(".parquet")]
     if not found:
         raise UserError(f"{path}: has no file that ends in .parquet")
+    for one in found:
+        check_own(one, path)
     return sorted(found)
 
 

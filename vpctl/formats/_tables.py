@@ -195,3 +195,14 @@ def is_file(path: str) -> str:
     if not os.path.isfile(path):
         raise UserError(f"{path}: is not a regular file; save the data set to a file first")
     return path
+
+
+def check_own(path: str, folder: str) -> None:
+    """Raise `UserError` if a file in a folder is a link to another place: its text may be sent to a server.
+
+    Links from a snapshot to the blobs of the same repository, as in the cache of huggingface_hub, are allowed.
+    """
+    there, home = os.path.realpath(path), os.path.realpath(folder)
+    blobs = os.path.join(home.partition("/snapshots/")[0], "blobs") if "/snapshots/" in home else home
+    if not there.startswith((os.path.join(home, ""), os.path.join(blobs, ""))):
+        raise UserError(f"{path}: is a link to a file outside of {folder}; name that file, or copy it")
