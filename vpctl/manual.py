@@ -103,10 +103,12 @@ Write quotation marks around this in a shell. Other columns become keys of the r
 chosen and rejected, or chosen_file_name and rejected_file_name; without a column margin its margin is 1.
 
 What people said in public data sets becomes judgements by an annotator such as human:pickapic. Their aspect is
-`preference`, and their scores are from 1 to 5, the default --scale of merge.
+`preference`, and their scores are from 1 to 5, the default --scale of merge. richhf has the aspects prompt-following,
+aesthetic, fidelity and overall, each picture in a judgement of its own; pictures with the same prompt become pairs.
+Its TFRecord files have no prompts: for train/a.png, write the caption that Pick-a-Pic has to train/a.txt.
 
 Pictures inside Parquet files are written to files once: for a.parquet into the folder a.pictures beside it. Parquet
-needs the package pyarrow: pip install 'vpctl[formats]'.
+and TFRecord need more packages: pip install 'vpctl[formats]'.
 
 webdataset reads tar shards: a folder, a file, a pattern such as DIR/*.tar, or DIR/shard-{000000..000009}.tar. Files
 whose names are equal up to the first dot are a sample: one picture, with its prompt in a .txt, a .caption, or a .json

@@ -246,3 +246,51 @@ def test_parquet_without_bytes_names_the_files_beside_it(here: Path) -> None:
     pyarrow.parquet.write_table(table.drop_columns(["rank"]), here / "b.parquet")
     with pytest.raises(UserError, match="ImageRewardDB has a column 'rank'"):
         [*located("imagereward:b.parquet", Judgement)]
+
+
+def test_groups_are_the_votes_of_their_pictures(here: Path) -> None:
+    """As in 8k_group: what 8k has in neighbouring rows stands in lists."""
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows()), here / "a.parquet")
+    lists = ("image", "rank", "overall_rating", "image_text_alignment_rating", "fidelity_rating")
+    groups = [
+        {"prompt_id": "p0", "prompt": "a cat 0"} | {name: [row[name] for row in rows()[:3]] for name in lists},
+        {"prompt_id": "p1", "prompt": "a cat 1"} | {name: [row[name] for row in rows()[3:]] for name in lists},
+        {"prompt_id": "p2", "prompt": "a cat 2", "image": [rows()[0]["image"]], "rank": [1, 2]},
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(groups), here / "b.parquet")
+
+    def unplaced(spec: str) -> list[dict[str, Any]]:
+        return [{**record, "file_names": []} for _, record in located(spec, Judgement)]
+
+    assert unplaced("imagereward:b.parquet") == unplaced("imagereward:a.parquet")
+    (fault,) = [
+        row for _, row in plugins.load("format", "imagereward:b.parquet")("judgement") if isinstance(row, RecordFailed)
+    ]
+    assert str(fault) == "its lists must have the same length, at least 1; it has 1 of image, 2 of rank"
+    assert [record["prompt_id"] for _, record in located("imagereward:b.parquet", Prompt)] == ["p0", "p1", "p2"]
+
+
+def test_pairs_are_votes_for_the_better_picture(here: Path) -> None:
+    pairs = [
+        {
+            "prompt_id": "p0",
+            "prompt": "a cat",
+            "classification": "Animals",
+            "img_better": {"bytes": png(one), "path": None},
+            "img_worse": {"bytes": png(other), "path": None},
+        }
+        for one, other in ((1, 2), (1, 3))
+    ]
+    nothing = {"bytes": None, "path": None}
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([*pairs, pairs[0] | {"img_worse": nothing}]), here / "a.parquet"
+    )
+    found = [record for _, record in located("imagereward:a.parquet", Judgement)]
+    assert [(one["scores"], one["mode"], one["aspect"], one["prompt_id"]) for one in found] == [
+        ([5, 1], "pair", "preference", "p0")
+    ] * 2
+    assert Path(found[1]["file_names"][1]).read_bytes() == png(3)
+    assert found[0]["image_ids"][0] == found[1]["image_ids"][0]
+    assert sources.some_left_out()
+    assert len([*located("imagereward:a.parquet", Image)]) == 3
+    assert [record["prompt"] for _, record in located("imagereward:a.parquet", Prompt)] == ["a cat"]

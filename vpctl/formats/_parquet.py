@@ -53,6 +53,7 @@ class Parquet:
         with opened(self._files[0]) as file:
             schema = file.schema_arrow
         self.names: list[str] = schema.names
+        self._schema = schema
         pyarrow = arrow()
         kinds = pyarrow.types
         self._pictures = {
@@ -70,6 +71,11 @@ class Parquet:
             with opened(name) as file:
                 total += file.metadata.num_rows
         return total
+
+    def is_list(self, column: str) -> bool:
+        """Whether the cells of a column hold lists."""
+        kinds, kind = arrow().types, self._schema.field(column).type
+        return bool(kinds.is_list(kind) or kinds.is_large_list(kind))
 
     def rows(
         self, columns: Iterable[str], pictures: Collection[str] = (), folder: str = ""

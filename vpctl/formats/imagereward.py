@@ -14,7 +14,7 @@ from ._json import items
 from ._parquet import Parquet
 from ._pictures import picture_id
 from ._tables import plain
-from ._votes import GIVES, PREFERENCE, Vote, ranks, ranks_of, records, scores_of, text, texts
+from ._votes import GIVES, LOST, PREFERENCE, WON, Vote, ranks, ranks_of, records, scores_of, text, texts
 
 ANNOTATOR = "human:imagereward"
 KEPT = "imagereward"
@@ -27,6 +27,8 @@ RATINGS = {
 }
 """The ratings of each picture in the Parquet files, from 1 to 7, and the aspects that they are about."""
 _HIGHEST = 7
+PAIR = ("img_better", "img_worse")
+"""Columns of 8k_pair."""
 
 
 class ImageReward(Format):
@@ -103,23 +105,62 @@ def _item(judgement: Mapping[str, Any], folder: str) -> dict[str, Any]:
 
 
 def _of_parquet(file: Parquet, kind: RecordKind) -> Iterator[tuple[str, Vote | RecordFailed]]:
-    """One vote for the neighbouring rows of a prompt. Each row is a picture."""
-    if missing := [name for name in ("prompt_id", "prompt", "rank") if name not in file.names]:
+    """The votes in the Parquet files of any configuration of ImageRewardDB.
+
+    In 8k_pair, a row is the better and the worse of two pictures. In 8k_group, a row is a prompt with lists of
+    pictures and ranks. In 8k, a row is a picture, and the neighbouring rows of a prompt are one vote.
+    """
+    is_pair = {*PAIR} <= {*file.names}
+    if missing := [name for name in ("prompt_id", "prompt", *(() if is_pair else ("rank",))) if name not in file.names]:
         raise UserError(f"ImageRewardDB has a column {missing[0]!r}; this has {', '.join(file.names)}")
-    rows = file.rows(file.names, ["image"] if kind != "prompt" else [])
-    good: list[tuple[str, dict[str, Any]]] = []
+    rows = file.rows(file.names, () if kind == "prompt" else (*PAIR, "image"))
+    if is_pair or file.is_list("rank"):
+        for where, row in rows:
+            try:
+                if isinstance(row, RecordFailed):
+                    raise row
+                yield where, _vote_of_pair(row, kind) if is_pair else _vote(_pictures(row), kind)
+            except RecordFailed as fault:
+                yield where, fault
+        return
     for key, group in groupby(rows, lambda row: None if isinstance(row[1], RecordFailed) else row[1]["prompt_id"]):
         if key is None:
             yield from group
             continue
         good = [*group]
         try:
-            yield good[0][0], _vote([row for _, row in good])
+            yield good[0][0], _vote([row for _, row in good], kind)
         except RecordFailed as fault:
             yield good[0][0], fault
 
 
-def _vote(rows: list[dict[str, Any]]) -> Vote:
+def _vote_of_pair(row: Mapping[str, Any], kind: RecordKind) -> Vote:
+    if kind == "prompt":
+        return _only_prompt(row)
+    names = [row.get(name) for name in PAIR]
+    if not all(isinstance(name, str) for name in names):
+        raise RecordFailed(f"{' or '.join(PAIR)} has no bytes")
+    files = [str(name) for name in names]
+    ids = [*map(picture_id, files)]
+    scores = {PREFERENCE: [WON, LOST]}
+    prompt = _only_prompt(row)
+    return Vote(prompt.prompt, ids, files, scores, prompt.prompt_id, ANNOTATOR, {"mode": "pair"})
+
+
+def _pictures(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each picture in the lists of a row. Raises `RecordFailed` if the lists do not fit."""
+    lists = {name: value for name, value in row.items() if isinstance(value, list)}
+    numbers = {name: len(value) for name, value in lists.items()}
+    if len({*numbers.values()}) != 1 or 0 in numbers.values():
+        told = ", ".join(f"{number} of {name}" for name, number in numbers.items())
+        raise RecordFailed(f"its lists must have the same length, at least 1; it has {told or 'none'}")
+    shared = {name: value for name, value in row.items() if name not in lists}
+    return [shared | dict(zip(lists, each, strict=True)) for each in zip(*lists.values(), strict=True)]
+
+
+def _vote(rows: list[dict[str, Any]], kind: RecordKind) -> Vote:
+    if kind == "prompt":
+        return _only_prompt(rows[0])
     rows = [{name: plain(value, name) for name, value in row.items()} for row in rows]
     files = [row.get("image") or row.get("image_path") for row in rows]
     if not all(isinstance(name, str) for name in files):
@@ -133,6 +174,11 @@ def _vote(rows: list[dict[str, Any]]) -> Vote:
         if len(values) == len(rows):
             scores[aspect] = [1 + (value - 1) * 4 / (_HIGHEST - 1) for value in values]
     return Vote(text(rows[0], "prompt"), ids, names, scores, str(rows[0]["prompt_id"]), ANNOTATOR)
+
+
+def _only_prompt(row: Mapping[str, Any]) -> Vote:
+    found = {name: plain(row[name], name) for name in ("prompt_id", "prompt")}
+    return Vote(text(found, "prompt"), [], [], {}, str(found["prompt_id"]))
 
 
 def load(argument: str, *, device: str = "auto") -> ImageReward:
