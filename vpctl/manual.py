@@ -102,6 +102,10 @@ image or path, and others, for the picture. Settings behind the PATH name them: 
 Write quotation marks around this in a shell. Other columns become keys of the records. A pair needs the columns
 chosen and rejected, or chosen_file_name and rejected_file_name; without a column margin its margin is 1.
 
+merge --to csv:FILE writes text: the values of keys that vpctl does not know come back as text, the number 7 as "7".
+merge --to parquet:FILE keeps their types; a column of whole numbers and others holds numbers such as 2.0, and a column
+that no type of Parquet fits holds JSON. In both, a key with an empty text comes back as if it were not there.
+
 What people said in public data sets becomes judgements by an annotator such as human:pickapic. Their aspect is
 `preference`, and their scores are from 1 to 5, the default --scale of merge. richhf has the aspects prompt-following,
 aesthetic, fidelity and overall, each picture in a judgement of its own; pictures with the same prompt become pairs.

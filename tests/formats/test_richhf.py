@@ -1,13 +1,15 @@
 """richhf: scores of people for single pictures, from TFRecord and from Parquet."""
 
+import io
 import struct
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import pyarrow
 import pyarrow.parquet
 import pytest
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from tests.conftest import lines
 from tests.formats.test_tables import png
@@ -44,14 +46,11 @@ def example(**features: bytes | float | list[float]) -> bytes:
     return field(1, entries)
 
 
-def masked(content: bytes) -> bytes:
-    crc = google_crc32c.value(content)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
 def record(content: bytes) -> bytes:
-    length = struct.pack("<Q", len(content))
-    return length + masked(length) + content + masked(content)
+    """A row of a TFRecord file, as TensorBoard writes it."""
+    file = io.BytesIO()
+    RecordWriter(file).write(content)
+    return file.getvalue()
 
 
 def scored(name: str, *scores: float, **more: Any) -> bytes:
@@ -169,6 +168,6 @@ def test_a_file_that_is_cut_off_or_damaged_is_told(here: Path, end: bytes) -> No
 
 def test_a_row_that_promises_too_much_is_not_believed(here: Path) -> None:
     length = struct.pack("<Q", 1 << 60)
-    (here / "train.tfrecord").write_bytes(length + masked(length))
+    (here / "train.tfrecord").write_bytes(length + struct.pack("<I", masked_crc32c(length)))
     with pytest.raises(UserError, match="row 1: 1152921504606846976 bytes are announced, and the file is cut off"):
         judgements("richhf:train.tfrecord")

@@ -173,8 +173,9 @@ RATING = {"prompt": "a cat", "file_name": "a.png", "label": False}
 def test_every_record_comes_back_with_its_types(
     here: Path, name: str, kind: Any, record: dict[str, Any], lost: str
 ) -> None:
-    """A list that is no key of a record comes back as text that holds JSON."""
+    """A list that is no key of a record comes back from CSV as text that holds JSON."""
     located_record = absolute(record, str(here))
+    lost = "" if name.startswith("parquet") else lost
     assert plugins.load("format", name).write([located_record, located_record]) == 2
     expected = {**located_record, **({lost: orjson.dumps(record[lost]).decode()} if lost else {})}
     assert records(name, kind) == [expected, expected]
@@ -399,3 +400,62 @@ def test_a_link_out_of_a_folder_of_parquet_files_is_told(here: Path) -> None:
     write(here / "hub/blobs/b", [{"prompt": "a cat"}])
     (here / "hub/snapshots/1/data/a.parquet").symlink_to("../../../blobs/b")
     assert records("parquet:hub/snapshots/1") == [{"prompt": "a cat"}]
+
+
+OWN: dict[str, list[Any]] = {
+    "text": ["007", "true", "[1]", "1e5", "null"],
+    "whole": [7, -1, 0, 2**53 + 1, 2**63 - 1],
+    "number": [0.5, 1.0, 2, 1e300, -0.0],
+    "flag": [True, False, True, False, True],
+    "large": [7, 2**63, 10**30, -(2**64), 0],
+    "mixed": ["007", 7, True, 0.5, [1]],
+    "list": [[], [1, "a"], [None], [[1.5]], [{}]],
+    "object": [{"a": 1}, {}, {"b": [None, "x"]}, {"a": "1"}, {"é": 2**70}],
+    "seed": [1, 2**64 - 1, 3, 2**63, 0],
+}
+"""Keys that vpctl does not know, and `seed`, with values of all types."""
+
+
+def test_parquet_keeps_the_types_of_keys_that_vpctl_does_not_know(here: Path) -> None:
+    written = [
+        {"prompt": "a cat", "file_name": str(here / "x.png"), **{key: values[index] for key, values in OWN.items()}}
+        for index in range(5)
+    ]
+    plugins.load("format", "parquet:a.parquet").write(written)
+    back = records("parquet:a.parquet", Image)
+    assert back == written
+    for key in OWN.keys() - {"number"}:
+        assert [type(one[key]) for one in back] == [type(one[key]) for one in written]
+    opened = load_dataset("parquet", data_files="a.parquet", split="train", cache_dir=str(here / "cache"))
+    assert opened["whole"][:] == OWN["whole"]
+
+
+def test_csv_gives_text_back_as_it_was_and_other_values_as_text(here: Path) -> None:
+    own = {key: OWN[key] for key in ("text", "whole", "flag", "mixed", "large")}
+    written = [{"prompt": "a cat", **{key: values[index] for key, values in own.items()}} for index in range(5)]
+    plugins.load("format", "csv:a.csv").write(written)
+    back = records("csv:a.csv")
+    assert [one["text"] for one in back] == OWN["text"]
+    assert [one["whole"] for one in back] == ["7", "-1", "0", "9007199254740993", "9223372036854775807"]
+    assert [one["flag"] for one in back] == ["true", "false", "true", "false", "true"]
+    assert [one["mixed"] for one in back] == ["007", "7", "true", "0.5", "[1]"]
+
+
+def test_a_value_that_parquet_cannot_hold_is_told_with_its_record(here: Path) -> None:
+    judgements = [{**JUDGEMENT, "order": [number, 0]} for number in [*range(300), 2**70]]
+    with pytest.raises(UserError, match=r"^a\.parquet: record 301 cannot be written as Parquet: 'order': "):
+        plugins.load("format", "parquet:a.parquet").write(judgements)
+    assert not (here / "a.parquet").exists()
+
+
+def test_text_that_is_not_the_json_it_should_be_is_a_malformed_row(here: Path) -> None:
+    schema = pyarrow.schema(
+        [("prompt", pyarrow.string()), pyarrow.field("own", pyarrow.string(), metadata={"vpctl": "json"})]
+    )
+    write(
+        here / "a.parquet",
+        [{"prompt": "a", "own": "{"}, {"prompt": "b", "own": None}, {"prompt": "c", "own": "[1]"}],
+        schema,
+    )
+    assert records("parquet:a.parquet") == [{"prompt": "b"}, {"prompt": "c", "own": [1]}]
+    assert faults("parquet:a.parquet") == ["row 1: 'own' is not JSON, as the file says it is"]

@@ -65,6 +65,7 @@ def test_pictures_with_captions_are_read_as_public_sets_have_them(here: Path) ->
         ("README", b"?"),
         ("8.caption", "\ufeffa bird".encode()),
         ("8.mask.pyd", pickle.dumps(os.getcwd)),
+        ("8.mask.png", png(4)),
         ("8.png", png(3)),
         ("9.json", b'{"prompt": "a fish", "text": "kept"}'),
         ("9.png", png(1)),

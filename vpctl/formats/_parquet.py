@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import RecordFailed, UserError, os_reason
+from ..streams.jsonlines import parse
 from ._pictures import PictureStore
 from ._tables import check_own, is_file
 
@@ -13,6 +14,8 @@ BATCH = 256
 """Number of rows that are read at once, where no picture is among their columns."""
 PICTURES = 16
 """Number of rows that are read at once, where pictures are."""
+AS_JSON = {b"vpctl": b"json"}
+"""Metadata of a column of text that holds JSON, in files that vpctl writes."""
 _PICTURE = {"bytes", "path"}
 """The fields of a picture of Hugging Face's `datasets`."""
 
@@ -93,11 +96,14 @@ class Parquet:
             before = 0
             with opened(name) as file:
                 there = [one for one in wanted if one in file.schema_arrow.names]
+                as_json = [one for one in there if _is_json(file.schema_arrow.field(one))]
                 for batch in file.iter_batches(PICTURES if held else BATCH, columns=there, use_threads=False):
                     for number, row in enumerate(_values(batch), before + 1):
                         try:
                             for column in held:
                                 row[column] = _saved(row[column], store)
+                            for column in as_json:
+                                row[column] = _parsed(row[column], column)
                             yield f"{inside}row {number}", row
                         except RecordFailed as fault:
                             yield f"{inside}row {number}", fault
@@ -118,6 +124,20 @@ def _value(cell: Any) -> Any:
         return cell.as_py()
     except (UnicodeDecodeError, ValueError, OverflowError):
         return None
+
+
+def _is_json(field: Any) -> bool:
+    return AS_JSON.items() <= (field.metadata or {}).items()
+
+
+def _parsed(cell: object, column: str) -> Any:
+    """The value of a cell that holds JSON, or None for a missing one. Raises `RecordFailed`."""
+    if not isinstance(cell, str):
+        return None
+    try:
+        return parse(cell.encode(), column)
+    except (UserError, UnicodeEncodeError):
+        raise RecordFailed(f"{column!r} is not JSON, as the file says it is") from None
 
 
 def _holds_bytes(kinds: Any, kind: Any) -> bool:

@@ -14,6 +14,10 @@ from ..streams.names import relative
 from ..streams.whole import atomic_write
 
 
+class LargeInt:
+    """Stands for the type of an integer of more than 64 bits."""
+
+
 class Spool:
     """Keeps records in a temporary file, and replaces the file `path` when the context ends without an error.
 
@@ -24,7 +28,7 @@ class Spool:
         self._path, self._records = path, records
         self._stack = ExitStack()
         self.keys: dict[str, set[type]] = {}
-        """All keys, in the order in which they were first seen, with the types of their values."""
+        """All keys, in the order in which they were first seen, with the types of their values, and `LargeInt`."""
         self.rows = 0
         """Number of records."""
         self.part = ""
@@ -37,7 +41,8 @@ class Spool:
             self._file = self._stack.enter_context(tempfile.TemporaryFile(dir=folder))
             for record in self._records:
                 for key, value in record.items():
-                    self.keys.setdefault(key, set()).add(type(value))
+                    is_large = isinstance(value, int) and not -(1 << 63) <= value < 1 << 63
+                    self.keys.setdefault(key, set()).add(LargeInt if is_large else type(value))
                 self._file.write(dump(relative(record, folder)))
                 self.rows += 1
             self.part = self._stack.enter_context(atomic_write(self._path, shared=True))
@@ -69,4 +74,9 @@ def cell(value: Any) -> str:
     """A value as text: lists, objects and numbers are JSON, and a missing value is empty."""
     if isinstance(value, str):
         return value
-    return "" if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return "" if value is None else as_json(value)
+
+
+def as_json(value: Any) -> str:
+    """A value as JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -198,11 +198,16 @@ def is_file(path: str) -> str:
 
 
 def check_own(path: str, folder: str) -> None:
-    """Raise `UserError` if a file in a folder is a link to another place: its text may be sent to a server.
+    """Raise `UserError` if a file in a folder is a link to another place: what is in it may be sent to a server."""
+    if not is_own(path, folder):
+        raise UserError(f"{path}: is a link to a file outside of {folder}; name that file, or copy it")
 
-    Links from a snapshot to the blobs of the same repository, as in the cache of huggingface_hub, are allowed.
+
+def is_own(path: str, folder: str) -> bool:
+    """Whether a path leads to a file in this folder.
+
+    The cache of huggingface_hub has links from its snapshots to blobs of the same repository. They are in the folder.
     """
     there, home = os.path.realpath(path), os.path.realpath(folder)
     blobs = os.path.join(home.partition("/snapshots/")[0], "blobs") if "/snapshots/" in home else home
-    if not there.startswith((os.path.join(home, ""), os.path.join(blobs, ""))):
-        raise UserError(f"{path}: is a link to a file outside of {folder}; name that file, or copy it")
+    return there.startswith((os.path.join(home, ""), os.path.join(blobs, "")))

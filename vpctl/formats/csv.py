@@ -45,7 +45,10 @@ class CSV(Format):
                 yield str(line), fault
 
     def write(self, records: Iterable[Mapping[str, Any]]) -> int:
-        """Write a table with a column for every key. Lists and objects are JSON."""
+        """Write a table with a column for every key. Lists and objects are JSON.
+
+        A cell is text, so the values of keys that vpctl does not know come back as text: 7 as "7", "007" as "007".
+        """
         with Spool(self._path, records) as spool, open(spool.part, "w", encoding="utf-8", newline="") as file:
             written = csv.writer(file, delimiter="\t" if _is_tsv(self._path) else ",", lineterminator="\n")
             written.writerow(spool.keys)

@@ -16,7 +16,7 @@ from ..streams.reading import numbered_lines
 from ..streams.whole import atomic_folder
 from ._parquet import Parquet
 from ._pictures import name_of_file
-from ._tables import SETTINGS, Columns
+from ._tables import SETTINGS, Columns, is_own
 from .csv import header, table
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
@@ -96,9 +96,7 @@ class ImageFolder(Format):
 
     def _is_own(self, path: str) -> bool:
         """Whether a path is a file in the folder, and no link to another place: its text may be sent to a server."""
-        return os.path.isfile(path) and os.path.realpath(path).startswith(
-            os.path.join(os.path.realpath(self._path), "")
-        )
+        return os.path.isfile(path) and is_own(path, self._path)
 
     def _columns(self, path: str, names: list[str]) -> Columns:
         columns = Columns(path, names, **self._settings)

@@ -9,8 +9,8 @@ from ..contracts import DataRow, Format, RecordKind
 from ..errors import RecordFailed, UserError
 from ..records import Image, Judgement, Pair, Prompt, Rating, schema
 from ..sources import known_settings
-from ._parquet import BATCH, Parquet, arrow
-from ._spool import Spool, cell
+from ._parquet import AS_JSON, BATCH, Parquet, arrow
+from ._spool import Spool, as_json
 from ._tables import SETTINGS, Columns
 
 
@@ -48,19 +48,37 @@ class ParquetTable(Format):
         return self._file.count()
 
     def write(self, records: Iterable[Mapping[str, Any]]) -> int:
-        """Write a table with a column for every key. Keys that vpctl does not know are text or numbers, else JSON."""
+        """Write a table with a column for every key. What no type of Parquet holds is JSON, and comes back as it was.
+
+        Only integers in a column that also has other numbers come back as such. Raises `UserError`, which names the
+        record, for a value that cannot be written.
+        """
         pyarrow = arrow()
         with Spool(self._path, records) as spool:
-            types = {key: _type(pyarrow, key, values) for key, values in spool.keys.items()}
-            table = pyarrow.schema(types.items())
-            try:
-                with pyarrow.parquet.ParquetWriter(spool.part, table) as file:
-                    rows = ({key: _value(pyarrow, row.get(key), kind) for key, kind in types.items()} for row in spool)
-                    while some := [*islice(rows, BATCH)]:
-                        file.write_table(pyarrow.Table.from_pylist(some, table))
-            except (pyarrow.ArrowException, OverflowError) as error:
-                raise UserError(f"{self._path}: cannot be written as Parquet: {error}") from None
+            columns = pyarrow.schema([_field(pyarrow, key, types) for key, types in spool.keys.items()])
+            with pyarrow.parquet.ParquetWriter(spool.part, columns) as file:
+                rows = ({field.name: _value(row.get(field.name), field) for field in columns} for row in spool)
+                before = 0
+                while some := [*islice(rows, BATCH)]:
+                    file.write_table(self._table(some, columns, before))
+                    before += len(some)
         return spool.rows
+
+    def _table(self, rows: list[dict[str, Any]], columns: Any, before: int) -> Any:
+        """The rows as an Arrow table. There are `before` others in front of them."""
+        pyarrow = arrow()
+        try:
+            return pyarrow.Table.from_pylist(rows, columns)
+        except (pyarrow.ArrowException, OverflowError):
+            for number, row in enumerate(rows, before + 1):
+                for field in columns:
+                    try:
+                        pyarrow.array([row[field.name]], field.type)
+                    except (pyarrow.ArrowException, OverflowError) as error:
+                        raise UserError(
+                            f"{self._path}: record {number} cannot be written as Parquet: {field.name!r}: {error}"
+                        ) from None
+            raise
 
 
 _LISTS = {
@@ -72,23 +90,23 @@ _LISTS = {
 """The keys of records that hold lists, and the types of their items."""
 
 
-def _type(pyarrow: Any, key: str, values: set[type]) -> Any:
-    """The Arrow type of a column with values of these types. Text that holds JSON, if no other type fits."""
+def _field(pyarrow: Any, key: str, types: set[type]) -> Any:
+    """The Arrow field of a column with values of these types: JSON, if no other type fits."""
     scalars: dict[Any, Any] = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
     scalars[bool] = pyarrow.bool_()
-    match values - {type(None)}:
-        case one if one == {list} and key in _LISTS:
-            return pyarrow.list_(scalars[_LISTS[key]])
-        case one if one == {int, float}:
-            return pyarrow.float64()
-        case one if len(one) == 1:
-            return scalars.get(next(iter(one)), pyarrow.string())
-    return pyarrow.string()
+    kinds = types - {type(None)}
+    if not kinds or (len(kinds) == 1 and kinds <= scalars.keys()):
+        return pyarrow.field(key, scalars[next(iter(kinds), str)])
+    if kinds == {int, float}:
+        return pyarrow.field(key, pyarrow.float64())
+    if kinds == {list} and key in _LISTS:
+        return pyarrow.field(key, pyarrow.list_(scalars[_LISTS[key]]))
+    return pyarrow.field(key, pyarrow.string(), metadata=AS_JSON)
 
 
-def _value(pyarrow: Any, value: Any, kind: Any) -> Any:
+def _value(value: Any, field: Any) -> Any:
     """A value as its column holds it."""
-    return value if value is None or kind != pyarrow.string() else cell(value)
+    return value if value is None or not field.metadata else as_json(value)
 
 
 def load(argument: str, *, device: str = "auto") -> ParquetTable:

@@ -255,9 +255,10 @@ class _Sample(NamedTuple):
         own = about.get("file_name")
         is_named = isinstance(own, str) and (own in pictures or (not pictures and "://" in own))
         if kind in ("image", "rating") and not is_named:
-            if len(pictures) != 1:
-                raise RecordFailed(f"has {len(pictures)} pictures, and not one" if pictures else "has no picture")
-            return {**about, "prompt": prompt, "file_name": saved(*pictures)}
+            found = [name for name, suffix in pictures.items() if "." not in suffix] or [*pictures]  # no x.mask.png
+            if len(found) != 1:
+                raise RecordFailed(f"has {len(found)} pictures, and not one" if found else "has no picture")
+            return {**about, "prompt": prompt, "file_name": saved(found[0])}
         rename(about, saved)
         return {**about, "prompt": prompt}
 
