@@ -93,7 +93,7 @@ def test_a_picture_has_a_score_of_each_aspect_and_a_higher_one_is_better(here: P
     assert {(one["annotator"], one["mode"], one["prompt_misalignment_label"]) for one in found} == {
         ("human:richhf", "point", "1 0")
     }
-    assert found[0]["image_ids"] == ["a"], "as Pick-a-Pic names it"
+    assert found[0]["image_ids"] == ["train/a.png"]
     assert found[0]["file_names"] == [str(here / "train/a.png")], "also where it is not there"
     assert "artifact_map" not in found[0]
 
@@ -104,7 +104,7 @@ def test_two_pictures_of_a_prompt_become_a_pair(here: Path) -> None:
     (here / "train.tfrecord").write_bytes(rows)
     merge(["richhf:train.tfrecord"], "pairs.jsonl")
     (pair,) = lines((here / "pairs.jsonl").read_text())
-    assert (pair["chosen_image_id"], pair["rejected_image_id"]) == ("b", "a")
+    assert (pair["chosen_image_id"], pair["rejected_image_id"]) == ("train/b.png", "train/a.png")
     assert pair["aspects"] == {"aesthetic": 0.25, "fidelity": 0, "overall": 0.25, "prompt-following": 0.5}
 
 
@@ -119,7 +119,7 @@ def test_parquet_has_prompts_and_pictures(here: Path) -> None:
         "fidelity": [3.0],
     }
     ((_, image),) = located("richhf:a.parquet", Image)
-    assert (image["prompt"], image["image_id"]) == ("a cat", "a")
+    assert (image["prompt"], image["image_id"]) == ("a cat", Path(image["file_name"]).name[:16])
     assert Path(image["file_name"]).read_bytes() == png()
     pyarrow.parquet.write_table(pyarrow.table({"x": [1]}), here / "b.parquet")
     with pytest.raises(UserError, match=r"^b\.parquet: RichHF-18K has a column 'filename'; this has x$"):

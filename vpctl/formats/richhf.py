@@ -9,6 +9,7 @@ from ..contracts import DataRow, Format, RecordKind
 from ..errors import RecordFailed, UserError, os_reason
 from ..sources import known_settings
 from ._parquet import Parquet
+from ._pictures import picture_id
 from ._tables import check_own, is_file, plain
 from ._tfrecord import examples
 from ._votes import BEST, GIVES, LOST, Vote, records, text
@@ -125,7 +126,7 @@ def _caption(folder: str, pictures: list[str]) -> str:
 def _vote(row: Mapping[str, Any]) -> Vote:
     """The scores of a picture, from 1 to 5."""
     name = text(row, "filename")
-    picture = row.get("image") or name
+    picture = text(row, "image") if row.get("image") else name
     scores = {}
     for column, aspect in ASPECTS.items():
         value = row.get(column)
@@ -138,8 +139,7 @@ def _vote(row: Mapping[str, Any]) -> Vote:
         raise RecordFailed(f"has none of {', '.join(ASPECTS)}")
     prompt = next((row[column] for column in PROMPTS if row.get(column)), None)
     kept = {"mode": "point"} | ({LABELS: row[LABELS]} if row.get(LABELS) else {})
-    # the name of a picture is its id in Pick-a-Pic
-    own = os.path.splitext(os.path.basename(name))[0]
+    own = picture_id(picture) if os.path.isabs(picture) else name  # a picture inside the Parquet file has been saved
     return Vote(text({"prompt": prompt}, "prompt"), [own], [picture], scores, "", ANNOTATOR, kept)
 
 

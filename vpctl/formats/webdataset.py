@@ -264,7 +264,7 @@ class _Sample(NamedTuple):
 
     def _prompt(self, about: dict[str, Any]) -> Any:
         """The prompt. A key of the .json that it is found at, in place of `prompt`, is removed."""
-        if "prompt" in about:
+        if about.get("prompt"):
             return about["prompt"]
         for suffix in CAPTIONS:
             if suffix[1:] in self.files:
