@@ -19,12 +19,11 @@ from .. import progress
 from ..configs import ServerConfig
 from ..errors import Inconclusive, RecordFailed, Refused, Stopped, Unusable, UserError
 from ..flow import StopSignal
-from ..streams import jsonlines
 from . import budget, remembered
 from .answers import loads, parse
 from .budget import Estimate
 from .dialects import CUT_OFF, NEW, OLD, Dialect, fallback, first_dialect, is_lasting, is_local, plainest
-from .engine import Engine, Rejected, Reply, Suspicion, reported_tokens
+from .engine import Engine, Rejected, Reply, Suspicion, read_extra, reported_tokens
 from .picture_tokens import picture_tokens
 
 T = TypeVar("T")
@@ -140,12 +139,7 @@ class ChatModel:
         self._config = config
         self._cuts = Suspicion()
         self._seen: asyncio.Future[UserError | None] | None = None
-        try:
-            self._extra = jsonlines.parse(config.extra.encode(), "--extra") if config.extra else {}
-        except UserError:
-            self._extra = None
-        if not isinstance(self._extra, dict):
-            raise UserError(f'--extra {config.extra}: must be a JSON object such as \'{{"reasoning_effort": "low"}}\'')
+        self._extra = read_extra(config.extra, such_as='{"reasoning_effort": "low"}')
         if taken := sorted(RESERVED_KEYS & self._extra.keys()):
             raise UserError(
                 f"--extra: {', '.join(taken)} cannot be set with --extra; limit the length of answers with --max-tokens"
@@ -245,8 +239,8 @@ class ChatModel:
 
     def _reasoning(self) -> float:
         """The reasoning tokens of an answer that the expected answer does not have: none once answers were seen."""
-        asked = {"reasoning", "reasoning_effort", "thinking"} & (self._extra or {}).keys()
-        effort = str((self._extra or {}).get("reasoning_effort"))
+        asked = {"reasoning", "reasoning_effort", "thinking"} & self._extra.keys()
+        effort = str(self._extra.get("reasoning_effort"))
         may = bool(asked) or _REASONS.match(self.model.rpartition("/")[2].lower())
         return REASONING_TOKENS if may and effort not in ("none", "minimal") and not self.engine.budget.calls else 0.0
 

@@ -62,6 +62,15 @@ def is_local(url: str) -> bool:
         return host == "localhost"
 
 
+def is_private(url: str) -> bool:
+    """Whether a server is on this machine or in a private network, by its address alone."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return "." not in host or host.endswith((".local", ".internal", ".lan", ".localhost"))
+
+
 def right_address(parts: SplitResult) -> str:
     """The address to use in place of one that a provider has for another protocol; empty if there is none."""
     host = parts.hostname or ""

@@ -15,8 +15,9 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from .. import progress
 from ..configs import API_KEY, BASE_URL, ServerConfig
-from ..errors import Exhausted, Inconclusive, RecordFailed, Refused, UserError
+from ..errors import Exhausted, Inconclusive, RecordFailed, Refused, Unusable, UserError
 from ..flow import StopSignal
+from ..streams import jsonlines
 from .answers import loads
 from .budget import NO_BILL, Bill, Budget, Estimate, is_complete
 from .dialects import is_local, provider, right_address
@@ -67,6 +68,14 @@ COST_HEADER = "x-litellm-response-cost"
 """The header in which a LiteLLM proxy reports the cost of a call in dollars."""
 USUAL_TIERS = frozenset(["auto", "default", "standard"])
 """Names of service tiers with the usual price."""
+_OF_IMAGES = {
+    "input_tokens": "prompt_tokens",
+    "output_tokens": "completion_tokens",
+    "input_tokens_details": "prompt_tokens_details",
+}
+"""Names in the usage of the Images API, and those of chat completions."""
+TRIES_OF_A_FILE = 3
+"""Maximum tries to fetch a file that an answer names."""
 LONGEST_NAME = 80
 """Characters of the name of a model that a server gives."""
 SHOWN = 500
@@ -448,6 +457,26 @@ class Engine:
         self._suspicion.clear()
         return with_header_cost(answer, response.headers)
 
+    async def fetch(self, url: str) -> bytes:
+        """The file that an answer names. It is fetched also after a stop: it has been paid for.
+
+        Raises `Unusable` if it cannot be fetched; the message does not have the URL, which may hold a secret.
+        """
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                async with asyncio.timeout(self.config.timeout):
+                    return await self.transport.get(url)
+            except BadStatus as bad:
+                passes = fault_of(bad.error) in (Fault.BUSY, Fault.BROKEN)
+                failure = f"its server says {bad.error.status}"
+            except (NoAnswer, TimeoutError) as error:
+                passes, failure = True, self.redacted(str(error) or "no answer in time")[:SHOWN]
+            if tries >= TRIES_OF_A_FILE or not passes:
+                raise Unusable(f"the file of the answer cannot be fetched: {failure}")
+            await asyncio.sleep(self._backoff(tries))
+
     async def managed(self, send: Callable[[], Awaitable[R]], way_out: str = "", *, within: float | None = None) -> R:
         """The result of `send`, which makes a request that is not a call of a model. It is tried until it is answered.
 
@@ -675,6 +704,17 @@ def address(config: ServerConfig) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2].lower(), parts.path.rstrip("/"), "", ""))
 
 
+def read_extra(text: str, *, such_as: str) -> dict[str, Any]:
+    """The keys of --extra. Raises `UserError` if the text is no JSON object; the message has one, `such_as`."""
+    try:
+        found = jsonlines.parse(text.encode(), "--extra") if text else {}
+    except UserError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"--extra {text}: must be a JSON object such as '{such_as}'")
+    return found
+
+
 def reported_tokens(answer: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of tokens that an answer reports, by kind; empty if it reports none.
 
@@ -684,6 +724,8 @@ def reported_tokens(answer: Mapping[str, Any]) -> dict[str, float]:
     said = answer.get("usage")
     if not isinstance(said, dict):
         return {}
+    if "prompt_tokens" not in said and "input_tokens" in said:  # as answers of the Images API have it
+        said = {_OF_IMAGES.get(name, name): value for name, value in said.items()}
     prompt, answered, total = (_tokens(said.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
     cached = _detail(said, "prompt_tokens_details", "cached_tokens")
     reasoning = _detail(said, "completion_tokens_details", "reasoning_tokens")

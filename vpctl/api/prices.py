@@ -4,7 +4,6 @@ A price is that of one model: of its name, or of a snapshot of it, such as gpt-4
 ending is another model. gpt-5-pro costs twelve times as much as gpt-5.
 """
 
-import ipaddress
 import json
 import re
 import tomllib
@@ -13,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
-from urllib.parse import urlsplit
 
 from ..errors import UserError
+from .dialects import is_private
 from .picture_tokens import Patches, PictureRule, Tiles, read_rule
 
 if TYPE_CHECKING:
@@ -208,7 +207,7 @@ def price_of(model: str, own: Mapping[str, Price], url: str) -> Price | None:
         return found
     if "omni-moderation" in _forms(model):
         return FREE
-    if _is_private(url) and not _CLOSED.match(_bare(model)):
+    if is_private(url) and not _CLOSED.match(_bare(model)):
         return None  # your own server, with open weights
     return _in_table(model, url)
 
@@ -239,15 +238,6 @@ def _in_own(model: str, own: Mapping[str, Price]) -> Price | None:
         if same:
             return max(makers or same.values(), key=lambda price: (price.input, price.output))
     return None
-
-
-def _is_private(url: str) -> bool:
-    """Whether a server is on this machine or in a private network, by its address alone."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
-        return "." not in host or host.endswith((".local", ".internal", ".lan", ".localhost"))
 
 
 # genai-prices ---------------------------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ its headers and its models of the answer anew (`benchmarks/engine.py`). The batc
 It is imported only for them, because that alone takes half a second.
 """
 
+import ipaddress
 import os
+import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ import certifi
 from multidict import CIMultiDict
 
 from .. import __version__
+from .dialects import is_private
 from .faults import ServerError, read_error
 from .wire import BadStatus, NoAnswer, Response
 
@@ -30,6 +33,8 @@ LARGEST = 64 * 1024 * 1024
 CONNECTED = 30.0
 """Seconds until a connection must be made."""
 _CHUNK = 1 << 16
+_FILES = ("image/", "application/octet-stream", "binary/octet-stream")
+"""Beginnings of the types of a file that may be a picture."""
 
 
 class Transport:
@@ -55,6 +60,7 @@ class Transport:
             proxy=proxy,  # trust_env would look for it, and read ~/.netrc, at each call
         )
         self._urls: dict[str, str] = {}
+        self._inside = is_private(base_url)
 
     async def post(self, path: str, content: bytes, headers: Mapping[str, str]) -> Response:
         """Send one request and return the answer. Raises `BadStatus` and `NoAnswer`."""
@@ -71,6 +77,54 @@ class Transport:
             if type(error) is TimeoutError:  # the engine's own
                 raise
             raise _no_answer(error) from None
+
+    async def get(self, url: str) -> bytes:
+        """The file of a URL that an answer names. Raises `BadStatus` and `NoAnswer`.
+
+        The URL comes from elsewhere. Only the server itself gets the key, no redirect is followed, and unless the
+        server is in a private network, the file must not come from one.
+        """
+        try:
+            parts = urlsplit(url)
+            valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isprintable()
+        except ValueError:
+            valid = False
+        if not valid:
+            raise NoAnswer("its URL is not valid", reached=False)
+        if not self._inside and is_private(url):
+            raise NoAnswer("its URL is in a private network", reached=False)
+        own = (parts.scheme, parts.hostname, parts.port) == (
+            self._address.scheme,
+            self._address.hostname,
+            self._address.port,
+        )
+        proxy, for_proxy = _proxy(parts)
+        try:
+            fetched = self._files.get(
+                url,
+                headers=self._own if own else {"User-Agent": self._own["User-Agent"]},
+                allow_redirects=False,
+                proxy=proxy,
+                proxy_headers=for_proxy,
+            )
+            async with fetched as response:
+                kind = response.headers.get("Content-Type", "") or _FILES[0]
+                if response.status < 300 and not kind.lower().startswith(_FILES):
+                    raise NoAnswer(f"it is of the type {kind[:80]!a}", reached=True)
+                return (await _received(response)).content
+        except (aiohttp.ClientError, OSError) as error:
+            if type(error) is TimeoutError:  # the engine's own
+                raise
+            raise _no_answer(error) from None
+
+    @cached_property
+    def _files(self) -> aiohttp.ClientSession:
+        """The session for files that answers name."""
+        resolver = aiohttp.ThreadedResolver() if self._inside else _PublicResolver()
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=_certificates(), resolver=resolver),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECTED),
+        )
 
     def _url(self, path: str) -> str:
         """The URL of a path. It stands before the query that the address of the server may have."""
@@ -112,8 +166,22 @@ class Transport:
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
+        if "_files" in self.__dict__:
+            await self._files.close()
         if "client" in self.__dict__:
             await self.client.close()
+
+
+class _PublicResolver(aiohttp.ThreadedResolver):
+    """Finds the addresses of a host. A host in a private network counts as unknown, whatever its name is."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[aiohttp.abc.ResolveResult]:
+        found = await super().resolve(host, port, family)
+        if not all(ipaddress.ip_address(one["host"]).is_global for one in found):
+            raise OSError("its host is in a private network")
+        return found
 
 
 async def _received(response: aiohttp.ClientResponse) -> Response:
