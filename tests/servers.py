@@ -16,6 +16,7 @@ import pkgutil
 import re
 import threading
 import time
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -23,12 +24,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, Self
 
 import orjson
 from aiohttp import web
+from PIL import Image
 
 clock = time.monotonic
 """The clock of the rate limits."""
@@ -121,7 +124,7 @@ MISSING = error(404, "not_found", "No such file or batch.")
 
 def fingerprint(body: JSON) -> str:
     """A hash of the question: equal for equal messages, whatever the model and the settings are."""
-    asked = body.get("messages", body.get("input"))
+    asked = body.get("messages", body.get("input", [body.get("prompt"), body.get("seed")]))
     return sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
@@ -220,6 +223,29 @@ def spoiled(content: Any, fault: str) -> Any:
     return {**rest, found[-1]: {**last, "level": 9 if isinstance(last.get("level"), int) else "9 Superb"}}
 
 
+def png(color: tuple[int, int, int], size: tuple[int, int] = (8, 8)) -> bytes:
+    """A picture of one colour."""
+    file = BytesIO()
+    Image.new("RGB", size, color).save(file, "PNG")
+    return file.getvalue()
+
+
+def drawing(body: JSON, content: bytes | None = None, **more: object) -> JSON:
+    """An answer of the Images API: a picture whose colour depends on the prompt and the seed, or this `content`."""
+    mixed = sha256(repr([body["prompt"], body.get("seed")]).encode()).digest()
+    content = png((mixed[0] | 128, mixed[1], mixed[2])) if content is None else content
+    return {
+        "created": int(time.time()),
+        "data": [{"b64_json": b64encode(content).decode(), **more}],
+        "usage": {
+            "input_tokens": 10,
+            "output_tokens": 272,
+            "total_tokens": 282,
+            "input_tokens_details": {"text_tokens": 10, "image_tokens": 0},
+        },
+    }
+
+
 class Tokens(tuple[Mapping[str, float], ...]):
     """The content of a reply, token by token: the tokens in each place with their probabilities, the written one first.
 
@@ -312,6 +338,7 @@ class Server:
     - caches: keep the prefix of each answered question, and report in the usage how many tokens of a question were in a
       prefix that was kept before it arrived. The schema of the answer is in front of the system prompt, as at OpenAI.
       `cache_from` is the least number of tokens of a prefix; at OpenAI it is 1024
+    - files: the type and the content of files by path, such as ``/a.png``
     - log_file: a file to which the log is also written, one line as soon as a request is answered
     """
 
@@ -341,6 +368,7 @@ class Server:
     caches: bool = False
     cache_from: int = 0
     single: bool = False
+    files: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
     log_file: Path | None = None
     url: str = field(init=False, default="")
     log: list[Entry] = field(init=False, default_factory=list)
@@ -410,6 +438,7 @@ class Server:
         app.router.add_post("/v1/chat/completions", asked)
         for method, path, handler in (
             ("POST", "/v1/moderations", self._question),
+            ("POST", "/v1/images/generations", self._question),
             ("GET", "/v1/models", self._models),
             ("POST", "/v1/files", self._new_file),
             ("GET", "/v1/files/{id}/content", self._content),
@@ -418,6 +447,7 @@ class Server:
             ("POST", "/v1/batches/{id}/cancel", self._cancel),
             ("GET", "/v1/{kind:files|batches}", self._list),
             ("GET", "/v1/{kind:files|batches}/{id}", self._one),
+            ("GET", "/{path:.*}", self._file),
         ):
             app.router.add_route(method, path, self._handled(handler))
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0, read_bufsize=2**20)
@@ -519,7 +549,8 @@ class Server:
 
     def _reply(self, path: str, body: JSON) -> Reply:
         """The reply to a question, from a request or from a batch."""
-        kind = body.get("response_format", {}).get("type", "text")
+        asked = body.get("response_format", {})
+        kind = asked.get("type", "text") if isinstance(asked, dict) else "text"
         if kind not in self.supports:
             message = f"response_format {kind} is not supported"
             return error(400, "unsupported_parameter", message, param="response_format")
@@ -533,12 +564,14 @@ class Server:
             return error(400, "content_policy_violation", "The safety system rejected the request.", fault=fault)
         if path.endswith("/moderations"):
             return reply(self._moderation(body))._replace(fault=fault)
-        answer = self.answer or self._default
+        answer = self.answer or (drawing if path.endswith("/images/generations") else self._default)
         content = answer(body)
         if isinstance(content, web.StreamResponse):
             return Reply(content.status, getattr(content, "body", b""), fault, direct=content)
         if callable(content):
             return Reply(200, b"", fault, direct=content)
+        if path.endswith("/images/generations"):
+            return reply(content)._replace(fault=fault, tokens=PICTURE_TOKENS)
         more = [] if self.single else [answer(body) for _ in range(1, body.get("n", 1))]
         return completion(content, fault, body, *more)
 
@@ -589,6 +622,12 @@ class Server:
     async def _one(self, request: web.Request, entry: Entry) -> Reply:
         found = self._kept[request.match_info["kind"]].get(request.match_info["id"])
         return reply(found) if found else MISSING
+
+    async def _file(self, request: web.Request, entry: Entry) -> Reply:
+        if request.path not in self.files:
+            return MISSING
+        kind, content = self.files[request.path]
+        return Reply(200, content, headers={"Content-Type": kind})
 
     async def _new_file(self, request: web.Request, entry: Entry) -> Reply:
         form = multipart(request.headers["Content-Type"], await request.read())

@@ -16,9 +16,9 @@ text without a default is empty. folder is the folder of the records file.
 
 A format gets no option of a command: the ARGUMENT of its load function is the PATH of the data set, in FORMAT:PATH.
 
-The load function of a generator may have five more parameters: dtype, scheduler, offload, vae_tiling and compile. They
-are the options of generate of these names, as texts that are empty, and flags that are False, if they are not given. An
-option that load does not have is refused.
+The load function of a generator may have six more parameters: dtype, scheduler, offload, vae_tiling, compile and
+server. The first five are the options of generate of these names, as texts that are empty, and flags that are False, if
+they are not given. server is the ServerConfig. An option that load does not have is refused.
 
 The load function of a reward may have one more parameter: dtype, the precision that the user named with --dtype, which
 is float32, bfloat16 or float16. It is empty if the option is not given.
@@ -76,6 +76,19 @@ class Polished(NamedTuple):
     prompt: str
     unsafe: str = ""
     rejected: str = ""
+
+
+class DrawnPicture(NamedTuple):
+    """A picture that a server has drawn.
+
+    `usage` has numbers by name, such as `completion_tokens` and `cost`; it may be empty. `asked` has texts by name that
+    say how the server was asked. `revised_prompt` is the prompt that it has drawn, if it has changed it.
+    """
+
+    picture: "Image.Image"
+    usage: Mapping[str, float] = MappingProxyType({})
+    asked: Mapping[str, str] = MappingProxyType({})
+    revised_prompt: str = ""
 
 
 class Verdicts(NamedTuple):
@@ -300,6 +313,105 @@ class Generator(Protocol):
         picture, and a black one, is drawn once more, with another seed. If memory runs out, raise the error of torch,
         or a MemoryError: the call is repeated with fewer prompts.
         """
+
+    def adapt(self, folder: str, weight: float = 1.0) -> None:
+        """Add the LoRA in `folder` to all that have been added. Raise `UserError` if that is impossible.
+
+        The weight is only given if it is not 1.
+        """
+        raise UserError("--adapter: this generator does not support adapters")
+
+
+class AsyncGenerator(Protocol):
+    """Draws pictures like a Generator, but asynchronously: several calls run at the same time. Use it for a server.
+
+    As a coroutine function: ``async draw(prompt, seed, settings) -> DrawnPicture``, with one picture in each call.
+
+    Examples:
+
+        '''Asks a server that draws; the ARGUMENT is its URL.'''
+
+        from contextlib import asynccontextmanager
+        from io import BytesIO
+
+        import aiohttp
+        from PIL import Image
+
+        from vpctl.contracts import AsyncGenerator, DrawnPicture
+        from vpctl.errors import RecordFailed, Unusable, UserError
+
+
+        class Remote(AsyncGenerator):
+            def __init__(self, url):
+                self.url = url
+
+            def check(self):
+                if not self.url:
+                    raise UserError("--model remote.py: add :URL")
+
+            @asynccontextmanager
+            async def running(self, stop_signal):
+                self.stop_signal = stop_signal
+                async with aiohttp.ClientSession() as self.client:
+                    yield
+
+            async def __call__(self, prompt, seed, settings):
+                self.stop_signal.check()
+                asked = {"prompt": prompt, "seed": seed}
+                try:
+                    async with self.client.post(
+                        self.url, json=asked, raise_for_status=True
+                    ) as answer:
+                        content = await answer.read()
+                except aiohttp.ClientError as error:
+                    raise RecordFailed(str(error))
+                try:
+                    return DrawnPicture(Image.open(BytesIO(content)).convert("RGB"))
+                except OSError as error:
+                    raise Unusable(str(error))
+
+
+        def load(argument, *, device):
+            return Remote(argument)
+    """
+
+    settings: Settings = Settings()
+    """The generator's own defaults. vpctl puts them in place of every setting that the user did not give, before it
+    calls the generator. A setting that is None here, too, is None in the call."""
+    fingerprint: str = ""
+    """A text that changes when the pictures could change. If it is empty, the SPEC and the hash of your file count."""
+    sampler: str = ""
+    """The name of the sampler, for the text in the files of pictures. An empty name is left out."""
+    side: int = 0
+    """Width and height in pixels of the pictures if the settings do not say it, for --dry-run. 0 stands for 512."""
+
+    @abstractmethod
+    async def __call__(self, prompt: str, seed: int, settings: Settings) -> DrawnPicture:
+        """Return the picture of a prompt.
+
+        Raise an error of vpctl.errors if there is none. With RecordFailed, nothing is recorded: the next run asks
+        again. With Refused, the picture is recorded as failed, and it is not asked for again. With Unusable, it is
+        asked for once more, with another seed, and then recorded as failed. The same becomes of a black picture.
+        """
+
+    def running(self, stop_signal: "StopSignal") -> AbstractAsyncContextManager[Any]:
+        """Return a context manager, for example one that opens a client. All calls are made inside this context.
+
+        Once `stop_signal.stopped` is true, begin no new request.
+        """
+        return nullcontext()
+
+    def check(self) -> None:
+        """Called before the first prompt. Raise `UserError` if the plug-in cannot work, for example without a key."""
+        return
+
+    def summary(self) -> str:
+        """Return a short text for the last message, such as tokens and cost. An empty text adds nothing."""
+        return ""
+
+    def expected(self, prompt: str, settings: Settings) -> dict[str, float]:
+        """Return the expected usage of a picture, for --dry-run: numbers by name, with `cost` in dollars if known."""
+        return {}
 
     def adapt(self, folder: str, weight: float = 1.0) -> None:
         """Add the LoRA in `folder` to all that have been added. Raise `UserError` if that is impossible.

@@ -280,6 +280,7 @@ def plugins_page() -> str:
 PASSED: tuple[type, ...] = (
     contracts.Polished,
     contracts.Settings,
+    contracts.DrawnPicture,
     contracts.Verdicts,
     contracts.Aspect,
     contracts.Question,

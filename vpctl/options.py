@@ -11,7 +11,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
@@ -270,8 +270,13 @@ def in_groups(options: Iterable[tuple[str | None, T]]) -> dict[str, list[T]]:
     return {f"{group} options": ones for group, ones in found.items() if ones}
 
 
-def options(config: type[C], name: str = "config") -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Replace the parameter `name` of the decorated command with one option for each field of `config`."""
+def options(
+    config: type[C], name: str = "config", *, without: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace the parameter `name` of the decorated command with one option for each field of `config`.
+
+    The fields `without` are no options: they keep their defaults.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
@@ -281,6 +286,7 @@ def options(config: type[C], name: str = "config") -> Callable[[Callable[..., No
                 field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
             )
             for field in fields(config)  # type: ignore[arg-type]
+            if field.name not in without
         ]
 
         @functools.wraps(command)

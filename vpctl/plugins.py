@@ -27,6 +27,7 @@ from .contracts import (
     RECORD_KINDS,
     Annotator,
     Aspect,
+    AsyncGenerator,
     AsyncPolisher,
     Format,
     Generator,
@@ -59,7 +60,7 @@ CALLS = {
 
 CONTRACTS: dict[str, tuple[Any, ...]] = {
     "polisher": (Polisher, AsyncPolisher),
-    "generator": (Generator, TunableGenerator),
+    "generator": (Generator, AsyncGenerator, TunableGenerator),
     "annotator": (Annotator,),
     "reward": (Reward,),
     "format": (Format,),
@@ -263,6 +264,8 @@ def _conforming(kind: str, spec: str, made: Any) -> Any:
         return made
     if kind == "polisher" and inspect.iscoroutinefunction(made):
         return from_function(AsyncPolisher, made)
+    if kind == "generator" and inspect.iscoroutinefunction(made):
+        return from_function(AsyncGenerator, made)
     return from_function(CONTRACTS[kind][0], made)
 
 
@@ -435,6 +438,10 @@ MEMBERS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
         "sampler": (is_text, "sampler is text"),
         "side": (_is_length, "side is a whole number from 0 up"),
         "adapt": (_is_any, "adapt takes the folder of a LoRA and its weight"),
+        "check": _CHECK,
+        "running": _RUNNING,
+        "summary": _SUMMARY,
+        "expected": (is_usage, "expected takes (prompt, settings) and returns numbers by name"),
         "pipeline": (_is_any, "pipeline is a diffusers pipeline"),
     },
     "annotator": {
@@ -565,7 +572,7 @@ def fingerprints(*specs: str) -> dict[str, str]:
     return found
 
 
-def model_fingerprint(spec: str, generator: Generator) -> str:
+def model_fingerprint(spec: str, generator: Generator | AsyncGenerator) -> str:
     """Identity of the weights that a loaded generator draws with."""
     return generator.fingerprint or fingerprints(spec)[spec]
 

@@ -80,6 +80,25 @@ class Image(TypedDict):
         ]
     ]
     scheduler: NotRequired[Annotated[str, "Class of the scheduler in diffusers, if `--scheduler` names one."]]
+    revised_prompt: NotRequired[
+        Annotated[str, "Prompt that the model on a server has drawn, if the server says that it has changed it."]
+    ]
+    usage: NotRequired[
+        Annotated[
+            dict[str, float],
+            "Of a picture from a server: `prompt_tokens`, `completion_tokens`, and `cost` in dollars, as far as they "
+            "are known.",
+        ]
+    ]
+    asked: NotRequired[
+        Annotated[
+            dict[str, str],
+            "How a server was asked for the picture. `server`: its address, or the name of --server-name. `model`: the "
+            "one that it names in its answer, if it names one. `without`: what was left out of the request, because "
+            "the server does not accept it. Without a seed, the picture cannot be drawn again. `time` of the answer, "
+            "in UTC.",
+        ]
+    ]
     failed: NotRequired[
         Annotated[
             str,

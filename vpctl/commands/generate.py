@@ -4,21 +4,23 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
+from dataclasses import fields
 from functools import partial
 from typing import Annotated, NamedTuple
 
 from .. import plugins, progress
-from ..configs import PRECISIONS
-from ..contracts import Settings
+from ..configs import PRECISIONS, ServerConfig
+from ..contracts import AsyncGenerator, Settings
 from ..drawing.batches import AUTO, FIRST, ON_CPU, Batches
 from ..drawing.outputs import PictureFiles
 from ..drawing.plan import GUIDANCE_STEP, DrawingPlan, LoadedGenerator, Shard
 from ..drawing.run import Easel, drawn
-from ..errors import SomeFailed, UserError
+from ..drawing.served import Calls
+from ..errors import LimitReached, SomeFailed, UserError
 from ..images.folders import mark
 from ..models import launcher
 from ..models.pipelines import SCHEDULERS, scheduler_class
-from ..options import STDIO, Device, Output, Prompts, Seed, option, plugin
+from ..options import STDIO, Device, Output, Prompts, Seed, option, options, plugin
 from ..records import fingerprint, prompt_too_long
 from ..streams.places import folder_of, is_stream
 from ..streams.reading import count, read_prompts
@@ -28,6 +30,8 @@ LARGEST_SIZE = 1 << 26
 """Pixels. No command opens a larger picture (`images.pictures.MAX_PIXELS`)."""
 LARGEST_BATCH = 4096
 LARGEST_WEIGHT = 1000
+OF_TEXT = ("temperature", "max_tokens")
+"""Options of a server that models of text have, and models of pictures do not."""
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 """Of the files, by --format."""
 
@@ -43,6 +47,7 @@ def batch_size(text: str) -> int:
     return int(text)
 
 
+@options(ServerConfig, "server", without=OF_TEXT)
 def generate(
     prompts: Prompts,
     out: Output = STDIO,
@@ -217,6 +222,7 @@ def generate(
             "With auto, it is doubled on a GPU until the memory is full.",
         ),
     ] = "16",
+    server: ServerConfig,
     device: Device = "auto",
 ) -> None:
     """Draw pictures for prompts.
@@ -277,11 +283,13 @@ def generate(
     running = {"dtype": dtype, "scheduler": scheduler, "offload": offload, "vae_tiling": vae_tiling, "compile": compile}
     running = {name: value for name, value in running.items() if value}
     asked = {"width": width, "height": height, "scheduler": scheduler}
+    asked |= {"guidance": guidance, "steps": steps, "negative": negative}
     for spec in specs:
         for lora in adapters or [Adapter("")]:
             plugins.check("generator", spec, adapter=lora.folder, **asked)
         if other := [name for name in running if not plugins.takes("generator", spec, name)]:
             raise UserError(f"--{other[0].replace('_', '-')}: the generator {spec} does not have this option")
+    check_server(server, [spec for spec in specs if may_be_served(spec)])
     if not model:
         progress.note("no --model given: using the built-in shapes world")
     target = folder or ("images" if is_stream(out) else os.path.dirname(out) or "./")
@@ -301,9 +309,13 @@ def generate(
                 outputs = files.enter_context(PictureFiles(out, part, rank=world.rank if world else 0))
             if world:
                 world.any(False)  # now all have locked their files, and the first one can tell when they end
+        models = [loaded(spec, adapters, device, {**running, "server": server}) for spec in specs]
+        served = {one.name: one.served for one in models if one.served}
+        for generator in [] if dry_run else served.values():
+            generator.check()
         source = read_prompts(prompts, prompt_too_long)
         plan = DrawingPlan(
-            models=[loaded(spec, adapters, device, running) for spec in specs],
+            models=models,
             images=images,
             guidance=span,
             settings=Settings(None, steps, width, height, negative),
@@ -326,22 +338,59 @@ def generate(
 
         keep = partial(save, quality=quality) if quality else save
         easel = Easel(
-            target, batches(most, device), keep, keep_black=keep_black, streamed=is_stream(out) or is_stream(prompts)
+            target,
+            batches(most, device),
+            keep,
+            keep_black=keep_black,
+            streamed=is_stream(out) or is_stream(prompts),
+            calls=Calls(served, at_once=server.concurrency, max_time=server.max_time) if served else None,
         )
         total = count(prompts)
         left = total and max(total * images // part.of - outputs.resumed - outputs.failed_before, 0)
         records = drawn(source, plan, easel, claim=outputs.claim, at_once=is_stream(prompts))
-        for record in progress.track(records, "pictures", total=left):
-            outputs.write(record)
+        try:
+            for record in progress.track(records, "pictures", total=left):
+                outputs.write(record)
+        except (KeyboardInterrupt, LimitReached):
+            if served:
+                tell(outputs, target, served)
+            raise
         outputs.join()
+    tell(outputs, target, served)
+    if easel.postponed:
+        pictures = progress.plural(easel.postponed, "picture")
+        progress.note(f"{pictures} could not be drawn for now; run the same command again")
+    if (outputs.failed or easel.postponed) and not launcher.rank():  # a launcher ends all processes if one fails
+        raise SomeFailed
+
+
+def tell(outputs: PictureFiles, target: str, served: Mapping[str, AsyncGenerator]) -> None:
+    """Say how the run went, and what the `served` models have used."""
     retry = f"see {outputs.lost}" if outputs.lost else "try another --seed"
     pictures = progress.plural(outputs.made, "picture")
-    progress.finished(pictures, target, resumed=outputs.resumed, failed=outputs.failed, retry=retry)
+    used = {name: text for name, one in served.items() if (text := one.summary())}
+    spent = "; ".join(f"{name}: {text}" if len(used) > 1 else text for name, text in used.items())
+    progress.finished(pictures, target, resumed=outputs.resumed, failed=outputs.failed, retry=retry, more=spent)
     if outputs.failed_before:
         failed_before = progress.plural(outputs.failed_before, "picture")
         progress.note(f"{failed_before} failed in an earlier run; see {outputs.lost}")
-    if outputs.failed and not launcher.rank():  # a launcher ends all processes as soon as one fails
-        raise SomeFailed
+
+
+def may_be_served(spec: str) -> bool:
+    """Whether a model may be on a server. A file of the user is not imported, so it may."""
+    return plugins.split(spec)[0].endswith(".py") or plugins.takes("generator", spec, "server")
+
+
+def check_server(server: ServerConfig, served: list[str]) -> None:
+    """Raise `UserError` if options of a server were given that no model, or more than one, would take."""
+    given = [one.name for one in fields(server) if getattr(server, one.name) != one.default]
+    if given and not served:
+        raise UserError(
+            f"--{given[0].replace('_', '-')}: no --model is on a server; name one, such as openai:gpt-image-2"
+        )
+    if len(served) > 1 and (limits := {"max_cost", "max_requests"} & {*given}):
+        limit = min(limits).replace("_", "-")
+        raise UserError(f"--{limit}: is for the calls of one model; name one of {' and '.join(served)} at a time")
 
 
 def part_of(text: str) -> Shard:

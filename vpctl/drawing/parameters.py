@@ -11,6 +11,7 @@ from pathlib import Path
 from .. import plugins
 from .plan import Drawing
 
+_REVISED = "Revised prompt"
 _PUBLIC = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 """Matches a word such as ``small``, and an id of the hub."""
 
@@ -22,15 +23,27 @@ def parameters(job: Drawing, size: tuple[int, int]) -> str:
         "Steps": record.get("num_inference_steps"),
         "Sampler": job.model.sampler,
         "CFG scale": f"{record['guidance_scale']:g}" if "guidance_scale" in record else "",
-        "Seed": record["seed"],
+        "Seed": "" if "a seed" in record.get("asked", {}).get("without", "") else record["seed"],
         "Size": f"{size[0]}x{size[1]}",
         "Model": public_name(record["model"]),
         "Lora": ", ".join(map(_last, record.get("adapter", "").split(","))),
+        _REVISED: " ".join(record.get("revised_prompt", "").split()),
     }
     settings = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in about.items() if value not in ("", None))
     negative = record.get("negative_prompt")
     texts = [record["prompt"], *([f"Negative prompt: {negative}"] if negative else [])]
     return "\n".join([*(" ".join(text.split()) for text in texts), settings])  # a line of a prompt is not a setting
+
+
+def revised_in(text: str) -> str:
+    """The prompt that a server has drawn in place of the one it was given, by the text in a picture's file, if any."""
+    found = re.search(rf', {_REVISED}: ("(?:[^"\\]|\\.)*"|[^,\n]*)$', text)
+    if not found:
+        return ""
+    try:
+        return str(json.loads(found[1])) if found[1].startswith('"') else found[1]
+    except ValueError:
+        return ""
 
 
 def public_name(spec: str) -> str:

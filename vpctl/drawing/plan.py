@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from ..contracts import Settings
+from .. import plugins
+from ..contracts import AsyncGenerator, Settings
 from ..errors import RecordFailed
 from ..records import ORIGINAL_SUFFIX, Image, Prompt, digest, prompt_key
 
@@ -48,11 +49,16 @@ class LoadedGenerator(NamedTuple):
     """
 
     name: str
-    draw: Draw
+    draw: Draw | AsyncGenerator
     fingerprint: str
     settings: Settings
     sampler: str = ""
     side: int = 0
+
+    @property
+    def served(self) -> AsyncGenerator | None:
+        """The generator if it draws by calls that run at the same time, such as those of a server."""
+        return cast(AsyncGenerator, self.draw) if plugins.implements(self.draw, AsyncGenerator) else None
 
 
 @dataclass(frozen=True)

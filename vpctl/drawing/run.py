@@ -1,18 +1,23 @@
 """Draws what is planned, in full batches, and saves it. A failed picture is drawn once more, with another seed."""
 
+import asyncio
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
 from .. import plugins, progress
-from ..contracts import Settings
-from ..errors import RecordFailed, UserError, is_out_of_memory
+from ..contracts import DrawnPicture, Settings
+from ..errors import RecordFailed, Refused, Unusable, UserError, is_out_of_memory
 from ..records import Image, Prompt, image_key
 from .batches import Batches
-from .parameters import parameters
-from .plan import Drawing, DrawingPlan, LoadedGenerator, planned
+from .parameters import parameters, revised_in
+from .plan import Draw, Drawing, DrawingPlan, LoadedGenerator, planned
+from .served import Calls
 
 if TYPE_CHECKING:
     from PIL import Image as PIL
@@ -20,6 +25,8 @@ if TYPE_CHECKING:
     Save = Callable[[PIL.Image, str, str], None]
     """Saves a picture in a file, with the text that says how it was drawn."""
 
+Awaited = Callable[[], Image | None]
+"""Waits until a picture is saved, and returns its record; None if a later run has to draw it."""
 LARGEST_WINDOW = 64
 """Maximum number of batches that are planned ahead, to fill them if models or guidance weights are mixed.
 
@@ -38,38 +45,144 @@ class Easel:
     """Draws windows of pictures and saves them below a folder.
 
     `batches` has the sizes of the batches, and learns from them. A black picture is a failure, unless `keep_black`, or
-    unless the prompt has the word "black". `streamed` is whether the records are waited for.
+    unless the prompt has the word "black". `streamed` is whether the records are waited for. `calls` makes those of
+    generators on servers; None if there are none.
     """
 
     def __init__(
-        self, folder: str, batches: Batches, save: "Save", *, keep_black: bool = False, streamed: bool = False
+        self,
+        folder: str,
+        batches: Batches,
+        save: "Save",
+        *,
+        keep_black: bool = False,
+        streamed: bool = False,
+        calls: Calls | None = None,
     ) -> None:
         self._folder, self._batches, self._save, self._keep_black = folder, batches, save, keep_black
-        self._window = STREAMED_WINDOW if streamed else LARGEST_WINDOW
+        self._window, self._streamed = STREAMED_WINDOW if streamed else LARGEST_WINDOW, streamed
+        self._calls = calls
+        self.postponed = 0
+        """Number of pictures that have failed for now: a later run draws them."""
         self._writer = ThreadPoolExecutor(max(1, min(MOST_THREADS, (os.cpu_count() or 1) // 2)))
 
     def __enter__(self) -> "Easel":
+        if self._calls:
+            self._calls.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._writer.shutdown()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._calls:
+                self._calls.__exit__(kind, error, trace)
+        finally:
+            self._writer.shutdown()
 
     def is_full(self, window: list[Drawing]) -> bool:
         """Whether at least half of the window's batches are full, or the window has its maximum length."""
         if not window:
             return False
-        groups = [(len(jobs), self._batches.size(jobs[0])) for jobs in _grouped(window)]
+        groups = [(len(jobs), self._size(jobs[0])) for jobs in _grouped(window)]
         rounds = sum(-(-count // size) for count, size in groups)
         full = sum(count // size for count, size in groups)
         size = max(size for _, size in groups)
         return len(window) >= size and (2 * full >= rounds or len(window) >= self._window * size)
 
-    def draw(self, window: list[Drawing]) -> "list[tuple[Image, Future[None] | None]]":
-        """Draw the pictures that are not there yet, and return all records, in order.
+    def _size(self, job: Drawing) -> int:
+        """Maximum number of pictures in a batch with this one. For a server, it is the number of calls in progress."""
+        calls = self._calls if job.model.served and not self._streamed else None
+        return calls.at_once if calls else self._batches.size(job)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the calls have stopped: a limit is reached, or no more of them can succeed."""
+        return self._calls is not None and self._calls.stopped
+
+    def stop(self) -> None:
+        """Begin no new call."""
+        if self._calls:
+            self._calls.stop()
+
+    def draw(self, window: list[Drawing]) -> list[Awaited]:
+        """Draw the pictures that are not there yet, and return all records, in order, each to be waited for.
 
         A record of a picture that failed twice has the reason in `failed`, and no file. Pictures are saved by threads,
-        while the next ones are drawn; a record comes with the end of that.
+        and drawn by servers, while the next ones are drawn.
         """
+        found: dict[str, Awaited] = {}
+        here: list[Drawing] = []
+        for job in window:
+            if self._calls and job.model.served:
+                found[job.record["image_id"]] = self._calls.submit(self._called(job)).result
+            else:
+                here.append(job)
+        for record, saving in self._draw_here(here):
+            found[record["image_id"]] = partial(_when_saved, record, saving)
+        return [found[job.record["image_id"]] for job in window]
+
+    async def _called(self, job: Drawing) -> Image | None:
+        """Have a server draw a picture that is not there yet, and save it.
+
+        It is drawn once more if the first one cannot be used. The record is None if the call has failed.
+        """
+        saving = asyncio.get_running_loop().run_in_executor
+        for attempt in (job, job.again):
+            if self._exists(attempt):
+                return await saving(self._writer, self._as_saved, attempt)
+        found = RecordFailed("")
+        for attempt in (job, job.again):
+            try:
+                drawn = await _drawn_by_call(attempt)
+                return await saving(self._writer, self._finished, attempt, drawn)
+            except Refused as error:
+                return self._failed(job.record, f"refused: {error}")
+            except Unusable as error:
+                found = error
+            except RecordFailed as error:
+                progress.warn_each("pictures failed for now", f"{job.record['image_id']}: {error}", str(error))
+                self.postponed += 1
+                return None
+        return self._failed(job.record, f"drawn twice: {found}")
+
+    def _finished(self, job: Drawing, drawn: DrawnPicture) -> Image:
+        """Save what a server has drawn, and return its record. Raises `Unusable` if the picture is a failure."""
+        picture = self._judged(job.record["prompt"], drawn.picture)
+        if isinstance(picture, RecordFailed):
+            raise Unusable(str(picture))
+        width, height = picture.size
+        asked = (job.settings.width or width, job.settings.height or height)
+        if asked != picture.size:
+            text = f"--size {asked[0]}x{asked[1]}: {job.model.name} has drawn {width}x{height}"
+            progress.warn_each("pictures of another size", text, text)
+        record: Image = {**job.record, "width": width, "height": height}
+        if drawn.revised_prompt:
+            record["revised_prompt"] = drawn.revised_prompt
+        if drawn.usage:
+            record["usage"] = dict(drawn.usage)
+        if drawn.asked:
+            record["asked"] = dict(drawn.asked)
+        path = self._path(record)
+        self._save(picture, path, parameters(job._replace(record=record), picture.size))
+        return {**record, "file_name": path}
+
+    def _as_saved(self, job: Drawing) -> Image:
+        """The record of a server's picture that an earlier run has saved, as far as the file tells it."""
+        from ..images.pictures import saved_parameters
+
+        path = self._path(job.record)
+        (width, height), text = saved_parameters(path)
+        record: Image = {**job.record, "file_name": path, "width": width, "height": height}
+        if revised := revised_in(text):
+            record["revised_prompt"] = revised
+        return record
+
+    def _failed(self, record: Image, reason: str) -> Image:
+        return {**record, "file_name": self._path(record), "failed": reason}
+
+    def _draw_here(self, window: list[Drawing]) -> "list[tuple[Image, Future[None] | None]]":
+        """Draw pictures with models on this machine. Each record comes with the end of saving."""
         drawings = {job.record["image_id"]: job for job in window}
         saving: dict[str, Future[None]] = {}
         second = [job.again for job in window if not self._exists(job) and self._exists(job.again)]
@@ -85,7 +198,7 @@ class Easel:
             record = (job if image_id in failed else drawings[image_id]).record
             found: Image = {**record, "file_name": self._path(record)}
             if image_id in failed:
-                found["failed"] = f"drawn twice: {failed[image_id]}"
+                found = self._failed(record, f"drawn twice: {failed[image_id]}")
             records.append((found, saving.get(image_id)))
         return records
 
@@ -147,32 +260,47 @@ def drawn(
     one in a pipe may be far away.
     """
     window: list[Drawing] = []
-    before: list[tuple[Image, Future[None] | None]] = []
+    awaited: deque[Awaited] = deque()
     with easel:
         try:
             for prompt in prompts:
                 window += [job for job in planned(prompt, plan) if claim(image_key(job.record))]
                 if easel.is_full(window):
-                    found = easel.draw(window)
-                    yield from _saved(before)
-                    window, before = [], found
+                    awaited += easel.draw(window)
+                    yield from _saved(awaited, left=len(window))
+                    window = []
                 if at_once:
-                    yield from _saved(before)
-            found = easel.draw(window)
+                    yield from _saved(awaited)
+                if easel.stopped:
+                    break
+            awaited += easel.draw(window)
+            yield from _saved(awaited)
         except (Exception, KeyboardInterrupt):
-            yield from _saved(before)
+            easel.stop()
+            yield from _saved(awaited)
             raise
-        yield from _saved(before)
-        yield from _saved(found)
 
 
-def _saved(records: "list[tuple[Image, Future[None] | None]]") -> Iterator[Image]:
-    """Take the records from a list, each as soon as its picture is saved. Raises `UserError` if it cannot be saved."""
-    while records:
-        record, saving = records.pop(0)
-        if saving:
-            saving.result()
-        yield record
+def _saved(awaited: deque[Awaited], *, left: int = 0) -> Iterator[Image]:
+    """Take the records from a queue, each as soon as its picture is saved, until so many are `left`.
+
+    Raises `UserError` if a picture cannot be saved. An interrupt leaves the record that is waited for.
+    """
+    while len(awaited) > left:
+        try:
+            record = awaited[0]()
+        except Exception:
+            awaited.popleft()
+            raise
+        awaited.popleft()
+        if record:
+            yield record
+
+
+def _when_saved(record: Image, saving: "Future[None] | None") -> Image:
+    if saving:
+        saving.result()
+    return record
 
 
 def _grouped(window: list[Drawing]) -> list[list[Drawing]]:
@@ -194,12 +322,30 @@ def is_black(picture: "PIL.Image") -> bool:
     return all(low == high <= DARKEST for low, high in ranges)
 
 
+async def _drawn_by_call(job: Drawing) -> DrawnPicture:
+    """What a server draws. Raises `UserError` if a plug-in returns anything else."""
+    from PIL import Image as PIL
+
+    name, generator = job.model.name, job.model.served
+    assert generator
+    with plugins.blamed("generator", name):
+        drawn = await generator(job.record["prompt"], job.record["seed"], job.settings)
+        if (
+            not isinstance(drawn, DrawnPicture)
+            or not isinstance(drawn.picture, PIL.Image)
+            or not all(drawn.picture.size)
+        ):
+            raise plugins.contract_error("generator", name, drawn)
+    return drawn
+
+
 def _drawn_by(model: LoadedGenerator, records: list[Image], settings: Settings) -> "list[PIL.Image | RecordFailed]":
     """One picture per record. Raises `UserError` if a plug-in returns anything else."""
     from PIL import Image as PIL
 
+    draw = cast(Draw, model.draw)
     with plugins.blamed("generator", model.name):
-        drawn = model.draw([one["prompt"] for one in records], [one["seed"] for one in records], settings)
+        drawn = draw([one["prompt"] for one in records], [one["seed"] for one in records], settings)
         if not isinstance(drawn, list) or not all(
             isinstance(one, RecordFailed) or (isinstance(one, PIL.Image) and all(one.size)) for one in drawn
         ):

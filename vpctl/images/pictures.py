@@ -1,5 +1,6 @@
 """Opens, checks and saves pictures. No other module does this."""
 
+import io
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from .folders import Folders
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are opened. Without this list, Pillow would pass PostScript files to Ghostscript."""
+SENT = ("PNG", "JPEG", "WEBP")
+"""Formats in which servers send pictures."""
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
 """Formats that are saved, by the suffix of the file."""
 QUALITY = 95
@@ -47,6 +50,18 @@ class Pictures:
                 )
             opened.load()
             return as_rgb(opened)
+
+
+def decoded(content: bytes, name: str) -> Image.Image:
+    """The picture in the content of a file: upright RGB, or RGBA if it is transparent. `name` is for messages.
+
+    It may come from anywhere. Raises `RecordFailed` with the reason.
+    """
+    with _reading(name), Image.open(io.BytesIO(content), formats=SENT) as opened:
+        if opened.width * opened.height > MAX_PIXELS:
+            raise RecordFailed(f"{name}: {opened.width} × {opened.height} pixels is too large")
+        opened.load()
+        return opened.convert("RGBA") if opened.mode == "RGBA" else as_rgb(opened)
 
 
 @contextmanager
@@ -115,6 +130,19 @@ def save(picture: Image.Image, path: str, parameters: str = "", *, quality: int 
             picture.save(part, **options)
     except OSError as error:
         raise UserError(f"{path}: {os_reason(error)}") from None
+
+
+def saved_parameters(path: str) -> tuple[tuple[int, int], str]:
+    """Width and height of a picture that `save` has written, and its text. Raises `UserError` if it is damaged."""
+    try:
+        with Image.open(path, formats=SENT) as opened:
+            text = opened.info.get("parameters", "")
+            if opened.format != "PNG":
+                comment = opened.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment, b"")
+                text = comment.removeprefix(b"UNICODE\0").decode("utf-16-be", "replace")
+            return opened.size, str(text)
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read: {error}; remove it, and it is drawn again") from None
 
 
 def _comment(text: str) -> Image.Exif:
