@@ -1,6 +1,7 @@
 """The contracts of plug-ins: what the manual shows works as it stands, and a wrong signature is refused."""
 
 import inspect
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from vpctl import contracts
 from vpctl.contracts import (
     Annotator,
     Aspect,
+    AsyncGenerator,
     AsyncPolisher,
     Format,
     Generator,
@@ -124,6 +126,50 @@ def test_the_asynchronous_polisher_of_the_manual_works_as_it_stands(
     assert "--polisher remote.py: add :URL" in without.err
 
 
+def test_the_asynchronous_generator_of_the_manual_works_as_it_stands(
+    run: Run, tmp_path: Path, httpserver: HTTPServer
+) -> None:
+    """The server draws the first picture, then sends none, and none again, and fails at last."""
+    drawn = BytesIO()
+    Image.new("RGB", (9, 9), "red").save(drawn, "PNG")
+    for content in (drawn.getvalue(), b"nothing", b"nothing"):
+        httpserver.expect_ordered_request("/").respond_with_data(content)
+    httpserver.expect_ordered_request("/").respond_with_data("", status=500)
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    (tmp_path / "remote.py").write_text(examples("AsyncGenerator")[0])
+    out = tmp_path / "drawn" / "metadata.jsonl"
+    words = ["generate", "prompts.txt", "--out", str(out), "-m"]
+    for number in (1, 2, 3):
+        ended = run(*words, f"./remote.py:{httpserver.url_for('/')}", "-n", str(number))
+        assert ended.code == (0 if number == 1 else 3), ended.err
+    assert [(one["width"], one["height"]) for one in lines(out.read_text())] == [(9, 9)]
+    assert [one["failed"][:12] for one in lines(Path(f"{out.parent}/metadata.failed.jsonl").read_text())] == [
+        "drawn twice:"
+    ]
+    assert "1 picture could not be drawn for now" in ended.err
+    without = run(*words, "./remote.py")
+    assert without.code == 2
+    assert "--model remote.py: add :URL" in without.err
+
+
+def test_a_generator_may_be_a_coroutine_function(run: Run, plugin: Plugin, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
+    body = (
+        "from PIL import Image\nfrom vpctl.contracts import DrawnPicture\nasync def draw(prompt, seed, settings):\n"
+        "    return DrawnPicture(Image.new('RGB', (7, 7), prompt.split()[1]))\nreturn draw"
+    )
+    plugin("mine", body)
+    ended = run("generate", "prompts.txt", "-m", "./mine.py", "-n", "2", "--concurrency", "2")
+    assert ended.code == 0, ended.err
+    assert [(one["prompt"], one["width"]) for one in lines(ended.out)] == [("a red circle", 7)] * 2 + [
+        ("a blue square", 7)
+    ] * 2
+    plugin("wrong", "async def draw(prompt, seed, settings):\n    return 7\nreturn draw")
+    ended = run("generate", "prompts.txt", "-m", "./wrong.py")
+    assert ended.code == 2
+    assert "--model ./wrong.py: it returned an int, 7; an asynchronous generator takes" in ended.err
+
+
 def test_a_polisher_may_be_a_coroutine_function(run: Run, plugin: Plugin, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
     body = "from vpctl.contracts import Polished\nasync def polish(prompts):\n    return [*map(Polished, prompts)]\n"
@@ -133,7 +179,7 @@ def test_a_polisher_may_be_a_coroutine_function(run: Run, plugin: Plugin, tmp_pa
     assert [record["prompt"] for record in lines(ended.out)] == ["a red circle", "a blue square"]
 
 
-@pytest.mark.parametrize("contract", [Polisher, AsyncPolisher, Generator, Annotator, Reward, Format])
+@pytest.mark.parametrize("contract", [Polisher, AsyncPolisher, Generator, AsyncGenerator, Annotator, Reward, Format])
 def test_a_class_without_the_call_of_its_contract_is_refused(contract: type) -> None:
     with pytest.raises(TypeError, match="abstract"):
         type("Mine", (contract,), {})()

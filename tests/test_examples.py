@@ -73,8 +73,9 @@ def test_the_parser_takes_every_command_of_a_block_of_the_readme(block: str) -> 
 def test_the_servers_of_the_readme_are_asked_as_it_says(tmp_path: Path) -> None:
     """Each of them is a stand-in on this machine, with the key that the block exports."""
     section = (HOME / "README.md").read_text().partition("\n## Servers\n")[2].partition("\n## ")[0]
-    [drawing, asking] = re.findall(r"^```sh\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
-    parse("generate", shlex.split(drawing.splitlines()[-1])[2:])
+    [drawing, asking, served] = re.findall(r"^```sh\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
+    for line in (drawing.splitlines()[-1], served):
+        parse("generate", shlex.split(line)[2:])
     draw(tmp_path / "images", prompts=1)
     (tmp_path / "bin").mkdir()
     for name in ("vllm", "ollama"):

@@ -1162,8 +1162,8 @@ class ServerConfig:
             "--server-name",
             metavar="NAME",
             group="Server",
-            help="Name of the server. It identifies judgements in place of the URL. If a server has moved, name its "
-            "old URL, and it is not asked again.",
+            help="Name of the server. It identifies judgements and pictures in place of the URL. If a server has "
+            "moved, name its old URL, and it is not asked again.",
             show_default="the URL",
         ),
     ] = ""
@@ -1217,8 +1217,9 @@ class ServerConfig:
             max=1e9,
             group="Budget",
             help="Stop before this run costs more than this; the next run may cost as much again. A call that has no "
-            "answer yet counts with the most that it can cost: as if its answer had --max-tokens tokens. So does an "
-            "answer whose usage the server does not report. The price of the model must be known; see --prices.",
+            "answer yet counts with the most that it can cost: as if its text had --max-tokens tokens, or its picture "
+            "as many as one of its size and quality. So does an answer whose usage the server does not report. The "
+            "price of the model must be known; see --prices.",
             show_default="no limit",
         ),
     ] = None

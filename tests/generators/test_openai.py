@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
-from tests.conftest import ENVIRONMENT, lines, rest, until, vpctl
+from tests.conftest import ENVIRONMENT, Plugin, lines, rest, until, vpctl
 from tests.servers import Server, drawing, error, png
 from vpctl.api.transport import Transport
 from vpctl.cli import main
@@ -265,20 +265,29 @@ def test_a_busy_server_is_asked_again_when_it_allows() -> None:
     assert len(records()) == 2
 
 
-def test_a_quota_that_is_used_up_stops_the_run_in_order_and_a_later_one_goes_on(said: Said) -> None:
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (429, "insufficient_quota", "You exceeded your current quota."),
+        (400, "billing_hard_limit_reached", "Billing hard limit has been reached."),
+    ],
+)
+def test_a_quota_that_is_used_up_stops_the_run_in_order_and_a_later_one_goes_on(
+    status: int, code: str, message: str, said: Said
+) -> None:
     given = 3
 
     def answer(body: dict[str, Any]) -> Any:
         nonlocal given
         given -= 1
         if given < 0:
-            return rejection("insufficient_quota", "You exceeded your current quota.", status=429)
+            return rejection(code, message, status=status)
         return drawing(body)
 
     with Server(answer=answer) as server:
         assert generate(server) == 5
         told = said()
-        assert "You exceeded your current quota.; run the same command again when the server allows it" in told
+        assert f"{message}; run the same command again when the server allows it" in told
         assert "3 pictures written" in told
         kept = records()
         given = 100
@@ -287,6 +296,13 @@ def test_a_quota_that_is_used_up_stops_the_run_in_order_and_a_later_one_goes_on(
     assert records()[:3] == kept
     assert given == 95, "no picture was drawn twice"
     assert not FAILED.exists()
+
+
+def test_a_budget_for_less_than_a_picture_says_so(said: Said) -> None:
+    with Server() as server:
+        assert generate(server, "--max-cost", "0.001") == 5
+        assert not server.log
+    assert "that one call may cost; raise it, or ask for smaller or simpler pictures" in said()
 
 
 @pytest.mark.parametrize("limit", ["--max-requests", "--max-cost"])
@@ -305,17 +321,25 @@ def test_a_budget_stops_the_run_and_is_no_failure(limit: str, said: Said) -> Non
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("=torn", "the base64 of the picture is broken"),
-        (base64.b64encode(png((255, 0, 0), (64, 64))[:90]).decode(), "cannot be decoded"),
-        (base64.b64encode(b"%PDF-1.4").decode(), "not a picture"),
-        (base64.b64encode(b"GIF89a" + bytes(60)).decode(), "not a picture"),
-        ("", "the answer has no picture"),
-        (base64.b64encode(png((0, 0, 0))).decode(), "it is black"),
+        (b"=torn", "the base64 of the picture is broken"),
+        (base64.b64encode(png((255, 0, 0), (64, 64))[:90]), "cannot be decoded"),
+        (base64.b64encode(b"%PDF-1.4"), "not a picture"),
+        (base64.b64encode(b"GIF89a" + bytes(60)), "not a picture"),
+        (base64.b64encode(png((0, 0, 0))), "it is black"),
+        ({}, "the answer has no picture"),
+        ({"data": {}}, "the answer has no picture"),
+        ({"data": [7]}, "the answer has no picture"),
+        ({"data": [{"b64_json": 7, "url": [], "revised_prompt": {}}]}, "the answer has no picture"),
+        ({"data": [{"url": "http://127.0.0.1:1/a.png"}]}, "the file of the answer cannot be fetched"),
     ],
 )
-def test_what_is_no_picture_is_asked_for_once_more_and_then_a_failure(content: str, reason: str) -> None:
+def test_what_is_no_picture_is_asked_for_once_more_and_then_a_failure(
+    content: bytes | dict[str, Any], reason: str
+) -> None:
+    bad = {"data": [{"b64_json": content.decode()}]} if isinstance(content, bytes) else content
+
     def answer(body: dict[str, Any]) -> Any:
-        return {"data": [{"b64_json": content}]} if "star" in body["prompt"] else drawing(body)
+        return bad if "star" in body["prompt"] else drawing(body)
 
     with Server(answer=answer) as server:
         assert generate(server, "-n", "1") == 3
@@ -361,12 +385,15 @@ def test_a_picture_of_another_size_is_recorded_as_it_is(said: Said) -> None:
     assert "warning: --size 1024x1536: openai:gpt-image-2 has drawn 8x8" in said()
 
 
-def test_a_call_that_gets_no_answer_in_time_is_left_for_the_next_run(said: Said) -> None:
+def test_a_call_that_gets_no_answer_in_time_is_left_for_the_next_run(
+    said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vpctl.api.engine.TRIES_TIMED_OUT", 2)
     late = True
 
     def answer(body: dict[str, Any]) -> Any:
         async def slow(request: web.Request) -> web.StreamResponse:
-            await asyncio.sleep(1.0 if late and "star" in body["prompt"] else 0)
+            await asyncio.sleep(0.4 if late and "star" in body["prompt"] else 0)
             return web.json_response(drawing(body))
 
         return slow
@@ -446,16 +473,18 @@ def test_a_missing_key_and_a_wrong_one_end_the_run(said: Said, monkeypatch: pyte
     assert "OPENAI_API_KEY is not set" in said()
 
 
-def test_models_on_a_server_and_on_this_machine_draw_together() -> None:
-    alone = ["generate", "prompts.txt", "-m", "shapes:small", "-m", "openai:flux", "--model-weight", "openai:flux=2"]
+def test_models_on_a_server_and_on_this_machine_draw_together(plugin: Plugin) -> None:
+    body = "from PIL import Image\nreturn lambda prompts, *_: [Image.new('RGB', (8, 8), 'red') for _ in prompts]"
+    plugin("here", body)
+    alone = ["generate", "prompts.txt", "-m", "./here.py", "-m", "openai:flux", "--model-weight", "openai:flux=2"]
     with Server() as server:
-        more = ["--base-url", server.url, "--size", "64x64"]
+        more = ["--base-url", server.url]
         assert main([*alone, *more, "-n", "6", "--out", "whole/metadata.jsonl", "--batch", "4"]) == 0
         for part in ("1/2", "2/2"):
             assert main([*alone, *more, "-n", "6", "--out", f"{part[0]}/metadata.jsonl", "--shard", part]) == 0
     whole = records(Path("whole/metadata.jsonl"))
     assert [one["prompt"] for one in whole] == ["a red circle"] * 6 + ["a blue star"] * 6
-    assert {one["model"] for one in whole} == {"shapes:small", "openai:flux"}
+    assert {one["model"] for one in whole} == {"./here.py", "openai:flux"}
     parts = [one for part in "12" for one in records(Path(part, "metadata.jsonl"))]
     assert {(one["image_id"], one["model"]) for one in parts} == {(one["image_id"], one["model"]) for one in whole}
 

@@ -54,7 +54,7 @@ class Budget:
     The cost of a call is known only afterwards. So a call reserves the most it could cost, and releases the rest when
     it ends. A call that does not fit waits until other calls have ended. How many tokens a server counts for a prompt
     is learned from its answers; until the first answer, only one call runs at a time. `tier` is the service tier that
-    the calls ask for.
+    the calls ask for. `cheaper` is how a user can make a call cost less, for a message.
     """
 
     def __init__(
@@ -64,7 +64,9 @@ class Budget:
         max_requests: int | None = None,
         price: Price | None = None,
         tier: str = "",
+        cheaper: str = "lower --max-tokens",
     ) -> None:
+        self._cheaper = cheaper
         self.price, self.tier = price, tier
         self.requests = self.calls = self.repairs = 0
         self.billed = self.silent = 0  # answers that reported dollars, and that reported neither dollars nor all tokens
@@ -134,7 +136,7 @@ class Budget:
                 else:  # the same command would end here again
                     self._stop_signal.stop(
                         f"{limit} is less than the {most:.4f} dollars that one call may cost",
-                        "raise it, or lower --max-tokens",
+                        f"raise it, or {self._cheaper}",
                     )
                 raise Stopped
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

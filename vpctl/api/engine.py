@@ -153,11 +153,13 @@ class _Reservation:
 class Engine:
     """A server and the calls of a run to it. Requests can be sent only within `running`, which needs the key.
 
-    `tier` is the service tier that the requests ask for. Raises `UserError` if no model is named, the URL or the prices
-    are invalid, or the cost is limited and no price is known.
+    `tier` is the service tier that the requests ask for, and `cheaper` says how they cost less, for a message. Raises
+    `UserError` if no model is named, the URL or the prices are invalid, or the cost is limited and no price is known.
     """
 
-    def __init__(self, config: ServerConfig, model: str, *, option: str, tier: str = "") -> None:
+    def __init__(
+        self, config: ServerConfig, model: str, *, option: str, tier: str = "", cheaper: str = "lower --max-tokens"
+    ) -> None:
         if not model:
             raise UserError(f"{option}: name the model, as in {option.partition(' ')[0]} openai:gpt-4o")
         self.config, self.model = config, model
@@ -176,7 +178,9 @@ class Engine:
                 "set it with --prices FILE; vpctl annotate --help describes the file"
             )
         tier = "" if tier in USUAL_TIERS else tier
-        self.budget = Budget(max_cost=config.max_cost, max_requests=config.max_requests, price=self.price, tier=tier)
+        self.budget = Budget(
+            max_cost=config.max_cost, max_requests=config.max_requests, price=self.price, tier=tier, cheaper=cheaper
+        )
         self.right = False
         """Whether the server has answered."""
         self.refused = False

@@ -99,15 +99,16 @@ class Transport:
             self._address.port,
         )
         proxy, for_proxy = _proxy(parts)
+        # A proxy finds the address itself, and is often in a private network.
+        resolver = aiohttp.ThreadedResolver() if self._inside or proxy else _PublicResolver()
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=_certificates(), resolver=resolver),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECTED),
+        )
+        headers = self._own if own else {"User-Agent": self._own["User-Agent"]}
         try:
-            fetched = self._files.get(
-                url,
-                headers=self._own if own else {"User-Agent": self._own["User-Agent"]},
-                allow_redirects=False,
-                proxy=proxy,
-                proxy_headers=for_proxy,
-            )
-            async with fetched as response:
+            fetched = session.get(url, headers=headers, allow_redirects=False, proxy=proxy, proxy_headers=for_proxy)
+            async with session, fetched as response:
                 kind = response.headers.get("Content-Type", "") or _FILES[0]
                 if response.status < 300 and not kind.lower().startswith(_FILES):
                     raise NoAnswer(f"it is of the type {kind[:80]!a}", reached=True)
@@ -116,15 +117,6 @@ class Transport:
             if type(error) is TimeoutError:  # the engine's own
                 raise
             raise _no_answer(error) from None
-
-    @cached_property
-    def _files(self) -> aiohttp.ClientSession:
-        """The session for files that answers name."""
-        resolver = aiohttp.ThreadedResolver() if self._inside else _PublicResolver()
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=_certificates(), resolver=resolver),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECTED),
-        )
 
     def _url(self, path: str) -> str:
         """The URL of a path. It stands before the query that the address of the server may have."""
@@ -166,8 +158,6 @@ class Transport:
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
-        if "_files" in self.__dict__:
-            await self._files.close()
         if "client" in self.__dict__:
             await self.client.close()
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Awaited = Callable[[], Image | None]
 """Waits until a picture is saved, and returns its record; None if a later run has to draw it."""
+CALL = "an asynchronous generator takes (prompt, seed, settings) and returns one DrawnPicture"
+"""How such a plug-in is called and what it returns, in one line for messages."""
 LARGEST_WINDOW = 64
 """Maximum number of batches that are planned ahead, to fill them if models or guidance weights are mixed.
 
@@ -328,14 +330,14 @@ async def _drawn_by_call(job: Drawing) -> DrawnPicture:
 
     name, generator = job.model.name, job.model.served
     assert generator
-    with plugins.blamed("generator", name):
+    with plugins.blamed("generator", name, CALL):
         drawn = await generator(job.record["prompt"], job.record["seed"], job.settings)
         if (
             not isinstance(drawn, DrawnPicture)
             or not isinstance(drawn.picture, PIL.Image)
             or not all(drawn.picture.size)
         ):
-            raise plugins.contract_error("generator", name, drawn)
+            raise plugins.contract_error("generator", name, drawn, contract=CALL)
     return drawn
 
 

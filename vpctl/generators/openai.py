@@ -89,7 +89,7 @@ class ImageModel(AsyncGenerator):
             raise UserError(
                 f"--extra: {', '.join(taken)} cannot be set with --extra; there are --size, --images and --seed"
             )
-        self.engine = Engine(config, model, option=OPTION)
+        self.engine = Engine(config, model, option=OPTION, cheaper="ask for smaller or simpler pictures")
         self.engine.careful = True  # pictures that all cannot be used would cost much
         self.fingerprint = digest({"server": self.engine.known_as, "model": model, "extra": self._extra})
         self._dialect = first_dialect(model, self.engine.server)
@@ -139,6 +139,7 @@ class ImageModel(AsyncGenerator):
         self.engine.pace.trust()
         revised = found.get("revised_prompt")
         revised = self.engine.redacted(revised)[:MOST_REVISED] if isinstance(revised, str) else ""
+        revised = "".join(filter(str.isprintable, revised))
         return DrawnPicture(picture, reply.usage, reply.asked, "" if revised == " ".join(prompt.split()) else revised)
 
     async def _post(self, prompt: str, seed: int, settings: Settings) -> Reply:
@@ -196,21 +197,13 @@ class ImageModel(AsyncGenerator):
         """The picture in an answer, or in the file that it names. Raises `Unusable` if it cannot be used."""
         from ..images.pictures import decoded
 
-        text, url = found.get("b64_json"), found.get("url")
-        if not (isinstance(text, str) and text) and isinstance(url, str) and url:
-            if not url.startswith("data:"):
-                content = await self.engine.fetch(url)
-                text = None
-            else:
-                text = url
-        elif not isinstance(text, str) or not text:
+        sent = next((one for one in (found.get("b64_json"), found.get("url")) if isinstance(one, str) and one), "")
+        if not sent:
             raise Unusable("the answer has no picture")
+        is_url = "b64_json" not in found or sent != found["b64_json"]
+        content = await self.engine.fetch(sent) if is_url and not sent.startswith("data:") else _bytes_of(sent)
         try:
-            if text is not None:
-                content = _bytes_of(text)
             return await asyncio.to_thread(decoded, content, "the picture of the answer")
-        except Unusable:
-            raise
         except RecordFailed as error:
             raise Unusable(str(error)) from None
 
