@@ -17,6 +17,9 @@ from .errors import LimitReached, Stopped, UserError
 T = TypeVar("T")
 R = TypeVar("R")
 
+WAITING = "interrupted: waiting for running work to finish; interrupt again to stop immediately"
+"""What is said at the first interrupt."""
+
 
 class StopSignal:
     """Stops a run early, after an interrupt or when a limit is reached.
@@ -67,7 +70,7 @@ class StopSignal:
             return
         self._interrupted = True
         self.stop("interrupted")
-        progress.note("interrupted: waiting for running work to finish; interrupt again to stop immediately")
+        progress.note(WAITING)
 
     def end(self) -> None:
         """Raise `KeyboardInterrupt` or `LimitReached` if the run ended early."""

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
-from tests.conftest import ENVIRONMENT, Plugin, lines, rest, until, vpctl
+from tests.conftest import ENVIRONMENT, Plugin, lines, rest, told, until, vpctl
 from tests.servers import Server, drawing, error, png
 from vpctl.api.transport import Transport
 from vpctl.cli import main
@@ -430,6 +430,34 @@ def test_after_a_kill_no_finished_picture_is_asked_for_again(end: signal.Signals
     assert len(records()) == 8
     assert sum(number - 1 for number in times.values()) == (0 if end == signal.SIGINT else 3)
     assert not [*Path("images").rglob(".*")]
+
+
+def test_an_interrupt_ends_a_model_on_this_machine_and_a_second_one_ends_the_calls(
+    tmp_path: Path, plugin: Plugin
+) -> None:
+    """The first batch draws until the interrupt has come. What the server still draws then is waited for."""
+    plugin(
+        "slow",
+        "import time\nfrom pathlib import Path\nfrom PIL import Image\n"
+        "def draw(prompts, seeds, settings):\n"
+        "    Path('begun').touch()\n"
+        "    while not Path('go').exists():\n"
+        "        time.sleep(0.01)\n"
+        "    return [Image.new('RGB', (8, 8), 'red') for _ in prompts]\nreturn draw",
+    )
+    with Server(held=1) as server:
+        words = ["generate", "prompts.txt", "-m", "./slow.py", "-m", "openai:flux", "-n", "40", "--batch", "4"]
+        env = {**ENVIRONMENT, "OPENAI_BASE_URL": server.url}
+        command = vpctl(*words, "--out", str(OUT), "--concurrency", "4")
+        process = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+        until(lambda: Path("begun").exists() and server.waiting, process)
+        process.send_signal(signal.SIGINT)
+        assert "waiting for running work to finish" in told(process, "interrupted")
+        Path("go").touch()
+        process.send_signal(signal.SIGINT)
+        assert "Traceback" not in rest(process)
+        assert process.returncode == 130
+    assert len([*Path("images").glob("*/*.png")]) <= 5, "a batch, and what the server has drawn"
 
 
 @pytest.mark.parametrize(

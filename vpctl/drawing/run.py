@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from .. import plugins, progress
 from ..contracts import DrawnPicture, Settings
-from ..errors import RecordFailed, Refused, Unusable, UserError, is_out_of_memory
+from ..errors import RecordFailed, Refused, Stopped, Unusable, UserError, is_out_of_memory
 from ..records import Image, Prompt, image_key
 from .batches import Batches
 from .parameters import parameters, revised_in
@@ -102,10 +102,15 @@ class Easel:
         """Whether the calls have stopped: a limit is reached, or no more of them can succeed."""
         return self._calls is not None and self._calls.stopped
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether an interrupt has stopped the calls."""
+        return self._calls is not None and self._calls.interrupted
+
     def stop(self) -> None:
         """Begin no new call."""
         if self._calls:
-            self._calls.stop()
+            self._calls.stop("interrupted")
 
     def draw(self, window: list[Drawing]) -> list[Awaited]:
         """Draw the pictures that are not there yet, and return all records, in order, each to be waited for.
@@ -117,7 +122,7 @@ class Easel:
         here: list[Drawing] = []
         for job in window:
             if self._calls and job.model.served:
-                found[job.record["image_id"]] = self._calls.submit(self._called(job)).result
+                found[job.record["image_id"]] = self._calls.submit(self._called(job))
             else:
                 here.append(job)
         for record, saving in self._draw_here(here):
@@ -220,6 +225,8 @@ class Easel:
     def _pictures(self, jobs: list[Drawing]) -> "Iterator[tuple[Drawing, PIL.Image | RecordFailed]]":
         """The pictures of one model and setting, in batches that the memory suffices for."""
         while jobs:
+            if self.interrupted:
+                raise Stopped
             batch = jobs[: self._batches.size(jobs[0])]
             try:
                 pictures = _drawn_by(batch[0].model, [job.record for job in batch], batch[0].settings)
@@ -259,7 +266,7 @@ def drawn(
     of one model and setting. A record of a picture that could not be drawn has the reason in `failed`.
 
     A record is yielded while the next pictures are drawn, or with `at_once` before the next prompt is read: the next
-    one in a pipe may be far away.
+    one in a pipe may be far away. If the calls of servers stop, no more is drawn, and what runs is waited for.
     """
     window: list[Drawing] = []
     awaited: deque[Awaited] = deque()
@@ -275,11 +282,13 @@ def drawn(
                     yield from _saved(awaited)
                 if easel.stopped:
                     break
-            awaited += easel.draw(window)
+            if not easel.stopped:
+                awaited += easel.draw(window)
             yield from _saved(awaited)
-        except (Exception, KeyboardInterrupt):
+        except (Exception, KeyboardInterrupt) as error:
             easel.stop()
-            yield from _saved(awaited)
+            if not easel.interrupted or isinstance(error, Stopped):  # else it is the second interrupt
+                yield from _saved(awaited)
             raise
 
 
