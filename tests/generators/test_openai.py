@@ -165,8 +165,19 @@ def test_the_first_request_has_what_the_server_is_known_to_accept(model: str, ur
     assert first_dialect(model, url) == first
 
 
-def test_a_prompt_about_seeds_is_no_rejection_of_a_seed() -> None:
-    assert fallback(PictureDialect(), "prompt: 'a seed' is too long") is None
+@pytest.mark.parametrize(
+    ("about", "left"),
+    [
+        ("unknown parameter: 'seed'.", PictureDialect(seed=False)),
+        ("body.seed: input should be less than 2147483648", PictureDialect(seed=False)),
+        ('invalid json payload received. unknown name "seed": cannot find field.', PictureDialect(seed=False)),
+        ("seed invalid_value the value is too large", PictureDialect(seed=False)),
+        ("unsupported response format: b64_json", PictureDialect(format=False)),
+        ("prompt: 'a seed' is too long", None),
+    ],
+)
+def test_a_rejection_shows_what_to_leave_out(about: str, left: PictureDialect | None) -> None:
+    assert fallback(PictureDialect(), about) == left
 
 
 @pytest.mark.parametrize("kind", ["path", "data"])
@@ -329,7 +340,9 @@ def test_a_budget_stops_the_run_and_is_no_failure(limit: str, said: Said) -> Non
         ({}, "the answer has no picture"),
         ({"data": {}}, "the answer has no picture"),
         ({"data": [7]}, "the answer has no picture"),
-        ({"data": [{"b64_json": 7, "url": [], "revised_prompt": {}}]}, "the answer has no picture"),
+        ({"data": [{"b64_json": None, "url": [], "revised_prompt": {}}]}, "the answer has no picture"),
+        ({"data": [{"b64_json": 7}]}, "the base64 of the picture is broken"),
+        ({"data": [{"url": ["/etc/passwd"]}]}, "its URL is not valid"),
         ({"data": [{"url": "http://127.0.0.1:1/a.png"}]}, "the file of the answer cannot be fetched"),
     ],
 )
@@ -488,6 +501,9 @@ def test_an_option_that_cannot_be_obeyed_is_refused_before_any_call(words: str, 
 def test_options_of_a_server_belong_to_a_model_on_one(said: Said) -> None:
     assert generate("http://localhost:1/v1", model="shapes") == 2
     assert "--base-url: no --model is on a server; name one, such as openai:gpt-image-2" in said()
+    Path("mine.py").write_text('"""Mine."""\n\n\ndef load(argument, *, device):\n    return lambda *_: []\n')
+    assert generate("http://localhost:1/v1", model="./mine.py") == 2
+    assert "--base-url: no --model is on a server" in said()
     with pytest.raises(UserError, match="--model openai: name the model, as in --model openai:gpt-image-2"):
         check("")
 

@@ -246,13 +246,14 @@ def generate(
     Both give the pictures and the records of a single process, in another order.
 
     With -m openai:MODEL, a server with OpenAI's Images API draws. Each picture is a request of its own, and up to
-    --concurrency are in progress. What the server does not accept is left out of requests. --extra adds keys, such as
-    --extra '{"quality": "low", "background": "opaque"}'. Pictures of such a model differ, but OpenAI's server takes no
-    seed, so none of them can be drawn again; `asked` says whether the server was sent the seed. A picture that the
-    server refuses to draw is recorded as failed, and never asked for again. If a call fails, nothing is recorded, and
-    the next run asks again. A picture that is saved is never paid for again, even if the run was killed. The record has
-    the size that the server has drawn, the prompt if the server has changed it, and the usage. The exit code is 5 if a
-    limit was reached, or the account is used up; the same command then continues.
+    --concurrency are in progress; in a pipe, up to --batch. What the server does not accept is left out of
+    requests. --extra adds keys, such as --extra '{"quality": "low", "background": "opaque"}'. Pictures of such a
+    model differ, but OpenAI's server takes no seed, so none of them can be drawn again; `asked` says whether the
+    server was sent the seed. A picture that the server refuses to draw is recorded as failed, and never asked for
+    again. If a call fails, nothing is recorded, and the next run asks again. A picture that is saved is never paid
+    for again, even if the run was killed. The record has the size that the server has drawn, the prompt if the
+    server has changed it, and the usage. The exit code is 5 if a limit was reached, or the account is used up; the
+    same command then continues.
 
     The file of a picture says how it was drawn, in the `parameters` of a PNG, or in the user comment of a JPEG or WebP.
     Other tools read this text, because it has the form of the AUTOMATIC1111 web UI. It names no folder.
@@ -324,6 +325,7 @@ def generate(
                 world.any(False)  # now all have locked their files, and the first one can tell when they end
         models = [loaded(spec, adapters, device, {**running, "server": server}) for spec in specs]
         served = {one.name: one.served for one in models if one.served}
+        check_server(server, [*served])
         for generator in [] if dry_run else served.values():
             generator.check()
         source = read_prompts(prompts, prompt_too_long)

@@ -6,6 +6,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, cast
@@ -287,8 +288,10 @@ def drawn(
             yield from _saved(awaited)
         except (Exception, KeyboardInterrupt) as error:
             easel.stop()
-            if not easel.interrupted or isinstance(error, Stopped):  # else it is the second interrupt
-                yield from _saved(awaited)
+            # The second interrupt waits for nothing.
+            while awaited and (not easel.interrupted or isinstance(error, Stopped)):
+                with suppress(UserError):  # the first one is raised
+                    yield from _saved(awaited)
             raise
 
 

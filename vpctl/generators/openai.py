@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from ..api.budget import BYTES_PER_TOKEN, Estimate
-from ..api.dialects import is_lasting, provider
+from ..api.dialects import provider
 from ..api.engine import Engine, Rejected, Reply, Suspicion, read_extra
 from ..configs import ServerConfig
 from ..contracts import AsyncGenerator, DrawnPicture, Settings
@@ -41,7 +41,10 @@ MOST_REVISED = 32_000
 """Characters. No prompt is longer."""
 _GPT_IMAGE = re.compile(r"(?:gpt|chatgpt)-image\b")
 _OF_FORMAT = re.compile(r"response[_ ]format|b64_json")
-_OF_SEED = re.compile(r"\bseed\b")
+_OF_SEED = re.compile(
+    r"^seed\b|[\"'`.]seed[\"'`:]|\bseed (?:must|should|is|was|value|parameter)"
+    r"|(?:parameter|field|argument|name):? seed\b"
+)
 
 
 class PictureDialect(NamedTuple):
@@ -72,7 +75,7 @@ def fallback(dialect: PictureDialect, about: str) -> PictureDialect | None:
     """The dialect to try after a rejection with the text `about`, in lower case; None if that names none of it."""
     if dialect.format and _OF_FORMAT.search(about):
         return dialect._replace(format=False)
-    if dialect.seed and _OF_SEED.search(about) and is_lasting(about):
+    if dialect.seed and _OF_SEED.search(about):
         return dialect._replace(seed=False)
     return None
 
@@ -197,11 +200,11 @@ class ImageModel(AsyncGenerator):
         """The picture in an answer, or in the file that it names. Raises `Unusable` if it cannot be used."""
         from ..images.pictures import decoded
 
-        sent = next((one for one in (found.get("b64_json"), found.get("url")) if isinstance(one, str) and one), "")
-        if not sent:
+        text, url = (str(found.get(name) or "") for name in ("b64_json", "url"))
+        if not text and not url:
             raise Unusable("the answer has no picture")
-        is_url = "b64_json" not in found or sent != found["b64_json"]
-        content = await self.engine.fetch(sent) if is_url and not sent.startswith("data:") else _bytes_of(sent)
+        inside = text or (url if url.startswith("data:") else "")
+        content = _bytes_of(inside) if inside else await self.engine.fetch(url)
         try:
             return await asyncio.to_thread(decoded, content, "the picture of the answer")
         except RecordFailed as error:
