@@ -19,7 +19,9 @@ from PIL import Image as PIL
 from vpctl.errors import UserError
 from vpctl.images.pictures import Pictures
 from vpctl.records import Image, Report, digest
+from vpctl.report import axes, curves, pages
 from vpctl.report import page as web_page
+from vpctl.report.gallery import Row
 from vpctl.shapes.grammar import describe, sample
 from vpctl.shapes.render import render
 from vpctl.streams.places import short_labels
@@ -91,9 +93,7 @@ def accuracy(**changed: Any) -> Report:
     return cast(Report, {**report, **changed})
 
 
-def drawn_rows(
-    folder: Path, number: int, sources: tuple[str, ...] = (BASE, PPO, DPO), side: int = 32
-) -> list[web_page.Row]:
+def drawn_rows(folder: Path, number: int, sources: tuple[str, ...] = (BASE, PPO, DPO), side: int = 32) -> list[Row]:
     """Pictures of the shapes world, one row per prompt. The scores of prompt k are k, k + 1, k + 2 … tenths."""
     rows = []
     for index in range(number):
@@ -347,7 +347,7 @@ def test_labels_are_what_tells_paths_apart(paths: tuple[str, ...], labels: list[
 @given(st.lists(st.floats(-1e9, 1e9), max_size=3000))
 def test_thinning_keeps_both_ends_the_extremes_and_the_order(values: list[float]) -> None:
     points = [(float(step), value) for step, value in enumerate(values)]
-    kept = web_page.downsampled(points)
+    kept = curves.downsampled(points)
     assert len(kept) <= 400
     steps = [step for step, _ in kept]
     assert steps == sorted(set(steps))
@@ -361,37 +361,37 @@ def test_thinning_keeps_both_ends_the_extremes_and_the_order(values: list[float]
 def test_a_hundred_thousand_steps_with_one_spike() -> None:
     points = [(float(step), 0.0) for step in range(100_000)]
     points[70_001] = (70_001.0, 8.0)
-    assert (70_001.0, 8.0) in web_page.downsampled(points)
-    curve = web_page.curve("loss", points)
+    assert (70_001.0, 8.0) in curves.downsampled(points)
+    curve = curves.curve("loss", points)
     assert len(curve.points) <= 400
     assert len(curve.mean) <= 400
 
 
 def test_the_moving_mean_by_hand() -> None:
     points = [(float(step), float(step**2)) for step in range(60)]
-    means = web_page.moving_mean(points)
+    means = curves.moving_mean(points)
     assert [step for step, _ in means] == [step for step, _ in points]
     assert means[0][1] == pytest.approx((0 + 1) / 2)
     assert means[30][1] == pytest.approx((29**2 + 30**2 + 31**2) / 3)
     assert means[59][1] == pytest.approx((58**2 + 59**2) / 2)
-    assert web_page.moving_mean(points[:10]) == points[:10]
+    assert curves.moving_mean(points[:10]) == points[:10]
 
 
 @given(st.floats(-1e99, 1e99), st.floats(-1e99, 1e99))
 def test_ticks_are_few_and_can_be_told_apart(one: float, other: float) -> None:
-    curve = web_page.curve("any", [(1.0, one), (2.0, other)])
+    curve = curves.curve("any", [(1.0, one), (2.0, other)])
     for ticks in (curve.steps, curve.values):
         assert 1 <= len({text for _, text in ticks}) == len(ticks) <= 7
         assert all(math.isfinite(place) and len(text) <= 12 for place, text in ticks)
 
 
 def test_ticks_are_round() -> None:
-    texts = [text for _, text in web_page.Axis(0.43, 0.91).ticks()]
+    texts = [text for _, text in axes.Axis(0.43, 0.91).ticks()]
     assert texts == ["0.5", "0.6", "0.7", "0.8", "0.9"]
-    assert [text for _, text in web_page.Axis(1, 300).ticks(whole=True)] == ["100", "200", "300"]
-    assert [text for _, text in web_page.Axis(-1.2e-5, 1.1e-5).ticks()] == ["−1e−5", "−5e−6", "0", "5e−6", "1e−5"]
-    assert [text for _, text in web_page.Axis(1, 3).ticks(whole=True)] == ["1", "2", "3"]
-    assert [text for _, text in web_page.Axis(1, 1e5).ticks(whole=True)][-2:] == ["80,000", "100,000"]
+    assert [text for _, text in axes.Axis(1, 300).ticks(whole=True)] == ["100", "200", "300"]
+    assert [text for _, text in axes.Axis(-1.2e-5, 1.1e-5).ticks()] == ["−1e−5", "−5e−6", "0", "5e−6", "1e−5"]
+    assert [text for _, text in axes.Axis(1, 3).ticks(whole=True)] == ["1", "2", "3"]
+    assert [text for _, text in axes.Axis(1, 1e5).ticks(whole=True)][-2:] == ["80,000", "100,000"]
 
 
 @pytest.mark.parametrize(
@@ -406,12 +406,12 @@ def test_ticks_are_round() -> None:
     ],
 )
 def test_numbers_are_short(value: float, text: str) -> None:
-    assert web_page.number(value) == text
+    assert axes.number(value) == text
 
 
 def test_numbers_that_round_to_zero_have_no_sign() -> None:
-    assert [web_page.fixed(value, 2) for value in (-0.001, -1.005, 1234.5)] == ["0.00", "−1.00", "1,234.50"]
-    assert web_page.fixed(0.5, 1, signed=True) == "+0.5"
+    assert [axes.fixed(value, 2) for value in (-0.001, -1.005, 1234.5)] == ["0.00", "−1.00", "1,234.50"]
+    assert axes.fixed(0.5, 1, signed=True) == "+0.5"
 
 
 @pytest.mark.parametrize(
@@ -461,7 +461,7 @@ def test_a_run_that_is_writing_its_last_line(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", [{"step": 1, "loss": 0.5}])
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "lo')
-    assert web_page.read_metrics(run) == {"loss": [(1.0, 0.5)]}
+    assert curves.read_metrics(run) == {"loss": [(1.0, 0.5)]}
 
 
 def test_a_run_that_has_logged_nothing(tmp_path: Path, target: Path) -> None:
@@ -490,7 +490,7 @@ def test_a_line_that_is_no_metrics(line: str, message: str, tmp_path: Path) -> N
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write(f"{line}\n")
     with pytest.raises(UserError, match=message):
-        web_page.read_metrics(run)
+        curves.read_metrics(run)
 
 
 def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
@@ -523,7 +523,7 @@ def test_links_and_pipes_stay_what_they_are(tmp_path: Path) -> None:
     assert (tmp_path / "link.html").is_symlink()
     assert "Linked" in (tmp_path / "page.html").read_text()
     os.mkfifo(tmp_path / "pipe")
-    web_page.check(str(tmp_path / "pipe"))
+    pages.check(str(tmp_path / "pipe"))
     read: list[str] = []
     reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
     reader.start()

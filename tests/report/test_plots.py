@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from vpctl.report.page import FRAME
+from vpctl.report.curves import FRAME
 from vpctl.report.plots import plot
 
 SVG = "{http://www.w3.org/2000/svg}"

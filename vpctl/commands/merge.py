@@ -251,9 +251,9 @@ def merge(
     )
     kind, target = destination(to or [], out, [*judgements, *(pictures or [])])
     if html:
-        from ..report import page
+        from ..report import pages
 
-        page.check(html, others=[*judgements, *(pictures or []), target.path if target else out])
+        pages.check(html, others=[*judgements, *(pictures or []), target.path if target else out])
     if pictures and not html and kind != WHOLE:
         raise UserError(
             "--pictures: only the page and --to dataset:DIR need these records; name one of them, or leave them out"

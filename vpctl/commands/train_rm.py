@@ -521,7 +521,7 @@ def plots(run: str, kept: "Kept") -> dict[str, str]:
 
     If its metrics cannot be read, this is a warning, and there are no plots: the model is worth more.
     """
-    from ..report.page import read_metrics
+    from ..report.curves import read_metrics
     from ..report.plots import plot
 
     try:

@@ -11,7 +11,9 @@ from .. import __version__, progress
 from ..images.pictures import Pictures
 from ..judging.merging import MergeCounts
 from ..judging.overview import BINS, Contested, Overview, Share
-from .page import TEMPLATES, Axis, PictureView, shown, write_whole
+from .axes import Axis
+from .gallery import PictureView, shown
+from .pages import TEMPLATES, write_whole
 
 
 class Histogram(NamedTuple):

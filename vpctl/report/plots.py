@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape
 
-from .page import FRAME, Axis, Point, axis_ends, downsampled, drawable, moving_mean, number
+from .axes import Axis, Point, axis_ends, drawable, number
+from .curves import FRAME, downsampled, moving_mean
 
 _COLOURS = ("#3b6fb6", "#c2571a")
 _MANY = 40

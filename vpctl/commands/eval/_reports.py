@@ -40,11 +40,11 @@ def write(reports: Iterable[Report], out: Replacement) -> None:
 
 
 def check_page(html: str, others: list[str], *, runs: Sequence[str] = ()) -> None:
-    """If `html` names a page, raise `UserError` if the file or one of `runs` cannot be used; see `page.check`."""
+    """If `html` names a page, raise `UserError` if the file or one of `runs` cannot be used; see `pages.check`."""
     if html:
-        from ...report import page
+        from ...report import pages
 
-        page.check(html, runs, others)
+        pages.check(html, runs, others)
 
 
 def write_page(
