@@ -231,7 +231,7 @@ def test_a_reward_is_compared_with_a_baseline_on_the_same_pairs(
     cells = [[cell.strip() for cell in row] for row in shown]
     assert [row[:2] for row in cells] == [[red, "0.667"], ["chance", "0.500"], [worse, "0.333"], [red, "0.333"]]
     assert [row[3] for row in cells] == ["0.667", "0.500", "0.333", "0.333"], "pooled"
-    assert "Accuracy difference" in page.read_text()
+    assert "Differences of accuracies" in page.read_text()
     with pytest.raises(UserError) as raised:
         accuracy([str(source)], str(out), reward=[red, red], baseline=red)
     assert str(raised.value) == (

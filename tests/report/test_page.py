@@ -1,12 +1,14 @@
 """The HTML page shows what was measured, needs no external resources, and cannot be broken by a record."""
 
 import base64
+import hashlib
 import io
 import json
 import math
 import os
 import threading
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any, cast
@@ -18,6 +20,7 @@ from PIL import Image as PIL
 
 from vpctl.errors import UserError
 from vpctl.images.pictures import Pictures
+from vpctl.judging.remarks import Remark
 from vpctl.records import Image, Report, digest
 from vpctl.report import axes, curves, pages
 from vpctl.report import page as web_page
@@ -39,6 +42,7 @@ class Page(HTMLParser):
         self.source = path.read_text()
         self.tags: list[tuple[str, dict[str, str]]] = []
         self.words: list[str] = []
+        self.exports: list[str] = []
         self._open: list[str] = []
         self.feed(self.source)
         self.close()
@@ -56,7 +60,9 @@ class Page(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self._open[-1:] != ["style"]:
+        if self._open[-1:] == ["template"]:
+            self.exports.append(data)
+        elif self._open[-1:] not in (["style"], ["script"]):
             self.words.append(data)
 
     @property
@@ -171,9 +177,10 @@ def test_largest_gains_and_losses_stand_side_by_side(tmp_path: Path, target: Pat
     pictures = Pictures([str(tmp_path)])
     web_page.write(str(target), title="Compared", reports=[win_rate()], rows=rows, pictures=pictures)
     page = Page(target)
-    shown = [int(text.split("number ")[1]) for text, _ in page.pictures()[30 * 2 :: 2]]
-    assert shown == [28, 26, 24, 22, 20, 18, 16, 14, 29, 27, 25, 23, 21, 19, 17, 15]
-    assert "Largest changes from base to dpo By shapes, over all 30 prompts" in page.text
+    shown = [int(text.split("number ")[1]) for text, _ in page.pictures()[: 16 * 2 : 2]]
+    assert shown == [29, 27, 25, 23, 21, 19, 17, 15, 28, 26, 24, 22, 20, 18, 16, 14], "the worst first"
+    assert "Over all 30 prompts, the worst first." in page.text
+    assert "From base to dpo, by shapes Largest losses" in page.text
     assert "+2.80" in page.text
     assert "−2.90" in page.text
 
@@ -230,9 +237,29 @@ def test_hostile_text_stays_text(tmp_path: Path, target: Path) -> None:
     assert page.text.count("<script>alert(1)</script>") >= 6
     assert "{{ 7 * 7 }}" in page.text
     allowed = {"html", "head", "meta", "title", "style", "body", "main", "footer", "section", "figure", "figcaption"}
-    allowed |= {"h1", "h2", "h3", "p", "div", "span", "b", "i", "img", "wbr"}
+    allowed |= {
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "p",
+        "div",
+        "span",
+        "b",
+        "i",
+        "img",
+        "wbr",
+        "header",
+        "nav",
+        "ol",
+        "ul",
+        "li",
+        "a",
+    }
+    allowed |= {"details", "summary", "dl", "dt", "dd", "button", "template", "script"}
     allowed |= {"table", "thead", "tbody", "tr", "th", "td", "svg", "rect", "line", "circle", "polyline", "text"}
     assert {tag for tag, _ in page.tags} <= allowed
+    assert len(page.all("script")) == 1
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
 
 
@@ -243,12 +270,16 @@ def test_nothing_outside_is_asked_for(tmp_path: Path, target: Path) -> None:
     reports = [win_rate(), accuracy()]
     web_page.write(str(target), title="Compared", reports=reports, rows=rows, runs=[run], pictures=pictures)
     page = Page(target)
-    for sign in ("http://", "https://", "//www", "url(", "@import", "<script", "<link", "<iframe", "srcset"):
+    for sign in ("http://", "https://", "//www", "url(", "@import", "<script ", "<link", "<iframe", "srcset"):
         assert sign not in page.source
     for _, attributes in page.tags:
         assert attributes.get("src", "data:").startswith("data:")
-        assert not attributes.keys() & {"href", "xlink:href", "data", "action", "poster"}
-    assert "default-src 'none'" in page.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
+        assert attributes.get("href", "#").startswith("#")
+        assert not attributes.keys() & {"xlink:href", "data", "action", "poster"}
+    script = page.source.partition("<script>")[2].partition("</script>")[0]
+    known = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = page.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{known}'"
 
 
 def test_the_numbers_are_the_reports(target: Path) -> None:
@@ -259,13 +290,13 @@ def test_the_numbers_are_the_reports(target: Path) -> None:
     for shown in (
         "64.9 % 60.7 % to 68.9 %",
         "202 wins 1 tie 109 losses",
-        "clip 71.2 % 68.0 % to 74.4 % 1,200",
-        "−3.25e−5",
+        "clip 71.2 % 68.0 to 74.4 1,200",
+        "vp −3.25e−05 6.80e−01 to 7.44e−01",
     ):
         assert shown in page.text
     widths = [float(page.all("rect", **{"class": kind})[0]["width"].rstrip("%")) for kind in ("win", "tie", "loss")]
     assert widths == pytest.approx([100 * count / 312 for count in (202, 1, 109)], abs=0.01)
-    line = page.all("line", **{"class": "mark"})[0]
+    line = page.all("line", **{"class": "mark"})[3]  # that of the bar follows that of the headline figure
     assert (line["x1"], line["x2"]) == ("60.7%", "68.9%")
     assert "Judged by shapes on 312 comparisons, dpo’s pictures beat base’s 64.9 % of the time" in page.text
     assert "(ties count one half; 95 % interval 60.7 % to 68.9 %)" in page.text
@@ -323,7 +354,7 @@ def test_a_win_rate_without_counts_is_a_row_of_a_table(target: Path) -> None:
     web_page.write(str(target), title="Compared", reports=reports)
     page = Page(target)
     assert not page.all("rect")
-    assert "dpo base shapes 70.0 %" in page.text
+    assert "Against base model shapes n dpo 70.0 %" in page.text
 
 
 @pytest.mark.parametrize(
@@ -537,3 +568,84 @@ def test_it_says_where_the_page_is(target: Path, capsys: pytest.CaptureFixture[s
     web_page.write(str(target), title="Compared", reports=[])
     assert capsys.readouterr().err.endswith(f"the page is {target}\n")
     assert "vpctl 0." in Page(target).text
+
+
+def test_no_mark_between_scores_that_print_the_same(tmp_path: Path, target: Path) -> None:
+    rows = drawn_rows(tmp_path, 2)
+    for row, values in zip(rows, ((1.001, 1.002, 0.5), (3.0, 3.0, 0.5)), strict=True):
+        for (_, image), value in zip(row, values, strict=True):
+            image["scores"] = {"shapes": value}
+    web_page.write(str(target), title="Compared", reports=[], rows=rows, pictures=Pictures([str(tmp_path)]))
+    page = Page(target)
+    assert "1.00 1.00 0.50" in page.text
+    assert "3.00● 3.00● 0.50" in page.text, "equal scores are both the best"
+
+
+def test_what_the_judges_said_stands_with_the_pictures(tmp_path: Path, target: Path) -> None:
+    rows = drawn_rows(tmp_path, 1, (BASE, DPO))
+
+    def said(image: Image) -> list[Remark]:
+        if image["file_name"] == rows[0][0][1]["file_name"]:
+            return [Remark("human:anna", "fidelity", 4.25, 0, [HOSTILE]), Remark("vlm", "aesthetic", 0.5, 3, [])]
+        return [Remark("vlm", "aesthetic", None, 0, [])]
+
+    pictures = Pictures([str(tmp_path)])
+    web_page.write(str(target), title="Compared", reports=[], rows=rows, remarks=said, pictures=pictures)
+    page = Page(target)
+    assert f"{digest(0)} " in page.text, "the id of the prompt"
+    assert f"base fidelity 4.25 human:anna {HOSTILE} aesthetic won 1.5 of 3 vlm dpo aesthetic refused vlm" in page.text
+    assert "<script>alert" not in page.source
+
+
+def test_scores_of_all_pictures_are_a_histogram(target: Path) -> None:
+    scores = {"shapes": {BASE: [1.0, 2.0, 3.0], DPO: [3.0, 4.0]}}
+    web_page.write(str(target), title="Compared", reports=[], scores=scores)
+    assert (
+        "dpo: mean 3.50; base: mean 2.00; 100.0 % of dpo’s pictures score above the median of base."
+        in Page(target).text
+    )
+
+
+def test_a_run_shows_its_seed_and_settings_and_no_folder_of_this_machine(tmp_path: Path, target: Path) -> None:
+    run = run_folder(tmp_path / "run", [{"step": 1, "loss": 0.5, "watched:x": 1.0, "unheard_of": 2.0}])
+    options = {"seed": 7, "pairs": "/home/anna/pairs.jsonl", "learning_rate": 1e-5, "reward": {"vp": 1.0}, "lora": ""}
+    told = {
+        "options": options,
+        "argv": ["/home/anna/bin/vpctl", "tune-dpo", "my pairs.jsonl"],
+        "versions": {"torch": "2"},
+    }
+    (tmp_path / "run" / "run.json").write_text(json.dumps(told))
+    web_page.write(str(target), title="A run", reports=[], runs=[run])
+    page = Page(target)
+    assert "reward vp × 1 seed 7 learning rate 1e−5 All settings vpctl tune-dpo 'my pairs.jsonl' seed 7" in page.text
+    assert "pairs pairs.jsonl" in page.text
+    assert "/home/anna" not in page.source
+    assert "Lower is better, but only of runs with the same loss" in page.text
+    assert "not trained for. Higher is better" in page.text
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"options": 3, "argv": [], "versions": {}}', '{"argv": []}'])
+def test_settings_that_are_none(text: str, tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run", [{"step": 1, "loss": 0.5}])
+    (tmp_path / "run" / "run.json").write_text(text)
+    with pytest.raises(UserError, match=r"run.json: is not what a train or tune command writes"):
+        pages.check(str(tmp_path / "page.html"), [run])
+
+
+def test_headings_are_in_order_and_the_contents_lead_to_them(tmp_path: Path, target: Path) -> None:
+    rows = drawn_rows(tmp_path, 3)
+    run = run_folder(tmp_path / "run", [{"step": 1, "loss": 0.5}], (0,))
+    reports = [win_rate(), accuracy(), accuracy(metric="elo", value=1200, low=1100, high=1300)]
+    pictures = Pictures([str(tmp_path)])
+    web_page.write(str(target), title="Compared", reports=reports, rows=rows, runs=[run], pictures=pictures)
+    page = Page(target)
+    levels = [int(tag[1]) for tag, _ in page.tags if tag in ("h1", "h2", "h3", "h4")]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    links = [one["href"] for one in page.all("a")]
+    assert links == [f"#{one['id']}" for one in page.all("h2")]
+    assert len(set(links)) == len(links) == 7
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    assert {attributes["aria-labelledby"] for _, attributes in page.tags if "aria-labelledby" in attributes} <= {*ids}
+    assert all(one["alt"] and one["decoding"] == "async" for one in page.all("img"))

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple, cast
 
 from ..errors import UserError
@@ -137,3 +138,24 @@ def groups_of(pairs: Sequence[Matched], key: str, told: Mapping[str, Mapping[str
         if value is not None:
             found.setdefault(str(value), []).append(pair)
     return dict(sorted(found.items()))
+
+
+def side_by_side(sides: Mapping[str, Side]) -> Iterator[list[tuple[str, Image]]]:
+    """For each prompt that all sources have, the first picture of each source, with the name of the source."""
+    if not sides:
+        return
+    shared = set.intersection(*(set(prompts) for prompts in sides.values()))
+    first = next(iter(sides.values()))
+    for prompt in first:
+        if prompt in shared:
+            yield [(source, prompts[prompt][0]) for source, prompts in sides.items()]
+
+
+def scores_of(sides: Mapping[str, Side]) -> dict[str, dict[str, list[float]]]:
+    """By reward and source, the scores of all pictures. A source without a score of the reward has an empty list."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for source, side in sides.items():
+        for image in chain.from_iterable(side.values()):
+            for reward, score in image.get("scores", {}).items():
+                found.setdefault(reward, {one: [] for one in sides})[source].append(score)
+    return found

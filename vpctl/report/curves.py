@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -10,12 +11,18 @@ from ..errors import RecordFailed, UserError, os_reason
 from ..images.pictures import Pictures
 from .axes import Axis, Point, axis_ends, drawable, number
 from .gallery import PictureView, data_uri
+from .meanings import of_curve
 
 MAX_POINTS = 400
 """Maximum number of points of a curve. More would not be visible at the width of the plot."""
 SMOOTHED_OVER = 0.05
 """Window of the moving mean, as a share of a curve's points."""
 PREVIEW_SIDE = 1280
+MAIN_SETTINGS = (
+    *("algorithm", "model", "backbone", "reward", "loss", "seed", "learning rate", "batch", "accumulate"),
+    *("max steps", "epochs", "beta", "rank", "processes"),
+)
+"""The options of a run that are shown first."""
 
 
 class Curve(NamedTuple):
@@ -25,6 +32,7 @@ class Curve(NamedTuple):
     """
 
     name: str
+    says: str
     last: str
     points: list[Point]
     mean: list[Point]
@@ -33,12 +41,22 @@ class Curve(NamedTuple):
     left_out: int
 
 
+class RunSettings(NamedTuple):
+    """How a run was made: the command line, its most important options, all options, and the versions of libraries."""
+
+    command: str
+    main: list[tuple[str, str]]
+    options: list[tuple[str, str]]
+    versions: str
+
+
 class Training(NamedTuple):
-    """The curves of a run, and its first and last preview with their steps."""
+    """The curves of a run, its first and last preview with their steps, and how it was made, if it says so."""
 
     label: str
     curves: list[Curve]
     previews: list[tuple[int, PictureView]]
+    settings: RunSettings | None
 
 
 class Frame(NamedTuple):
@@ -60,7 +78,47 @@ def training(run: str, label: str) -> Training:
     curves = [curve(name, points) for name, points in read_metrics(run).items()]
     steps = {int(file.stem): file for file in Path(run).glob("previews/*.png") if file.stem.isdecimal()}
     ends = sorted({min(steps), max(steps)}) if steps else []
-    return Training(label, curves, [(step, _preview(run, steps[step])) for step in ends])
+    return Training(label, curves, [(step, _preview(run, steps[step])) for step in ends], read_settings(run))
+
+
+def read_settings(run: str) -> RunSettings | None:
+    """How a run was made, from its `run.json`; None if there is no such file.
+
+    Folders of this machine are left out of the paths. Raises `UserError` if the file cannot be read or is malformed.
+    """
+    file = Path(run) / "run.json"
+    try:
+        found = json.loads(file.read_bytes())
+        options, argv, versions = (dict(found["options"]), [*map(str, found["argv"])], dict(found["versions"]))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"--run {run}: {os_reason(error)}") from None
+    except (ValueError, LookupError, TypeError):
+        raise UserError(f"{file}: is not what a train or tune command writes; restore or remove the file") from None
+    texts = {str(key).replace("_", " "): _setting(value) for key, value in options.items() if value not in (None, "")}
+    return RunSettings(
+        " ".join(map(shlex.quote, map(_without_folders, argv))),
+        [(key, texts[key]) for key in MAIN_SETTINGS if key in texts],
+        [*texts.items()],
+        ", ".join(f"{name} {version}" for name, version in versions.items()),
+    )
+
+
+def _setting(value: object) -> str:
+    """The value of an option as text."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} × {_setting(one)}" for key, one in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_setting, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return number(value) if isinstance(value, float) else _without_folders(str(value))
+
+
+def _without_folders(text: str) -> str:
+    """An absolute path without its folders, which say where things are on this machine; other text as it is."""
+    return Path(text).name if text.startswith("/") else text
 
 
 def _preview(run: str, file: Path) -> PictureView:
@@ -121,7 +179,9 @@ def curve(name: str, points: list[Point]) -> Curve:
         for one in (drawn, moving_mean(drawn))
     )
     left_out = len(points) - len(drawn)
-    return Curve(name, number(points[-1][1]), line, mean, steps.ticks(whole=True), values.ticks(), left_out)
+    return Curve(
+        name, of_curve(name), number(points[-1][1]), line, mean, steps.ticks(whole=True), values.ticks(), left_out
+    )
 
 
 def moving_mean(points: list[Point]) -> list[Point]:

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -10,7 +10,8 @@ from PIL import Image as PIL
 
 from ..errors import RecordFailed
 from ..images.pictures import Pictures
-from ..records import Image
+from ..judging.remarks import Remark
+from ..records import Image, prompt_key
 from .axes import decimals, fixed
 
 PROMPTS_SHOWN = 48
@@ -36,26 +37,38 @@ class PictureView(NamedTuple):
     failure: str = ""
 
 
+class Opinion(NamedTuple):
+    """What an annotator said of a picture on an aspect: a short verdict, and its reasons."""
+
+    annotator: str
+    aspect: str
+    verdict: str
+    reasons: list[str]
+
+
 class Card(NamedTuple):
     """A prompt with the picture of each source.
 
-    For each reward, `scores` holds the text of every picture's score and whether it is the best.
+    For each reward, `scores` holds the text of every picture's score and whether it is the best. `opinions` has what
+    annotators said of each picture of which they said something, by the label of its source.
     """
 
     prompt: str
+    prompt_id: str
     sides: list[tuple[str, PictureView]]
     scores: dict[str, list[tuple[str, bool]]]
+    opinions: list[tuple[str, list[Opinion]]]
     change: str = ""
 
 
 class Extremes(NamedTuple):
-    """The prompts on which a tuned source gained most and lost most against the base, by one reward."""
+    """The prompts on which a tuned source lost most and gained most against the base, by one reward."""
 
     tuned: str
     base: str
     reward: str
-    gains: list[Card]
     losses: list[Card]
+    gains: list[Card]
 
 
 class Gallery:
@@ -72,6 +85,7 @@ class Gallery:
         decided: Iterable[tuple[str, str]],
         labels: Mapping[str, str],
         pictures: Pictures,
+        remarks: Callable[[Image], Sequence[Remark]],
     ) -> None:
         self._prompts, self._labels = prompts, labels
         base, *self._tuned = sources or [""]
@@ -81,7 +95,9 @@ class Gallery:
         scores: dict[str, list[float]] = {}
         for reward, score in every:
             scores.setdefault(reward, []).append(score)
+        self._decided = [one for one in self._decided if one[1] in scores]
         self.rewards = list(dict.fromkeys(reward for _, reward in self._decided)) or list(scores)
+        self._remarks = remarks
         self._decimals = {reward: decimals(values) for reward, values in scores.items()}
         self._pictures = pictures
         self._shown: dict[str, PictureView] = {}
@@ -118,12 +134,12 @@ class Gallery:
             changes = self._changes(tuned, reward)
             falls = [one for one in changes if one[0] < 0][:EXTREMES_SHOWN]
             rises = [one for one in reversed(changes) if one[0] > 0][:EXTREMES_SHOWN]
-            gains, losses = (
+            losses, gains = (
                 [self._card(row, [reward], fixed(change, self._decimals[reward], signed=True)) for change, row in group]
-                for group in (rises, falls)
+                for group in (falls, rises)
             )
             if changes:
-                found.append(Extremes(self._labels[tuned], self._labels[self._base], reward, gains, losses))
+                found.append(Extremes(self._labels[tuned], self._labels[self._base], reward, losses, gains))
         return found
 
     def _changes(self, tuned: str, reward: str) -> list[tuple[float, Row]]:
@@ -142,13 +158,29 @@ class Gallery:
         scores = {}
         for reward in rewards:
             values = [image.get("scores", {}).get(reward) for _, image in row]
-            there = {value for value in values if value is not None}
-            best = max(there) if len(there) > 1 else None
-            scores[reward] = [
-                ("–" if value is None else fixed(value, self._decimals[reward]), value is not None and value == best)
-                for value in values
-            ]
-        return Card(row[0][1]["prompt"], sides, scores, change)
+            texts = ["–" if value is None else fixed(value, self._decimals[reward]) for value in values]
+            best = max((value for value in values if value is not None), default=None)
+            rest = {text for text, value in zip(texts, values, strict=True) if value not in (None, best)}
+            # Between numbers that print the same, a mark would say what they do not show.
+            told = {text for text, value in zip(texts, values, strict=True) if value == best} - rest if rest else set()
+            scores[reward] = [(text, text in told) for text in texts]
+        opinions = [
+            (self._labels[source], found) for source, image in row if (found := [*map(opinion, self._remarks(image))])
+        ]
+        first = row[0][1]
+        return Card(first["prompt"], prompt_key(first), sides, scores, opinions, change)
+
+
+def opinion(remark: Remark) -> Opinion:
+    """A remark with its verdict in words."""
+    score, compared = remark.score, remark.compared
+    if score is None:
+        verdict = "refused"
+    elif compared:
+        verdict = f"won {fixed(score * compared, 0 if (score * compared).is_integer() else 1)} of {compared}"
+    else:
+        verdict = fixed(score, 2)
+    return Opinion(remark.annotator, remark.aspect, verdict, remark.reasons)
 
 
 def shown(pictures: Pictures, path: str) -> PictureView:

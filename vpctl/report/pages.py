@@ -1,5 +1,7 @@
 """Writes a page of HTML, in one file without external resources."""
 
+import base64
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,7 +11,7 @@ import jinja2
 from ..errors import UserError, os_reason
 from ..streams.whole import atomic_write, own_part
 from .axes import decimals, fixed, number, percent
-from .curves import read_metrics
+from .curves import read_metrics, read_settings
 
 DOCTYPE = b"<!doctype html>"
 STREAMS = ("-", "/dev/stdout", "/dev/stderr")
@@ -22,6 +24,13 @@ TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
 )
 TEMPLATES.filters.update(decimals=decimals, fixed=fixed, number=number, percent=percent)
+
+
+def script_and_policy() -> tuple[str, str]:
+    """The script of a page, and a content security policy that allows this script only, and no request."""
+    script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
+    known = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return script, f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{known}'"
 
 
 def check(path: str, runs: Sequence[str] = (), others: Iterable[str] = ()) -> None:
@@ -38,6 +47,7 @@ def check(path: str, runs: Sequence[str] = (), others: Iterable[str] = ()) -> No
         raise UserError(f"--html {path}: holds something other than a page; name another file")
     for run in runs:
         read_metrics(run)
+        read_settings(run)
     write_whole(path, None)
 
 

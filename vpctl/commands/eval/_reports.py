@@ -9,7 +9,8 @@ from ... import progress
 from ...configs import STEP_SUMMARY, GateConfig
 from ...errors import GateFailed, OutputClosed, UserError
 from ...options import option
-from ...records import Image, Report
+from ...records import Judgement, Report
+from ...report.comparing import Side, scores_of, side_by_side
 from ...report.gates import MetricGate, annotation, markdown, outcomes, parse, regressions, write_junit
 from ...report.tables import print_reports, warn_of_few
 from ...streams.reading import read
@@ -52,17 +53,31 @@ def write_page(
     *,
     title: str,
     reports: list[Report],
-    rows: Iterable[list[tuple[str, Image]]] = (),
+    sides: Mapping[str, Side] | None = None,
+    judgements: Iterable[Judgement] = (),
     runs: Sequence[str] = (),
     folders: Sequence[str] = (),
 ) -> int:
-    """If `html` names a file, write the page, with pictures from `folders`. Returns the number of missing pictures."""
+    """If `html` names a file, write the page, with pictures from `folders`. Returns the number of missing pictures.
+
+    `sides` has the pictures of each model, the base first, and `judgements` what annotators said of them.
+    """
     if not html:
         return 0
     from ...images.pictures import Pictures
+    from ...judging.remarks import Remarks
     from ...report import page
 
-    return page.write(html, title=title, reports=reports, rows=rows, runs=runs, pictures=Pictures(folders))
+    return page.write(
+        html,
+        title=title,
+        reports=reports,
+        rows=side_by_side(sides or {}),
+        scores=scores_of(sides or {}),
+        remarks=Remarks(judgements).of,
+        runs=runs,
+        pictures=Pictures(folders),
+    )
 
 
 def check_gates(config: GateConfig, metrics: Sequence[str]) -> list[MetricGate]:

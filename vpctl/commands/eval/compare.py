@@ -223,7 +223,8 @@ def compare(
         opener = Pictures(folders, piped=any(map(is_stream, sources)))
         asked = ((pair.other, pair.one) for some in pairs.values() for pair in some)
         duels.ask(asked, made, spec, aspects, opener, server=server, out=kept[0], seed=seed)
-    scorers = [*(scorer(name, origins) for name in rewards), *_annotators(kept)]
+    said = _judgements(kept)
+    scorers = [*(scorer(name, origins) for name in rewards), *_annotators(said, rewards)]
     if not scorers:
         raise UserError("there is nothing to compare the pictures by; name --judgements with judgements of them")
     chosen: dict[str, object] = {"selected_by": ",".join(dict.fromkeys(selecting))} if selecting else {}
@@ -240,7 +241,8 @@ def compare(
         html,
         title="Tuned models compared",
         reports=[*reports, *earlier],
-        rows=side_by_side(sides),
+        sides=sides,
+        judgements=said,
         runs=run or [],
         folders=folders,
     )
@@ -332,17 +334,23 @@ def warn_of_the_rest(base: Side, tuned: Side, source: str, against: str, pairs: 
         progress.warn(f"{source}: {pictures} of this file or of {against} left out: no counterpart in the other file")
 
 
-def _annotators(judgements: Sequence[str]) -> list[Decider]:
-    """The annotators of these files as scorers."""
+def _judgements(sources: Sequence[str]) -> list[Judgement]:
+    """The judgements of these files."""
+    checker = ConsistencyChecker(parts=False)
+    return [*checker.judgements(chain.from_iterable(located(one, Judgement) for one in sources))]
+
+
+def _annotators(judgements: Sequence[Judgement], rewards: Sequence[str]) -> list[Decider]:
+    """The annotators of these judgements as scorers. One that has the name of a reward is told apart from it."""
     if not judgements:
         return []
     from ...judging.duels import DuelOutcomes
 
-    checker = ConsistencyChecker(parts=False)
-    found = DuelOutcomes(checker.judgements(chain.from_iterable(located(one, Judgement) for one in judgements)))
+    found = DuelOutcomes(judgements)
 
     def decides(name: str) -> Decider:
-        return Decider(name, lambda one, other: found.outcome(name, one, other))
+        told = f"{name} (annotator)" if name in rewards else name
+        return Decider(told, lambda one, other: found.outcome(name, one, other))
 
     return [decides(name) for name in found.annotators]
 
@@ -402,12 +410,3 @@ def _ranks(
         if results := results_of(values):
             for source, found in zip(sources, elo(results, len(sources)), strict=True):
                 yield as_report(found, name=source, metric=ELO, reward=one.name, **keys)
-
-
-def side_by_side(sides: Mapping[str, Side]) -> Iterator[list[tuple[str, Image]]]:
-    """For each prompt that all sources have, the first picture of each source, with the name of the source."""
-    shared = set.intersection(*(set(prompts) for prompts in sides.values()))
-    first = next(iter(sides.values()))
-    for prompt in first:
-        if prompt in shared:
-            yield [(source, prompts[prompt][0]) for source, prompts in sides.items()]
