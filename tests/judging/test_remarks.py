@@ -1,6 +1,6 @@
 from typing import Any, cast
 
-from vpctl.judging.remarks import MAX_CHARS, Remark, Remarks
+from vpctl.judging.remarks import MAX_CHARS, Outcomes, Remark, Remarks
 from vpctl.records import Image, Judgement
 
 
@@ -31,8 +31,8 @@ def test_the_score_and_the_reasons_of_a_picture() -> None:
         ]
     )
     assert found.of(picture("a")) == [
-        Remark("judge", "fidelity", 4.5, 0, ["sharp"]),
-        Remark("ben", "aesthetic", 1.0, 0, []),
+        Remark("judge", "fidelity", 4.5, None, ["sharp"]),
+        Remark("ben", "aesthetic", 1.0, None, []),
     ]
     assert found.of(picture("elsewhere", image_id="b"))[0].reasons == ["blurred"]
     assert found.of(picture("c")) == []
@@ -44,12 +44,12 @@ def test_comparisons_of_two_are_counted_as_wins() -> None:
         judgement([3, 3], mode="pair", order=[1, 0]),
         judgement([1, 5], mode="pair", names="ac", order=[0, 1]),
     ]
-    assert Remarks(duels).of(picture("a")) == [Remark("judge", "fidelity", 0.5, 3, ["left"])]
+    assert Remarks(duels).of(picture("a")) == [Remark("judge", "fidelity", 0.5, Outcomes(1, 1, 1), ["left"])]
 
 
 def test_refused_and_replaced_judgements() -> None:
     refused = judgement([], refused="unsafe")
-    assert Remarks([refused]).of(picture("a")) == [Remark("judge", "fidelity", None, 0, [])]
+    assert Remarks([refused]).of(picture("a")) == [Remark("judge", "fidelity", None, None, [])]
     asked_again = [judgement([score, 1], key=str(score), order=[0, 1]) for score in (2, 4)]
     assert Remarks(asked_again).of(picture("a"))[0].score == 4
 

@@ -20,7 +20,7 @@ from PIL import Image as PIL
 
 from vpctl.errors import UserError
 from vpctl.images.pictures import Pictures
-from vpctl.judging.remarks import Remark
+from vpctl.judging.remarks import Outcomes, Remark
 from vpctl.records import Image, Report, digest
 from vpctl.report import axes, curves, pages
 from vpctl.report import page as web_page
@@ -586,14 +586,17 @@ def test_what_the_judges_said_stands_with_the_pictures(tmp_path: Path, target: P
 
     def said(image: Image) -> list[Remark]:
         if image["file_name"] == rows[0][0][1]["file_name"]:
-            return [Remark("human:anna", "fidelity", 4.25, 0, [HOSTILE]), Remark("vlm", "aesthetic", 0.5, 3, [])]
-        return [Remark("vlm", "aesthetic", None, 0, [])]
+            return [
+                Remark("human:anna", "fidelity", 4.25, None, [HOSTILE]),
+                Remark("vlm", "aesthetic", 0.5, Outcomes(1, 0, 1), []),
+            ]
+        return [Remark("vlm", "aesthetic", None, None, [])]
 
     pictures = Pictures([str(tmp_path)])
     web_page.write(str(target), title="Compared", reports=[], rows=rows, remarks=said, pictures=pictures)
     page = Page(target)
     assert f"{digest(0)} " in page.text, "the id of the prompt"
-    assert f"base fidelity 4.25 human:anna {HOSTILE} aesthetic won 1.5 of 3 vlm dpo aesthetic refused vlm" in page.text
+    assert f"base fidelity 4.25 human:anna {HOSTILE} aesthetic won 1, lost 1 vlm dpo aesthetic refused vlm" in page.text
     assert "<script>alert" not in page.source
 
 

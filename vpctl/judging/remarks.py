@@ -14,18 +14,25 @@ MAX_CHARS = 300
 """A longer reason is cut off."""
 
 
+class Outcomes(NamedTuple):
+    """How a picture did in comparisons with another one."""
+
+    wins: int
+    ties: int
+    losses: int
+
+
 class Remark(NamedTuple):
     """What an annotator said of a picture on an aspect.
 
-    `score` is the mean of its scores. If the pictures were shown in pairs, `compared` is the number of comparisons, and
-    `score` the mean of them: 1 for a preferred picture, 0 for the other one, 0.5 for a tie. It is None if all of them
-    were refused.
+    `score` is the mean of its scores. If all pictures were shown in pairs, it is the share of comparisons won, in which
+    a tie counts one half, and `outcomes` has their numbers. It is None if all judgements were refused.
     """
 
     annotator: str
     aspect: str
     score: float | None
-    compared: int
+    outcomes: Outcomes | None
     reasons: list[str]
 
 
@@ -75,13 +82,14 @@ def _verdicts(judgement: Judgement) -> Iterator[tuple[str, str, _Verdict]]:
 
 def _remark(annotator: str, aspect: str, verdicts: list[_Verdict]) -> Remark:
     """One remark of verdicts. Of verdicts on pairs and on single pictures, those on single pictures give the score."""
-    single = [one for one in verdicts if not one.is_compared and one.score is not None]
-    counted = single or [one for one in verdicts if one.score is not None]
+    single = [one.score for one in verdicts if not one.is_compared and one.score is not None]
+    compared = [one.score for one in verdicts if one.is_compared and one.score is not None]
+    outcomes = Outcomes(*(compared.count(value) for value in (1.0, 0.5, 0.0))) if compared and not single else None
     reasons = list(dict.fromkeys(one.reason for one in verdicts if one.reason))[:MAX_REASONS]
     return Remark(
         annotator,
         aspect,
-        fmean(one.score for one in counted if one.score is not None) if counted else None,
-        0 if single else len(counted),
+        fmean(single or compared) if single or compared else None,
+        outcomes,
         [text if len(text) <= MAX_CHARS else f"{text[: MAX_CHARS - 1]}…" for text in reasons],
     )

@@ -2,20 +2,23 @@
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from PIL import Image as PIL
 
 from ..errors import RecordFailed
 from ..images.pictures import Pictures
-from ..judging.remarks import Remark
-from ..records import Image, prompt_key
+from ..judging.remarks import Remark, Remarks
+from ..records import Image, Judgement, prompt_key
 from .axes import decimals, fixed
 
 PROMPTS_SHOWN = 48
 EXTREMES_SHOWN = 8
+JUDGED_SHOWN = 12
+JUDGED_EACH = 6
+"""Number of pictures of one judged prompt: the best ones."""
 ENLARGED_TO = 96
 """Pixels. A picture whose longer side is smaller is enlarged by the smallest whole factor that reaches this size."""
 EMBEDDED_AT = 256
@@ -80,7 +83,7 @@ class Gallery:
 
     def __init__(
         self,
-        prompts: list[Row],
+        prompts: Sequence[Row],
         sources: Sequence[str],
         decided: Iterable[tuple[str, str]],
         labels: Mapping[str, str],
@@ -103,9 +106,9 @@ class Gallery:
         self._shown: dict[str, PictureView] = {}
 
     @property
-    def total(self) -> int:
-        """The number of different pictures that the cards have requested so far."""
-        return len(self._shown)
+    def requested(self) -> set[str]:
+        """The files of the pictures that the cards have requested so far."""
+        return {*self._shown}
 
     @property
     def missing(self) -> dict[str, str]:
@@ -117,10 +120,10 @@ class Gallery:
             self._shown[path] = shown(self._pictures, path)
         return self._shown[path]
 
-    def spread(self) -> list[Card]:
-        """Cards of up to `PROMPTS_SHOWN` prompts at even distances. The choice does not depend on the scores."""
+    def spread(self, most: int = PROMPTS_SHOWN) -> list[Card]:
+        """Cards of up to `most` prompts at even distances. The choice does not depend on the scores."""
         total = len(self._prompts)
-        count = min(PROMPTS_SHOWN, total)
+        count = min(most, total)
         return [self._card(self._prompts[index * total // count], self.rewards) for index in range(count)]
 
     def extremes(self) -> list[Extremes]:
@@ -171,15 +174,42 @@ class Gallery:
         return Card(first["prompt"], prompt_key(first), sides, scores, opinions, change)
 
 
+def judged_rows(judgements: Iterable[Judgement], remarks: Remarks, known: Container[str]) -> list[Row]:
+    """For each judged prompt that is not `known`, its pictures with what annotators gave them, the best first.
+
+    The sources are places: 1 for the best picture. The scores are by aspect; of several annotators, by annotator, too.
+    """
+    prompts: dict[str, dict[str, Image]] = {}
+    annotators = set()
+    for one in judgements:
+        annotators.add(one["annotator"])
+        if one["prompt_id"] not in known:
+            told = {"prompt": one["prompt"], "prompt_id": one["prompt_id"]}
+            for image_id, file in zip(one["image_ids"], one["file_names"], strict=True):
+                image = cast(Image, {**told, "image_id": image_id, "file_name": file})
+                prompts.setdefault(one["prompt_id"], {})[image_id] = image
+    rows = []
+    for images in prompts.values():
+        for image in images.values():
+            said = [remark for remark in remarks.of(image) if remark.score is not None]
+            image["scores"] = {
+                one.aspect if len(annotators) == 1 else f"{one.annotator}, {one.aspect}": cast(float, one.score)
+                for one in said
+            }
+        best_first = sorted(images.values(), key=lambda image: -sum(image["scores"].values()))
+        rows.append([(str(place), image) for place, image in enumerate(best_first[:JUDGED_EACH], 1)])
+    return rows
+
+
 def opinion(remark: Remark) -> Opinion:
     """A remark with its verdict in words."""
-    score, compared = remark.score, remark.compared
-    if score is None:
+    if remark.score is None:
         verdict = "refused"
-    elif compared:
-        verdict = f"won {fixed(score * compared, 0 if (score * compared).is_integer() else 1)} of {compared}"
+    elif remark.outcomes:
+        counts = zip(("won", "tied", "lost"), remark.outcomes, strict=True)
+        verdict = ", ".join(f"{what} {count}" for what, count in counts if count)
     else:
-        verdict = fixed(score, 2)
+        verdict = fixed(remark.score, 2)
     return Opinion(remark.annotator, remark.aspect, verdict, remark.reasons)
 
 

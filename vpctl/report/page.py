@@ -16,7 +16,7 @@ from ..streams.places import short_labels
 from .axes import Axis
 from .curves import FRAME, SMOOTHED_OVER, Training, training
 from .distributions import Scores, distributions
-from .gallery import Gallery, Row
+from .gallery import JUDGED_SHOWN, Gallery, Row
 from .headlines import SHARES, by_reward, contest, figures, span, summary
 from .pages import TEMPLATES, script_and_policy, write_whole
 from .pivots import ReportData, Sheet, sheets
@@ -40,16 +40,20 @@ def write(
     rows: Iterable[Row] = (),
     scores: Scores | None = None,
     remarks: Callable[[Image], Sequence[Remark]] = no_remarks,
+    judged: Sequence[Row] = (),
     runs: Sequence[str] = (),
     pictures: Pictures | None = None,
 ) -> int:
     """Write the page completely or not at all. Creates missing folders. Returns the number of missing pictures.
 
     `rows` holds, for each prompt, the first picture of every source; the base comes first. `scores` are the scores of
-    all pictures, and `remarks` says what annotators said of a picture. `runs` are the folders of training runs. If a
-    picture cannot be opened, its cell shows the reason.
+    all pictures, and `remarks` says what annotators said of a picture. `judged` has further prompts with judged
+    pictures, the best first. `runs` are the folders of training runs. If a picture cannot be opened, its cell shows the
+    reason.
     """
     run_labels = short_labels({run: run for run in runs})
+    if len(runs) == 1:
+        run_labels = {runs[0]: os.path.basename(os.path.abspath(runs[0]))}
     trainings = [training(run, label) for run, label in run_labels.items()]
     facts = as_facts(reports)
     contests = [found for one in facts if "by" not in one and (found := contest(one))]
@@ -61,16 +65,19 @@ def write(
         for one in contests
         if "reward" in one.report and sources and one.report.get("baseline") == sources[0]
     ]
-    gallery = Gallery(prompts, sources, decided, labels, pictures or Pictures([]), remarks)
+    opener = pictures or Pictures([])
+    gallery = Gallery(prompts, sources, decided, labels, opener, remarks)
+    places = {place: place for row in judged for place, _ in row}
+    judgements = Gallery(judged, [], [], places, opener, remarks)
     tables = sheets(facts, labels)
     spreads = distributions(scores or {}, labels)
-    cards, extremes = gallery.spread(), gallery.extremes()
+    cards, extremes, judged_cards = gallery.spread(), gallery.extremes(), judgements.spread(JUDGED_SHOWN)
     script, policy = script_and_policy()
     page = TEMPLATES.get_template("page.html.j2").render(
         title=title,
         figures=figures(facts, labels),
         sentences=summary(facts, labels, sources, len(prompts)),
-        contents=contents(tables, bool(spreads), bool(cards), bool(extremes), trainings),
+        contents=contents(tables, bool(spreads), bool(cards), bool(extremes), bool(judged_cards), trainings),
         sheets=tables,
         contests=by_reward(contests),
         distributions=spreads,
@@ -81,6 +88,8 @@ def write(
         cards=cards,
         first_shown=FIRST_SHOWN,
         extremes=extremes,
+        judged=judged_cards,
+        total_judged=len(judged),
         trainings=trainings,
         frame=FRAME,
         unit=Axis(0.0, 1.0),
@@ -92,10 +101,11 @@ def write(
     )
     write_whole(path, page.encode("utf-8", "replace"))
     progress.note(f"the page is {path}")
-    if missing := gallery.missing:
+    if missing := {**gallery.missing, **judgements.missing}:
         name, reason = next(iter(missing.items()))
-        progress.warn(f"{path}: {len(missing)} of {gallery.total} pictures are missing; {name}: {reason}")
-    return len(gallery.missing)
+        total = len(gallery.requested | judgements.requested)
+        progress.warn(f"{path}: {len(missing)} of {total} pictures are missing; {name}: {reason}")
+    return len(missing)
 
 
 def as_facts(reports: Iterable[Report]) -> list[ReportData]:
@@ -112,11 +122,15 @@ def labels_of(reports: Sequence[ReportData], sources: Iterable[str]) -> dict[str
     names = {file: os.path.basename(file.rstrip("/")) or file for file in files}
     if len(set(names.values())) < len(names):
         names = {file: file for file in files}
-    return {**names, **short_labels({source: os.path.dirname(source) for source in (*sources, *compared)})}
+    pictures = dict.fromkeys((*sources, *compared))
+    found = short_labels({source: os.path.dirname(source) for source in pictures})
+    if any(found[source] == source for source in pictures):  # two files are in one folder
+        found = short_labels({source: source for source in pictures})
+    return {**names, **found}
 
 
 def contents(
-    tables: Sequence[Sheet], spreads: bool, cards: bool, extremes: bool, trainings: Sequence[Training]
+    tables: Sequence[Sheet], spreads: bool, cards: bool, extremes: bool, judged: bool, trainings: Sequence[Training]
 ) -> dict[str, str]:
     """The sections of the page, in their order: the heading of each by the name of its place."""
     return {
@@ -124,6 +138,7 @@ def contents(
         **({"scores": "Distributions of scores"} if spreads else {}),
         **({"changes": "Largest changes"} if extremes else {}),
         **({"pictures": "Pictures side by side"} if cards else {}),
+        **({"judged": "Judged pictures"} if judged else {}),
         **({"training": "Training"} if trainings else {}),
         **({"previews": "Previews"} if any(one.previews for one in trainings) else {}),
     }

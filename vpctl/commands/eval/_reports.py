@@ -54,27 +54,33 @@ def write_page(
     title: str,
     reports: list[Report],
     sides: Mapping[str, Side] | None = None,
-    judgements: Iterable[Judgement] = (),
+    judgements: Sequence[Judgement] = (),
+    with_judged: bool = False,
     runs: Sequence[str] = (),
     folders: Sequence[str] = (),
 ) -> int:
     """If `html` names a file, write the page, with pictures from `folders`. Returns the number of missing pictures.
 
-    `sides` has the pictures of each model, the base first, and `judgements` what annotators said of them.
+    `sides` has the pictures of each model, the base first, and `judgements` what annotators said of them. With
+    `with_judged`, the page also shows judged pictures of other prompts.
     """
     if not html:
         return 0
     from ...images.pictures import Pictures
     from ...judging.remarks import Remarks
     from ...report import page
+    from ...report.gallery import judged_rows
 
+    remarks = Remarks(judgements)
+    known = {prompt for side in (sides or {}).values() for prompt in side}
     return page.write(
         html,
         title=title,
         reports=reports,
         rows=side_by_side(sides or {}),
         scores=scores_of(sides or {}),
-        remarks=Remarks(judgements).of,
+        remarks=remarks.of,
+        judged=judged_rows(judgements, remarks, known) if with_judged else [],
         runs=runs,
         pictures=Pictures(folders),
     )
