@@ -8,6 +8,7 @@ import pytest
 from tests.conftest import write_lines
 from tests.report.test_page import Page, drawn_rows, run_folder
 from vpctl.commands.eval.compare import compare
+from vpctl.commands.eval.judgements import judgements
 from vpctl.commands.eval.report import report
 from vpctl.errors import SomeFailed, UserError
 
@@ -97,3 +98,13 @@ def test_folders_that_have_nothing_to_show(folder: Path, tmp_path: Path) -> None
     (folder / "lora" / "metrics.jsonl").write_text("no json\n")
     with pytest.raises(UserError, match=r"metrics.jsonl:1: not JSON"):
         report(str(folder))
+
+
+def test_judgements_have_a_page_with_their_pictures(folder: Path) -> None:
+    page = folder / "votes.html"
+    judgements([str(folder / "votes.jsonl")], str(folder / "quality.jsonl"), html=str(page))
+    found = Page(page)
+    assert "human:anna, list mode aspect refused failed" in found.text
+    assert "All judged prompts." in found.text
+    assert "fidelity 4.00 human:anna sharp" in found.text
+    assert len(found.pictures()) == 2

@@ -99,6 +99,8 @@ def test_places_and_levels_are_columns() -> None:
     found = sheets([*slots, *levels], {})
     heads = [[head for head, _ in sheet.tables[0].columns] for sheet in found]
     assert heads == [["place 1", "place 2"], ["level 1", "level 2"]]
+    (ties, levels_told) = only(sheets([report("ties", mode="list", aspect="fidelity"), *levels], {})).explained
+    assert (ties[0], levels_told[0]) == ("ties", "level 1, level 2")
 
 
 def test_csv_has_every_key_and_digit_and_no_formula() -> None:

@@ -54,10 +54,12 @@ def figures(reports: Sequence[ReportData], labels: Mapping[str, str]) -> list[Fi
     """
     found = []
     for report in _headlines(reports)[:FIGURES]:
-        against = labels.get(report.get("baseline", ""), report.get("baseline", ""))
+        words = [report["metric"].replace("_", " ")]
+        for key, word in (("baseline", "with" if report["metric"] == "agreement" else "against"), ("data", "on")):
+            if key in report:
+                words.append(f"{word} {labels.get(report[key], report[key])}")
         judged = f"judged by {report['reward']}" if "reward" in report else report.get("aspect", "")
-        metric = f"{report['metric'].replace('_', ' ')}{against and f' against {against}'}"
-        what = ", ".join(filter(None, [metric, judged]))
+        what = ", ".join(filter(None, [" ".join(words), judged]))
         found.append(Figure(labels.get(report["name"], report["name"]), what, report))
     return found
 
@@ -121,7 +123,8 @@ def _sentence(report: ReportData, labels: Mapping[str, str], compared: str) -> s
     else:
         on = f" on {report['aspect']}" if "aspect" in report else ""
         told = f"{name} prefers the chosen picture" if metric == "accuracy" else f"{name} and {other} agree{on}"
-        said = f"{told} in {value} of {_count(report['n'], 'pair')} ({span(report)})"
+        where = f" of {labels.get(report['data'], report['data'])}" if "data" in report else ""
+        said = f"{told} in {value} of {_count(report['n'], 'pair')}{where} ({span(report)})"
         meant = {1: "better than guessing", 0: "this is not different from guessing", -1: "worse than guessing"}
     return f"{said}; {_VERDICTS[side(report)]}: {meant[side(report)]}."
 

@@ -21,7 +21,6 @@
   addEventListener("beforeprint", () => {
     folded = all("details:not([open])");
     folded.forEach((one) => { one.open = true; });
-    all("img").forEach((one) => { one.loading = "eager"; });
   });
   addEventListener("afterprint", () => folded.forEach((one) => { one.open = false; }));
 

@@ -87,8 +87,12 @@ class Table(NamedTuple):
 
     @property
     def explained(self) -> list[tuple[str, str]]:
-        """The columns that have an explanation, if there are several columns."""
-        return [column for column in self.columns if column[1]] if len(self.columns) > 1 else []
+        """The explanations of the columns, if there are several columns, each with the heads of its columns."""
+        found: dict[str, list[str]] = {}
+        for head, says in self.columns if len(self.columns) > 1 else []:
+            if says:
+                found.setdefault(says, []).append(head)
+        return [(", ".join(heads), says) for says, heads in found.items()]
 
 
 class Sheet(NamedTuple):
@@ -153,7 +157,7 @@ def _places(report: ReportData, labels: Mapping[str, str]) -> Iterator[_Place]:
         head = f"{head} {report.get(several[metric], '')}".strip() if metric in several else head
         two = f"{told('name')} and {told('baseline')}" if "baseline" in report else told("name")
         mode = f"{report['mode']} mode" if "mode" in report else ""
-        yield _Place(of, _title(two, mode), report.get("aspect", "all"), head)
+        yield _Place(of, ", ".join(filter(None, [two, mode])), report.get("aspect", "all"), head)
     elif of == "accuracy_harmonic_mean":
         yield _Place(of, "", name, head)
     else:
@@ -163,7 +167,7 @@ def _places(report: ReportData, labels: Mapping[str, str]) -> Iterator[_Place]:
 
 
 def _title(*parts: str) -> str:
-    """The parts that are there, with a capital."""
+    """The parts that are there, each a word and a name, with a capital."""
     text = ", ".join(filter(None, parts))
     return text[:1].upper() + text[1:]
 

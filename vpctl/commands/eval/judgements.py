@@ -1,21 +1,22 @@
 """Describe how annotators judge: levels, ties, position bias, changed preferences."""
 
-import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Annotated
 
-from ...errors import OutputClosed, UserError
+from ...errors import SomeFailed, UserError
 from ...judging.preferences import without_replaced
 from ...judging.quality import LEVELS, KindOfJudgement, Quality, Series, measure_quality, on_levels, print_tables
 from ...judging.suspects import find_suspects, print_suspects, telling_only
-from ...options import STDIO, MaxPictures, Whole, argument
+from ...options import STDIO, MaxPictures, Roots, Whole, argument
 from ...records import Judgement, Report
 from ...report.statistics import mean_report, preferred
 from ...streams.joins import ConsistencyChecker, once
+from ...streams.places import folder_of
 from ...streams.reading import located
 from ...streams.writing import Replacement
+from ._reports import Html, check_page, write, write_page
 
 
 def judgements(
@@ -23,6 +24,8 @@ def judgements(
     out: Whole = STDIO,
     *,
     max_pictures: MaxPictures = 100,
+    html: Html = "",
+    root: Roots = None,
 ) -> None:
     """Describe how annotators judge: levels, ties, position bias, changed preferences.
 
@@ -43,28 +46,38 @@ def judgements(
     that was shown first scores higher than the picture that was shown last; a tie counts 0.5. `suspicious` is the share
     of pictures in the second table.
 
+    The page of --html also shows pictures of some prompts, with their scores and the annotator's reasons. A picture
+    that cannot be opened is missing there; a warning names it, and the exit code is 3.
+
     If an annotator judged the same pictures again in the same order and pass, only the last judgement counts.
 
     Examples:
 
-        vpctl eval judgements judgements.jsonl
+        vpctl eval judgements judgements.jsonl --html judgements.html
 
         vpctl eval judgements judgements.jsonl 2> /dev/null
             | jq -r 'select(.metric == "flips") | [.aspect, .value] | @tsv'
     """
+    check_page(html, [*files, out])
     once(files)
     joined = ConsistencyChecker(max_pictures=max_pictures, parts=False)
-    records = joined.judgements(chain.from_iterable(located(source, Judgement) for source in files))
+    records: Iterable[Judgement] = joined.judgements(chain.from_iterable(located(one, Judgement) for one in files))
+    shown: list[Judgement] = []
+    if html:  # only the page needs all reasons in the memory
+        records = shown = [*records]
     kept = list(without_replaced(map(telling_only, records), Counter(), keep={"rationales"}))
     found = measure_quality(kept)
     suspects, flags = find_suspects(kept)
     if not found:
         raise UserError(f"{files[0]}: there are no judgements")
-    with Replacement(out, files) as sink, contextlib.suppress(OutputClosed):
-        for report in chain(reports(found), suspicious(flags)):
-            sink.write(report)
+    measured = [*reports(found), *suspicious(flags)]
+    with Replacement(out, files) as sink:
+        write(measured, sink)
     print_tables(found)
     print_suspects(suspects)
+    title, folders = "Quality of judgements", [*map(folder_of, files), *(root or [])]
+    if write_page(html, title=title, reports=measured, judgements=shown, with_judged=True, folders=folders):
+        raise SomeFailed
 
 
 def reports(found: Mapping[KindOfJudgement, Quality]) -> Iterator[Report]:
