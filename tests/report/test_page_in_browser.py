@@ -71,15 +71,17 @@ async def _looked_at(url: str, folder: Path) -> None:
     async with browser(folder) as page:
         for width, dark in ((1440, False), (390, True), (390, False), (1440, True)):
             await _open(page, url, width, dark=dark)
-            folded = await page.value("document.querySelectorAll('details.fold:not([open])').length")
-            assert folded == (9 if width == 390 else 0), "sections are folded on a phone only"
+            folded = await page.value("document.querySelectorAll('section > details:not([open])').length")
+            assert folded == (8 if width == 390 else 0), "sections are folded on a phone only"
             await page.value("document.querySelectorAll('details').forEach(one => { one.open = true; })")
             assert await page.value(TOO_WIDE.replace("WIDTH", str(width))) == []
             assert await page.value("document.documentElement.scrollWidth") <= width
             assert await page.value(UNREADABLE) == []
         await _sorted(page)
+        await _saved(page, folder / "saved")
         await _linked(page, url)
         await _printed(page)
+        await _without_script(page, url)
         assert page.complaints == []
         assert {one.split(":")[0] for one in page.urls} <= {"file", "data", "blob"}
 
@@ -103,6 +105,31 @@ async def _sorted(page: Page) -> None:
     await page.value(f"{button}[0].click()")
     assert await page.value(ROWS) == ["a", "b", "c"]
     assert await page.value("document.querySelectorAll('[aria-sort]').length") == 1
+
+
+async def _saved(page: Page, folder: Path) -> None:
+    """Save a table as CSV, and copy or save it as LaTeX."""
+    await page.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+    tools = "document.querySelector('[aria-labelledby=of-accuracy] ~ .tools')"
+    await page.value(f"{tools}.querySelector('[data-kind=csv]').click()")
+    await page.until(f"{tools}.innerText.includes('Saved')")
+    await page.value(f"{tools}.querySelector('[data-kind=latex]').click()")
+    await page.until(f"/Copied|Saved.*Saved/s.test({tools}.innerText)")
+    async with asyncio.timeout(20):
+        while not (folder / "of-accuracy-1.csv").exists():
+            await asyncio.sleep(0.01)
+    header, *rows = (folder / "of-accuracy-1.csv").read_text().splitlines()
+    assert header.startswith("name,metric,value,low,high,n")
+    assert len(rows) == 7
+
+
+async def _without_script(page: Page, url: str) -> None:
+    """Without JavaScript the whole page is open, and has no buttons."""
+    await page.call("Emulation.setScriptExecutionDisabled", value=True)
+    await page.call("Page.navigate", url=f"{url}?plain")
+    await page.until("document.readyState === 'complete' && document.querySelector('footer')")
+    assert await page.value("document.querySelectorAll('details.fold:not([open]), th button').length") == 0
+    assert await page.value("[...document.querySelectorAll('button')].every(one => !one.getClientRects().length)")
 
 
 async def _linked(page: Page, url: str) -> None:

@@ -4,16 +4,26 @@ This module computes the content of the page. The template `judged.html.j2` defi
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import NamedTuple
 
-from .. import __version__, progress
+from .. import progress
 from ..images.pictures import Pictures
 from ..judging.merging import MergeCounts
 from ..judging.overview import BINS, Contested, Overview, Share
 from .axes import Axis
 from .gallery import PictureView, shown
-from .pages import TEMPLATES, write_whole
+from .pages import rendered, write_whole
+
+HEADINGS = {
+    "scores": "Scores",
+    "ties": "Ties",
+    "correlation": "Correlation of the aspects",
+    "models": "Models",
+    "guidance": "Guidance",
+    "agreement": "Agreement of the annotators",
+    "contested": "The most contested prompts",
+}
+"""The sections of the page, in their order."""
 
 
 class Histogram(NamedTuple):
@@ -51,22 +61,32 @@ def write(
     `facts` are sentences for its beginning. Pictures that cannot be opened show the reason.
     """
     contested = [_contested(one, pictures) for one in overview.contested]
-    page = TEMPLATES.get_template("judged.html.j2").render(
+    by_two = {aspect: rates(found) for aspect, found in by_aspect(overview).items()}
+    parts = {
+        "scores": histograms(overview),
+        "ties": [Rate(one, tally.tied[one] / seen, 0.0, 0.0, seen) for one, seen in sorted(tally.seen.items())],
+        "correlation": len({aspect for aspect, _ in overview.scores}) > 1,
+        "models": rates(overview.models),
+        "guidance": sorted(rates(overview.guidance), key=lambda one: float(one.name)),
+        "agreement": by_two,
+        "contested": contested,
+    }
+    page = rendered(
+        "judged.html.j2",
         title=title,
+        contents={key: HEADINGS[key] for key, part in parts.items() if part},
         facts=facts,
-        histograms=histograms(overview),
-        tied=[Rate(one, tally.tied[one] / seen, 0.0, 0.0, seen) for one, seen in sorted(tally.seen.items())],
+        histograms=parts["scores"],
+        tied=parts["ties"],
         aspects=sorted({aspect for aspect, _ in overview.scores}),
         correlations=correlations(overview),
-        models=rates(overview.models),
-        guidance=sorted(rates(overview.guidance), key=lambda one: float(one.name)),
-        agreement={aspect: rates(found) for aspect, found in by_aspect(overview).items()},
+        models=parts["models"],
+        guidance=parts["guidance"],
+        agreement=by_two,
         contested=contested,
         unit=Axis(0.0, 1.0),
-        version=__version__,
-        written=datetime.now(UTC),
     )
-    write_whole(path, page.encode("utf-8", "replace"))
+    write_whole(path, page)
     progress.note(f"the page is {path}")
     missing = [one.failure for prompt in contested for one, _ in prompt.pictures if one.failure]
     if missing:

@@ -6,9 +6,8 @@ This module decides what is on the page. The template `page.html.j2` defines its
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
 
-from .. import __version__, progress
+from .. import progress
 from ..images.pictures import Pictures
 from ..judging.remarks import Remark
 from ..records import Image, Report
@@ -17,12 +16,10 @@ from .axes import Axis
 from .curves import FRAME, SMOOTHED_OVER, Training, training
 from .distributions import Scores, distributions
 from .gallery import JUDGED_SHOWN, Gallery, Row
-from .headlines import SHARES, by_reward, contest, figures, span, summary
-from .pages import TEMPLATES, script_and_policy, write_whole
+from .headlines import SHARES, by_reward, contest, figures, summary
+from .pages import TEMPLATES, rendered, write_whole
 from .pivots import ReportData, Sheet, sheets
 
-FIRST_SHOWN = 12
-"""Number of prompts that a phone shows before the others are unfolded."""
 TEXTS = ("name", "baseline", "reward", "aspect", "data", "by", "group", "selected_by", "mode")
 """Keys of a report that hold text. Files of reports come from elsewhere, so they are made text where they are not."""
 
@@ -72,8 +69,8 @@ def write(
     tables = sheets(facts, labels)
     spreads = distributions(scores or {}, labels)
     cards, extremes, judged_cards = gallery.spread(), gallery.extremes(), judgements.spread(JUDGED_SHOWN)
-    script, policy = script_and_policy()
-    page = TEMPLATES.get_template("page.html.j2").render(
+    page = rendered(
+        "page.html.j2",
         title=title,
         figures=figures(facts, labels),
         sentences=summary(facts, labels, sources, len(prompts)),
@@ -86,7 +83,6 @@ def write(
         total=len(prompts),
         rewards=gallery.rewards,
         cards=cards,
-        first_shown=FIRST_SHOWN,
         extremes=extremes,
         judged=judged_cards,
         total_judged=len(judged),
@@ -94,12 +90,8 @@ def write(
         frame=FRAME,
         unit=Axis(0.0, 1.0),
         smoothed_over=SMOOTHED_OVER,
-        script=script,
-        policy=policy,
-        version=__version__,
-        written=datetime.now(UTC),
     )
-    write_whole(path, page.encode("utf-8", "replace"))
+    write_whole(path, page)
     progress.note(f"the page is {path}")
     if missing := {**gallery.missing, **judgements.missing}:
         name, reason = next(iter(missing.items()))
@@ -149,4 +141,4 @@ def _anchor(key: str) -> str:
     return "of-" + "".join(character if character.isascii() and character.isalnum() else "-" for character in key)
 
 
-TEMPLATES.filters.update(span=span, anchor=_anchor)
+TEMPLATES.filters.update(anchor=_anchor)

@@ -4,14 +4,17 @@ import base64
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import jinja2
 
+from .. import __version__
 from ..errors import UserError, os_reason
 from ..streams.whole import atomic_write, own_part
 from .axes import decimals, fixed, number, percent
 from .curves import read_metrics, read_settings
+from .headlines import span
 
 DOCTYPE = b"<!doctype html>"
 STREAMS = ("-", "/dev/stdout", "/dev/stderr")
@@ -23,14 +26,24 @@ TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.filters.update(decimals=decimals, fixed=fixed, number=number, percent=percent)
+TEMPLATES.filters.update(decimals=decimals, fixed=fixed, number=number, percent=percent, span=span)
 
 
-def script_and_policy() -> tuple[str, str]:
-    """The script of a page, and a content security policy that allows this script only, and no request."""
+def rendered(template: str, **values: object) -> bytes:
+    """The page that a template of this folder makes of `values`.
+
+    Its content security policy allows its own script only, known by a hash, and no request.
+    """
     script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
     known = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return script, f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{known}'"
+    page = TEMPLATES.get_template(template).render(
+        **values,
+        script=script,
+        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{known}'",
+        version=__version__,
+        written=datetime.now(UTC),
+    )
+    return page.encode("utf-8", "replace")
 
 
 def check(path: str, runs: Sequence[str] = (), others: Iterable[str] = ()) -> None:
