@@ -215,7 +215,7 @@ def test_ci_reads_the_gates(tmp_path: Path, monkeypatch: Any, capsys: pytest.Cap
     bad = shots(tmp_path, "bad", lambda n: 10)
     previous, summary, junit = str(tmp_path / "old.jsonl"), tmp_path / "summary.md", tmp_path / "junit.xml"
     compare(base, [good], previous)
-    compare(base, [good], "-", previous=previous, fail_under=["win_rate=0.5"], junit=str(junit))
+    compare(base, [good], previous, previous=previous, fail_under=["win_rate=0.5"], junit=str(junit))
     assert 'failures="0"' in junit.read_text()
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     (tmp_path / "good.jsonl").write_text((tmp_path / "bad.jsonl").read_text())

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 from xml.etree import ElementTree
 
-from ..errors import UserError
+from ..errors import UserError, os_reason
 from ..records import Report, listing
 from ..streams.whole import atomic_write
 
@@ -142,7 +142,7 @@ def write_junit(path: str, title: str, found: Sequence[GateOutcome]) -> None:
         with atomic_write(path, shared=True) as part:
             ElementTree.ElementTree(suites).write(part, encoding="utf-8", xml_declaration=True)
     except OSError as error:
-        raise UserError(f"--junit {path}: {error.strerror or error}") from None
+        raise UserError(f"--junit {path}: {os_reason(error)}") from None
 
 
 def _xml(text: str) -> str:
@@ -172,6 +172,15 @@ def markdown(title: str, reports: Sequence[Report], found: Sequence[GateOutcome]
             met = f"**failed**: {outcome.failure}" if outcome.failure else "met"
             rows.append(f"| {_cell(outcome.gate)} | {_cell(outcome.what)} | {_cell(met)} |")
     return f"### {title}\n\n" + "\n".join(rows) + "\n"
+
+
+def append_summary(path: str, text: str) -> None:
+    """Append text to the summary of a job. Raises `UserError` if that is impossible."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UserError(f"--github: {path}: {os_reason(error)}") from None
 
 
 def _cell(text: str) -> str:

@@ -183,6 +183,8 @@ def accuracy(
     asked = list(dict.fromkeys(chain.from_iterable(map(_pictures, every))))
     known = _common(told, asked, scores or [])
     loaded = [spec for spec in dict.fromkeys([*specs, *filter(None, [baseline])]) if spec not in known]
+    for spec in loaded:
+        plugins.check("reward", spec)
     names = list(dict.fromkeys([*specs, *(one for one in known if one != baseline)]))
     if baseline and not {*names} - {baseline}:
         raise UserError(f"--baseline {baseline}: there is no other reward to compare it with; name one with --reward")
@@ -200,7 +202,7 @@ def accuracy(
     warn_of_few(reports)
     write_page(html, title="Accuracy of rewards", reports=reports)
     gated = [one for one in reports if one["name"] in names and "by" not in one]
-    decide(reports, gates, wanted, title="Accuracy of rewards", gated=gated)
+    decide(wanted, reports, title="Accuracy of rewards", gated=gated)
 
 
 def _metrics(*, several: bool, compared: bool) -> Iterator[str]:

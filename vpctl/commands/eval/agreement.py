@@ -106,7 +106,7 @@ def agreement(
     print_agreement([*reports, *alone])
     warn_of_few(reports)
     write_page(html, title="Agreement of annotators", reports=[*reports, *alone])
-    decide([*reports, *alone], gates, wanted, title="Agreement of annotators", gated=[*reports, *alone])
+    decide(wanted, [*reports, *alone], title="Agreement of annotators", gated=[*reports, *alone])
 
 
 def _of_two(said: Mapping[str, AnnotatorJudgements], name: str, baseline: str) -> Iterator[Report]:

@@ -245,7 +245,7 @@ def compare(
         folders=folders,
     )
     gated = [one for one in reports if "by" not in one and one["name"] != base]
-    decide(reports, gates, wanted, title="Tuned models compared", gated=gated)
+    decide(wanted, reports, title="Tuned models compared", gated=gated)
     if missing:
         raise SomeFailed
 
