@@ -171,7 +171,7 @@ def _samples(path: str) -> Generator[tuple[str, "_Sample | RecordFailed"], None,
     """
     key, files, fault = "", dict[str, tarfile.TarInfo](), ""
     try:
-        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
             for member in _members(tar, file):
                 found = None if member.isdir() else _NAME.fullmatch(member.name)
                 if not found:

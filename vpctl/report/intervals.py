@@ -34,7 +34,8 @@ def bootstrap(values: Iterable[float], clusters: Iterable[Hashable], *, lowest: 
 
     The values are from `lowest` to 1: shares, or differences of shares if `lowest` is −1. `clusters` gives the cluster
     of each value; the order of the values does not matter. See Efron and Tibshirani 1993, chapter 13. Plain percentile
-    intervals of few clusters are too narrow. Percentiles further out are taken, as in Hesterberg 2015 (section 5.3).
+    intervals of few clusters, and of clusters of different sizes, are too narrow. Percentiles further out are taken, as
+    in Hesterberg 2015 (section 5.3), with the standard error of the jackknife.
 
     With fewer than `FEW` clusters the interval also covers Wilson's score interval (1927) for as many draws as there
     are clusters. A bootstrap knows only the clusters that it has: if two clusters have the same mean, its interval has
@@ -54,7 +55,7 @@ def bootstrap(values: Iterable[float], clusters: Iterable[Hashable], *, lowest: 
     if value in (lowest, 0.0, 1.0) and (table[:, 0] == value * table[:, 1]).all():
         certain = tail ** (1 / drawn)
         return Interval(value, lowest + (value - lowest) * certain, 1 - (1 - value) * certain, n, drawn)
-    low, high = percentiles(_resampled(table), drawn)
+    low, high = _ends(_resampled(table), *_expansion(table))
     if drawn < FEW:
         least, most = (lowest + (1 - lowest) * end for end in wilson((value - lowest) / (1 - lowest), drawn))
         low, high = min(low, least), max(high, most)
@@ -92,7 +93,29 @@ def sums_of_resamples(tables: np.ndarray, times: int) -> np.ndarray:
 
 def percentiles(found: np.ndarray, clusters: int) -> tuple[float, float]:
     """The ends of the 95 % interval of an estimate, from its values `found` in the resamples of so many clusters."""
-    wider = ndtr(math.sqrt(clusters / (clusters - 1)) * stdtrit(clusters - 1, (1 - CONFIDENCE) / 2))
+    return _ends(found, math.sqrt(clusters / (clusters - 1)), clusters - 1)
+
+
+def _expansion(table: np.ndarray) -> tuple[float, float]:
+    """By how much a bootstrap sees too little variation, and the degrees of freedom of Student's t.
+
+    The first is the standard error of the jackknife, divided by that of the delta method, which the bootstrap has. For
+    clusters of one size it is √(n / (n − 1)). With large and small ones it is more, because a large one draws the mean
+    to itself. The second is Kish's (1965) effective number of clusters, less one.
+    """
+    count = len(table)
+    total, weight = table.sum(0)
+    value = total / weight
+    spread = math.sqrt(((table[:, 0] - value * table[:, 1]) ** 2).sum()) / weight
+    without = (total - table[:, 0]) / (weight - table[:, 1])
+    error = math.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum())
+    effective = weight**2 / (table[:, 1] ** 2).sum()
+    return error / spread if spread else 1.0, max(1.0, effective - 1)
+
+
+def _ends(found: np.ndarray, expansion: float, freedom: float) -> tuple[float, float]:
+    """The expanded percentiles of an estimate's values in the resamples."""
+    wider = ndtr(expansion * stdtrit(freedom, (1 - CONFIDENCE) / 2))
     low, high = np.quantile(found, [wider, 1 - wider]).tolist()
     return low, high
 

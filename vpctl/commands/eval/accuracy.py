@@ -136,10 +136,11 @@ def accuracy(
     picture scores higher, 0.5 if both score the same, and 0 if the chosen picture scores lower. The accuracy is the
     mean over the pairs. Pairs with a margin of 0 are ties and left out. The interval comes from a bootstrap over
     prompts, and not over pairs, because the pairs of one prompt share their pictures. The usual interval of a bootstrap
-    is too narrow for few prompts. So it is made wider, as described by Hesterberg (2015, arXiv 1411.5279, section 5.3).
-    A bootstrap knows only the prompts that it has. So with fewer than 10 prompts, the interval is at least as wide as
-    Wilson's score interval for as many draws as there are prompts, and a note says how many prompts there are. All
-    intervals of eval are computed in this way.
+    is too narrow for few prompts, or if some prompts have many more pairs than others. So it is made wider, as
+    described by Hesterberg (2015, arXiv 1411.5279, section 5.3), with the standard error of the jackknife. A bootstrap
+    knows only the prompts that it has. So with fewer than 10 prompts, the interval is at least as wide as Wilson's
+    score interval for as many draws as there are prompts, and a note says how many prompts there are. All intervals of
+    eval are computed in this way.
 
     Papers count ties in other ways, so published accuracies differ by several points. The other reports have these
     definitions. `pooled` counts 0 if both pictures score the same; ImageReward, MPS and HPSv3 use it. `per-prompt` is
