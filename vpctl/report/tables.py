@@ -115,8 +115,8 @@ def _interval(report: Report, digits: int = 3) -> str:
 
 
 def _narrow(report: Report) -> str:
-    """The interval for a table of many columns."""
-    return f"{report['low']:.3f}–{report['high']:.3f}"
+    """The interval for a table of many columns. A dash before a negative number could not be read."""
+    return f"{report['low']:.3f}{' to ' if report['high'] < 0 else '–'}{report['high']:.3f}"
 
 
 def print_agreement(reports: Iterable[Report]) -> None:
