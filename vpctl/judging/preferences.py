@@ -228,7 +228,11 @@ def latest(judgements: Iterable[tuple[int, Judgement]], counts: Counter[str]) ->
 
 
 def replacement_key(judgement: Judgement) -> str:
-    """A digest that two judgements by annotate share if the later one replaces the earlier one."""
-    shown = [judgement["image_ids"][index] for index in judgement.get("order", [])]
+    """A digest that two judgements by annotate share if the later one replaces the earlier one.
+
+    A judgement without an order is of pictures that a person saw side by side, whichever was on the left.
+    """
+    images = judgement["image_ids"]
+    shown = [images[index] for index in judgement["order"]] if "order" in judgement else sorted(images)
     kind = (judgement.get("mode", "list"), judgement.get("repeat", 1))
     return digest([judgement["prompt_id"], judgement["aspect"], judgement["annotator"], shown, *kind])
