@@ -7,7 +7,7 @@ const MORE = 2000; // milliseconds between two questions whether more pictures h
 const $ = (id) => document.getElementById(id);
 let view = null; // what the server said last
 let ready = false; // whether all pictures of the ballot are there
-let busy = false; // whether a vote is on its way
+let busy = false; // whether an answer of the server is awaited, so that no key may do anything
 let ranks = []; // of the pictures of a list, 0 where there is none yet
 let active = 0; // the picture of a list that a digit is for
 let drawn = 0; // counts the ballots that were drawn, so that late pictures of an earlier one do not matter
@@ -52,7 +52,10 @@ async function ask(path, said) {
 }
 
 async function load(path) {
-  show(await ask(path));
+  busy = true;
+  const found = await ask(path);
+  busy = false;
+  show(found);
 }
 
 async function vote(said) {
@@ -77,7 +80,9 @@ async function back() {
   tell("This is your last vote. It stands until you vote again.");
 }
 
-const forward = () => load("state");
+async function forward() {
+  if (!busy) await load("state");
+}
 
 function show(found) {
   view = found;
@@ -148,7 +153,7 @@ function naming() {
 function finished() {
   const minor = make("div", { className: "minor" }, ...steps());
   if (!view.complete) {
-    setTimeout(() => view && !view.ballot && view.name && load("state"), MORE);
+    setTimeout(() => view && !view.ballot && view.name && forward(), MORE);
     return end("Wait a moment", "More pictures are being made. This page shows them as soon as they are there.", minor);
   }
   document.title = "Done · Vote";
