@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def test_ranks_become_the_scores_of_public_data_sets(ranks: list[int]) -> None:
 
 @given(st.data(), st.sampled_from(["list", "pair", "point"]), st.integers(2, 5), st.text(max_size=3), st.integers(0, 9))
 def test_a_vote_is_read_back_from_its_record_as_it_was_said(
-    data: st.DataObject, mode: Any, pictures: int, voter: str, seed: int
+    data: Any, mode: Any, pictures: int, voter: str, seed: int
 ) -> None:
     ballot = data.draw(st.sampled_from([*ballots_of(group(pictures), [PREFERENCE], mode, 2)]))
     shown = ballot.shown(voter, seed)
@@ -105,7 +106,8 @@ def test_a_picture_that_cannot_be_opened_leaves_its_prompt_out(
     groups = group_by_prompt(read(str(tmp_path / "metadata.jsonl"), Image), ContentHasher(opener))
     with VoteLedger(str(tmp_path / "votes.jsonl")) as ledger:
         room = room_of(tmp_path, ledger, "pair", "anna")
-        lost = collect(groups, room, ledger, Doorway(Listen(LOOPBACK, 0)), opener.open, None)
+        with closing(Doorway(Listen(LOOPBACK, 0))) as doorway:
+            lost = collect(groups, room, ledger, doorway, opener.open, None)
     said = capsys.readouterr().err
     assert lost == 3
     assert "0-1.png: cannot be decoded" in said
@@ -170,20 +172,20 @@ def test_the_secret_is_for_the_user_only_and_a_leaked_one_is_replaced(tmp_path: 
     before = Doorway(Listen(LOOPBACK, 0), str(kept))
     assert kept.stat().st_mode & 0o777 == 0o600
     assert before.token not in kept.read_text()
-    before.socket.close()
+    before.close()
     same = Doorway(Listen(LOOPBACK, 0), str(kept))
     assert same.url == before.url
     other = Doorway(Listen(LOOPBACK, 0), str(kept))  # the port is taken
     assert (other.port != same.port, other.token) == (True, same.token)
-    same.socket.close()
-    other.socket.close()
+    same.close()
+    other.close()
     kept.chmod(0o644)
     new = Doorway(Listen(LOOPBACK, 0), str(kept))
     assert new.token != before.token
-    new.socket.close()
+    new.close()
     for damaged in (b"", b"[]", b'{"secret": "x", "port": 1}', b'{"secret": "00", "port": "a"}'):
         kept.write_bytes(damaged)
         kept.chmod(0o600)
         made = Doorway(Listen(LOOPBACK, 0), str(kept))
         assert made.token != new.token
-        made.socket.close()
+        made.close()

@@ -123,6 +123,7 @@ async def served(
             await made.close()
             stop.stop("the test has ended")
             await asyncio.wait([run])
+            doorway.close()
 
 
 def votes(folder: Path) -> list[dict[str, Any]]:
@@ -229,7 +230,7 @@ async def test_the_page_hides_where_pictures_come_from(folder: Path) -> None:
     """Names, ids, seeds, models, scores and what generate writes into the file; only pixels and prompts are sent."""
     about = PngInfo()
     about.add_text("parameters", "a prompt, Model: secret-model")
-    records = lines((folder / "metadata.jsonl").read_text())
+    opener, records = Pictures([str(folder)]), lines((folder / "metadata.jsonl").read_text())
     for record in records:
         with PIL.open(folder / record["file_name"]) as picture:
             picture.save(folder / record["file_name"], pnginfo=about)
@@ -243,7 +244,7 @@ async def test_the_page_hides_where_pictures_come_from(folder: Path) -> None:
             status, body = await anna.get(f"/picture/{name}")
             assert status == 200
             with PIL.open(BytesIO(body)) as shown:
-                pixels = {PIL.open(folder / one["file_name"]).convert("RGB").tobytes() for one in records}
+                pixels = {opener.open(str(folder / one["file_name"])).tobytes() for one in records}
                 assert shown.convert("RGB").tobytes() in pixels
             said += body
         for secret in (

@@ -355,8 +355,10 @@ def _ask_people(
 ) -> None:
     """Serve the page on which these people, or all who give a name, vote on the pictures."""
     address = listen_of(listen) if listen else Listen(LOOPBACK, 0)
-    with VoteLedger(out, again=again, refresh=refresh) as ledger:
-        doorway = Doorway(address, hidden_beside(out, "page"))
+    with (
+        VoteLedger(out, again=again, refresh=refresh) as ledger,
+        closing(Doorway(address, hidden_beside(out, "page"))) as doorway,
+    ):
         from ..images.hashes import ContentHasher
         from ..images.pictures import Pictures
         from ..judging.plan import group_by_prompt

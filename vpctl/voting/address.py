@@ -67,6 +67,10 @@ class Doorway:
         host = _own_address() if self.host in _EVERYWHERE else self.host
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/{self.token}"
 
+    def close(self) -> None:
+        """Close the socket."""
+        self.socket.close()
+
     def knows(self, host: str) -> bool:
         """Whether a request may name this host: an address in numbers, or a name of this machine.
 
@@ -110,15 +114,20 @@ def _remember(kept: str, secret: bytes, port: int) -> None:
 
 def _bound(listen: Listen, *, fallback: bool) -> socket.socket:
     """A socket at this address. With `fallback`, at another port if this one is taken."""
+    where = f"{listen.host}:{listen.port}" if listen.port else listen.host
     try:
         family = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM)[0][0]
-        made = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise UserError(f"--listen {where}: {os_reason(error)}; name another address") from None
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((listen.host, listen.port))
+        made.listen()  # only now can no other server take the port
     except OSError as error:
+        made.close()
         if fallback and listen.port:
             return _bound(listen._replace(port=0), fallback=False)
-        where = f"{listen.host}:{listen.port}" if listen.port else listen.host
         raise UserError(f"--listen {where}: {os_reason(error)}; name another address") from None
     return made
 

@@ -35,7 +35,7 @@ def collect(
         for group in groups:
             if reason := unsuited(group, room.poll.mode):
                 progress.warn_each("prompts left out", f"{group.images[0]['prompt'][:60]!r} {reason}; it is left out")
-            elif reason := _fault(group, open_picture, opened=room.wanted(group)):
+            elif reason := _fault(group, room, open_picture):
                 lost += 1
                 progress.warn_each("prompts left out", f"{group.images[0]['prompt'][:60]!r}: {reason}")
             else:
@@ -75,12 +75,12 @@ def collect(
     return lost
 
 
-def _fault(group: Group, open_picture: Callable[[str], PIL.Image], *, opened: bool) -> str:
-    """Why the pictures of a prompt cannot be shown; empty if they can. They are `opened` only if somebody votes."""
+def _fault(group: Group, room: Room, open_picture: Callable[[str], PIL.Image]) -> str:
+    """Why the pictures of a prompt cannot be shown; empty if they can. They are opened only if somebody needs them."""
     if isinstance(group.contents, RecordFailed):
         return str(group.contents)
     try:
-        for image in group.images if opened else ():
+        for image in group.images if room.wanted(group) else ():
             open_picture(image["file_name"])
     except RecordFailed as failure:
         return str(failure)

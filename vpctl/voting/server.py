@@ -103,7 +103,7 @@ class VoteServer:
                     announced = True
             self._room.complete = True
             self._check_end()
-        except (UserError, OutputClosed) as error:
+        except Exception as error:  # whatever it is, nobody can vote on what could not be read
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
