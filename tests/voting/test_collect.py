@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from tests.conftest import draw, lines, write_lines
 from vpctl.cli import main
 from vpctl.errors import UserError
-from vpctl.formats import _votes
 from vpctl.images.hashes import ContentHasher
 from vpctl.images.pictures import Pictures
 from vpctl.judging.plan import Group, group_by_prompt
@@ -21,7 +20,7 @@ from vpctl.judging.preferences import Preferences, Scale, without_replaced
 from vpctl.records import Image, Judgement
 from vpctl.streams.reading import read
 from vpctl.voting.address import LOOPBACK, Doorway, Listen, listen_of
-from vpctl.voting.ballots import BEST, PREFERENCE, Ballot, ballots_of, cast_of, judgement_of, said_of, scores_of
+from vpctl.voting.ballots import OVERALL, Ballot, ballots_of, cast_of, judgement_of, said_of
 from vpctl.voting.collect import collect
 from vpctl.voting.room import Poll, Room, VoteLedger
 
@@ -34,18 +33,11 @@ def group(pictures: int) -> Group:
     return Group(images, names)
 
 
-@given(st.lists(st.integers(1, 26), min_size=1, max_size=26))
-def test_ranks_become_the_scores_of_public_data_sets(ranks: list[int]) -> None:
-    dense = [sorted({*ranks}).index(rank) + 1 for rank in ranks]
-    assert scores_of(ranks) == _votes.scores_of(dense)
-    assert (PREFERENCE.name, BEST) == (_votes.PREFERENCE, _votes.BEST)
-
-
 @given(st.data(), st.sampled_from(["list", "pair", "point"]), st.integers(2, 5), st.text(max_size=3), st.integers(0, 9))
 def test_a_vote_is_read_back_from_its_record_as_it_was_said(
     data: Any, mode: Any, pictures: int, voter: str, seed: int
 ) -> None:
-    ballot = data.draw(st.sampled_from([*ballots_of(group(pictures), [PREFERENCE], mode, 2)]))
+    ballot = data.draw(st.sampled_from([*ballots_of(group(pictures), [OVERALL], mode, 2)]))
     shown = ballot.shown(voter, seed)
     said: Any = {
         "list": lambda: data.draw(st.lists(st.integers(1, pictures), min_size=pictures, max_size=pictures)),
@@ -59,7 +51,7 @@ def test_a_vote_is_read_back_from_its_record_as_it_was_said(
 
 
 def test_every_pair_is_asked_once_and_sides_and_turns_are_random() -> None:
-    ballots = [*ballots_of(group(5), [PREFERENCE], "pair", 1)]
+    ballots = [*ballots_of(group(5), [OVERALL], "pair", 1)]
     assert len(ballots) == 10
     sides = Counter(
         ballot.shown(f"voter {number}", 0)[0]["image_id"] == ballot.ids[0] for ballot in ballots for number in range(40)
@@ -74,7 +66,7 @@ def test_every_pair_is_asked_once_and_sides_and_turns_are_random() -> None:
 
 
 def test_a_comparison_counts_for_both_orders_and_only_itself_replaces_it(tmp_path: Path) -> None:
-    ballots = [*ballots_of(group(3), [PREFERENCE], "pair", 1)]
+    ballots = [*ballots_of(group(3), [OVERALL], "pair", 1)]
     records = []
     for ballot in ballots:
         for said in ("tie", "left"):
@@ -90,7 +82,7 @@ def test_a_comparison_counts_for_both_orders_and_only_itself_replaces_it(tmp_pat
 
 
 def room_of(folder: Path, ledger: VoteLedger, mode: Any, *names: str) -> Room:
-    return Room(Poll((PREFERENCE,), mode), ledger, names)
+    return Room(Poll((OVERALL,), mode), ledger, names)
 
 
 def test_a_picture_that_cannot_be_opened_leaves_its_prompt_out(

@@ -30,7 +30,7 @@ from vpctl.records import Image, Judgement, check
 from vpctl.streams.reading import read
 from vpctl.voting import server as serving
 from vpctl.voting.address import LOOPBACK, Doorway, Listen
-from vpctl.voting.ballots import PREFERENCE
+from vpctl.voting.ballots import OVERALL
 from vpctl.voting.room import Poll, Room, VoteLedger
 from vpctl.voting.server import VoteServer
 from vpctl.voting.shown import ShownPictures
@@ -100,7 +100,7 @@ async def served(
     folder: Path,
     *names: str,
     mode: Mode = "pair",
-    aspects: tuple[Any, ...] = (PREFERENCE,),
+    aspects: tuple[Any, ...] = (OVERALL,),
     passes: int = 1,
     again: tuple[str, ...] = (),
 ) -> AsyncIterator[Served]:

@@ -19,7 +19,7 @@ from ..streams.joins import ConsistencyChecker
 from ..streams.places import folder_of, hidden_beside, is_stream
 from ..streams.reading import count, located
 from ..voting.address import LOOPBACK, Doorway, Listen, listen_of
-from ..voting.ballots import PREFERENCE
+from ..voting.ballots import OVERALL
 from ..voting.people import PERSON, people
 from ..voting.room import Poll, Room, VoteLedger
 
@@ -333,12 +333,12 @@ def annotate(
 
 def _aspect(name: str, by_people: bool) -> Aspect:
     """The aspect of this name. Only people can be asked which picture they prefer, all in all."""
-    return PREFERENCE if by_people and name == PREFERENCE.name else plugins.aspect(name)
+    return OVERALL if by_people and name == OVERALL.name else plugins.aspect(name)
 
 
 def _all_aspects(by_people: bool) -> list[str]:
     """The aspects that are judged if none is named."""
-    return [PREFERENCE.name] if by_people else [*plugins.aspects()]
+    return [OVERALL.name] if by_people else [*plugins.aspects()]
 
 
 def _ask_people(

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple, cast
 
 from ..contracts import MOST, Aspect, Mode
 from ..judging.plan import Group
+from ..judging.preferences import PREFERENCE, scores_of_ranks
 from ..judging.questions import EQUAL, NOT_PREFERRED, PREFERRED
 from ..records import Image, Judgement, digest
 
-PREFERENCE = Aspect(
-    "preference",
+OVERALL = Aspect(
+    PREFERENCE,
     "Overall preference",
     "How much do you like the picture, all in all, as a picture of what the prompt asks for?\n\n"
     "1. Bad: it is of no use for this prompt.\n"
@@ -22,7 +23,7 @@ PREFERENCE = Aspect(
     ("1 Bad", "2 Poor", "3 Fair", "4 Good", "5 Excellent"),
 )
 """What a person is asked if no aspect is named. Data sets of people's votes give the same name to it."""
-BEST, LEVELS = 5, 5
+LEVELS = 5
 REASONS = ("cannot judge", "harmful")
 """Why a person refuses to judge. The record has it in `refused`."""
 
@@ -134,7 +135,8 @@ def cast_of(said: Any, ballot: Ballot, shown: Sequence[Image]) -> Cast:
     elif ballot.mode == "point" and _is_whole(said, LEVELS):
         scores = [float(said)]
     elif ballot.mode == "list" and isinstance(said, list) and len(said) == len(shown):
-        scores = scores_of(said) if all(_is_whole(rank, len(shown)) for rank in said) else []
+        rising = sorted({*said}) if all(_is_whole(rank, len(shown)) for rank in said) else []
+        scores = scores_of_ranks([rising.index(rank) + 1 for rank in said]) if rising else []
     if not scores:
         raise VoteError("this is not a vote on these pictures")
     return Cast({image["image_id"]: score for image, score in zip(shown, scores, strict=True)})
@@ -142,17 +144,6 @@ def cast_of(said: Any, ballot: Ballot, shown: Sequence[Image]) -> Cast:
 
 def _is_whole(value: object, most: int) -> bool:
     return type(value) is int and 1 <= value <= most
-
-
-def scores_of(ranks: Sequence[int]) -> list[float]:
-    """Scores from 1 to 5 for ranks; the least rank is the best. Equal ranks have equal scores, and gaps do not count.
-
-    Up to five different ranks the scores are 5, 4, 3 and so on. If there are more, they are spread over the scale. Data
-    sets in which people ranked pictures are read in the same way.
-    """
-    rising = sorted({*ranks})
-    step = 1.0 if len(rising) <= BEST else (BEST - 1) / (len(rising) - 1)
-    return [BEST - step * rising.index(rank) for rank in ranks]
 
 
 def said_of(vote: Cast, ballot: Ballot, shown: Sequence[Image]) -> Any:
