@@ -12,9 +12,11 @@ from ..streams.whole import atomic_write
 
 IDENTITY = ("name", "baseline", "reward", "aspect", "data", "by", "group")
 """Keys of a report that say what was measured."""
-LOWER_IS_BETTER = frozenset(["ties", "flips", "failed", "refused", "suspicious", "position_bias"])
+LOWER_IS_BETTER = frozenset(
+    ["ties", "flips", "failed", "refused", "suspicious", "duplicates", "unsafe", "frechet_distance", "kernel_distance"]
+)
 """Metrics that get worse when they rise."""
-UNBOUNDED = frozenset(["elo"])
+UNBOUNDED = frozenset(["elo", "frechet_distance", "kernel_distance"])
 """Metrics whose numbers are not from -1 to 1."""
 ON = ("interval", "value")
 
