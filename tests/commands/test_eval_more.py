@@ -168,7 +168,7 @@ def test_an_annotator_is_asked_in_both_orders_once(tmp_path: Path, plugin: Plugi
         assert (tmp_path / "asked").read_text().count("asked") == 24
     by_reward, by_judge = reports(tmp_path / "out.jsonl")
     assert (by_reward["reward"], by_reward["wins"]) == ("red", 12)
-    assert (by_judge["reward"], by_judge["wins"], by_judge["ties"], by_judge["losses"]) == (judge, 11, 1, 0)
+    assert (by_judge["reward"], by_judge["wins"], by_judge["ties"], by_judge["losses"]) == (f"judge:{judge}", 11, 1, 0)
     # The judgements are of people as well, without an annotator: one that saw both side by side has no order.
     voted = [
         {**one, "annotator": "human:anna", "scores": [5, 1]} for one in lines((tmp_path / "duels.jsonl").read_text())
@@ -178,7 +178,7 @@ def test_an_annotator_is_asked_in_both_orders_once(tmp_path: Path, plugin: Plugi
     write_lines(tmp_path / "votes.jsonl", voted[:4])
     compare(base, [tuned], "out.jsonl", judgements=["votes.jsonl"], reward=["red"])
     anna = reports(tmp_path / "out.jsonl")[1]
-    assert (anna["reward"], anna["n"], anna["unjudged"]) == ("human:anna", 2, 10)
+    assert (anna["reward"], anna["n"], anna["unjudged"]) == ("judge:human:anna", 2, 10)
 
 
 def test_a_suite_selects_prompts_and_has_their_categories(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -290,7 +290,7 @@ def test_what_the_library_writes_is_read(here: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("mixed", "is a folder with other files, which merge would remove; name a new one"),
+        ("mixed", "is a folder with other files, such as note.txt, which merge would remove; name a new"),
         ("j.jsonl", "is read by this command"),
         ("a.tar", "is written as a folder of shards; name a folder"),
         ("link", "is not a folder; name another path"),

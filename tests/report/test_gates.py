@@ -87,7 +87,9 @@ def test_a_regression_must_be_significant() -> None:
 def test_only_what_was_measured_before_is_compared() -> None:
     found = regressions([report(0.1, name="new"), report(0.1)], [report(0.6)], source="old")
     assert [(one.report["name"], bool(one.failure)) for one in found] == [("vp", True)]
-    with pytest.raises(UserError, match="--previous old: has no report of what was measured here"):
+    with pytest.raises(
+        UserError, match="--previous old: has no report of vp, fidelity, accuracy; it has vp, accuracy; the files"
+    ):
         regressions([report(aspect="fidelity")], [report()], source="old")
 
 

@@ -1,7 +1,7 @@
 """Duels: two pictures of a prompt, by two models, that an annotator compares in both orders."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, cast
 
@@ -23,11 +23,12 @@ Duel = tuple[Image, Image]
 
 
 class DuelOutcomes:
-    """What annotators said of pictures, to be asked for two of them."""
+    """What annotators said of pictures, to be asked for two of them. With `aspects`, only these aspects count."""
 
-    def __init__(self, judgements: Iterable[Judgement]) -> None:
+    def __init__(self, judgements: Iterable[Judgement], aspects: Container[str] | None = None) -> None:
+        counted = (one for one in judgements if aspects is None or one["aspect"] in aspects)
         by_annotator: dict[str, list[tuple[int, Judgement]]] = {}
-        for number, judgement in latest(enumerate(judgements), Counter()):
+        for number, judgement in latest(enumerate(counted), Counter()):
             by_annotator.setdefault(judgement["annotator"], []).append((number, judgement))
         self._how = Merging()
         self._prompts: dict[str, Mapping[str, JudgedPrompt]] = {

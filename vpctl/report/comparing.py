@@ -1,5 +1,6 @@
 """Pictures of several models, side by side: which one is compared with which, and how often one wins."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
@@ -80,9 +81,10 @@ def scorer(reward: str, sources: Mapping[int, str]) -> Decider:
     def score(image: Image) -> float:
         scores = image.get("scores", {})
         if reward not in scores:
-            has = ", ".join(scores) or "no score"
+            has = ", ".join(scores)
             name = image.get("image_id", image["file_name"])
-            raise UserError(f"{sources[id(image)]}: {name} has no score of {reward!r}; it has {has}")
+            way_out = f"run vpctl score with --reward {reward}, or name another" if not scores else f"it has {has}"
+            raise UserError(f"{sources[id(image)]}: {name} has no score of {reward!r}; {way_out}")
         return scores[reward]
 
     return Decider(reward, lambda one, other: preferred(score(one), score(other)), score)
@@ -135,5 +137,5 @@ def groups_of(pairs: Sequence[Matched], key: str, told: Mapping[str, Mapping[str
     for pair in pairs:
         value = told.get(pair.prompt, {}).get(key, cast(Mapping[str, object], pair.other).get(key))
         if value is not None:
-            found.setdefault(str(value), []).append(pair)
+            found.setdefault(value if isinstance(value, str) else json.dumps(value), []).append(pair)
     return dict(sorted(found.items()))

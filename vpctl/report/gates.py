@@ -10,12 +10,14 @@ from ..errors import UserError, os_reason
 from ..records import Report, listing
 from ..streams.whole import atomic_write
 
-IDENTITY = ("name", "baseline", "reward", "aspect", "data", "by", "group")
+IDENTITY = ("name", "baseline", "reward", "aspect", "slot", "mode", "level", "data", "by", "group")
 """Keys of a report that say what was measured."""
 LOWER_IS_BETTER = frozenset(
     ["ties", "flips", "failed", "refused", "suspicious", "duplicates", "unsafe", "frechet_distance", "kernel_distance"]
 )
 """Metrics that get worse when they rise."""
+WITHOUT_DIRECTION = frozenset(["slot_preferred", "first_preferred", "level"])
+"""Metrics that are neither better nor worse when they rise; they are not compared with an earlier run."""
 UNBOUNDED = frozenset(["elo", "frechet_distance", "kernel_distance"])
 """Metrics whose numbers are not from -1 to 1."""
 ON = ("interval", "value")
@@ -97,7 +99,7 @@ def outcomes(reports: Sequence[Report], gates: Iterable[MetricGate], *, on: str)
     return found
 
 
-def regressions(reports: Iterable[Report], previous: Iterable[Report], *, source: str) -> list[GateOutcome]:
+def regressions(reports: Sequence[Report], previous: Sequence[Report], *, source: str) -> list[GateOutcome]:
     """Whether each report is significantly worse than the one in `previous` about the same. `source` is their file.
 
     The difference of two numbers has the interval of MOVER (Zou and Donner 2008, equation 8), from the intervals of
@@ -109,6 +111,8 @@ def regressions(reports: Iterable[Report], previous: Iterable[Report], *, source
     known = {_identity(one): one for one in previous}
     found = []
     for report in reports:
+        if report["metric"] in WITHOUT_DIRECTION:
+            continue
         if before := known.get(_identity(report)):
             sign = -1 if report["metric"] in LOWER_IS_BETTER else 1
             loss = sign * (before["value"] - report["value"])
@@ -119,7 +123,12 @@ def regressions(reports: Iterable[Report], previous: Iterable[Report], *, source
             failure = f"{report['value']:.3f} is significantly worse than {before['value']:.3f}, in {source}"
             found.append(GateOutcome(f"--previous {source}", report, failure if worse else ""))
     if not found:
-        raise UserError(f"--previous {source}: has no report of what was measured here; name the output of such a run")
+        what, there = ("".join(GateOutcome("", one, "").what for one in some[:1]) for some in (reports, previous))
+        has = f"it has {there}" if there else "it is empty"
+        raise UserError(
+            f"--previous {source}: has no report of {what or 'these metrics'}; {has}; the files and rewards must have "
+            "the same names in both runs"
+        )
     return found
 
 

@@ -1,5 +1,6 @@
 """Measure how often a reward prefers the chosen picture."""
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from ...images.folders import OF_A_PICTURE, Folders
 from ...judging.merging import MergeCounts, Merging, pairs_of, prompts_of
 from ...judging.preferences import latest
 from ...options import STDIO, BatchSize, Device, Roots, Whole, argument, option, options, plugin
-from ...records import Image, Judgement, Pair, Report, is_pair, listing, prompt_key
+from ...records import Image, Judgement, Pair, Prompt, Report, is_pair, listing, prompt_key
 from ...report.accuracy import (
     DEFINITIONS,
     HARMONIC_MEAN,
@@ -29,7 +30,7 @@ from ...report.accuracy import (
 from ...report.tables import print_accuracies, warn_of_few
 from ...streams.joins import ConsistencyChecker, once
 from ...streams.places import folder_of, is_stream
-from ...streams.reading import located, located_comparisons
+from ...streams.reading import located, located_comparisons, read_prompts
 from ...streams.writing import Replacement
 from ._reports import Html, check_gates, check_page, decide, write, write_page
 
@@ -72,8 +73,8 @@ def accuracy(
         option(
             metavar="FILE",
             group="Input",
-            help="Also measure the rewards whose scores this file has: pictures, as score writes them. No model is "
-            "loaded for them; repeatable.",
+            help="Also measure the rewards whose scores this file has: pictures, as score writes them. A picture is "
+            "known by its prompt and its image_id, or its file. No model is loaded for them; repeatable.",
             show_default="none",
         ),
     ] = None,
@@ -100,6 +101,15 @@ def accuracy(
             show_default="none",
         ),
     ] = None,
+    suite: Annotated[
+        str,
+        option(
+            metavar="FILE",
+            group="Input",
+            help="Prompts with keys for --group-by, such as `category`, which pairs lack.",
+            show_default="none",
+        ),
+    ] = "",
     tie_threshold: Annotated[
         float,
         option(
@@ -139,8 +149,9 @@ def accuracy(
     is too narrow for few prompts, or if some prompts have many more pairs than others. So it is made wider, as
     described by Hesterberg (2015, arXiv 1411.5279, section 5.3), with the standard error of the jackknife. A bootstrap
     knows only the prompts that it has. So with fewer than 10 prompts, the interval is at least as wide as Wilson's
-    score interval for as many draws as there are prompts, and a note says how many prompts there are. All intervals of
-    eval are computed in this way.
+    score interval for as many draws as there are prompts, and a note says how many prompts there are. If all pairs are
+    right, or all are wrong, the interval is the exact one of Clopper and Pearson. All intervals of eval are computed in
+    this way.
 
     Papers count ties in other ways, so published accuracies differ by several points. The other reports have these
     definitions. `pooled` counts 0 if both pictures score the same; ImageReward, MPS and HPSv3 use it. `per-prompt` is
@@ -148,7 +159,8 @@ def accuracy(
     pictures score the same, or if the pair is a tie, and is a mean over prompts; HPSv2 uses it on HPDv2. `tie-aware`
     lets a reward predict ties; PickScore uses it. If two scores are nearly equal, the reward predicts a tie. A
     predicted tie counts 1 if the pair is a tie, and 0.5 if it is not. A tie that is not predicted counts 0.5. The
-    `chance` in these reports is what guessing gives. `pairs` and `ties` are the numbers of pairs and of equal scores.
+    `chance` in these reports, and in the table below the rewards, is what guessing gives. `pairs` and `ties` are the
+    numbers of pairs and of equal scores.
 
     Judgements become pairs as merge makes them, with its default options and with ties.
 
@@ -172,15 +184,16 @@ def accuracy(
         vpctl eval accuracy imagereward:test.json hpd:test.json
             --scores ir/scored.jsonl --scores hpd/scored.jsonl
     """
-    once([*pairs, *(scores or [])])
+    once([*pairs, *(scores or []), *filter(None, [suite])])
     specs = [plugins.check("reward", spec) for spec in dict.fromkeys(reward or ([] if scores else ["shapes"]))]
     if baseline and not scores and {plugins.check("reward", baseline)} >= {*specs}:
         raise UserError(f"--baseline {baseline}: there is no other reward to compare it with; name one with --reward")
     wanted = check_gates(gates, [*_metrics(several=len(pairs) > 1, compared=bool(baseline))])
     check_page(html, [*pairs, *(scores or []), out])
-    data = {source: _read(source, split) for source in pairs}
+    known_prompts = {prompt_key(prompt): cast(Mapping[str, object], prompt) for prompt in _prompts(suite)}
+    data = {source: [_with_keys(pair, known_prompts) for pair in _read(source, split)] for source in pairs}
     every = [pair for ours in data.values() for pair in ours]
-    told, models = _told(scores or [])
+    told, models = _told(scores or [], _ids(every))
     asked = list(dict.fromkeys(chain.from_iterable(map(_pictures, every))))
     known = _common(told, asked, scores or [])
     loaded = [spec for spec in dict.fromkeys([*specs, *filter(None, [baseline])]) if spec not in known]
@@ -242,19 +255,45 @@ def _read(source: str, split: str) -> list[Pair]:
     return ours
 
 
+def _prompts(suite: str) -> Iterable[Prompt]:
+    return read_prompts(suite) if suite else ()
+
+
+def _with_keys(pair: Pair, prompts: Mapping[str, Mapping[str, object]]) -> Pair:
+    """The pair with the keys of its prompt in --suite that it lacks."""
+    return cast(Pair, {**prompts.get(prompt_key(pair), {}), **pair})
+
+
 def _pictures(pair: Pair) -> tuple[PromptPicture, PromptPicture]:
     """The chosen and the rejected picture."""
     prompt_id = prompt_key(pair)
     return PromptPicture(prompt_id, pair["chosen_file_name"]), PromptPicture(prompt_id, pair["rejected_file_name"])
 
 
-def _told(sources: Iterable[str]) -> tuple[dict[PromptPicture, Mapping[str, float]], dict[PromptPicture, str]]:
-    """The scores that records of pictures have, and the models that drew the pictures."""
+def _ids(pairs: Iterable[Pair]) -> dict[tuple[str, str], PromptPicture]:
+    """The pictures of the pairs by the ids of their prompt and their own, where they have one."""
+    found = {}
+    for pair in pairs:
+        ids = pair.get("chosen_image_id"), pair.get("rejected_image_id")
+        for image_id, picture in zip(ids, _pictures(pair), strict=True):
+            if image_id:
+                found[picture.prompt_id, image_id] = picture
+    return found
+
+
+def _told(
+    sources: Iterable[str], ids: Mapping[tuple[str, str], PromptPicture]
+) -> tuple[dict[PromptPicture, Mapping[str, float]], dict[PromptPicture, str]]:
+    """The scores that records of pictures have, and the models that drew the pictures.
+
+    A record is of the picture with its `image_id` among `ids`, or else of the one with its file.
+    """
     scores: dict[PromptPicture, Mapping[str, float]] = {}
     models: dict[PromptPicture, str] = {}
     for source in sources:
         for image in ConsistencyChecker(parts=False).images(located(source, Image)):
-            picture = PromptPicture(prompt_key(image), image["file_name"])
+            own = PromptPicture(prompt_key(image), image["file_name"])
+            picture = ids.get((own.prompt_id, image.get("image_id", "")), own)
             scores[picture] = {**scores.get(picture, {}), **image.get("scores", {})}
             if "model" in image:
                 models[picture] = image["model"]
@@ -329,7 +368,8 @@ def _groups(data: Mapping[str, list[Pair]], key: str, models: Mapping[PromptPict
             for value, part in _parts(pair, key, models):
                 found[source].setdefault(value, []).append(part)
     if not any(found.values()):
-        way_out = "; name the records of the pictures with --scores" if key == MODEL else ""
+        ways_out = {MODEL: "name the records of the pictures with --scores", ASPECT: "merge makes pairs with aspects"}
+        way_out = f"; {ways_out.get(key, 'name prompts that have it with --suite')}"
         raise UserError(f"--group-by {key}: no pair has this{way_out}")
     return {source: dict(sorted(groups.items())) for source, groups in found.items()}
 
@@ -346,7 +386,8 @@ def _parts(pair: Pair, key: str, models: Mapping[PromptPicture, str]) -> Iterato
         if len(names := {models[picture] for picture in _pictures(pair) if picture in models}) > 0:
             yield " and ".join(sorted(names)), pair
     elif key in pair:
-        yield str(pair[key]), pair  # type: ignore[literal-required]
+        value: object = pair[key]  # type: ignore[literal-required]
+        yield value if isinstance(value, str) else json.dumps(value), pair
 
 
 def _why_none(pairs: Sequence[Pair], split: str) -> str:

@@ -81,8 +81,8 @@ def compare(
         plugin(
             "aspect",
             group="Judging",
-            help="Aspect that --annotator judges: a name, or your own Markdown file; repeatable. The mean over the "
-            "aspects decides.",
+            help="Aspect that --annotator judges, and that counts in --judgements: a name, or your own Markdown file; "
+            "repeatable. The mean over the aspects decides.",
             show_default="all aspects",
         ),
     ] = None,
@@ -162,12 +162,17 @@ def compare(
     annotator did not make, or in one order only, does not count for it.
 
     With several tuned models, all models are also compared with each other, and ranked by the metric `elo`: their
-    strengths in the model of Bradley and Terry. The base model has 1000. A model with 400 more wins 10 times as often
-    as it loses.
+    strengths in the model of Bradley and Terry. The base model has 1000, by definition. A model with 400 more wins 10
+    times as often as it loses. All comparisons count, so the order may differ from that of the win rates against the
+    base model alone. --annotator asks only about pairs with a picture of the base model, and its ranking rests on them.
+
+    In the reports, an annotator is named as a reward, such as judge:openai:gpt-4o.
 
     --select is the protocol of the human study of VisionPrefer (Wu et al. 2024, arXiv 2404.15100), which draws 64
     pictures for each prompt and keeps 3. A reward that selects the pictures must not judge them: its win rate would
     also measure how well it likes its own choice.
+
+    Gates look at all prompts together, and not at the parts of --group-by.
 
     A picture that cannot be opened is missing on the page of --html; a warning names it. The exit code is 3 if any
     record failed.
@@ -206,6 +211,8 @@ def compare(
     rewards = reward or shared_rewards(sides, needed=not (spec or kept or selecting))
     for source, name in zip(sources, selecting, strict=False):
         score = scorer(name, origins).score
+        if few := sum(len(images) < count for images in sides[source].values()):
+            progress.warn(f"--select {select}: {source} has fewer pictures for {progress.plural(few, 'prompt')}")
         sides[source] = selected(sides[source], count, cast(Any, score))
     if biased := sorted({*rewards} & {*selecting}):
         progress.warn(
@@ -223,7 +230,7 @@ def compare(
         opener = Pictures(folders, piped=any(map(is_stream, sources)))
         asked = ((pair.other, pair.one) for some in pairs.values() for pair in some)
         duels.ask(asked, made, spec, aspects, opener, server=server, out=kept[0], seed=seed)
-    scorers = [*(scorer(name, origins) for name in rewards), *_annotators(kept)]
+    scorers = [*(scorer(name, origins) for name in rewards), *_annotators(kept, aspect)]
     if not scorers:
         raise UserError("there is nothing to compare the pictures by; name --judgements with judgements of them")
     chosen: dict[str, object] = {"selected_by": ",".join(dict.fromkeys(selecting))} if selecting else {}
@@ -232,7 +239,8 @@ def compare(
     earlier = [one for source in report or [] for one in read(source, Report)]
     with Replacement(out, files) as sink:
         labels = short_labels({source: os.path.dirname(source) for source in sides})
-        publish(reports, sink, title=f"Against {labels[base]}", labels=labels)
+        chosen_by = f", {select} by {', '.join(dict.fromkeys(selecting))}" if selecting else ""
+        publish(reports, sink, title=f"Against {labels[base]}{chosen_by}", labels=labels)
         if ranks:
             publish(ranks, sink, title="Ranking", labels=labels, digits=0)
         reports += ranks
@@ -279,7 +287,8 @@ def _side(source: str, needed: set[str] | None, prompts: Any) -> Side:
         for image in ours
     )
     if not side:
-        raise UserError(f"{source}: there are no pictures{'' if prompts is None else ' of the prompts of --suite'}")
+        which = "" if prompts is None else " of the prompts of --suite; prompts are matched by their prompt_id, or text"
+        raise UserError(f"{source}: there are no pictures{which}")
     return side
 
 
@@ -332,17 +341,22 @@ def warn_of_the_rest(base: Side, tuned: Side, source: str, against: str, pairs: 
         progress.warn(f"{source}: {pictures} of this file or of {against} left out: no counterpart in the other file")
 
 
-def _annotators(judgements: Sequence[str]) -> list[Decider]:
-    """The annotators of these files as scorers."""
+def _annotators(judgements: Sequence[str], aspects: Sequence[str] | None) -> list[Decider]:
+    """The annotators of these files as deciders, on these aspects, or on all.
+
+    A decider is named as the reward that asks this annotator would be: a reward model may have the annotator's name.
+    """
     if not judgements:
         return []
     from ...judging.duels import DuelOutcomes
 
     checker = ConsistencyChecker(parts=False)
-    found = DuelOutcomes(checker.judgements(chain.from_iterable(located(one, Judgement) for one in judgements)))
+    names = [plugins.aspect(one).name if one.endswith(".md") else one for one in aspects or []]
+    said = checker.judgements(chain.from_iterable(located(one, Judgement) for one in judgements))
+    found = DuelOutcomes(said, names or None)
 
     def decides(name: str) -> Decider:
-        return Decider(name, lambda one, other: found.outcome(name, one, other))
+        return Decider(f"judge:{name}", lambda one, other: found.outcome(name, one, other))
 
     return [decides(name) for name in found.annotators]
 
@@ -360,7 +374,10 @@ def _win_rates(
         for one in scorers:
             keys = {"name": source, "baseline": base, **chosen}
             if not (found := win_rate(some, one, **keys)):
-                raise UserError(f"{one.name}: has not compared pictures of {source} with those of {base}")
+                raise UserError(
+                    f"--judgements: {one.name.removeprefix('judge:')} has not compared pictures of {source} with those "
+                    f"of {base}; let it compare them with --annotator, or leave its judgements out"
+                )
             yield found
     for key in group_by:
         none = True
