@@ -1,7 +1,7 @@
 """How often the 95 % intervals of eval hold the truth, and how often a gate fires without cause.
 
 Simulated experiments: 120 prompts with 2 to 9 pictures each, whose quality people rank with noise and with ties, and
-whose scores by two rewards are the quality with noise. The truth of each statistic is its value over 200,000 prompts.
+whose scores by two rewards are the quality with noise. The truth of each statistic is its value over 20,000 prompts.
 For the win rate, two models draw 4 pictures for each of 40 prompts, and ties occur. In each of 1,000 experiments the
 interval of each statistic either holds the truth or not. Goal: 93 to 97 %.
 
@@ -19,7 +19,7 @@ from vpctl.report.intervals import bootstrap
 from vpctl.report.statistics import mean_report, preferred
 
 EXPERIMENTS = 1000
-PROMPTS, LARGE = 120, 200_000
+PROMPTS, LARGE = 120, 20_000
 NOISE = (1.0, 1.6)
 """Of the two rewards, in standard deviations of the quality."""
 MODELS = (40, 4, 0.25)
@@ -59,7 +59,7 @@ def outcomes(rng: np.random.Generator, prompts: int) -> tuple[list[float], list[
 def main() -> None:
     """Print the coverage of each interval, and how often the gate fires."""
     rng = np.random.default_rng(0)
-    one, other = accuracies(rng, LARGE // 10)
+    one, other = accuracies(rng, LARGE)
     truth = {metric: found.value for metric, found in one.items()}
     truth["difference"] = one["accuracy"].value - other["accuracy"].value
     truth["win rate"] = float(np.mean(outcomes(rng, LARGE)[0]))

@@ -225,9 +225,7 @@ class Report(TypedDict):
     low: Annotated[float, "Lower end of its interval."]
     high: Annotated[float, "Upper end of its interval."]
     n: Annotated[int, "Number of items that the value is a mean of, such as pairs."]
-    prompts: NotRequired[
-        Annotated[int, "Number of prompts, if it is below 10. The interval is then at least as wide as Wilson's."]
-    ]
+    prompts: NotRequired[Annotated[int, "Number of prompts, if it is below 10. The interval is then wide."]]
     data: NotRequired[Annotated[str, "In accuracy, with several files: the file that was measured on."]]
     by: NotRequired[Annotated[str, "In accuracy and compare: the key of --group-by whose `group` was measured."]]
     group: NotRequired[Annotated[str, "Value of the key `by` in the records that were measured."]]
@@ -271,6 +269,10 @@ class Report(TypedDict):
     ]
     unjudged: NotRequired[
         Annotated[int, "In compare: number of pictures that the annotator did not compare, or in one order only."]
+    ]
+    split: NotRequired[Annotated[str, "In accuracy, with --split: the part of the data that was measured on."]]
+    among: NotRequired[
+        Annotated[list[str], "In compare, for the metric `elo`: the files of all models in the ranking."]
     ]
     selected_by: NotRequired[Annotated[str, "In compare: the rewards of --by that selected the pictures."]]
     mean: NotRequired[Annotated[float, "In compare: mean score of the tuned model's pictures."]]

@@ -7,7 +7,6 @@ from typing import Any, cast
 
 from ..configs import ServerConfig
 from ..contracts import Aspect
-from ..errors import SomeFailed
 from ..images.hashes import ContentHasher
 from ..images.pictures import Pictures
 from ..records import Image, Judgement, prompt_key
@@ -79,12 +78,12 @@ def ask(
     server: ServerConfig,
     out: str,
     seed: int,
-) -> None:
+) -> bool:
     """Have an annotator compare the pictures of each duel, in both orders. The file `out` gets its judgements.
 
     `made` is what `plugins.load` returned for `spec`. Comparisons that are in the file are not made again. Both
-    pictures are shown with the prompt of the first one: that of the other may be polished. Raises `SomeFailed` if
-    comparisons failed; those that are done are in the file.
+    pictures are shown with the prompt of the first one: that of the other may be polished. Returns whether all
+    comparisons were made; if some failed, the others are in the file.
     """
     with OutputLedger(out) as ledger:
         context = judging_context(made, spec, pictures.open, ledger)
@@ -94,8 +93,7 @@ def ask(
         tally = Tally()
         with closing(contents):
             live.judge(_groups(duels, contents), plan, context, tally, server, ledger)
-    if tally.lost or tally.failed:
-        raise SomeFailed
+    return not (tally.lost or tally.failed)
 
 
 def _groups(duels: Iterable[Duel], contents: ContentHasher) -> Iterator[Group]:

@@ -1,6 +1,7 @@
 """Pictures of several models, side by side: which one is compared with which, and how often one wins."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
@@ -109,15 +110,18 @@ def win_rate(pairs: Sequence[Matched], scorer: Decider, **keys: object) -> Repor
         "p_value": sign_test(prompts, values),
     }
     if scorer.score:
-        facts["mean"] = sum(scorer.score(one) for _, one, _, _ in decided) / len(decided)
-        facts["baseline_mean"] = sum(scorer.score(other) for _, _, other, _ in decided) / len(decided)
+        means = {
+            "mean": sum(scorer.score(one) for _, one, _, _ in decided) / len(decided),
+            "baseline_mean": sum(scorer.score(other) for _, _, other, _ in decided) / len(decided),
+        }
+        facts |= {name: mean for name, mean in means.items() if math.isfinite(mean)}  # of scores near 1e308 it is not
     if len(decided) < len(found):
         facts["unjudged"] = len(found) - len(decided)
     return mean_report(values, prompts, metric="win_rate", reward=scorer.name, **keys, **facts)
 
 
 def sign_test(prompts: Sequence[str], outcomes: Sequence[float]) -> float:
-    """The p-value of the two-sided sign test: how likely prompts are won this unevenly if both models are equal.
+    """The p-value of the two-sided sign test: how likely prompts are won at least so unevenly by equal models.
 
     A prompt is won by the model that won more of its comparisons; one with as many wins as losses is left out. The
     pictures of one prompt are not independent, so single comparisons cannot be counted.

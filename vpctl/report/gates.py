@@ -3,14 +3,18 @@
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 from xml.etree import ElementTree
 
 from ..errors import UserError, os_reason
 from ..records import Report, listing
+from ..streams.places import is_stream
 from ..streams.whole import atomic_write
 
-IDENTITY = ("name", "baseline", "reward", "aspect", "slot", "mode", "level", "data", "by", "group")
+TOLD = ("name", "baseline", "reward", "aspect", "slot", "mode", "level", "data", "group")
+"""Keys of a report that messages name."""
+IDENTITY = (*TOLD, "by", "split", "threshold", "selected_by", "among")
 """Keys of a report that say what was measured."""
 LOWER_IS_BETTER = frozenset(
     ["ties", "flips", "failed", "refused", "suspicious", "duplicates", "unsafe", "frechet_distance", "kernel_distance"]
@@ -21,17 +25,18 @@ WITHOUT_DIRECTION = frozenset(["slot_preferred", "first_preferred", "level"])
 UNBOUNDED = frozenset(["elo", "frechet_distance", "kernel_distance"])
 """Metrics whose numbers are not from -1 to 1."""
 ON = ("interval", "value")
+DECLARATION = b"<?xml"
 
 
 class MetricGate(NamedTuple):
-    """A limit of a metric: its least value, or with `is_most` its largest. Without `metric`, that of the headline."""
+    """A limit of a metric: its least value, or with `is_most` its largest."""
 
     metric: str
     limit: float
     is_most: bool = False
 
     def __str__(self) -> str:
-        return f"--fail-{'over' if self.is_most else 'under'} {self.metric}{'=' * bool(self.metric)}{self.limit:g}"
+        return f"--fail-{'over' if self.is_most else 'under'} {self.metric}={self.limit:g}"
 
 
 class GateOutcome(NamedTuple):
@@ -45,12 +50,14 @@ class GateOutcome(NamedTuple):
     def what(self) -> str:
         """What the report is about, in words."""
         facts = cast(Mapping[str, object], self.report)
-        names = [str(facts[key]) for key in IDENTITY if key in facts and key != "by"]
+        names = [f"slot {facts[key]}" if key == "slot" else str(facts[key]) for key in TOLD if key in facts]
         return ", ".join([*names, self.report["metric"]])
 
 
 def parse(texts: Iterable[str], metrics: Sequence[str], *, is_most: bool) -> list[MetricGate]:
-    """The gates of texts such as ``0.5`` and ``win_rate=0.5``. `metrics` are those that the evaluation can report.
+    """The gates of texts such as ``0.5``, which is for the first of `metrics`, and ``win_rate=0.5``.
+
+    `metrics` are those that the evaluation can report.
 
     Raises `UserError` if a text is neither, or names another metric.
     """
@@ -72,7 +79,7 @@ def parse(texts: Iterable[str], metrics: Sequence[str], *, is_most: bool) -> lis
             near = get_close_matches(metric, metrics, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise UserError(f"{option}: this evaluation has no such metric; {hint}it has {listing(metrics)}")
-        found.append(MetricGate(metric, limit, is_most))
+        found.append(MetricGate(metric or metrics[0], limit, is_most))
     return found
 
 
@@ -84,13 +91,12 @@ def outcomes(reports: Sequence[Report], gates: Iterable[MetricGate], *, on: str)
     """
     found = []
     for gate in gates:
-        metric = gate.metric or (reports[0]["metric"] if reports else "")
-        measured = [one for one in reports if one["metric"] == metric]
+        measured = [one for one in reports if one["metric"] == gate.metric]
         if not measured:
             raise UserError(f"{gate}: nothing was measured that this gate could look at")
         for report in measured:
             end = "high" if gate.is_most else "low"
-            number = report["value"] if on == "value" else cast(float, report[end])  # type: ignore[literal-required]
+            number = cast(Mapping[str, float], report)["value" if on == "value" else end]
             kept = number <= gate.limit if gate.is_most else number >= gate.limit
             side = "above" if gate.is_most else "below"
             which = "the value" if on == "value" else f"the {'upper' if gate.is_most else 'lower'} end of the interval"
@@ -134,7 +140,23 @@ def regressions(reports: Sequence[Report], previous: Sequence[Report], *, source
 
 def _identity(report: Report) -> tuple[object, ...]:
     facts = cast(Mapping[str, object], report)
-    return (report["metric"], *(facts.get(key) for key in IDENTITY))
+    return (report["metric"], *(str(facts.get(key)) for key in IDENTITY))
+
+
+def check_junit(path: str, others: Iterable[str]) -> None:
+    """Raise `UserError` if the file of JUnit cannot be written, or would replace something else."""
+    if is_stream(path) or os.path.isdir(path):
+        raise UserError(f"--junit {path}: must be a file, such as junit.xml")
+    if os.path.realpath(path) in {os.path.realpath(one) for one in others if one}:
+        raise UserError(f"--junit {path}: this command reads or writes that file; name another")
+    try:
+        if os.path.exists(path) and Path(path).read_bytes()[: len(DECLARATION)] not in (b"", DECLARATION):
+            raise UserError(f"--junit {path}: holds something other than XML; name another file")
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with open(path, "ab"):
+            pass
+    except OSError as error:
+        raise UserError(f"--junit {path}: {os_reason(error)}") from None
 
 
 def write_junit(path: str, title: str, found: Sequence[GateOutcome]) -> None:

@@ -1,6 +1,7 @@
 """What all evaluations share: their options, and the table, page and gate of their reports."""
 
 import contextlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, NamedTuple
 
@@ -9,7 +10,17 @@ from ...configs import STEP_SUMMARY, GateConfig
 from ...errors import GateFailed, OutputClosed, UserError
 from ...options import option
 from ...records import Image, Report
-from ...report.gates import MetricGate, annotation, append_summary, markdown, outcomes, parse, regressions, write_junit
+from ...report.gates import (
+    MetricGate,
+    annotation,
+    append_summary,
+    check_junit,
+    markdown,
+    outcomes,
+    parse,
+    regressions,
+    write_junit,
+)
 from ...report.tables import print_reports, warn_of_few
 from ...streams.places import is_stream
 from ...streams.reading import read
@@ -73,10 +84,11 @@ class CheckedGates(NamedTuple):
     previous: list[Report]
 
 
-def check_gates(config: GateConfig, metrics: Sequence[str]) -> CheckedGates:
+def check_gates(config: GateConfig, metrics: Sequence[str], others: Sequence[str]) -> CheckedGates:
     """The gates that the options set. `metrics` are those that this evaluation can report, the headline first.
 
-    Raises `UserError` if an option cannot be used, or if the file of --previous cannot be read.
+    Raises `UserError` if an option cannot be used, if the file of --previous cannot be read, or if that of --junit is
+    one of `others`, files that the command reads or writes.
     """
     limits = [
         *parse(config.fail_under or [], metrics, is_most=False),
@@ -84,8 +96,13 @@ def check_gates(config: GateConfig, metrics: Sequence[str]) -> CheckedGates:
     ]
     if config.junit and not (limits or config.previous):
         raise UserError(f"--junit {config.junit}: holds the outcomes of gates; set one, such as --fail-under 0.5")
-    if config.junit and is_stream(config.junit):
-        raise UserError(f"--junit {config.junit}: must be a file, such as junit.xml")
+    if config.junit:
+        check_junit(config.junit, [*others, config.previous])
+    if config.previous and not (is_stream(config.previous) or os.path.exists(config.previous)):
+        raise UserError(
+            f"--previous {config.previous}: there is no such file; the first time, leave the option out, and keep the "
+            "output of the run under this name"
+        )
     return CheckedGates(config, limits, [*read(config.previous, Report)] if config.previous else [])
 
 

@@ -64,8 +64,8 @@ def accuracy(
             "--reward",
             "-r",
             group="Model",
-            help="Reward to measure; repeatable.",
-            show_default="shapes, the pixel judge; none with --scores",
+            help="Reward to measure, also one that --scores has; repeatable.",
+            show_default="shapes, the pixel judge; with --scores all that it has",
         ),
     ] = None,
     scores: Annotated[
@@ -73,8 +73,8 @@ def accuracy(
         option(
             metavar="FILE",
             group="Input",
-            help="Also measure the rewards whose scores this file has: pictures, as score writes them. A picture is "
-            "known by its prompt and its image_id, or its file. No model is loaded for them; repeatable.",
+            help="Take the scores of rewards from this file: pictures, as score writes them. A picture is known by its "
+            "prompt and its image_id, or its file. No model is loaded for them; repeatable.",
             show_default="none",
         ),
     ] = None,
@@ -185,10 +185,12 @@ def accuracy(
             --scores ir/scored.jsonl --scores hpd/scored.jsonl
     """
     once([*pairs, *(scores or []), *filter(None, [suite])])
-    specs = [plugins.check("reward", spec) for spec in dict.fromkeys(reward or ([] if scores else ["shapes"]))]
-    if baseline and not scores and {plugins.check("reward", baseline)} >= {*specs}:
-        raise UserError(f"--baseline {baseline}: there is no other reward to compare it with; name one with --reward")
-    wanted = check_gates(gates, [*_metrics(several=len(pairs) > 1, compared=bool(baseline))])
+    named = list(dict.fromkeys(reward or []))
+    if not scores:
+        named = [plugins.check("reward", spec) for spec in named or ["shapes"]]
+        _check_baseline(baseline and plugins.check("reward", baseline), named)
+    metrics = [*_metrics(several=len(pairs) > 1, compared=bool(baseline))]
+    wanted = check_gates(gates, metrics, [*pairs, *(scores or []), suite, out, html])
     check_page(html, [*pairs, *(scores or []), out])
     known_prompts = {prompt_key(prompt): cast(Mapping[str, object], prompt) for prompt in _prompts(suite)}
     data = {source: [_with_keys(pair, known_prompts) for pair in _read(source, split)] for source in pairs}
@@ -196,12 +198,11 @@ def accuracy(
     told, models = _told(scores or [], _ids(every))
     asked = list(dict.fromkeys(chain.from_iterable(map(_pictures, every))))
     known = _common(told, asked, scores or [])
-    loaded = [spec for spec in dict.fromkeys([*specs, *filter(None, [baseline])]) if spec not in known]
+    names = named or [one for one in known if one != baseline]
+    _check_baseline(baseline, names)
+    loaded = [spec for spec in dict.fromkeys([*names, *filter(None, [baseline])]) if spec not in known]
     for spec in loaded:
         plugins.check("reward", spec)
-    names = list(dict.fromkeys([*specs, *(one for one in known if one != baseline)]))
-    if baseline and not {*names} - {baseline}:
-        raise UserError(f"--baseline {baseline}: there is no other reward to compare it with; name one with --reward")
     groups = {key: _groups(data, key, models) for key in group_by or []}
     with Replacement(out, [*pairs, *(scores or [])]) as sink:
         found = {name: {picture: told[picture][name] for picture in asked} for name in known}
@@ -210,13 +211,20 @@ def accuracy(
             folders = [*map(folder_of, pairs), *(root or [])]
             found |= _scored(texts, loaded, folders, piped=any(map(is_stream, pairs)), batch=batch, device=device)
         order = dict.fromkeys([*names, *filter(None, [baseline])])
-        reports = [*_reports(data, groups, {name: found[name] for name in order}, baseline, tie_threshold)]
+        keys = {"split": split} if split else {}
+        reports = [*_reports(data, groups, {name: found[name] for name in order}, baseline, tie_threshold, keys)]
         write(reports, sink)
     print_accuracies(reports, labels=_labels(pairs))
     warn_of_few(reports)
     write_page(html, title="Accuracy of rewards", reports=reports)
     gated = [one for one in reports if one["name"] in names and "by" not in one]
     decide(wanted, reports, title="Accuracy of rewards", gated=gated)
+
+
+def _check_baseline(baseline: str, names: Sequence[str]) -> None:
+    """Raise `UserError` if there is no reward beside the baseline."""
+    if baseline and not {*names} - {baseline}:
+        raise UserError(f"--baseline {baseline}: there is no other reward to compare it with; name one with --reward")
 
 
 def _metrics(*, several: bool, compared: bool) -> Iterator[str]:
@@ -385,8 +393,7 @@ def _parts(pair: Pair, key: str, models: Mapping[PromptPicture, str]) -> Iterato
     elif key == MODEL:
         if len(names := {models[picture] for picture in _pictures(pair) if picture in models}) > 0:
             yield " and ".join(sorted(names)), pair
-    elif key in pair:
-        value: object = pair[key]  # type: ignore[literal-required]
+    elif (value := cast(Mapping[str, object], pair).get(key)) is not None:
         yield value if isinstance(value, str) else json.dumps(value), pair
 
 
@@ -410,11 +417,12 @@ def _reports(
     scores: Mapping[str, Mapping[PromptPicture, float]],
     baseline: str,
     threshold: float,
+    keys: Mapping[str, str],
 ) -> Iterator[Report]:
     """For each file and reward: its accuracies, their differences from the baseline's, its parts; then the means."""
     headlines: dict[str, list[Accuracy]] = {}
     for source, pairs in data.items():
-        where = {"data": source} if len(data) > 1 else {}
+        where = {**keys, **({"data": source} if len(data) > 1 else {})}
         found = {name: in_definitions(_labelled(pairs, of), ["all"], threshold) for name, of in scores.items()}
         for name, accuracies in found.items():
             headlines.setdefault(name, []).append(accuracies[HEADLINE])
@@ -422,16 +430,18 @@ def _reports(
             if baseline and name != baseline:
                 for metric, one in accuracies.items():
                     other = found[baseline][metric]
-                    keys = {"name": name, "baseline": baseline, "metric": f"{metric}_difference", **where}
-                    yield difference_report(one, other, **keys)
+                    facts = {"name": name, "baseline": baseline, "metric": f"{metric}_difference", **where}
+                    yield difference_report(one, other, **facts)
         for key, by_source in groups.items():
             for value, some in by_source[source].items():
-                if any(pair["margin"] for pair in some):
+                if not any(pair["margin"] for pair in some):
+                    progress.note(f"{source}: all pairs of {key} {value} are ties; it has no accuracy")
+                else:
                     for name, of in scores.items():
                         of_part = in_definitions(_labelled(some, of))
                         yield from reports_of(of_part, threshold, name=name, **where, by=key, group=value)
     if len(data) > 1:
-        yield from (harmonic_mean_report(found, name=name) for name, found in headlines.items())
+        yield from (harmonic_mean_report(found, name=name, **keys) for name, found in headlines.items())
 
 
 def _labelled(pairs: Iterable[Pair], scores: Mapping[PromptPicture, float]) -> list[LabelledPair]:

@@ -155,7 +155,8 @@ def compare(
     second with the second, and so on. Prompts are matched by prompt_id. polish does not change the prompt_id, so
     pictures of raw prompts can be compared with pictures of polished prompts. The win rate is the mean over the
     compared pictures: a win counts 1, a tie 0.5, and a loss 0. Its interval comes from a bootstrap over prompts. The
-    `p_value` is that of a sign test over prompts: how likely the prompts are won so unevenly if the models are equal.
+    `p_value` is that of a sign test over prompts: how likely prompts are won at least so unevenly by models that are
+    equal.
 
     With --annotator, a model judges the pictures, too, two by two. Then the files need no scores. It sees the prompt of
     the base model's picture. --judgements takes judgements that are there, also those of people. A comparison that an
@@ -193,9 +194,9 @@ def compare(
             raise UserError(f"{name} {shown[0]}: is shown on the page; name the page with --html")
     sources = [base, *tuned]
     once(tuned)
-    wanted = check_gates(gates, ["win_rate", *([ELO] if len(tuned) > 1 else [])])
     kept = judgements or []
     files = [*sources, *kept, *filter(None, [suite]), *(report or [])]
+    wanted = check_gates(gates, ["win_rate", *([ELO] if len(tuned) > 1 else [])], [*files, out, html])
     check_page(html, [*files, out], runs=run or [])
     count, selecting = _selection(select, by or [], sources)
     spec = plugins.check("annotator", annotator) if annotator else ""
@@ -209,6 +210,8 @@ def compare(
         _warn_of_missing(prompts, sides, suite)
     origins = {id(image): source for source, side in sides.items() for images in side.values() for image in images}
     rewards = reward or shared_rewards(sides, needed=not (spec or kept or selecting))
+    if selecting:
+        _check_candidates(sides, base, select)
     for source, name in zip(sources, selecting, strict=False):
         score = scorer(name, origins).score
         if few := sum(len(images) < count for images in sides[source].values()):
@@ -221,6 +224,8 @@ def compare(
         )
     pairs = {source: _matched(sides, source, base, by_place=bool(selecting)) for source in tuned}
     folders = [*map(folder_of, sources), *(root or [])]
+    earlier = [one for source in report or [] for one in read(source, Report)]
+    complete = True
     if spec:
         from ...images.pictures import Pictures
         from ...judging import duels
@@ -229,14 +234,15 @@ def compare(
         made = plugins.load("annotator", spec, device="auto", **how)
         opener = Pictures(folders, piped=any(map(is_stream, sources)))
         asked = ((pair.other, pair.one) for some in pairs.values() for pair in some)
-        duels.ask(asked, made, spec, aspects, opener, server=server, out=kept[0], seed=seed)
+        complete = duels.ask(asked, made, spec, aspects, opener, server=server, out=kept[0], seed=seed)
     scorers = [*(scorer(name, origins) for name in rewards), *_annotators(kept, aspect)]
     if not scorers:
         raise UserError("there is nothing to compare the pictures by; name --judgements with judgements of them")
     chosen: dict[str, object] = {"selected_by": ",".join(dict.fromkeys(selecting))} if selecting else {}
     reports = [*_win_rates(pairs, scorers, base, group_by or [], prompts, chosen)]
+    if not reports:
+        raise UserError("--judgements: nobody has compared these pictures; ask an annotator with --annotator")
     ranks = [*(_ranks(sides, pairs, scorers, by_place=bool(selecting), keys=chosen) if len(tuned) > 1 else ())]
-    earlier = [one for source in report or [] for one in read(source, Report)]
     with Replacement(out, files) as sink:
         labels = short_labels({source: os.path.dirname(source) for source in sides})
         chosen_by = f", {select} by {', '.join(dict.fromkeys(selecting))}" if selecting else ""
@@ -252,9 +258,9 @@ def compare(
         runs=run or [],
         folders=folders,
     )
-    gated = [one for one in reports if "by" not in one and one["name"] != base]
+    gated = [one for one in reports if "by" not in one and (one["metric"] != ELO or one["name"] != base)]
     decide(wanted, reports, title="Tuned models compared", gated=gated)
-    if missing:
+    if missing or not complete:
         raise SomeFailed
 
 
@@ -283,7 +289,7 @@ def _side(source: str, needed: set[str] | None, prompts: Any) -> Side:
     images = ConsistencyChecker(parts=False).images(located(source, Image))
     ours = (image for image in images if prompts is None or prompt_key(image) in prompts)
     side = by_prompt(
-        image if needed is None else cast(Image, {key: image[key] for key in image.keys() & needed})  # type: ignore[literal-required]
+        image if needed is None else cast(Image, {key: value for key, value in image.items() if key in needed})
         for image in ours
     )
     if not side:
@@ -341,6 +347,18 @@ def warn_of_the_rest(base: Side, tuned: Side, source: str, against: str, pairs: 
         progress.warn(f"{source}: {pictures} of this file or of {against} left out: no counterpart in the other file")
 
 
+def _check_candidates(sides: Mapping[str, Side], base: str, select: str) -> None:
+    """Raise `UserError` if a prompt has more pictures by one model than by another: the best of more is better."""
+    for source, side in sides.items():
+        for prompt, images in side.items():
+            if prompt in sides[base] and (count := len(sides[base][prompt])) != len(images):
+                raise UserError(
+                    f"--select {select}: {source} has {progress.plural(len(images), 'picture')} of "
+                    f"{images[0]['prompt'][:60]!r}, and {base} has {count}; the best of more is better, so draw as "
+                    "many with each model"
+                )
+
+
 def _annotators(judgements: Sequence[str], aspects: Sequence[str] | None) -> list[Decider]:
     """The annotators of these files as deciders, on these aspects, or on all.
 
@@ -373,12 +391,11 @@ def _win_rates(
     for source, some in pairs.items():
         for one in scorers:
             keys = {"name": source, "baseline": base, **chosen}
-            if not (found := win_rate(some, one, **keys)):
-                raise UserError(
-                    f"--judgements: {one.name.removeprefix('judge:')} has not compared pictures of {source} with those "
-                    f"of {base}; let it compare them with --annotator, or leave its judgements out"
-                )
-            yield found
+            if found := win_rate(some, one, **keys):
+                yield found
+                continue
+            who = one.name.removeprefix("judge:")
+            progress.warn(f"--judgements: {who} has not compared pictures of {source} with those of {base}")
     for key in group_by:
         none = True
         for source, some in pairs.items():
@@ -416,9 +433,10 @@ def _ranks(
             for prompt, mine, theirs in some:
                 if (outcome := one.outcome(theirs, mine)) is not None:
                     by_one.setdefault(prompt, []).append(outcome)
-        if results := results_of(values):
+        results = results_of(values)
+        if len({result.prompt for result in results}) > 1:
             for source, found in zip(sources, elo(results, len(sources)), strict=True):
-                yield as_report(found, name=source, metric=ELO, reward=one.name, **keys)
+                yield as_report(found, name=source, metric=ELO, reward=one.name, among=sources, **keys)
 
 
 def side_by_side(sides: Mapping[str, Side]) -> Iterator[list[tuple[str, Image]]]:

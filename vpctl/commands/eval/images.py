@@ -112,7 +112,7 @@ def images(
         *(["unsafe"] if unsafe_model else []),
         *(["frechet_distance", "kernel_distance"] if reference else []),
     ]
-    wanted = check_gates(gates, metrics)
+    wanted = check_gates(gates, metrics, [*files, reference, out, html])
     check_page(html, [*files, *filter(None, [reference]), out])
     if features:
         sources.check("reward", features, option=OPTION)
