@@ -3,13 +3,13 @@
 import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, cast
 
 from ... import progress
 from ...configs import STEP_SUMMARY, GateConfig
 from ...errors import GateFailed, OutputClosed, UserError
 from ...options import option
-from ...records import Image, Report
+from ...records import Image, Report, prompt_key
 from ...report.gates import (
     MetricGate,
     annotation,
@@ -23,7 +23,7 @@ from ...report.gates import (
 )
 from ...report.tables import print_reports, warn_of_few
 from ...streams.places import is_stream
-from ...streams.reading import read
+from ...streams.reading import read, read_prompts
 from ...streams.writing import Replacement
 
 Html = Annotated[
@@ -48,6 +48,11 @@ def write(reports: Iterable[Report], out: Replacement) -> None:
     with contextlib.suppress(OutputClosed):
         for report in reports:
             out.write(report)
+
+
+def read_suite(suite: str) -> dict[str, Mapping[str, object]]:
+    """The prompts of --suite with all their keys, by their ids; empty without a file."""
+    return {prompt_key(one): cast(Mapping[str, object], one) for one in (read_prompts(suite) if suite else ())}
 
 
 def check_page(html: str, others: list[str], *, runs: Sequence[str] = ()) -> None:

@@ -14,7 +14,7 @@ from ...images.folders import OF_A_PICTURE, Folders
 from ...judging.merging import MergeCounts, Merging, pairs_of, prompts_of
 from ...judging.preferences import latest
 from ...options import STDIO, BatchSize, Device, Roots, Whole, argument, option, options, plugin
-from ...records import Image, Judgement, Pair, Prompt, Report, is_pair, listing, prompt_key
+from ...records import Image, Judgement, Pair, Report, is_pair, listing, prompt_key
 from ...report.accuracy import (
     DEFINITIONS,
     HARMONIC_MEAN,
@@ -30,9 +30,9 @@ from ...report.accuracy import (
 from ...report.tables import print_accuracies, warn_of_few
 from ...streams.joins import ConsistencyChecker, once
 from ...streams.places import folder_of, is_stream
-from ...streams.reading import located, located_comparisons, read_prompts
+from ...streams.reading import located, located_comparisons
 from ...streams.writing import Replacement
-from ._reports import Html, check_gates, check_page, decide, write, write_page
+from ._reports import Html, check_gates, check_page, decide, read_suite, write, write_page
 
 ASPECT, MODEL = "aspect", "model"
 """Values of --group-by that are no key of a pair."""
@@ -192,7 +192,7 @@ def accuracy(
     metrics = [*_metrics(several=len(pairs) > 1, compared=bool(baseline))]
     wanted = check_gates(gates, metrics, [*pairs, *(scores or []), suite, out, html])
     check_page(html, [*pairs, *(scores or []), out])
-    known_prompts = {prompt_key(prompt): cast(Mapping[str, object], prompt) for prompt in _prompts(suite)}
+    known_prompts = read_suite(suite)
     data = {source: [_with_keys(pair, known_prompts) for pair in _read(source, split)] for source in pairs}
     every = [pair for ours in data.values() for pair in ours]
     told, models = _told(scores or [], _ids(every))
@@ -261,10 +261,6 @@ def _read(source: str, split: str) -> list[Pair]:
     if ties == len(ours):
         raise UserError(f"{source}: {_why_none(pairs, split)}")
     return ours
-
-
-def _prompts(suite: str) -> Iterable[Prompt]:
-    return read_prompts(suite) if suite else ()
 
 
 def _with_keys(pair: Pair, prompts: Mapping[str, Mapping[str, object]]) -> Pair:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Annotated, Any, cast
 
@@ -10,7 +10,7 @@ from ... import plugins, progress
 from ...configs import GateConfig, PictureConfig, ServerConfig
 from ...errors import SomeFailed, UserError
 from ...options import STDIO, Roots, Seed, Whole, argument, option, options, plugin
-from ...records import Image, Judgement, Prompt, Report, prompt_key
+from ...records import Image, Judgement, Report, prompt_key
 from ...report.comparing import (
     Decider,
     Matched,
@@ -25,9 +25,9 @@ from ...report.comparing import (
 from ...report.statistics import as_report
 from ...streams.joins import ConsistencyChecker, once
 from ...streams.places import folder_of, is_stream, short_labels
-from ...streams.reading import located, read, read_prompts
+from ...streams.reading import located, read
 from ...streams.writing import Replacement
-from ._reports import Html, check_gates, check_page, decide, publish, write_page
+from ._reports import Html, check_gates, check_page, decide, publish, read_suite, write_page
 
 ELO = "elo"
 KEPT = ("prompt", "prompt_id", "source_prompt", "image_id", "file_name", "seed", "scores")
@@ -203,7 +203,7 @@ def compare(
     if spec and (not kept or is_stream(kept[0])):
         raise UserError(f"--annotator {annotator}: name a file for its judgements, as in --judgements duels.jsonl")
     aspects = [plugins.aspect(name) for name in aspect or plugins.aspects()] if spec else []
-    prompts = {prompt_key(prompt): cast(Mapping[str, object], prompt) for prompt in _prompts(suite)}
+    prompts = read_suite(suite)
     needed = None if html else {*KEPT, *(group_by or [])}
     sides = {source: _side(source, needed, prompts.keys() if suite else None) for source in sources}
     if suite:
@@ -278,10 +278,6 @@ def _selection(select: str, by: Sequence[str], sources: Sequence[str]) -> tuple[
             f"--select {select}: name the reward that selects with --by, once or {len(sources)} times, for each file"
         )
     return int(found[1]), list(by) if len(by) == len(sources) else [by[0]] * len(sources)
-
-
-def _prompts(suite: str) -> Iterable[Prompt]:
-    return read_prompts(suite) if suite else ()
 
 
 def _side(source: str, needed: set[str] | None, prompts: Any) -> Side:
