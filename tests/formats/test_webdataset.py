@@ -271,7 +271,7 @@ def test_the_library_and_datasets_open_what_is_written(judged: list[dict[str, An
         pair = json.loads(sample["json"])
         assert pair["chosen_file_name"] == f"{sample['__key__']}.chosen.png"
         (here / "chosen.png").write_bytes(sample["chosen.png"])
-        assert shade(here / "chosen.png") == 200
+        assert shade(str(here / "chosen.png")) == 200
     merge(["j.jsonl"], to=["ratings", "webdataset:rated"])
     opened = load_dataset(
         "webdataset", data_files=str(here / "rated/*.tar"), split="train", cache_dir=str(here / "cache")
