@@ -306,7 +306,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
         # A number is never broken: names give way, and the words of a heading stand on lines of their own.
         numbers = [len(row[index]) for row in cells if _NUMBERS.fullmatch(row[index])]
         least = max(numbers, default=None)
-        heading = escaped(column).replace(" ", "\n") if len(column) > (least or len(column)) else escaped(column)
+        heading = escaped(column)
+        if len(column) > (least or len(column)):
+            heading = re.sub(r" (?!%)", "\n", heading)
         drawn.add_column(heading, justify="right" if index else "left", overflow="fold", min_width=least)
     for row in cells:
         drawn.add_row(*map(escaped, row))
