@@ -133,7 +133,7 @@ SHORT = {
     "cohens_kappa": "kappa",
     "spearman": "rho",
     "kendall": "tau",
-    "self_consistency": "self",
+    "self_consistency": "passes agree",
 }
 """Names of metrics for narrow columns."""
 
