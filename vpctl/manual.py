@@ -31,7 +31,7 @@ Every stage of the method works in the shapes world."""
 
 GLOSSARY = {
     "annotator": "The plug-in that judges pictures, as --annotator names it: a model on a server, a local model, a "
-    "reward model or your own file. A person can be an annotator, too; the record then holds the person's name.",
+    "reward model or your own file. A person can be an annotator, too, such as human:anna.",
     "aspect": "One quality that pictures are judged on, such as fidelity.",
     "pixel judge": "The annotator and reward of the shapes world. It measures pixels.",
     "call": "One question to an annotator, or to the language model of polish, with its answer. If an answer is "

@@ -5,6 +5,7 @@ because they share one line. In all other cases a line is printed every 30 secon
 """
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -288,8 +289,8 @@ def written(target: str) -> str:
     return "written" if target == "-" else f"written to {target}"
 
 
-_INTERVAL = len("0.123–0.456")
-"""Width of a column of intervals, so that they are not broken."""
+_NUMBERS = re.compile(r"[\d.+-]+%?(?:(?: to |–)[\d.+-]+)?")
+"""A number, or an interval."""
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -299,11 +300,17 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     from rich.console import Console
     from rich.table import Table
 
+    cells = [*rows]
     drawn = Table(title=escaped(title), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        least = _INTERVAL if "interval" in column else None
-        drawn.add_column(escaped(column), justify="right" if index else "left", overflow="fold", min_width=least)
-    for row in rows:
+        # A number is never broken: names give way, and the words of a heading stand on lines of their own.
+        numbers = [len(row[index]) for row in cells if _NUMBERS.fullmatch(row[index])]
+        least = max(numbers, default=None)
+        heading = escaped(column)
+        if len(column) > (least or len(column)):
+            heading = re.sub(r" (?!%)", "\n", heading)
+        drawn.add_column(heading, justify="right" if index else "left", overflow="fold", min_width=least)
+    for row in cells:
         drawn.add_row(*map(escaped, row))
     console = Console(stderr=True, markup=False, emoji=False)
     with console.capture() as text:

@@ -123,13 +123,19 @@ class Judgement(TypedDict):
     prompt_id: PromptId
     prompt: PromptText
     aspect: Annotated[str, "Aspect that was judged, such as `aesthetic`."]
-    annotator: Annotated[str, "Annotator that judged: a SPEC such as `openai:gpt-4o`, or the name of a person."]
+    annotator: Annotated[
+        str, "Annotator that judged: a SPEC such as `openai:gpt-4o`, or `human:` and the name of a person."
+    ]
     image_ids: Annotated[list[str], "Ids of the pictures that were judged together."]
     file_names: Annotated[list[str], "Files of the pictures, in the same order."]
     scores: Annotated[list[float], "Scores, in the same order; higher is better. Empty if `refused` or `failed`."]
     rationales: NotRequired[Annotated[list[str], "Reason for each score, in the same order."]]
     order: NotRequired[
-        Annotated[list[int], "Order in which the pictures were shown to the annotator: indices into `image_ids`."]
+        Annotated[
+            list[int],
+            "Order in which the pictures were shown to the annotator: indices into `image_ids`. A comparison by a "
+            "person has none: both pictures were seen at once, the first of `image_ids` on the left.",
+        ]
     ]
     ranking: NotRequired[Annotated[list[int], "Pictures from best to worst: indices into `image_ids`."]]
     mode: NotRequired[
@@ -159,10 +165,12 @@ class Judgement(TypedDict):
             "How a model on a server was asked. `server`: its address, or the name of --server-name. `model`: the one "
             "that the server names in its answer, if it names one. `format` of the answer: json_schema, json_object or "
             "text. `without`: parts of a usual request that were left out, because the server does not accept them. "
-            "`time` of the answer, in UTC.",
+            "`time` of the answer, in UTC. For a person it has only the `time` of the vote.",
         ]
     ]
-    refused: NotRequired[Annotated[str, "Why the annotator refused to judge."]]
+    refused: NotRequired[
+        Annotated[str, "Why the annotator refused to judge. A person says `cannot judge` or `harmful`."]
+    ]
     failed: NotRequired[Annotated[str, "Why the annotator's answer was unusable."]]
     raw: NotRequired[Annotated[str, "Unusable answer of a failed judgement."]]
     source_prompt: NotRequired[Source]
@@ -217,9 +225,7 @@ class Report(TypedDict):
     low: Annotated[float, "Lower end of its interval."]
     high: Annotated[float, "Upper end of its interval."]
     n: Annotated[int, "Number of items that the value is a mean of, such as pairs."]
-    prompts: NotRequired[
-        Annotated[int, "Number of prompts, if it is below 10. The interval is then at least as wide as Wilson's."]
-    ]
+    prompts: NotRequired[Annotated[int, "Number of prompts, if it is below 10. The interval is then wide."]]
     data: NotRequired[Annotated[str, "In accuracy, with several files: the file that was measured on."]]
     by: NotRequired[Annotated[str, "In accuracy and compare: the key of --group-by whose `group` was measured."]]
     group: NotRequired[Annotated[str, "Value of the key `by` in the records that were measured."]]
@@ -263,6 +269,10 @@ class Report(TypedDict):
     ]
     unjudged: NotRequired[
         Annotated[int, "In compare: number of pictures that the annotator did not compare, or in one order only."]
+    ]
+    split: NotRequired[Annotated[str, "In accuracy, with --split: the part of the data that was measured on."]]
+    among: NotRequired[
+        Annotated[list[str], "In compare, for the metric `elo`: the files of all models in the ranking."]
     ]
     selected_by: NotRequired[Annotated[str, "In compare: the rewards of --by that selected the pictures."]]
     mean: NotRequired[Annotated[float, "In compare: mean score of the tuned model's pictures."]]

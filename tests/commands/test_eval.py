@@ -229,8 +229,8 @@ def test_a_reward_is_compared_with_a_baseline_on_the_same_pairs(
     assert difference["low"] == -1, "the interval of a difference may lie below 0"
     shown = [row.strip("│").split("│") for row in capsys.readouterr().err.splitlines() if row.startswith("│")]
     cells = [[cell.strip() for cell in row] for row in shown]
-    assert [row[:2] for row in cells] == [[red, "0.667"], ["chance", "0.500"], [worse, "0.333"], [red, "0.333"]]
-    assert [row[3] for row in cells] == ["0.667", "0.500", "0.333", "0.333"], "pooled"
+    assert [row[:2] for row in cells] == [[red, "0.667"], [worse, "0.333"], ["(by chance)", "0.500"], [red, "0.333"]]
+    assert [row[3] for row in cells] == ["0.667", "0.333", "0.500", "0.333"], "pooled"
     assert "Differences of accuracies" in page.read_text()
     with pytest.raises(UserError) as raised:
         accuracy([str(source)], str(out), reward=[red, red], baseline=red)
@@ -394,7 +394,11 @@ def test_compare_says_the_same_every_time(run: Run, tmp_path: Path) -> None:
             {"reward": ["vp"]},
             "tuned.jsonl: a0 has no score of 'vp'; it has clip",
         ),
-        ([image("a", 0)], {"reward": ["vp"]}, "tuned.jsonl: a0 has no score of 'vp'; it has no score"),
+        (
+            [image("a", 0)],
+            {"reward": ["vp"]},
+            "tuned.jsonl: a0 has no score of 'vp'; run vpctl score with --reward vp, or name another",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_told(sides: Path, tuned: list[Record], options: Any, said: str) -> None:

@@ -12,7 +12,7 @@ from tests.conftest import Plugin, lines, write_lines
 from vpctl.commands.eval.accuracy import accuracy
 from vpctl.commands.eval.agreement import agreement
 from vpctl.commands.eval.compare import compare
-from vpctl.errors import GateFailed, UserError
+from vpctl.errors import GateFailed, SomeFailed, UserError
 from vpctl.report.accuracy import HARMONIC_MEAN
 
 Record = dict[str, Any]
@@ -119,8 +119,19 @@ def test_rankings_by_people_are_pairs_with_ties(data: Path) -> None:
             "--baseline vp: there is no other reward to compare it with; ",
         ),
         ({"scores": ["one.jsonl"]}, "one.jsonl: is named twice"),
+        (
+            {"scores": ["scored.jsonl"], "fail_under": ["0"], "junit": "one.jsonl"},
+            "--junit one.jsonl: this command reads or writes that file",
+        ),
+        (
+            {"scores": ["scored.jsonl"], "fail_under": ["0"], "junit": "two.jsonl"},
+            "--junit two.jsonl: holds something other than XML",
+        ),
         ({"scores": ["scored.jsonl"], "junit": "j.xml"}, "--junit j.xml: holds the outcomes of gates; set one"),
-        ({"scores": ["scored.jsonl"], "previous": "old.jsonl"}, "old.jsonl: no such file"),
+        (
+            {"scores": ["scored.jsonl"], "previous": "old.jsonl"},
+            "--previous old.jsonl: there is no such file; the first time",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_told(data: Path, options: Any, said: str) -> None:
@@ -168,7 +179,7 @@ def test_an_annotator_is_asked_in_both_orders_once(tmp_path: Path, plugin: Plugi
         assert (tmp_path / "asked").read_text().count("asked") == 24
     by_reward, by_judge = reports(tmp_path / "out.jsonl")
     assert (by_reward["reward"], by_reward["wins"]) == ("red", 12)
-    assert (by_judge["reward"], by_judge["wins"], by_judge["ties"], by_judge["losses"]) == (judge, 11, 1, 0)
+    assert (by_judge["reward"], by_judge["wins"], by_judge["ties"], by_judge["losses"]) == (f"judge:{judge}", 11, 1, 0)
     # The judgements are of people as well, without an annotator: one that saw both side by side has no order.
     voted = [
         {**one, "annotator": "human:anna", "scores": [5, 1]} for one in lines((tmp_path / "duels.jsonl").read_text())
@@ -178,7 +189,45 @@ def test_an_annotator_is_asked_in_both_orders_once(tmp_path: Path, plugin: Plugi
     write_lines(tmp_path / "votes.jsonl", voted[:4])
     compare(base, [tuned], "out.jsonl", judgements=["votes.jsonl"], reward=["red"])
     anna = reports(tmp_path / "out.jsonl")[1]
-    assert (anna["reward"], anna["n"], anna["unjudged"]) == ("human:anna", 2, 10)
+    assert (anna["reward"], anna["n"], anna["unjudged"]) == ("judge:human:anna", 2, 10)
+
+
+def test_a_comparison_that_fails_does_not_cost_the_others(tmp_path: Path, plugin: Plugin, monkeypatch: Any) -> None:
+    """The second judge sees one of two models only: of the other one, it has no win rate."""
+    monkeypatch.chdir(tmp_path)
+    base, tuned = shots(tmp_path, "b", lambda n: n + 1, 4), shots(tmp_path, "t", lambda n: n + 9, 4)
+    other = shots(tmp_path, "o", lambda n: n + 5, 4)
+    judge = str(plugin("bright", BRIGHT))
+    (tmp_path / "9.png").write_text("no picture")
+    with pytest.raises(SomeFailed):
+        compare(base, [tuned], "out.jsonl", annotator=judge, aspect=["fidelity"], judgements=["duels.jsonl"])
+    [by_judge] = [one for one in reports(tmp_path / "out.jsonl") if one["reward"] == f"judge:{judge}"]
+    assert (by_judge["n"], by_judge["unjudged"]) == (3, 1)
+    compare(base, [tuned, other], "out.jsonl", judgements=["duels.jsonl"])
+    judged = [one["name"] for one in reports(tmp_path / "out.jsonl", "win_rate") if one["reward"] != "red"]
+    assert judged == [tuned]
+
+
+def test_one_prompt_has_no_ranking_and_the_report_can_be_read_back(tmp_path: Path) -> None:
+    rows = [image("p", n, vp=1.7e308) for n in range(2)]
+    files = [str(write_lines(tmp_path / f"{name}.jsonl", rows)) for name in "btu"]
+    compare(files[0], files[1:], str(tmp_path / "out.jsonl"))
+    found = reports(tmp_path / "out.jsonl")
+    assert [(one["metric"], "mean" in one) for one in found] == [("win_rate", False)] * 2
+
+
+def test_a_model_that_changes_nothing_does_not_beat_itself(tmp_path: Path) -> None:
+    base = shots(tmp_path, "base", lambda n: 20 + n)
+    with pytest.raises(GateFailed):
+        compare(base, [base], str(tmp_path / "out.jsonl"), fail_under=["0.5"])
+    compare(base, [base], str(tmp_path / "out.jsonl"), fail_under=["0.4"], gate_on="value")
+
+
+def test_the_best_of_more_pictures_is_not_compared_with_the_best_of_few(tmp_path: Path) -> None:
+    few = str(write_lines(tmp_path / "b.jsonl", [image("p", n, vp=n) for n in range(2)]))
+    more = str(write_lines(tmp_path / "t.jsonl", [image("p", n, vp=n) for n in range(4)]))
+    with pytest.raises(UserError, match=r"t\.jsonl has 4 pictures of 'draw p', and .*b\.jsonl has 2; the best of more"):
+        compare(few, [more], select="top-1", by=["vp"], reward=["vp"])
 
 
 def test_a_suite_selects_prompts_and_has_their_categories(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,7 +264,7 @@ def test_ci_reads_the_gates(tmp_path: Path, monkeypatch: Any, capsys: pytest.Cap
     bad = shots(tmp_path, "bad", lambda n: 10)
     previous, summary, junit = str(tmp_path / "old.jsonl"), tmp_path / "summary.md", tmp_path / "junit.xml"
     compare(base, [good], previous)
-    compare(base, [good], "-", previous=previous, fail_under=["win_rate=0.5"], junit=str(junit))
+    compare(base, [good], previous, previous=previous, fail_under=["win_rate=0.5"], junit=str(junit))
     assert 'failures="0"' in junit.read_text()
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     (tmp_path / "good.jsonl").write_text((tmp_path / "bad.jsonl").read_text())
@@ -239,4 +288,9 @@ def test_agreement_has_gates_for_each_of_its_metrics(tmp_path: Path) -> None:
         agreement([source], out, fail_under=["agreement=0.9"])
     with pytest.raises(UserError, match="fleiss_kappa=0: nothing was measured"):
         agreement([source], out, fail_under=["fleiss_kappa=0"])
+    orders = [{**row, "order": [1, 0]} for row in rows]
+    write_lines(tmp_path / "in.jsonl", orders)
+    agreement([source], out)
+    agreement([source], out, previous=out)
+    assert {one["slot"] for one in reports(tmp_path / "out.jsonl", "slot_preferred")} == {1, 2}
     assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])["metric"] == "agreement"

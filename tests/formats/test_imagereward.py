@@ -15,7 +15,8 @@ from tests.conftest import Run, lines
 from tests.formats.test_tables import png
 from vpctl import plugins, sources
 from vpctl.errors import RecordFailed, UserError
-from vpctl.formats._votes import ranks_of, scores_of
+from vpctl.formats._votes import ranks_of
+from vpctl.judging.preferences import scores_of_ranks
 from vpctl.records import Image, Judgement, Prompt
 from vpctl.streams.names import absolute, relative
 from vpctl.streams.reading import located
@@ -43,13 +44,13 @@ def read(kind: Any = Judgement) -> list[dict[str, Any]]:
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=9))
 def test_scores_keep_the_order_and_the_ties_of_ranks_and_fit_the_scale(ranks: list[int]) -> None:
-    scores = scores_of(ranks)
+    scores = scores_of_ranks(ranks)
     assert all(1 <= score <= 5 for score in scores)
     for one, other in combinations(range(len(ranks)), 2):
         assert (ranks[one] < ranks[other]) == (scores[one] > scores[other])
         assert (ranks[one] == ranks[other]) == (scores[one] == scores[other])
     again = ranks_of(scores)
-    assert scores_of(again) == scores_of(ranks_of(scores_of(again)))
+    assert scores_of_ranks(again) == scores_of_ranks(ranks_of(scores_of_ranks(again)))
     assert [rank == 1 for rank in again] == [rank == min(ranks) for rank in ranks]
 
 

@@ -270,7 +270,8 @@ def test_the_library_and_datasets_open_what_is_written(judged: list[dict[str, An
     for sample in samples:
         pair = json.loads(sample["json"])
         assert pair["chosen_file_name"] == f"{sample['__key__']}.chosen.png"
-        assert shade(io.BytesIO(sample["chosen.png"])) == 200  # type: ignore[arg-type]
+        (here / "chosen.png").write_bytes(sample["chosen.png"])
+        assert shade(str(here / "chosen.png")) == 200
     merge(["j.jsonl"], to=["ratings", "webdataset:rated"])
     opened = load_dataset(
         "webdataset", data_files=str(here / "rated/*.tar"), split="train", cache_dir=str(here / "cache")
@@ -290,7 +291,7 @@ def test_what_the_library_writes_is_read(here: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("mixed", "is a folder with other files, which merge would remove; name a new one"),
+        ("mixed", "is a folder with other files, such as note.txt, which merge would remove; name a new"),
         ("j.jsonl", "is read by this command"),
         ("a.tar", "is written as a folder of shards; name a folder"),
         ("link", "is not a folder; name another path"),

@@ -51,6 +51,22 @@ def test_the_seed_and_nothing_else_is_the_difference(small: Diffusion) -> None:
     assert levels(one, other) > 20
 
 
+def test_a_text_that_a_batch_has_several_times_is_read_once(small: Diffusion) -> None:
+    """The prompts, and the empty negative prompt of all pictures. The pictures are those of diffusers."""
+    read: list[int] = []
+    encoder = small.pipeline.text_encoder
+    prompts, seeds = ["a red circle", "a green cross", "a red circle", "a red circle"], [1, 2, 3, 4]
+    noise = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    plain = small.pipeline(prompts, guidance_scale=2.0, num_inference_steps=4, generator=noise).images
+    embeddings = encoder.get_input_embeddings().register_forward_hook(lambda _, __, found: read.append(len(found)))
+    try:
+        drawn = small(prompts, seeds, SETTINGS)
+    finally:
+        embeddings.remove()
+    assert read == [2, 1]
+    assert max(levels(*two) for two in zip(drawn, plain, strict=True)) <= 1
+
+
 def test_a_picture_is_rounded_as_diffusers_rounds_it(small: Diffusion) -> None:
     noise = torch.Generator("cpu").manual_seed(5)
     plain = small.pipeline("a red circle", guidance_scale=2.0, num_inference_steps=4, generator=noise).images[0]

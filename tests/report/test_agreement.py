@@ -122,6 +122,29 @@ def test_alpha_is_that_of_krippendorff_also_with_missing_scores() -> None:
     assert found.low < found.value < found.high
 
 
+def test_alpha_of_many_different_scores_needs_no_table_of_them() -> None:
+    """The library would need 48 GB for these."""
+    chance = Random(1)
+    rows = [
+        Scored(str(n // 4), (score, score + chance.gauss(0, 0.1))) for n in range(2000) for score in [chance.random()]
+    ]
+    found = alpha(rows)
+    assert found is not None
+    assert 0.8 < found.low < found.value < found.high < 0.97
+
+
+def test_few_prompts_that_all_agree_are_not_certain() -> None:
+    """Three prompts: Clopper and Pearson's end is 0.025^(1/3) = 0.29; with chance at 1/2, kappa ends below 0."""
+    pairs = [SidedPair(str(n), "a", (float(n % 2), float(n % 2))) for n in range(3)]
+    found = kappa(pairs)
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx((0.025 ** (1 / 3) - 0.5) / 0.5)
+    for method in ("spearman", "kendall"):
+        related = correlation([Scored(str(n), (float(n), float(n))) for n in range(3)], method)
+        assert related is not None
+        assert related.low < 0.6
+
+
 def test_what_has_no_value_has_no_report() -> None:
     same = [Scored(str(prompt), (3.0, 3.0)) for prompt in range(4)]
     assert correlation(same, "spearman") is None

@@ -24,7 +24,7 @@ def report(value: float = 0.6, reach: float = 0.05, **more: Any) -> Report:
 
 
 def test_a_gate_is_a_number_for_the_headline_or_names_its_metric() -> None:
-    assert parse(["0.5", "ties=.25"], METRICS, is_most=False) == [MetricGate("", 0.5), MetricGate("ties", 0.25)]
+    assert parse(["0.5", "ties=.25"], METRICS, is_most=False) == [MetricGate("accuracy", 0.5), MetricGate("ties", 0.25)]
     assert str(MetricGate("ties", 0.25, is_most=True)) == "--fail-over ties=0.25"
 
 
@@ -49,13 +49,13 @@ def test_a_gate_that_cannot_be_is_told(text: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("gate", "on", "kept"),
     [
-        (MetricGate("", 0.5499), "interval", True),
-        (MetricGate("", 0.5501), "interval", False),
-        (MetricGate("", 0.5501), "value", True),
+        (MetricGate("accuracy", 0.5499), "interval", True),
+        (MetricGate("accuracy", 0.5501), "interval", False),
+        (MetricGate("accuracy", 0.5501), "value", True),
         (MetricGate("accuracy", 0.6), "value", True),
-        (MetricGate("", 0.6501, is_most=True), "interval", True),
-        (MetricGate("", 0.6499, is_most=True), "interval", False),
-        (MetricGate("", 0.6499, is_most=True), "value", True),
+        (MetricGate("accuracy", 0.6501, is_most=True), "interval", True),
+        (MetricGate("accuracy", 0.6499, is_most=True), "interval", False),
+        (MetricGate("accuracy", 0.6499, is_most=True), "value", True),
     ],
 )
 def test_the_worse_end_of_the_interval_decides_or_the_value(gate: MetricGate, on: str, kept: bool) -> None:
@@ -64,7 +64,7 @@ def test_the_worse_end_of_the_interval_decides_or_the_value(gate: MetricGate, on
 
 
 def test_a_number_that_is_not_there_keeps_no_gate() -> None:
-    [outcome] = outcomes([report(float("nan"))], [MetricGate("", 0.0)], on="interval")
+    [outcome] = outcomes([report(float("nan"))], [MetricGate("accuracy", 0.0)], on="interval")
     assert outcome.failure
 
 
@@ -87,7 +87,9 @@ def test_a_regression_must_be_significant() -> None:
 def test_only_what_was_measured_before_is_compared() -> None:
     found = regressions([report(0.1, name="new"), report(0.1)], [report(0.6)], source="old")
     assert [(one.report["name"], bool(one.failure)) for one in found] == [("vp", True)]
-    with pytest.raises(UserError, match="--previous old: has no report of what was measured here"):
+    with pytest.raises(
+        UserError, match="--previous old: has no report of vp, fidelity, accuracy; it has vp, accuracy; the files"
+    ):
         regressions([report(aspect="fidelity")], [report()], source="old")
 
 

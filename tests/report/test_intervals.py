@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vpctl.report.intervals import CONFIDENCE, Interval, bootstrap
+from vpctl.report.intervals import CONFIDENCE, Interval, bootstrap, harmonic_mean
 
 
 def clustered(clusters: int, seed: int = 0) -> tuple[list[float], list[str]]:
@@ -97,20 +97,38 @@ def test_clusters_that_agree_leave_the_doubt_that_their_number_leaves(clusters: 
     assert all_lost.high == pytest.approx(1 - all_won.low)
 
 
-@pytest.mark.parametrize(("clusters", "low", "high"), [(2, 0.0453, 0.8406), (9, 0.1206, 0.6458)])
-def test_few_clusters_with_one_mean_are_as_uncertain_as_so_many_draws(clusters: int, low: float, high: float) -> None:
-    """Compared with the roots p of (1/3 - p)² = z² p (1 - p) / n, as Wilson defines his interval."""
-    found = bootstrap([1.0, 0.0, 0.0] * clusters, [cluster for cluster in range(clusters) for _ in range(3)])
-    assert [found.low, found.high] == pytest.approx([low, high], abs=1e-4)
-    for end in (found.low, found.high):
-        assert (1 / 3 - end) ** 2 == pytest.approx(1.959964**2 * end * (1 - end) / clusters, rel=1e-5)
-    turned = bootstrap([-1 / 3, -1 / 3] * clusters, [*range(clusters)] * 2, lowest=-1)
-    assert [turned.low, turned.high] == pytest.approx([2 * found.low - 1, 2 * found.high - 1])
+@pytest.mark.parametrize("clusters", [2, 9])
+def test_few_clusters_are_at_least_as_uncertain_as_so_many_draws(clusters: int) -> None:
+    """Compared with the roots p of (m - p)² = z² p (1 - p) / n, as Wilson defines his interval."""
+    values = [1.0, 0.0, 0.0, 0.0] * clusters
+    values[1] = 1.0
+    found = bootstrap(values, [cluster for cluster in range(clusters) for _ in range(4)])
+    roots = np.roots([1 + 1.959964**2 / clusters, -2 * found.value - 1.959964**2 / clusters, found.value**2])
+    assert found.low <= min(roots) + 1e-6
+    assert found.high >= max(roots) - 1e-6
+    if clusters == 9:
+        assert [found.low, found.high] == pytest.approx(sorted(roots), abs=1e-4)
+    turned = bootstrap([2 * value - 1 for value in values], [*np.repeat(range(clusters), 4)], lowest=-1)
+    assert [turned.low, turned.high] == pytest.approx([2 * found.low - 1, 2 * found.high - 1], abs=0.02)
 
 
-def test_ten_clusters_have_the_interval_of_the_bootstrap_alone() -> None:
-    found = bootstrap([1.0, 0.0, 0.0] * 10, [cluster for cluster in range(10) for _ in range(3)])
-    assert [found.low, found.high] == pytest.approx([1 / 3, 1 / 3])
+@pytest.mark.parametrize("value", [1 / 3, 0.5])
+def test_clusters_of_one_mean_leave_doubt_even_if_they_are_many(value: float) -> None:
+    """A win rate of 0.5 from ties alone is not certain: if 10 draws were not 1, its share may be 1 − 0.025^(1/10)."""
+    values = [1.0, 0.0, 0.0] * 10 if value < 0.5 else [0.5] * 30
+    found = bootstrap(values, [cluster for cluster in range(10) for _ in range(3)])
+    certain = 0.025 ** (1 / 10)
+    assert found.low == pytest.approx(value * certain)
+    assert found.high == pytest.approx(1 - (1 - value) * certain)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=4))
+def test_the_harmonic_mean_lies_between_its_shares_and_is_never_certain(sizes: list[int]) -> None:
+    sets = [([1.0] * size, [*range(size)]) for size in sizes]
+    found = harmonic_mean(sets)
+    assert (found.value, found.n, found.clusters) == (1.0, len(sizes), min(sizes))
+    assert found.low < 1.0 - 0.01 / max(sizes)
+    assert harmonic_mean([([1.0, 0.0], "ab"), ([1.0, 1.0, 1.0, 0.0], "abcd")]).value == pytest.approx(0.6)
 
 
 def test_values_and_clusters_belong_together() -> None:

@@ -135,8 +135,7 @@ def test_latex_is_a_booktabs_table_in_which_nothing_is_a_command() -> None:
         *eval_agreement.OF_TWO,
         *eval_agreement.OF_ALL,
         *eval_agreement.OF_ONE,
-        "win_rate",
-        ELO,
+        *("diversity", "duplicates", "unsafe", "frechet_distance", "kernel_distance", "win_rate", ELO),
     ],
 )
 def test_every_metric_of_eval_has_a_meaning(metric: str) -> None:

@@ -68,12 +68,12 @@ TRAININGS = {
         ["model.safetensors", "reward.json", "README.md", "tokenizer.json"],
     ),
     "tune-dpo": Training(
-        f"tune-dpo pairs.jsonl -m shapes:small --max-steps {6 * INTERRUPTS} --batch 2 --accumulate 2 --save-every 1000 "
+        f"tune-dpo pairs.jsonl -m shapes:small --max-steps {4 * INTERRUPTS} --batch 2 --accumulate 2 --save-every 1000 "
         "--preview-every 0".split(),
         ["pytorch_lora_weights.safetensors"],
     ),
     "tune-ppo": Training(
-        f"tune-ppo prompts.txt -m shapes:small --reward ./counted.py --epochs {4 * INTERRUPTS} --steps 5 "
+        f"tune-ppo prompts.txt -m shapes:small --reward ./counted.py --epochs {3 * INTERRUPTS} --steps 4 "
         "--prompts-per-epoch 4 -n 2 --batch 4 --save-every 1000 --preview-every 0".split(),
         ["pytorch_lora_weights.safetensors"],
     ),

@@ -91,14 +91,14 @@ def test_two_processes_train_the_weights_of_one_and_resume_them_after_a_kill(run
 
 TUNINGS = {
     "dpo": "tune-dpo pairs.jsonl --batch 6 --max-steps 2 --learning-rate 1e-3 --warmup 0",
-    "kto": "tune-dpo pairs.jsonl --algorithm kto --batch 3 --max-steps 4 --learning-rate 1e-3 --warmup 0",
-    "d3po": "tune-dpo pairs.jsonl --algorithm d3po --batch 2 --max-steps 3 --steps 3 --guidance 1",
-    "ddpo": "tune-ppo pairs.jsonl --prompts-per-epoch 2 --images 4 --batch 4 --updates 1 --epochs 3 --steps 3",
+    "kto": "tune-dpo pairs.jsonl --algorithm kto --batch 3 --max-steps 3 --learning-rate 1e-3 --warmup 0",
+    "d3po": "tune-dpo pairs.jsonl --algorithm d3po --batch 2 --max-steps 2 --steps 3 --guidance 1",
+    "ddpo": "tune-ppo pairs.jsonl --prompts-per-epoch 2 --images 4 --batch 4 --updates 1 --epochs 2 --steps 3",
     "grpo": "tune-ppo pairs.jsonl --algorithm grpo -m diffusion:flow -r vp:reward --prompts-per-epoch 2 --images 4 "
     "--batch 4 --updates 1 --epochs 2 --steps 4 --learning-rate 1e-3 --watch shapes",
     "nft": "tune-ppo pairs.jsonl --algorithm nft --prompts-per-epoch 2 --images 4 --batch 4 --epochs 2 --steps 3 "
     "--timestep-fraction 0.3 --ema 0.5",
-    "refl": "tune-ppo pairs.jsonl --algorithm refl -r vp:reward --prompts-per-epoch 8 --epochs 3 --steps 3 --batch 4",
+    "refl": "tune-ppo pairs.jsonl --algorithm refl -r vp:reward --prompts-per-epoch 8 --epochs 2 --steps 3 --batch 4",
 }
 
 

@@ -4,12 +4,13 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import takewhile
 from typing import Annotated, Any, cast
 
 from .. import plugins, progress
 from ..configs import PictureConfig, ScoringConfig, ServerConfig
+from ..contracts import Aspect
 from ..errors import SomeFailed, UserError
 from ..judging.ledger import OutputLedger
 from ..options import STDIO, Device, Input, MaxPictures, Output, Roots, Seed, option, options, plugin
@@ -17,6 +18,10 @@ from ..records import MODES, Image
 from ..streams.joins import ConsistencyChecker
 from ..streams.places import folder_of, hidden_beside, is_stream
 from ..streams.reading import count, located
+from ..voting.address import LOOPBACK, Doorway, Listen, listen_of
+from ..voting.ballots import OVERALL
+from ..voting.people import PERSON, people
+from ..voting.room import Poll, Room, VoteLedger
 
 AGAIN = ("failed", "refused")
 
@@ -33,7 +38,7 @@ def annotate(
         plugin(
             "annotator",
             group="Model",
-            help="Annotator that judges the pictures.",
+            help="Annotator that judges the pictures: a model, or human:NAME, a person who votes on a page.",
             show_default="shapes, the pixel judge",
         ),
     ] = "",
@@ -43,7 +48,7 @@ def annotate(
             "aspect",
             group="Judging",
             help="Aspect to judge: a name, or your own Markdown file; repeatable.",
-            show_default="all aspects",
+            show_default="all aspects; for people preference, which picture is better all in all",
         ),
     ] = None,
     mode: Annotated[
@@ -54,7 +59,7 @@ def annotate(
             group="Judging",
             help="How pictures are shown to the annotator. list: all pictures of a prompt in one call. point: one "
             "picture per call. pair: two pictures per call, and a second call with the two in the other order; the "
-            "annotator says which picture is better.",
+            "annotator says which picture is better. A person ranks, gives levels, or compares each pair once.",
         ),
     ] = "list",
     passes: Annotated[
@@ -145,6 +150,17 @@ def annotate(
             show_default="none",
         ),
     ] = "",
+    listen: Annotated[
+        str,
+        option(
+            "--listen",
+            metavar="[HOST:]PORT",
+            group="Judging",
+            help="Address of the page on which people vote, such as 8080, or 0.0.0.0:8080 for a phone in the same "
+            "network.",
+            show_default="this machine only, any free port",
+        ),
+    ] = "",
     scoring: ScoringConfig,
     server: ServerConfig,
     pictures: PictureConfig,
@@ -205,16 +221,36 @@ def annotate(
     beside the output, so that nothing is paid for twice. --max-cost also counts the pending batches of earlier runs,
     at their maximum cost.
 
+    With --annotator human:anna, a person votes on a web page, whose address the command prints. With human:anna,ben
+    these two vote, each in an order of their own, from the same address. With human, anyone votes who gives a name, and
+    Ctrl-C ends the command. The page hides models, files and scores, and pictures are sent without what their files say
+    about them. The order of the prompts and of the pictures is random for each person. --mode pair shows two pictures
+    side by side, each pair once: the judgement has no `order`, and counts for both. --mode list asks for a ranking, in
+    which pictures may tie; --mode point asks for a level from 1 to 5. If no --aspect is named, people are asked which
+    picture is better all in all. The aspect is then `preference`. Each vote is on disk before the page goes on.
+    If a vote is changed, the output holds both, and merge and eval use the last one. `refused` says that a person
+    cannot judge the pictures, or finds them harmful. After an interruption, the same command asks only for what is
+    left, and a page that was left open continues.
+
+    Only who has the printed address can vote, and the page opens only on this machine. --listen 0.0.0.0:8080 opens it
+    to the network. The connection is not encrypted: outside of a network that you trust, use ssh -L.
+
     Examples:
 
         vpctl annotate images/metadata.jsonl --annotator openai:gpt-4o
             --max-cost 20 --out judgements.jsonl
 
+        vpctl annotate images/metadata.jsonl --annotator human:anna
+            --mode pair --out judgements.jsonl
+
         vpctl generate prompts.jsonl | vpctl annotate -
             | vpctl merge - > pairs.jsonl
     """
     spec = plugins.check("annotator", annotator or "shapes")
-    aspects = tuple(plugins.aspect(name) for name in aspect or plugins.aspects())
+    by_people = plugins.split(spec)[0] == PERSON
+    if listen and not by_people:
+        raise UserError(f"--listen {listen}: is for people who vote; name them with --annotator {PERSON}:NAME")
+    aspects = tuple(_aspect(name, by_people) for name in aspect or _all_aspects(by_people))
     if twice := [name for name, times in Counter(one.name for one in aspects).items() if times > 1]:
         raise UserError(f"--aspect {twice[0]}: is named twice; name it once")
     if break_ties and mode != "list":
@@ -224,9 +260,17 @@ def annotate(
     if sample and (not dry_run or is_stream(images)):
         raise UserError(f"--sample {sample}: needs --dry-run, and a FILE that can be read twice")
     _check_output(out, batch_api=batch_api, batch_file=batch_file)
+    again = {*(retry or [])}
+    if by_people:
+        own = {"all-aspects": all_aspects, "break-ties": break_ties, "dry-run": dry_run, "batch-api": batch_api}
+        own |= {"batch-file": bool(batch_file), "device": device != "auto"}
+        _check_for_people(spec, own, replace(server, max_time=None), pictures, scoring)
+        names = people(plugins.split(spec)[1])
+        poll = Poll(aspects, cast(Any, mode), passes, seed)
+        _ask_people(images, out, names, poll, listen, root, max_pictures, again, refresh, server.max_time)
+        return
     if not annotator:
         progress.note("no --annotator given: using the pixel judge of the built-in shapes world")
-    again = {*(retry or [])}
     by_batch = bool(batch_api or batch_file)
     with OutputLedger(out, again=again, refresh=refresh, ties=break_ties, late=by_batch, optional=dry_run) as ledger:
         from ..images.hashes import ContentHasher
@@ -285,6 +329,60 @@ def annotate(
                 live.judge(grouped(), plan, context, tally, server, ledger)
     if tally.lost or tally.failed:
         raise SomeFailed
+
+
+def _aspect(name: str, by_people: bool) -> Aspect:
+    """The aspect of this name. Only people can be asked which picture they prefer, all in all."""
+    return OVERALL if by_people and name == OVERALL.name else plugins.aspect(name)
+
+
+def _all_aspects(by_people: bool) -> list[str]:
+    """The aspects that are judged if none is named."""
+    return [OVERALL.name] if by_people else [*plugins.aspects()]
+
+
+def _ask_people(
+    images: str,
+    out: str,
+    names: tuple[str, ...],
+    poll: Poll,
+    listen: str,
+    root: list[str] | None,
+    max_pictures: int,
+    again: set[str],
+    refresh: bool,
+    max_time: float | None,
+) -> None:
+    """Serve the page on which these people, or all who give a name, vote on the pictures."""
+    address = listen_of(listen) if listen else Listen(LOOPBACK, 0)
+    with (
+        VoteLedger(out, again=again, refresh=refresh) as ledger,
+        closing(Doorway(address, hidden_beside(out, "page"))) as doorway,
+    ):
+        from ..images.hashes import ContentHasher
+        from ..images.pictures import Pictures
+        from ..judging.plan import group_by_prompt
+        from ..voting.collect import collect
+
+        opener = Pictures([folder_of(images), *(root or [])], piped=is_stream(images))
+        checker = ConsistencyChecker(max_pictures=max_pictures)
+        if poll.mode != "point":
+            progress.warn_at_end(lambda: _scattered(len(checker.scattered), images))
+        with closing(ContentHasher(opener, hidden_beside(out, "contents"))) as contents:
+            groups = group_by_prompt(checker.images(located(images, Image)), contents)
+            lost = collect(groups, Room(poll, ledger, names), ledger, doorway, opener.open, max_time)
+    if lost:
+        raise SomeFailed
+
+
+def _check_for_people(spec: str, own: dict[str, bool], *configs: ServerConfig | PictureConfig | ScoringConfig) -> None:
+    """Raise `UserError` if an option was given that is for models only. `own` are options of the command by name."""
+    given = [name for name, is_given in own.items() if is_given]
+    for config in configs:
+        usual = asdict(type(config)())
+        given += [name.replace("_", "-") for name, value in asdict(config).items() if value != usual[name]]
+    if given:
+        raise UserError(f"--{given[0]}: is for models; leave it out with --annotator {spec}")
 
 
 def _scattered(prompts: int, images: str) -> str:

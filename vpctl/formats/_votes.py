@@ -9,11 +9,8 @@ from ..errors import RecordFailed
 from ..records import digest
 
 GIVES: tuple[RecordKind, ...] = ("judgement", "image", "prompt")
-PREFERENCE = "preference"
-"""The aspect of a judgement that says only which picture a person prefers."""
 WON, TIED, LOST = 5.0, 3.0, 1.0
 """Scores of two pictures that were compared, as those of annotate --mode pair."""
-BEST = 5
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -105,16 +102,6 @@ def ranks(item: Mapping[str, Any], key: str) -> list[int]:
 
 def _is_rank(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value < 1e9 and value == int(value)
-
-
-def scores_of(ranks: Sequence[int]) -> list[float]:
-    """Scores from 1 to 5 for ranks; rank 1 is the best. Equal ranks have equal scores.
-
-    Up to rank 5 the score is 6 - rank. If there are more ranks, they are spread over the scale.
-    """
-    last = max(ranks, default=1)
-    step = 1.0 if last <= BEST else (BEST - 1) / (last - 1)
-    return [BEST - step * (rank - 1) for rank in ranks]
 
 
 def ranks_of(scores: Sequence[float]) -> list[int]:

@@ -5,11 +5,12 @@ from typing import Any
 
 from ..contracts import DataRow, Format, RecordKind
 from ..errors import RecordFailed, UserError
+from ..judging.preferences import PREFERENCE
 from ..sources import known_settings
 from ._parquet import Parquet
 from ._pictures import picture_id
 from ._tables import plain
-from ._votes import GIVES, LOST, PREFERENCE, TIED, WON, Vote, records, text
+from ._votes import GIVES, LOST, TIED, WON, Vote, records, text
 
 ANNOTATOR = "human:genaibench"
 SIDES = ("left", "right")

@@ -6,9 +6,10 @@ from typing import Any
 
 from ..contracts import DataRow, Format, RecordKind
 from ..errors import RecordFailed
+from ..judging.preferences import BEST, PREFERENCE, scores_of_ranks
 from ..sources import known_settings
 from ._json import items
-from ._votes import BEST, GIVES, LOST, PREFERENCE, WON, Vote, records, scores_of, text, texts
+from ._votes import GIVES, LOST, WON, Vote, records, text, texts
 
 ANNOTATOR = "human:hpd"
 FOLDERS = ("", "test", "train", "images")
@@ -65,7 +66,7 @@ def _vote(item: Mapping[str, Any], place: Callable[[str], str]) -> Vote:
         scores = [WON, LOST]
         of_pictures = [{"model": one} if isinstance(one := item.get(key), str) else {} for key in ("model1", "model2")]
     elif "rank" in item:
-        names, scores = texts(item, "image_path"), scores_of(_ranks(item))
+        names, scores = texts(item, "image_path"), scores_of_ranks(_ranks(item))
     else:
         names, scores = texts(item, "file_path" if "file_path" in item else "image_path"), _preferred(item)
     kept: dict[str, Any] = {"mode": "pair"} if len(names) == 2 and "rank" not in item else {}

@@ -8,13 +8,14 @@ from typing import Any
 
 from ..contracts import DataRow, Format, RecordKind
 from ..errors import RecordFailed, UserError, os_reason
+from ..judging.preferences import PREFERENCE, scores_of_ranks
 from ..sources import known_settings
 from ..streams.whole import atomic_write
 from ._json import items
 from ._parquet import Parquet
 from ._pictures import picture_id
 from ._tables import plain
-from ._votes import GIVES, LOST, PREFERENCE, WON, Vote, ranks, ranks_of, records, scores_of, text, texts
+from ._votes import GIVES, LOST, WON, Vote, ranks, ranks_of, records, text, texts
 
 ANNOTATOR = "human:imagereward"
 KEPT = "imagereward"
@@ -83,7 +84,7 @@ def _of_json(path: str) -> Iterator[tuple[str, Vote | RecordFailed]]:
                     text(item, "prompt"),
                     names,
                     names,
-                    {PREFERENCE: scores_of(ranks(item, "ranking"))},
+                    {PREFERENCE: scores_of_ranks(ranks(item, "ranking"))},
                     str(own),
                     ANNOTATOR,
                     {KEPT: kept},
@@ -167,7 +168,7 @@ def _vote(rows: list[dict[str, Any]], kind: RecordKind) -> Vote:
         raise RecordFailed("a picture has neither bytes nor an image_path")
     names = [str(name) for name in files]
     ids = [picture_id(name) if row.get("image") else name for row, name in zip(rows, names, strict=True)]
-    scores = {PREFERENCE: scores_of(ranks({"rank": [row["rank"] for row in rows]}, "rank"))}
+    scores = {PREFERENCE: scores_of_ranks(ranks({"rank": [row["rank"] for row in rows]}, "rank"))}
     for column, aspect in RATINGS.items():
         found = [row.get(column) for row in rows]
         values = [value for value in found if isinstance(value, int | float) and 1 <= value <= _HIGHEST]

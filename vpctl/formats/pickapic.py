@@ -5,11 +5,12 @@ from typing import Any
 
 from ..contracts import DataRow, Format, RecordKind
 from ..errors import RecordFailed, UserError
+from ..judging.preferences import BEST, PREFERENCE
 from ..sources import known_settings
 from ._parquet import Parquet
 from ._pictures import picture_id
 from ._tables import plain
-from ._votes import BEST, GIVES, LOST, PREFERENCE, Vote, records, text
+from ._votes import GIVES, LOST, Vote, records, text
 
 ANNOTATOR = "human:pickapic"
 _KEPT = ("ranking_id", "user_id", "created_at", "num_example_per_prompt")

@@ -7,12 +7,13 @@ from typing import Any
 
 from ..contracts import DataRow, Format, RecordKind
 from ..errors import RecordFailed, UserError, os_reason
+from ..judging.preferences import BEST
 from ..sources import known_settings
 from ._parquet import Parquet
 from ._pictures import picture_id
 from ._tables import check_own, is_file, plain
 from ._tfrecord import examples
-from ._votes import BEST, GIVES, LOST, Vote, records, text
+from ._votes import GIVES, LOST, Vote, records, text
 from .hpd import located
 
 ANNOTATOR = "human:richhf"

@@ -141,10 +141,10 @@ class WebDataset(Format):
             return
         if os.path.islink(self._path) or not os.path.isdir(self._path):
             raise UserError(f"webdataset:{self._path}: is not a folder; name another path")
-        if not all(map(_SHARD.fullmatch, os.listdir(self._path))):
-            raise UserError(
-                f"webdataset:{self._path}: is a folder with other files, which merge would remove; name a new one"
-            )
+        others = sorted(name for name in os.listdir(self._path) if not _SHARD.fullmatch(name))
+        if others:
+            are = f"is a folder with other files, such as {others[0]}, which merge would remove"
+            raise UserError(f"webdataset:{self._path}: {are}; name a new folder, or delete this one")
 
 
 def _with_braces(pattern: str) -> list[str]:
@@ -171,7 +171,7 @@ def _samples(path: str) -> Generator[tuple[str, "_Sample | RecordFailed"], None,
     """
     key, files, fault = "", dict[str, tarfile.TarInfo](), ""
     try:
-        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
             for member in _members(tar, file):
                 found = None if member.isdir() else _NAME.fullmatch(member.name)
                 if not found:

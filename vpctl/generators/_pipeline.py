@@ -1,7 +1,9 @@
 """A diffusers pipeline as a generator, for the plug-ins `diffusion` and `shapes`."""
 
 import math
-from functools import cached_property
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MODELS_OWN = Settings()
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 TOKENIZERS = ("tokenizer_3", "tokenizer_2", "tokenizer")
 
 
@@ -128,7 +131,7 @@ class Diffusion(TunableGenerator):
         noise = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         with hub.compute_errors(self._where):
             try:
-                with torch.inference_mode():
+                with torch.inference_mode(), _each_text_once(pipeline):
                     found = pipeline(prompt=prompts, generator=noise, **wanted)
             except ValueError as error:  # a size or a number of steps that this pipeline does not support
                 raise UserError(f"{self._where}: {sources.first_line(error)}") from None
@@ -146,11 +149,57 @@ class Diffusion(TunableGenerator):
         tokenizer = next(filter(None, tokenizers))
         limit = min(tokenizer.model_max_length, self._most_tokens)
         with hub.compute_errors(self._where):
-            self._cut.update(prompt for prompt in prompts if len(tokenizer(prompt).input_ids) > limit)
+            texts = list(dict.fromkeys(prompts))
+            found = zip(texts, tokenizer(texts).input_ids, strict=True)
+            self._cut.update(text for text, tokens in found if len(tokens) > limit)
         if self._cut:
             progress.warn(
                 f"prompts of more than {limit} tokens are cut off, for example {next(iter(self._cut))[:60]!r}"
             )
+
+
+@contextmanager
+def _each_text_once(pipeline: Any) -> Iterator[None]:
+    """A context in which the text encoders of a pipeline read each text of a batch once.
+
+    A prompt with four pictures is there four times, and the negative prompt as often as there are pictures.
+    """
+    import torch
+    from torch.utils._pytree import tree_map
+
+    taken: list[torch.Tensor | None] = []
+
+    def before(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        inputs = [one for one in (*args, *named.values()) if isinstance(one, torch.Tensor)]
+        rows = [tuple(row) for row in torch.cat([one.flatten(1) for one in inputs], 1).tolist()] if inputs else []
+        firsts = {row: place for place, row in reversed([*enumerate(rows)])}
+        if len(firsts) == len(rows):
+            taken.append(None)
+            return args, named
+        kept = sorted(firsts.values())
+        places = {row: kept.index(place) for row, place in firsts.items()}
+        taken.append(torch.tensor([places[row] for row in rows]))
+        return tuple(map(partial(_rows, kept), args)), {name: _rows(kept, one) for name, one in named.items()}
+
+    def after(_: Any, args: tuple[Any, ...], output: Any) -> Any:
+        places = taken.pop()
+        return output if places is None else tree_map(partial(_rows, places), output)
+
+    encoders = [encoder for name in TEXT_ENCODERS if (encoder := getattr(pipeline, name, None))]
+    hooks = [encoder.register_forward_pre_hook(before, with_kwargs=True) for encoder in encoders]
+    hooks += [encoder.register_forward_hook(after) for encoder in encoders]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _rows(places: Any, value: Any) -> Any:
+    """These rows of a tensor; any other value as it is."""
+    import torch
+
+    return value[torch.as_tensor(places, device=value.device)] if isinstance(value, torch.Tensor) else value
 
 
 def _checked(picture: Any, *, flagged: bool) -> "Image.Image | RecordFailed":

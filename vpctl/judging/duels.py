@@ -1,13 +1,12 @@
 """Duels: two pictures of a prompt, by two models, that an annotator compares in both orders."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, cast
 
 from ..configs import ServerConfig
 from ..contracts import Aspect
-from ..errors import SomeFailed
 from ..images.hashes import ContentHasher
 from ..images.pictures import Pictures
 from ..records import Image, Judgement, prompt_key
@@ -23,11 +22,12 @@ Duel = tuple[Image, Image]
 
 
 class DuelOutcomes:
-    """What annotators said of pictures, to be asked for two of them."""
+    """What annotators said of pictures, to be asked for two of them. With `aspects`, only these aspects count."""
 
-    def __init__(self, judgements: Iterable[Judgement]) -> None:
+    def __init__(self, judgements: Iterable[Judgement], aspects: Container[str] | None = None) -> None:
+        counted = (one for one in judgements if aspects is None or one["aspect"] in aspects)
         by_annotator: dict[str, list[tuple[int, Judgement]]] = {}
-        for number, judgement in latest(enumerate(judgements), Counter()):
+        for number, judgement in latest(enumerate(counted), Counter()):
             by_annotator.setdefault(judgement["annotator"], []).append((number, judgement))
         self._how = Merging()
         self._prompts: dict[str, Mapping[str, JudgedPrompt]] = {
@@ -78,12 +78,12 @@ def ask(
     server: ServerConfig,
     out: str,
     seed: int,
-) -> None:
+) -> bool:
     """Have an annotator compare the pictures of each duel, in both orders. The file `out` gets its judgements.
 
     `made` is what `plugins.load` returned for `spec`. Comparisons that are in the file are not made again. Both
-    pictures are shown with the prompt of the first one: that of the other may be polished. Raises `SomeFailed` if
-    comparisons failed; those that are done are in the file.
+    pictures are shown with the prompt of the first one: that of the other may be polished. Returns whether all
+    comparisons were made; if some failed, the others are in the file.
     """
     with OutputLedger(out) as ledger:
         context = judging_context(made, spec, pictures.open, ledger)
@@ -93,8 +93,7 @@ def ask(
         tally = Tally()
         with closing(contents):
             live.judge(_groups(duels, contents), plan, context, tally, server, ledger)
-    if tally.lost or tally.failed:
-        raise SomeFailed
+    return not (tally.lost or tally.failed)
 
 
 def _groups(duels: Iterable[Duel], contents: ContentHasher) -> Iterator[Group]:

@@ -18,6 +18,22 @@ TIE_BREAK = 0.125
 level on a scale of five."""
 
 
+PREFERENCE = "preference"
+"""The aspect of a judgement that says only which picture a person prefers."""
+BEST = 5
+"""The highest score that people's votes become."""
+
+
+def scores_of_ranks(ranks: Sequence[int]) -> list[float]:
+    """Scores from 1 to 5 for ranks; rank 1 is the best. Equal ranks have equal scores.
+
+    Up to rank 5 the score is 6 - rank. If there are more ranks, they are spread over the scale.
+    """
+    last = max(ranks, default=1)
+    step = 1.0 if last <= BEST else (BEST - 1) / (last - 1)
+    return [BEST - step * (rank - 1) for rank in ranks]
+
+
 class Scale(NamedTuple):
     """The lowest and the highest score that an annotator gives."""
 
@@ -228,7 +244,11 @@ def latest(judgements: Iterable[tuple[int, Judgement]], counts: Counter[str]) ->
 
 
 def replacement_key(judgement: Judgement) -> str:
-    """A digest that two judgements by annotate share if the later one replaces the earlier one."""
-    shown = [judgement["image_ids"][index] for index in judgement.get("order", [])]
+    """A digest that two judgements by annotate share if the later one replaces the earlier one.
+
+    A judgement without an order is of pictures that a person saw side by side, whichever was on the left.
+    """
+    images = judgement["image_ids"]
+    shown = [images[index] for index in judgement["order"]] if "order" in judgement else sorted(images)
     kind = (judgement.get("mode", "list"), judgement.get("repeat", 1))
     return digest([judgement["prompt_id"], judgement["aspect"], judgement["annotator"], shown, *kind])

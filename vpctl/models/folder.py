@@ -24,6 +24,9 @@ REWARD_KINDS = ("blip", "clip", "siglip")
 LABELS = frozenset(["toxicity", "toxic", "sexual_explicit", "nsfw", "unsafe"])
 """Labels of a classifier that count as unsafe: Detoxify's two that DiffusionDB used, and common names of others."""
 
+SAFETY_CHECKER = "StableDiffusionSafetyChecker"
+"""The class of the safety checker of Stable Diffusion."""
+
 SCALE_FILE = "reward.json"
 """Mean and standard deviation of a reward, which train-rm writes beside the model."""
 
@@ -230,6 +233,21 @@ def unsafe_classifier(folder: Folder) -> list[str]:
     return _checked_weights(folder, MODEL)
 
 
+def unsafe_picture_classifier(folder: Folder) -> list[str]:
+    """The weight files of a classifier of pictures with a label that means unsafe, or of diffusers' safety checker."""
+    config = _transformers_config(folder)
+    made_for: list[str] = config.get("architectures") or []
+    if SAFETY_CHECKER not in made_for:
+        if not any(name.endswith("ForImageClassification") for name in made_for):
+            raise UnusableFolder(f"a {', '.join(made_for) or config['model_type']}, which does not classify pictures")
+        labels = config.get("id2label")
+        known = labels.values() if isinstance(labels, dict) else []
+        if LABELS.isdisjoint(str(label).lower() for label in known):
+            raise UnusableFolder(f"none of its labels means unsafe; one must be {', '.join(sorted(LABELS))}")
+    _image_processor(folder)
+    return _checked_weights(folder, MODEL)
+
+
 def tokenizer(folder: Folder) -> list[str]:
     """No weight files. Checks that there is a tokenizer."""
     _check_no_code(folder)
@@ -273,6 +291,7 @@ USES: dict[str, Callable[[Folder], list[str]]] = {
     "reward": reward_model,
     "judge": vision_language_model,
     "unsafe": unsafe_classifier,
+    "unsafe pictures": unsafe_picture_classifier,
     "tokenizer": tokenizer,
     "pipeline": pipeline,
 }

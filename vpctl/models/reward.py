@@ -313,6 +313,12 @@ class Score(Reward):
         with torch.set_grad_enabled(isinstance(images, Tensor) and images.requires_grad):
             return (self._raw(self._features(images), prompts) - self._mean) / self._std
 
+    def embeddings(self, images: Sequence[Image.Image | Tensor]) -> Tensor:
+        """What the model sees in pictures alone (B, D), in float32: their embeddings, or BLIP's class tokens."""
+        with torch.no_grad():
+            features = self._features(images)
+            return (features[:, 0] if features.ndim == 3 else features).float()
+
     def _features(self, images: Sequence[Image.Image | Tensor] | Tensor) -> Tensor:
         """The image features of pictures, of what `prepare` returned for them, or of a tensor in [0, 1]."""
         if isinstance(images, Tensor):

@@ -7,11 +7,11 @@ from itertools import chain, combinations
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 from ..judging.preferences import Preferences
 from ..records import Judgement
-from .intervals import CONFIDENCE, Interval, percentiles, sums_of_resamples
+from .intervals import FEW, TAIL, Interval, bootstrap, percentiles, sums_of_resamples
 from .statistics import preferred
 
 Judged = Mapping[tuple[str, str], Preferences]
@@ -70,7 +70,10 @@ def kappa(pairs: Sequence[SidedPair]) -> Interval:
 
     The categories are the first picture, the second one, and a tie. Which picture is the first one is arbitrary, so
     each pair counts twice, also with its pictures exchanged. 1 is perfect agreement, 0 what chance gives. It is 0 if
-    all say the same of every pair, because then chance would agree as well.
+    all annotators tie every pair, because then chance would agree as well.
+
+    The interval is the wider one of two: the bootstrap of kappa, and that of the agreement alone, which also holds for
+    few prompts and for prompts that all agree.
     """
     annotators = len(pairs[0].sides)
     places = {prompt: place for place, prompt in enumerate(dict.fromkeys(one.prompt for one in pairs))}
@@ -78,14 +81,31 @@ def kappa(pairs: Sequence[SidedPair]) -> Interval:
     counts = np.zeros((len(places), 2 + annotators * len(SIDES)))
     for prompt, _, sides in pairs:
         row = counts[places[prompt]]
-        same = Counter(sides)
+        same = _agreed(sides)
         for turned in (sides, [1 - side for side in sides]):
             row[0] += 1
-            row[1] += sum(number * (number - 1) for number in same.values()) / (annotators * (annotators - 1))
+            row[1] += same
             for annotator, side in enumerate(turned):
                 row[2 + annotator * len(SIDES) + SIDES.index(side)] += 1
     found = _interval(counts, lambda sums: _kappa(sums, annotators))
-    return found._replace(n=len(pairs))
+    agreed = bootstrap([_agreed(one.sides) for one in pairs], [one.prompt for one in pairs])
+    by_chance = (agreed.value - found.value) / (1 - found.value) if found.value < 1 else _expected(counts, annotators)
+    ends = [(end - by_chance) / (1 - by_chance) if by_chance < 1 else 0.0 for end in (agreed.low, agreed.high)]
+    low, high = max(-1.0, min(found.low, ends[0])), min(1.0, max(found.high, ends[1]))
+    return Interval(found.value, low, high, len(pairs), found.clusters)
+
+
+def _agreed(sides: Sequence[float]) -> float:
+    """The share of the pairs of annotators that say the same."""
+    annotators = len(sides)
+    return sum(number * (number - 1) for number in Counter(sides).values()) / (annotators * (annotators - 1))
+
+
+def _expected(counts: np.ndarray, annotators: int) -> float:
+    """The agreement that chance gives, from the counts of all prompts."""
+    sums = counts.sum(0)
+    shares = sums[2:].reshape(annotators, len(SIDES)) / sums[0]
+    return float((shares[0] * shares[1]).sum() if annotators == 2 else (shares.mean(0) ** 2).sum())
 
 
 def _kappa(sums: np.ndarray, annotators: int) -> np.ndarray:
@@ -128,24 +148,37 @@ def correlation(scored: Sequence[Scored], method: str) -> Interval | None:
 def alpha(scored: Sequence[Scored]) -> Interval | None:
     """Krippendorff's alpha (2011) of annotators' scores as interval data, with its interval. None if it is undefined.
 
-    Annotators need not have scored the same pictures. 1 is perfect agreement, 0 what chance gives.
+    Annotators need not have scored the same pictures. 1 is perfect agreement, 0 what chance gives. The interval comes
+    from a bootstrap over prompts. Squared differences are sums of squares, so no table of all values is needed.
     """
-    import krippendorff
+    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(one.prompt for one in scored))}
+    # For each prompt: how many scores, their sum, the sum of their squares, and the disagreement within pictures.
+    table = np.zeros((len(places), 4))
+    for prompt, scores in scored:
+        given = np.array([score for score in scores if math.isfinite(score)])
+        apart = 2 * (len(given) * (given**2).sum() - given.sum() ** 2)
+        table[places[prompt]] += [len(given), given.sum(), (given**2).sum(), apart / (len(given) - 1)]
+    if not scored or not math.isfinite(float(_alpha(table.sum(0, keepdims=True))[0])):
+        return None
+    found = _interval(table, lambda sums: np.nan_to_num(_alpha(sums), nan=1.0))
+    return found._replace(n=len(scored))
 
-    def measured(some: Sequence[Scored]) -> float:
-        table = np.array([one.scores for one in some]).T
-        if len(np.unique(table[np.isfinite(table)])) < 2:
-            return math.nan
-        return float(krippendorff.alpha(reliability_data=table, level_of_measurement="interval"))
 
-    return _jackknife(scored, measured)
+def _alpha(sums: np.ndarray) -> np.ndarray:
+    """Alphas (R,) of the sums (R, 4); NaN where all scores are the same."""
+    number, total, squares, within = sums.T
+    expected = 2 * (number * squares - total**2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: np.ndarray = np.where(expected > 1e-9 * squares, 1 - (number - 1) * within / expected, np.nan)
+    return found
 
 
 def _jackknife(scored: Sequence[Scored], measured: Callable[[Sequence[Scored]], float]) -> Interval | None:
     """The value of a measure from -1 to 1, with its interval from a jackknife that leaves out prompts.
 
     The prompts are divided into at most `PARTS` parts, and each part is left out once (Shao and Tu 1995, section 2.3).
-    The interval is symmetric on Fisher's scale, artanh, so that it ends between -1 and 1. None without a value.
+    The interval is symmetric on Fisher's scale, artanh, so that it ends between -1 and 1. With fewer than `FEW` prompts
+    it is at least as wide as Fisher's for as many pictures as there are prompts. None without a value.
     """
     prompts = {prompt: place for place, prompt in enumerate(dict.fromkeys(one.prompt for one in scored))}
     value = measured(scored) if len(scored) > 1 else math.nan
@@ -159,15 +192,19 @@ def _jackknife(scored: Sequence[Scored], measured: Callable[[Sequence[Scored]], 
     values = values[np.isfinite(values)]
     if len(values) < 2:
         return Interval(value, -1.0, 1.0, len(scored), len(prompts))
-    middle, around = _fisher(value), _fisher(values)
+    middle, around = (_fisher(one, len(scored)) for one in (value, values))
     error = math.sqrt((len(values) - 1) / len(values) * float(((around - around.mean()) ** 2).sum()))
-    reach = -float(stdtrit(len(values) - 1, (1 - CONFIDENCE) / 2)) * error
+    reach = -float(stdtrit(len(values) - 1, TAIL)) * error
+    if len(prompts) < FEW or not error:
+        reach = max(reach, -float(ndtri(TAIL)) / math.sqrt(max(1, len(prompts) - 3)))
     low, high = np.tanh([middle - reach, middle + reach]).tolist()
     return Interval(value, min(low, value), max(high, value), len(scored), len(prompts))
 
 
-def _fisher(values: Any) -> Any:
-    return np.arctanh(np.clip(values, -1 + 1e-9, 1 - 1e-9))
+def _fisher(values: Any, pictures: int) -> Any:
+    """Fisher's scale. A perfect correlation of so many pictures is taken as one that is half a picture short of it."""
+    most = 1 - 1 / (2 * pictures)
+    return np.arctanh(np.clip(values, -most, most))
 
 
 class Slot(NamedTuple):

@@ -1,5 +1,7 @@
 """Pictures of several models, side by side: which one is compared with which, and how often one wins."""
 
+import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -81,9 +83,10 @@ def scorer(reward: str, sources: Mapping[int, str]) -> Decider:
     def score(image: Image) -> float:
         scores = image.get("scores", {})
         if reward not in scores:
-            has = ", ".join(scores) or "no score"
+            has = ", ".join(scores)
             name = image.get("image_id", image["file_name"])
-            raise UserError(f"{sources[id(image)]}: {name} has no score of {reward!r}; it has {has}")
+            way_out = f"run vpctl score with --reward {reward}, or name another" if not scores else f"it has {has}"
+            raise UserError(f"{sources[id(image)]}: {name} has no score of {reward!r}; {way_out}")
         return scores[reward]
 
     return Decider(reward, lambda one, other: preferred(score(one), score(other)), score)
@@ -108,15 +111,18 @@ def win_rate(pairs: Sequence[Matched], scorer: Decider, **keys: object) -> Repor
         "p_value": sign_test(prompts, values),
     }
     if scorer.score:
-        facts["mean"] = sum(scorer.score(one) for _, one, _, _ in decided) / len(decided)
-        facts["baseline_mean"] = sum(scorer.score(other) for _, _, other, _ in decided) / len(decided)
+        means = {
+            "mean": sum(scorer.score(one) for _, one, _, _ in decided) / len(decided),
+            "baseline_mean": sum(scorer.score(other) for _, _, other, _ in decided) / len(decided),
+        }
+        facts |= {name: mean for name, mean in means.items() if math.isfinite(mean)}  # of scores near 1e308 it is not
     if len(decided) < len(found):
         facts["unjudged"] = len(found) - len(decided)
     return mean_report(values, prompts, metric="win_rate", reward=scorer.name, **keys, **facts)
 
 
 def sign_test(prompts: Sequence[str], outcomes: Sequence[float]) -> float:
-    """The p-value of the two-sided sign test: how likely prompts are won this unevenly if both models are equal.
+    """The p-value of the two-sided sign test: how likely prompts are won at least so unevenly by equal models.
 
     A prompt is won by the model that won more of its comparisons; one with as many wins as losses is left out. The
     pictures of one prompt are not independent, so single comparisons cannot be counted.
@@ -136,7 +142,7 @@ def groups_of(pairs: Sequence[Matched], key: str, told: Mapping[str, Mapping[str
     for pair in pairs:
         value = told.get(pair.prompt, {}).get(key, cast(Mapping[str, object], pair.other).get(key))
         if value is not None:
-            found.setdefault(str(value), []).append(pair)
+            found.setdefault(value if isinstance(value, str) else json.dumps(value), []).append(pair)
     return dict(sorted(found.items()))
 
 

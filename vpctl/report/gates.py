@@ -3,31 +3,40 @@
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 from xml.etree import ElementTree
 
-from ..errors import UserError
+from ..errors import UserError, os_reason
 from ..records import Report, listing
+from ..streams.places import is_stream
 from ..streams.whole import atomic_write
 
-IDENTITY = ("name", "baseline", "reward", "aspect", "data", "by", "group")
+TOLD = ("name", "baseline", "reward", "aspect", "slot", "mode", "level", "data", "group")
+"""Keys of a report that messages name."""
+IDENTITY = (*TOLD, "by", "split", "threshold", "selected_by", "among")
 """Keys of a report that say what was measured."""
-LOWER_IS_BETTER = frozenset(["ties", "flips", "failed", "refused", "suspicious", "position_bias"])
+LOWER_IS_BETTER = frozenset(
+    ["ties", "flips", "failed", "refused", "suspicious", "duplicates", "unsafe", "frechet_distance", "kernel_distance"]
+)
 """Metrics that get worse when they rise."""
-UNBOUNDED = frozenset(["elo"])
+WITHOUT_DIRECTION = frozenset(["slot_preferred", "first_preferred", "level"])
+"""Metrics that are neither better nor worse when they rise; they are not compared with an earlier run."""
+UNBOUNDED = frozenset(["elo", "frechet_distance", "kernel_distance"])
 """Metrics whose numbers are not from -1 to 1."""
 ON = ("interval", "value")
+DECLARATION = b"<?xml"
 
 
 class MetricGate(NamedTuple):
-    """A limit of a metric: its least value, or with `is_most` its largest. Without `metric`, that of the headline."""
+    """A limit of a metric: its least value, or with `is_most` its largest."""
 
     metric: str
     limit: float
     is_most: bool = False
 
     def __str__(self) -> str:
-        return f"--fail-{'over' if self.is_most else 'under'} {self.metric}{'=' * bool(self.metric)}{self.limit:g}"
+        return f"--fail-{'over' if self.is_most else 'under'} {self.metric}={self.limit:g}"
 
 
 class GateOutcome(NamedTuple):
@@ -41,12 +50,14 @@ class GateOutcome(NamedTuple):
     def what(self) -> str:
         """What the report is about, in words."""
         facts = cast(Mapping[str, object], self.report)
-        names = [str(facts[key]) for key in IDENTITY if key in facts and key != "by"]
+        names = [f"slot {facts[key]}" if key == "slot" else str(facts[key]) for key in TOLD if key in facts]
         return ", ".join([*names, self.report["metric"]])
 
 
 def parse(texts: Iterable[str], metrics: Sequence[str], *, is_most: bool) -> list[MetricGate]:
-    """The gates of texts such as ``0.5`` and ``win_rate=0.5``. `metrics` are those that the evaluation can report.
+    """The gates of texts such as ``0.5``, which is for the first of `metrics`, and ``win_rate=0.5``.
+
+    `metrics` are those that the evaluation can report.
 
     Raises `UserError` if a text is neither, or names another metric.
     """
@@ -68,7 +79,7 @@ def parse(texts: Iterable[str], metrics: Sequence[str], *, is_most: bool) -> lis
             near = get_close_matches(metric, metrics, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise UserError(f"{option}: this evaluation has no such metric; {hint}it has {listing(metrics)}")
-        found.append(MetricGate(metric, limit, is_most))
+        found.append(MetricGate(metric or metrics[0], limit, is_most))
     return found
 
 
@@ -80,13 +91,12 @@ def outcomes(reports: Sequence[Report], gates: Iterable[MetricGate], *, on: str)
     """
     found = []
     for gate in gates:
-        metric = gate.metric or (reports[0]["metric"] if reports else "")
-        measured = [one for one in reports if one["metric"] == metric]
+        measured = [one for one in reports if one["metric"] == gate.metric]
         if not measured:
             raise UserError(f"{gate}: nothing was measured that this gate could look at")
         for report in measured:
             end = "high" if gate.is_most else "low"
-            number = report["value"] if on == "value" else cast(float, report[end])  # type: ignore[literal-required]
+            number = cast(Mapping[str, float], report)["value" if on == "value" else end]
             kept = number <= gate.limit if gate.is_most else number >= gate.limit
             side = "above" if gate.is_most else "below"
             which = "the value" if on == "value" else f"the {'upper' if gate.is_most else 'lower'} end of the interval"
@@ -95,7 +105,7 @@ def outcomes(reports: Sequence[Report], gates: Iterable[MetricGate], *, on: str)
     return found
 
 
-def regressions(reports: Iterable[Report], previous: Iterable[Report], *, source: str) -> list[GateOutcome]:
+def regressions(reports: Sequence[Report], previous: Sequence[Report], *, source: str) -> list[GateOutcome]:
     """Whether each report is significantly worse than the one in `previous` about the same. `source` is their file.
 
     The difference of two numbers has the interval of MOVER (Zou and Donner 2008, equation 8), from the intervals of
@@ -107,6 +117,8 @@ def regressions(reports: Iterable[Report], previous: Iterable[Report], *, source
     known = {_identity(one): one for one in previous}
     found = []
     for report in reports:
+        if report["metric"] in WITHOUT_DIRECTION:
+            continue
         if before := known.get(_identity(report)):
             sign = -1 if report["metric"] in LOWER_IS_BETTER else 1
             loss = sign * (before["value"] - report["value"])
@@ -117,13 +129,34 @@ def regressions(reports: Iterable[Report], previous: Iterable[Report], *, source
             failure = f"{report['value']:.3f} is significantly worse than {before['value']:.3f}, in {source}"
             found.append(GateOutcome(f"--previous {source}", report, failure if worse else ""))
     if not found:
-        raise UserError(f"--previous {source}: has no report of what was measured here; name the output of such a run")
+        what, there = ("".join(GateOutcome("", one, "").what for one in some[:1]) for some in (reports, previous))
+        has = f"it has {there}" if there else "it is empty"
+        raise UserError(
+            f"--previous {source}: has no report of {what or 'these metrics'}; {has}; the files and rewards must have "
+            "the same names in both runs"
+        )
     return found
 
 
 def _identity(report: Report) -> tuple[object, ...]:
     facts = cast(Mapping[str, object], report)
-    return (report["metric"], *(facts.get(key) for key in IDENTITY))
+    return (report["metric"], *(str(facts.get(key)) for key in IDENTITY))
+
+
+def check_junit(path: str, others: Iterable[str]) -> None:
+    """Raise `UserError` if the file of JUnit cannot be written, or would replace something else."""
+    if is_stream(path) or os.path.isdir(path):
+        raise UserError(f"--junit {path}: must be a file, such as junit.xml")
+    if os.path.realpath(path) in {os.path.realpath(one) for one in others if one}:
+        raise UserError(f"--junit {path}: this command reads or writes that file; name another")
+    try:
+        if os.path.exists(path) and Path(path).read_bytes()[: len(DECLARATION)] not in (b"", DECLARATION):
+            raise UserError(f"--junit {path}: holds something other than XML; name another file")
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with open(path, "ab"):
+            pass
+    except OSError as error:
+        raise UserError(f"--junit {path}: {os_reason(error)}") from None
 
 
 def write_junit(path: str, title: str, found: Sequence[GateOutcome]) -> None:
@@ -142,7 +175,7 @@ def write_junit(path: str, title: str, found: Sequence[GateOutcome]) -> None:
         with atomic_write(path, shared=True) as part:
             ElementTree.ElementTree(suites).write(part, encoding="utf-8", xml_declaration=True)
     except OSError as error:
-        raise UserError(f"--junit {path}: {error.strerror or error}") from None
+        raise UserError(f"--junit {path}: {os_reason(error)}") from None
 
 
 def _xml(text: str) -> str:
@@ -172,6 +205,15 @@ def markdown(title: str, reports: Sequence[Report], found: Sequence[GateOutcome]
             met = f"**failed**: {outcome.failure}" if outcome.failure else "met"
             rows.append(f"| {_cell(outcome.gate)} | {_cell(outcome.what)} | {_cell(met)} |")
     return f"### {title}\n\n" + "\n".join(rows) + "\n"
+
+
+def append_summary(path: str, text: str) -> None:
+    """Append text to the summary of a job. Raises `UserError` if that is impossible."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UserError(f"--github: {path}: {os_reason(error)}") from None
 
 
 def _cell(text: str) -> str:

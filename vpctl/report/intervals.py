@@ -15,6 +15,8 @@ ALIKE = 10
 """Clusters are drawn by kind if there are at least so many times as many clusters as kinds of them."""
 SEED = 0
 """Fixed, so that the same data always give the same interval."""
+TAIL = (1 - CONFIDENCE) / 2
+"""The share of the resamples beyond each end."""
 FEW = 10
 """With fewer clusters than this, an interval is at least as wide as Wilson's."""
 
@@ -34,27 +36,29 @@ def bootstrap(values: Iterable[float], clusters: Iterable[Hashable], *, lowest: 
 
     The values are from `lowest` to 1: shares, or differences of shares if `lowest` is −1. `clusters` gives the cluster
     of each value; the order of the values does not matter. See Efron and Tibshirani 1993, chapter 13. Plain percentile
-    intervals of few clusters are too narrow. Percentiles further out are taken, as in Hesterberg 2015 (section 5.3).
+    intervals of few clusters, and of clusters of different sizes, are too narrow. Percentiles further out are taken, as
+    in Hesterberg 2015 (section 5.3), with the standard error of the jackknife.
 
     With fewer than `FEW` clusters the interval also covers Wilson's score interval (1927) for as many draws as there
     are clusters. A bootstrap knows only the clusters that it has: if two clusters have the same mean, its interval has
     no width. Wilson's is that of values 0 and 1, which vary most of all values with this mean.
 
     There are two exceptions. With a single cluster nothing is known about the variation, and the interval is the whole
-    range, [`lowest`, 1]. If all values are 0, all are 1, or all are `lowest`, a bootstrap interval would have zero
-    width. The interval is then the exact one of Clopper and Pearson (1934) for as many draws as there are clusters: the
-    most that another value can weigh if so many draws did not have it.
+    range, [`lowest`, 1]. If all clusters have the same mean, a bootstrap interval would have zero width. The interval
+    is then that of Clopper and Pearson (1934) for as many draws as there are clusters: the most that another value can
+    weigh if so many draws did not have it.
     """
     table = _sums(values, clusters)
     totals = table.sum(0)
     value, n = float(totals[0] / totals[1]), int(totals[1])
     if len(table) == 1:
         return Interval(value, lowest, 1.0, n, 1)
-    tail, drawn = (1 - CONFIDENCE) / 2, len(table)
-    if value in (lowest, 0.0, 1.0) and (table[:, 0] == value * table[:, 1]).all():
-        certain = tail ** (1 / drawn)
-        return Interval(value, lowest + (value - lowest) * certain, 1 - (1 - value) * certain, n, drawn)
-    low, high = percentiles(_resampled(table), drawn)
+    drawn = len(table)
+    if _is_constant(table):
+        certain = TAIL ** (1 / drawn)
+        low, high = lowest + (value - lowest) * certain, 1 - (1 - value) * certain
+    else:
+        low, high = _ends(_resampled(table), *_expansion(table))
     if drawn < FEW:
         least, most = (lowest + (1 - lowest) * end for end in wilson((value - lowest) / (1 - lowest), drawn))
         low, high = min(low, least), max(high, most)
@@ -70,11 +74,34 @@ def harmonic_mean(data_sets: Iterable[tuple[Iterable[float], Iterable[Hashable]]
     """
     tables = [_sums(values, clusters) for values, clusters in data_sets]
     fewest = min(map(len, tables))
-    value = float(_harmonic([table[:, 0].sum() / table[:, 1].sum() for table in tables]))
+    shares = [float(table[:, 0].sum() / table[:, 1].sum()) for table in tables]
+    value = float(_harmonic(shares))
     if fewest == 1:
         return Interval(value, 0.0, 1.0, len(tables), 1)
-    means = [_resampled(table, seed) for seed, table in enumerate(tables, SEED)]
-    return Interval(value, *percentiles(_harmonic(means), fewest), len(tables), fewest)
+    means = [_with_doubt(table, seed) for seed, table in enumerate(tables, SEED)]
+    low, high = percentiles(_harmonic(means), fewest)
+    if fewest < FEW:
+        ends = [wilson(share, len(table)) for share, table in zip(shares, tables, strict=True)]
+        low, high = (
+            min(low, float(_harmonic([one[0] for one in ends]))),
+            max(high, float(_harmonic([one[1] for one in ends]))),
+        )
+    return Interval(value, low, high, len(tables), fewest)
+
+
+def _is_constant(table: np.ndarray) -> bool:
+    """Whether all clusters have the same mean."""
+    means = table[:, 0] / table[:, 1]
+    return bool(np.ptp(means) < 1e-12)
+
+
+def _with_doubt(table: np.ndarray, seed: int) -> np.ndarray:
+    """The means of resamples. Of shares that are all the same, they are drawn by the prior of Jeffreys instead."""
+    if not _is_constant(table):
+        return _resampled(table, seed)
+    value, drawn = table[0, 0] / table[0, 1], len(table)
+    found: np.ndarray = np.random.default_rng(seed).beta(value * drawn + 0.5, (1 - value) * drawn + 0.5, RESAMPLES)
+    return found
 
 
 def _harmonic(means: Sequence[Any]) -> Any:
@@ -92,7 +119,29 @@ def sums_of_resamples(tables: np.ndarray, times: int) -> np.ndarray:
 
 def percentiles(found: np.ndarray, clusters: int) -> tuple[float, float]:
     """The ends of the 95 % interval of an estimate, from its values `found` in the resamples of so many clusters."""
-    wider = ndtr(math.sqrt(clusters / (clusters - 1)) * stdtrit(clusters - 1, (1 - CONFIDENCE) / 2))
+    return _ends(found, math.sqrt(clusters / (clusters - 1)), clusters - 1)
+
+
+def _expansion(table: np.ndarray) -> tuple[float, float]:
+    """By how much a bootstrap sees too little variation, and the degrees of freedom of Student's t.
+
+    The first is the standard error of the jackknife, divided by that of the delta method, which the bootstrap has. For
+    clusters of one size it is √(n / (n − 1)). With large and small ones it is more, because a large one draws the mean
+    to itself. The second is Kish's (1965) effective number of clusters, less one.
+    """
+    count = len(table)
+    total, weight = table.sum(0)
+    value = total / weight
+    spread = math.sqrt(((table[:, 0] - value * table[:, 1]) ** 2).sum()) / weight
+    without = (total - table[:, 0]) / (weight - table[:, 1])
+    error = math.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum())
+    effective = weight**2 / (table[:, 1] ** 2).sum()
+    return error / spread if spread else 1.0, max(1.0, effective - 1)
+
+
+def _ends(found: np.ndarray, expansion: float, freedom: float) -> tuple[float, float]:
+    """The expanded percentiles of an estimate's values in the resamples."""
+    wider = ndtr(expansion * stdtrit(freedom, TAIL))
     low, high = np.quantile(found, [wider, 1 - wider]).tolist()
     return low, high
 

@@ -58,6 +58,12 @@ FAMILIES = {
         "How far annotators say the same. Higher is better, and people do not agree perfectly either.",
         "aspect",
     ),
+    "images": Family(
+        "Pictures without a judge",
+        "What can be measured of pictures alone. High diversity is good; few duplicates and unsafe pictures are, and "
+        "small distances to the pictures of the reference.",
+        "model",
+    ),
     "quality": Family(
         "Quality of the judgements",
         "How an annotator judges. A good one has few refusals, ties and changed preferences, and prefers no place.",
@@ -111,6 +117,19 @@ MEANINGS = {
     "suspicious": Meaning(
         "suspicious", "The share of pictures that may contain instructions to the annotator.", neutral=None
     ),
+    "diversity": Meaning(
+        "diversity", "How different the pictures of one prompt are, from 0 to 1; higher is better.", neutral=None
+    ),
+    "duplicates": Meaning(
+        "duplicates", "The share of pictures with the very bytes of an earlier one; lower is better.", neutral=None
+    ),
+    "unsafe": Meaning("unsafe", "The share of pictures that a model finds unsafe; lower is better.", neutral=None),
+    "frechet_distance": Meaning(
+        "Fréchet distance", "The distance from the reference, as FID, on other features; lower is better.", NUMBER, None
+    ),
+    "kernel_distance": Meaning(
+        "kernel distance", "The distance from the reference, as KID, on other features; lower is better.", NUMBER, None
+    ),
     "level": Meaning("level", "The share of this level among the scores.", neutral=None),
 }
 
@@ -125,6 +144,7 @@ AGREEMENT = (
     "self_consistency",
     "slot_preferred",
 )
+IMAGES = ("diversity", "duplicates", "unsafe", "frechet_distance", "kernel_distance")
 QUALITY = ("refused", "failed", "ties", "flips", "level", "first_preferred", "suspicious")
 
 _CURVES = {
@@ -189,6 +209,8 @@ def family(metric: str) -> str:
         return "accuracy_difference"
     if metric.startswith("accuracy") and metric in MEANINGS:
         return "accuracy" if metric != "accuracy_harmonic_mean" else metric
+    if metric in IMAGES:
+        return "images"
     return "agreement" if metric in AGREEMENT else "quality" if metric in QUALITY else metric
 
 

@@ -17,6 +17,7 @@ from .curves import FRAME, SMOOTHED_OVER, Training, training
 from .distributions import Scores, distributions
 from .gallery import JUDGED_SHOWN, Gallery, Row
 from .headlines import SHARES, by_reward, contest, figures, summary
+from .meanings import family
 from .pages import TEMPLATES, rendered, write_whole
 from .pivots import ReportData, Sheet, sheets
 
@@ -108,7 +109,7 @@ def as_facts(reports: Iterable[Report]) -> list[ReportData]:
 
 def labels_of(reports: Sequence[ReportData], sources: Iterable[str]) -> dict[str, str]:
     """Short names for the files of pictures, by their folders, and for the files of pairs."""
-    models = [one for one in reports if one["metric"] in ("win_rate", "elo")]
+    models = [one for one in reports if family(one["metric"]) in ("win_rate", "elo", "images")]
     compared = [one[key] for one in models for key in ("name", "baseline") if key in one]
     files = dict.fromkeys(one["data"] for one in reports if "data" in one)
     names = {file: os.path.basename(file.rstrip("/")) or file for file in files}

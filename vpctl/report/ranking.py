@@ -15,7 +15,9 @@ RESAMPLES = 1000
 PRIOR = 0.5
 """Wins that each model is given against each other one, as if they had tied once. Without them, a model that always
 wins would have no finite strength."""
-ITERATIONS, TOLERANCE = 10_000, 1e-9
+LEAST = 1e-3
+"""The same in a resample, where it would hide how strong a model may be."""
+ITERATIONS, TOLERANCE = 10_000, 1e-7
 _ELO = 400 / math.log(10)
 
 
@@ -32,6 +34,8 @@ class PromptResult(NamedTuple):
 def elo(results: Sequence[PromptResult], models: int) -> list[Interval]:
     """The Elo of each model, with its 95 % interval, from a bootstrap over prompts. That of the first one is `ANCHOR`.
 
+    There must be at least two prompts.
+
     The strengths are the maximum of the likelihood of Bradley and Terry (1952), with a tie as half a win for each side
     and with `PRIOR`. A difference of 400 means that the stronger model wins 10 times as often as it loses. `n` is the
     number of comparisons with the model, a tie or a win of either counting one.
@@ -43,39 +47,39 @@ def elo(results: Sequence[PromptResult], models: int) -> list[Interval]:
         wins[places[prompt], second, first] += second_wins
     total = wins.sum(0)
     counts = (total + total.T).sum(1)
-    value = _strengths(total[None])[0]
-    if len(places) == 1:
-        ends = [(-math.inf, math.inf)] * models
-    else:
-        sums = sums_of_resamples(wins.reshape(len(places), -1), RESAMPLES)
-        sampled = _strengths(_doubted(sums.reshape(RESAMPLES, models, models), wins))
-        ends = [percentiles(sampled[:, model], len(places)) for model in range(models)]
+    value = _strengths(total[None], PRIOR)[0]
+    sums = sums_of_resamples(wins.reshape(len(places), -1), RESAMPLES)
+    sampled = _strengths(_doubted(sums.reshape(RESAMPLES, models, models), wins), LEAST)
+    ends = [percentiles(sampled[:, model], len(places)) for model in range(models)]
     ends[0] = ANCHOR, ANCHOR
     found = zip(value.tolist(), ends, counts.tolist(), strict=True)
     return [Interval(one, low, high, round(n), len(places)) for one, (low, high), n in found]
 
 
 def _doubted(sums: np.ndarray, wins: np.ndarray) -> np.ndarray:
-    """Sums of wins (R, K, K), with doubt where one of two models won every comparison: there a bootstrap has none.
+    """Sums of wins (R, K, K), with doubt where all prompts say the same of two models: there a bootstrap has none.
 
-    The share of the winner is then drawn from its distribution by the prior of Jeffreys, for as many draws as there are
-    prompts: Beta(prompts + 1/2, 1/2). `wins` has the wins by prompt (P, K, K).
+    Such are models of which one won every comparison, or that always tied. The share of wins is then drawn from its
+    distribution by the prior of Jeffreys, with as many draws as there are prompts. `wins` has the wins by prompt
+    (P, K, K).
     """
     rng = np.random.default_rng(SEED)
     found = sums.copy()
-    prompts = (wins + wins.swapaxes(1, 2) > 0).sum(0)
-    total = wins.sum(0)
-    for winner, loser in zip(*np.nonzero((total > 0) & (total.T == 0)), strict=True):
-        share = rng.beta(prompts[winner, loser] + 0.5, 0.5, size=len(sums))
-        found[:, winner, loser] = sums[:, winner, loser] * share
-        found[:, loser, winner] = sums[:, winner, loser] * (1 - share)
+    for one, other in combinations(range(wins.shape[1]), 2):
+        played = wins[:, one, other] + wins[:, other, one]
+        shares = wins[played > 0, one, other] / played[played > 0]
+        if len(shares) and np.ptp(shares) < 1e-12:
+            likely = shares[0] * len(shares)
+            drawn = rng.beta(likely + 0.5, len(shares) - likely + 0.5, size=len(sums))
+            both = sums[:, one, other] + sums[:, other, one]
+            found[:, one, other], found[:, other, one] = both * drawn, both * (1 - drawn)
     return found
 
 
-def _strengths(wins: np.ndarray) -> np.ndarray:
+def _strengths(wins: np.ndarray, prior: float) -> np.ndarray:
     """The Elo (R, K) of K models from R matrices of wins (R, K, K), by the iteration of Newman (2023, equation 27)."""
     models = wins.shape[1]
-    wins = wins + PRIOR * (1 - np.eye(models))
+    wins = wins + prior * (1 - np.eye(models))
     strengths = np.ones(wins.shape[:2])
     for _ in range(ITERATIONS):
         before = strengths.copy()

@@ -10,6 +10,7 @@ from .accuracy import HARMONIC_MEAN, HEADLINE
 NAMES = ("name", "baseline", "reward", "aspect", "data", "group")
 """Keys of a report that name what was measured."""
 DIFFERENCE = "_difference"
+SLOT = "slot_preferred"
 _Facts = Mapping[str, object]
 
 
@@ -19,7 +20,8 @@ def print_reports(reports: Sequence[Report], *, title: str, labels: Mapping[str,
     metrics = {report["metric"].replace("_", " ") for report in reports}
     headline = reports[0]["metric"].replace("_", " ")
     named = [key for key in NAMES if any(key in report for report in facts)]
-    same = {key for key in named if len({fact[key] for fact in facts if key in fact}) == 1 and len(facts) > 1}
+    said = {key: {fact[key] for fact in facts if key in fact} for key in named if key != "group"}
+    same = {key for key, values in said.items() if len(values) == 1 and len(facts) > 1}
     shown = [key for key in named if key not in same] or ["name"]
     several = ["metric"] if len(metrics) > 1 else []
     progress.table(
@@ -27,7 +29,7 @@ def print_reports(reports: Sequence[Report], *, title: str, labels: Mapping[str,
         [*shown, *several, "value" if several else headline, "95 % interval", "n"],
         [
             [
-                *(labels.get(text, text) for text in (str(fact.get(key, "")) for key in shown)),
+                *(labels.get(text, text) for text in (_named(fact, key) for key in shown)),
                 *(report["metric"].replace("_", " ").removeprefix(f"{headline} ") for _ in several),
                 f"{report['value']:.{digits}f}",
                 _interval(report, digits),
@@ -38,11 +40,19 @@ def print_reports(reports: Sequence[Report], *, title: str, labels: Mapping[str,
     )
 
 
-def warn_of_few(reports: Iterable[Report]) -> None:
+def _named(facts: _Facts, key: str) -> str:
+    """What a row says about a key. The group of a part comes with the key it is a value of; a whole is ``all``."""
+    if key == "group":
+        return f"{facts['by']} {facts['group']}" if "by" in facts else "all"
+    return str(facts.get(key, ""))
+
+
+def warn_of_few(reports: Sequence[Report]) -> None:
     """Say that the intervals are wide if any of the numbers comes from few prompts."""
     if few := [report["prompts"] for report in reports if "prompts" in report]:
         prompts = f"{min(few)} to " * (min(few) < max(few)) + progress.plural(max(few), "prompt")
-        progress.note(f"only {prompts}: the intervals are wide; only more prompts make them narrower")
+        which = f"{len(few)} of {len(reports)} numbers come from " if len(few) < len(reports) else ""
+        progress.note(f"{which}only {prompts}: the intervals are wide; only more prompts make them narrower")
 
 
 def print_accuracies(reports: Sequence[Report], *, labels: Mapping[str, str]) -> None:
@@ -57,46 +67,45 @@ def print_accuracies(reports: Sequence[Report], *, labels: Mapping[str, str]) ->
         if apart := [one for one in ours if one["metric"].endswith(DIFFERENCE)]:
             _definitions(f"Difference from {apart[0]['baseline']}{where}", apart, labels)
         for key in dict.fromkeys(fact["by"] for _, fact in facts if fact.get("data") == file and "by" in fact):
-            _parts(
-                f"By {key}{where}", [one for one, fact in facts if (fact.get("data"), fact.get("by")) == (file, key)]
-            )
+            of_key = [one for one, fact in facts if (fact.get("data"), fact.get("by")) == (file, key)]
+            _parts(f"By {key}{where}", of_key, labels)
     if len(files) > 1:
         of_all = [one for one, fact in facts if fact["metric"] in (HEADLINE, HARMONIC_MEAN) and "by" not in fact]
         _over_files(of_all, labels)
 
 
 def _definitions(title: str, reports: Sequence[Report], labels: Mapping[str, str]) -> None:
-    """A row for each reward, a column for each definition, and what guessing gives."""
+    """A row for each reward, a column for each definition, and what guessing gives.
+
+    Guessing depends on how many pairs a reward ties. If it is the same for all rewards, the last row says it.
+    """
     rows: dict[str, list[Report]] = {}
     for report in reports:
         rows.setdefault(report["name"], []).append(report)
-    first = next(iter(rows.values()))
-    metrics = [one["metric"].removesuffix(DIFFERENCE) for one in first]
+    metrics = [one["metric"].removesuffix(DIFFERENCE) for one in next(iter(rows.values()))]
     heads = [metric.removeprefix(f"{HEADLINE}_").replace("_", " ") for metric in metrics]
+    guessed = {
+        name: ["(by chance)", f"{0.5:.3f}", "", *(f"{one['chance']:.3f}" for one in found[1:])]
+        for name, found in rows.items()
+        if "chance" in found[-1]
+    }
+    alike = len({tuple(row) for row in guessed.values()}) == 1
     cells = []
-    before: list[str] = []
     for name, found in rows.items():
         numbers = [f"{one['value']:.3f}" for one in found]
         cells.append([labels.get(name, name), numbers[0], _narrow(found[0]), *numbers[1:]])
-        # What guessing gives depends on how many pairs a reward ties: the row is repeated where it differs.
-        guessed = [f"{one.get('chance', 0.5):.3f}" for one in found]
-        if "chance" in found[-1] and guessed != before:
-            cells.append(["  chance", guessed[0], "", *guessed[1:]])
-            before = guessed
+        if name in guessed and (not alike or name == [*rows][-1]):
+            cells.append(guessed[name])
     progress.table(title, ["reward", heads[0], "95 % interval", *heads[1:]], cells)
 
 
-def _parts(title: str, reports: Sequence[Report]) -> None:
-    """A row for each part, with its pairs, and a column for each reward."""
-    groups: dict[str, list[Report]] = {}
-    for report in reports:
-        groups.setdefault(report["group"], []).append(report)
-    names = list(dict.fromkeys(report["name"] for report in reports))
+def _parts(title: str, reports: Sequence[Report], labels: Mapping[str, str]) -> None:
+    """A row for each part and reward, with its pairs."""
     cells = [
-        [group, *(f"{one['value']:.3f} ({_narrow(one)})" for one in found), str(found[0]["n"])]
-        for group, found in groups.items()
+        [one["group"], labels.get(one["name"], one["name"]), f"{one['value']:.3f}", _narrow(one), str(one["n"])]
+        for one in reports
     ]
-    progress.table(title, ["part", *names, "pairs"], cells)
+    progress.table(title, ["part", "reward", HEADLINE, "95 % interval", "pairs"], cells)
 
 
 def _over_files(reports: Sequence[Report], labels: Mapping[str, str]) -> None:
@@ -115,8 +124,18 @@ def _interval(report: Report, digits: int = 3) -> str:
 
 
 def _narrow(report: Report) -> str:
-    """The interval for a table of many columns."""
-    return f"{report['low']:.3f}–{report['high']:.3f}"
+    """The interval for a table of many columns. A dash before a negative number could not be read."""
+    return f"{report['low']:.3f}{' to ' if report['low'] < 0 else '–'}{report['high']:.3f}"
+
+
+SHORT = {
+    "agreement_with_ties": "with ties",
+    "cohens_kappa": "kappa",
+    "spearman": "rho",
+    "kendall": "tau",
+    "self_consistency": "passes agree",
+}
+"""Names of metrics for narrow columns."""
 
 
 def print_agreement(reports: Iterable[Report]) -> None:
@@ -128,14 +147,26 @@ def print_agreement(reports: Iterable[Report]) -> None:
     for title, rows in tables.items():
         metrics = list(dict.fromkeys(one["metric"] for found in rows.values() for one in found))
         first, *others = metrics
+        with_interval = first != SLOT
         cells = []
         for aspect, found in rows.items():
-            # The places in which pictures were shown are one metric with several numbers.
-            numbers = {
-                metric: " ".join(f"{one['value']:.3f}" for one in found if one["metric"] == metric)
-                for metric in metrics
-            }
-            interval = next((_narrow(one) for one in found if one["metric"] == first and "slot" not in one), "")
-            cells.append([aspect, numbers[first], interval, *(numbers[metric] for metric in others)])
-        heads = [metric.removeprefix("agreement_").replace("_", " ") for metric in metrics]
-        progress.table(title, ["aspect", heads[0], "95 % interval", *heads[1:]], cells)
+            by_metric = {metric: [one for one in found if one["metric"] == metric] for metric in metrics}
+            interval = [_narrow(one) for one in by_metric[first][:1]] or [""]
+            cells.append(
+                [
+                    aspect,
+                    " ".join(map(_marked, by_metric[first])),
+                    *(interval if with_interval else []),
+                    *(" ".join(map(_marked, by_metric[metric])) for metric in others),
+                ]
+            )
+        heads = [SHORT.get(metric, metric.replace("_", " ")) for metric in metrics]
+        progress.table(title, ["aspect", heads[0], *(["95 % interval"] if with_interval else []), *heads[1:]], cells)
+        if any(_marked(one).endswith("*") for found in rows.values() for one in found):
+            progress.note("* the interval of this place in the order does not hold 0.5")
+
+
+def _marked(report: Report) -> str:
+    """The value. A place in the order that is preferred too often or too seldom has a star: there may be several."""
+    is_biased = report["metric"] == SLOT and not report["low"] <= 0.5 <= report["high"]
+    return f"{report['value']:.3f}{'*' * is_biased}"

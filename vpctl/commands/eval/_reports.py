@@ -3,17 +3,28 @@
 import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple, cast
 
 from ... import progress
 from ...configs import STEP_SUMMARY, GateConfig
 from ...errors import GateFailed, OutputClosed, UserError
 from ...options import option
-from ...records import Judgement, Report
+from ...records import Judgement, Report, prompt_key
 from ...report.comparing import Side, scores_of, side_by_side
-from ...report.gates import MetricGate, annotation, markdown, outcomes, parse, regressions, write_junit
+from ...report.gates import (
+    MetricGate,
+    annotation,
+    append_summary,
+    check_junit,
+    markdown,
+    outcomes,
+    parse,
+    regressions,
+    write_junit,
+)
 from ...report.tables import print_reports, warn_of_few
-from ...streams.reading import read
+from ...streams.places import is_stream
+from ...streams.reading import read, read_prompts
 from ...streams.writing import Replacement
 
 Html = Annotated[
@@ -38,6 +49,11 @@ def write(reports: Iterable[Report], out: Replacement) -> None:
     with contextlib.suppress(OutputClosed):
         for report in reports:
             out.write(report)
+
+
+def read_suite(suite: str) -> dict[str, Mapping[str, object]]:
+    """The prompts of --suite with all their keys, by their ids; empty without a file."""
+    return {prompt_key(one): cast(Mapping[str, object], one) for one in (read_prompts(suite) if suite else ())}
 
 
 def check_page(html: str, others: list[str], *, runs: Sequence[str] = ()) -> None:
@@ -86,41 +102,50 @@ def write_page(
     )
 
 
-def check_gates(config: GateConfig, metrics: Sequence[str]) -> list[MetricGate]:
+class CheckedGates(NamedTuple):
+    """The gates that the options set, and the reports of the earlier run, read before this one replaces them."""
+
+    config: GateConfig
+    limits: list[MetricGate]
+    previous: list[Report]
+
+
+def check_gates(config: GateConfig, metrics: Sequence[str], others: Sequence[str]) -> CheckedGates:
     """The gates that the options set. `metrics` are those that this evaluation can report, the headline first.
 
-    Raises `UserError` if an option cannot be used, or if the file of --previous cannot be read.
+    Raises `UserError` if an option cannot be used, if the file of --previous cannot be read, or if that of --junit is
+    one of `others`, files that the command reads or writes.
     """
-    found = [
+    limits = [
         *parse(config.fail_under or [], metrics, is_most=False),
         *parse(config.fail_over or [], metrics, is_most=True),
     ]
-    if config.previous:
-        for _ in read(config.previous, Report):
-            pass
-    if config.junit and not (found or config.previous):
+    if config.junit and not (limits or config.previous):
         raise UserError(f"--junit {config.junit}: holds the outcomes of gates; set one, such as --fail-under 0.5")
-    if config.junit in ("-", "/dev/stdout"):
-        raise UserError(f"--junit {config.junit}: must be a file, such as junit.xml")
-    return found
+    if config.junit:
+        check_junit(config.junit, [*others, config.previous])
+    if config.previous and not (is_stream(config.previous) or os.path.exists(config.previous)):
+        raise UserError(
+            f"--previous {config.previous}: there is no such file; the first time, leave the option out, and keep the "
+            "output of the run under this name"
+        )
+    return CheckedGates(config, limits, [*read(config.previous, Report)] if config.previous else [])
 
 
-def decide(
-    reports: Sequence[Report], config: GateConfig, gates: Sequence[MetricGate], *, title: str, gated: Sequence[Report]
-) -> None:
+def decide(gates: CheckedGates, reports: Sequence[Report], *, title: str, gated: Sequence[Report]) -> None:
     """Tell CI how the gates stand. Raises `GateFailed` if any of them is not met. They look only at `gated` reports."""
-    found = outcomes(gated, gates, on=config.gate_on)
+    config = gates.config
+    found = outcomes(gated, gates.limits, on=config.gate_on)
     if config.previous:
-        found += regressions(gated, read(config.previous, Report), source=config.previous)
+        found += regressions(gated, gates.previous, source=config.previous)
     if config.junit:
         write_junit(config.junit, title, found)
     failed = [one for one in found if one.failure]
     if config.github:
         for one in failed:
             progress.line(annotation(one))
-        if summary := os.environ.get(STEP_SUMMARY.name):
-            with open(summary, "a", encoding="utf-8") as file:
-                file.write(markdown(title, reports, found))
+        if STEP_SUMMARY.value:
+            append_summary(STEP_SUMMARY.value, markdown(title, reports, found))
     for one in failed:
         progress.warn(f"{one.what}: {one.failure}")
     if failed:

@@ -1,5 +1,6 @@
 """Measure how often a reward prefers the chosen picture."""
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ from ...streams.joins import ConsistencyChecker, once
 from ...streams.places import folder_of, is_stream
 from ...streams.reading import located, located_comparisons
 from ...streams.writing import Replacement
-from ._reports import Html, check_gates, check_page, decide, write, write_page
+from ._reports import Html, check_gates, check_page, decide, read_suite, write, write_page
 
 ASPECT, MODEL = "aspect", "model"
 """Values of --group-by that are no key of a pair."""
@@ -63,8 +64,8 @@ def accuracy(
             "--reward",
             "-r",
             group="Model",
-            help="Reward to measure; repeatable.",
-            show_default="shapes, the pixel judge; none with --scores",
+            help="Reward to measure, also one that --scores has; repeatable.",
+            show_default="shapes, the pixel judge; with --scores all that it has",
         ),
     ] = None,
     scores: Annotated[
@@ -72,8 +73,8 @@ def accuracy(
         option(
             metavar="FILE",
             group="Input",
-            help="Also measure the rewards whose scores this file has: pictures, as score writes them. No model is "
-            "loaded for them; repeatable.",
+            help="Take the scores of rewards from this file: pictures, as score writes them. A picture is known by its "
+            "prompt and its image_id, or its file. No model is loaded for them; repeatable.",
             show_default="none",
         ),
     ] = None,
@@ -100,6 +101,15 @@ def accuracy(
             show_default="none",
         ),
     ] = None,
+    suite: Annotated[
+        str,
+        option(
+            metavar="FILE",
+            group="Input",
+            help="Prompts with keys for --group-by, such as `category`, which pairs lack.",
+            show_default="none",
+        ),
+    ] = "",
     tie_threshold: Annotated[
         float,
         option(
@@ -136,10 +146,12 @@ def accuracy(
     picture scores higher, 0.5 if both score the same, and 0 if the chosen picture scores lower. The accuracy is the
     mean over the pairs. Pairs with a margin of 0 are ties and left out. The interval comes from a bootstrap over
     prompts, and not over pairs, because the pairs of one prompt share their pictures. The usual interval of a bootstrap
-    is too narrow for few prompts. So it is made wider, as described by Hesterberg (2015, arXiv 1411.5279, section 5.3).
-    A bootstrap knows only the prompts that it has. So with fewer than 10 prompts, the interval is at least as wide as
-    Wilson's score interval for as many draws as there are prompts, and a note says how many prompts there are. All
-    intervals of eval are computed in this way.
+    is too narrow for few prompts, or if some prompts have many more pairs than others. So it is made wider, as
+    described by Hesterberg (2015, arXiv 1411.5279, section 5.3), with the standard error of the jackknife. A bootstrap
+    knows only the prompts that it has. So with fewer than 10 prompts, the interval is at least as wide as Wilson's
+    score interval for as many draws as there are prompts, and a note says how many prompts there are. If all pairs are
+    right, or all are wrong, the interval is the exact one of Clopper and Pearson. All intervals of eval are computed in
+    this way.
 
     Papers count ties in other ways, so published accuracies differ by several points. The other reports have these
     definitions. `pooled` counts 0 if both pictures score the same; ImageReward, MPS and HPSv3 use it. `per-prompt` is
@@ -147,7 +159,8 @@ def accuracy(
     pictures score the same, or if the pair is a tie, and is a mean over prompts; HPSv2 uses it on HPDv2. `tie-aware`
     lets a reward predict ties; PickScore uses it. If two scores are nearly equal, the reward predicts a tie. A
     predicted tie counts 1 if the pair is a tie, and 0.5 if it is not. A tie that is not predicted counts 0.5. The
-    `chance` in these reports is what guessing gives. `pairs` and `ties` are the numbers of pairs and of equal scores.
+    `chance` in these reports, and in the table below the rewards, is what guessing gives. `pairs` and `ties` are the
+    numbers of pairs and of equal scores.
 
     Judgements become pairs as merge makes them, with its default options and with ties.
 
@@ -171,21 +184,25 @@ def accuracy(
         vpctl eval accuracy imagereward:test.json hpd:test.json
             --scores ir/scored.jsonl --scores hpd/scored.jsonl
     """
-    once([*pairs, *(scores or [])])
-    specs = [plugins.check("reward", spec) for spec in dict.fromkeys(reward or ([] if scores else ["shapes"]))]
-    if baseline and not scores and {plugins.check("reward", baseline)} >= {*specs}:
-        raise UserError(f"--baseline {baseline}: there is no other reward to compare it with; name one with --reward")
-    wanted = check_gates(gates, [*_metrics(several=len(pairs) > 1, compared=bool(baseline))])
+    once([*pairs, *(scores or []), *filter(None, [suite])])
+    named = list(dict.fromkeys(reward or []))
+    if not scores:
+        named = [plugins.check("reward", spec) for spec in named or ["shapes"]]
+        _check_baseline(baseline and plugins.check("reward", baseline), named)
+    metrics = [*_metrics(several=len(pairs) > 1, compared=bool(baseline))]
+    wanted = check_gates(gates, metrics, [*pairs, *(scores or []), suite, out, html])
     check_page(html, [*pairs, *(scores or []), out])
-    data = {source: _read(source, split) for source in pairs}
+    known_prompts = read_suite(suite)
+    data = {source: [_with_keys(pair, known_prompts) for pair in _read(source, split)] for source in pairs}
     every = [pair for ours in data.values() for pair in ours]
-    told, models = _told(scores or [])
+    told, models = _told(scores or [], _ids(every))
     asked = list(dict.fromkeys(chain.from_iterable(map(_pictures, every))))
     known = _common(told, asked, scores or [])
-    loaded = [spec for spec in dict.fromkeys([*specs, *filter(None, [baseline])]) if spec not in known]
-    names = list(dict.fromkeys([*specs, *(one for one in known if one != baseline)]))
-    if baseline and not {*names} - {baseline}:
-        raise UserError(f"--baseline {baseline}: there is no other reward to compare it with; name one with --reward")
+    names = named or [one for one in known if one != baseline]
+    _check_baseline(baseline, names)
+    loaded = [spec for spec in dict.fromkeys([*names, *filter(None, [baseline])]) if spec not in known]
+    for spec in loaded:
+        plugins.check("reward", spec)
     groups = {key: _groups(data, key, models) for key in group_by or []}
     with Replacement(out, [*pairs, *(scores or [])]) as sink:
         found = {name: {picture: told[picture][name] for picture in asked} for name in known}
@@ -194,13 +211,20 @@ def accuracy(
             folders = [*map(folder_of, pairs), *(root or [])]
             found |= _scored(texts, loaded, folders, piped=any(map(is_stream, pairs)), batch=batch, device=device)
         order = dict.fromkeys([*names, *filter(None, [baseline])])
-        reports = [*_reports(data, groups, {name: found[name] for name in order}, baseline, tie_threshold)]
+        keys = {"split": split} if split else {}
+        reports = [*_reports(data, groups, {name: found[name] for name in order}, baseline, tie_threshold, keys)]
         write(reports, sink)
     print_accuracies(reports, labels=_labels(pairs))
     warn_of_few(reports)
     write_page(html, title="Accuracy of rewards", reports=reports)
     gated = [one for one in reports if one["name"] in names and "by" not in one]
-    decide(reports, gates, wanted, title="Accuracy of rewards", gated=gated)
+    decide(wanted, reports, title="Accuracy of rewards", gated=gated)
+
+
+def _check_baseline(baseline: str, names: Sequence[str]) -> None:
+    """Raise `UserError` if there is no reward beside the baseline."""
+    if baseline and not {*names} - {baseline}:
+        raise UserError(f"--baseline {baseline}: there is no other reward to compare it with; name one with --reward")
 
 
 def _metrics(*, several: bool, compared: bool) -> Iterator[str]:
@@ -239,19 +263,41 @@ def _read(source: str, split: str) -> list[Pair]:
     return ours
 
 
+def _with_keys(pair: Pair, prompts: Mapping[str, Mapping[str, object]]) -> Pair:
+    """The pair with the keys of its prompt in --suite that it lacks."""
+    return cast(Pair, {**prompts.get(prompt_key(pair), {}), **pair})
+
+
 def _pictures(pair: Pair) -> tuple[PromptPicture, PromptPicture]:
     """The chosen and the rejected picture."""
     prompt_id = prompt_key(pair)
     return PromptPicture(prompt_id, pair["chosen_file_name"]), PromptPicture(prompt_id, pair["rejected_file_name"])
 
 
-def _told(sources: Iterable[str]) -> tuple[dict[PromptPicture, Mapping[str, float]], dict[PromptPicture, str]]:
-    """The scores that records of pictures have, and the models that drew the pictures."""
+def _ids(pairs: Iterable[Pair]) -> dict[tuple[str, str], PromptPicture]:
+    """The pictures of the pairs by the ids of their prompt and their own, where they have one."""
+    found = {}
+    for pair in pairs:
+        ids = pair.get("chosen_image_id"), pair.get("rejected_image_id")
+        for image_id, picture in zip(ids, _pictures(pair), strict=True):
+            if image_id:
+                found[picture.prompt_id, image_id] = picture
+    return found
+
+
+def _told(
+    sources: Iterable[str], ids: Mapping[tuple[str, str], PromptPicture]
+) -> tuple[dict[PromptPicture, Mapping[str, float]], dict[PromptPicture, str]]:
+    """The scores that records of pictures have, and the models that drew the pictures.
+
+    A record is of the picture with its `image_id` among `ids`, or else of the one with its file.
+    """
     scores: dict[PromptPicture, Mapping[str, float]] = {}
     models: dict[PromptPicture, str] = {}
     for source in sources:
         for image in ConsistencyChecker(parts=False).images(located(source, Image)):
-            picture = PromptPicture(prompt_key(image), image["file_name"])
+            own = PromptPicture(prompt_key(image), image["file_name"])
+            picture = ids.get((own.prompt_id, image.get("image_id", "")), own)
             scores[picture] = {**scores.get(picture, {}), **image.get("scores", {})}
             if "model" in image:
                 models[picture] = image["model"]
@@ -326,7 +372,8 @@ def _groups(data: Mapping[str, list[Pair]], key: str, models: Mapping[PromptPict
             for value, part in _parts(pair, key, models):
                 found[source].setdefault(value, []).append(part)
     if not any(found.values()):
-        way_out = "; name the records of the pictures with --scores" if key == MODEL else ""
+        ways_out = {MODEL: "name the records of the pictures with --scores", ASPECT: "merge makes pairs with aspects"}
+        way_out = f"; {ways_out.get(key, 'name prompts that have it with --suite')}"
         raise UserError(f"--group-by {key}: no pair has this{way_out}")
     return {source: dict(sorted(groups.items())) for source, groups in found.items()}
 
@@ -342,8 +389,8 @@ def _parts(pair: Pair, key: str, models: Mapping[PromptPicture, str]) -> Iterato
     elif key == MODEL:
         if len(names := {models[picture] for picture in _pictures(pair) if picture in models}) > 0:
             yield " and ".join(sorted(names)), pair
-    elif key in pair:
-        yield str(pair[key]), pair  # type: ignore[literal-required]
+    elif (value := cast(Mapping[str, object], pair).get(key)) is not None:
+        yield value if isinstance(value, str) else json.dumps(value), pair
 
 
 def _why_none(pairs: Sequence[Pair], split: str) -> str:
@@ -366,11 +413,12 @@ def _reports(
     scores: Mapping[str, Mapping[PromptPicture, float]],
     baseline: str,
     threshold: float,
+    keys: Mapping[str, str],
 ) -> Iterator[Report]:
     """For each file and reward: its accuracies, their differences from the baseline's, its parts; then the means."""
     headlines: dict[str, list[Accuracy]] = {}
     for source, pairs in data.items():
-        where = {"data": source} if len(data) > 1 else {}
+        where = {**keys, **({"data": source} if len(data) > 1 else {})}
         found = {name: in_definitions(_labelled(pairs, of), ["all"], threshold) for name, of in scores.items()}
         for name, accuracies in found.items():
             headlines.setdefault(name, []).append(accuracies[HEADLINE])
@@ -378,16 +426,18 @@ def _reports(
             if baseline and name != baseline:
                 for metric, one in accuracies.items():
                     other = found[baseline][metric]
-                    keys = {"name": name, "baseline": baseline, "metric": f"{metric}_difference", **where}
-                    yield difference_report(one, other, **keys)
+                    facts = {"name": name, "baseline": baseline, "metric": f"{metric}_difference", **where}
+                    yield difference_report(one, other, **facts)
         for key, by_source in groups.items():
             for value, some in by_source[source].items():
-                if any(pair["margin"] for pair in some):
+                if not any(pair["margin"] for pair in some):
+                    progress.note(f"{source}: all pairs of {key} {value} are ties; it has no accuracy")
+                else:
                     for name, of in scores.items():
                         of_part = in_definitions(_labelled(some, of))
                         yield from reports_of(of_part, threshold, name=name, **where, by=key, group=value)
     if len(data) > 1:
-        yield from (harmonic_mean_report(found, name=name) for name, found in headlines.items())
+        yield from (harmonic_mean_report(found, name=name, **keys) for name, found in headlines.items())
 
 
 def _labelled(pairs: Iterable[Pair], scores: Mapping[PromptPicture, float]) -> list[LabelledPair]:

@@ -75,8 +75,8 @@ def agreement(
     out. `slot_preferred` is how often the picture in the first place, the second, and so on, is preferred to another
     one; a tie counts 0.5. A good annotator has values near 0.5, because the order is random.
 
-    The intervals come from a bootstrap over prompts; those of the correlations and of alpha from a jackknife over
-    prompts. If an annotator judged the same pictures again in the same order and pass, only the last judgement counts.
+    The intervals come from a bootstrap over prompts; those of the correlations from a jackknife over prompts. If an
+    annotator judged the same pictures again in the same order and pass, only the last judgement counts.
 
     Examples:
 
@@ -85,7 +85,7 @@ def agreement(
         vpctl eval agreement judgements.jsonl human.jsonl
             --fail-under cohens_kappa=0.2
     """
-    wanted = check_gates(gates, [*OF_TWO, *OF_ALL, *OF_ONE])
+    wanted = check_gates(gates, [*OF_TWO, *OF_ALL, *OF_ONE], [*judgements, out, html])
     check_page(html, [*judgements, out])
     once(judgements)
     joined = ConsistencyChecker(max_pictures=max_pictures, parts=False)
@@ -106,7 +106,7 @@ def agreement(
     print_agreement([*reports, *alone])
     warn_of_few(reports)
     write_page(html, title="Agreement of annotators", reports=[*reports, *alone])
-    decide([*reports, *alone], gates, wanted, title="Agreement of annotators", gated=[*reports, *alone])
+    decide(wanted, [*reports, *alone], title="Agreement of annotators", gated=[*reports, *alone])
 
 
 def _of_two(said: Mapping[str, AnnotatorJudgements], name: str, baseline: str) -> Iterator[Report]:

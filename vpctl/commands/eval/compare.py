@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Annotated, Any, cast
 
@@ -10,7 +10,7 @@ from ... import plugins, progress
 from ...configs import GateConfig, PictureConfig, ServerConfig
 from ...errors import SomeFailed, UserError
 from ...options import STDIO, Roots, Seed, Whole, argument, option, options, plugin
-from ...records import Image, Judgement, Prompt, Report, prompt_key
+from ...records import Image, Judgement, Report, prompt_key
 from ...report.comparing import (
     Decider,
     Matched,
@@ -25,9 +25,9 @@ from ...report.comparing import (
 from ...report.statistics import as_report
 from ...streams.joins import ConsistencyChecker, once
 from ...streams.places import folder_of, is_stream, short_labels
-from ...streams.reading import located, read, read_prompts
+from ...streams.reading import located, read
 from ...streams.writing import Replacement
-from ._reports import Html, check_gates, check_page, decide, publish, write_page
+from ._reports import Html, check_gates, check_page, decide, publish, read_suite, write_page
 
 ELO = "elo"
 KEPT = ("prompt", "prompt_id", "source_prompt", "image_id", "file_name", "seed", "scores")
@@ -81,8 +81,8 @@ def compare(
         plugin(
             "aspect",
             group="Judging",
-            help="Aspect that --annotator judges: a name, or your own Markdown file; repeatable. The mean over the "
-            "aspects decides.",
+            help="Aspect that --annotator judges, and that counts in --judgements: a name, or your own Markdown file; "
+            "repeatable. The mean over the aspects decides.",
             show_default="all aspects",
         ),
     ] = None,
@@ -155,19 +155,25 @@ def compare(
     second with the second, and so on. Prompts are matched by prompt_id. polish does not change the prompt_id, so
     pictures of raw prompts can be compared with pictures of polished prompts. The win rate is the mean over the
     compared pictures: a win counts 1, a tie 0.5, and a loss 0. Its interval comes from a bootstrap over prompts. The
-    `p_value` is that of a sign test over prompts: how likely the prompts are won so unevenly if the models are equal.
+    `p_value` is that of a sign test over prompts: how likely prompts are won at least so unevenly by models that are
+    equal.
 
     With --annotator, a model judges the pictures, too, two by two. Then the files need no scores. It sees the prompt of
     the base model's picture. --judgements takes judgements that are there, also those of people. A comparison that an
     annotator did not make, or in one order only, does not count for it.
 
     With several tuned models, all models are also compared with each other, and ranked by the metric `elo`: their
-    strengths in the model of Bradley and Terry. The base model has 1000. A model with 400 more wins 10 times as often
-    as it loses.
+    strengths in the model of Bradley and Terry. The base model has 1000, by definition. A model with 400 more wins 10
+    times as often as it loses. All comparisons count, so the order may differ from that of the win rates against the
+    base model alone. --annotator asks only about pairs with a picture of the base model, and its ranking rests on them.
+
+    In the reports, an annotator is named as a reward, such as judge:openai:gpt-4o.
 
     --select is the protocol of the human study of VisionPrefer (Wu et al. 2024, arXiv 2404.15100), which draws 64
     pictures for each prompt and keeps 3. A reward that selects the pictures must not judge them: its win rate would
     also measure how well it likes its own choice.
+
+    Gates look at all prompts together, and not at the parts of --group-by.
 
     A picture that cannot be opened is missing on the page of --html; a warning names it. The exit code is 3 if any
     record failed.
@@ -188,24 +194,28 @@ def compare(
             raise UserError(f"{name} {shown[0]}: is shown on the page; name the page with --html")
     sources = [base, *tuned]
     once(tuned)
-    wanted = check_gates(gates, ["win_rate", *([ELO] if len(tuned) > 1 else [])])
     kept = judgements or []
     files = [*sources, *kept, *filter(None, [suite]), *(report or [])]
+    wanted = check_gates(gates, ["win_rate", *([ELO] if len(tuned) > 1 else [])], [*files, out, html])
     check_page(html, [*files, out], runs=run or [])
     count, selecting = _selection(select, by or [], sources)
     spec = plugins.check("annotator", annotator) if annotator else ""
     if spec and (not kept or is_stream(kept[0])):
         raise UserError(f"--annotator {annotator}: name a file for its judgements, as in --judgements duels.jsonl")
     aspects = [plugins.aspect(name) for name in aspect or plugins.aspects()] if spec else []
-    prompts = {prompt_key(prompt): cast(Mapping[str, object], prompt) for prompt in _prompts(suite)}
+    prompts = read_suite(suite)
     needed = None if html else {*KEPT, *(group_by or [])}
     sides = {source: _side(source, needed, prompts.keys() if suite else None) for source in sources}
     if suite:
         _warn_of_missing(prompts, sides, suite)
     origins = {id(image): source for source, side in sides.items() for images in side.values() for image in images}
     rewards = reward or shared_rewards(sides, needed=not (spec or kept or selecting))
+    if selecting:
+        _check_candidates(sides, base, select)
     for source, name in zip(sources, selecting, strict=False):
         score = scorer(name, origins).score
+        if few := sum(len(images) < count for images in sides[source].values()):
+            progress.warn(f"--select {select}: {source} has fewer pictures for {progress.plural(few, 'prompt')}")
         sides[source] = selected(sides[source], count, cast(Any, score))
     if biased := sorted({*rewards} & {*selecting}):
         progress.warn(
@@ -214,6 +224,8 @@ def compare(
         )
     pairs = {source: _matched(sides, source, base, by_place=bool(selecting)) for source in tuned}
     folders = [*map(folder_of, sources), *(root or [])]
+    earlier = [one for source in report or [] for one in read(source, Report)]
+    complete = True
     if spec:
         from ...images.pictures import Pictures
         from ...judging import duels
@@ -222,18 +234,20 @@ def compare(
         made = plugins.load("annotator", spec, device="auto", **how)
         opener = Pictures(folders, piped=any(map(is_stream, sources)))
         asked = ((pair.other, pair.one) for some in pairs.values() for pair in some)
-        duels.ask(asked, made, spec, aspects, opener, server=server, out=kept[0], seed=seed)
+        complete = duels.ask(asked, made, spec, aspects, opener, server=server, out=kept[0], seed=seed)
     said = _judgements(kept)
-    scorers = [*(scorer(name, origins) for name in rewards), *_annotators(said, rewards)]
+    scorers = [*(scorer(name, origins) for name in rewards), *_annotators(said, aspect)]
     if not scorers:
         raise UserError("there is nothing to compare the pictures by; name --judgements with judgements of them")
     chosen: dict[str, object] = {"selected_by": ",".join(dict.fromkeys(selecting))} if selecting else {}
     reports = [*_win_rates(pairs, scorers, base, group_by or [], prompts, chosen)]
+    if not reports:
+        raise UserError("--judgements: nobody has compared these pictures; ask an annotator with --annotator")
     ranks = [*(_ranks(sides, pairs, scorers, by_place=bool(selecting), keys=chosen) if len(tuned) > 1 else ())]
-    earlier = [one for source in report or [] for one in read(source, Report)]
     with Replacement(out, files) as sink:
         labels = short_labels({source: os.path.dirname(source) for source in sides})
-        publish(reports, sink, title=f"Against {labels[base]}", labels=labels)
+        chosen_by = f", {select} by {', '.join(dict.fromkeys(selecting))}" if selecting else ""
+        publish(reports, sink, title=f"Against {labels[base]}{chosen_by}", labels=labels)
         if ranks:
             publish(ranks, sink, title="Ranking", labels=labels, digits=0)
         reports += ranks
@@ -246,9 +260,9 @@ def compare(
         runs=run or [],
         folders=folders,
     )
-    gated = [one for one in reports if "by" not in one and one["name"] != base]
-    decide(reports, gates, wanted, title="Tuned models compared", gated=gated)
-    if missing:
+    gated = [one for one in reports if "by" not in one and (one["metric"] != ELO or one["name"] != base)]
+    decide(wanted, reports, title="Tuned models compared", gated=gated)
+    if missing or not complete:
         raise SomeFailed
 
 
@@ -268,20 +282,17 @@ def _selection(select: str, by: Sequence[str], sources: Sequence[str]) -> tuple[
     return int(found[1]), list(by) if len(by) == len(sources) else [by[0]] * len(sources)
 
 
-def _prompts(suite: str) -> Iterable[Prompt]:
-    return read_prompts(suite) if suite else ()
-
-
 def _side(source: str, needed: set[str] | None, prompts: Any) -> Side:
     """The pictures of a file, of these prompts, with the keys that are needed; all if None."""
     images = ConsistencyChecker(parts=False).images(located(source, Image))
     ours = (image for image in images if prompts is None or prompt_key(image) in prompts)
     side = by_prompt(
-        image if needed is None else cast(Image, {key: image[key] for key in image.keys() & needed})  # type: ignore[literal-required]
+        image if needed is None else cast(Image, {key: value for key, value in image.items() if key in needed})
         for image in ours
     )
     if not side:
-        raise UserError(f"{source}: there are no pictures{'' if prompts is None else ' of the prompts of --suite'}")
+        which = "" if prompts is None else " of the prompts of --suite; prompts are matched by their prompt_id, or text"
+        raise UserError(f"{source}: there are no pictures{which}")
     return side
 
 
@@ -334,23 +345,38 @@ def warn_of_the_rest(base: Side, tuned: Side, source: str, against: str, pairs: 
         progress.warn(f"{source}: {pictures} of this file or of {against} left out: no counterpart in the other file")
 
 
+def _check_candidates(sides: Mapping[str, Side], base: str, select: str) -> None:
+    """Raise `UserError` if a prompt has more pictures by one model than by another: the best of more is better."""
+    for source, side in sides.items():
+        for prompt, images in side.items():
+            if prompt in sides[base] and (count := len(sides[base][prompt])) != len(images):
+                raise UserError(
+                    f"--select {select}: {source} has {progress.plural(len(images), 'picture')} of "
+                    f"{images[0]['prompt'][:60]!r}, and {base} has {count}; the best of more is better, so draw as "
+                    "many with each model"
+                )
+
+
 def _judgements(sources: Sequence[str]) -> list[Judgement]:
     """The judgements of these files."""
     checker = ConsistencyChecker(parts=False)
     return [*checker.judgements(chain.from_iterable(located(one, Judgement) for one in sources))]
 
 
-def _annotators(judgements: Sequence[Judgement], rewards: Sequence[str]) -> list[Decider]:
-    """The annotators of these judgements as scorers. One that has the name of a reward is told apart from it."""
+def _annotators(judgements: Sequence[Judgement], aspects: Sequence[str] | None) -> list[Decider]:
+    """The annotators of these judgements as deciders, on these aspects, or on all.
+
+    A decider is named as the reward that asks this annotator would be: a reward model may have the annotator's name.
+    """
     if not judgements:
         return []
     from ...judging.duels import DuelOutcomes
 
-    found = DuelOutcomes(judgements)
+    names = [plugins.aspect(one).name if one.endswith(".md") else one for one in aspects or []]
+    found = DuelOutcomes(judgements, names or None)
 
     def decides(name: str) -> Decider:
-        told = f"{name} (annotator)" if name in rewards else name
-        return Decider(told, lambda one, other: found.outcome(name, one, other))
+        return Decider(f"judge:{name}", lambda one, other: found.outcome(name, one, other))
 
     return [decides(name) for name in found.annotators]
 
@@ -367,9 +393,11 @@ def _win_rates(
     for source, some in pairs.items():
         for one in scorers:
             keys = {"name": source, "baseline": base, **chosen}
-            if not (found := win_rate(some, one, **keys)):
-                raise UserError(f"{one.name}: has not compared pictures of {source} with those of {base}")
-            yield found
+            if found := win_rate(some, one, **keys):
+                yield found
+                continue
+            who = one.name.removeprefix("judge:")
+            progress.warn(f"--judgements: {who} has not compared pictures of {source} with those of {base}")
     for key in group_by:
         none = True
         for source, some in pairs.items():
@@ -407,6 +435,7 @@ def _ranks(
             for prompt, mine, theirs in some:
                 if (outcome := one.outcome(theirs, mine)) is not None:
                     by_one.setdefault(prompt, []).append(outcome)
-        if results := results_of(values):
+        results = results_of(values)
+        if len({result.prompt for result in results}) > 1:
             for source, found in zip(sources, elo(results, len(sources)), strict=True):
-                yield as_report(found, name=source, metric=ELO, reward=one.name, **keys)
+                yield as_report(found, name=source, metric=ELO, reward=one.name, among=sources, **keys)
