@@ -652,3 +652,11 @@ def test_headings_are_in_order_and_the_contents_lead_to_them(tmp_path: Path, tar
     assert len(set(ids)) == len(ids)
     assert {attributes["aria-labelledby"] for _, attributes in page.tags if "aria-labelledby" in attributes} <= {*ids}
     assert all(one["alt"] and one["decoding"] == "async" for one in page.all("img"))
+
+
+def test_models_have_short_names_also_beside_a_reference_elsewhere() -> None:
+    images = [accuracy(metric="frechet_distance", name=name, baseline="photos/metadata.jsonl") for name in (BASE, DPO)]
+    labels = web_page.labels_of([dict(one) for one in images], [BASE, DPO])
+    assert labels == {BASE: "base", DPO: "dpo", "photos/metadata.jsonl": "photos/metadata.jsonl"}
+    two = ("runs/a/x.jsonl", "runs/a/y.jsonl")
+    assert web_page.labels_of([], two) == dict(zip(two, ("x.jsonl", "y.jsonl"), strict=True))

@@ -8,6 +8,7 @@ from typing import NamedTuple, cast
 
 from ..errors import UserError, os_reason
 from ..records import Image, Judgement, Pair, Rating, Report
+from .meanings import family
 
 RUN_FILES = ("run.json", "metrics.jsonl")
 """A folder with these files is a training run."""
@@ -118,8 +119,8 @@ def _shared(one: Sequence[str], other: Sequence[str]) -> int:
 
 
 def with_files(report: Report, files: Sequence[str]) -> Report:
-    """The report of a comparison, with the files of pictures that it means."""
-    if report["metric"] not in ("win_rate", "elo"):
+    """The report of a comparison, or of pictures, with the files of pictures that it means."""
+    if family(report["metric"]) not in ("win_rate", "elo", "images"):
         return report
     named = {key: resolved(str(value), files) for key, value in report.items() if key in ("name", "baseline")}
     return cast(Report, {**report, **named})

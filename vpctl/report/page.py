@@ -109,17 +109,24 @@ def as_facts(reports: Iterable[Report]) -> list[ReportData]:
 
 def labels_of(reports: Sequence[ReportData], sources: Iterable[str]) -> dict[str, str]:
     """Short names for the files of pictures, by their folders, and for the files of pairs."""
-    models = [one for one in reports if family(one["metric"]) in ("win_rate", "elo", "images")]
-    compared = [one[key] for one in models for key in ("name", "baseline") if key in one]
+    compared, measured = (
+        [one[key] for one in reports if family(one["metric"]) in kinds for key in ("name", "baseline") if key in one]
+        for kinds in (("win_rate", "elo"), ("images",))
+    )
     files = dict.fromkeys(one["data"] for one in reports if "data" in one)
     names = {file: os.path.basename(file.rstrip("/")) or file for file in files}
     if len(set(names.values())) < len(names):
         names = {file: file for file in files}
     pictures = dict.fromkeys((*sources, *compared))
-    found = short_labels({source: os.path.dirname(source) for source in pictures})
-    if any(found[source] == source for source in pictures):  # two files are in one folder
-        found = short_labels({source: source for source in pictures})
-    return {**names, **found}
+    others = [one for one in dict.fromkeys(measured) if one not in pictures]
+    return {**names, **_told_apart(others), **_told_apart(pictures)}
+
+
+def _told_apart(files: Iterable[str]) -> dict[str, str]:
+    """Short names for files: their folders, or the ends of their paths if two files are in one folder."""
+    every = [*files]
+    found = short_labels({file: os.path.dirname(file) for file in every})
+    return short_labels({file: file for file in every}) if any(found[file] == file for file in every) else found
 
 
 def contents(
