@@ -14,9 +14,9 @@ from ..records import Image, Report
 from ..streams.places import short_labels
 from .axes import Axis
 from .curves import FRAME, SMOOTHED_OVER, Training, training
-from .distributions import Scores, distributions
 from .gallery import JUDGED_SHOWN, Gallery, Row
 from .headlines import SHARES, by_reward, contest, figures, summary
+from .histograms import Scores, distributions
 from .meanings import family
 from .pages import TEMPLATES, rendered, write_whole
 from .pivots import ReportData, Sheet, sheets

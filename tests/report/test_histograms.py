@@ -3,7 +3,7 @@ import math
 import pytest
 
 from vpctl.report.curves import FRAME
-from vpctl.report.distributions import BINS, distributions, share_above, shares
+from vpctl.report.histograms import BINS, distributions, share_above, shares
 
 
 def test_shares_of_bins_by_hand() -> None:
