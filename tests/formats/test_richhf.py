@@ -126,6 +126,30 @@ def test_parquet_has_prompts_and_pictures(here: Path) -> None:
         judgements("richhf:b.parquet")
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"filename": "/etc/passwd"}, "the filename '/etc/passwd' leads out of the data set"),
+        ({"filename": "a/../../b.png"}, "the filename 'a/../../b.png' leads out of the data set"),
+        ({"image": {"bytes": None, "path": "/etc/passwd"}}, "the image '/etc/passwd' leads out of the data set"),
+        ({"image": {"bytes": None, "path": "../b.png"}}, "the image '../b.png' leads out of the data set"),
+        ({"artifact_score": float("nan")}, "'artifact_score' is not a number"),
+    ],
+)
+def test_a_malformed_row_of_parquet_is_told_and_a_missing_score_is_none(
+    here: Path, changed: dict[str, Any], said: str
+) -> None:
+    picture = {"bytes": None, "path": "train/a.png"}
+    good = {"filename": "train/a.png", "caption": "a cat", "aesthetics_score": 1.0, "image": picture}
+    good |= {"artifact_score": 0.5, "misalignment_score": None}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([good | changed, good]), here / "a.parquet")
+    assert faults("richhf:a.parquet") == [f"row 1: {said}"]
+    found = judgements("richhf:a.parquet")
+    assert [one["aspect"] for one in found] == ["aesthetic", "fidelity"]
+    assert found[0]["image_ids"] == ["train/a.png"]
+    assert found[0]["file_names"] == [str(here / "train/a.png")]
+
+
 GOOD = ("train/a.png", 0.5, 0.5, 0.5, 0.5)
 
 
@@ -135,6 +159,7 @@ GOOD = ("train/a.png", 0.5, 0.5, 0.5, 0.5)
         (scored("train/none.png", 0.5, 0.5, 0.5, 0.5), "has no prompt: a TFRecord file of RichHF-18K has none; write "),
         (scored("train/a.png", 0.5, 0.5, 0.5, 3.5), "'overall_score' must be a number from 0 to 1"),
         (scored("train/a.png", 0.5, 0.5, 0.5, float("inf")), "'overall_score' is infinite"),
+        (scored("train/a.png", 0.5, float("nan"), 0.5, 0.5), "'artifact_score' is not a number"),
         (scored("/etc/passwd.png", 0.5, 0.5, 0.5, 0.5), "the filename '/etc/passwd.png' leads out of the data set"),
         (scored("../a.png", 0.5, 0.5, 0.5, 0.5), "the filename '../a.png' leads out of the data set"),
         (scored("train/link.png", 0.5, 0.5, 0.5, 0.5), "is a link to a file outside of"),

@@ -1,5 +1,6 @@
 """RichHF-18K: its TFRecord files, or Parquet files with pictures and captions: richhf:PATH."""
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -53,6 +54,12 @@ class RichHF(Format):
         return self._parquet.count() if self._parquet else None
 
     @cached_property
+    def _folder(self) -> str:
+        """The folder of the data set."""
+        path = os.path.abspath(self._path)
+        return path if os.path.isdir(path) else os.path.dirname(path)
+
+    @cached_property
     def _parquet(self) -> Parquet | None:
         if not os.path.isdir(self._path) and not self._path.endswith(".parquet"):
             return None
@@ -72,22 +79,22 @@ class RichHF(Format):
             try:
                 if isinstance(row, RecordFailed):
                     raise row
-                yield where, _vote({name: plain(value, name) for name, value in row.items()})
+                if gone := [name for name in ASPECTS if isinstance(row.get(name), float) and math.isnan(row[name])]:
+                    raise RecordFailed(f"{gone[0]!r} is not a number")
+                yield where, _vote({name: plain(value, name) for name, value in row.items()}, self._folder)
             except RecordFailed as fault:
                 yield where, fault
 
     def _with_captions(self) -> Iterator[tuple[str, Any]]:
         """The rows of a TFRecord file. It has no prompts: they are in text files beside the pictures."""
-        folder = os.path.dirname(os.path.abspath(self._path))
+        folder = self._folder
         place = located(folder, FOLDERS)
         for where, found in examples(is_file(self._path), ("filename", *ASPECTS, LABELS)):
             try:
                 if isinstance(found, RecordFailed):
                     raise found
                 row = {name: _first(values) for name, values in found.items()}
-                name = text(row, "filename")
-                if os.path.isabs(name) or ".." in name.split("/") or "\0" in name:
-                    raise RecordFailed(f"the filename {name!r} leads out of the data set")
+                name = _inner(text(row, "filename"), "filename")
                 names = [place(name), place(os.path.basename(name))]
                 row["image"] = next((one for one in names if os.path.isfile(os.path.join(folder, one))), name)
                 yield where, row | {"prompt": _caption(folder, names)}
@@ -102,6 +109,13 @@ def _first(values: list[Any]) -> Any:
         return value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError:
         raise RecordFailed("a text is not UTF-8") from None
+
+
+def _inner(name: str, column: str) -> str:
+    """The name of a file in the data set. Raises `RecordFailed` if it leads out of that."""
+    if os.path.isabs(name) or ".." in name.split("/") or "\0" in name:
+        raise RecordFailed(f"the {column} {name!r} leads out of the data set")
+    return name
 
 
 def _caption(folder: str, pictures: list[str]) -> str:
@@ -124,10 +138,14 @@ def _caption(folder: str, pictures: list[str]) -> str:
         raise RecordFailed(str(error)) from None
 
 
-def _vote(row: Mapping[str, Any]) -> Vote:
-    """The scores of a picture, from 1 to 5."""
-    name = text(row, "filename")
+def _vote(row: Mapping[str, Any], folder: str) -> Vote:
+    """The scores of a picture, from 1 to 5. `folder` is that of the data set."""
+    name = own = _inner(text(row, "filename"), "filename")
     picture = text(row, "image") if row.get("image") else name
+    inner = picture.removeprefix(os.path.join(folder, ""))
+    _inner(inner, "image")
+    if inner != picture:  # a picture inside the Parquet file has been saved beside it
+        own = picture_id(picture)
     scores = {}
     for column, aspect in ASPECTS.items():
         value = row.get(column)
@@ -140,7 +158,6 @@ def _vote(row: Mapping[str, Any]) -> Vote:
         raise RecordFailed(f"has none of {', '.join(ASPECTS)}")
     prompt = next((row[column] for column in PROMPTS if row.get(column)), None)
     kept = {"mode": "point"} | ({LABELS: row[LABELS]} if row.get(LABELS) else {})
-    own = picture_id(picture) if os.path.isabs(picture) else name  # a picture inside the Parquet file has been saved
     return Vote(text({"prompt": prompt}, "prompt"), [own], [picture], scores, "", ANNOTATOR, kept)
 
 
