@@ -17,6 +17,7 @@ from PIL import Image
 from tests.conftest import ENVIRONMENT, Plugin, lines, rest, told, until, vpctl
 from tests.servers import Server, drawing, error, png
 from vpctl.api.transport import Transport
+from vpctl.api.wire import NoAnswer
 from vpctl.cli import main
 from vpctl.configs import ServerConfig
 from vpctl.contracts import Settings
@@ -220,8 +221,9 @@ def test_an_answer_cannot_lead_into_the_users_own_network(
         finally:
             await transport.close()
 
-    with pytest.raises(Exception, match=reason):
+    with pytest.raises(NoAnswer, match=reason) as raised:
         asyncio.run(fetch())
+    assert raised.value.final, "another try would end in the same way"
 
 
 def test_a_file_elsewhere_gets_no_key_and_is_of_the_right_type(said: Said) -> None:
@@ -377,11 +379,31 @@ def test_a_second_picture_takes_the_place_of_a_bad_one() -> None:
     assert {one["image_id"] for one in records()} != {Path(one["file_name"]).stem for one in records()}
 
 
-def test_a_server_that_never_draws_is_not_paid_without_end(said: Said) -> None:
-    with Server(answer=lambda _: {"data": []}) as server:
-        assert generate(server) == 2
-        assert len(server.log) == 4
-    assert "no picture can be used: the answer has no picture; name another model" in said()
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ({"data": []}, "the answer has no picture"),
+        ({"data": [{"b64_json": "=torn"}]}, "the base64 of the picture is broken"),
+        ({"data": [{"url": "file:///x"}]}, "the file of the answer cannot be fetched: its URL is not valid"),
+        ({"data": [{"url": "/page"}]}, "the file of the answer cannot be fetched: it is of the type 'text/html'"),
+        ({"data": [{"url": "/none"}]}, "the file of the answer cannot be fetched: its server says 404"),
+    ],
+)
+def test_a_server_that_never_draws_is_not_paid_without_end(answer: dict[str, Any], reason: str, said: Said) -> None:
+    """One call follows the other until a picture can be used, also where that takes a file of another server."""
+    Path("prompts.txt").write_text("".join(f"a circle of {size} pixels\n" for size in range(100)))
+    files = {"/page": ("text/html", b"<html>")}
+
+    def answered(_: dict[str, Any]) -> dict[str, Any]:
+        url = answer["data"] and answer["data"][0].get("url", "")
+        return {"data": [{"url": server.url.replace("/v1", url)}]} if url and url.startswith("/") else answer
+
+    with Server(answer=answered, files=files) as server:
+        assert generate(server, "--concurrency", "64") == 2
+        paths = Counter(entry.path.rpartition("/")[2] for entry in server.log)
+    assert paths.pop("generations") == 4
+    assert max(paths.values(), default=0) <= 4, "what cannot change is not asked for again"
+    assert f"no picture can be used: {reason}; name another model" in said()
 
 
 def test_a_bomb_is_not_decoded() -> None:

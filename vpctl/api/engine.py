@@ -7,7 +7,7 @@ import os
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, cast
@@ -328,10 +328,12 @@ class Engine:
         key: str = "",
         subject: str = "",
         fragile: bool = False,
+        place: ExitStack | None = None,
     ) -> Reply:
         """One call, tried until it is answered. `body` is called before every try. `key` is an idempotency key.
 
-        `subject` is equal for the calls about one record. A `fragile` call is not tried again after status 500.
+        `subject` is equal for the calls about one record. A `fragile` call is not tried again after status 500. With a
+        `place`, an answered call counts as in flight until that is closed.
 
         A call with `again` takes precedence over new calls. Raises `Rejected` if the server rejects the request as
         invalid, `Refused` if a policy forbids it, `Inconclusive` if it is too large, `RecordFailed` if this call failed
@@ -343,7 +345,7 @@ class Engine:
         used: dict[str, float] | None = None
         bill, cost = NO_BILL, 0.0
         try:
-            answer = await self._tried(path, body, reservation, again, key, subject, fragile)
+            answer = await self._tried(path, body, reservation, again, key, subject, fragile, place)
             used, bill = reported_tokens(answer), self.bill(answer)
         finally:
             if reservation.dollars is not None:
@@ -371,6 +373,7 @@ class Engine:
         key: str,
         subject: str,
         fragile: bool,
+        place: ExitStack | None,
     ) -> dict[str, Any]:
         """The answer to one call. A try that may have been charged but got no answer loses its reservation."""
         now = asyncio.get_running_loop().time
@@ -379,7 +382,7 @@ class Engine:
         expected = tokens_in_all(self.budget.expected(reservation.estimate))
         while True:
             tries += 1
-            lost = by_itself = False
+            lost = by_itself = answered = False
             ticket = await self.pace.enter(expected, again=again or tries > 1)
             used = 0.0
             try:
@@ -387,6 +390,7 @@ class Engine:
                 used = tokens_in_all(reported_tokens(answer)) or expected
                 self.pace.succeeded(ticket)
                 self._answered = now()
+                answered = True
                 return answer
             except TimeoutError:
                 self.pace.timed_out(ticket)
@@ -417,7 +421,10 @@ class Engine:
                 over = tries >= (TRIES if self._heard else TRIES_UNHEARD)
                 lost = not isinstance(error, NoAnswer) or error.reached
             finally:
-                self.pace.leave(ticket, used)
+                if answered and place:
+                    place.callback(self.pace.leave, ticket, used)
+                else:
+                    self.pace.leave(ticket, used)
             if lost:
                 reservation.lose()
                 await reservation.make()
@@ -476,7 +483,8 @@ class Engine:
                 passes = fault_of(bad.error) in (Fault.BUSY, Fault.BROKEN)
                 failure = f"its server says {bad.error.status}"
             except (NoAnswer, TimeoutError) as error:
-                passes, failure = True, self.redacted(str(error) or "no answer in time")[:SHOWN]
+                passes = not (isinstance(error, NoAnswer) and error.final)
+                failure = self.redacted(str(error) or "no answer in time")[:SHOWN]
             if tries >= TRIES_OF_A_FILE or not passes:
                 raise Unusable(f"the file of the answer cannot be fetched: {failure}")
             await asyncio.sleep(self._backoff(tries))

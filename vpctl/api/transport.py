@@ -90,9 +90,9 @@ class Transport:
         except ValueError:
             valid = False
         if not valid:
-            raise NoAnswer("its URL is not valid", reached=False)
+            raise NoAnswer("its URL is not valid", reached=False, final=True)
         if not self._inside and is_private(url):
-            raise NoAnswer("its URL is in a private network", reached=False)
+            raise NoAnswer("its URL is in a private network", reached=False, final=True)
         own = (parts.scheme, parts.hostname, parts.port) == (
             self._address.scheme,
             self._address.hostname,
@@ -111,7 +111,7 @@ class Transport:
             async with session, fetched as response:
                 kind = response.headers.get("Content-Type", "") or _FILES[0]
                 if response.status < 300 and not kind.lower().startswith(_FILES):
-                    raise NoAnswer(f"it is of the type {kind[:80]!a}", reached=True)
+                    raise NoAnswer(f"it is of the type {kind[:80]!a}", reached=True, final=True)
                 return (await _received(response)).content
         except (aiohttp.ClientError, OSError) as error:
             if type(error) is TimeoutError:  # the engine's own
@@ -162,6 +162,10 @@ class Transport:
             await self.client.close()
 
 
+class _Private(OSError):
+    """A host is in a private network."""
+
+
 class _PublicResolver(aiohttp.ThreadedResolver):
     """Finds the addresses of a host. A host in a private network counts as unknown, whatever its name is."""
 
@@ -170,7 +174,7 @@ class _PublicResolver(aiohttp.ThreadedResolver):
     ) -> list[aiohttp.abc.ResolveResult]:
         found = await super().resolve(host, port, family)
         if not all(ipaddress.ip_address(one["host"]).is_global for one in found):
-            raise OSError("its host is in a private network")
+            raise _Private("its host is in a private network")
         return found
 
 
@@ -180,7 +184,7 @@ async def _received(response: aiohttp.ClientResponse) -> Response:
     async for chunk in response.content.iter_chunked(_CHUNK):
         content += chunk
         if len(content) > LARGEST:
-            raise NoAnswer(f"the answer is larger than {LARGEST} bytes", reached=True)
+            raise NoAnswer(f"the answer is larger than {LARGEST} bytes", reached=True, final=True)
     said, headers = bytes(content), response.headers
     if 300 <= response.status < 400:
         said = f"moved to {headers.get('Location', 'another address')}".encode()
@@ -218,6 +222,8 @@ def _certificates() -> ssl.SSLContext:
 def _no_answer(error: Exception) -> NoAnswer:
     chain = _chain(error)
     reached = not any(isinstance(one, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) for one in chain)
+    if isinstance(chain[-1], _Private):
+        return NoAnswer(str(chain[-1]), reached=False, final=True)
     return NoAnswer(f"{type(chain[-1]).__name__}: {chain[-1]}".rstrip(": "), reached=reached)
 
 

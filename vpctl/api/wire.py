@@ -34,9 +34,10 @@ class Unreadable(Exception):
 class NoAnswer(Exception):
     """The server was not reached, or the connection ended before the answer was complete. The text has the reason.
 
-    `reached` is true if the server may have received the request, and so may have charged for it.
+    `reached` is true if the server may have received the request, and so may have charged for it. `final` is true if
+    every other try would end like this one.
     """
 
-    def __init__(self, text: str, *, reached: bool) -> None:
+    def __init__(self, text: str, *, reached: bool, final: bool = False) -> None:
         super().__init__(text)
-        self.reached = reached
+        self.reached, self.final = reached, final

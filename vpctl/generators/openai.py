@@ -9,7 +9,7 @@ import base64
 import binascii
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -128,25 +128,29 @@ class ImageModel(AsyncGenerator):
     async def __call__(self, prompt: str, seed: int, settings: Settings) -> DrawnPicture:
         """The picture of a prompt. Raises every error of the contract.
 
-        Raises `UserError` if no answer has a picture that can be used: each of them has been paid for.
+        Raises `UserError` if no answer has a picture that can be used: each of them has been paid for. For that, a call
+        keeps its place in flight until the picture is there.
         """
-        reply = await self._post(prompt, seed, settings)
-        found = _first(reply.body)
-        try:
-            picture = await self._picture(found)
-        except Unusable as error:
-            if self._unfit.again("unusable", ""):
-                raise UserError(f"{self.engine.name}: no picture can be used: {error}; name another model") from None
-            raise
-        self._unfit.clear()
-        self.engine.pace.trust()
+        with ExitStack() as place:
+            reply = await self._post(prompt, seed, settings, place)
+            found = _first(reply.body)
+            try:
+                picture = await self._picture(found)
+            except Unusable as error:
+                if self._unfit.again("unusable", ""):
+                    self.engine.pace.stop()  # before the place is free
+                    why = f"no picture can be used: {error}"
+                    raise UserError(f"{self.engine.name}: {why}; name another model") from None
+                raise
+            self._unfit.clear()
+            self.engine.pace.trust()
         revised = found.get("revised_prompt")
         revised = self.engine.redacted(revised)[:MOST_REVISED] if isinstance(revised, str) else ""
         revised = "".join(filter(str.isprintable, revised))
         return DrawnPicture(picture, reply.usage, reply.asked, "" if revised == " ".join(prompt.split()) else revised)
 
-    async def _post(self, prompt: str, seed: int, settings: Settings) -> Reply:
-        """The answer to a request, in a dialect that the server accepts."""
+    async def _post(self, prompt: str, seed: int, settings: Settings, place: ExitStack) -> Reply:
+        """The answer to a request, in a dialect that the server accepts. The call is in flight until `place` closes."""
         estimate = self._estimate(prompt, settings)
         key = digest([self.fingerprint, prompt, seed, *settings])
         while True:
@@ -160,7 +164,7 @@ class ImageModel(AsyncGenerator):
             try:
                 # The other form of a request is another request: it has another key.
                 reply = await self.engine.post(
-                    "/images/generations", body, estimate, key=digest([key, *used]), subject=prompt
+                    "/images/generations", body, estimate, key=digest([key, *used]), subject=prompt, place=place
                 )
                 without = {"without": used.without} if used.without else {}
                 return reply._replace(asked={**self.engine.asked(reply.body), **without})
