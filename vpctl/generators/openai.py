@@ -258,7 +258,7 @@ def check(
             )
 
 
-def load(argument: str, *, device: str = "auto", server: ServerConfig = ServerConfig()) -> ImageModel:  # noqa: B008
+def load(argument: str, *, device: str = "auto", server: ServerConfig | None = None) -> ImageModel:
     """A generator that asks the model `argument`. `device` is not used."""
     check(argument)
-    return ImageModel(server, argument)
+    return ImageModel(server or ServerConfig(), argument)
