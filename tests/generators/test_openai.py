@@ -345,7 +345,6 @@ def test_a_budget_stops_the_run_and_is_no_failure(limit: str, said: Said) -> Non
         ({"data": [{"b64_json": None, "url": [], "revised_prompt": {}}]}, "the answer has no picture"),
         ({"data": [{"b64_json": 7}]}, "the base64 of the picture is broken"),
         ({"data": [{"url": ["/etc/passwd"]}]}, "its URL is not valid"),
-        ({"data": [{"url": "http://127.0.0.1:1/a.png"}]}, "the file of the answer cannot be fetched"),
     ],
 )
 def test_what_is_no_picture_is_asked_for_once_more_and_then_a_failure(
@@ -404,6 +403,52 @@ def test_a_server_that_never_draws_is_not_paid_without_end(answer: dict[str, Any
     assert paths.pop("generations") == 4
     assert max(paths.values(), default=0) <= 4, "what cannot change is not asked for again"
     assert f"no picture can be used: {reason}; name another model" in said()
+
+
+def test_a_file_that_cannot_be_fetched_for_now_is_not_bought_again_before_the_next_run(said: Said) -> None:
+    times: Counter[str] = Counter()
+
+    def answer(body: dict[str, Any]) -> Any:
+        times[body["prompt"]] += 1
+        file = "http://127.0.0.1:1/a.png" if times.total() == 2 else server.url.replace("/v1", "/a.png")
+        return {"data": [{"url": file}]}
+
+    with Server(answer=answer, files={"/a.png": ("image/png", png((9, 255, 9)))}) as server:
+        assert generate(server, "-n", "1") == 3
+        assert times == {"a red circle": 1, "a blue star": 1}
+        assert "1 picture could not be drawn for now; run the same command again" in said()
+        assert generate(server, "-n", "1") == 0
+    assert times == {"a red circle": 1, "a blue star": 2}
+    assert not records(FAILED)
+
+
+def test_a_host_of_files_that_is_away_ends_the_run_soon_and_loses_no_prompt(said: Said) -> None:
+    """Pictures are paid for, and their files are on another server, which is gone after three of them."""
+    Path("prompts.txt").write_text("".join(f"a circle of {size} pixels\n" for size in range(16)))
+    drawn, away = 0, True
+
+    def answer(body: dict[str, Any]) -> Any:
+        nonlocal drawn
+        drawn += 1
+        gone = away and drawn > 3
+        file = "http://name:pass@127.0.0.1:1/a.png?sig=secret" if gone else server.url.replace("/v1", "/a.png")
+        return {"data": [{"url": file}]}
+
+    with Server(answer=answer, files={"/a.png": ("image/png", png((9, 255, 9)))}) as server:
+        few = ["-n", "1", "--concurrency", "4"]
+        assert generate(server, *few) == 2
+        assert drawn <= 3 + 4 + 3, "three that fail do not end the run, and four are in flight when it ends"
+        told = said()
+        assert "openai:gpt-image-2: the files of the answers cannot be fetched from 127.0.0.1:1 (" in told
+        assert "; try again later" in told
+        assert "secret" not in told
+        assert "pass@" not in told
+        assert len(records()) == 3
+        away, paid = False, drawn
+        assert generate(server, *few) == 0
+    assert drawn == paid + 13
+    assert len(records()) == 16
+    assert not records(FAILED)
 
 
 def test_a_bomb_is_not_decoded() -> None:

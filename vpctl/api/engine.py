@@ -74,8 +74,9 @@ _OF_IMAGES = {
     "input_tokens_details": "prompt_tokens_details",
 }
 """Names in the usage of the Images API, and those of chat completions."""
-TRIES_OF_A_FILE = 3
-"""Maximum tries to fetch a file that an answer names."""
+TRIES_OF_A_FILE = 5
+"""Maximum tries to fetch a file that an answer names: some seconds. It has been paid for."""
+NOT_FETCHED = "the file of the answer cannot be fetched"
 LONGEST_NAME = 80
 """Characters of the name of a model that a server gives."""
 SHOWN = 500
@@ -190,7 +191,7 @@ class Engine:
         self.careful = False
         """Whether one call follows the other until `pace.trust` is called: some first answers cannot be used."""
         self._heard = False
-        self._lost = 0
+        self._lost = self._unfetched = 0
         self._suspicion = Suspicion()
         self._busy_told = False
         self._answered = 0.0
@@ -471,23 +472,43 @@ class Engine:
     async def fetch(self, url: str) -> bytes:
         """The file that an answer names. It is fetched also after a stop: it has been paid for.
 
-        Raises `Unusable` if it cannot be fetched; the message does not have the URL, which may hold a secret.
+        Raises `Unusable` if no try can succeed, `RecordFailed` if one may another day, and `UserError` if several files
+        in a row could not be fetched. No message has the URL, which may hold a secret; the last one names its host.
         """
-        tries = 0
+        tries = timed_out = 0
         while True:
             tries += 1
             try:
                 async with asyncio.timeout(self.config.timeout):
-                    return await self.transport.get(url)
+                    content = await self.transport.get(url)
+                self._unfetched = 0
+                return content
             except BadStatus as bad:
-                passes = fault_of(bad.error) in (Fault.BUSY, Fault.BROKEN)
+                passes = fault_of(bad.error) in (Fault.BUSY, Fault.BROKEN, Fault.EXHAUSTED)
                 failure = f"its server says {bad.error.status}"
-            except (NoAnswer, TimeoutError) as error:
-                passes = not (isinstance(error, NoAnswer) and error.final)
-                failure = self.redacted(str(error) or "no answer in time")[:SHOWN]
-            if tries >= TRIES_OF_A_FILE or not passes:
-                raise Unusable(f"the file of the answer cannot be fetched: {failure}")
+            except TimeoutError:
+                timed_out += 1
+                passes, failure = True, f"no answer within {self.config.timeout:g} s"
+            except NoAnswer as error:
+                passes, failure = not error.final, self.redacted(str(error))[:SHOWN]
+            if not passes:
+                raise Unusable(f"{NOT_FETCHED}: {failure}")
+            if tries >= TRIES_OF_A_FILE or timed_out >= TRIES_TIMED_OUT:
+                raise self._not_fetched(url, f"{failure}, {tries} times")
             await asyncio.sleep(self._backoff(tries))
+
+    def _not_fetched(self, url: str, failure: str) -> Exception:
+        """The exception for a file whose server failed too often.
+
+        It concerns one record, or the run if several in a row got it: each of these files has been paid for.
+        """
+        self._unfetched += 1
+        if self._unfetched < MAX_FAILURES_IN_A_ROW:
+            return RecordFailed(f"{NOT_FETCHED}: {failure}")
+        self.pace.stop()  # before the place of this call is free
+        host = self.redacted(urlsplit(url).netloc.rpartition("@")[2])[:LONGEST_NAME]
+        text = f"the files of the answers cannot be fetched from {host} ({failure}); try again later"
+        return UserError(f"{self.name}: {text}")
 
     async def managed(self, send: Callable[[], Awaitable[R]], way_out: str = "", *, within: float | None = None) -> R:
         """The result of `send`, which makes a request that is not a call of a model. It is tried until it is answered.
