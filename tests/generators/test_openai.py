@@ -259,6 +259,69 @@ def test_a_refusal_is_recorded_with_its_reason_and_never_asked_again(said: Said)
     assert "2 pictures failed in an earlier run" in said()
 
 
+def test_pictures_of_a_server_that_rejects_all_for_a_while_are_drawn_by_the_next_run(said: Said) -> None:
+    """It draws five, one of which comes late. The row of rejections ends the run, so none is recorded as a refusal."""
+    Path("prompts.txt").write_text("".join(f"a circle of {size} pixels\n" for size in range(40)))
+    left = 5
+
+    def answer(body: dict[str, Any]) -> Any:
+        nonlocal left
+        left -= 1
+
+        async def late(request: web.Request) -> web.StreamResponse:
+            while left > -2:
+                await asyncio.sleep(0.005)
+            return web.json_response(drawing(body))
+
+        if left == 2:
+            return late
+        return drawing(body) if left >= 0 else rejection("invalid_value", "Invalid value.")
+
+    with Server(answer=answer) as server:
+        assert generate(server, "-n", "1", "--concurrency", "4") == 2
+        assert "openai:gpt-image-2: the server says 400: Invalid value." in said()
+        assert len(records()) == 5
+        left = 100
+        assert generate(server, "-n", "1") == 0
+    assert len(records()) == 40
+    assert not records(FAILED)
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_a_prompt_that_a_server_rejects_while_it_draws_others_is_a_failure(place: str, said: Said) -> None:
+    Path("prompts.txt").write_text("a star\na circle\na square\n" if place == "first" else "a circle\na star\n")
+
+    def answer(body: dict[str, Any]) -> Any:
+        return rejection("invalid_value", "Invalid value.") if "star" in body["prompt"] else drawing(body)
+
+    with Server(answer=answer) as server:
+        assert generate(server, "-n", "2", "--concurrency", "1") == 3
+        asked = len(server.log)
+        assert generate(server, "-n", "2") == 0
+        assert len(server.log) == asked, "it is not asked for again"
+    assert {one["prompt"] for one in records()} == {*Path("prompts.txt").read_text().split("\n")} - {"", "a star"}
+    assert [one["failed"] for one in records(FAILED)] == ["refused: the server says 400: Invalid value."] * 2
+    assert "2 failed; see images/metadata.failed.jsonl" in said()
+
+
+def test_a_server_that_rejects_the_last_prompts_is_asked_again_by_the_next_run(said: Said) -> None:
+    """Four different prompts in a row, and no picture since: it may reject all of them for now."""
+    Path("prompts.txt").write_text("".join(f"a circle of {size} pixels\n" for size in range(6)))
+    broken = True
+
+    def answer(body: dict[str, Any]) -> Any:
+        late = broken and not body["prompt"].endswith(("0 pixels", "1 pixels"))
+        return rejection("invalid_value", "Invalid value.", status=422) if late else drawing(body)
+
+    with Server(answer=answer) as server:
+        assert generate(server, "--concurrency", "1") == 3
+        assert "16 pictures could not be drawn for now; run the same command again" in said()
+        broken = False
+        assert generate(server) == 0
+    assert len(records()) == 24
+    assert not records(FAILED)
+
+
 def test_a_busy_server_is_asked_again_when_it_allows() -> None:
     times: Counter[str] = Counter()
 

@@ -3,17 +3,17 @@
 import asyncio
 import os
 import re
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from .. import plugins, progress
 from ..contracts import DrawnPicture, Settings
-from ..errors import RecordFailed, Refused, Stopped, Unusable, UserError, is_out_of_memory
+from ..errors import Inconclusive, RecordFailed, Refused, Stopped, Unusable, UserError, is_out_of_memory
 from ..records import Image, Prompt, image_key
 from .batches import Batches
 from .parameters import parameters, revised_in
@@ -40,8 +40,18 @@ STREAMED_WINDOW = 16
 BLACK = RecordFailed("it is black")
 MOST_THREADS = 4
 """Maximum number of threads that encode and save pictures."""
+SUSPICIOUS = 4
+"""Prompts whose pictures a server rejected in a row, at the end of a run: it may reject all of them for now."""
 DARKEST = 3
 """Largest value of a channel, of 255, in a picture that counts as black."""
+
+
+class _Rejection(NamedTuple):
+    """A picture that a server rejected, as it may reject all for now. It had `drawn` so many pictures then."""
+
+    job: Drawing
+    error: Inconclusive
+    drawn: int
 
 
 class Easel:
@@ -67,6 +77,11 @@ class Easel:
         self._calls = calls
         self.postponed = 0
         """Number of pictures that have failed for now: a later run draws them."""
+        self._drawn: Counter[str] = Counter()
+        """By model: the number of pictures that its server has drawn."""
+        self._unclear: defaultdict[str, deque[_Rejection]] = defaultdict(deque)
+        """By model: what its server rejected and has drawn no picture since that it was asked for later."""
+        self._rejected: deque[Image] = deque()
         self._writer = ThreadPoolExecutor(max(1, min(MOST_THREADS, (os.cpu_count() or 1) // 2)))
 
     def __enter__(self) -> "Easel":
@@ -130,10 +145,51 @@ class Easel:
             found[record["image_id"]] = partial(_when_saved, record, saving)
         return [found[job.record["image_id"]] for job in window]
 
+    def rejected(self) -> Iterator[Image]:
+        """The records of pictures that a server rejected while it draws others. Each is given once."""
+        while self._rejected:
+            yield self._rejected.popleft()
+
+    def _settle(self, model: str) -> None:
+        """A server has drawn a picture: record as failures what it rejected before it was asked for one of these.
+
+        Of the pictures that came since a rejection, the first ones may have been in progress then.
+        """
+        self._drawn[model] += 1
+        most = self._calls.at_once if self._calls else 1
+        while (unclear := self._unclear[model]) and self._drawn[model] - unclear[0].drawn >= most:
+            self._record(unclear.popleft())
+
+    def settle_at_end(self) -> None:
+        """When all calls have ended: record what a server rejected before its last picture, and few prompts after it.
+
+        The next run asks for all others again: a rejection costs nothing. It does so for all if no call can succeed any
+        more, because these rejections may be the reason.
+        """
+        if self._calls and self._calls.failed:
+            return
+        for model, unclear in self._unclear.items():
+            last = [one for one in unclear if one.drawn == self._drawn[model]]
+            few = len({one.job.record["prompt"] for one in last}) < SUSPICIOUS and self._drawn[model]
+            for one in unclear:
+                if one.drawn < self._drawn[model] or (few and not self.stopped):
+                    self._record(one)
+                else:
+                    self._postpone(one.job, one.error)
+
+    def _record(self, one: "_Rejection") -> None:
+        self._rejected.append(self._failed(one.job.record, f"refused: {one.error}"))
+
+    def _postpone(self, job: Drawing, error: RecordFailed) -> None:
+        """Report a picture that the next run has to draw."""
+        progress.warn_each("pictures failed for now", f"{job.record['image_id']}: {error}", str(error))
+        self.postponed += 1
+
     async def _called(self, job: Drawing) -> Image | None:
         """Have a server draw a picture that is not there yet, and save it.
 
-        It is drawn once more if the first one cannot be used. The record is None if the call has failed.
+        It is drawn once more if the first one cannot be used. The record is None if the call has failed, or if it was
+        rejected as all calls may be; see `rejected`.
         """
         saving = asyncio.get_running_loop().run_in_executor
         for attempt in (job, job.again):
@@ -143,14 +199,17 @@ class Easel:
         for attempt in (job, job.again):
             try:
                 drawn = await _drawn_by_call(attempt)
+                self._settle(job.model.name)
                 return await saving(self._writer, self._finished, attempt, drawn)
             except Refused as error:
                 return self._failed(job.record, f"refused: {error}")
+            except Inconclusive as error:
+                self._unclear[job.model.name].append(_Rejection(job, error, self._drawn[job.model.name]))
+                return None
             except Unusable as error:
                 found = error
             except RecordFailed as error:
-                progress.warn_each("pictures failed for now", f"{job.record['image_id']}: {error}", str(error))
-                self.postponed += 1
+                self._postpone(job, error)
                 return None
         return self._failed(job.record, f"drawn twice: {found}")
 
@@ -264,7 +323,8 @@ def drawn(
     """Draw pictures, save them, and yield their records, in the order of the prompts.
 
     Pictures that `claim` refuses are done already and left out. A batch can have pictures of several prompts, but only
-    of one model and setting. A record of a picture that could not be drawn has the reason in `failed`.
+    of one model and setting. A record of a picture that could not be drawn has the reason in `failed`. If a server has
+    rejected it, the record comes later, when that draws another picture, or at the end.
 
     A record is yielded while the next pictures are drawn, or with `at_once` before the next prompt is read: the next
     one in a pipe may be far away. If the calls of servers stop, no more is drawn, and what runs is waited for.
@@ -278,6 +338,7 @@ def drawn(
                 if easel.is_full(window):
                     awaited += easel.draw(window)
                     yield from _saved(awaited, left=len(window))
+                    yield from easel.rejected()
                     window = []
                 if at_once:
                     yield from _saved(awaited)
@@ -286,6 +347,8 @@ def drawn(
             if not easel.stopped:
                 awaited += easel.draw(window)
             yield from _saved(awaited)
+            easel.settle_at_end()
+            yield from easel.rejected()
         except (Exception, KeyboardInterrupt) as error:
             easel.stop()
             # The second interrupt waits for nothing.

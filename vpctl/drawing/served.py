@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from .. import flow, plugins, progress
 from ..contracts import AsyncGenerator
-from ..errors import Stopped, UserError
+from ..errors import LimitReached, Stopped, UserError
 
 T = TypeVar("T")
 
@@ -68,6 +68,11 @@ class Calls:
     def stopped(self) -> bool:
         """Whether no new call may begin."""
         return self._stop_signal.stopped
+
+    @property
+    def failed(self) -> bool:
+        """Whether a call has shown that no further one can succeed. A limit that is reached does not show that."""
+        return self._fatal is not None and not isinstance(self._fatal, LimitReached)
 
     def stop(self, why: str) -> None:
         """Begin no new call. Those that run finish: they are paid for."""

@@ -19,7 +19,7 @@ from ..api.dialects import provider
 from ..api.engine import Engine, Rejected, Reply, Suspicion, read_extra
 from ..configs import ServerConfig
 from ..contracts import AsyncGenerator, DrawnPicture, Settings
-from ..errors import Inconclusive, RecordFailed, Refused, Unusable, UserError
+from ..errors import RecordFailed, Unusable, UserError
 from ..flow import StopSignal
 from ..records import digest
 
@@ -171,8 +171,6 @@ class ImageModel(AsyncGenerator):
             except Rejected as rejected:
                 if used == self._dialect:
                     self._dialect = self._instead(used, rejected, prompt)
-            except Inconclusive as error:
-                raise self._hopeless(error) from None
 
     def _instead(self, used: PictureDialect, rejected: Rejected, prompt: str) -> PictureDialect:
         """The dialect to try after a request was rejected as invalid. Raises the error for it if there is none."""
@@ -182,13 +180,7 @@ class ImageModel(AsyncGenerator):
             return PLAINEST
         if not self.engine.right:
             self._dialect = first_dialect(self.model, self.engine.server)
-        raise self._hopeless(self.engine.hopeless(rejected, prompt)) from None
-
-    def _hopeless(self, error: Exception) -> Exception:
-        """The error for a request that the server rejects in every form: a refusal, once it has accepted others."""
-        if not isinstance(error, Inconclusive):
-            return error
-        return Refused(str(error)) if self.engine.right else RecordFailed(str(error))
+        raise self.engine.hopeless(rejected, prompt) from None
 
     def _body(self, dialect: PictureDialect, prompt: str, seed: int, settings: Settings) -> bytes:
         asked: dict[str, Any] = {"model": self.model, "prompt": prompt}
