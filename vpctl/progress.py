@@ -301,18 +301,20 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     from rich.table import Table
 
     cells = [*rows]
+    console = Console(stderr=True, markup=False, emoji=False)
+    widest = [max(map(len, column), default=0) for column in zip(columns, *cells, strict=True)]
+    is_narrow = sum(widest) + 3 * len(widest) + 1 > console.width
     drawn = Table(title=escaped(title), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         # A number is never broken: names give way, and the words of a heading stand on lines of their own.
         numbers = [len(row[index]) for row in cells if _NUMBERS.fullmatch(row[index])]
         least = max(numbers, default=None)
         heading = escaped(column)
-        if len(column) > (least or len(column)):
+        if is_narrow and least and len(column) > least:
             heading = re.sub(r" (?!%)", "\n", heading)
         drawn.add_column(heading, justify="right" if index else "left", overflow="fold", min_width=least)
     for row in cells:
         drawn.add_row(*map(escaped, row))
-    console = Console(stderr=True, markup=False, emoji=False)
     with console.capture() as text:
         console.print(drawn)
     _print(text.get())

@@ -60,7 +60,7 @@ def test_a_reward_that_is_named_twice_is_told_with_its_option() -> None:
         ("tune-ppo -r judge:openai:gpt-4o", "OPENAI_API_KEY is not set; export your key (any text, if the server needs "
         "no key)"),
         ("tune-ppo -r judge:shaps", "--reward judge:shaps: there is no annotator 'shaps'; did you mean 'shapes'? "
-        "known: moderation, openai, reward, shapes, transformers, or the path of your own file"),
+        "known: human, moderation, openai, reward, shapes, transformers, or the path of your own file"),
         ("tune-ppo --watch judge:openai:", "--watch judge:openai: name the model, as in --reward judge:openai:gpt-4o"),
         ("tune-ppo --max-cost 3", "--max-cost: is an option for a judge; name one, such as --reward "
         "judge:openai:gpt-4o"),

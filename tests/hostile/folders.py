@@ -81,6 +81,8 @@ def sound(use: str, folder: Path) -> Path:
         tensors(folder / f"{LORA}.safetensors", {f"{layer}.lora_A.weight": (2, 64), f"{layer}.lora_B.weight": (64, 2)})
     else:
         copy(WEIGHTS / "backbone", folder)
+    if use == "unsafe pictures":
+        change(folder / "config.json", architectures=["ViTForImageClassification"], id2label={"0": "nsfw"})
     if use == "clip":
         change(folder / "config.json", model_type="clip", architectures=["CLIPModel"])
         (folder / "model.safetensors").unlink()
