@@ -439,7 +439,7 @@ def test_agreement_is_of_pairs_that_neither_holds_equal(tmp_path: Path) -> None:
     ]
     source, out = write_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     agreement([str(source)], str(out))
-    aesthetic, fidelity = reports(out, "agreement")
+    aesthetic, fidelity, mean = reports(out, "agreement")
     estimate = bootstrap([1, 1, 0, 1, 0], "pppqq")
     assert estimate.value == 0.6
     assert fidelity == {
@@ -456,6 +456,23 @@ def test_agreement_is_of_pairs_that_neither_holds_equal(tmp_path: Path) -> None:
         "prompts": 2,
     }
     assert (aesthetic["aspect"], aesthetic["value"], aesthetic["n"], aesthetic["ties"]) == ("aesthetic", 1.0, 1, 0)
+    # Of q, only a and b were judged on both aspects: the mean of 0 and 4 prefers a, as that of .8 and .4 does.
+    assert (mean["aspect"], mean["value"], mean["n"], mean["ties"]) == ("mean of aspects", 0.75, 4, 0)
+
+
+def test_agreement_compares_one_question_with_the_mean_of_several(tmp_path: Path) -> None:
+    """By hand: the means of the model's aspects are 2, 3 and 3, so it ties b and c, and agrees on a with the person."""
+    rows = [
+        judgement("person", [1, 3, 2], aspect="preference"),
+        judgement("model", [1, 5, 3], aspect="fidelity"),
+        judgement("model", [3, 1, 3], aspect="aesthetic"),
+    ]
+    out = tmp_path / "out.jsonl"
+    agreement([str(write_lines(tmp_path / "in.jsonl", rows))], str(out))
+    (found,) = reports(out, "agreement")
+    assert (found["aspect"], found["value"], found["n"], found["ties"]) == ("mean of aspects", 1.0, 2, 1)
+    (with_ties,) = reports(out, "agreement_with_ties")
+    assert with_ties["value"] == pytest.approx(2 / 3)
 
 
 def test_agreement_compares_every_two_annotators_over_all_files(tmp_path: Path) -> None:

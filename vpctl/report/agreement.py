@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from ..judging.preferences import Preferences
+from ..judging.preferences import ROUNDING, Preferences
 from ..records import Judgement
 from .intervals import FEW, TAIL, Interval, bootstrap, percentiles, sums_of_resamples
 from .statistics import preferred
 
 Judged = Mapping[tuple[str, str], Preferences]
 """The judgements of one annotator, by prompt and aspect."""
+MEAN = "mean of aspects"
+"""Stands in place of an aspect for all that an annotator judged, which people often judge with a single question."""
 TIE = 0.5
 """The side of a pair of pictures that are equally good; 1 is the first picture, 0 the second."""
 SIDES = (0.0, TIE, 1.0)
@@ -32,7 +34,7 @@ class SidedPair(NamedTuple):
     sides: tuple[float, ...]
 
 
-def common_pairs(judged: Sequence[Judged]) -> Iterator[SidedPair]:
+def common_pairs(judged: Sequence[Judged | Mapping[tuple[str, str], "MeanOfAspects"]]) -> Iterator[SidedPair]:
     """Every two pictures that all of these annotators have compared on an aspect, by prompt and aspect."""
     first = judged[0]
     for place in (place for place in first if all(place in one for one in judged)):
@@ -43,6 +45,32 @@ def common_pairs(judged: Sequence[Judged]) -> Iterator[SidedPair]:
             sides = tuple(preferred(margin, 0.0) for margin in margins if margin is not None)
             if len(sides) == len(judged):
                 yield SidedPair(prompt, aspect, sides)
+
+
+class MeanOfAspects(NamedTuple):
+    """What one annotator prefers of one prompt's pictures over all aspects that it judged."""
+
+    aspects: Sequence[Preferences]
+
+    def pictures(self) -> set[str]:
+        """The ids of the pictures that were judged on every aspect."""
+        return set.intersection(*(one.pictures() for one in self.aspects))
+
+    def difference(self, first: str, second: str) -> float | None:
+        """The mean over the aspects of how much better the first picture is; None if one aspect has no answer."""
+        found = [margin for one in self.aspects if (margin := one.difference(first, second)) is not None]
+        if len(found) < len(self.aspects):
+            return None
+        mean = sum(found) / len(found)
+        return mean if abs(mean) >= ROUNDING else 0.0
+
+
+def over_aspects(judged: Judged) -> dict[tuple[str, str], MeanOfAspects]:
+    """The judgements of one annotator with all aspects of a prompt as one, `MEAN`."""
+    by_prompt: dict[str, list[Preferences]] = defaultdict(list)
+    for (prompt, _), said in judged.items():
+        by_prompt[prompt].append(said)
+    return {(prompt, MEAN): MeanOfAspects(some) for prompt, some in by_prompt.items()}
 
 
 class Scored(NamedTuple):

@@ -65,6 +65,10 @@ def agreement(
     Do not expect more of a model. `agreement_with_ties` counts all pairs: both must prefer the same picture, or both
     tie. `cohens_kappa` is the same without what chance gives: 0 is chance, 1 is perfect.
 
+    If two annotators judged several aspects, or different ones, there is also the agreement on the `mean of aspects`,
+    over all that each of them judged. So a person who answered one question is compared with a model that judged four
+    aspects.
+
     `spearman` and `kendall`, which is tau-b, are the rank correlations of the scores of single pictures, from -1 to 1.
 
     With three annotators or more, `fleiss_kappa` is the kappa of all, on the pairs that all of them judged.
@@ -111,12 +115,15 @@ def agreement(
 
 def _of_two(said: Mapping[str, AnnotatorJudgements], name: str, baseline: str) -> Iterator[Report]:
     """The agreement of two annotators on each aspect that both judged; `ties` counts the pairs that one tied."""
-    from ...report.agreement import TIE, common_pairs, common_scores, correlation, kappa
+    from ...report.agreement import TIE, common_pairs, common_scores, correlation, kappa, over_aspects
 
     both = [said[name].judged, said[baseline].judged]
     pairs: dict[str, list[SidedPair]] = defaultdict(list)
     for one in common_pairs(both):
         pairs[one.aspect].append(one)
+    if len({aspect for judged in both for _, aspect in judged}) > 1:
+        for one in common_pairs([over_aspects(judged) for judged in both]):
+            pairs[one.aspect].append(one)
     for aspect in sorted(pairs):
         keys = {"name": name, "baseline": baseline, "aspect": aspect}
         all_of = pairs[aspect]
