@@ -40,7 +40,7 @@ from .streams.places import reserved_stdout
 
 COMMANDS = ("polish", "generate", "annotate", "merge", "train-rm", "score", "tune-ppo", "tune-dpo", "eval")
 """All commands in pipeline order. Each one is the file or folder of its name in `commands/`."""
-EVALUATIONS = ("accuracy", "compare", "agreement", "judgements", "images", "report")
+EVALUATIONS = ("accuracy", "compare", "agreement", "judgements", "images", "claims", "report")
 """The subcommands of eval. Each one is the file of its name in `commands/eval/`."""
 INTERRUPTED = 130
 RENAMED = {

@@ -421,8 +421,14 @@ def _items(terms: Mapping[str, str], text_of: Callable[[str], str] = str) -> lis
 
 
 def _paragraphs(text: str) -> list[str]:
-    blocks = [_escaped(" ".join(block.split())) for block in text.strip().split("\n\n")]
-    return [line for block in blocks if block for line in (".PP", block)][1:]
+    """Paragraphs that man fills. Indented ones, such as the lines of a file, are kept as they are."""
+    lines: list[str] = []
+    for block in filter(None, text.strip().split("\n\n")):
+        if block.startswith("    "):
+            lines += [".PP", ".RS 4", ".nf", *map(_escaped, inspect.cleandoc(block).split("\n")), ".fi", ".RE"]
+        else:
+            lines += [".PP", _escaped(" ".join(block.split()))]
+    return lines[1:]
 
 
 def _examples(text: str, *, as_written: bool = False) -> list[str]:

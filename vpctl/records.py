@@ -274,6 +274,9 @@ class Report(TypedDict):
     among: NotRequired[
         Annotated[list[str], "In compare, for the metric `elo`: the files of all models in the ranking."]
     ]
+    verdict: NotRequired[
+        Annotated[str, "In claims: `holds`, `opposite` or `undecided`. `name` is the comparison, `group` its table."]
+    ]
     selected_by: NotRequired[Annotated[str, "In compare: the rewards of --by that selected the pictures."]]
     mean: NotRequired[Annotated[float, "In compare: mean score of the tuned model's pictures."]]
     baseline_mean: NotRequired[Annotated[float, "In compare: mean score of the base model's pictures."]]

@@ -47,7 +47,7 @@ def test_what_guessing_gives_stands_in_the_cells_where_it_differs() -> None:
     reports = [report("accuracy_pooled", name=name, chance=chance) for name, chance in (("a", 0.5), ("b", 0.407))]
     table = only(sheets(reports, {}))
     assert table.chance == []
-    assert [cell.chance for row in table.rows for cell in row.cells if cell] == ["chance 50.0", "chance 40.7"]
+    assert [cell.note for row in table.rows for cell in row.cells if cell] == ["chance 50.0", "chance 40.7"]
     assert [cell.neutral for row in table.rows for cell in row.cells if cell] == [50.0, 40.7]
 
 

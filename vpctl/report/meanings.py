@@ -5,6 +5,9 @@ from typing import NamedTuple
 SHARE, DIFFERENCE, COEFFICIENT, RATING, NUMBER = "share", "difference", "coefficient", "rating", "number"
 """Scales of metrics: from 0 to 1; the difference of two shares; from −1 to 1; Elo; anything else."""
 
+COUNT = "count"
+"""The metric of a number that was counted: it has no interval."""
+
 
 class Meaning(NamedTuple):
     """What a metric means: its short name, a sentence, its scale, and the value that says nothing."""
@@ -63,6 +66,12 @@ FAMILIES = {
         "What can be measured of pictures alone. High diversity is good; few duplicates and unsafe pictures are, and "
         "small distances to the pictures of the reference.",
         "model",
+    ),
+    "claim": Family(
+        "Claims",
+        "By how much each comparison that is claimed holds. An interval above 0 confirms it, one below 0 shows the "
+        "opposite, and one that includes 0 does not decide.",
+        "claim",
     ),
     "quality": Family(
         "Quality of the judgements",
@@ -130,6 +139,9 @@ MEANINGS = {
     "kernel_distance": Meaning(
         "kernel distance", "The distance from the reference, as KID, on other features; lower is better.", NUMBER, None
     ),
+    COUNT: Meaning("count", "How many there are.", NUMBER, None),
+    "share": Meaning("share", "The share of the lines of a file that match.", neutral=None),
+    "claim": Meaning("margin", "By how much a claim holds; below 0 the opposite is true.", NUMBER, 0.0),
     "level": Meaning("level", "The share of this level among the scores.", neutral=None),
 }
 

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .axes import Axis, axis_ends, decimals, fixed
-from .meanings import COEFFICIENT, DIFFERENCE, FAMILIES, NUMBER, RATING, SHARE, Family, Meaning, family, meaning
+from .meanings import COEFFICIENT, COUNT, DIFFERENCE, FAMILIES, NUMBER, RATING, SHARE, Family, Meaning, family, meaning
 
 ReportData = Mapping[str, Any]
 """A report with any additional keys."""
 
 NBSP = "\u00a0"
+PAPER = "paper"
+"""Key of a report for what a paper has in its place, as text."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """Beginnings of a cell that a spreadsheet takes for a formula."""
 _LATEX = {
@@ -50,15 +52,16 @@ class Style(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A number with its interval and what guessing gives, as text; and on an axis in percent, with what says nothing.
+    """A number with its interval and a note, as text; and on an axis in percent, with what says nothing.
 
-    `chance` is empty where it is the same in all cells of every column.
+    `note` stands below the interval: what guessing gives, where it is not the same in all cells of a column, or what a
+    paper has. `interval` is empty for a number that was counted.
     """
 
     report: ReportData
     text: str
     interval: str
-    chance: str
+    note: str
     low: float
     place: float
     high: float
@@ -127,7 +130,7 @@ def sheets(reports: Iterable[ReportData], labels: Mapping[str, str]) -> list[She
             columns.setdefault((place.column, copy), {})[place.row] = report
     order = [*FAMILIES, *(key for key in found if key not in FAMILIES)]
     return [
-        Sheet(key, of, [_table(title, of.row, columns) for title, columns in found[key].items()])
+        Sheet(key, of, [table(title, of.row, columns) for title, columns in found[key].items()])
         for key in order
         if key in found
         for of in [FAMILIES.get(key) or Family(meaning(key).head.capitalize(), "", "measured")]
@@ -172,7 +175,11 @@ def _title(*parts: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _table(title: str, row: str, columns: Mapping[tuple[str, int], Mapping[str, ReportData]]) -> Table:
+def table(title: str, row: str, columns: Mapping[tuple[str, int], Mapping[str, ReportData]]) -> Table:
+    """A table with these columns, each with a report by row. A column is known by its head and a number for equals.
+
+    If a report has the key `PAPER`, its text stands below the number.
+    """
     every = [report for by_row in columns.values() for report in by_row.values()]
     style = _style(every)
     axes = {metric: _axis([one for one in every if one["metric"] == metric]) for metric in _metrics(every)}
@@ -207,13 +214,17 @@ def _cell(report: ReportData, style: Style, axis: Axis, with_chance: bool) -> Ce
     return Cell(
         report,
         style.text(report["value"]),
-        f"{style.text(report['low'])} to {style.text(report['high'])}",
-        f"chance {style.text(report['chance'])}" if with_chance and "chance" in report else "",
+        f"{style.text(report['low'])} to {style.text(report['high'])}" if report["metric"] != COUNT else "",
+        f"paper {report[PAPER]}" if report.get(PAPER) else _chance(report, style) if with_chance else "",
         axis.place(report["low"]),
         axis.place(report["value"]),
         axis.place(report["high"]),
         None if neutral is None else axis.place(neutral),
     )
+
+
+def _chance(report: ReportData, style: Style) -> str:
+    return f"chance {style.text(report['chance'])}" if "chance" in report else ""
 
 
 def _style(reports: Sequence[ReportData]) -> Style:
@@ -225,7 +236,7 @@ def _style(reports: Sequence[ReportData]) -> Style:
         return Style(100, 1, signed=True, unit="points")
     if scales <= {SHARE, DIFFERENCE, COEFFICIENT}:
         return Style(signed=DIFFERENCE in scales)
-    if scales == {RATING}:
+    if scales == {RATING} or {one["metric"] for one in reports} == {COUNT}:
         return Style(decimals=0)
     ends = [abs(report[key]) for report in reports for key in ("value", "low", "high")]
     values = [value for value in ends if value]

@@ -1,0 +1,233 @@
+"""Claims of a paper against reports: which comparisons hold, and what a file of claims may say."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import lines, write_lines
+from tests.report.test_page import Page, drawn_rows, run_folder
+from vpctl.commands.eval.claims import claims
+from vpctl.errors import SomeFailed, UserError
+from vpctl.report.claims import HOLDS, OPPOSITE, UNDECIDED, Claim, PaperPart, read_claims
+
+REPORTS: dict[str, tuple[float, float, float]] = {
+    "vp": (0.70, 0.68, 0.72),
+    "clip": (0.55, 0.52, 0.58),
+    "near": (0.69, 0.67, 0.71),
+}
+
+
+def written(folder: Path, text: str, name: str = "claims.toml") -> str:
+    """A file of claims beside reports of three rewards."""
+    keys = ("value", "low", "high")
+    records = [
+        {"name": name, "metric": "accuracy", "n": 100, "confidence": 0.95, **dict(zip(keys, numbers, strict=True))}
+        for name, numbers in REPORTS.items()
+    ]
+    write_lines(folder / "reports.jsonl", records)
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def part(*holds: str, figures: str = "", more: str = "") -> str:
+    told = figures or ",\n".join(f'{{ row = "{one}", where = {{ name = "{one}" }} }}' for one in REPORTS)
+    compared = ", ".join(f'"{one}"' for one in holds)
+    return (
+        f'title = "A paper"\n[[part]]\ntitle = "Table 1"\nreport = "reports.jsonl"\nfigures = [{told}]\n'
+        f"holds = [{compared}]\n{more}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("vp > clip", HOLDS),
+        ("clip < vp", HOLDS),
+        ("clip > vp", OPPOSITE),
+        ("vp > near", UNDECIDED),
+        ("vp > 0.5", HOLDS),
+        ("vp > 0.69", UNDECIDED),
+        ("vp > 0.75", OPPOSITE),
+        ("0.75 > vp", HOLDS),
+    ],
+)
+def test_the_interval_decides(tmp_path: Path, text: str, verdict: str) -> None:
+    (found,) = read_claims(written(tmp_path, part(text))).parts
+    assert found.claims[0].verdict == found.verdict == verdict
+
+
+def test_the_interval_of_a_difference_is_that_of_mover(tmp_path: Path) -> None:
+    """By hand: .15 with reaches √(.02² + .03²) on both sides."""
+    (found,) = read_claims(written(tmp_path, part("vp > clip"))).parts
+    reach = math.sqrt(0.02**2 + 0.03**2)
+    (margin,) = found.claims
+    assert margin[1:] == pytest.approx((0.15, 0.15 - reach, 0.15 + reach, 100))
+
+
+shares = st.tuples(*[st.floats(0, 1)] * 3).map(sorted)
+
+
+@given(shares, shares)
+def test_the_opposite_claim_has_the_opposite_verdict(one: list[float], other: list[float]) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        records = [
+            {"name": name, "metric": "m", "low": low, "value": value, "high": high, "n": 1}
+            for name, (low, value, high) in (("a", one), ("b", other))
+        ]
+        write_lines(Path(folder) / "reports.jsonl", records)
+        figures = '{ row = "a", where = { name = "a" } }, { row = "b", where = { name = "b" } }'
+        file = Path(folder) / "claims.toml"
+        file.write_text(part("a > b", "b > a", "a < b", figures=figures))
+        there, back, same_as_back = read_claims(str(file)).parts[0].claims
+    assert (there.value, there.low, there.high) == pytest.approx((-back.value, -back.high, -back.low))
+    assert back[1:] == same_as_back[1:]
+    opposite = {HOLDS: OPPOSITE, OPPOSITE: HOLDS, UNDECIDED: UNDECIDED}
+    assert back.verdict == opposite[there.verdict]
+
+
+def claim(text: str, verdict: str) -> Claim:
+    low, high = {HOLDS: (1, 2), OPPOSITE: (-2, -1), UNDECIDED: (-1, 1)}[verdict]
+    return Claim(text, (low + high) / 2, low, high, 1)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        ([HOLDS], "The conclusion holds here: the comparison holds by its whole interval."),
+        ([HOLDS, HOLDS], "The conclusion holds here: all 2 comparisons hold, each by its whole interval."),
+        ([UNDECIDED], "Not decided here: the interval includes equality."),
+        ([OPPOSITE], "The conclusion does not hold here: the whole interval shows the opposite."),
+        (
+            [HOLDS, UNDECIDED, UNDECIDED],
+            "Not decided here: 1 of 3 comparisons hold; for “c1” and “c2” the interval includes equality.",
+        ),
+        (
+            [HOLDS, OPPOSITE, UNDECIDED],
+            "The conclusion does not hold here: the opposite is true of “c1”; 1 of 3 comparisons hold. "
+            "For “c2” the interval includes equality.",
+        ),
+        ([], "Nothing is compared here."),
+    ],
+)
+def test_a_sentence_says_whether_the_conclusion_holds(verdicts: list[str], said: str) -> None:
+    claimed = [claim(f"c{place}", verdict) for place, verdict in enumerate(verdicts)]
+    assert PaperPart("t", "", "", "", [], claimed, [], {}, "").sentence == said
+
+
+def test_lines_are_counted_and_shares_of_them_have_an_exact_interval(tmp_path: Path) -> None:
+    """Clopper and Pearson's interval of 0 of 10 is (0, 1 - .025^(1/10)), by hand."""
+    (tmp_path / "prompts.txt").write_text("\n".join(["a dog", *["a cat"] * 9, "", ""]))
+    figures = (
+        '{ row = "all", lines = "prompts.txt" }, { row = "dogs", lines = "prompts.txt", matching = "dog" }, '
+        '{ row = "cows", lines = "prompts.txt", matching = "co*w" }'
+    )
+    found = read_claims(written(tmp_path, part("dogs > 0.5", figures=figures))).parts[0]
+    every, dogs, cows = (one.report for one in found.figures)
+    assert (every["value"], dogs["value"], cows["value"]) == (10, 0.1, 0)
+    assert (cows["low"], cows["high"]) == pytest.approx((0, 1 - 0.025 ** (1 / 10)))
+    assert found.verdict == OPPOSITE, "1 of 10 is below one half: the interval ends at .445"
+
+
+def test_the_command_writes_a_report_for_each_comparison_and_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "claims.jsonl"
+    claims(written(tmp_path, part("vp > clip", "vp > near")), str(out))
+    first, second = lines(out.read_text())
+    assert (first["verdict"], second["verdict"]) == (HOLDS, UNDECIDED)
+    assert (first["name"], first["group"], first["metric"]) == ("vp > clip", "Table 1", "claim")
+    said = capsys.readouterr().err
+    assert "not decided" in said
+    assert "for “vp > near” the interval includes equality" in said
+
+
+def test_the_page_has_the_numbers_the_papers_and_the_verdicts(tmp_path: Path) -> None:
+    figures = (
+        '{ row = "<b>VP", column = "IR", paper = "66.3 %", where = { name = "vp" } },'
+        '{ row = "CLIP", column = "IR", where = { name = "clip" } },'
+        '{ row = "CLIP", column = "HPD", where = { name = "near" } }'
+    )
+    sources = ("base/scored.jsonl", "dpo/scored.jsonl")
+    for place, source in enumerate(sources):
+        rows = drawn_rows(tmp_path, 4, sources)
+        write_lines(tmp_path / source, [{**row[place][1], "file_name": f"{i}.png"} for i, row in enumerate(rows)])
+    run_folder(tmp_path / "lora", [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}])
+    more = (
+        'paper = "VP is best."\nhere = "Measured so."\nruns = ["lora"]\nscores = "shapes"\n'
+        'pictures = { untuned = "base/scored.jsonl", tuned = "dpo/scored.jsonl" }\n'
+        '[[part]]\ntitle = "Figure 9"\nmissing = "There is no editor."\n'
+    )
+    file = written(tmp_path, part("<b>VP, IR > CLIP, IR", figures=figures, more=more))
+    claims(file, str(tmp_path / "claims.jsonl"), html=str(tmp_path / "page.html"))
+    page = Page(tmp_path / "page.html")
+    assert "<b>VP 70.0 % 68.0 to 72.0 paper 66.3 %" in page.text
+    assert "The paper: VP is best." in page.text
+    assert "The conclusion holds here: the comparison holds by its whole interval. Measured so." in page.text
+    assert "There is no editor." in page.text
+    assert "untuned tuned" in page.text
+    assert "loss" in page.text
+
+
+def test_a_missing_picture_is_told_by_exit_code_3(tmp_path: Path) -> None:
+    write_lines(tmp_path / "scored.jsonl", [{"prompt": "a dog", "file_name": "gone.png", "scores": {"shapes": 1.0}}])
+    file = written(tmp_path, part(more='pictures = { base = "scored.jsonl" }'))
+    with pytest.raises(SomeFailed):
+        claims(file, str(tmp_path / "claims.jsonl"), html=str(tmp_path / "page.html"))
+    assert (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("title = ", "claims.toml: Invalid value (at end of document)"),
+        ('title = "x"', "claims.toml: has no [[part]]"),
+        ("[[part]]", "claims.toml: needs 'title', a text in quotes"),
+        ('title = "x"\n[[part]]\ntitle = 3', "part 1: 'title' must be a text in quotes"),
+        ('title = "x"\npart = [3]', "part 1: must be a table with keys"),
+        (part(more="tilte = 1"), "part 1, Table 1: 'tilte' is not a key of such a table"),
+        (part(more="runs = [1]"), "part 1, Table 1: 'runs' must be a list of texts"),
+        (part("vp = clip"), "'vp = clip' must be a comparison, such as 'VP-Score > CLIP'"),
+        (part("vp > clap"), "'clap' is neither a number nor one of vp, clip, near"),
+        (part("vp > nan"), "'nan' is neither a number nor one of vp, clip, near"),
+        (part(figures='{ row = "a", where = { name = "x" } }'), "no report has name = 'x'; its name is vp, clip, near"),
+        (part(figures='{ row = "a", where = { nam = "x" } }'), "no report has nam = 'x'; none has the key 'nam'"),
+        (part(figures='{ row = "a" }'), "3 reports have any keys; also name name"),
+        (part(figures='{ row = "a", report = "no.jsonl" }'), "no.jsonl: there is no such file"),
+        (part(figures='{ row = "a", lines = "no.jsonl" }'), "no.jsonl: No such file or directory"),
+        (
+            part(figures='{ row = "a", lines = "reports.jsonl", matching = "(" }'),
+            "'matching' is not a regular expression",
+        ),
+        (
+            part(figures='{ row = "a", where = { name = "vp" } }, { row = "a", where = { name = "vp" } }'),
+            "two figures are named 'a'",
+        ),
+    ],
+)
+def test_what_a_file_gets_wrong_is_told_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+    file = written(tmp_path, text)
+    with pytest.raises(UserError) as raised:
+        read_claims(file)
+    assert said.casefold() in str(raised.value).casefold()
+    assert str(raised.value).startswith(file)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a = " + b"[" * 5000])
+def test_bytes_that_are_not_toml_are_told(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "claims.toml"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"claims\.toml: "):
+        read_claims(str(file))
+
+
+def test_the_page_must_not_replace_what_the_command_reads(tmp_path: Path) -> None:
+    file: Any = written(tmp_path, part("vp > clip"))
+    with pytest.raises(UserError, match="this command reads or writes that file"):
+        claims(file, html=file)
