@@ -2,10 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: demo test check clean
+.PHONY: demo paper test check clean
 
 demo: $(VENV)/demo
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" examples/shapes.sh runs/demo
+
+paper: $(VENV)/demo
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" examples/paper.sh runs/paper
 
 test: $(VENV)/test
 	$(VENV)/bin/ruff check .

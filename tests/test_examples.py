@@ -6,9 +6,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from itertools import count, pairwise
 from pathlib import Path
+from runpy import run_path
+from statistics import NormalDist, correlation, mean, pstdev
 from typing import Any
 
 import pytest
@@ -19,6 +22,9 @@ from PIL import Image as PIL
 from tests.conftest import ENVIRONMENT, HOME, Ended, draw, lines, write_lines
 from tests.servers import Server
 from vpctl import cli
+from vpctl.errors import UserError
+from vpctl.plugins import aspect
+from vpctl.shapes.judge import judge as pixel_judge
 
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", (HOME / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
 TARGETS = ("--out", "--html", ">")
@@ -130,6 +136,66 @@ def test_the_parser_takes_every_command_of_the_table_of_algorithms(tmp_path: Pat
     assert {"tune-dpo", "kto", "d3po", "ddpo", "refl", "nft"} <= {*tried}
     swapped = lines((tmp_path / "job" / "swapped.jsonl").read_text())
     assert swapped == [{"chosen_file_name": "b.png", "rejected_file_name": "a.png"}]
+
+
+def test_the_paper_in_small_makes_every_file_that_its_claims_read(tmp_path: Path) -> None:
+    """And the parser takes every command. Prompts and pictures are there, because the script counts their lines."""
+    prompts = [{"prompt": f"cat {n}", "source_prompt": f"cat {n}, 8 k"} for n in range(100)]
+    (tmp_path / "job" / "images").mkdir(parents=True)
+    write_lines(tmp_path / "job" / "prompts.jsonl", prompts)
+    write_lines(tmp_path / "job" / "held-out.jsonl", prompts)
+    write_lines(tmp_path / "job" / "images" / "metadata.jsonl", [{"file_name": f"{n}.png"} for n in range(400)])
+    calls = called(tmp_path, "paper.sh")
+    made = {words[words.index("--out") + 1] for words in calls}
+    assert len(made) == len(calls), "nothing is written twice"
+    for name, *options in calls:
+        parse(name, options)
+    parts = tomllib.loads((HOME / "examples" / "claims.toml").read_text())["part"]
+    reports = {one.get("report") or part.get("report") for part in parts for one in part.get("figures", [])}
+    counted = {one["lines"] for part in parts for one in part.get("figures", []) if "lines" in one}
+    shown = {file for part in parts for file in [*part.get("pictures", {}).values(), *part.get("runs", [])]}
+    assert len(reports) > 20
+    there = {str(file.relative_to(tmp_path / "job")) for file in (tmp_path / "job").rglob("*") if file.is_file()}
+    assert {*filter(None, reports), *counted, *shown} <= made | there
+    assert len((tmp_path / "job" / "images" / "imagereward.jsonl").read_text().splitlines()) == 4 * 11
+    assert "8 k" in (tmp_path / "job" / "raw.txt").read_text()
+    assert "8 k" not in (tmp_path / "job" / "polished.txt").read_text()
+
+
+@pytest.mark.parametrize("name", ["gpt", "gemini", "llava"])
+def test_a_simulated_model_errs_as_much_as_it_says(name: str) -> None:
+    """Half of the variance of its error stays when it sees the picture in other company."""
+    found = run_path(str(HOME / "examples" / "simulated_judges.py"))
+    deviation = found["MODELS"][name]
+    judge, fidelity = found["load"](name, device="cpu"), aspect("fidelity")
+    pictures = [PIL.new("RGB", (32, 32), (n % 256, n // 256, 0)) for n in range(600)]
+    truth = [pixel_judge("a red circle", one, "fidelity").score for one in pictures]
+    alone = [judge("a red circle", [one], fidelity).scores[0] for one in pictures]
+    together = judge("a red circle", pictures, fidelity).scores
+    assert {*alone} <= {1.0, 2.0, 3.0, 4.0, 5.0}
+    assert alone == [judge("a red circle", [one], fidelity).scores[0] for one in pictures]
+    assert len({*truth}) == 1
+    drawn = [min(max(truth[0] + error, 1), 5) for error in NormalDist(0, deviation).samples(5000, seed=1)]
+    assert mean(alone) == pytest.approx(mean(map(round, drawn)), abs=0.15)
+    assert pstdev(alone) == pytest.approx(pstdev(map(round, drawn)), rel=0.15)
+    assert 0.2 < correlation(alone, together) < 0.7
+
+
+def test_two_simulated_people_err_each_in_a_way_of_their_own() -> None:
+    found = run_path(str(HOME / "examples" / "simulated_judges.py"))
+    pictures = [PIL.new("RGB", (32, 32), (n % 256, n // 256, 0)) for n in range(600)]
+    [one], [other] = ([found["load"](who, device="cpu")] for who in ("pickapic-1", "pickapic-2"))
+    first, second = (judge("a red circle", pictures, aspect("fidelity")).scores for judge in (one, other))
+    assert abs(correlation(first, second)) < 0.15
+    for scores in (first, second):
+        assert pstdev(scores) == pytest.approx(found["PEOPLE"]["pickapic"], rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["", "gpt4", "gpt-x"])
+def test_an_unknown_simulated_judge_is_told_those_that_are_known(name: str) -> None:
+    check = run_path(str(HOME / "examples" / "simulated_judges.py"))["check"]
+    with pytest.raises(UserError, match="known: gpt, gemini, llava, imagereward, hpd, pickapic"):
+        check(name)
 
 
 def test_the_parser_takes_every_stage_of_the_recipe_of_the_paper(tmp_path: Path) -> None:
