@@ -68,7 +68,7 @@ done
 
 # Section 4.1: reward models. VP-Score learns from the judgements of gpt. The last ones are those of the ablations.
 settings="--freeze 0 --root . --seed $seed"
-once="$settings --learning-rate 3e-4 --epochs 2"
+once="$settings --learning-rate 3e-4"
 {
     echo "train-rm pairs/gpt.jsonl $once --out vp-score"
     echo "train-rm pairs/gpt.jsonl $settings --learning-rate 0 --epochs 1 --data-fraction 0.2 --out clip"
