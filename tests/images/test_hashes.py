@@ -2,8 +2,11 @@
 
 import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -69,6 +72,36 @@ def test_a_cache_with_odd_values_is_not_believed(picture: Path, content: object,
         database.execute("insert or replace into pictures values (?, ?, ?, ?)", values)
     assert hashed(picture, str(cache), max_side=29) == f"{whole}@29"
     assert hashed(picture, str(cache)) == whole
+
+
+def test_the_cache_is_not_closed_during_a_query(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ends early closes it while another thread reads. SQLite would end the process with a crash."""
+    whole = hashed(picture)
+    begun, closed = Event(), Event()
+    during: list[bool] = []
+
+    class Slow(sqlite3.Connection):
+        def execute(self, question: str, values: Any = ()) -> sqlite3.Cursor:
+            if question.startswith("select"):
+                begun.set()
+                during.append(closed.wait(0.1))
+            return super().execute(question, values)
+
+        def close(self) -> None:
+            closed.set()
+            super().close()
+
+    connect = sqlite3.connect
+    monkeypatch.setattr("sqlite3.connect", lambda path, **options: connect(path, factory=Slow, **options))
+    hasher = ContentHasher(Pictures([str(picture.parent)]), str(picture.with_name("cache")))
+    with ThreadPoolExecutor() as thread:
+        hash_of_it = thread.submit(hasher, str(picture))
+        begun.wait()
+        hasher.close()
+        assert hash_of_it.result() == whole
+    assert during == [False]
+    assert hasher(str(picture)) == whole, "without the cache"
+    assert during == [False]
 
 
 def test_what_is_no_picture_has_a_hash_but_no_side(tmp_path: Path) -> None:

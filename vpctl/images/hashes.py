@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sqlite3
+import threading
 import time
 
 from ..errors import RecordFailed, os_reason
@@ -25,6 +26,8 @@ class ContentHasher:
     With a `cache` file, unchanged files hashed by an earlier run are not read again.
 
     As in make and git, a file with the same size, times and inode is taken as unchanged.
+
+    The cache may be closed while another thread hashes. That thread goes on without it.
     """
 
     def __init__(self, pictures: Pictures, cache: str = "", *, max_side: int = 0) -> None:
@@ -32,6 +35,8 @@ class ContentHasher:
         self._cache = cache
         self._max_side = max_side
         self._database = _opened(cache) if cache else None
+        # A run that ends early closes the cache while its reader may still be in a query. SQLite would crash.
+        self._lock = threading.RLock()
 
     def __call__(self, path: str) -> str:
         """Return the hash of a picture file: sixteen hex digits of SHA-256.
@@ -62,17 +67,19 @@ class ContentHasher:
 
         After an error, such as a lock by another run, the cache is not used any more.
         """
-        try:
-            return (self._database and self._database.execute(question, values).fetchone()) or NOTHING
-        except sqlite3.Error:
-            self.close()
-            return NOTHING
+        with self._lock:
+            try:
+                return (self._database and self._database.execute(question, values).fetchone()) or NOTHING
+            except sqlite3.Error:
+                self.close()
+                return NOTHING
 
     def close(self) -> None:
         """Close the cache. The stored hashes stay on disk."""
-        if self._database:
-            self._database.close()
-        self._database = None
+        with self._lock:
+            if self._database:
+                self._database.close()
+            self._database = None
 
 
 def as_shown(content: str, side: int, max_side: int) -> str:
