@@ -133,7 +133,7 @@ def test_in_a_pipe_the_first_judgement_is_there_before_the_last_picture(tmp_path
     prompts = [f"{prompt}\n".encode() for prompt in raw_prompts(60, Random(3))]
     program = shlex.join(vpctl())
     pipe = subprocess.Popen(
-        f"{program} polish - | {program} generate - -n 2 --batch 4 | tee images.jsonl"
+        f"{program} polish - | {program} generate - -m shapes:small -n 2 --steps 10 --batch 4 | tee images.jsonl"
         f" | {program} annotate - | tee judgements.jsonl | {program} merge - > pairs.jsonl",
         shell=True,
         cwd=tmp_path,

@@ -95,7 +95,9 @@ def test_failures_of_all_processes_are_joined(home: Path) -> None:
     assert len(lines((home / "failures/metadata.failed.jsonl").read_text())) == 2
 
 
-def test_processes_do_not_share_a_stream(home: Path) -> None:
-    process = launched(home, vpctl(*DRAW))
-    said = process.communicate()[1].decode()
-    assert "error: with several processes, name a FILE of prompts and a file with --out" in said
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_processes_do_not_share_a_stream(forked: Run, home: Path, rank: str) -> None:
+    """Each of two processes says so at once, before they meet."""
+    done = forked(*DRAW, cwd=home, env={"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"})
+    assert done.code == 2
+    assert "error: with several processes, name a FILE of prompts and a file with --out" in done.err

@@ -241,7 +241,9 @@ def test_stopped_at_a_limit_and_resumed_it_is_as_if_it_had_not_been_and_pays_for
     assert (prompts / "cut" / "metrics.jsonl").read_bytes() == (prompts / "whole" / "metrics.jsonl").read_bytes()
 
 
-def test_an_interrupt_waits_for_the_running_calls_and_the_next_run_uses_their_answers(prompts: Path) -> None:
+def test_an_interrupt_waits_for_the_running_calls_and_the_next_run_uses_their_answers(
+    forked: Run, prompts: Path
+) -> None:
     with Server(key=KEY, held=10) as server:  # the first round and two pictures of the second
         command = vpctl(*TUNE, "--out", "cut")
         process = subprocess.Popen(
@@ -256,8 +258,8 @@ def test_an_interrupt_waits_for_the_running_calls_and_the_next_run_uses_their_an
         assert "interrupted at round 1 of 3; the checkpoint is in cut/; run the same command again to resume" in said
         assert "Traceback" not in said
         asked = len(server.log)
-        done = subprocess.run(command, cwd=prompts, env={**ENVIRONMENT, **environment(server)}, capture_output=True)
-        assert done.returncode == 0, done.stderr
+        done = forked(*TUNE, "--out", "cut", env=environment(server))
+        assert done.code == 0, done.err
         assert 10 < asked < len(server.log)
         assert set(server.billed().values()) == {1}
 

@@ -47,9 +47,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "pairs.jsonl"
 
 
-def together(pairs: Path, out: str, *options: str) -> subprocess.Popen[bytes]:
-    """Start two processes of train-rm."""
-    return launched(pairs.parent, vpctl("train-rm", pairs, "--out", out, *OPTIONS, *options))
+TRAIN = f"train-rm pairs.jsonl {' '.join(OPTIONS)} --freeze 0.5 --head mlp --weight-decay 0.1"
+"""The head has dropout, so its random numbers must be the same, too."""
 
 
 def kill(launcher: subprocess.Popen[bytes]) -> None:
@@ -69,24 +68,6 @@ def kill_after_a_checkpoint(launcher: subprocess.Popen[bytes], folder: Path) -> 
         assert time.monotonic() < until
         time.sleep(0.01)
     kill(launcher)
-
-
-def test_two_processes_train_the_weights_of_one_and_resume_them_after_a_kill(run: Run, pairs: Path) -> None:
-    """The head has dropout, so its random numbers must be the same, too."""
-    options = ("--freeze", "0.5", "--head", "mlp", "--weight-decay", "0.1")
-    alone = run("train-rm", pairs, "--out", "alone", *OPTIONS, "--accumulate", "2", *options, cwd=pairs.parent)
-    assert alone.code == 0, alone.err
-    kill_after_a_checkpoint(together(pairs, "two", *options), pairs.parent / "two")
-    said = ended(together(pairs, "two", *options))
-    assert said.count("resuming at step") == 1
-    for file in ("model.safetensors", "metrics.jsonl", "reward.json"):
-        assert (pairs.parent / "two" / file).read_bytes() == (pairs.parent / "alone" / file).read_bytes(), file
-    losses = [one["loss"] for one in lines((pairs.parent / "two" / "metrics.jsonl").read_text()) if "loss" in one]
-    assert len({*losses}) == len(losses), "the weights change in every step"
-    assert not (pairs.parent / "two" / "cache").exists()
-    other = run("train-rm", pairs, "--out", "two", *OPTIONS, *options, cwd=pairs.parent)
-    assert other.code == 2
-    assert "holds a run with processes 2, not 1" in other.err
 
 
 TUNINGS = {
@@ -116,22 +97,40 @@ def command(algorithm: str, out: str, forward_passes: int) -> str:
 
 @pytest.fixture(scope="module")
 def tuned(pairs: Path) -> Path:
-    """The folder in which one process has run all tunings, and two processes have run them together.
+    """The folder in which one process has run all trainings, and two processes have run them together.
 
-    The two processes have also run those of `SHARDED` with the weights divided between them.
+    The two processes resume train-rm, in which others were killed. They have also run the tunings of `SHARDED` with the
+    weights divided between them. All that needs no process of its own is run in one, because the libraries are slow to
+    import.
     """
+    kill_after_a_checkpoint(
+        launched(pairs.parent, vpctl(*TRAIN.split(), "--out", "two-train-rm")), pairs.parent / "two-train-rm"
+    )
     flows.sd3().save_pretrained(pairs.parent / "flow")
     script = [sys.executable, str(HOME / "tests" / "tuning" / "one_by_one.py")]
-    alone = [command(algorithm, "alone", 2) for algorithm in TUNINGS]
+    alone = [f"{TRAIN} --accumulate 2 --out alone-train-rm", *(command(one, "alone", 2) for one in TUNINGS)]
     done = subprocess.run(
         [*script, *alone], cwd=pairs.parent, env=ENVIRONMENT, capture_output=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 0, done.stderr.decode()
-    together = [command(algorithm, "two", 1) for algorithm in TUNINGS]
+    together = [f"{TRAIN} --out two-train-rm", *(command(one, "two", 1) for one in TUNINGS)]
     sharded = [f"ACCELERATE_USE_FSDP=true {command(algorithm, 'sharded', 1)}" for algorithm in SHARDED]
     said = ended(launched(pairs.parent, [*script, *together, *sharded]))
     (pairs.parent / "said.txt").write_text(said)
     return pairs.parent
+
+
+def test_two_processes_train_the_weights_of_one_and_resume_them_after_a_kill(run: Run, tuned: Path) -> None:
+    two, alone = (tuned / f"{name}-train-rm" for name in ("two", "alone"))
+    assert (tuned / "said.txt").read_text().count("resuming at step") == 1
+    for file in ("model.safetensors", "metrics.jsonl", "reward.json"):
+        assert (two / file).read_bytes() == (alone / file).read_bytes(), file
+    losses = [one["loss"] for one in lines((two / "metrics.jsonl").read_text()) if "loss" in one]
+    assert len({*losses}) == len(losses), "the weights change in every step"
+    assert not (two / "cache").exists()
+    other = run(*TRAIN.split(), "--out", "two-train-rm", cwd=tuned)
+    assert other.code == 2
+    assert "holds a run with processes 2, not 1" in other.err
 
 
 @pytest.mark.parametrize("algorithm", [*TUNINGS])
