@@ -103,6 +103,25 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if config.getoption("--quick") and is_file and needs(collection_path) & (MODELS | PROCESSES) else None
 
 
+LONGEST = """
+    tuning/test_processes.py test_examples.py test_pipeline.py tuning/test_reward.py test_kills.py
+    tuning/test_interrupts.py tuning/test_judge.py drawing/test_parts.py tuning/test_dpo.py tuning/test_ddpo.py
+    tuning/test_refl.py tuning/test_d3po.py tuning/test_nft.py tuning/test_sdxl.py tuning/test_flow.py
+""".split()
+"""The test files that take longest, the longest first."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first. Otherwise one of them may begin last, and the other workers would wait for it.
+
+    By default, pytest-xdist begins with the files that have most tests. Those are short. So the settings turn this off.
+    """
+    places = {HOME / "tests" / name: place for place, name in enumerate(LONGEST)}
+    assert all(path.exists() for path in places)
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 @cache
 def needs(file: Path) -> set[str]:
     """The packages and names that a test file imports, including those that its helpers import."""

@@ -26,7 +26,7 @@ STAGES: dict[str, tuple[str, list[str]]] = {
         ["{out}.jsonl", "{out}.dropped.jsonl"],
     ),
     "generate": (
-        "generate prompts.txt -n 2 --steps 10 --batch 4 --out {out}/metadata.jsonl",
+        "generate prompts.txt -n 2 --steps 5 --batch 4 --out {out}/metadata.jsonl",
         ["{out}/metadata.jsonl"],
     ),
     "annotate": ("annotate images/metadata.jsonl --out {out}.jsonl", ["{out}.jsonl"]),
@@ -37,12 +37,12 @@ STAGES: dict[str, tuple[str, list[str]]] = {
         ["{out}/metrics.jsonl", "{out}/model.safetensors", "{out}/reward.json", "{out}/README.md"],
     ),
     "tune-dpo": (
-        "tune-dpo pairs.jsonl -m shapes:small --out {out} --max-steps 8 --batch 4 --accumulate 2 --save-every 2 "
-        "--preview-every 8",
-        ["{out}/metrics.jsonl", "{out}/pytorch_lora_weights.safetensors", "{out}/previews/000008.png"],
+        "tune-dpo pairs.jsonl -m shapes:small --out {out} --max-steps 4 --batch 2 --accumulate 2 --save-every 1 "
+        "--preview-every 4",
+        ["{out}/metrics.jsonl", "{out}/pytorch_lora_weights.safetensors", "{out}/previews/000004.png"],
     ),
     "tune-ppo": (
-        "tune-ppo prompts.txt -m shapes:small --out {out} --epochs 6 --prompts-per-epoch 2 --images 2 --steps 5 "
+        "tune-ppo prompts.txt -m shapes:small --out {out} --epochs 4 --prompts-per-epoch 2 --images 2 --steps 3 "
         "--save-every 2 --preview-every 0",
         ["{out}/metrics.jsonl", "{out}/pytorch_lora_weights.safetensors"],
     ),
@@ -70,7 +70,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
     (folder / "raw.txt").write_text("\n".join(raw_prompts(1500, Random(1))))
     (folder / "prompts.txt").write_text("\n".join(raw_prompts(14, Random(2))))
     for command in (
-        "generate prompts.txt -n 4 --out images/metadata.jsonl",
+        "generate prompts.txt -n 4 --steps 8 --out images/metadata.jsonl",
         "annotate images/metadata.jsonl --out judgements.jsonl",
         "merge judgements.jsonl --split train:0.8,validation:0.1,test:0.1 --out pairs.jsonl",
     ):

@@ -47,7 +47,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
     steeply = "--learning-rate 0.01 --preview-every 0"  # A few steps must change the pictures visibly.
     commands = (
         "polish raw.txt --out prompts.jsonl",
-        "generate prompts.jsonl -m shapes -m shapes:small --out images/metadata.jsonl",
+        "generate prompts.jsonl -m shapes -m shapes:small --steps 10 --out images/metadata.jsonl",
         "annotate images/metadata.jsonl --out judgements.jsonl",
         "merge judgements.jsonl --split train:0.7,test:0.3 --out pairs.jsonl",
         "train-rm pairs.jsonl --epochs 1 --out vp-score",
