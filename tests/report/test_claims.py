@@ -34,7 +34,9 @@ def written(folder: Path, text: str, name: str = "claims.toml") -> str:
 
 
 def part(*holds: str, figures: str = "", more: str = "") -> str:
-    told = figures or ",\n".join(f'{{ row = "{one}", where = {{ name = "{one}" }} }}' for one in REPORTS)
+    told = figures or ",\n".join(
+        f'{{ row = "{one}", where = {{ name = "{one}", metric = "accuracy" }} }}' for one in REPORTS
+    )
     compared = ", ".join(f'"{one}"' for one in holds)
     return (
         f'title = "A paper"\n[[part]]\ntitle = "Table 1"\nreport = "reports.jsonl"\nfigures = [{told}]\n'
@@ -66,6 +68,22 @@ def test_the_interval_of_a_difference_is_that_of_mover(tmp_path: Path) -> None:
     reach = math.sqrt(0.02**2 + 0.03**2)
     (margin,) = found.claims
     assert margin[1:] == pytest.approx((0.15, 0.15 - reach, 0.15 + reach, 100))
+
+
+@pytest.mark.parametrize(("text", "sign"), [("vp > near", 1), ("vp < near", -1), ("near > vp", -1)])
+def test_a_paired_difference_decides_where_there_is_one(tmp_path: Path, text: str, sign: int) -> None:
+    """The intervals of both overlap, but on the same pairs one is better. Other data have another difference."""
+    file = written(tmp_path, part(text))
+    keys = {"name": "near", "baseline": "vp", "metric": "accuracy_difference", "n": 100}
+    differences = [
+        {**keys, "data": "other.jsonl", "value": 0.5, "low": 0.4, "high": 0.6},
+        {**keys, "value": -0.01, "low": -0.015, "high": -0.004},
+    ]
+    reports = tmp_path / "reports.jsonl"
+    write_lines(reports, [*lines(reports.read_text()), *differences])
+    (found,) = read_claims(file).parts
+    assert found.claims == [Claim(text, *((0.01, 0.004, 0.015) if sign > 0 else (-0.01, -0.015, -0.004)), 100)]
+    assert found.verdict == (HOLDS if sign > 0 else OPPOSITE)
 
 
 shares = st.tuples(*[st.floats(0, 1)] * 3).map(sorted)
@@ -127,7 +145,7 @@ def test_lines_are_counted_and_shares_of_them_have_an_exact_interval(tmp_path: P
         '{ row = "all", lines = "prompts.txt" }, { row = "dogs", lines = "prompts.txt", matching = "dog" }, '
         '{ row = "cows", lines = "prompts.txt", matching = "co*w" }'
     )
-    found = read_claims(written(tmp_path, part("dogs > 0.5", figures=figures))).parts[0]
+    found = read_claims(written(tmp_path, part("dogs > 0.5", "dogs > cows", figures=figures))).parts[0]
     every, dogs, cows = (one.report for one in found.figures)
     assert (every["value"], dogs["value"], cows["value"]) == (10, 0.1, 0)
     assert (cows["low"], cows["high"]) == pytest.approx((0, 1 - 0.025 ** (1 / 10)))

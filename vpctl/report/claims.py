@@ -21,12 +21,16 @@ T = TypeVar("T")
 
 
 class PaperFigure(NamedTuple):
-    """A number of a table: its row and column, the report that has it here, and what the paper has, as text."""
+    """A number of a table: its row and column, the report that has it here, and what the paper has, as text.
+
+    `source` is the file of the report; empty for lines that were counted.
+    """
 
     row: str
     column: str
     report: Report
     paper: str
+    source: str
 
     @property
     def name(self) -> str:
@@ -218,7 +222,7 @@ def _figure(told: object, where: str, folder: str, common: str) -> PaperFigure:
     keys = _Keys(told, where)
     row, column, paper = keys.text("row"), keys.text("column", ""), keys.text("paper", "")
     where = keys.where = f"{where}, {_name(row, column)}"
-    lines = keys.text("lines", "")
+    source, lines = "", keys.text("lines", "")
     if lines:
         report = counted(os.path.join(folder, lines), keys.text("matching", ""), where)
     else:
@@ -228,7 +232,7 @@ def _figure(told: object, where: str, folder: str, common: str) -> PaperFigure:
         wanted = keys.take("where", dict, 'a table of keys of the report, such as {metric = "accuracy"}', {})
         report = _the_report(os.path.join(folder, source), wanted, where)
     keys.done()
-    return PaperFigure(row, column, report, paper)
+    return PaperFigure(row, column, report, paper, source and os.path.join(folder, source))
 
 
 def counted(path: str, matching: str, where: str) -> Report:
@@ -303,19 +307,48 @@ def _nearest(every: Sequence[Report], wanted: Mapping[str, object]) -> str:
 def _claim(text: str, figures: Mapping[str, PaperFigure], where: str) -> Claim:
     """A claim such as ``VP-Score > CLIP`` or ``VP-Score > 0.5``.
 
-    The difference of two numbers has the interval of MOVER (Zou and Donner 2008, equation 8), from the intervals of
-    both. If both were measured on the same prompts, it is wider than it had to be, so fewer claims are decided. Where a
-    report has the paired difference, compare that one with 0.
+    If the file of both numbers also has their paired difference, as eval accuracy --baseline writes it, this decides.
+    Otherwise their difference has the interval of MOVER (Zou and Donner 2008, equation 8), from the intervals of both.
+    If both were measured on the same prompts, that interval is wider than it had to be, so fewer claims are decided.
     """
     found = _COMPARISON.fullmatch(text)
     if not found:
         raise UserError(f"{where}: {text!r} must be a comparison, such as 'VP-Score > CLIP' or 'VP-Score < 0.5'")
-    ends = [_number(found[side].strip(), figures, f"{where}: {text!r}") for side in ("one", "other")]
-    one, other = ends if found["sign"] == ">" else ends[::-1]
+    names = [found[side].strip() for side in ("one", "other")]
+    if found["sign"] == "<":
+        names.reverse()
+    one, other = (_number(name, figures, f"{where}: {text!r}") for name in names)
+    if all(name in figures for name in names) and (paired := _paired(*(figures[name] for name in names))):
+        return Claim(text, *paired, one["n"])
     value = one["value"] - other["value"]
     low = value - math.hypot(one["value"] - one["low"], other["high"] - other["value"])
     high = value + math.hypot(one["high"] - one["value"], other["value"] - other["low"])
     return Claim(text, value, low, high, max(one["n"], other["n"]))
+
+
+def _paired(one: PaperFigure, other: PaperFigure) -> tuple[float, float, float] | None:
+    """The difference of two numbers on the same pairs with its interval, from the file of both; None without one."""
+    if not one.source or one.source != other.source:
+        return None
+    told = [cast(Mapping[str, object], figure.report) for figure in (one, other)]
+    if any(told[0].get(key) != told[1].get(key) for key in ("metric", *_SAME)):
+        return None
+    for report in read(one.source, Report):
+        facts = cast(Mapping[str, object], report)
+        if facts["metric"] != f"{told[0]['metric']}_difference" or any(
+            facts.get(key) != told[0].get(key) for key in _SAME
+        ):
+            continue
+        names = [facts["name"], facts.get("baseline")]
+        if names == [one.report["name"], other.report["name"]]:
+            return report["value"], report["low"], report["high"]
+        if names == [other.report["name"], one.report["name"]]:
+            return -report["value"], -report["high"], -report["low"]
+    return None
+
+
+_SAME = ("data", "split", "by", "group", "aspect")
+"""Keys that two reports and their paired difference have in common."""
 
 
 def _number(text: str, figures: Mapping[str, PaperFigure], where: str) -> Report:

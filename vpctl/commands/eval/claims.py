@@ -24,7 +24,9 @@ def claims(
     For each table or figure of a paper, FILE names numbers in the reports of eval, says what the paper has in their
     place, and which comparisons the paper claims. A comparison holds if its whole interval is on the claimed side. The
     opposite is true if the whole interval is on the other side. Otherwise it is not decided. The conclusion of a table
-    holds if all its comparisons hold, and does not hold if the opposite of one is true.
+    holds if all its comparisons hold, and does not hold if the opposite of one is true. The difference of two numbers
+    is the paired one, if eval accuracy --baseline has written it beside them. Otherwise its interval comes from the
+    intervals of both (MOVER, Zou and Donner 2008), and is a little too wide for numbers from the same prompts.
 
     The page of --html shows the numbers with their intervals, the paper's numbers beside them, and a sentence for each
     table. examples/claims.toml has the claims of VisionPrefer (Wu et al. 2024, arXiv 2404.15100) for the shapes world.
