@@ -117,10 +117,10 @@ def claim(text: str, verdict: str) -> Claim:
 @pytest.mark.parametrize(
     ("verdicts", "said"),
     [
-        ([HOLDS], "The conclusion holds here: the comparison holds by its whole interval."),
-        ([HOLDS, HOLDS], "The conclusion holds here: all 2 comparisons hold, each by its whole interval."),
+        ([HOLDS], "The conclusion holds here: by the interval."),
+        ([HOLDS, HOLDS], "The conclusion holds here: all 2 comparisons hold by their intervals."),
         ([UNDECIDED], "Not decided here: the interval includes equality."),
-        ([OPPOSITE], "The conclusion does not hold here: the whole interval shows the opposite."),
+        ([OPPOSITE], "The conclusion does not hold here: by the interval, the opposite is true."),
         (
             [HOLDS, UNDECIDED, UNDECIDED],
             "Not decided here: 1 of 3 comparisons hold; for “c1” and “c2” the interval includes equality.",
@@ -186,7 +186,7 @@ def test_the_page_has_the_numbers_the_papers_and_the_verdicts(tmp_path: Path) ->
     page = Page(tmp_path / "page.html")
     assert "<b>VP 70.0 % 68.0 to 72.0 paper 66.3 %" in page.text
     assert "The paper: VP is best." in page.text
-    assert "The conclusion holds here: the comparison holds by its whole interval. Measured so." in page.text
+    assert "The conclusion holds here: by the interval. Measured so." in page.text
     assert "There is no editor." in page.text
     assert "untuned tuned" in page.text
     assert "loss" in page.text

@@ -91,11 +91,11 @@ class PaperPart(NamedTuple):
             return self.missing or "Nothing is compared here."
         total, opposite, equal = len(self.claims), self.of(OPPOSITE), self.of(UNDECIDED)
         if self.verdict == HOLDS:
-            which = f"all {total} comparisons hold, each" if total > 1 else "the comparison holds"
-            return f"The conclusion holds here: {which} by its whole interval."
+            which = f"all {total} comparisons hold by their intervals" if total > 1 else "by the interval"
+            return f"The conclusion holds here: {which}."
         if total == 1:
             only = "Not decided here: the interval includes equality."
-            return "The conclusion does not hold here: the whole interval shows the opposite." if opposite else only
+            return "The conclusion does not hold here: by the interval, the opposite is true." if opposite else only
         hold = f"{total - len(opposite) - len(equal)} of {total} comparisons hold"
         if not opposite:
             return f"Not decided here: {hold}; for {_listed(equal)} the interval includes equality."

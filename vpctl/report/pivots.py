@@ -89,6 +89,11 @@ class Table(NamedTuple):
     latex: str
 
     @property
+    def is_counted(self) -> bool:
+        """Whether all numbers were counted. Then none of them is a mean of items."""
+        return not any(cell.interval for row in self.rows for cell in row.cells if cell)
+
+    @property
     def explained(self) -> list[tuple[str, str]]:
         """The explanations of the columns, if there are several columns, each with the heads of its columns."""
         found: dict[str, list[str]] = {}
