@@ -1,3 +1,4 @@
+import math
 from random import Random
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vpctl.report.intervals import CONFIDENCE, Interval, bootstrap, harmonic_mean
+from vpctl.report.intervals import CONFIDENCE, Interval, bootstrap, harmonic_mean, harmonic_mean_difference
 
 
 def clustered(clusters: int, seed: int = 0) -> tuple[list[float], list[str]]:
@@ -129,6 +130,49 @@ def test_the_harmonic_mean_lies_between_its_shares_and_is_never_certain(sizes: l
     assert (found.value, found.n, found.clusters) == (1.0, len(sizes), min(sizes))
     assert found.low < 1.0 - 0.01 / max(sizes)
     assert harmonic_mean([([1.0, 0.0], "ab"), ([1.0, 1.0, 1.0, 0.0], "abcd")]).value == pytest.approx(0.6)
+
+
+def simulated(seed: int, prompts: int = 300) -> tuple[list[float], list[float], list[int]]:
+    """Outcomes of two rewards on the pairs of prompts of 1 to 6 pairs. Some prompts are hard for both."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 7, prompts)
+    clusters = np.repeat(np.arange(prompts), sizes)
+    hard = rng.uniform(0.3, 1, prompts)[clusters]
+    one, other = (rng.uniform(size=len(clusters)) < share * hard for share in (0.95, 0.85))
+    return [*map(float, one)], [*map(float, other)], clusters.tolist()
+
+
+def test_data_sets_of_the_same_prompts_tell_no_more_than_one() -> None:
+    """Three people who judge the same pictures alike are as uncertain as one of them."""
+    values, others, prompts = simulated(1)
+    single, same = bootstrap(values, prompts), harmonic_mean([(values, prompts)] * 3)
+    assert (same.low, same.high) == pytest.approx((single.low, single.high), abs=0.003)
+    apart = harmonic_mean([(values, [(name, one) for one in prompts]) for name in "abc"])
+    assert apart.high - apart.low == pytest.approx((same.high - same.low) / math.sqrt(3), rel=0.1)
+    difference = harmonic_mean_difference([(values, others, prompts)] * 3)
+    paired = bootstrap([one - other for one, other in zip(values, others, strict=True)], prompts, lowest=-1)
+    assert difference.value == pytest.approx(paired.value)
+    assert (difference.low, difference.high) == pytest.approx((paired.low, paired.high), abs=0.003)
+
+
+def test_the_difference_of_harmonic_means_changes_its_sign_with_the_order() -> None:
+    sets = [simulated(seed, 40) for seed in (1, 2)]
+    there = harmonic_mean_difference(sets)
+    back = harmonic_mean_difference([(others, values, prompts) for values, others, prompts in sets])
+    assert (back.value, back.low, back.high) == pytest.approx((-there.value, -there.high, -there.low))
+    means = [harmonic_mean([(one[kind], one[2]) for one in sets]) for kind in (0, 1)]
+    assert there.value == pytest.approx(means[0].value - means[1].value)
+    assert there.high - there.low < 0.9 * math.hypot(*(one.high - one.low for one in means)), "it is paired"
+
+
+@pytest.mark.parametrize(("prompts", "widest"), [(1, 2.0), (5, 1.5)])
+def test_a_difference_of_few_prompts_is_hardly_known(prompts: int, widest: float) -> None:
+    right, wrong = [1.0] * prompts, [0.0] * prompts
+    found = harmonic_mean_difference([(right, wrong, range(prompts))])
+    assert found.value == 1
+    assert found.low < 1 - 0.4
+    assert found.high - found.low <= widest
+    assert (found.low == -1) == (prompts == 1)
 
 
 def test_values_and_clusters_belong_together() -> None:

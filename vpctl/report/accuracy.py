@@ -198,12 +198,24 @@ def difference_report(one: Accuracy, other: Accuracy, **keys: object) -> Report:
 def harmonic_mean_report(accuracies: Sequence[Accuracy], **keys: object) -> Report:
     """The harmonic mean of accuracies on several data sets, with its interval. `n` is the number of data sets.
 
-    Each data set is resampled by itself. Table 2 of VisionPrefer (Wu et al. 2024, arXiv 2404.15100) has this mean.
+    A prompt that several data sets have is drawn for all of them at once. Table 2 of VisionPrefer (Wu et al. 2024,
+    arXiv 2404.15100) has this mean.
     """
     from .intervals import harmonic_mean
 
     found = harmonic_mean([(one.values, one.prompts) for one in accuracies])
     return as_report(found, metric=HARMONIC_MEAN, **keys)
+
+
+def harmonic_mean_difference_report(
+    accuracies: Sequence[Accuracy], others: Sequence[Accuracy], **keys: object
+) -> Report:
+    """The harmonic mean of accuracies minus that of others on the same pairs, with its interval."""
+    from .intervals import harmonic_mean_difference
+
+    both = zip(accuracies, others, strict=True)
+    found = harmonic_mean_difference([(one.values, other.values, one.prompts) for one, other in both])
+    return as_report(found, metric=f"{HARMONIC_MEAN}_difference", **keys)
 
 
 def _gap(pair: LabelledPair) -> float:

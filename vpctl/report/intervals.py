@@ -9,6 +9,8 @@ from scipy.special import ndtr, ndtri, stdtrit
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
+RESAMPLES_TOGETHER = 2_000
+"""Number of resamples of several columns at once."""
 MAX_CLUSTERS_IN_MEMORY = 2_000_000
 """Maximum number of sampled clusters in memory at once."""
 ALIKE = 10
@@ -68,40 +70,98 @@ def bootstrap(values: Iterable[float], clusters: Iterable[Hashable], *, lowest: 
 def harmonic_mean(data_sets: Iterable[tuple[Iterable[float], Iterable[Hashable]]]) -> Interval:
     """Return the harmonic mean of the means of several data sets, with its 95 % interval.
 
-    A data set is its values, shares from 0 to 1, and their clusters, as in `bootstrap`. The data sets are independent:
-    each is resampled by itself. `n` is the number of data sets, `clusters` that of the one with the fewest. If it is 1,
-    the interval is [0, 1].
+    A data set is its values, shares from 0 to 1, and their clusters, as in `bootstrap`. A cluster that several data
+    sets have is drawn for all of them at once: people of several data sets may have judged the same pictures. `n` is
+    the number of data sets, `clusters` that of the one with the fewest. If it is 1, the interval is [0, 1].
     """
-    tables = [_sums(values, clusters) for values, clusters in data_sets]
+    tables = [_by_cluster(clusters, values) for values, clusters in data_sets]
     fewest = min(map(len, tables))
-    shares = [float(table[:, 0].sum() / table[:, 1].sum()) for table in tables]
-    value = float(_harmonic(shares))
+    value = float(_harmonic(_shares(tables, 0)))
     if fewest == 1:
         return Interval(value, 0.0, 1.0, len(tables), 1)
-    means = [_with_doubt(table, seed) for seed, table in enumerate(tables, SEED)]
-    low, high = percentiles(_harmonic(means), fewest)
+    low, high = percentiles(_harmonic(_means_of_resamples(tables, 0)), fewest)
     if fewest < FEW:
-        ends = [wilson(share, len(table)) for share, table in zip(shares, tables, strict=True)]
-        low, high = (
-            min(low, float(_harmonic([one[0] for one in ends]))),
-            max(high, float(_harmonic([one[1] for one in ends]))),
-        )
+        least, most = _wilsons(tables, 0)
+        low, high = min(low, least), max(high, most)
     return Interval(value, low, high, len(tables), fewest)
+
+
+def harmonic_mean_difference(
+    data_sets: Iterable[tuple[Iterable[float], Iterable[float], Iterable[Hashable]]],
+) -> Interval:
+    """Return by how much the harmonic mean of first values is above that of second values, with its 95 % interval.
+
+    A data set is its first values, its second values of the same items, and their clusters. Otherwise as in
+    `harmonic_mean`. If a data set has one cluster only, the interval is [-1, 1].
+    """
+    tables = [_by_cluster(clusters, values, others) for values, others, clusters in data_sets]
+    fewest = min(map(len, tables))
+    value = float(_harmonic(_shares(tables, 0)) - _harmonic(_shares(tables, 1)))
+    if fewest == 1:
+        return Interval(value, -1.0, 1.0, len(tables), 1)
+    found = _harmonic(_means_of_resamples(tables, 0)) - _harmonic(_means_of_resamples(tables, 1))
+    low, high = percentiles(found, fewest)
+    if fewest < FEW:
+        (least, most), (other_least, other_most) = _wilsons(tables, 0), _wilsons(tables, 1)
+        low, high = min(low, least - other_most), max(high, most - other_least)
+    return Interval(value, low, high, len(tables), fewest)
+
+
+_Table = dict[Hashable, list[float]]
+"""By cluster: the sum of each kind of values, and the number of items."""
+
+
+def _by_cluster(clusters: Iterable[Hashable], *kinds: Iterable[float]) -> _Table:
+    table: _Table = {}
+    for cluster, *values in zip(clusters, *kinds, strict=True):
+        row = table.setdefault(cluster, [0.0] * (len(values) + 1))
+        for place, value in enumerate((*values, 1.0)):
+            row[place] += value
+    return table
+
+
+def _shares(tables: Sequence[_Table], kind: int) -> list[float]:
+    return [sum(row[kind] for row in table.values()) / sum(row[-1] for row in table.values()) for table in tables]
+
+
+def _wilsons(tables: Sequence[_Table], kind: int) -> tuple[float, float]:
+    """The harmonic means of the lower and of the upper ends of Wilson's intervals."""
+    ends = [wilson(share, len(table)) for share, table in zip(_shares(tables, kind), tables, strict=True)]
+    low, high = (float(_harmonic(some)) for some in zip(*ends, strict=True))
+    return low, high
+
+
+def _means_of_resamples(tables: Sequence[_Table], kind: int) -> list[np.ndarray]:
+    """The means of each data set in the same resamples of the clusters of all.
+
+    Of shares that are all the same, they are drawn by the prior of Jeffreys instead.
+    """
+    every = list(dict.fromkeys(cluster for table in tables for cluster in table))
+    rows = np.array([[end for one in tables for end in _ends_of(one.get(cluster), kind)] for cluster in every])
+    sums = sums_of_resamples(rows, RESAMPLES_TOGETHER)
+    means = []
+    for place, table in enumerate(tables):
+        own = np.array([(row[kind], row[-1]) for row in table.values()])
+        total, number = sums[:, 2 * place], sums[:, 2 * place + 1]
+        # Hardly any resample has no cluster of a data set. Then nothing is known of it, and it keeps its mean.
+        found = np.where(number > 0, total / np.maximum(number, 1), own[:, 0].sum() / own[:, 1].sum())
+        if _is_constant(own):
+            share, drawn = own[0, 0] / own[0, 1], len(own)
+            rng = np.random.default_rng(SEED + place)
+            found = rng.beta(share * drawn + 0.5, (1 - share) * drawn + 0.5, RESAMPLES_TOGETHER)
+        means.append(found)
+    return means
+
+
+def _ends_of(row: Sequence[float] | None, kind: int) -> tuple[float, float]:
+    """The sum of a cluster and its number of items; 0 for a data set that does not have it."""
+    return (row[kind], row[-1]) if row else (0.0, 0.0)
 
 
 def _is_constant(table: np.ndarray) -> bool:
     """Whether all clusters have the same mean."""
     means = table[:, 0] / table[:, 1]
     return bool(np.ptp(means) < 1e-12)
-
-
-def _with_doubt(table: np.ndarray, seed: int) -> np.ndarray:
-    """The means of resamples. Of shares that are all the same, they are drawn by the prior of Jeffreys instead."""
-    if not _is_constant(table):
-        return _resampled(table, seed)
-    value, drawn = table[0, 0] / table[0, 1], len(table)
-    found: np.ndarray = np.random.default_rng(seed).beta(value * drawn + 0.5, (1 - value) * drawn + 0.5, RESAMPLES)
-    return found
 
 
 def _harmonic(means: Sequence[Any]) -> Any:
@@ -164,9 +224,9 @@ def _sums(values: Iterable[float], clusters: Iterable[Hashable]) -> np.ndarray:
     return np.array(sorted(sums.values()))
 
 
-def _resampled(table: np.ndarray, seed: int = SEED) -> np.ndarray:
+def _resampled(table: np.ndarray) -> np.ndarray:
     """The means (RESAMPLES,) of resamples of the clusters in a table of sums and numbers."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     drawn = len(table)
     kinds, counts = np.unique(table, axis=0, return_counts=True)
     if ALIKE * len(kinds) <= drawn:  # to draw how often each kind occurs is the same, and there are few

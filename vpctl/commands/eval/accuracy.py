@@ -23,6 +23,7 @@ from ...report.accuracy import (
     Accuracy,
     LabelledPair,
     difference_report,
+    harmonic_mean_difference_report,
     harmonic_mean_report,
     in_definitions,
     reports_of,
@@ -165,7 +166,8 @@ def accuracy(
     Judgements become pairs as merge makes them, with its default options and with ties.
 
     With several files there is also the harmonic mean of the accuracies on them, as in table 2 of VisionPrefer (Wu et
-    al. 2024, arXiv 2404.15100). Its interval comes from a bootstrap of each file by itself.
+    al. 2024, arXiv 2404.15100). Its interval comes from a bootstrap over the prompts of all files. A prompt that
+    several files have is drawn for all of them at once.
 
     With --baseline, the interval of the difference is computed from the pairs of both rewards together. It is usually
     narrower than the two intervals suggest, because pairs that are hard for one reward are often hard for the other.
@@ -235,6 +237,8 @@ def _metrics(*, several: bool, compared: bool) -> Iterator[str]:
         yield from (f"{metric}_difference" for metric in of_accuracy)
     if several:
         yield HARMONIC_MEAN
+        if compared:
+            yield f"{HARMONIC_MEAN}_difference"
 
 
 def _read(source: str, split: str) -> list[Pair]:
@@ -437,7 +441,11 @@ def _reports(
                         of_part = in_definitions(_labelled(some, of))
                         yield from reports_of(of_part, threshold, name=name, **where, by=key, group=value)
     if len(data) > 1:
-        yield from (harmonic_mean_report(found, name=name, **keys) for name, found in headlines.items())
+        for name, found_of in headlines.items():
+            yield harmonic_mean_report(found_of, name=name, **keys)
+            if baseline and name != baseline:
+                facts = {"name": name, "baseline": baseline, **keys}
+                yield harmonic_mean_difference_report(found_of, headlines[baseline], **facts)
 
 
 def _labelled(pairs: Iterable[Pair], scores: Mapping[PromptPicture, float]) -> list[LabelledPair]:
