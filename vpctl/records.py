@@ -277,6 +277,7 @@ class Report(TypedDict):
     verdict: NotRequired[
         Annotated[str, "In claims: `holds`, `opposite` or `undecided`. `name` is the comparison, `group` its table."]
     ]
+    paired: NotRequired[Annotated[bool, "In claims: true if the difference was measured on the same items."]]
     selected_by: NotRequired[Annotated[str, "In compare: the rewards of --by that selected the pictures."]]
     mean: NotRequired[Annotated[float, "In compare: mean score of the tuned model's pictures."]]
     baseline_mean: NotRequired[Annotated[float, "In compare: mean score of the base model's pictures."]]

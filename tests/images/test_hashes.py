@@ -5,12 +5,13 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from threading import Event
+from threading import Event, RLock, current_thread, main_thread
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from tests.conftest import PATIENCE
 from vpctl.errors import RecordFailed
 from vpctl.images.hashes import ContentHasher
 from vpctl.images.pictures import Pictures
@@ -77,14 +78,29 @@ def test_a_cache_with_odd_values_is_not_believed(picture: Path, content: object,
 def test_the_cache_is_not_closed_during_a_query(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that ends early closes it while another thread reads. SQLite would end the process with a crash."""
     whole = hashed(picture)
-    begun, closed = Event(), Event()
+    begun, at_the_lock, closed = Event(), Event(), Event()
     during: list[bool] = []
+
+    class Watched:
+        """A lock that says when the closing thread comes to it."""
+
+        def __init__(self) -> None:
+            self.lock = RLock()
+
+        def __enter__(self) -> None:
+            if current_thread() is main_thread():
+                at_the_lock.set()
+            self.lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self.lock.release()
 
     class Slow(sqlite3.Connection):
         def execute(self, question: str, values: Any = ()) -> sqlite3.Cursor:
             if question.startswith("select"):
                 begun.set()
-                during.append(closed.wait(0.1))
+                assert at_the_lock.wait(PATIENCE)
+                during.append(closed.is_set())
             return super().execute(question, values)
 
         def close(self) -> None:
@@ -93,7 +109,9 @@ def test_the_cache_is_not_closed_during_a_query(picture: Path, monkeypatch: pyte
 
     connect = sqlite3.connect
     monkeypatch.setattr("sqlite3.connect", lambda path, **options: connect(path, factory=Slow, **options))
+    monkeypatch.setattr("threading.RLock", Watched)
     hasher = ContentHasher(Pictures([str(picture.parent)]), str(picture.with_name("cache")))
+    monkeypatch.undo()
     with ThreadPoolExecutor() as thread:
         hash_of_it = thread.submit(hasher, str(picture))
         begun.wait()

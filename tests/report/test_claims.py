@@ -12,7 +12,7 @@ from tests.conftest import lines, write_lines
 from tests.report.test_page import Page, drawn_rows, run_folder
 from vpctl.commands.eval.claims import claims
 from vpctl.errors import SomeFailed, UserError
-from vpctl.report.claims import HOLDS, OPPOSITE, UNDECIDED, Claim, PaperPart, read_claims
+from vpctl.report.claims import HOLDS, OPPOSITE, UNDECIDED, Claim, PaperFigure, PaperPart, as_reports, read_claims
 
 REPORTS: dict[str, tuple[float, float, float]] = {
     "vp": (0.70, 0.68, 0.72),
@@ -67,14 +67,14 @@ def test_the_interval_of_a_difference_is_that_of_mover(tmp_path: Path) -> None:
     (found,) = read_claims(written(tmp_path, part("vp > clip"))).parts
     reach = math.sqrt(0.02**2 + 0.03**2)
     (margin,) = found.claims
-    assert margin[1:] == pytest.approx((0.15, 0.15 - reach, 0.15 + reach, 100))
+    assert margin[1:] == pytest.approx((0.15, 0.15 - reach, 0.15 + reach, 100, False))
 
 
 @pytest.mark.parametrize(("text", "sign"), [("vp > near", 1), ("vp < near", -1), ("near > vp", -1)])
 def test_a_paired_difference_decides_where_there_is_one(tmp_path: Path, text: str, sign: int) -> None:
     """The intervals of both overlap, but on the same pairs one is better. Other data have another difference."""
     file = written(tmp_path, part(text))
-    keys = {"name": "near", "baseline": "vp", "metric": "accuracy_difference", "n": 100}
+    keys = {"name": "near", "baseline": "vp", "metric": "accuracy_difference", "n": 90}
     differences = [
         {**keys, "data": "other.jsonl", "value": 0.5, "low": 0.4, "high": 0.6},
         {**keys, "value": -0.01, "low": -0.015, "high": -0.004},
@@ -82,8 +82,9 @@ def test_a_paired_difference_decides_where_there_is_one(tmp_path: Path, text: st
     reports = tmp_path / "reports.jsonl"
     write_lines(reports, [*lines(reports.read_text()), *differences])
     (found,) = read_claims(file).parts
-    assert found.claims == [Claim(text, *((0.01, 0.004, 0.015) if sign > 0 else (-0.01, -0.015, -0.004)), 100)]
+    assert found.claims == [Claim(text, *((0.01, 0.004, 0.015) if sign > 0 else (-0.01, -0.015, -0.004)), 90, True)]
     assert found.verdict == (HOLDS if sign > 0 else OPPOSITE)
+    assert [one.get("paired") for one in map(dict, as_reports(read_claims(file)))] == [True]
 
 
 shares = st.tuples(*[st.floats(0, 1)] * 3).map(sorted)
@@ -135,15 +136,17 @@ def claim(text: str, verdict: str) -> Claim:
 )
 def test_a_sentence_says_whether_the_conclusion_holds(verdicts: list[str], said: str) -> None:
     claimed = [claim(f"c{place}", verdict) for place, verdict in enumerate(verdicts)]
-    assert PaperPart("t", "", "", "", [], claimed, [], {}, "").sentence == said
+    report: Any = {"metric": "accuracy"}
+    figures = [PaperFigure("a", "", report, "", "reports.jsonl")]
+    assert PaperPart("t", "", "", "", figures, claimed, [], {}, "").sentence == said
 
 
 def test_lines_are_counted_and_shares_of_them_have_an_exact_interval(tmp_path: Path) -> None:
     """Clopper and Pearson's interval of 0 of 10 is (0, 1 - .025^(1/10)), by hand."""
     (tmp_path / "prompts.txt").write_text("\n".join(["a dog", *["a cat"] * 9, "", ""]))
     figures = (
-        '{ row = "all", lines = "prompts.txt" }, { row = "dogs", lines = "prompts.txt", matching = "dog" }, '
-        '{ row = "cows", lines = "prompts.txt", matching = "co*w" }'
+        '{ row = "all", lines = "prompts.txt" }, { row = "dogs", lines = "prompts.txt", containing = ["DOG"] }, '
+        '{ row = "cows", lines = "prompts.txt", containing = ["cow", "calf"] }'
     )
     found = read_claims(written(tmp_path, part("dogs > 0.5", "dogs > cows", figures=figures))).parts[0]
     every, dogs, cows = (one.report for one in found.figures)
@@ -217,11 +220,22 @@ def test_a_missing_picture_is_told_by_exit_code_3(tmp_path: Path) -> None:
         (part(figures='{ row = "a", where = { nam = "x" } }'), "no report has nam = 'x'; none has the key 'nam'"),
         (part(figures='{ row = "a" }'), "3 reports have any keys; also name name"),
         (part(figures='{ row = "a", report = "no.jsonl" }'), "no.jsonl: there is no such file"),
-        (part(figures='{ row = "a", lines = "no.jsonl" }'), "no.jsonl: No such file or directory"),
+        (part(figures='{ row = "a", lines = "no.jsonl" }'), "no.jsonl: there is no such file"),
+        (part(figures='{ row = "a", lines = "reports.jsonl", where = { } }'), "has 'lines' and 'where'"),
+        (part(figures='{ row = "a", lines = "." }'), "there is no such file"),
+        ('title = "x"\n[[part]]\ntitle = "t"\nfigures = [{ row = "a" }]', "needs 'report', the file of a report"),
+        (part(figures='{ row = "a", lines = "a\\u0000" }'), "'lines' must not have the character NUL"),
+        (part(figures='{ row = "a", where = { name.x.y = "vp" } }'), "'where' must have texts and numbers only"),
+        (part("vp > vp"), "'vp > vp' must compare a figure with another one, or with a number"),
+        (part("1 > 0.5"), "'1 > 0.5' must compare a figure with another one, or with a number"),
+        (part(more='runs = ["gone"]'), "gone: is not the folder of a training run; it has no metrics.jsonl"),
+        (part(more='pictures = { a = "gone.jsonl" }'), "gone.jsonl: there is no such file"),
+        (part(more='pictures = { a = "reports.jsonl", b = "reports.jsonl" }'), "reports.jsonl has two labels"),
         (
-            part(figures='{ row = "a", lines = "reports.jsonl", matching = "(" }'),
-            "'matching' is not a regular expression",
+            part("a > b", figures='{ row = "a", where = { name = "vp" } }, { row = "b", lines = "reports.jsonl" }'),
+            "'a > b' compares accuracy and count",
         ),
+        (f"title = {'9' * 5000}", "it must be TOML"),
         (
             part(figures='{ row = "a", where = { name = "vp" } }, { row = "a", where = { name = "vp" } }'),
             "two figures are named 'a'",
@@ -245,7 +259,21 @@ def test_bytes_that_are_not_toml_are_told(tmp_path: Path, content: bytes) -> Non
         read_claims(str(file))
 
 
-def test_the_page_must_not_replace_what_the_command_reads(tmp_path: Path) -> None:
-    file: Any = written(tmp_path, part("vp > clip"))
-    with pytest.raises(UserError, match="this command reads or writes that file"):
-        claims(file, html=file)
+def test_nothing_that_the_command_reads_is_replaced(tmp_path: Path) -> None:
+    file = written(tmp_path, part("vp > clip"))
+    reports = tmp_path / "reports.jsonl"
+    for one in (file, str(reports)):
+        with pytest.raises(UserError, match="this command reads or writes that file"):
+            claims(file, html=one)
+    before = reports.read_bytes()
+    with pytest.raises(UserError, match="--out"):
+        claims(file, str(reports))
+    assert reports.read_bytes() == before
+
+
+def test_counts_need_no_interval(tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("a\n")
+    (tmp_path / "two.txt").write_text("a\nb\n")
+    figures = '{ row = "one", lines = "one.txt" }, { row = "two", lines = "two.txt" }'
+    found = read_claims(written(tmp_path, part("two > one", figures=figures))).parts[0]
+    assert found.sentence == "The conclusion holds here."

@@ -3,6 +3,7 @@
 This module decides what is on the page. The template `claimed.html.j2` defines its appearance.
 """
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
@@ -57,7 +58,7 @@ def write(path: str, claims: Claims, folders: Sequence[str]) -> int:
 
 
 def _view(id: str, part: PaperPart, pictures: Pictures, missing: dict[str, str]) -> PartView:
-    trainings = [training(run, label) for run, label in zip(part.runs, part.runs, strict=True)]
+    trainings = [training(run, os.path.basename(os.path.normpath(run))) for run in part.runs]
     cards: list[Card] = []
     if part.pictures:
         labels = {file: label for label, file in part.pictures.items()}

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple, TypeVar, cast
 from ..errors import UserError, os_reason
 from ..records import Report, listing
 from ..streams.reading import read
+from .meanings import COUNT
 
 HOLDS, OPPOSITE, UNDECIDED = "holds", "opposite", "undecided"
 VERDICTS = (HOLDS, OPPOSITE, UNDECIDED)
 WORDS = {HOLDS: "holds", OPPOSITE: "does not hold", UNDECIDED: "not decided", "": "not measured"}
 """The verdicts in words."""
+SHARE_OF_LINES = "share"
 _COMPARISON = re.compile(r"(?P<one>.+) (?P<sign>[<>]) (?P<other>.+)")
 T = TypeVar("T")
 
@@ -23,7 +25,7 @@ T = TypeVar("T")
 class PaperFigure(NamedTuple):
     """A number of a table: its row and column, the report that has it here, and what the paper has, as text.
 
-    `source` is the file of the report; empty for lines that were counted.
+    `source` is the file of the report or of the lines that were counted.
     """
 
     row: str
@@ -39,13 +41,17 @@ class PaperFigure(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A comparison that is claimed, such as ``VP-Score > CLIP``, and by how much it holds, with the interval."""
+    """A comparison that is claimed, such as ``VP-Score > CLIP``, and by how much it holds, with the interval.
+
+    `is_paired` says that the interval is that of the difference on the same items.
+    """
 
     text: str
     value: float
     low: float
     high: float
     n: int
+    is_paired: bool = False
 
     @property
     def verdict(self) -> str:
@@ -91,6 +97,8 @@ class PaperPart(NamedTuple):
             return self.missing or "Nothing is compared here."
         total, opposite, equal = len(self.claims), self.of(OPPOSITE), self.of(UNDECIDED)
         if self.verdict == HOLDS:
+            if all(one.report["metric"] == COUNT for one in self.figures):
+                return "The conclusion holds here."
             which = f"all {total} comparisons hold by their intervals" if total > 1 else "by the interval"
             return f"The conclusion holds here: {which}."
         if total == 1:
@@ -114,22 +122,32 @@ class Claims(NamedTuple):
     says: str
     parts: list[PaperPart]
 
+    @property
+    def sources(self) -> list[str]:
+        """All files that were read."""
+        return [
+            *(one.source for part in self.parts for one in part.figures),
+            *(file for part in self.parts for file in part.pictures.values()),
+            *(os.path.join(run, "metrics.jsonl") for part in self.parts for run in part.runs),
+        ]
+
 
 def read_claims(path: str) -> Claims:
     """The claims in a TOML file, compared with the reports that it names. Paths are relative to its folder.
 
     Raises `UserError` if the file or a report cannot be used.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{path}: is not a file; name a TOML file")
     try:
-        told = tomllib.loads(Path(path).read_text("utf-8"))
+        told = tomllib.loads(Path(path).read_text("utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: {os_reason(error)}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not text in UTF-8") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UserError(
-            f"{path}: {error or 'is nested too deeply'}; it must be TOML, see vpctl eval claims --help"
-        ) from None
+    except (ValueError, RecursionError) as error:  # a TOMLDecodeError, or a number with thousands of digits
+        why = "is nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"{path}: {why}; it must be TOML, see vpctl eval claims --help") from None
     keys = _Keys(told, path)
     title, says = keys.text("title"), keys.text("says", "")
     parts = [
@@ -160,21 +178,27 @@ class _Keys:
 
     def text(self, key: str, default: str | None = None) -> str:
         """A text."""
-        return self.take(key, str, "a text in quotes", default)
+        return self._without_nul(key, self.take(key, str, "a text in quotes", default))
 
     def texts(self, key: str) -> list[str]:
         """A list of texts, which may be left out."""
         found = self.take(key, list, "a list of texts", [])
         if not all(isinstance(one, str) for one in found):
             raise UserError(f"{self.where}: {key!r} must be a list of texts")
-        return found
+        return [self._without_nul(key, one) for one in found]
 
     def named(self, key: str) -> dict[str, str]:
         """A table of texts, which may be left out."""
         found = self.take(key, dict, "a table of texts", {})
         if not all(isinstance(one, str) for one in found.values()):
             raise UserError(f"{self.where}: {key!r} must be a table of texts")
-        return found
+        return {name: self._without_nul(key, one) for name, one in found.items()}
+
+    def _without_nul(self, key: str, text: str) -> str:
+        """The text, if it has no NUL: no file has a name with one."""
+        if "\0" in text:
+            raise UserError(f"{self.where}: {key!r} must not have the character NUL")
+        return text
 
     def tables(self, key: str) -> list[Any]:
         """A list of tables, which may be left out."""
@@ -199,19 +223,24 @@ def _part(told: object, where: str, folder: str) -> PaperPart:
         if one.name in by_name:
             raise UserError(f"{where}: two figures are named {one.name!r}")
         by_name[one.name] = one
-    part = PaperPart(
-        title,
-        keys.text("paper", ""),
-        keys.text("here", ""),
-        keys.text("missing", ""),
-        figures,
-        [_claim(one, by_name, where) for one in keys.texts("holds")],
-        [os.path.join(folder, one) for one in keys.texts("runs")],
-        {name: os.path.join(folder, file) for name, file in keys.named("pictures").items()},
-        keys.text("scores", ""),
-    )
+    runs = [os.path.join(folder, one) for one in keys.texts("runs")]
+    for run in runs:
+        if not os.path.isfile(os.path.join(run, "metrics.jsonl")):
+            raise UserError(f"{where}: runs: {run}: is not the folder of a training run; it has no metrics.jsonl")
+    pictures = {name: os.path.join(folder, file) for name, file in keys.named("pictures").items()}
+    for file in pictures.values():
+        if not os.path.isfile(file):
+            raise UserError(f"{where}: pictures: {file}: {_NO_FILE}")
+        if [*pictures.values()].count(file) > 1:
+            raise UserError(f"{where}: pictures: {file} has two labels")
+    claims = [_claim(one, by_name, where) for one in keys.texts("holds")]
+    paper, here, missing, scores = (keys.text(key, "") for key in ("paper", "here", "missing", "scores"))
+    part = PaperPart(title, paper, here, missing, figures, claims, runs, pictures, scores)
     keys.done()
     return part
+
+
+_NO_FILE = "there is no such file"
 
 
 def _name(row: str, column: str) -> str:
@@ -222,35 +251,40 @@ def _figure(told: object, where: str, folder: str, common: str) -> PaperFigure:
     keys = _Keys(told, where)
     row, column, paper = keys.text("row"), keys.text("column", ""), keys.text("paper", "")
     where = keys.where = f"{where}, {_name(row, column)}"
-    source, lines = "", keys.text("lines", "")
+    lines = keys.text("lines", "")
+    name = lines or keys.text("report", common)
+    source = os.path.join(folder, name)
     if lines:
-        report = counted(os.path.join(folder, lines), keys.text("matching", ""), where)
+        if odd := next((key for key in ("report", "where") if key in keys.told), ""):
+            raise UserError(f"{where}: has 'lines' and {odd!r}; a figure is a number of lines or from a report")
+        report = counted(source, keys.texts("containing"), where)
+    elif not name:
+        raise UserError(f"{where}: needs 'report', the file of a report, here or in its part; or 'lines'")
     else:
-        source = keys.text("report", common)
-        if not source:
-            raise UserError(f"{where}: needs 'report', the file of a report, here or in its part; or 'lines'")
         wanted = keys.take("where", dict, 'a table of keys of the report, such as {metric = "accuracy"}', {})
-        report = _the_report(os.path.join(folder, source), wanted, where)
+        if not all(isinstance(one, str | int | float) for one in wanted.values()):
+            raise UserError(f"{where}: 'where' must have texts and numbers only")
+        report = _the_report(source, wanted, where)
     keys.done()
-    return PaperFigure(row, column, report, paper, source and os.path.join(folder, source))
+    return PaperFigure(row, column, report, paper, source)
 
 
-def counted(path: str, matching: str, where: str) -> Report:
-    """The number of lines of a file, or the share of those that match a regular expression.
+def counted(path: str, containing: Sequence[str], where: str) -> Report:
+    """The number of lines of a file; or the share of those that contain one of some texts, in any case.
 
-    The share has the exact interval of Clopper and Pearson.
+    The share has the exact interval of Clopper and Pearson. Empty lines do not count.
     """
+    if not os.path.isfile(path):
+        raise UserError(f"{where}: {path}: {_NO_FILE}")
+    wanted = [one.casefold() for one in containing]
     try:
-        pattern = re.compile(matching)
         with open(path, encoding="utf-8", errors="replace") as file:
-            found = [bool(pattern.search(line)) for line in file if line.strip()]
-    except re.error as error:
-        raise UserError(f"{where}: 'matching' is not a regular expression: {error}") from None
+            found = [any(one in line.casefold() for one in wanted) for line in file if line.strip()]
     except OSError as error:
         raise UserError(f"{where}: {path}: {os_reason(error)}") from None
     total = len(found)
-    if not matching:
-        return {"name": path, "metric": "count", "value": total, "low": total, "high": total, "n": total}
+    if not wanted:
+        return {"name": path, "metric": COUNT, "value": total, "low": total, "high": total, "n": total}
     if not total:
         raise UserError(f"{where}: {path}: is empty")
     from scipy.stats import binomtest
@@ -259,7 +293,7 @@ def counted(path: str, matching: str, where: str) -> Report:
     interval = share.proportion_ci(method="exact")
     return {
         "name": path,
-        "metric": "share",
+        "metric": SHARE_OF_LINES,
         "value": share.statistic,
         "low": interval.low,
         "high": interval.high,
@@ -271,7 +305,7 @@ def counted(path: str, matching: str, where: str) -> Report:
 def _the_report(path: str, wanted: Mapping[str, object], where: str) -> Report:
     """The one report in a file that has these keys."""
     if not os.path.isfile(path):
-        raise UserError(f"{where}: {path}: there is no such file")
+        raise UserError(f"{where}: {path}: {_NO_FILE}")
     every = [*read(path, Report)]
     found = [one for one in every if all(_matches(cast(Mapping[str, object], one), *item) for item in wanted.items())]
     if len(found) == 1:
@@ -300,7 +334,8 @@ def _nearest(every: Sequence[Report], wanted: Mapping[str, object]) -> str:
     for key, value in wanted.items():
         has = list(dict.fromkeys(str(cast(Mapping[str, object], one)[key]) for one in every if key in one))
         if str(value) not in has:
-            return f"its {key} is {', '.join(has[:8])}" if has else f"none has the key {key!r}"
+            more = f" and {len(has) - 8} more" if len(has) > 8 else ""
+            return f"its {key} is {', '.join(has[:8])}{more}" if has else f"none has the key {key!r}"
     return "these values stand in different reports"
 
 
@@ -308,8 +343,8 @@ def _claim(text: str, figures: Mapping[str, PaperFigure], where: str) -> Claim:
     """A claim such as ``VP-Score > CLIP`` or ``VP-Score > 0.5``.
 
     If the file of both numbers also has their paired difference, as eval accuracy --baseline writes it, this decides.
-    Otherwise their difference has the interval of MOVER (Zou and Donner 2008, equation 8), from the intervals of both.
-    If both were measured on the same prompts, that interval is wider than it had to be, so fewer claims are decided.
+    Otherwise their difference has the interval of MOVER (Zou and Donner 2008, equation 8), from the intervals of both,
+    as if they were independent. That of numbers from the same prompts is usually too wide, so fewer claims are decided.
     """
     found = _COMPARISON.fullmatch(text)
     if not found:
@@ -318,32 +353,35 @@ def _claim(text: str, figures: Mapping[str, PaperFigure], where: str) -> Claim:
     if found["sign"] == "<":
         names.reverse()
     one, other = (_number(name, figures, f"{where}: {text!r}") for name in names)
-    if all(name in figures for name in names) and (paired := _paired(*(figures[name] for name in names))):
-        return Claim(text, *paired, one["n"])
+    both = [figures[name] for name in names if name in figures]
+    if not both or names[0] == names[1]:
+        raise UserError(f"{where}: {text!r} must compare a figure with another one, or with a number")
+    if len({figure.report["metric"] for figure in both}) > 1:
+        raise UserError(f"{where}: {text!r} compares {listing(figure.report['metric'] for figure in both)}")
+    if len(both) == 2 and (paired := _paired(*both)):
+        return Claim(text, paired["value"], paired["low"], paired["high"], paired["n"], is_paired=True)
     value = one["value"] - other["value"]
     low = value - math.hypot(one["value"] - one["low"], other["high"] - other["value"])
     high = value + math.hypot(one["high"] - one["value"], other["value"] - other["low"])
     return Claim(text, value, low, high, max(one["n"], other["n"]))
 
 
-def _paired(one: PaperFigure, other: PaperFigure) -> tuple[float, float, float] | None:
-    """The difference of two numbers on the same pairs with its interval, from the file of both; None without one."""
-    if not one.source or one.source != other.source:
-        return None
+def _paired(one: PaperFigure, other: PaperFigure) -> Report | None:
+    """The difference of two numbers on the same items, from the file of both; None without one."""
     told = [cast(Mapping[str, object], figure.report) for figure in (one, other)]
-    if any(told[0].get(key) != told[1].get(key) for key in ("metric", *_SAME)):
+    metric = f"{one.report['metric']}_difference"
+    alike = one.source == other.source and all(told[0].get(key) == told[1].get(key) for key in _SAME)
+    if not alike or one.report["metric"] in (COUNT, SHARE_OF_LINES):
         return None
     for report in read(one.source, Report):
         facts = cast(Mapping[str, object], report)
-        if facts["metric"] != f"{told[0]['metric']}_difference" or any(
-            facts.get(key) != told[0].get(key) for key in _SAME
-        ):
-            continue
-        names = [facts["name"], facts.get("baseline")]
-        if names == [one.report["name"], other.report["name"]]:
-            return report["value"], report["low"], report["high"]
-        if names == [other.report["name"], one.report["name"]]:
-            return -report["value"], -report["high"], -report["low"]
+        if report["metric"] == metric and all(facts.get(key) == told[0].get(key) for key in _SAME):
+            names = [report["name"], facts.get("baseline")]
+            if names == [one.report["name"], other.report["name"]]:
+                return report
+            if names == [other.report["name"], one.report["name"]]:
+                turned = {"value": -report["value"], "low": -report["high"], "high": -report["low"]}
+                return cast(Report, {**report, **turned})
     return None
 
 
@@ -375,6 +413,7 @@ def as_reports(claims: Claims) -> list[Report]:
                 "by": "part",
                 "group": part.title,
                 "verdict": one.verdict,
+                **({"paired": True} if one.is_paired else {}),
                 "value": one.value,
                 "low": one.low,
                 "high": one.high,

@@ -24,9 +24,12 @@ def claims(
     For each table or figure of a paper, FILE names numbers in the reports of eval, says what the paper has in their
     place, and which comparisons the paper claims. A comparison holds if its whole interval is on the claimed side. The
     opposite is true if the whole interval is on the other side. Otherwise it is not decided. The conclusion of a table
-    holds if all its comparisons hold, and does not hold if the opposite of one is true. The difference of two numbers
-    is the paired one, if eval accuracy --baseline has written it beside them. Otherwise its interval comes from the
-    intervals of both (MOVER, Zou and Donner 2008), and is a little too wide for numbers from the same prompts.
+    holds if all its comparisons hold, and does not hold if the opposite of one is true. The more comparisons a table
+    has, the more likely chance decides one of them.
+
+    If eval accuracy --baseline has written the paired difference of two numbers beside them, it decides. Otherwise the
+    interval of the difference comes from the intervals of both, as if they were independent (MOVER, Zou and Donner
+    2008). For numbers from the same prompts it is usually too wide, so fewer comparisons are decided.
 
     The page of --html shows the numbers with their intervals, the paper's numbers beside them, and a sentence for each
     table. examples/claims.toml has the claims of VisionPrefer (Wu et al. 2024, arXiv 2404.15100) for the shapes world.
@@ -55,7 +58,7 @@ def claims(
 
     A figure is the number of the one report that has the keys of `where`. It can have a `report` file of its own, and a
     `column` if a table has several: its name in `holds` is then "ROW, COLUMN". With `lines`, a figure is the number of
-    lines of a file; with `matching` too, it is the share of the lines that match this regular expression.
+    lines of a file; with a list of texts in `containing`, it is the share of the lines that contain one of them.
 
     A part without figures can say in `missing` why nothing was measured. `runs` lists folders of training runs, whose
     curves are shown. `pictures` is a table with files of pictures to show side by side, by their labels. `scores` is
@@ -72,12 +75,11 @@ def claims(
             | jq -r 'select(.verdict == "opposite") | .name'
     """
     found = read_claims(file)
-    check_page(html, [file, out, *(one for part in found.parts for one in part.pictures.values())])
-    with Replacement(out, [file]) as sink:
+    check_page(html, [file, out, *found.sources])
+    with Replacement(out, [file, *found.sources]) as sink:
         write(as_reports(found), sink)
-    progress.table(
-        found.title, ["table or figure", "conclusion"], [[one.title, WORDS[one.verdict]] for one in found.parts]
-    )
+    rows = [[one.title, WORDS[one.verdict]] for one in found.parts]
+    progress.table(found.title, ["table or figure", "conclusion"], rows)
     for part in found.parts:
         if part.verdict and part.verdict != HOLDS:
             progress.note(f"{part.title}: {part.sentence}")
