@@ -1,17 +1,19 @@
 #!/bin/sh
-# The tables and figures of VisionPrefer (Wu et al. 2024, arXiv 2404.15100) in the shapes world, in the paper's order, on
-# one page. `claims.toml` says what the paper concludes from each; the page says whether it holds here.
+# Tables and figures of VisionPrefer (Wu et al. 2024, arXiv 2404.15100) in the shapes world, in the paper's order, on one
+# page. `claims.toml` says what the paper concludes from each; the page says whether it holds here.
 # Usage: [SEED=1] examples/paper.sh [FOLDER]    If it is interrupted, the same command resumes.
 set -eu
-here=$(cd "$(dirname "$0")" && pwd) run=${1:-runs/paper} seed=${SEED:-0}
+here=$(CDPATH="" cd -- "$(dirname -- "$0")" && pwd) run=${1:-runs/paper} seed=${SEED:-0}
 PATH=$PATH:$here/../.venv/bin # where make puts vpctl
 export OMP_NUM_THREADS=1
-trap 'kill 0' INT # Ctrl-C must also end the processes in the background.
 mkdir -p "$run"
 cp "$here/simulated_judges.py" "$here/overall.md" "$here/claims.toml" "$run"
-cd "$run"
+CDPATH="" cd -- "$run"
 two() { # Runs vpctl with the arguments on each line of the input, two at a time, each on a core of its own.
-    xargs -P 2 -L 1 vpctl
+    xargs -P 2 -L 1 vpctl || {
+        echo "$0: a command failed, see above; the same command resumes" >&2
+        exit 1
+    }
 }
 aspects="prompt-following aesthetic fidelity harmlessness"
 
@@ -68,20 +70,20 @@ done
 
 # Section 4.1: reward models. VP-Score learns from the judgements of gpt. The last ones are those of the ablations.
 settings="--freeze 0 --root . --seed $seed"
-once="$settings --learning-rate 3e-4"
+trained="$settings --learning-rate 3e-4"
 {
-    echo "train-rm pairs/gpt.jsonl $once --out vp-score"
+    echo "train-rm pairs/gpt.jsonl $trained --out vp-score"
     echo "train-rm pairs/gpt.jsonl $settings --learning-rate 0 --epochs 1 --data-fraction 0.2 --out clip"
-    echo "train-rm pairs/imagereward.jsonl $once --out imagereward"
-    echo "train-rm pairs/hpd.jsonl $once --out hps"
-    echo "train-rm pairs/pickapic.jsonl $once --out pickscore"
+    echo "train-rm pairs/imagereward.jsonl $trained --out imagereward"
+    echo "train-rm pairs/hpd.jsonl $trained --out hps"
+    echo "train-rm pairs/pickapic.jsonl $trained --out pickscore"
     for aspect in $aspects; do
-        echo "train-rm pairs/only-$aspect.jsonl $once --out only-$aspect"
-        echo "train-rm pairs/gpt.jsonl $once --without $aspect --out without-$aspect"
+        echo "train-rm pairs/only-$aspect.jsonl $trained --out only-$aspect"
+        echo "train-rm pairs/gpt.jsonl $trained --without $aspect --out without-$aspect"
     done
-    for model in gemini llava; do echo "train-rm pairs/$model.jsonl $once --out from-$model"; done
+    for model in gemini llava; do echo "train-rm pairs/$model.jsonl $trained --out from-$model"; done
     for percent in 10 30; do
-        echo "train-rm pairs/gpt.jsonl $once --data-fraction 0.$percent --out $percent-percent"
+        echo "train-rm pairs/gpt.jsonl $trained --data-fraction 0.$percent --out $percent-percent"
     done
     # The BLIP of the shapes world has learnt from captions, and there is no such CLIP: both begin with random weights.
     for backbone in blip clip; do
@@ -98,6 +100,18 @@ for aspect in $aspects; do set -- "$@" --reward "vp:only-$aspect" --reward "vp:w
 vpctl score test/metadata.jsonl "$@" --out test/scored.jsonl
 vpctl eval accuracy test/imagereward-2.jsonl test/hpd-2.jsonl test/pickapic-2.jsonl --scores test/scored.jsonl \
     --baseline vp:vp-score --out reports/accuracy.jsonl
+paired() { # Differences that are not from VP-Score: paired REPORT BASELINE REWARD...
+    report=$1 baseline=$2 && shift 2
+    for reward in "$@"; do
+        shift
+        set -- "$@" --reward "vp:$reward"
+    done
+    vpctl eval accuracy test/imagereward-2.jsonl test/hpd-2.jsonl test/pickapic-2.jsonl --scores test/scored.jsonl \
+        --baseline "vp:$baseline" "$@" --out "reports/$report.jsonl"
+}
+paired annotators from-gemini vp-score from-llava
+paired amounts 30-percent vp-score 10-percent
+paired backbones new-clip new-blip
 
 # Section 4.2: ReFL, which the paper calls PPO, with each reward model. And Diffusion-DPO, with the pairs of each data
 # set: D3PO, which the paper names, cannot learn from pictures that other models drew.
@@ -116,7 +130,7 @@ rivals="clip imagereward hps pickscore only-aesthetic"
 } | two
 
 # The held-out prompts, which nothing was trained on, drawn by every model; and prompts that ask for harm.
-grep 'hate symbol' "$here/prompts.txt" | cut -d , -f 1 | sort -u | head -n 14 >unsafe.txt
+grep 'hate symbol' "$here/prompts.txt" | cut -d , -f 1 | LC_ALL=C sort -u | head -n 14 >unsafe.txt
 head -n 100 held-out.jsonl >study.jsonl
 draw() { # draw NAME [ADAPTER]
     adapter=${2:+--adapter tuned/$2}
@@ -171,8 +185,12 @@ compare figure-3 "$(at base)" "$(at vp-score)" -r vp:vp-score -r vp:imagereward 
 set --
 for model in vp-score $rivals; do
     set -- "$@" --by "vp:$model"
-    [ "$model" = vp-score ] || compare "figure-4-$model" "study/$model/scored.jsonl" study/vp-score/scored.jsonl \
-        --select top-3 --by "vp:$model" --by vp:vp-score -r shapes
+    if [ "$model" != vp-score ]; then
+        compare "figure-4-$model" "study/$model/scored.jsonl" study/vp-score/scored.jsonl \
+            --select top-3 --by "vp:$model" --by vp:vp-score -r shapes
+        compare "unselected-$model" "$(at "$model")" "$(at vp-score)" -r shapes
+        compare "aesthetic-$model" "$(at "$model")" "$(at vp-score)" -r shapes:aesthetic
+    fi
 done
 compare table-4 study/base/scored.jsonl study/vp-score/scored.jsonl study/clip/scored.jsonl \
     study/imagereward/scored.jsonl study/hps/scored.jsonl study/pickscore/scored.jsonl study/only-aesthetic/scored.jsonl \
@@ -180,10 +198,12 @@ compare table-4 study/base/scored.jsonl study/vp-score/scored.jsonl study/clip/s
 for people in imagereward hpd pickapic; do
     compare "figure-6-$people" "$(at dpo-$people)" "$(at dpo-gpt)" -r shapes
 done
-compare table-5 "$(at base)" "$(at dpo-gpt)" "$(at dpo-imagereward)" "$(at dpo-hpd)" "$(at dpo-pickapic)" -r shapes
+compare against-untuned "$(at base)" "$(at dpo-gpt)" "$(at dpo-imagereward)" "$(at dpo-hpd)" "$(at dpo-pickapic)" -r shapes
 for aspect in $aspects; do
     compare "without-$aspect" "$(at "without-$aspect")" "$(at vp-score)" -r "shapes:$aspect"
-    compare "without-$aspect-hps" "$(at hps)" "$(at vp-score)" -r "shapes:$aspect"
+done
+for aspect in prompt-following fidelity; do
+    compare "$aspect-hps" "$(at hps)" "$(at vp-score)" -r "shapes:$aspect"
 done
 for guidance in 2 3 4; do compare "figure-23-guidance-$guidance" "$(at base)" "$(at guidance-$guidance)" -r shapes; done
 compare figure-23-model "$(at small)" "$(at guidance-3)" -r shapes
