@@ -15,7 +15,7 @@ FLOORS = (
     "__init__ errors records",
     "streams progress flow contracts images plugins sources options configs",
     "models prompts api",
-    "judging report drawing voting",
+    "judging report pages drawing voting",
     "shapes polishers generators annotators rewards formats tuning",
     "commands",
     "cli manual __main__",

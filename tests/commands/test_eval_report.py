@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import write_lines
-from tests.report.test_page import Page, drawn_rows, run_folder
+from tests.pages.test_page import Page, drawn_rows, run_folder
 from vpctl.commands.eval.compare import compare
 from vpctl.commands.eval.judgements import judgements
 from vpctl.commands.eval.report import report

@@ -161,10 +161,10 @@ def _import_small() -> None:
     import vpctl.api.transport
     import vpctl.cli
     import vpctl.judging.run
+    import vpctl.pages.page
     import vpctl.polishers.rules
     import vpctl.prompts.clip_tokens
     import vpctl.report.intervals
-    import vpctl.report.page
 
     for name in vpctl.cli.COMMANDS:
         vpctl.cli.load(f"{name} accuracy" if name == "eval" else name)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import lines, write_lines
-from tests.report.test_page import Page, drawn_rows, run_folder
+from tests.pages.test_page import Page, drawn_rows, run_folder
 from vpctl.commands.eval.claims import claims
 from vpctl.errors import SomeFailed, UserError
 from vpctl.report.claims import HOLDS, OPPOSITE, UNDECIDED, Claim, PaperFigure, PaperPart, as_reports, read_claims

@@ -251,7 +251,7 @@ def merge(
     )
     kind, target = destination(to or [], out, [*judgements, *(pictures or [])])
     if html:
-        from ..report import pages
+        from ..pages import html as pages
 
         pages.check(html, others=[*judgements, *(pictures or []), target.path if target else out])
     if pictures and not html and kind != WHOLE:
@@ -280,7 +280,7 @@ def merge(
     text = summarise(found, joining, out)
     if html:
         from ..images.pictures import Pictures
-        from ..report import judged
+        from ..pages import judged
 
         judged.write(
             html,

@@ -521,8 +521,8 @@ def plots(run: str, kept: "Kept") -> dict[str, str]:
 
     If its metrics cannot be read, this is a warning, and there are no plots: the model is worth more.
     """
-    from ..report.curves import read_metrics
-    from ..report.plots import plot
+    from ..pages.curves import read_metrics
+    from ..pages.plots import plot
 
     try:
         metrics = read_metrics(run)

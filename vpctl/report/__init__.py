@@ -1,1 +1,1 @@
-"""Results for people: intervals, and an HTML page with tables, curves and pictures."""
+"""Measured numbers: intervals, accuracy, comparisons, agreement, claims, gates; and tables on the terminal."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from ..errors import UserError, os_reason
 from ..records import Report, listing
 from ..streams.reading import read
-from .meanings import COUNT
+from .statistics import COUNT
 
 HOLDS, OPPOSITE, UNDECIDED = "holds", "opposite", "undecided"
 VERDICTS = (HOLDS, OPPOSITE, UNDECIDED)

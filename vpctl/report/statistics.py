@@ -9,6 +9,9 @@ from ..records import Report
 if TYPE_CHECKING:
     from .intervals import Interval
 
+COUNT = "count"
+"""The metric of a number that was counted: it has no interval."""
+
 
 def preferred(first: float, second: float) -> float:
     """1 if the first score is higher, 0 if it is lower, 0.5 if both are equal.

@@ -59,7 +59,7 @@ def read_suite(suite: str) -> dict[str, Mapping[str, object]]:
 def check_page(html: str, others: list[str], *, runs: Sequence[str] = ()) -> None:
     """If `html` names a page, raise `UserError` if the file or one of `runs` cannot be used; see `pages.check`."""
     if html:
-        from ...report import pages
+        from ...pages import html as pages
 
         pages.check(html, runs, others)
 
@@ -84,8 +84,8 @@ def write_page(
         return 0
     from ...images.pictures import Pictures
     from ...judging.remarks import Remarks
-    from ...report import page
-    from ...report.gallery import judged_rows
+    from ...pages import page
+    from ...pages.gallery import judged_rows
 
     remarks = Remarks(judgements)
     known = {prompt for side in (sides or {}).values() for prompt in side}

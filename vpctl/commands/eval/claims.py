@@ -84,7 +84,7 @@ def claims(
         if part.verdict and part.verdict != HOLDS:
             progress.note(f"{part.title}: {part.sentence}")
     if html:
-        from ...report.claimed import write as write_claims
+        from ...pages.claimed import write as write_claims
 
         folders = [os.path.dirname(file) or ".", *(root or [])]
         folders += [folder_of(one) for part in found.parts for one in part.pictures.values()]

@@ -7,9 +7,9 @@ from typing import Annotated
 from ... import progress
 from ...errors import SomeFailed, UserError
 from ...options import Roots, argument, option
+from ...pages.discovery import FolderContents, found_in, with_files
 from ...records import Image, Judgement, Report
 from ...report.comparing import Side, by_prompt
-from ...report.discovery import FolderContents, found_in, with_files
 from ...streams.reading import read
 from ._reports import check_page, write_page
 

@@ -12,7 +12,7 @@ from ..judging.merging import MergeCounts
 from ..judging.overview import BINS, Contested, Overview, Share
 from .axes import Axis
 from .gallery import PictureView, shown
-from .pages import rendered, write_whole
+from .html import rendered, write_whole
 
 HEADINGS = {
     "scores": "Scores",

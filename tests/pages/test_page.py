@@ -21,10 +21,11 @@ from PIL import Image as PIL
 from vpctl.errors import UserError
 from vpctl.images.pictures import Pictures
 from vpctl.judging.remarks import Outcomes, Remark
+from vpctl.pages import axes, curves
+from vpctl.pages import html as pages
+from vpctl.pages import page as web_page
+from vpctl.pages.gallery import Row
 from vpctl.records import Image, Report, digest
-from vpctl.report import axes, curves, pages
-from vpctl.report import page as web_page
-from vpctl.report.gallery import Row
 from vpctl.shapes.grammar import describe, sample
 from vpctl.shapes.render import render
 from vpctl.streams.places import short_labels

@@ -10,12 +10,12 @@ from typing import NamedTuple, cast
 from .. import progress
 from ..images.pictures import Pictures
 from ..records import Image
+from ..report.claims import WORDS, Claims, PaperPart
+from ..report.comparing import by_prompt, side_by_side
 from ..streams.reading import read
-from .claims import WORDS, Claims, PaperPart
-from .comparing import by_prompt, side_by_side
 from .curves import FRAME, Training, training
 from .gallery import Card, Gallery
-from .pages import rendered, write_whole
+from .html import rendered, write_whole
 from .pivots import PAPER, ReportData, Table, table
 
 PROMPTS_SHOWN = 8

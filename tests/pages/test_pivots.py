@@ -9,8 +9,8 @@ import pytest
 from vpctl.commands.eval import accuracy as eval_accuracy
 from vpctl.commands.eval import agreement as eval_agreement
 from vpctl.commands.eval.compare import ELO
-from vpctl.report.meanings import FAMILIES, family, meaning
-from vpctl.report.pivots import Sheet, Table, sheets
+from vpctl.pages.meanings import FAMILIES, family, meaning
+from vpctl.pages.pivots import Sheet, Table, sheets
 
 Report = dict[str, Any]
 

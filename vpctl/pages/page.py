@@ -17,8 +17,8 @@ from .curves import FRAME, SMOOTHED_OVER, Training, training
 from .gallery import JUDGED_SHOWN, Gallery, Row
 from .headlines import SHARES, by_reward, contest, figures, summary
 from .histograms import Scores, distributions
+from .html import TEMPLATES, rendered, write_whole
 from .meanings import family
-from .pages import TEMPLATES, rendered, write_whole
 from .pivots import ReportData, Sheet, sheets
 
 TEXTS = ("name", "baseline", "reward", "aspect", "data", "by", "group", "selected_by", "mode")

@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from vpctl.report.curves import FRAME
-from vpctl.report.plots import plot
+from vpctl.pages.curves import FRAME
+from vpctl.pages.plots import plot
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..report.statistics import COUNT
 from .axes import Axis, axis_ends, decimals, fixed
-from .meanings import COEFFICIENT, COUNT, DIFFERENCE, FAMILIES, NUMBER, RATING, SHARE, Family, Meaning, family, meaning
+from .meanings import COEFFICIENT, DIFFERENCE, FAMILIES, NUMBER, RATING, SHARE, Family, Meaning, family, meaning
 
 ReportData = Mapping[str, Any]
 """A report with any additional keys."""

@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import pytest
 
-from tests.report.test_page import BASE, DPO, PPO, accuracy, drawn_rows, run_folder, win_rate
+from tests.pages.test_page import BASE, DPO, PPO, accuracy, drawn_rows, run_folder, win_rate
 from tests.voting.browser import CHROMIUM, Page, browser
 from vpctl.images.pictures import Pictures
+from vpctl.pages import page as web_page
 from vpctl.records import Report
-from vpctl.report import page as web_page
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium on this machine")
 

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from vpctl.report.curves import FRAME
-from vpctl.report.histograms import BINS, distributions, share_above, shares
+from vpctl.pages.curves import FRAME
+from vpctl.pages.histograms import BINS, distributions, share_above, shares
 
 
 def test_shares_of_bins_by_hand() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import write_lines
 from vpctl.errors import UserError
-from vpctl.report.discovery import found_in, kind_of, resolved
+from vpctl.pages.discovery import found_in, kind_of, resolved
 
 REPORT = {"name": "a", "metric": "accuracy", "value": 1, "low": 1, "high": 1, "n": 1}
 IMAGE = {"prompt": "a dog", "file_name": "a.png"}

@@ -2,11 +2,10 @@
 
 from typing import NamedTuple
 
+from ..report.statistics import COUNT
+
 SHARE, DIFFERENCE, COEFFICIENT, RATING, NUMBER = "share", "difference", "coefficient", "rating", "number"
 """Scales of metrics: from 0 to 1; the difference of two shares; from −1 to 1; Elo; anything else."""
-
-COUNT = "count"
-"""The metric of a number that was counted: it has no interval."""
 
 
 class Meaning(NamedTuple):
