@@ -159,9 +159,13 @@ for aspect in $aspects; do tuned="$tuned without-$aspect"; done
 # Here the pixel judge stands for the people who decide: it sees what is in a picture, without an error.
 measured="-r shapes"
 for aspect in $aspects; do measured="$measured -r shapes:$aspect"; done
-for model in vp-score imagereward hps pickscore only-aesthetic; do measured="$measured -r vp:$model"; done
+rewards=
+for model in vp-score imagereward hps pickscore only-aesthetic; do rewards="$rewards -r vp:$model"; done
 {
-    for model in base small guidance-2 guidance-3 guidance-4 $tuned; do
+    for model in base vp-score; do # for Figure 3
+        echo "score drawn/$model/metadata.jsonl $measured $rewards --out drawn/$model/scored.jsonl"
+    done
+    for model in small guidance-2 guidance-3 guidance-4 ${tuned#vp-score}; do
         echo "score drawn/$model/metadata.jsonl $measured --out drawn/$model/scored.jsonl"
     done
     echo "score study/base/metadata.jsonl -r shapes -r vp:vp-score --out study/base/scored.jsonl"

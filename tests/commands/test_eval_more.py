@@ -59,6 +59,18 @@ def test_scores_that_are_there_need_no_model_and_files_have_a_harmonic_mean(data
     assert (mean["value"], mean["n"], mean["prompts"]) == (0.5, 2, 2)
 
 
+def test_the_harmonic_mean_differs_from_that_of_the_baseline(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The other reward is always wrong where `vp` is right: on each file, one of the two pairs."""
+    every = lines((data / "scored.jsonl").read_text())
+    turned = [{**one, "scores": {"turned": -one["scores"]["vp"]}} for one in every]
+    write_lines(data / "turned.jsonl", turned)
+    accuracy(["one.jsonl", "two.jsonl"], "out.jsonl", scores=["scored.jsonl", "turned.jsonl"], baseline="vp")
+    [difference] = reports(data / "out.jsonl", f"{HARMONIC_MEAN}_difference")
+    assert (difference["name"], difference["baseline"], difference["value"]) == ("turned", "vp", 0.0)
+    assert -1 <= difference["low"] < 0 < difference["high"] <= 1
+    assert "Difference of the harmonic mean from vp" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_part_is_the_pairs_with_a_value_of_a_key(data: Path) -> None:
     """On aesthetic, p prefers the other picture: there the scores are wrong on both prompts."""
     accuracy(["one.jsonl"], "out.jsonl", scores=["scored.jsonl"], group_by=["aspect", "category", "model"])

@@ -72,6 +72,10 @@ def print_accuracies(reports: Sequence[Report], *, labels: Mapping[str, str]) ->
     if len(files) > 1:
         of_all = [one for one, fact in facts if fact["metric"] in (HEADLINE, HARMONIC_MEAN) and "by" not in fact]
         _over_files(of_all, labels)
+        if apart := [one for one in reports if one["metric"] == f"{HARMONIC_MEAN}{DIFFERENCE}"]:
+            cells = [[one["name"], f"{one['value']:+.3f}", _interval(one)] for one in apart]
+            title = f"Difference of the harmonic mean from {apart[0]['baseline']}"
+            progress.table(title, ["reward", "difference", "95 % interval"], cells)
 
 
 def _definitions(title: str, reports: Sequence[Report], labels: Mapping[str, str]) -> None:
