@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.pages.test_claimed import claims_page
 from tests.pages.test_page import BASE, DPO, PPO, accuracy, drawn_rows, run_folder, win_rate
 from tests.voting.browser import CHROMIUM, Page, browser
 from vpctl.images.pictures import Pictures
@@ -84,6 +85,22 @@ async def _looked_at(url: str, folder: Path) -> None:
         await _without_script(page, url)
         assert page.complaints == []
         assert {one.split(":")[0] for one in page.urls} <= {"file", "data", "blob"}
+
+
+def test_a_page_of_claims_in_a_browser(tmp_path: Path) -> None:
+    asyncio.run(_fits(claims_page(tmp_path), tmp_path / "browser"))
+
+
+async def _fits(url: str, folder: Path) -> None:
+    async with browser(folder) as page:
+        for width, dark in ((1440, False), (390, True), (390, False), (1440, True)):
+            await _open(page, url, width, dark=dark)
+            await page.value("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+            assert await page.value(TOO_WIDE.replace("WIDTH", str(width))) == []
+            assert await page.value("document.documentElement.scrollWidth") <= width
+            assert await page.value(UNREADABLE) == []
+        assert page.complaints == []
+        assert {one.split(":")[0] for one in page.urls} <= {"file", "data"}
 
 
 async def _open(page: Page, url: str, width: int, *, dark: bool) -> None:

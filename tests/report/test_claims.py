@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import lines, write_lines
-from tests.pages.test_page import Page, drawn_rows, run_folder
 from vpctl.commands.eval.claims import claims
-from vpctl.errors import SomeFailed, UserError
+from vpctl.errors import UserError
 from vpctl.report.claims import HOLDS, OPPOSITE, UNDECIDED, Claim, PaperFigure, PaperPart, as_reports, read_claims
 
 REPORTS: dict[str, tuple[float, float, float]] = {
@@ -166,41 +165,6 @@ def test_the_command_writes_a_report_for_each_comparison_and_a_table(
     said = capsys.readouterr().err
     assert "not decided" in said
     assert "for “vp > near” the interval includes equality" in said
-
-
-def test_the_page_has_the_numbers_the_papers_and_the_verdicts(tmp_path: Path) -> None:
-    figures = (
-        '{ row = "<b>VP", column = "IR", paper = "66.3 %", where = { name = "vp" } },'
-        '{ row = "CLIP", column = "IR", where = { name = "clip" } },'
-        '{ row = "CLIP", column = "HPD", where = { name = "near" } }'
-    )
-    sources = ("base/scored.jsonl", "dpo/scored.jsonl")
-    for place, source in enumerate(sources):
-        rows = drawn_rows(tmp_path, 4, sources)
-        write_lines(tmp_path / source, [{**row[place][1], "file_name": f"{i}.png"} for i, row in enumerate(rows)])
-    run_folder(tmp_path / "lora", [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}])
-    more = (
-        'paper = "VP is best."\nhere = "Measured so."\nruns = ["lora"]\nscores = "shapes"\n'
-        'pictures = { untuned = "base/scored.jsonl", tuned = "dpo/scored.jsonl" }\n'
-        '[[part]]\ntitle = "Figure 9"\nmissing = "There is no editor."\n'
-    )
-    file = written(tmp_path, part("<b>VP, IR > CLIP, IR", figures=figures, more=more))
-    claims(file, str(tmp_path / "claims.jsonl"), html=str(tmp_path / "page.html"))
-    page = Page(tmp_path / "page.html")
-    assert "<b>VP 70.0 % 68.0 to 72.0 paper 66.3 %" in page.text
-    assert "The paper: VP is best." in page.text
-    assert "The conclusion holds here: by the interval. Measured so." in page.text
-    assert "There is no editor." in page.text
-    assert "untuned tuned" in page.text
-    assert "loss" in page.text
-
-
-def test_a_missing_picture_is_told_by_exit_code_3(tmp_path: Path) -> None:
-    write_lines(tmp_path / "scored.jsonl", [{"prompt": "a dog", "file_name": "gone.png", "scores": {"shapes": 1.0}}])
-    file = written(tmp_path, part(more='pictures = { base = "scored.jsonl" }'))
-    with pytest.raises(SomeFailed):
-        claims(file, str(tmp_path / "claims.jsonl"), html=str(tmp_path / "page.html"))
-    assert (tmp_path / "page.html").exists()
 
 
 @pytest.mark.parametrize(

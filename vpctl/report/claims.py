@@ -15,7 +15,7 @@ from .statistics import COUNT
 
 HOLDS, OPPOSITE, UNDECIDED = "holds", "opposite", "undecided"
 VERDICTS = (HOLDS, OPPOSITE, UNDECIDED)
-WORDS = {HOLDS: "holds", OPPOSITE: "does not hold", UNDECIDED: "not decided", "": "not measured"}
+WORDS = {HOLDS: "holds", OPPOSITE: "does not hold", UNDECIDED: "not decided"}
 """The verdicts in words."""
 SHARE_OF_LINES = "share"
 _COMPARISON = re.compile(r"(?P<one>.+) (?P<sign>[<>]) (?P<other>.+)")
@@ -89,6 +89,12 @@ class PaperPart(NamedTuple):
         """
         found = [one.verdict for one in self.claims]
         return next((one for one in (OPPOSITE, UNDECIDED, HOLDS) if one in found), "")
+
+    @property
+    def word(self) -> str:
+        """The verdict in a word or two."""
+        shows = self.figures or self.pictures or self.runs
+        return WORDS.get(self.verdict, "nothing claimed" if shows else "not measured")
 
     @property
     def sentence(self) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 from ... import progress
 from ...errors import SomeFailed
 from ...options import STDIO, Roots, Whole, argument
-from ...report.claims import HOLDS, WORDS, as_reports, read_claims
+from ...report.claims import HOLDS, as_reports, read_claims
 from ...streams.places import folder_of
 from ...streams.writing import Replacement
 from ._reports import Html, check_page, write
@@ -78,7 +78,7 @@ def claims(
     check_page(html, [file, out, *found.sources])
     with Replacement(out, [file, *found.sources]) as sink:
         write(as_reports(found), sink)
-    rows = [[one.title, WORDS[one.verdict]] for one in found.parts]
+    rows = [[one.title, one.word] for one in found.parts]
     progress.table(found.title, ["table or figure", "conclusion"], rows)
     for part in found.parts:
         if part.verdict and part.verdict != HOLDS:
