@@ -293,6 +293,10 @@ _NUMBERS = re.compile(r"[\d.+-]+%?(?:(?: to |–)[\d.+-]+)?")
 """A number, or an interval."""
 
 
+NARROWEST_NAME = 6
+"""Characters. Names are broken into lines of this length rather than numbers cut off."""
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table for people, unless `quiet` is set. All columns except the first are right-aligned."""
     if _quiet:
@@ -305,6 +309,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     widest = [max(map(len, column), default=0) for column in zip(columns, *cells, strict=True)]
     is_narrow = sum(widest) + 3 * len(widest) + 1 > console.width
     drawn = Table(title=escaped(title), title_justify="left", title_style="bold")
+    taken = 0
     for index, column in enumerate(columns):
         # A number is never broken: names give way, and the words of a heading stand on lines of their own.
         numbers = [len(row[index]) for row in cells if _NUMBERS.fullmatch(row[index])]
@@ -313,6 +318,13 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
         if is_narrow and least and len(column) > least:
             heading = re.sub(r" (?!%)", "\n", heading)
         drawn.add_column(heading, justify="right" if index else "left", overflow="fold", min_width=least)
+        if index:
+            lines = [*heading.split("\n"), *(row[index] for row in cells)]
+            taken += max(map(len, lines))
+    # Of its own accord, rich also narrows columns of numbers, and cuts off what does not fit.
+    room = console.width - taken - 3 * len(columns) - 1
+    if is_narrow and room >= NARROWEST_NAME:
+        drawn.columns[0].max_width = room
     for row in cells:
         drawn.add_row(*map(escaped, row))
     with console.capture() as text:

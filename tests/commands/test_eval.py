@@ -494,7 +494,7 @@ def test_agreement_compares_every_two_annotators_over_all_files(tmp_path: Path) 
         ([judgement("human", [1, 2])], "agreement needs at least two annotators, or one with --passes 2; found: human"),
         (
             [judgement("human", [1, 2]), judgement("net", [1, 2], "q")],
-            "no two annotators judged the same two pictures on the same aspect",
+            "no two annotators judged the same two pictures",
         ),
     ],
 )

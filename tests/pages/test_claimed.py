@@ -45,10 +45,27 @@ def test_the_page_has_the_numbers_the_papers_and_the_verdicts(tmp_path: Path) ->
     assert "untuned tuned" in page.text
     assert "loss" in page.text
     assert "Table 1 holds Figure 9 not measured Numbers alone nothing claimed" in page.text
+    source = (tmp_path / "page.html").read_text()
+    assert "row,column,name,metric,n," in source
+    assert r"70.0 [68.0 to 72.0], paper 66.3 \%" in source
+
+
+def test_counts_and_shares_of_one_table_are_each_written_in_their_way(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a red cat\n" * 300 + "a dog\n" * 1200)
+    figures = (
+        '{ row = "prompts", paper = "179,000", lines = "prompts.txt" },'
+        '{ row = "red", lines = "prompts.txt", containing = ["red"] }'
+    )
+    file = written(tmp_path, part("red > 0.1", "prompts > 1000", figures=figures))
+    claims(file, str(tmp_path / "claims.jsonl"), html=str(tmp_path / "page.html"))
+    page = Page(tmp_path / "page.html")
+    assert "prompts 1,500 paper 179,000" in page.text
+    assert "red 20.0 % 18.0 to 22.1" in page.text
+    assert "prompts > 1000 holds: by 500 " in page.text
+    assert "1,500, paper 179,000" in (tmp_path / "page.html").read_text(), "LaTeX has no empty interval"
 
 
 def test_a_missing_picture_is_told_by_exit_code_3(tmp_path: Path) -> None:
-    write_lines(tmp_path / "scored.jsonl", [{"prompt": "a dog", "file_name": "gone.png", "scores": {"shapes": 1.0}}])
     file = written(tmp_path, part(more='pictures = { base = "scored.jsonl" }'))
     with pytest.raises(SomeFailed):
         claims(file, str(tmp_path / "claims.jsonl"), html=str(tmp_path / "page.html"))

@@ -28,6 +28,7 @@ def written(folder: Path, text: str, name: str = "claims.toml") -> str:
         for name, numbers in REPORTS.items()
     ]
     write_lines(folder / "reports.jsonl", records)
+    write_lines(folder / "scored.jsonl", [{"prompt": "a dog", "file_name": "gone.png", "scores": {"shapes": 1.0}}])
     (folder / name).write_text(text)
     return str(folder / name)
 
@@ -118,17 +119,17 @@ def claim(text: str, verdict: str) -> Claim:
     ("verdicts", "said"),
     [
         ([HOLDS], "The conclusion holds here: by the interval."),
-        ([HOLDS, HOLDS], "The conclusion holds here: all 2 comparisons hold by their intervals."),
-        ([UNDECIDED], "Not decided here: the interval includes equality."),
+        ([HOLDS, HOLDS], "The conclusion holds here: both comparisons hold by their intervals."),
+        ([UNDECIDED], "Not decided here: by the interval, either may be larger."),
         ([OPPOSITE], "The conclusion does not hold here: by the interval, the opposite is true."),
         (
             [HOLDS, UNDECIDED, UNDECIDED],
-            "Not decided here: 1 of 3 comparisons hold; for “c1” and “c2” the interval includes equality.",
+            "Not decided here: 1 of 3 comparisons hold; the intervals do not decide “c1” and “c2”.",
         ),
         (
             [HOLDS, OPPOSITE, UNDECIDED],
             "The conclusion does not hold here: the opposite is true of “c1”; 1 of 3 comparisons hold. "
-            "For “c2” the interval includes equality.",
+            "The intervals do not decide “c2”.",
         ),
         ([], "Nothing is compared here."),
     ],
@@ -164,7 +165,7 @@ def test_the_command_writes_a_report_for_each_comparison_and_a_table(
     assert (first["name"], first["group"], first["metric"]) == ("vp > clip", "Table 1", "claim")
     said = capsys.readouterr().err
     assert "not decided" in said
-    assert "for “vp > near” the interval includes equality" in said
+    assert "the intervals do not decide “vp > near”" in said
 
 
 @pytest.mark.parametrize(
@@ -175,18 +176,27 @@ def test_the_command_writes_a_report_for_each_comparison_and_a_table(
         ("[[part]]", "claims.toml: needs 'title', a text in quotes"),
         ('title = "x"\n[[part]]\ntitle = 3', "part 1: 'title' must be a text in quotes"),
         ('title = "x"\npart = [3]', "part 1: must be a table with keys"),
-        (part(more="tilte = 1"), "part 1, Table 1: 'tilte' is not a key of such a table"),
+        (part(more="tilte = 1"), "part 1: 'tilte' is not a key here; the keys are title, paper, here,"),
         (part(more="runs = [1]"), "part 1, Table 1: 'runs' must be a list of texts"),
         (part("vp = clip"), "'vp = clip' must be a comparison, such as 'VP-Score > CLIP'"),
-        (part("vp > clap"), "'clap' is neither a number nor one of vp, clip, near"),
-        (part("vp > nan"), "'nan' is neither a number nor one of vp, clip, near"),
+        (part("vp > clap"), "'clap' is neither a number nor a figure: 'vp', 'clip' and 'near'"),
+        (part("vp > nan"), "'nan' is neither a number nor a figure: 'vp', 'clip' and 'near'"),
         (part(figures='{ row = "a", where = { name = "x" } }'), "no report has name = 'x'; its name is vp, clip, near"),
-        (part(figures='{ row = "a", where = { nam = "x" } }'), "no report has nam = 'x'; none has the key 'nam'"),
+        (
+            part(figures='{ row = "a", where = { nam = "x" } }'),
+            "no report has nam = 'x'; the keys are name,",
+        ),
         (part(figures='{ row = "a" }'), "3 reports have any keys; also name name"),
         (part(figures='{ row = "a", report = "no.jsonl" }'), "no.jsonl: there is no such file"),
         (part(figures='{ row = "a", lines = "no.jsonl" }'), "no.jsonl: there is no such file"),
         (part(figures='{ row = "a", lines = "reports.jsonl", where = { } }'), "has 'lines' and 'where'"),
-        (part(figures='{ row = "a", lines = "." }'), "there is no such file"),
+        (part(figures='{ row = "a", lines = "." }'), "is a folder; name a file"),
+        (part(figures='{ row = "a", lines = "reports.jsonl", containing = [] }'), "'containing' must have a text"),
+        (part("vp > 64 %"), "'64 %' is neither a number nor a figure: 'vp', 'clip' and 'near'; write a share as 0.64"),
+        (part("vp > clip", more='missing = "x"'), "'missing' is for a part that claims nothing"),
+        (part() + '[[part]]\ntitle = "Table 1"\nmissing = "x"', "two parts have the title 'Table 1'"),
+        ('title = "x"\n[[part]]\ntitle = "t"', "says in 'missing' why it has none"),
+        ('title = "x"\n[[parts]]\ntitle = "t"', "'parts' is not a key here; the keys are title, says and part"),
         ('title = "x"\n[[part]]\ntitle = "t"\nfigures = [{ row = "a" }]', "needs 'report', the file of a report"),
         (part(figures='{ row = "a", lines = "a\\u0000" }'), "'lines' must not have the character NUL"),
         (part(figures='{ row = "a", where = { name.x.y = "vp" } }'), "'where' must have texts and numbers only"),
@@ -194,7 +204,9 @@ def test_the_command_writes_a_report_for_each_comparison_and_a_table(
         (part("1 > 0.5"), "'1 > 0.5' must compare a figure with another one, or with a number"),
         (part(more='runs = ["gone"]'), "gone: is not the folder of a training run; it has no metrics.jsonl"),
         (part(more='pictures = { a = "gone.jsonl" }'), "gone.jsonl: there is no such file"),
-        (part(more='pictures = { a = "reports.jsonl", b = "reports.jsonl" }'), "reports.jsonl has two labels"),
+        (part(more='pictures = { a = "reports.jsonl" }'), "Table 1: pictures: "),
+        (part(more='pictures = { a = "scored.jsonl", b = "scored.jsonl" }'), "scored.jsonl has two labels"),
+        (part(more='scores = "x"\npictures = { a = "scored.jsonl" }'), "have no score of 'x'; they have shapes"),
         (
             part("a > b", figures='{ row = "a", where = { name = "vp" } }, { row = "b", lines = "reports.jsonl" }'),
             "'a > b' compares accuracy and count",

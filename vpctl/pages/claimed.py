@@ -75,5 +75,6 @@ def _table(part: PaperPart) -> Table | None:
     columns: dict[tuple[str, int], dict[str, ReportData]] = {}
     for one in part.figures:
         head = one.column or "here"
-        columns.setdefault((head, 1), {})[one.row] = {**cast(ReportData, one.report), PAPER: one.paper}
+        names = {"row": one.row, "column": one.column} if one.column else {"row": one.row}
+        columns.setdefault((head, 1), {})[one.row] = {**names, **cast(ReportData, one.report), PAPER: one.paper}
     return table("", "measured", columns) if columns else None

@@ -187,7 +187,9 @@ def table(title: str, row: str, columns: Mapping[tuple[str, int], Mapping[str, R
     If a report has the key `PAPER`, its text stands below the number.
     """
     every = [report for by_row in columns.values() for report in by_row.values()]
-    style = _style(every)
+    is_mixed = {one["metric"] for one in every} > {COUNT}
+    style = Style() if is_mixed else _style(every)
+    styles = {metric: _style([one for one in every if one["metric"] == metric]) for metric in _metrics(every)}
     axes = {metric: _axis([one for one in every if one["metric"] == metric]) for metric in _metrics(every)}
     varies = any(len({one["chance"] for one in by_row.values() if "chance" in one}) > 1 for by_row in columns.values())
     heads, chances, cells = [], [], []
@@ -197,7 +199,12 @@ def table(title: str, row: str, columns: Mapping[tuple[str, int], Mapping[str, R
         heads.append((f"{name} ({copy})" if copy > 1 else name, says))
         guessed = {report["chance"] for report in by_row.values() if "chance" in report}
         chances.append(style.text(*guessed) if len(guessed) == 1 else "")
-        cells.append({name: _cell(one, style, axes[one["metric"]], varies) for name, one in by_row.items()})
+        cells.append(
+            {
+                name: _cell(one, styles[one["metric"]] if is_mixed else style, axes[one["metric"]], varies, is_mixed)
+                for name, one in by_row.items()
+            }
+        )
     names = list(dict.fromkeys(name for by_row in columns.values() for name in by_row))
     if any("by" in one for one in every):
         row, names = "part", sorted(names)
@@ -215,11 +222,11 @@ def _metrics(reports: Iterable[ReportData]) -> list[str]:
     return list(dict.fromkeys(report["metric"] for report in reports))
 
 
-def _cell(report: ReportData, style: Style, axis: Axis, with_chance: bool) -> Cell:
+def _cell(report: ReportData, style: Style, axis: Axis, with_chance: bool, with_unit: bool) -> Cell:
     neutral = report.get("chance", meaning(report["metric"]).neutral)
     return Cell(
         report,
-        style.text(report["value"]),
+        style.text(report["value"]) + (f"{NBSP}{style.unit}" if with_unit and style.unit else ""),
         f"{style.text(report['low'])} to {style.text(report['high'])}" if report["metric"] != COUNT else "",
         f"paper {report[PAPER]}" if report.get(PAPER) else _chance(report, style) if with_chance else "",
         axis.place(report["low"]),
@@ -299,7 +306,7 @@ def _latex(row: str, heads: Sequence[str], rows: Sequence[TableRow], unit: str) 
         " & ".join(
             [
                 _escaped(one.name),
-                *(f"{_escaped(cell.text)} [{_escaped(cell.interval)}]" if cell else "--" for cell in one.cells),
+                *(_latex_cell(cell) if cell else "--" for cell in one.cells),
             ]
         )
         for one in rows
@@ -317,6 +324,13 @@ def _latex(row: str, heads: Sequence[str], rows: Sequence[TableRow], unit: str) 
             "",
         ]
     )
+
+
+def _latex_cell(cell: Cell) -> str:
+    """A number with its interval, if it has one, and what a paper has."""
+    interval = f" [{_escaped(cell.interval)}]" if cell.interval else ""
+    paper = f", paper {_escaped(cell.report[PAPER])}" if cell.report.get(PAPER) else ""
+    return f"{_escaped(cell.text)}{interval}{paper}"
 
 
 def _escaped(text: str) -> str:

@@ -4,12 +4,12 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 from ..errors import UserError, os_reason
-from ..records import Report, listing
+from ..records import Image, Report, listing
 from ..streams.reading import read
 from .statistics import COUNT
 
@@ -20,6 +20,7 @@ WORDS = {HOLDS: "holds", OPPOSITE: "does not hold", UNDECIDED: "not decided"}
 SHARE_OF_LINES = "share"
 _COMPARISON = re.compile(r"(?P<one>.+) (?P<sign>[<>]) (?P<other>.+)")
 T = TypeVar("T")
+R = TypeVar("R", Image, Report)
 
 
 class PaperFigure(NamedTuple):
@@ -105,15 +106,16 @@ class PaperPart(NamedTuple):
         if self.verdict == HOLDS:
             if all(one.report["metric"] == COUNT for one in self.figures):
                 return "The conclusion holds here."
-            which = f"all {total} comparisons hold by their intervals" if total > 1 else "by the interval"
+            several = "both" if total == 2 else f"all {total}"
+            which = f"{several} comparisons hold by their intervals" if total > 1 else "by the interval"
             return f"The conclusion holds here: {which}."
         if total == 1:
-            only = "Not decided here: the interval includes equality."
+            only = "Not decided here: by the interval, either may be larger."
             return "The conclusion does not hold here: by the interval, the opposite is true." if opposite else only
         hold = f"{total - len(opposite) - len(equal)} of {total} comparisons hold"
         if not opposite:
-            return f"Not decided here: {hold}; for {_listed(equal)} the interval includes equality."
-        rest = f" For {_listed(equal)} the interval includes equality." if equal else ""
+            return f"Not decided here: {hold}; the intervals do not decide {_listed(equal)}."
+        rest = f" The intervals do not decide {_listed(equal)}." if equal else ""
         return f"The conclusion does not hold here: the opposite is true of {_listed(opposite)}; {hold}.{rest}"
 
 
@@ -154,28 +156,32 @@ def read_claims(path: str) -> Claims:
     except (ValueError, RecursionError) as error:  # a TOMLDecodeError, or a number with thousands of digits
         why = "is nested too deeply" if isinstance(error, RecursionError) else error
         raise UserError(f"{path}: {why}; it must be TOML, see vpctl eval claims --help") from None
-    keys = _Keys(told, path)
+    keys = _Keys(told, path, ("title", "says", "part"))
     title, says = keys.text("title"), keys.text("says", "")
     parts = [
         _part(one, f"{path}: part {place}", os.path.dirname(path)) for place, one in enumerate(keys.tables("part"), 1)
     ]
-    keys.done()
     if not parts:
         raise UserError(f"{path}: has no [[part]]; see vpctl eval claims --help")
+    titles = [one.title for one in parts]
+    if double := next((one for one in titles if titles.count(one) > 1), ""):
+        raise UserError(f"{path}: two parts have the title {double!r}")
     return Claims(title, says, parts)
 
 
 class _Keys:
-    """The keys of a table in TOML, taken one by one. Raises `UserError` for those that are wrong, missing or left."""
+    """The keys of a table in TOML. Raises `UserError` for those that are wrong, missing or unknown."""
 
-    def __init__(self, told: object, where: str) -> None:
+    def __init__(self, told: object, where: str, known: Sequence[str]) -> None:
         if not isinstance(told, dict):
             raise UserError(f"{where}: must be a table with keys")
-        self.told, self.where = dict(told), where
+        self.told, self.where = told, where
+        if unknown := next((key for key in told if key not in known), ""):
+            raise UserError(f"{where}: {unknown!r} is not a key here; the keys are {listing(known)}")
 
     def take(self, key: str, kind: type[T], what: str, default: T | None = None) -> T:
         """The value of a key, which has this type."""
-        value = self.told.pop(key, default)
+        value = self.told.get(key, default)
         if value is None:
             raise UserError(f"{self.where}: needs {key!r}, {what}")
         if not isinstance(value, kind):
@@ -210,14 +216,13 @@ class _Keys:
         """A list of tables, which may be left out."""
         return self.take(key, list, "a list of tables", [])
 
-    def done(self) -> None:
-        """All keys must have been taken."""
-        if self.told:
-            raise UserError(f"{self.where}: {next(iter(self.told))!r} is not a key of such a table")
+
+_OF_A_PART = ("title", "paper", "here", "missing", "report", "figures", "holds", "runs", "pictures", "scores")
+_OF_A_FIGURE = ("row", "column", "paper", "report", "where", "lines", "containing")
 
 
 def _part(told: object, where: str, folder: str) -> PaperPart:
-    keys = _Keys(told, where)
+    keys = _Keys(told, where, _OF_A_PART)
     title = keys.text("title")
     where = keys.where = f"{where}, {title}"
     common = keys.text("report", "")
@@ -234,19 +239,43 @@ def _part(told: object, where: str, folder: str) -> PaperPart:
         if not os.path.isfile(os.path.join(run, "metrics.jsonl")):
             raise UserError(f"{where}: runs: {run}: is not the folder of a training run; it has no metrics.jsonl")
     pictures = {name: os.path.join(folder, file) for name, file in keys.named("pictures").items()}
+    paper, here, missing, scores = (keys.text(key, "") for key in ("paper", "here", "missing", "scores"))
     for file in pictures.values():
-        if not os.path.isfile(file):
-            raise UserError(f"{where}: pictures: {file}: {_NO_FILE}")
+        _check_pictures(file, scores, f"{where}: pictures")
         if [*pictures.values()].count(file) > 1:
             raise UserError(f"{where}: pictures: {file} has two labels")
     claims = [_claim(one, by_name, where) for one in keys.texts("holds")]
-    paper, here, missing, scores = (keys.text(key, "") for key in ("paper", "here", "missing", "scores"))
-    part = PaperPart(title, paper, here, missing, figures, claims, runs, pictures, scores)
-    keys.done()
-    return part
+    if missing and claims:
+        raise UserError(f"{where}: has 'missing' and 'holds'; 'missing' is for a part that claims nothing")
+    if not (missing or figures or runs or pictures):
+        raise UserError(f"{where}: needs 'figures', 'runs' or 'pictures', or says in 'missing' why it has none")
+    return PaperPart(title, paper, here, missing, figures, claims, runs, pictures, scores)
 
 
-_NO_FILE = "there is no such file"
+def _check_file(path: str, where: str) -> None:
+    if os.path.isdir(path):
+        raise UserError(f"{where}: {path}: is a folder; name a file")
+    if not os.path.isfile(path):
+        raise UserError(f"{where}: {path}: there is no such file; paths are relative to the file of claims")
+
+
+def _check_pictures(path: str, scores: str, where: str) -> None:
+    """Raise `UserError` if a file has no pictures, or its first one has no score of this name."""
+    _check_file(path, where)
+    first = next(iter(_located(path, Image, where)), None)
+    if first is None:
+        raise UserError(f"{where}: {path}: has no pictures")
+    if scores and scores not in first.get("scores", {}):
+        has = ", ".join(first.get("scores", {})) or "none"
+        raise UserError(f"{where}: {path}: the pictures have no score of {scores!r}; they have {has}")
+
+
+def _located(path: str, kind: type[R], where: str) -> Iterator[R]:
+    """The records of a file. Errors begin with the place that names it."""
+    try:
+        yield from read(path, kind)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _name(row: str, column: str) -> str:
@@ -254,7 +283,7 @@ def _name(row: str, column: str) -> str:
 
 
 def _figure(told: object, where: str, folder: str, common: str) -> PaperFigure:
-    keys = _Keys(told, where)
+    keys = _Keys(told, where, _OF_A_FIGURE)
     row, column, paper = keys.text("row"), keys.text("column", ""), keys.text("paper", "")
     where = keys.where = f"{where}, {_name(row, column)}"
     lines = keys.text("lines", "")
@@ -263,6 +292,8 @@ def _figure(told: object, where: str, folder: str, common: str) -> PaperFigure:
     if lines:
         if odd := next((key for key in ("report", "where") if key in keys.told), ""):
             raise UserError(f"{where}: has 'lines' and {odd!r}; a figure is a number of lines or from a report")
+        if keys.told.get("containing") == []:
+            raise UserError(f"{where}: 'containing' must have a text")
         report = counted(source, keys.texts("containing"), where)
     elif not name:
         raise UserError(f"{where}: needs 'report', the file of a report, here or in its part; or 'lines'")
@@ -271,7 +302,6 @@ def _figure(told: object, where: str, folder: str, common: str) -> PaperFigure:
         if not all(isinstance(one, str | int | float) for one in wanted.values()):
             raise UserError(f"{where}: 'where' must have texts and numbers only")
         report = _the_report(source, wanted, where)
-    keys.done()
     return PaperFigure(row, column, report, paper, source)
 
 
@@ -280,8 +310,7 @@ def counted(path: str, containing: Sequence[str], where: str) -> Report:
 
     The share has the exact interval of Clopper and Pearson. Empty lines do not count.
     """
-    if not os.path.isfile(path):
-        raise UserError(f"{where}: {path}: {_NO_FILE}")
+    _check_file(path, where)
     wanted = [one.casefold() for one in containing]
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -310,9 +339,10 @@ def counted(path: str, containing: Sequence[str], where: str) -> Report:
 
 def _the_report(path: str, wanted: Mapping[str, object], where: str) -> Report:
     """The one report in a file that has these keys."""
-    if not os.path.isfile(path):
-        raise UserError(f"{where}: {path}: {_NO_FILE}")
-    every = [*read(path, Report)]
+    _check_file(path, where)
+    every = [*_located(path, Report, where)]
+    if not every:
+        raise UserError(f"{where}: {path}: has no reports")
     found = [one for one in every if all(_matches(cast(Mapping[str, object], one), *item) for item in wanted.items())]
     if len(found) == 1:
         return found[0]
@@ -341,7 +371,8 @@ def _nearest(every: Sequence[Report], wanted: Mapping[str, object]) -> str:
         has = list(dict.fromkeys(str(cast(Mapping[str, object], one)[key]) for one in every if key in one))
         if str(value) not in has:
             more = f" and {len(has) - 8} more" if len(has) > 8 else ""
-            return f"its {key} is {', '.join(has[:8])}{more}" if has else f"none has the key {key!r}"
+            keys = dict.fromkeys(name for one in every for name in one)
+            return f"its {key} is {', '.join(has[:8])}{more}" if has else f"the keys are {listing(keys)}"
     return "these values stand in different reports"
 
 
@@ -404,7 +435,9 @@ def _number(text: str, figures: Mapping[str, PaperFigure], where: str) -> Report
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UserError(f"{where}: {text!r} is neither a number nor one of {', '.join(figures)}")
+        hint = "; write a share as 0.64" if text.endswith("%") else ""
+        known = listing(map(repr, figures)) if figures else "and the part has no figures"
+        raise UserError(f"{where}: {text!r} is neither a number nor a figure: {known}{hint}")
     return {"name": text, "metric": "claim", "value": value, "low": value, "high": value, "n": 0}
 
 

@@ -59,21 +59,21 @@ def agreement(
 ) -> None:
     """Measure how often annotators agree on which of two pictures is better.
 
-    Compares each annotator with every other annotator; people can be annotators, too. Two pictures count if both
-    annotators judged them on the same aspect. `agreement` is the share of pairs on which both prefer the same picture;
-    pairs that one of them ties do not count. In public data sets, two people agree on 65 to 78 percent of these pairs.
-    Do not expect more of a model. `agreement_with_ties` counts all pairs: both must prefer the same picture, or both
-    tie. `cohens_kappa` is the same without what chance gives: 0 is chance, 1 is perfect.
+    Compares each annotator with every other annotator, on each aspect that both judged; people can be annotators, too.
+    Two pictures count if both annotators judged them. `agreement` is the share of pairs on which both prefer the same
+    picture; pairs that one of them ties do not count. In public data sets, two people agree on 65 to 78 percent of
+    these pairs. Do not expect more of a model. `agreement_with_ties` counts all pairs: both must prefer the same
+    picture, or both tie. `cohens_kappa` is the same without what chance gives: 0 is chance, 1 is perfect.
 
-    If two annotators judged several aspects, or different ones, there is also the agreement on the `mean of aspects`,
-    over all that each of them judged. So a person who answered one question is compared with a model that judged four
-    aspects.
+    If two annotators judged several aspects, or different ones, there is also the agreement on the `mean of aspects`:
+    each one's scores are averaged over its own aspects. So a person who answered one question is compared with a model
+    that judged four aspects.
 
     `spearman` and `kendall`, which is tau-b, are the rank correlations of the scores of single pictures, from -1 to 1.
 
-    With three annotators or more, `fleiss_kappa` is the kappa of all, on the pairs that all of them judged.
-    `krippendorff_alpha` is the agreement of all on the scores, as numbers; they need not have judged the same pictures.
-    Scores of different scales have a low alpha.
+    For an aspect that three annotators or more judged, `fleiss_kappa` is the kappa of all, on the pairs that all of
+    them judged. `krippendorff_alpha` is the agreement of all on the scores, as numbers; they need not have judged the
+    same pictures. Scores of different scales have a low alpha.
 
     Two more metrics are of one annotator. `self_consistency` is the agreement of its passes with each other, ties left
     out. `slot_preferred` is how often the picture in the first place, the second, and so on, is preferred to another
@@ -153,7 +153,11 @@ def _of_all(said: Mapping[str, AnnotatorJudgements]) -> Iterator[Report]:
     for compared in common_pairs(everyone):
         pairs[compared.aspect].append(compared)
     for aspect in sorted({aspect for judged in everyone for _, aspect in judged}):
-        keys = {"name": f"{len(said)} annotators", "aspect": aspect}
+        number = sum(any(one == aspect for _, one in judged) for judged in everyone)
+        if number < 3:
+            continue
+        of = "" if number == len(said) else f" of {len(said)}"
+        keys = {"name": f"{number}{of} annotators", "aspect": aspect}
         if aspect in pairs:
             yield as_report(kappa(pairs[aspect]), **keys, metric="fleiss_kappa")
         if found := alpha(common_scores(everyone, aspect)):
@@ -187,4 +191,4 @@ def _nothing_to_compare(said: Mapping[str, AnnotatorJudgements]) -> str:
     """Why there is nothing to measure, for a message."""
     if len(said) < 2:
         return f"agreement needs at least two annotators, or one with --passes 2; found: {', '.join(said) or 'none'}"
-    return "no two annotators judged the same two pictures on the same aspect"
+    return "no two annotators judged the same two pictures"

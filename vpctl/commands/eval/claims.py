@@ -27,14 +27,14 @@ def claims(
     holds if all its comparisons hold, and does not hold if the opposite of one is true. The more comparisons a table
     has, the more likely chance decides one of them.
 
-    If eval accuracy --baseline has written the paired difference of two numbers beside them, it decides. Otherwise the
-    interval of the difference comes from the intervals of both, as if they were independent (MOVER, Zou and Donner
+    If the file of two numbers has their paired difference, as eval accuracy --baseline writes it, it decides. Otherwise
+    the interval of the difference comes from the intervals of both, as if they were independent (MOVER, Zou and Donner
     2008). For numbers from the same prompts it is usually too wide, so fewer comparisons are decided.
 
     The page of --html shows the numbers with their intervals, the paper's numbers beside them, and a sentence for each
     table. examples/claims.toml has the claims of VisionPrefer (Wu et al. 2024, arXiv 2404.15100) for the shapes world.
 
-    A file of claims looks like this. Paths are relative to it.
+    A file of claims looks like this. Paths are relative to it. It cannot be a pipe.
 
         title = "A paper"
         says = "What this page is about."
@@ -56,11 +56,12 @@ def claims(
         paper = "54.3 %"
         where = { name = "clip", metric = "accuracy" }
 
-    A figure is the number of the one report that has the keys of `where`. It can have a `report` file of its own, and a
-    `column` if a table has several: its name in `holds` is then "ROW, COLUMN". With `lines`, a figure is the number of
-    lines of a file; with a list of texts in `containing`, it is the share of the lines that contain one of them.
+    A figure is the number of the one report that has the keys of `where`; man vpctl-records lists the keys of reports.
+    It can have a `report` file of its own, and a `column` if a table has several: its name in `holds` is then "ROW,
+    COLUMN". With `lines`, a figure is the number of lines of a file; with a list of texts in `containing`, it is the
+    share of the lines that contain one of them.
 
-    A part without figures can say in `missing` why nothing was measured. `runs` lists folders of training runs, whose
+    A part that claims nothing can say in `missing` why. `runs` lists folders of training runs, whose
     curves are shown. `pictures` is a table with files of pictures to show side by side, by their labels. `scores` is
     the reward whose scores stand below them.
 
