@@ -192,6 +192,7 @@ def test_the_command_writes_a_report_for_each_comparison_and_a_table(
         (part(figures='{ row = "a", lines = "reports.jsonl", where = { } }'), "has 'lines' and 'where'"),
         (part(figures='{ row = "a", lines = "." }'), "is a folder; name a file"),
         (part(figures='{ row = "a", lines = "reports.jsonl", containing = [] }'), "'containing' must have a text"),
+        (part(figures='{ row = "a", containing = ["x"] }'), "'containing' needs 'lines'"),
         (part("vp > 64 %"), "'64 %' is neither a number nor a figure: 'vp', 'clip' and 'near'; write a share as 0.64"),
         (part("vp > clip", more='missing = "x"'), "'missing' is for a part that claims nothing"),
         (part() + '[[part]]\ntitle = "Table 1"\nmissing = "x"', "two parts have the title 'Table 1'"),

@@ -168,6 +168,9 @@ def test_the_difference_of_harmonic_means_changes_its_sign_with_the_order() -> N
 @pytest.mark.parametrize(("prompts", "widest"), [(1, 2.0), (5, 1.5)])
 def test_a_difference_of_few_prompts_is_hardly_known(prompts: int, widest: float) -> None:
     right, wrong = [1.0] * prompts, [0.0] * prompts
+    many = [1.0] * (prompts + 10)
+    equal = harmonic_mean_difference([(many, many, range(prompts + 10))])
+    assert equal.low < 0 < equal.high, "both may be wrong on other prompts"
     found = harmonic_mean_difference([(right, wrong, range(prompts))])
     assert found.value == 1
     assert found.low < 1 - 0.4

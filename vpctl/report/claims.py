@@ -295,6 +295,8 @@ def _figure(told: object, where: str, folder: str, common: str) -> PaperFigure:
         if keys.told.get("containing") == []:
             raise UserError(f"{where}: 'containing' must have a text")
         report = counted(source, keys.texts("containing"), where)
+    elif "containing" in keys.told:
+        raise UserError(f"{where}: 'containing' needs 'lines', the file whose lines are searched")
     elif not name:
         raise UserError(f"{where}: needs 'report', the file of a report, here or in its part; or 'lines'")
     else:
