@@ -22,6 +22,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from tests.surroundings import ENVIRONMENT
 from vpctl import progress
 from vpctl.records import Image
 from vpctl.shapes.grammar import describe, sample
@@ -47,15 +48,6 @@ JSON = st.recursive(
 )
 """Any value of JSON that is read back as it was written."""
 HOME = Path(__file__).parent.parent
-_OWN = ("OPENAI_", "COMP_", "_VPCTL", "VPCTL")
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(_OWN)} | {
-    "OMP_NUM_THREADS": "1",
-    "COLUMNS": "80",
-    "NO_COLOR": "1",
-}
-"""The environment of vpctl in tests: no settings of the user, one core, a terminal of the usual width."""
-
-
 PATIENCE = 300
 """Seconds after which a test fails if an event has not happened. Enough for a machine that is busy with other work."""
 
@@ -175,13 +167,12 @@ def forks() -> "Iterator[Forks]":
 
 @pytest.fixture
 def forked(forks: "Forks", tmp_path: Path) -> Run:
-    """As `run`, in a fork of a process that has imported the libraries. Standard input is empty."""
+    """As `run`, in a fork of a process that has imported the libraries."""
 
     def run(
         *arguments: str | Path, stdin: str = "", cwd: Path | None = None, env: Mapping[str, str] | None = None
     ) -> Ended:
-        assert not stdin
-        return forks([*map(str, arguments)], cwd or tmp_path, env=env)
+        return forks([*map(str, arguments)], cwd or tmp_path, stdin=stdin, env=env)
 
     return run
 

@@ -1,6 +1,7 @@
 """vpctl in forks of one process that has imported the libraries once: a run costs no more than its own work."""
 
 import functools
+import gc
 import importlib
 import os
 import resource
@@ -17,8 +18,19 @@ from typing import Any, Self
 
 import orjson
 
-from tests.conftest import ENVIRONMENT, HOME, PATIENCE, Ended
+from tests.conftest import HOME, PATIENCE, Ended, as_anyone
 from tests.killed import watched
+from tests.surroundings import ENVIRONMENT
+
+MODULES = (
+    *("aiohttp", "json_repair", "pyarrow.parquet", "rich.table", "rich.progress"),
+    *("diffusers.pipelines.auto_pipeline", "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"),
+    *("vpctl.generators.shapes", "vpctl.polishers.rules", "vpctl.rewards.judge", "vpctl.rewards.shapes"),
+    *("vpctl.models.denoiser.sd", "vpctl.models.denoiser.unet", "vpctl.models.reward"),
+    *("vpctl.tuning.ddpo", "vpctl.tuning.dpo", "vpctl.tuning.reward"),
+    *("vpctl.api.transport", "vpctl.drawing.run", "vpctl.judging.live", "vpctl.judging.merging", "vpctl.pages.page"),
+)
+"""Modules that the commands import only when they need them."""
 
 
 class Forks:
@@ -36,6 +48,7 @@ class Forks:
             stdout=subprocess.PIPE,
             cwd=HOME,
             env={**ENVIRONMENT, "PYTHONPATH": str(HOME)},
+            preexec_fn=as_anyone,
         )
 
     def __call__(
@@ -43,6 +56,7 @@ class Forks:
         arguments: list[str],
         folder: Path,
         *,
+        stdin: str = "",
         limit: int = 0,
         signals: str = "",
         moment: str = "",
@@ -51,10 +65,10 @@ class Forks:
         env: Mapping[str, str] | None = None,
     ) -> Ended:
         """Run ``vpctl ARGUMENTS`` in `folder` to its end."""
-        said = [Path(self._said.name, name) for name in ("stdout", "stderr")]
-        for file in said:
-            file.write_bytes(b"")
-        asked = {"arguments": arguments, "folder": str(folder), "said": [*map(str, said)], "limit": limit}
+        read, *said = (Path(self._said.name, name) for name in ("stdin", "stdout", "stderr"))
+        for file in (read, *said):
+            file.write_text(stdin if file is read else "")
+        asked = {"arguments": arguments, "folder": str(folder), "files": [*map(str, (read, *said))], "limit": limit}
         asked |= {"signals": signals, "moment": moment, "call": call, "kill": kill, "env": dict(env or {})}
         assert self._server.stdin
         self._server.stdin.write(orjson.dumps(asked, option=orjson.OPT_APPEND_NEWLINE))
@@ -77,10 +91,13 @@ class Forks:
 
 def serve() -> None:
     """Answer every line with the exit of a fork."""
-    for module in ("commands.train_rm", "commands.tune_dpo", "commands.tune_ppo", "tuning.dpo", "tuning.ddpo"):
-        __import__(f"vpctl.{module}")
-    for module in ("tuning.reward", "models.reward", "report.intervals", "generators.shapes", "rewards.shapes"):
-        __import__(f"vpctl.{module}")
+    from vpctl import cli
+
+    for name in cli.COMMANDS:
+        cli.load(f"{name} accuracy" if name == "eval" else name)
+    for module in MODULES:
+        importlib.import_module(module)
+    gc.freeze()  # otherwise the first garbage collection of every fork would copy memory
     for line in sys.stdin.buffer:
         child = os.fork()
         if child == 0:
@@ -96,9 +113,8 @@ def run(asked: dict[str, Any]) -> None:
     try:
         os.chdir(asked["folder"])
         os.environ.update(asked["env"])
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for number, path in enumerate(asked["said"], 1):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
+        for number, path in enumerate(asked["files"]):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND if number else os.O_RDONLY), number)
         if asked["limit"]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (asked["limit"], resource.RLIM_INFINITY))
         if asked["signals"]:

@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import ENVIRONMENT, PATIENCE
+from tests.conftest import PATIENCE
+from tests.surroundings import ENVIRONMENT
 
 
 def launched(folder: Path, command: list[str]) -> subprocess.Popen[bytes]:

@@ -11,21 +11,8 @@ from unittest.mock import patch
 
 import pytest
 
-from tests.conftest import (
-    ENVIRONMENT,
-    FAIR,
-    HOME,
-    Ended,
-    Plugin,
-    Run,
-    bash,
-    draw,
-    lines,
-    rest,
-    told,
-    vpctl,
-    write_lines,
-)
+from tests.conftest import FAIR, HOME, Ended, Plugin, Run, bash, draw, lines, rest, told, vpctl, write_lines
+from tests.surroundings import ENVIRONMENT
 from vpctl import __version__, manual, progress
 from vpctl.cli import COMMANDS, EVALUATIONS, about, as_typed, described, load, main
 from vpctl.records import Prompt, prompt_key

@@ -45,12 +45,12 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize(("contract", "command"), COMMANDS.items(), ids=COMMANDS)
-def test_the_example_of_the_manual_works_as_it_stands(run: Run, tmp_path: Path, contract: str, command: str) -> None:
+def test_the_example_of_the_manual_works_as_it_stands(forked: Run, tmp_path: Path, contract: str, command: str) -> None:
     draw(tmp_path, prompts=2)
     (tmp_path / "prompts.txt").write_text("a red circle\n")
     (tmp_path / "film.srt").write_text("1\n00:00:01 --> 00:00:02\nA red circle.\n")
     (tmp_path / "mine.py").write_text(examples(contract)[0])
-    ended = run(*command.split())
+    ended = forked(*command.split())
     assert ended.code == 0, ended.err
     written = tmp_path / "drawn" / "metadata.jsonl"
     records = lines(written.read_text() if written.exists() else ended.out)
@@ -67,7 +67,7 @@ def test_the_example_of_the_manual_works_as_it_stands(run: Run, tmp_path: Path, 
 
 @pytest.mark.parametrize(("mode", "possible"), [("list", {2, 5}), ("pair", {1, 5})])
 def test_the_class_of_the_manual_judges_by_its_argument(
-    run: Run, tmp_path: Path, mode: str, possible: set[float]
+    forked: Run, tmp_path: Path, mode: str, possible: set[float]
 ) -> None:
     """A picture of 8 × 8 pixels has a quarter of the 256 that are enough, and one of 16 × 16 has all."""
     draw(tmp_path, prompts=1)
@@ -75,7 +75,7 @@ def test_the_class_of_the_manual_judges_by_its_argument(
     Image.new("RGB", (8, 8)).save(small)
     Image.new("RGB", (16, 16)).save(large)
     (tmp_path / "mine.py").write_text(examples("Annotator")[1])
-    ended = run("annotate", "metadata.jsonl", "--annotator", "./mine.py:256", "--aspect", "fidelity", "--mode", mode)
+    ended = forked("annotate", "metadata.jsonl", "--annotator", "./mine.py:256", "--aspect", "fidelity", "--mode", mode)
     assert ended.code == 0, ended.err
     judgements = lines(ended.out)
     assert judgements
@@ -110,24 +110,26 @@ class NumberForText(Annotator):
 
 
 def test_the_asynchronous_polisher_of_the_manual_works_as_it_stands(
-    run: Run, tmp_path: Path, httpserver: HTTPServer
+    forked: Run, tmp_path: Path, httpserver: HTTPServer
 ) -> None:
     """The server answers the first request, and fails at the second one."""
     httpserver.expect_ordered_request("/").respond_with_json([f"picture {number}" for number in range(8)])
     httpserver.expect_ordered_request("/").respond_with_data("", status=500)
     (tmp_path / "prompts.txt").write_text("".join(f"a red circle {number}\n" for number in range(9)))
     (tmp_path / "remote.py").write_text(examples("AsyncPolisher")[0])
-    ended = run("polish", "prompts.txt", "--polisher", f"./remote.py:{httpserver.url_for('/')}", "--concurrency", "1")
+    ended = forked(
+        "polish", "prompts.txt", "--polisher", f"./remote.py:{httpserver.url_for('/')}", "--concurrency", "1"
+    )
     assert ended.code == 3, ended.err
     assert [record["prompt"] for record in lines(ended.out)] == [f"picture {number}" for number in range(8)]
     assert "500" in ended.err
-    without = run("polish", "prompts.txt", "--polisher", "./remote.py")
+    without = forked("polish", "prompts.txt", "--polisher", "./remote.py")
     assert without.code == 2
     assert "--polisher remote.py: add :URL" in without.err
 
 
 def test_the_asynchronous_generator_of_the_manual_works_as_it_stands(
-    run: Run, tmp_path: Path, httpserver: HTTPServer
+    forked: Run, tmp_path: Path, httpserver: HTTPServer
 ) -> None:
     """The server draws the first picture, then sends none, and none again, and fails at last."""
     drawn = BytesIO()
@@ -140,41 +142,41 @@ def test_the_asynchronous_generator_of_the_manual_works_as_it_stands(
     out = tmp_path / "drawn" / "metadata.jsonl"
     words = ["generate", "prompts.txt", "--out", str(out), "-m"]
     for number in (1, 2, 3):
-        ended = run(*words, f"./remote.py:{httpserver.url_for('/')}", "-n", str(number))
+        ended = forked(*words, f"./remote.py:{httpserver.url_for('/')}", "-n", str(number))
         assert ended.code == (0 if number == 1 else 3), ended.err
     assert [(one["width"], one["height"]) for one in lines(out.read_text())] == [(9, 9)]
     assert [one["failed"][:12] for one in lines(Path(f"{out.parent}/metadata.failed.jsonl").read_text())] == [
         "drawn twice:"
     ]
     assert "1 picture could not be drawn for now" in ended.err
-    without = run(*words, "./remote.py")
+    without = forked(*words, "./remote.py")
     assert without.code == 2
     assert "--model remote.py: add :URL" in without.err
 
 
-def test_a_generator_may_be_a_coroutine_function(run: Run, plugin: Plugin, tmp_path: Path) -> None:
+def test_a_generator_may_be_a_coroutine_function(forked: Run, plugin: Plugin, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
     body = (
         "from PIL import Image\nfrom vpctl.contracts import DrawnPicture\nasync def draw(prompt, seed, settings):\n"
         "    return DrawnPicture(Image.new('RGB', (7, 7), prompt.split()[1]))\nreturn draw"
     )
     plugin("mine", body)
-    ended = run("generate", "prompts.txt", "-m", "./mine.py", "-n", "2", "--concurrency", "2")
+    ended = forked("generate", "prompts.txt", "-m", "./mine.py", "-n", "2", "--concurrency", "2")
     assert ended.code == 0, ended.err
     assert [(one["prompt"], one["width"]) for one in lines(ended.out)] == [("a red circle", 7)] * 2 + [
         ("a blue square", 7)
     ] * 2
     plugin("wrong", "async def draw(prompt, seed, settings):\n    return 7\nreturn draw")
-    ended = run("generate", "prompts.txt", "-m", "./wrong.py")
+    ended = forked("generate", "prompts.txt", "-m", "./wrong.py")
     assert ended.code == 2
     assert "--model ./wrong.py: it returned an int, 7; an asynchronous generator takes" in ended.err
 
 
-def test_a_polisher_may_be_a_coroutine_function(run: Run, plugin: Plugin, tmp_path: Path) -> None:
+def test_a_polisher_may_be_a_coroutine_function(forked: Run, plugin: Plugin, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
     body = "from vpctl.contracts import Polished\nasync def polish(prompts):\n    return [*map(Polished, prompts)]\n"
     plugin("mine", f"{body}return polish")
-    ended = run("polish", "prompts.txt", "--polisher", "./mine.py")
+    ended = forked("polish", "prompts.txt", "--polisher", "./mine.py")
     assert ended.code == 0, ended.err
     assert [record["prompt"] for record in lines(ended.out)] == ["a red circle", "a blue square"]
 

@@ -19,8 +19,9 @@ import typer
 import yaml
 from PIL import Image as PIL
 
-from tests.conftest import ENVIRONMENT, HOME, Ended, draw, lines, write_lines
+from tests.conftest import HOME, Ended, draw, lines, write_lines
 from tests.servers import Server
+from tests.surroundings import ENVIRONMENT
 from vpctl import cli
 from vpctl.errors import UserError
 from vpctl.plugins import aspect

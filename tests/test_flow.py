@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ENVIRONMENT, draw, lines, rest, told, until, vpctl
+from tests.conftest import draw, lines, rest, told, until, vpctl
 from tests.servers import Server
+from tests.surroundings import ENVIRONMENT
 from vpctl import flow
 from vpctl.errors import LimitReached, Stopped, UserError
 from vpctl.flow import StopSignal, WeightedSemaphore

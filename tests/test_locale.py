@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ENVIRONMENT, HOME, PATIENCE, Ended, lines, vpctl
+from tests.conftest import HOME, PATIENCE, Ended, lines, vpctl
+from tests.surroundings import ENVIRONMENT
 from vpctl.cli import COMMANDS
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -11,7 +11,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tests.conftest import ENVIRONMENT, HOME, bash
+from tests.conftest import HOME, bash
+from tests.surroundings import ENVIRONMENT
 from vpctl import cli, manual, plugins
 from vpctl.configs import VARIABLES
 from vpctl.options import GROUPS

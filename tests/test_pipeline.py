@@ -17,8 +17,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from tests.conftest import ENVIRONMENT, HOME, PATIENCE, code_of_card, lines, until, vpctl
+from tests.conftest import HOME, PATIENCE, code_of_card, lines, until, vpctl
 from tests.forks import Forks
+from tests.surroundings import ENVIRONMENT
 from vpctl import plugins
 from vpctl.shapes.prompts import raw_prompts
 

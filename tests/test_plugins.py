@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import ENVIRONMENT, HOME, PATIENCE, Ended, Plugin, Run, lines, vpctl
+from tests.conftest import HOME, PATIENCE, Ended, Plugin, Run, lines, vpctl
+from tests.surroundings import ENVIRONMENT
 from vpctl import plugins
 from vpctl.contracts import LEVELS, Aspect
 from vpctl.errors import UserError

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ENVIRONMENT, PATIENCE, Ended, write_lines
+from tests.conftest import PATIENCE, Ended, write_lines
+from tests.surroundings import ENVIRONMENT
 from vpctl.cli import COMMANDS, EVALUATIONS
 from vpctl.generators import shapes
 

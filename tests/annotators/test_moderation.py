@@ -11,13 +11,13 @@ from vpctl.annotators.moderation import read
 from vpctl.errors import RecordFailed
 
 
-def moderate(run: Run, folder: Path, server: Server, *more: str) -> Ended:
+def moderate(forked: Run, folder: Path, server: Server, *more: str) -> Ended:
     asked = ["--annotator", "moderation", "--aspect", "harmlessness", *more]
     env = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "any"}
-    return run("annotate", folder / "metadata.jsonl", *asked, env=env)
+    return forked("annotate", folder / "metadata.jsonl", *asked, env=env)
 
 
-def test_the_highest_score_of_a_category_is_what_counts(run: Run, tmp_path: Path) -> None:
+def test_the_highest_score_of_a_category_is_what_counts(forked: Run, tmp_path: Path) -> None:
     draw(tmp_path / "pictures", prompts=1, each=2)
     seen: list[dict[str, Any]] = []
 
@@ -26,7 +26,7 @@ def test_the_highest_score_of_a_category_is_what_counts(run: Run, tmp_path: Path
         return {"violence": 0.75, "sexual": 0.25} if len(seen) == 1 else {"violence": 0.1, "sexual": 0.2}
 
     with Server(moderate=moderated) as server:
-        ended = moderate(run, tmp_path / "pictures", server, "--concurrency", "1")
+        ended = moderate(forked, tmp_path / "pictures", server, "--concurrency", "1")
     assert ended.code == 0, ended.err
     [record] = lines(ended.out)
     assert sorted(record["scores"]) == [2.0, 4.2]
@@ -39,10 +39,10 @@ def test_the_highest_score_of_a_category_is_what_counts(run: Run, tmp_path: Path
         assert part["image_url"]["url"].startswith("data:image/")
 
 
-def test_it_judges_no_other_aspect(run: Run, tmp_path: Path) -> None:
+def test_it_judges_no_other_aspect(forked: Run, tmp_path: Path) -> None:
     draw(tmp_path / "pictures", prompts=1)
     with Server() as server:
-        ended = moderate(run, tmp_path / "pictures", server, "--aspect", "aesthetic")
+        ended = moderate(forked, tmp_path / "pictures", server, "--aspect", "aesthetic")
         assert not [entry for entry in server.log if entry.path == "/v1/chat/completions"]
     assert ended.code == 2
     assert "judges harmlessness only, not aesthetic; use --aspect harmlessness" in ended.err

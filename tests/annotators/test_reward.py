@@ -10,7 +10,8 @@ import orjson
 import pytest
 from PIL import Image
 
-from tests.conftest import ENVIRONMENT, HOME, PATIENCE, Plugin
+from tests.conftest import HOME, PATIENCE, Plugin
+from tests.surroundings import ENVIRONMENT
 from vpctl import plugins
 from vpctl.annotators.reward import RewardJudge
 from vpctl.contracts import Mode, Question, Verdicts

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 from pytest_httpserver import HTTPServer
 
 from tests.annotators import vlm
-from tests.conftest import ENVIRONMENT, HOME, Ended, Run, lines
+from tests.conftest import HOME, Ended, Run, lines
+from tests.surroundings import ENVIRONMENT
 from vpctl import plugins
 from vpctl.annotators._vision_language import ChatRequest
 
@@ -66,11 +66,8 @@ def taught(tmp_path: Path, run: Run, drawn: Path, httpserver: HTTPServer) -> Pat
     )
     assert annotate(run, folder, drawn, httpserver.url_for("/v1")).code == 0
     sent = [_conversation(request.get_data()) for request, _ in httpserver.log]
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     judge = plugins.load("annotator", f"transformers:{folder}", device="cpu")
     vlm.teach(folder, judge, [(asked, SAID) for asked in sent])
-    torch.set_num_threads(before)
     return folder
 
 

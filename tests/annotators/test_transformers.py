@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +67,6 @@ def one_by_one(judge: LocalJudge, asked: Iterable[Question]) -> list[Any]:
 def told(found: Any) -> Any:
     """An answer or an exception as a value that can be compared."""
     return (str(found), found.raw, found.usage) if isinstance(found, Unusable) else found
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Use one thread: with models this small, threads mostly wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

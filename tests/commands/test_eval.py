@@ -255,9 +255,9 @@ def test_the_gate_looks_at_the_headline_of_the_rewards_and_at_nothing_else(
     assert f"{worse}, accuracy: the lower end of the interval" in warnings[0]
 
 
-def test_an_output_that_cannot_be_is_told_before_anything_is_scored(run: Run, tmp_path: Path, red: str) -> None:
+def test_an_output_that_cannot_be_is_told_before_anything_is_scored(forked: Run, tmp_path: Path, red: str) -> None:
     source = write_lines(tmp_path / "pairs.jsonl", [pair(tmp_path, 9, 4)])
-    ended = run("eval", "accuracy", source, "--reward", red, "--out", ".")
+    ended = forked("eval", "accuracy", source, "--reward", red, "--out", ".")
     assert ended.code == 2
     assert ended.err == "vpctl eval accuracy: error: .: is a folder; name a file in it, such as ./out.jsonl\n"
     assert not (tmp_path / "opened").exists()

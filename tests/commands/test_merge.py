@@ -410,12 +410,12 @@ def test_ratings_say_which_pictures_are_better_than_the_others(pairs: Any) -> No
     assert len(pairs(judgement({"a": 5, "b": 4, "c": 1}), to=["ratings"], min_margin=0.5)) == 2
 
 
-def test_judgements_are_joined_without_those_that_were_replaced(pairs: Any, run: Run, tmp_path: Path) -> None:
+def test_judgements_are_joined_without_those_that_were_replaced(pairs: Any, forked: Run, tmp_path: Path) -> None:
     old, new = (judgement({"a": score, "b": 3}, key=str(score), rationales=["r", "s"], mine=[1]) for score in (1, 5))
     refused = judgement({"c": 1}, prompt="q", refused="no") | {"scores": []}
     write_lines(tmp_path / "x" / "a.jsonl", [old])
     write_lines(tmp_path / "b.jsonl", [refused, new])
-    ended = run("merge", "x/a.jsonl", "b.jsonl", "--to", "judgements", "--out", "y/joined.jsonl")
+    ended = forked("merge", "x/a.jsonl", "b.jsonl", "--to", "judgements", "--out", "y/joined.jsonl")
     assert ended.code == 0, ended.err
     assert ended.err.splitlines()[-1] == (
         "vpctl merge: 2 judgements written to y/joined.jsonl, from 3 judgements of 3 pictures for 2 prompts; "
@@ -425,14 +425,14 @@ def test_judgements_are_joined_without_those_that_were_replaced(pairs: Any, run:
     assert lines((tmp_path / "y" / "joined.jsonl").read_text()) == expected
 
 
-def test_any_number_of_files_in_any_order(run: Run, tmp_path: Path) -> None:
+def test_any_number_of_files_in_any_order(forked: Run, tmp_path: Path) -> None:
     """And one of them may be standard input; names of files are those of each file's own folder."""
     write_lines(tmp_path / "a" / "j.jsonl", [judgement({"a": 5, "b": 1})])
     write_lines(tmp_path / "b" / "j.jsonl", [judgement({"a": 1, "b": 2}, prompt="q")])
     third = write_lines(tmp_path / "j.jsonl", [judgement({"a": 1, "b": 2}, prompt="r")]).read_text()
     outputs = []
     for order in (["a/j.jsonl", "b/j.jsonl", "-"], ["-", "b/j.jsonl", "a/j.jsonl"]):
-        ended = run("merge", *order, "--out", "deep/pairs.jsonl", stdin=third)
+        ended = forked("merge", *order, "--out", "deep/pairs.jsonl", stdin=third)
         assert (ended.code, ended.out) == (0, "")
         outputs.append(lines((tmp_path / "deep" / "pairs.jsonl").read_text()))
     assert [pair["prompt_id"] for pair in outputs[0]] == ["p", "q", "r"]
@@ -440,9 +440,9 @@ def test_any_number_of_files_in_any_order(run: Run, tmp_path: Path) -> None:
     assert [pair["chosen_file_name"] for pair in outputs[0]] == ["../a/a.png", "../b/b.png", "../b.png"]
 
 
-def test_nothing_makes_nothing(run: Run, tmp_path: Path) -> None:
+def test_nothing_makes_nothing(forked: Run, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text("\n")
-    ended = run("merge", "in.jsonl", "--out", "pairs.jsonl")
+    ended = forked("merge", "in.jsonl", "--out", "pairs.jsonl")
     assert ended.code == 0
     said = "0 pairs written to pairs.jsonl, from 0 judgements of 0 pictures for 0 prompts; 0 ties dropped"
     assert ended.err == f"vpctl merge: {said}\n"

@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,8 +13,9 @@ import orjson
 import pytest
 from aiohttp import web
 
-from tests.conftest import ENVIRONMENT, PATIENCE, Ended, lines, rest, told, until, vpctl
+from tests.conftest import Ended, Run, lines, rest, told, until, vpctl
 from tests.servers import Server
+from tests.surroundings import ENVIRONMENT
 from vpctl.polishers.openai import PER_CALL
 from vpctl.shapes.grammar import describe, sample
 
@@ -46,15 +47,25 @@ def raw(tmp_path: Path) -> Path:
     return path
 
 
-def command(raw: Path, out: Path, *more: str) -> list[str]:
+def words(raw: Path, out: Path, *more: str) -> list[str]:
     asked = ["--polisher", "openai:gpt-4o-mini", "--similarity", "1", "--concurrency", "4"]
-    return vpctl("polish", raw, *asked, "--out", out, *more)
+    return ["polish", str(raw), *asked, "--out", str(out), *more]
 
 
-def polish(server: Server, raw: Path, out: Path, *more: str) -> Ended:
-    env = {**ENVIRONMENT, "OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": KEY}
-    done = subprocess.run(command(raw, out, *more), env=env, capture_output=True, text=True, timeout=PATIENCE)
-    return Ended(done.returncode, done.stdout, done.stderr)
+def command(raw: Path, out: Path, *more: str) -> list[str]:
+    return vpctl(*words(raw, out, *more))
+
+
+Polish = Callable[..., Ended]
+"""Runs polish to its end, with a server, raw prompts, an output and more options."""
+
+
+@pytest.fixture
+def polish(forked: Run) -> Polish:
+    def polish(server: Server, raw: Path, out: Path, *more: str) -> Ended:
+        return forked(*words(raw, out, *more), env={"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": KEY})
+
+    return polish
 
 
 def texts(out: Path) -> list[str]:
@@ -65,7 +76,9 @@ def expected(raw: Path) -> list[str]:
     return [line.rpartition(",")[0] for line in raw.read_text().splitlines()]
 
 
-def test_several_prompts_go_in_a_call_and_come_out_in_their_order(server: Server, raw: Path, tmp_path: Path) -> None:
+def test_several_prompts_go_in_a_call_and_come_out_in_their_order(
+    polish: Polish, server: Server, raw: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out.jsonl"
     ended = polish(server, raw, out)
     assert ended.code == 0, ended.err
@@ -81,7 +94,7 @@ def test_several_prompts_go_in_a_call_and_come_out_in_their_order(server: Server
     assert texts(again) == texts(out)
 
 
-def test_killed_at_any_moment_it_pays_for_no_more_than_was_under_way(raw: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_pays_for_no_more_than_was_under_way(polish: Polish, raw: Path, tmp_path: Path) -> None:
     out, kills, chance = tmp_path / "out.jsonl", 4, Random(2)
     with Server(answer=cleaned, key=KEY, latency=0.05) as server:
         env = {**ENVIRONMENT, "OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": KEY}
@@ -99,7 +112,7 @@ def test_killed_at_any_moment_it_pays_for_no_more_than_was_under_way(raw: Path, 
     assert asked <= PROMPTS / PER_CALL + kills * (4 + 1), "four calls are under way, and one answer waits for its turn"
 
 
-def test_an_interrupt_keeps_what_was_paid_for(raw: Path, tmp_path: Path) -> None:
+def test_an_interrupt_keeps_what_was_paid_for(polish: Polish, raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     with Server(answer=cleaned, key=KEY, held=2) as server:
         env = {**ENVIRONMENT, "OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": KEY}
@@ -117,7 +130,9 @@ def test_an_interrupt_keeps_what_was_paid_for(raw: Path, tmp_path: Path) -> None
     assert texts(out) == expected(raw)
 
 
-def test_a_rewrite_that_drifts_is_replaced_and_what_is_refused_is_dropped(raw: Path, tmp_path: Path) -> None:
+def test_a_rewrite_that_drifts_is_replaced_and_what_is_refused_is_dropped(
+    polish: Polish, raw: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out.jsonl"
 
     def drifting(body: dict[str, Any]) -> object:
@@ -143,7 +158,7 @@ def test_a_rewrite_that_drifts_is_replaced_and_what_is_refused_is_dropped(raw: P
         assert len(server.log) == asked, "neither is asked again"
 
 
-def test_the_limits_hold_and_the_key_is_nowhere(raw: Path, tmp_path: Path) -> None:
+def test_the_limits_hold_and_the_key_is_nowhere(polish: Polish, raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     with Server(answer=cleaned, key=KEY, latency=0.05) as server:
         ended = polish(server, raw, out, "--max-requests", "3")
@@ -159,7 +174,7 @@ def test_the_limits_hold_and_the_key_is_nowhere(raw: Path, tmp_path: Path) -> No
     assert orjson.loads(out.read_bytes().splitlines()[0])
 
 
-def test_a_prompt_is_not_dropped_for_what_all_of_them_get(raw: Path, tmp_path: Path) -> None:
+def test_a_prompt_is_not_dropped_for_what_all_of_them_get(polish: Polish, raw: Path, tmp_path: Path) -> None:
     """The server knows no model that is so long. Nothing is written, and the next run polishes all of them."""
     message = "This model's maximum context length is 128 tokens."
     wrong = {"error": {"message": message, "type": "BadRequestError", "code": 400}}
@@ -175,7 +190,7 @@ def test_a_prompt_is_not_dropped_for_what_all_of_them_get(raw: Path, tmp_path: P
             assert not out.with_name("out.dropped.jsonl").exists()
 
 
-def test_a_failed_or_refused_prompt_is_tried_again_when_told_to(raw: Path, tmp_path: Path) -> None:
+def test_a_failed_or_refused_prompt_is_tried_again_when_told_to(polish: Polish, raw: Path, tmp_path: Path) -> None:
     first, second = raw.read_text().splitlines()[:2]
     raw.write_text(f"{first}\n{second}\n")
     out = tmp_path / "out.jsonl"

@@ -16,10 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import ENVIRONMENT, PATIENCE, Plugin, Run, draw, lines, vpctl, write_lines
+from tests.conftest import PATIENCE, Plugin, Run, draw, lines, vpctl, write_lines
 from tests.models.test_preprocess import noise
 from tests.rewards import peers
 from tests.rewards.test_published import write_processor
+from tests.surroundings import ENVIRONMENT
 from vpctl.commands.score import score
 from vpctl.errors import SomeFailed, UserError
 from vpctl.images.pictures import Pictures
@@ -102,8 +103,8 @@ def test_the_precision_reaches_the_rewards_that_take_one(place: Path, plugin: Pl
     assert header()["rewards"]["./plain.py"] == {"truncated_prompts": 0}
 
 
-def test_a_precision_that_there_is_not_is_an_error(run: Run, drawn: Path) -> None:
-    ended = run("score", drawn / "metadata.jsonl", "--dtype", "float64")
+def test_a_precision_that_there_is_not_is_an_error(forked: Run, drawn: Path) -> None:
+    ended = forked("score", drawn / "metadata.jsonl", "--dtype", "float64")
     assert ended.code == 2
     assert "--dtype float64: must be one of float32, bfloat16, float16" in ended.err
 
@@ -215,11 +216,11 @@ def test_another_reward_of_the_header_stays_in_it(place: Path) -> None:
     assert header() == both
 
 
-def test_a_header_that_is_there_stays_true_without_the_option(place: Path, run: Run) -> None:
+def test_a_header_that_is_there_stays_true_without_the_option(place: Path, forked: Run) -> None:
     pictures(["a"])
     scored(provenance=True, dtype="float16")
     pictures(["a", "b"])
-    ended = run("score", "images.jsonl", "-r", "./lengths.py", "-o", "scored.jsonl", "--dtype", "bfloat16")
+    ended = forked("score", "images.jsonl", "-r", "./lengths.py", "-o", "scored.jsonl", "--dtype", "bfloat16")
     assert ended.code == 2
     assert "dtype of ./lengths.py has changed since the finished scores were computed" in ended.err
     pictures(["a", "x" * 1000])
@@ -250,20 +251,20 @@ def test_pictures_of_truncated_prompts_are_counted_in_a_warning(
     assert "beginning" not in capsys.readouterr().err
 
 
-def test_truncated_prompts_are_counted_once_over_a_kill_a_resume_and_duplicates(run: Run, place: Path) -> None:
+def test_truncated_prompts_are_counted_once_over_a_kill_a_resume_and_duplicates(forked: Run, place: Path) -> None:
     prompts = ["short", "long-long-long-1", "long-long-long-2", "s", "long-long-long-3", "last"]
     pictures(prompts)
     records = lines(Path("images.jsonl").read_text())
     write_lines(Path("images.jsonl"), [*records[:2], records[1], *records[2:], records[2]])
     command = ("score", "images.jsonl", "-r", "./lengths.py", "--provenance", "--batch", "1", "--out")
-    whole = run(*command, "whole.jsonl")
+    whole = forked(*command, "whole.jsonl")
     assert whole.code == 0, whole.err
     Path("kill").write_text("long-long-long-3")
-    assert run(*command, "scored.jsonl").code == -signal.SIGKILL
+    assert forked(*command, "scored.jsonl").code == -signal.SIGKILL
     assert header()["rewards"]["./lengths.py"]["truncated_prompts"] == 0, "the file of before the first score"
     assert 2 <= len(lines(Path("scored.jsonl").read_text())) < len(prompts)
     Path("kill").unlink()
-    assert run(*command, "scored.jsonl").code == 0
+    assert forked(*command, "scored.jsonl").code == 0
     assert header()["rewards"]["./lengths.py"]["truncated_prompts"] == 3
     for name in ("{}.jsonl", "{}.jsonl.provenance.json"):
         assert Path(name.format("scored")).read_bytes() == Path(name.format("whole")).read_bytes()
@@ -293,7 +294,7 @@ def test_a_record_on_a_terminal_begins_on_a_line_of_its_own(place: Path) -> None
     assert b"score:" in shown, "there was a bar"
 
 
-def test_what_is_not_a_file_of_pictures_is_told_with_a_way_out(run: Run, place: Path) -> None:
+def test_what_is_not_a_file_of_pictures_is_told_with_a_way_out(forked: Run, place: Path) -> None:
     pictures(["a"])
     Path("one").mkdir()
     Path("one/metadata.jsonl").write_text(Path("images.jsonl").read_text())
@@ -318,13 +319,13 @@ def test_what_is_not_a_file_of_pictures_is_told_with_a_way_out(run: Run, place: 
             "judgements.jsonl:1: an image needs 'file_name'; this is a judgement, which merge and eval judgements read",
         ),
     ):
-        assert run("score", source, "-r", "./lengths.py").err == f"vpctl score: error: {said}\n"
+        assert forked("score", source, "-r", "./lengths.py").err == f"vpctl score: error: {said}\n"
 
 
-def test_a_file_that_is_no_picture_is_not_said_to_be_worth_another_try(run: Run, place: Path) -> None:
+def test_a_file_that_is_no_picture_is_not_said_to_be_worth_another_try(forked: Run, place: Path) -> None:
     pictures(["a"])
     Path("one.png").write_text("text")
-    ended = run("score", "images.jsonl", "-r", "./lengths.py")
+    ended = forked("score", "images.jsonl", "-r", "./lengths.py")
     assert ended.code == 3
     assert "1 failed; mend what the warnings name, then run the same command again" in ended.err
 
@@ -369,15 +370,15 @@ def test_rewards_of_one_run_are_measured_or_give_percentiles_each_for_itself(pla
     assert {spec: one["mean"] for spec, one in known.items()} == {"./lengths.py": 2.0, "./lengths.py:10": 20.0}
 
 
-def test_a_resumed_run_measures_the_pictures_of_before(run: Run, place: Path) -> None:
+def test_a_resumed_run_measures_the_pictures_of_before(forked: Run, place: Path) -> None:
     pictures(["a", "aa", "aaa", "aaaa", "stop-here"])
     command = ("score", "images.jsonl", "-r", "./lengths.py", "--batch", "1", "--calibrate")
-    assert run(*command, "whole.json", "--out", "whole.jsonl").code == 0
+    assert forked(*command, "whole.json", "--out", "whole.jsonl").code == 0
     Path("kill").write_text("stop-here")
-    assert run(*command, "file.json", "--out", "scored.jsonl").code == -signal.SIGKILL
+    assert forked(*command, "file.json", "--out", "scored.jsonl").code == -signal.SIGKILL
     assert not Path("file.json").exists()
     Path("kill").unlink()
-    assert run(*command, "file.json", "--out", "scored.jsonl").code == 0
+    assert forked(*command, "file.json", "--out", "scored.jsonl").code == 0
     assert Path("file.json").read_bytes() == Path("whole.json").read_bytes()
 
 
@@ -496,10 +497,10 @@ def test_a_file_that_cannot_be_a_calibration_is_an_error(place: Path, file: str,
     assert str(raised.value) == reason
 
 
-def test_a_folder_that_nobody_may_write_to_is_an_error_before_the_work(run: Run, place: Path) -> None:
+def test_a_folder_that_nobody_may_write_to_is_an_error_before_the_work(forked: Run, place: Path) -> None:
     pictures(["a"])
     Path("closed").mkdir(mode=0o555)
-    ended = run("score", "images.jsonl", "-r", "./lengths.py", "--calibrate", "closed/file.json", "-o", "out.jsonl")
+    ended = forked("score", "images.jsonl", "-r", "./lengths.py", "--calibrate", "closed/file.json", "-o", "out.jsonl")
     assert (ended.code, ended.err) == (2, "vpctl score: error: --calibrate closed/file.json: permission denied\n")
     assert not Path("out.jsonl").exists()
 

@@ -98,12 +98,12 @@ def test_a_reward_that_is_named_twice_is_told_with_its_option() -> None:
         ("tune-ppo --steps 2000", "--steps 2000: the model has 1000 noise levels; name at most 1000 steps"),
     ],
 )  # fmt: skip
-def test_what_an_algorithm_cannot_use_is_told_in_one_line(run: Run, plugin: Plugin, words: str, said: str) -> None:
+def test_what_an_algorithm_cannot_use_is_told_in_one_line(forked: Run, plugin: Plugin, words: str, said: str) -> None:
     folder = plugin("r", REWARD).parent
     (folder / "prompts.txt").write_text("a red circle\n")
     (folder / "empty.jsonl").touch()
     command, *options = words.split()
-    ended = run(command, "prompts.txt", *options, "--out", "run")
+    ended = forked(command, "prompts.txt", *options, "--out", "run")
     assert ended.code == 2
     assert ended.err.splitlines()[-1] == f"vpctl {command}: error: {said}"
 
@@ -129,11 +129,11 @@ def test_prompts_for_watching_are_not_trained_on() -> None:
     ],
 )
 def test_a_generator_without_settings_of_its_own_needs_them_named(
-    run: Run, plugin: Plugin, tmp_path: Path, words: str, said: str
+    forked: Run, plugin: Plugin, tmp_path: Path, words: str, said: str
 ) -> None:
     plugin("mine", UNSETTLED)
     (tmp_path / "prompts.txt").write_text("a red circle\n")
-    ended = run(*f"tune-ppo prompts.txt -m ./mine.py -r shapes --out run {words}".split())
+    ended = forked(*f"tune-ppo prompts.txt -m ./mine.py -r shapes --out run {words}".split())
     assert ended.code == 2
     assert ended.err == f"vpctl tune-ppo: error: {said}\n"
 

@@ -106,7 +106,7 @@ def test_black_is_one_dark_colour(picture: PIL.Image, black: bool) -> None:
     assert is_black(picture) == black
 
 
-def test_failures_stand_beside_the_records_and_are_not_drawn_again(run: Run, tmp_path: Path, plugin: Plugin) -> None:
+def test_failures_stand_beside_the_records_and_are_not_drawn_again(forked: Run, tmp_path: Path, plugin: Plugin) -> None:
     (tmp_path / "prompts.txt").write_text("a red circle\na blue star\n")
     plugin(
         "half",
@@ -114,17 +114,17 @@ def test_failures_stand_beside_the_records_and_are_not_drawn_again(run: Run, tmp
         "return lambda prompts, *_: [Image.new('RGB', (4, 4), 'red' if 'red' in p else 'black') for p in prompts]",
     )
     words = "generate prompts.txt -m ./half.py -n 2".split()
-    ended = run(*words, "--out", "images/metadata.jsonl")
+    ended = forked(*words, "--out", "images/metadata.jsonl")
     assert ended.code == 3, ended.err
     assert "2 pictures written to images; 2 failed; see images/metadata.failed.jsonl" in ended.err
     failed = lines((tmp_path / "images/metadata.failed.jsonl").read_text())
     assert [one["failed"] for one in failed] == ["drawn twice: it is black"] * 2
     assert len(lines((tmp_path / "images/metadata.jsonl").read_text())) == 2
-    again = run(*words, "--out", "images/metadata.jsonl")
+    again = forked(*words, "--out", "images/metadata.jsonl")
     assert again.code == 0, again.err
     assert "0 pictures written to images; 2 were already there" in again.err
     assert "2 pictures failed in an earlier run; see images/metadata.failed.jsonl" in again.err
-    kept = run("generate", "images/metadata.failed.jsonl", *words[2:], "--keep-black", "--seed", "1")
+    kept = forked("generate", "images/metadata.failed.jsonl", *words[2:], "--keep-black", "--seed", "1")
     assert kept.code == 0, kept.err
     assert not any("failed" in one for one in lines(kept.out))
     assert len(lines(kept.out)) == 2

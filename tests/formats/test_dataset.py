@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PIL
 
-from tests.conftest import ENVIRONMENT, FAIR, JSON, Plugin, Run, lines, write_lines
+from tests.conftest import FAIR, JSON, Plugin, Run, lines, write_lines
+from tests.surroundings import ENVIRONMENT
 from vpctl import sources
 from vpctl.commands.merge import merge
 from vpctl.errors import UserError

@@ -14,8 +14,9 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
-from tests.conftest import ENVIRONMENT, Plugin, lines, rest, told, until, vpctl
+from tests.conftest import Plugin, lines, rest, told, until, vpctl
 from tests.servers import Server, drawing, error, png
+from tests.surroundings import ENVIRONMENT
 from vpctl.api.transport import Transport
 from vpctl.api.wire import NoAnswer
 from vpctl.cli import main

@@ -23,7 +23,8 @@ from typing import Any, NamedTuple, Self
 
 import orjson
 
-from tests.conftest import ENVIRONMENT, HOME, as_anyone
+from tests.conftest import HOME, as_anyone
+from tests.surroundings import ENVIRONMENT
 
 MEMORY = 8 << 30
 """Bytes of address space per run. torch and its libraries alone map three gigabytes."""

@@ -45,9 +45,10 @@ from typing import Any
 import orjson
 from PIL import Image
 
-from tests.conftest import ENVIRONMENT, HOME, as_anyone, draw
+from tests.conftest import HOME, as_anyone, draw
 from tests.hostile.fork import NO_HUB, Ended, Forks
 from tests.hostile.makers import MAKERS, release
+from tests.surroundings import ENVIRONMENT
 
 HERE = Path(__file__).parent
 PLUGINS = HERE.parent / "cases" / "plugins"

@@ -123,11 +123,11 @@ def test_what_is_no_picture_is_told_apart(tmp_path: Path) -> None:
         assert reason(tmp_path, missing) == "there is no such picture"
 
 
-def test_a_picture_that_may_not_be_read_is_told_as_that(tmp_path: Path, run: Run, plugin: Plugin) -> None:
+def test_a_picture_that_may_not_be_read_is_told_as_that(tmp_path: Path, forked: Run, plugin: Plugin) -> None:
     plugin("fair", FAIR)
     (record,) = draw(tmp_path, prompts=1, each=1)
     (tmp_path / record["file_name"]).chmod(0)
-    ended = run("annotate", "metadata.jsonl", "--annotator", "./fair.py", "--aspect", "fidelity", "-q")
+    ended = forked("annotate", "metadata.jsonl", "--annotator", "./fair.py", "--aspect", "fidelity", "-q")
     path = tmp_path / record["file_name"]
     assert ended == (3, "", f"vpctl annotate: warning: {record['prompt']!r}: {path}: permission denied\n")
 
@@ -236,7 +236,7 @@ def test_links_within_the_folders_and_links_to_them_are_followed(tmp_path: Path,
     assert reason(elsewhere, str(outside / "a.png")).startswith("is outside")
 
 
-def test_root_allows_a_folder_on_the_command_line(tmp_path: Path, outside: Path, run: Run, plugin: Plugin) -> None:
+def test_root_allows_a_folder_on_the_command_line(tmp_path: Path, outside: Path, forked: Run, plugin: Plugin) -> None:
     plugin("fair", FAIR)
     own = tmp_path / "own"
     record = {
@@ -248,11 +248,11 @@ def test_root_allows_a_folder_on_the_command_line(tmp_path: Path, outside: Path,
         "seed": 0,
     }
     write_lines(own / "in.jsonl", [record])
-    refused = run("annotate", "in.jsonl", "--annotator", "../fair.py", "--aspect", "fidelity", cwd=own)
+    refused = forked("annotate", "in.jsonl", "--annotator", "../fair.py", "--aspect", "fidelity", cwd=own)
     assert (refused.code, refused.out) == (3, "")
     assert f"{outside}/a.png: is outside the allowed folders\n" in refused.err
     assert f"1 picture is outside the allowed folders; add --root {outside}\n" in refused.err
-    allowed = run(
+    allowed = forked(
         "annotate", "in.jsonl", "--annotator", "../fair.py", "--aspect", "fidelity", "--root", outside, cwd=own
     )
     assert allowed.code == 0

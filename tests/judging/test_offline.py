@@ -20,8 +20,9 @@ import orjson
 import pytest
 from aiohttp import web
 
-from tests.conftest import ENVIRONMENT, HOME, Ended, draw, write_lines
+from tests.conftest import HOME, Ended, draw, write_lines
 from tests.servers import JSON, Entry, Reply, Server, error, instance, reply, schema_of, untimed
+from tests.surroundings import ENVIRONMENT
 from vpctl.api.dialects import Dialect
 from vpctl.errors import UserError
 from vpctl.judging.offline.asked import StubFile

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ENVIRONMENT, PATIENCE, draw, write_lines
+from tests.conftest import PATIENCE, draw, write_lines
 from tests.hostile import folders
 from tests.hostile.folders import SENTINEL, WEIGHTS, change, sound, tensors
+from tests.surroundings import ENVIRONMENT
 from vpctl import cli
 from vpctl.errors import UserError
 from vpctl.models import sources

@@ -16,9 +16,10 @@ from pytest_httpserver import HTTPServer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoModelForSequenceClassification, BlipForImageTextRetrieval
 
-from tests.conftest import ENVIRONMENT, HOME, PATIENCE
+from tests.conftest import HOME, PATIENCE
 from tests.hostile import folders
 from tests.hostile.folders import CODE, SENTINEL, WEIGHTS, change, sound
+from tests.surroundings import ENVIRONMENT
 from vpctl.errors import UserError
 from vpctl.models import hub
 from vpctl.models.reward import open_model

@@ -2,7 +2,6 @@
 
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,15 +136,6 @@ def by_hand(folder: Path, picture: Image.Image, text: str, answer: list[str]) ->
         logits = model(**inputs).logits[0]
     every = torch.log_softmax(logits.double(), -1)
     return sum(float(every[place - 1, ids[place]]) for place in range(len(ids) - number, len(ids)))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Use one thread: with models this small, threads mostly wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -320,16 +310,16 @@ def test_what_cannot_be_asked_is_said_in_one_line(folder: Path, tmp_path: Path) 
         answer_tokens(chat, "Yes")
 
 
-def test_score_writes_it_under_the_name_of_its_model(run: Run, folder: Path, tmp_path: Path) -> None:
+def test_score_writes_it_under_the_name_of_its_model(forked: Run, folder: Path, tmp_path: Path) -> None:
     for place, picture in enumerate(PICTURES[:2]):
         picture.save(tmp_path / f"{place}.png")
     records = [{"prompt": PROMPTS[place], "file_name": f"{place}.png"} for place in range(2)]
     source, spec = write_lines(tmp_path / "images.jsonl", records), f"vqascore:{folder}"
-    ended = run("score", source, "-r", spec, "--device", "cpu")
+    ended = forked("score", source, "-r", spec, "--device", "cpu")
     assert ended.code == 0, ended.err
     scores = [record["scores"][spec] for record in lines(ended.out)]
     assert scores == pytest.approx(reward_in(folder)(PICTURES[:2], PROMPTS[:2]).tolist(), rel=1e-5)
-    refused = run("score", source, "-r", "vqascore")
+    refused = forked("score", source, "-r", "vqascore")
     assert (refused.code, refused.err) == (
         2,
         "vpctl score: error: --reward vqascore: name a model, as in vqascore:Qwen/Qwen2.5-VL-7B-Instruct\n",

@@ -21,7 +21,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import (
-    ENVIRONMENT,
     FAIR,
     JSON,
     ONE,
@@ -36,6 +35,7 @@ from tests.conftest import (
     vpctl,
     write_lines,
 )
+from tests.surroundings import ENVIRONMENT
 from vpctl.errors import UserError
 from vpctl.records import MAX_PROMPT_CHARS, Image, Pair, Prompt, prompt_key, prompt_too_long
 from vpctl.streams import jsonlines

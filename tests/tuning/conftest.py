@@ -1,7 +1,6 @@
 """A small policy and pictures for it."""
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -72,15 +71,6 @@ def rendered() -> tuple[list[str], torch.Tensor]:
     rng = Random(5)
     scenes = [sample(rng) for _ in range(12)]
     return [describe(scene) for scene in scenes], from_pictures([render(scene, rng) for scene in scenes])
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny models are fastest, and bit for bit the same, on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import ENVIRONMENT, Run, lines, rest, told, until, vpctl
+from tests.conftest import Run, lines, rest, told, until, vpctl
 from tests.servers import Server
+from tests.surroundings import ENVIRONMENT
 from vpctl.configs import ServerConfig
 from vpctl.contracts import Reward
 from vpctl.errors import LimitReached, OutputLocked, UserError

@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import ENVIRONMENT, HOME, PATIENCE, Run, lines, vpctl, write_lines
+from tests.conftest import HOME, PATIENCE, Run, lines, vpctl, write_lines
 from tests.launched import ended, launched
+from tests.surroundings import ENVIRONMENT
 from tests.tuning import flows
 from vpctl.generators.shapes import WEIGHTS
 from vpctl.models.backbones import PACKAGED

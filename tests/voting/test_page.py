@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.conftest import ENVIRONMENT, draw, lines, rest, told, vpctl
+from tests.conftest import draw, lines, rest, told, vpctl
+from tests.surroundings import ENVIRONMENT
 from tests.voting.browser import CHROMIUM, Page, browser
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium on this machine")
