@@ -98,7 +98,7 @@ def test_the_model_card_says_the_accuracy_that_eval_measures(job: Path, work: Wo
 def test_diffusers_alone_draws_with_the_lora_what_generate_draws(job: Path, work: Work, name: str) -> None:
     folder = job / f"drawn-with-{name}"
     (job / "two.txt").write_text("a red circle on a white background\na blue star above a green cross\n")
-    work(f"generate two.txt -n 1 --adapter {name} --out {folder}/all.jsonl")
+    work(f"generate two.txt -n 1 --steps 10 --adapter {name} --out {folder}/all.jsonl")
     pipe = StableDiffusionPipeline.from_pretrained(
         HOME / "vpctl/shapes/weights/base", dtype=torch.float32, safety_checker=None
     )

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import HOME, PATIENCE, Run, lines, vpctl, write_lines
+from tests.forks import Forks
 from tests.launched import ended, launched
-from tests.surroundings import ENVIRONMENT
 from tests.tuning import flows
 from vpctl.generators.shapes import WEIGHTS
 from vpctl.models.backbones import PACKAGED
@@ -97,23 +97,20 @@ def command(algorithm: str, out: str, forward_passes: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def tuned(pairs: Path) -> Path:
+def tuned(pairs: Path, forks: Forks) -> Path:
     """The folder in which one process has run all trainings, and two processes have run them together.
 
     The two processes resume train-rm, in which others were killed. They have also run the tunings of `SHARDED` with the
-    weights divided between them. All that needs no process of its own is run in one, because the libraries are slow to
-    import.
+    weights divided between them. They run all their commands one by one, because the libraries are slow to import.
     """
     kill_after_a_checkpoint(
         launched(pairs.parent, vpctl(*TRAIN.split(), "--out", "two-train-rm")), pairs.parent / "two-train-rm"
     )
     flows.sd3().save_pretrained(pairs.parent / "flow")
+    for alone in (f"{TRAIN} --accumulate 2 --out alone-train-rm", *(command(one, "alone", 2) for one in TUNINGS)):
+        done = forks(alone.split(), pairs.parent)
+        assert done.code == 0, done.err
     script = [sys.executable, str(HOME / "tests" / "tuning" / "one_by_one.py")]
-    alone = [f"{TRAIN} --accumulate 2 --out alone-train-rm", *(command(one, "alone", 2) for one in TUNINGS)]
-    done = subprocess.run(
-        [*script, *alone], cwd=pairs.parent, env=ENVIRONMENT, capture_output=True, timeout=PATIENCE, check=False
-    )
-    assert done.returncode == 0, done.stderr.decode()
     together = [f"{TRAIN} --out two-train-rm", *(command(one, "two", 1) for one in TUNINGS)]
     sharded = [f"ACCELERATE_USE_FSDP=true {command(algorithm, 'sharded', 1)}" for algorithm in SHARDED]
     said = ended(launched(pairs.parent, [*script, *together, *sharded]))
