@@ -41,7 +41,7 @@ class Forks:
     """
 
     def __init__(self) -> None:
-        self._said = TemporaryDirectory()
+        self._folder = TemporaryDirectory()
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.forks"],
             stdin=subprocess.PIPE,
@@ -65,7 +65,7 @@ class Forks:
         env: Mapping[str, str] | None = None,
     ) -> Ended:
         """Run ``vpctl ARGUMENTS`` in `folder` to its end."""
-        read, *said = (Path(self._said.name, name) for name in ("stdin", "stdout", "stderr"))
+        read, *said = (Path(self._folder.name, name) for name in ("stdin", "stdout", "stderr"))
         for file in (read, *said):
             file.write_text(stdin if file is read else "")
         asked = {"arguments": arguments, "folder": str(folder), "files": [*map(str, (read, *said))], "limit": limit}
@@ -86,7 +86,7 @@ class Forks:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._server.communicate(timeout=PATIENCE)
-        self._said.cleanup()
+        self._folder.cleanup()
 
 
 def serve() -> None:
@@ -111,6 +111,7 @@ def run(asked: dict[str, Any]) -> None:
 
     code = 1
     try:
+        signal.alarm(PATIENCE)
         os.chdir(asked["folder"])
         os.environ.update(asked["env"])
         for number, path in enumerate(asked["files"]):
