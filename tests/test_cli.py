@@ -359,7 +359,7 @@ def test_what_a_plug_in_prints_or_asks_does_not_touch_the_data(run: Run, tmp_pat
             "generate x --size 512",
             "vpctl generate: error: --size 512: must be width and height in pixels, such as 768x512",
         ),
-        ("eval compare a b -r", "vpctl eval: error: Option '-r' requires an argument; see --help"),
+        ("eval compare a b -r", "vpctl eval compare: error: Option '-r' requires an argument; see --help"),
     ],
 )
 def test_a_slip_on_the_command_line_is_one_line_on_stderr(call: Call, words: str, said: str) -> None:

@@ -254,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _as_interrupt)
     _limit_threads()
     _escape_unencodable()
-    progress.begin(" ".join(["vpctl", *(word for word in arguments[:1] if word in COMMANDS)]), quiet=False)
+    progress.begin(" ".join(["vpctl", *_named(arguments)]), quiet=False)
     try:
         _check_names(arguments)
         code = build(_words(arguments))(args=arguments, prog_name="vpctl", standalone_mode=False)
@@ -293,6 +293,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             progress.error(f"{text} see --help" if text.endswith("?") else f"{text}; see --help")
         code = UserError.exit_code
     return code or 0
+
+
+def _named(arguments: Sequence[str]) -> Sequence[str]:
+    """The command at the beginning of a command line, with the subcommand of eval."""
+    if list(arguments[:1]) == ["eval"] and set(arguments[1:2]) <= {*EVALUATIONS}:
+        return arguments[:2]
+    return [word for word in arguments[:1] if word in COMMANDS]
 
 
 def _in_utf_8() -> None:
