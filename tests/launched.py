@@ -19,7 +19,7 @@ def launched(folder: Path, command: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [*launcher, *address, *command[1:]],
         cwd=folder,
-        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
         stderr=subprocess.PIPE,
         start_new_session=True,
     )

@@ -5,8 +5,15 @@ Import this module before numpy and torch: they read their number of threads whe
 
 import os
 
-# With models this small, threads mostly wait for one another, and they spin while they do.
-os.environ["OMP_NUM_THREADS"] = "1"
+# With models this small, threads mostly wait for one another, and they spin while they do. Also, a process that forks
+# must have a single thread.
+_ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "0",
+}
+os.environ.update(_ONE_THREAD)
 _OWN = ("OPENAI_", "COMP_", "_VPCTL", "VPCTL")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(_OWN)} | {
     "COLUMNS": "80",

@@ -295,11 +295,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code or 0
 
 
-def _named(arguments: Sequence[str]) -> Sequence[str]:
+def _named(arguments: Sequence[str]) -> list[str]:
     """The command at the beginning of a command line, with the subcommand of eval."""
-    if list(arguments[:1]) == ["eval"] and set(arguments[1:2]) <= {*EVALUATIONS}:
-        return arguments[:2]
-    return [word for word in arguments[:1] if word in COMMANDS]
+    words = [word for word in arguments if word != "--"]
+    if words[:1] == ["eval"] and len(words) > 1 and words[1] in EVALUATIONS:
+        return words[:2]
+    return [word for word in words[:1] if word in COMMANDS]
 
 
 def _in_utf_8() -> None:

@@ -425,14 +425,14 @@ def test_judgements_are_joined_without_those_that_were_replaced(pairs: Any, fork
     assert lines((tmp_path / "y" / "joined.jsonl").read_text()) == expected
 
 
-def test_any_number_of_files_in_any_order(forked: Run, tmp_path: Path) -> None:
+def test_any_number_of_files_in_any_order(run: Run, tmp_path: Path) -> None:
     """And one of them may be standard input; names of files are those of each file's own folder."""
     write_lines(tmp_path / "a" / "j.jsonl", [judgement({"a": 5, "b": 1})])
     write_lines(tmp_path / "b" / "j.jsonl", [judgement({"a": 1, "b": 2}, prompt="q")])
     third = write_lines(tmp_path / "j.jsonl", [judgement({"a": 1, "b": 2}, prompt="r")]).read_text()
     outputs = []
     for order in (["a/j.jsonl", "b/j.jsonl", "-"], ["-", "b/j.jsonl", "a/j.jsonl"]):
-        ended = forked("merge", *order, "--out", "deep/pairs.jsonl", stdin=third)
+        ended = run("merge", *order, "--out", "deep/pairs.jsonl", stdin=third)
         assert (ended.code, ended.out) == (0, "")
         outputs.append(lines((tmp_path / "deep" / "pairs.jsonl").read_text()))
     assert [pair["prompt_id"] for pair in outputs[0]] == ["p", "q", "r"]

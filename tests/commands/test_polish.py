@@ -131,11 +131,9 @@ def test_the_dropped_cannot_be_read_while_they_are_written(forked: Run, tmp_path
     assert "clean.dropped.jsonl: is both read and written by this command; name another file with --out" in done.err
 
 
-def test_both_forms_are_written_side_by_side_and_a_run_that_goes_on_adds_what_lacks(
-    forked: Run, tmp_path: Path
-) -> None:
+def test_both_forms_are_written_side_by_side_and_a_run_that_goes_on_adds_what_lacks(run: Run, tmp_path: Path) -> None:
     (tmp_path / "raw.txt").write_text("a cat, 8k\na dog\na cow, hdr\na cat, hdr\n")
-    forked("polish", "raw.txt", "--keep-original", "--out", "both.jsonl")
+    run("polish", "raw.txt", "--keep-original", "--out", "both.jsonl")
     both = lines((tmp_path / "both.jsonl").read_text())
     assert [one["prompt"] for one in both] == ["a cat", "a cat, 8k", "a dog", "a cow", "a cow, hdr"]
     assert both[1]["prompt_id"] == both[0]["prompt_id"] + "-original"
@@ -143,10 +141,10 @@ def test_both_forms_are_written_side_by_side_and_a_run_that_goes_on_adds_what_la
     whole = (tmp_path / "both.jsonl").read_text().splitlines(keepends=True)
     for kept in range(len(whole)):
         (tmp_path / "cut.jsonl").write_text("".join(whole[:kept]))
-        forked("polish", "raw.txt", "--keep-original", "--out", "cut.jsonl")
+        run("polish", "raw.txt", "--keep-original", "--out", "cut.jsonl")
         assert (tmp_path / "cut.jsonl").read_text().splitlines(keepends=True) == whole
-    forked("polish", "raw.txt", "--out", "later.jsonl")
-    forked("polish", "raw.txt", "--keep-original", "--out", "later.jsonl")
+    run("polish", "raw.txt", "--out", "later.jsonl")
+    run("polish", "raw.txt", "--keep-original", "--out", "later.jsonl")
     assert sorted(prompts_in(tmp_path / "later.jsonl")) == sorted(one["prompt"] for one in both)
 
 

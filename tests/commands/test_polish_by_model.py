@@ -4,10 +4,10 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 import pytest
@@ -56,8 +56,10 @@ def command(raw: Path, out: Path, *more: str) -> list[str]:
     return vpctl(*words(raw, out, *more))
 
 
-Polish = Callable[..., Ended]
-"""Runs polish to its end, with a server, raw prompts, an output and more options."""
+class Polish(Protocol):
+    """Runs polish to its end."""
+
+    def __call__(self, server: Server, raw: Path, out: Path, *more: str) -> Ended: ...
 
 
 @pytest.fixture

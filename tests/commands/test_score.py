@@ -251,20 +251,20 @@ def test_pictures_of_truncated_prompts_are_counted_in_a_warning(
     assert "beginning" not in capsys.readouterr().err
 
 
-def test_truncated_prompts_are_counted_once_over_a_kill_a_resume_and_duplicates(forked: Run, place: Path) -> None:
+def test_truncated_prompts_are_counted_once_over_a_kill_a_resume_and_duplicates(run: Run, place: Path) -> None:
     prompts = ["short", "long-long-long-1", "long-long-long-2", "s", "long-long-long-3", "last"]
     pictures(prompts)
     records = lines(Path("images.jsonl").read_text())
     write_lines(Path("images.jsonl"), [*records[:2], records[1], *records[2:], records[2]])
     command = ("score", "images.jsonl", "-r", "./lengths.py", "--provenance", "--batch", "1", "--out")
-    whole = forked(*command, "whole.jsonl")
+    whole = run(*command, "whole.jsonl")
     assert whole.code == 0, whole.err
     Path("kill").write_text("long-long-long-3")
-    assert forked(*command, "scored.jsonl").code == -signal.SIGKILL
+    assert run(*command, "scored.jsonl").code == -signal.SIGKILL
     assert header()["rewards"]["./lengths.py"]["truncated_prompts"] == 0, "the file of before the first score"
     assert 2 <= len(lines(Path("scored.jsonl").read_text())) < len(prompts)
     Path("kill").unlink()
-    assert forked(*command, "scored.jsonl").code == 0
+    assert run(*command, "scored.jsonl").code == 0
     assert header()["rewards"]["./lengths.py"]["truncated_prompts"] == 3
     for name in ("{}.jsonl", "{}.jsonl.provenance.json"):
         assert Path(name.format("scored")).read_bytes() == Path(name.format("whole")).read_bytes()
@@ -370,15 +370,15 @@ def test_rewards_of_one_run_are_measured_or_give_percentiles_each_for_itself(pla
     assert {spec: one["mean"] for spec, one in known.items()} == {"./lengths.py": 2.0, "./lengths.py:10": 20.0}
 
 
-def test_a_resumed_run_measures_the_pictures_of_before(forked: Run, place: Path) -> None:
+def test_a_resumed_run_measures_the_pictures_of_before(run: Run, place: Path) -> None:
     pictures(["a", "aa", "aaa", "aaaa", "stop-here"])
     command = ("score", "images.jsonl", "-r", "./lengths.py", "--batch", "1", "--calibrate")
-    assert forked(*command, "whole.json", "--out", "whole.jsonl").code == 0
+    assert run(*command, "whole.json", "--out", "whole.jsonl").code == 0
     Path("kill").write_text("stop-here")
-    assert forked(*command, "file.json", "--out", "scored.jsonl").code == -signal.SIGKILL
+    assert run(*command, "file.json", "--out", "scored.jsonl").code == -signal.SIGKILL
     assert not Path("file.json").exists()
     Path("kill").unlink()
-    assert forked(*command, "file.json", "--out", "scored.jsonl").code == 0
+    assert run(*command, "file.json", "--out", "scored.jsonl").code == 0
     assert Path("file.json").read_bytes() == Path("whole.json").read_bytes()
 
 

@@ -6,7 +6,6 @@ torch ends there, and is repeated in a fork of the large one, which takes ten ti
 `python -m tests.hostile.fork` starts either one; `Forks` starts them when they are first needed.
 """
 
-import atexit
 import contextlib
 import gc
 import io
@@ -15,26 +14,19 @@ import resource
 import signal
 import subprocess
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 import orjson
 
 from tests.conftest import HOME, as_anyone
+from tests.forks import be, renew_streams
 from tests.surroundings import ENVIRONMENT
 
 MEMORY = 8 << 30
 """Bytes of address space per run. torch and its libraries alone map three gigabytes."""
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "0",
-}
-"""A process that forks must have a single thread."""
 NEEDS_MODELS = 99
 """Exit code of a run in the small process that imports torch."""
 MODELS = frozenset(["torch", "transformers", "diffusers", "peft"])
@@ -99,7 +91,7 @@ class Forks:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 cwd=HOME,
-                env={**ENVIRONMENT, **NO_HUB, **ONE_THREAD, "PYTHONPATH": str(HOME)},
+                env={**ENVIRONMENT, **NO_HUB, "PYTHONPATH": str(HOME)},
                 preexec_fn=as_anyone,
             )
         for one in outputs:
@@ -182,10 +174,10 @@ def _import_models() -> None:
     _ = (peft, torch, StableDiffusionPipeline, AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval, CLIPModel)
 
 
-def _run(asked: Mapping[str, Any]) -> None:
+def _run(asked: Mapping[str, Any]) -> NoReturn:
     """In the fork: run the requested command line, and exit."""
-    code = 1
-    try:
+
+    def begin() -> int:
         os.chdir(asked["cwd"])
         flags = (
             os.O_RDONLY,
@@ -202,27 +194,13 @@ def _run(asked: Mapping[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (asked["cpu_seconds"], asked["cpu_seconds"] + 5))
         signal.alarm(asked["seconds"])
-        sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8", "surrogateescape")
-        sys.stdout, sys.stderr = (
-            io.TextIOWrapper(io.BufferedWriter(io.FileIO(number, "w", closefd=False)), "utf-8", errors)
-            for number, errors in ((1, "strict"), (2, "backslashreplace"))
-        )
+        renew_streams()
         sys.argv = ["vpctl", *asked["arguments"]]
         from vpctl.cli import main
 
-        code = main()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    except BaseException:
-        traceback.print_exc()
-    try:
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BaseException:
-        traceback.print_exc()
-        code = 120  # as Python does
-    os._exit(code)
+        return main()
+
+    be(begin)
 
 
 if __name__ == "__main__":

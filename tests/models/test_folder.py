@@ -54,7 +54,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with records of every kind. Standard input answers yes to every question."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 20))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     records = draw(tmp_path, prompts=1)
     files = {"chosen_file_name": records[0]["file_name"], "rejected_file_name": records[1]["file_name"]}
     pair = {"prompt_id": "p0", "prompt": records[0]["prompt"], **files, "margin": 1.0}

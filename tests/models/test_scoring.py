@@ -265,20 +265,20 @@ def test_what_goes_wrong_in_the_source_is_raised_behind_what_came_before(error: 
     assert raised.value is error
 
 
-def test_scores_do_not_depend_on_the_batch(forked: Run, drawn: Path, plugin: Plugin) -> None:
+def test_scores_do_not_depend_on_the_batch(run: Run, drawn: Path, plugin: Plugin) -> None:
     plugin("bright", "import array\nreturn lambda images, _: array.array('d', [sum(i.tobytes()) for i in images])")
     command = ("score", drawn / "metadata.jsonl", "--reward", "./bright.py", "--batch")
-    one, four = forked(*command, "1"), forked(*command, "4")
+    one, four = run(*command, "1"), run(*command, "4")
     assert (one.code, one.out) == (four.code, four.out)
     assert len({record["scores"]["./bright.py"] for record in lines(one.out)}) == 6
 
 
-def test_scores_are_added_to_those_that_are_there(forked: Run, tmp_path: Path, plugin: Plugin) -> None:
+def test_scores_are_added_to_those_that_are_there(run: Run, tmp_path: Path, plugin: Plugin) -> None:
     draw(tmp_path, prompts=1)
     plugin("one", ONE)
     plugin("two", ONE)
-    first = forked("score", "metadata.jsonl", "--reward", "./one.py", "-q")
-    second = forked(
+    first = run("score", "metadata.jsonl", "--reward", "./one.py", "-q")
+    second = run(
         "score", "-", "--reward", "./two.py", "--reward", "./two.py:7", "--reward", "./two.py", "-q", stdin=first.out
     )
     assert (second.code, second.err) == (0, "")
@@ -287,14 +287,14 @@ def test_scores_are_added_to_those_that_are_there(forked: Run, tmp_path: Path, p
     ] * 2
 
 
-def test_a_picture_that_fails_is_left_out_and_tried_again(forked: Run, tmp_path: Path, plugin: Plugin) -> None:
+def test_a_picture_that_fails_is_left_out_and_tried_again(run: Run, tmp_path: Path, plugin: Plugin) -> None:
     records = draw(tmp_path, prompts=2)
     plugin("one", ONE)
     hidden = tmp_path / records[1]["file_name"]
     picture = hidden.read_bytes()
     hidden.unlink()
     command = ("score", "metadata.jsonl", "--reward", "./one.py", "--out", "scored.jsonl")
-    ended = forked(*command)
+    ended = run(*command)
     assert ended.code == 3
     assert ended.err == (
         f"vpctl score: warning: {hidden}: there is no such picture\n"
@@ -302,21 +302,21 @@ def test_a_picture_that_fails_is_left_out_and_tried_again(forked: Run, tmp_path:
         "command again\n"
     )
     hidden.write_bytes(picture)
-    ended = forked(*command)
+    ended = run(*command)
     assert ended == (0, "", "vpctl score: 1 picture written to scored.jsonl; 3 were already there\n")
     done = [record["image_id"] for record in lines((tmp_path / "scored.jsonl").read_text())]
     assert sorted(done) == sorted(record["image_id"] for record in records)
 
 
 def test_an_output_without_a_score_that_is_asked_for_is_not_gone_on_with(
-    forked: Run, tmp_path: Path, plugin: Plugin
+    run: Run, tmp_path: Path, plugin: Plugin
 ) -> None:
     draw(tmp_path, prompts=1)
     for name in ("one", "two"):
         plugin(name, ONE)
-    assert forked("score", "metadata.jsonl", "-r", "./one.py", "-o", "scored.jsonl").code == 0
+    assert run("score", "metadata.jsonl", "-r", "./one.py", "-o", "scored.jsonl").code == 0
     before = (tmp_path / "scored.jsonl").read_bytes()
-    ended = forked("score", "metadata.jsonl", "-r", "./one.py", "-r", "./two.py", "-o", "scored.jsonl")
+    ended = run("score", "metadata.jsonl", "-r", "./one.py", "-r", "./two.py", "-o", "scored.jsonl")
     assert ended.code == 2
     assert ended.err == (
         "vpctl score: error: scored.jsonl: holds pictures without a score of ./two.py; name another file with --out\n"

@@ -170,10 +170,7 @@ def test_blank_lines_and_a_byte_order_mark_are_no_records_and_lines_are_counted_
             '{"prompt": "a",\n',
             "not JSON: .*; JSON Lines have one record on each line; convert JSON with jq -c . .*in.jsonl",
         ),
-        (
-            '[{"prompt": "a"},\n',
-            r"not JSON: .* jq -c '\.\[\]' .*in.jsonl, or name the format of a data set, as in imagereward:.*in.jsonl",
-        ),
+        ('[{"prompt": "a"},\n', r"not JSON: .* jq -c '\.\[\]' .*in.jsonl"),
         ('{"prompt": "a", "b": ' + "[" * 300 + "]" * 300 + "}\n", "is nested more than 200 levels deep"),
         ('{"prompt": "a", "b": ' + "[" * 2000 + "]" * 2000 + "}\n", "not JSON: depth limit exceeded, column [0-9]+"),
         ('{"prompt": "a", "n": ' + "1" * 5000 + "}\n", "a number is too large, column 22"),

@@ -147,7 +147,7 @@ def _means_of_resamples(tables: Sequence[_Table], kind: int) -> list[np.ndarray]
         found = np.where(number > 0, total / np.maximum(number, 1), own[:, 0].sum() / own[:, 1].sum())
         if _is_constant(own):
             share, drawn = own[0, 0] / own[0, 1], len(own)
-            rng = np.random.default_rng((SEED, place, kind))  # two kinds that are both certain are not equally so
+            rng = np.random.default_rng((SEED, place, kind))  # with the same numbers, two such kinds would not differ
             found = rng.beta(share * drawn + 0.5, (1 - share) * drawn + 0.5, RESAMPLES_TOGETHER)
         means.append(found)
     return means

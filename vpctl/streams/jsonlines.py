@@ -47,6 +47,7 @@ _MAGIC = {
 _MAC = "convert the line ends first: tr '\\r' '\\n' < {name}"
 _MAC_RECORDS = re.compile(rb"\}\s*\r\s*\{")
 """Finds two records that a carriage return separates instead of a newline."""
+_ARRAY = "JSON Lines have one record on each line; convert JSON with jq -c '.[]' {name}"
 _SPREAD = "JSON Lines have one record on each line; convert JSON with jq -c . {name}"
 _PROMPTS = ("prompt", "prompts", "text", "caption")
 """Possible names of a column of prompts, the most likely first."""
@@ -90,14 +91,8 @@ def _what_is_wrong(line: bytes, error: orjson.JSONDecodeError, name: str) -> str
     if not line.endswith(b"\n"):
         return f"{reason}; the line does not end, so the file may have been cut off here"
     if text.lstrip().startswith("["):
-        return f"{reason}; {_from_array(name)}"
+        return f"{reason}; {_ARRAY.format(name=name)}"
     return f"{reason}; {_SPREAD.format(name=name)}" if text.rstrip().endswith(("{", "[", ",")) else reason
-
-
-def _from_array(name: str) -> str:
-    """How to read a file that holds an array. Some public data sets are such files, and a pipe has no name to read."""
-    way_out = f"JSON Lines have one record on each line; convert JSON with jq -c '.[]' {name}"
-    return way_out if name == "FILE" else f"{way_out}, or name the format of a data set, as in imagereward:{name}"
 
 
 def depth(value: object) -> int:
@@ -147,7 +142,7 @@ def not_prompts(line: bytes, name: str, *, first: bool) -> str:
             return ""
         return "is a JSON record among lines of plain text; name the file .jsonl, and put a record on every line"
     if first and re.match(rb'\[\s*(?:[{"\]]|$)', text):
-        return f"is the beginning of a JSON array; {_from_array(name)}"
+        return f"is the beginning of a JSON array; {_ARRAY.format(name=name)}"
     kind = "TSV" if b"\t" in text else "CSV"
     if first and _prompt_column(text, kind):
         how = f"read it as {_FORMATS[kind]}:{name}" if name != "FILE" else _conversion(text, kind, name)
