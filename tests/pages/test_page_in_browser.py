@@ -16,6 +16,8 @@ from vpctl.records import Report
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium on this machine")
 
+SCREENS = ((1440, False), (390, True), (390, False), (1440, True))
+"""Widths in pixels, and whether the page is dark."""
 TOO_WIDE = """[...document.querySelectorAll("body *")].filter(one => {
   const box = one.getBoundingClientRect();
   return box.width && box.right > WIDTH + 0.5 && !one.closest(".wide, .sides, svg");
@@ -70,14 +72,11 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
 
 async def _looked_at(url: str, folder: Path) -> None:
     async with browser(folder) as page:
-        for width, dark in ((1440, False), (390, True), (390, False), (1440, True)):
+        for width, dark in SCREENS:
             await _open(page, url, width, dark=dark)
             folded = await page.value("document.querySelectorAll('section > details:not([open])').length")
             assert folded == (8 if width == 390 else 0), "sections are folded on a phone only"
-            await page.value("document.querySelectorAll('details').forEach(one => { one.open = true; })")
-            assert await page.value(TOO_WIDE.replace("WIDTH", str(width))) == []
-            assert await page.value("document.documentElement.scrollWidth") <= width
-            assert await page.value(UNREADABLE) == []
+            await _fits(page, width)
         await _sorted(page)
         await _saved(page, folder / "saved")
         await _linked(page, url)
@@ -88,19 +87,24 @@ async def _looked_at(url: str, folder: Path) -> None:
 
 
 def test_a_page_of_claims_in_a_browser(tmp_path: Path) -> None:
-    asyncio.run(_fits(claims_page(tmp_path), tmp_path / "browser"))
+    asyncio.run(_looked_at_claims(claims_page(tmp_path), tmp_path / "browser"))
 
 
-async def _fits(url: str, folder: Path) -> None:
+async def _looked_at_claims(url: str, folder: Path) -> None:
     async with browser(folder) as page:
-        for width, dark in ((1440, False), (390, True), (390, False), (1440, True)):
+        for width, dark in SCREENS:
             await _open(page, url, width, dark=dark)
-            await page.value("document.querySelectorAll('details').forEach(one => { one.open = true; })")
-            assert await page.value(TOO_WIDE.replace("WIDTH", str(width))) == []
-            assert await page.value("document.documentElement.scrollWidth") <= width
-            assert await page.value(UNREADABLE) == []
+            await _fits(page, width)
         assert page.complaints == []
         assert {one.split(":")[0] for one in page.urls} <= {"file", "data"}
+
+
+async def _fits(page: Page, width: int) -> None:
+    """With all sections open, nothing reaches over the edge, and all text can be read."""
+    await page.value("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    assert await page.value(TOO_WIDE.replace("WIDTH", str(width))) == []
+    assert await page.value("document.documentElement.scrollWidth") <= width
+    assert await page.value(UNREADABLE) == []
 
 
 async def _open(page: Page, url: str, width: int, *, dark: bool) -> None:

@@ -189,19 +189,20 @@ def table(title: str, row: str, columns: Mapping[tuple[str, int], Mapping[str, R
     every = [report for by_row in columns.values() for report in by_row.values()]
     is_mixed = {one["metric"] for one in every} > {COUNT}
     style = Style() if is_mixed else _style(every)
-    styles = {metric: _style([one for one in every if one["metric"] == metric]) for metric in _metrics(every)}
-    axes = {metric: _axis([one for one in every if one["metric"] == metric]) for metric in _metrics(every)}
+    of_metric = {metric: [one for one in every if one["metric"] == metric] for metric in _metrics(every)}
+    styles = {metric: _style(some) if is_mixed else style for metric, some in of_metric.items()}
+    axes = {metric: _axis(some) for metric, some in of_metric.items()}
     varies = any(len({one["chance"] for one in by_row.values() if "chance" in one}) > 1 for by_row in columns.values())
     heads, chances, cells = [], [], []
     for (name, copy), by_row in columns.items():
         metrics = _metrics(by_row.values())
-        says = meaning(metrics[0]).says if len(metrics) == 1 and len(_metrics(every)) > 1 else ""
+        says = meaning(metrics[0]).says if len(metrics) == 1 and len(of_metric) > 1 else ""
         heads.append((f"{name} ({copy})" if copy > 1 else name, says))
         guessed = {report["chance"] for report in by_row.values() if "chance" in report}
         chances.append(style.text(*guessed) if len(guessed) == 1 else "")
         cells.append(
             {
-                name: _cell(one, styles[one["metric"]] if is_mixed else style, axes[one["metric"]], varies, is_mixed)
+                name: _cell(one, styles[one["metric"]], axes[one["metric"]], varies, is_mixed)
                 for name, one in by_row.items()
             }
         )

@@ -50,7 +50,7 @@ def bootstrap(values: Iterable[float], clusters: Iterable[Hashable], *, lowest: 
     is then that of Clopper and Pearson (1934) for as many draws as there are clusters: the most that another value can
     weigh if so many draws did not have it.
     """
-    table = _sums(values, clusters)
+    table = np.array(sorted(_by_cluster(clusters, values).values()))  # in any order of the clusters the same
     totals = table.sum(0)
     value, n = float(totals[0] / totals[1]), int(totals[1])
     if len(table) == 1:
@@ -113,7 +113,7 @@ _Table = dict[Hashable, list[float]]
 
 def _by_cluster(clusters: Iterable[Hashable], *kinds: Iterable[float]) -> _Table:
     table: _Table = {}
-    for cluster, *values in zip(clusters, *kinds, strict=True):
+    for *values, cluster in zip(*kinds, clusters, strict=True):
         row = table.setdefault(cluster, [0.0] * (len(values) + 1))
         for place, value in enumerate((*values, 1.0)):
             row[place] += value
@@ -212,16 +212,6 @@ def wilson(share: float, draws: int) -> tuple[float, float]:
     middle = share + z * z / (2 * draws)
     reach = z * math.sqrt(share * (1 - share) / draws + (z / (2 * draws)) ** 2)
     return max(0.0, (middle - reach) / (1 + z * z / draws)), min(1.0, (middle + reach) / (1 + z * z / draws))
-
-
-def _sums(values: Iterable[float], clusters: Iterable[Hashable]) -> np.ndarray:
-    """The sum and the number of the values of each cluster, (clusters, 2). Their order is that of the rows."""
-    sums: dict[Hashable, list[float]] = {}
-    for value, cluster in zip(values, clusters, strict=True):
-        entry = sums.setdefault(cluster, [0.0, 0.0])
-        entry[0] += value
-        entry[1] += 1
-    return np.array(sorted(sums.values()))
 
 
 def _resampled(table: np.ndarray) -> np.ndarray:

@@ -61,9 +61,9 @@ def claims(
     COLUMN". With `lines`, a figure is the number of lines of a file; with a list of texts in `containing`, it is the
     share of the lines that contain one of them.
 
-    A part that claims nothing can say in `missing` why. `runs` lists folders of training runs, whose
-    curves are shown. `pictures` is a table with files of pictures to show side by side, by their labels. `scores` is
-    the reward whose scores stand below them.
+    A part that claims nothing can say in `missing` why. `runs` lists folders of training runs, whose curves are shown.
+    `pictures` is a table with files of pictures to show side by side, by their labels. `scores` is the reward whose
+    scores stand below them.
 
     The output has a report for each comparison: `value` is by how much it holds, and `verdict` is holds, opposite or
     undecided.
