@@ -1,6 +1,7 @@
 """The calls that `engine` and `annotate` measure, and a bare loop of aiohttp that makes them.
 
-As a script it is the loop, with the server in OPENAI_BASE_URL: python -m benchmarks.calls NUMBER
+As a script it is a loop, with the server in OPENAI_BASE_URL: python -m benchmarks.calls NUMBER. With a second word,
+``making``, it is the loop that makes its bodies.
 """
 
 import asyncio
@@ -8,7 +9,7 @@ import base64
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import cycle, islice
 from random import Random
 from typing import Any, NamedTuple
@@ -103,13 +104,26 @@ async def bare(url: str) -> AsyncIterator[Ask]:
         yield ask
 
 
-async def loop(url: str, calls: int) -> None:
+@asynccontextmanager
+async def making(url: str) -> AsyncIterator[Ask]:
+    """A loop as aiohttp's documentation has it: it makes the body of each call, and reads the answer as JSON."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=IN_FLIGHT)) as session:
+
+        async def ask(call: Call) -> None:
+            async with session.post(f"{url}/chat/completions", json=call.question, headers=headers) as response:
+                response.raise_for_status()
+                await response.json()
+
+        yield ask
+
+
+async def loop(url: str, calls: int, asking: Callable[[str], AbstractAsyncContextManager[Ask]]) -> None:
     """Make so many calls with four pictures."""
-    questions = pictures().questions
-    bodies = cycle(Call(one, orjson.dumps(one)) for one in questions)
-    async with bare(url) as ask:
+    bodies = cycle(Call(one, orjson.dumps(one)) for one in pictures().questions)
+    async with asking(url) as ask:
         await in_flight(ask, islice(bodies, calls))
 
 
 if __name__ == "__main__":
-    asyncio.run(loop(os.environ["OPENAI_BASE_URL"], int(sys.argv[1])))
+    asyncio.run(loop(os.environ["OPENAI_BASE_URL"], int(sys.argv[1]), making if sys.argv[2:] == ["making"] else bare))

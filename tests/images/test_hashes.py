@@ -128,3 +128,39 @@ def test_what_is_no_picture_has_a_hash_but_no_side(tmp_path: Path) -> None:
     assert hashed(file)
     with pytest.raises(RecordFailed, match=r"a\.png: not a picture"):
         hashed(file, max_side=8)
+
+
+def test_hashes_are_kept_in_the_cache_some_together_and_the_rest_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vpctl.images.hashes.MIN_CACHED_AGE", -1.0)
+    monkeypatch.setattr("vpctl.images.hashes.TOGETHER", 2)
+    cache = tmp_path / "cache"
+    hasher = ContentHasher(Pictures([str(tmp_path)]), str(cache))
+    kept = []
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+        hasher(str(tmp_path / name))
+        kept.append(rows(cache))
+    hasher.close()
+    assert [*kept, rows(cache)] == [0, 2, 2, 3]
+
+
+def rows(cache: Path) -> int:
+    with closing(sqlite3.connect(cache)) as database:
+        return int(database.execute("select count(*) from pictures").fetchone()[0])
+
+
+def test_a_cache_that_another_run_holds_is_left_alone_at_the_end(
+    picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vpctl.images.hashes.MIN_CACHED_AGE", -1.0)
+    monkeypatch.setattr("vpctl.images.hashes.CACHE_TIMEOUT", 0.01)
+    cache = picture.with_name("cache")
+    hasher = ContentHasher(Pictures([str(picture.parent)]), str(cache))
+    with closing(sqlite3.connect(cache, isolation_level=None)) as other:
+        other.execute("begin immediate")
+        assert hasher(str(picture)) == hashed(picture)
+        hasher.close()
+        other.execute("rollback")
+    assert rows(cache) == 0

@@ -236,7 +236,8 @@ def test_the_name_of_the_words_changes_with_any_of_them(other: Kind) -> None:
 def test_the_name_of_the_words_changes_with_our_own(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
     before = template(BASE)
     monkeypatch.setattr(questions, words, getattr(questions, words) + " Now.")
-    clear: list[Callable[[], None]] = [system_prompt.cache_clear, template.cache_clear]
+    caches = [system_prompt, template, questions._task]
+    clear: list[Callable[[], None]] = [one.cache_clear for one in caches]
     for one in clear:
         one()
     try:

@@ -5,7 +5,6 @@ import re
 from contextlib import suppress
 from typing import Any
 
-import json_repair
 import orjson
 
 from ..errors import Unusable
@@ -55,6 +54,8 @@ def parse(text: str | None) -> dict[str, Any]:
     inner = _object(fenced[-1] if fenced else text)
     if not inner:
         raise Unusable(f"the answer is not JSON: {text[:80]!r}" if text.strip() else "the answer is empty", text)
+    import json_repair  # most runs never need it
+
     try:
         value = _whole(json_repair.loads(inner))
     except (ValueError, RecursionError):

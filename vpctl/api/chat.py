@@ -538,13 +538,17 @@ class ChatModel:
         elif dialect.schema == "json_object":
             options["response_format"] = {"type": "json_object"}
         parts = request.parts if dialect.system else [text_part(request.system), *request.parts]
-        messages = [b'{"role":"user","content":[' + b",".join(parts) + b"]}"]
+        # The pictures are long: they are copied once only.
+        pieces = [orjson.dumps({**options, **self._extra})[:-1], b',"messages":[']
         if dialect.system:
-            messages.insert(0, b'{"role":"system","content":' + _dumped(request.system) + b"}")
+            pieces += [b'{"role":"system","content":', _dumped(request.system), b"},"]
+        pieces.append(b'{"role":"user","content":')
+        for number, part in enumerate(parts):
+            pieces += [b"," if number else b"[", part]
+        pieces.append(b"]}")
         for number, text in enumerate(more):
-            messages.append(orjson.dumps({"role": ("assistant", "user")[number % 2], "content": text}))
-        head = orjson.dumps({**options, **self._extra})[:-1]
-        return head + b',"messages":[' + b",".join(messages) + b"]}"
+            pieces += [b",", orjson.dumps({"role": ("assistant", "user")[number % 2], "content": text})]
+        return b"".join([*pieces, b"]}"])
 
 
 def choices_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -6,9 +6,11 @@ import math
 import os
 import random
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -164,11 +166,11 @@ class Engine:
         if not model:
             raise UserError(f"{option}: name the model, as in {option.partition(' ')[0]} openai:gpt-4o")
         self.config, self.model = config, model
-        self._key = ""
         self._headers, self._hidden = _headers(config)
         self.name = f"openai:{model}"
         self.base_url = _base_url(config)
         self.server = address(config)
+        self._secrets = self._hide("")
         self.known_as = config.server_name or self.server
         """What identifies the server in records: its address, or --server-name."""
         self.price: Price | None = price_of(model, read_prices(config.prices), self.server)
@@ -204,7 +206,8 @@ class Engine:
     @asynccontextmanager
     async def running(self, stop_signal: StopSignal) -> AsyncIterator[None]:
         """A context in which requests can be sent, within the configured limits, until `stop_signal` is set."""
-        self._key = _key(self.server)
+        key = _key(self.server)
+        self._secrets = self._hide(key)
         self.stop_signal = stop_signal
         self.budget.begin(stop_signal)
         self.pace = Gate(
@@ -218,7 +221,7 @@ class Engine:
         stop_signal.on_stop(self.pace.stop)
         from .transport import Transport
 
-        self.transport = Transport(self.base_url, self._key, self._headers)
+        self.transport = Transport(self.base_url, key, self._headers)
         try:
             yield
         finally:
@@ -252,8 +255,8 @@ class Engine:
         """Which server was asked, the model that it names in the `body` of its answer, and when: `at`, or now."""
         served = (body or {}).get("model")
         model = self.redacted(served)[:LONGEST_NAME] if isinstance(served, str) else ""
-        time = datetime.now(UTC) if at is None else datetime.fromtimestamp(at, UTC)
-        return {"server": self.known_as, **({"model": model} if model else {}), "time": f"{time:%Y-%m-%dT%H:%M:%SZ}"}
+        second = _in_utc(int(time.time() if at is None else at))
+        return {"server": self.known_as, **({"model": model} if model else {}), "time": second}
 
     def status(self, share: float | None = None) -> str:
         """A short text: what was spent, the expected total if `share` of the run is done, and the calls in flight."""
@@ -296,10 +299,10 @@ class Engine:
 
     def _without_key(self, value: Any) -> Any:
         """The JSON value with the key, and other secrets, removed from its texts."""
-        if not (secrets := self._secrets()):
+        if not self._secrets:
             return value
         if isinstance(value, str):
-            for secret in secrets:
+            for secret in self._secrets:
                 value = value.replace(secret, "[key]")
             return value
         if isinstance(value, list):
@@ -308,15 +311,15 @@ class Engine:
 
     def without_key(self, content: bytes) -> bytes:
         """The bytes that a server sent, with the key removed. Keys shorter than `MIN_KEY_LENGTH` are not removed."""
-        for secret in self._secrets():
+        for secret in self._secrets:
             content = content.replace(secret.encode(), b"[key]")
         return content
 
-    def _secrets(self) -> list[str]:
+    def _hide(self, key: str) -> list[str]:
         """What must not come out: the key, secret headers, and the password in the URL, also as it is sent."""
         user, _, password = urlsplit(self.base_url).netloc.rpartition("@")[0].partition(":")
         sent = base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode() if password else ""
-        secrets = (self._key, *self._hidden, password, unquote(password), sent)
+        secrets = (key, *self._hidden, password, unquote(password), sent)
         return [one for one in dict.fromkeys(secrets) if len(one) >= MIN_KEY_LENGTH]
 
     async def post(
@@ -626,6 +629,12 @@ class Engine:
             f"{self.server} has not answered for {UNHEARD_SECONDS:.0f} s; waiting for up to {self.config.timeout:g} s "
             "(--timeout)"
         )
+
+
+@lru_cache(1)
+def _in_utc(second: int) -> str:
+    """A time in seconds since 1970, as text. Many answers come in one second."""
+    return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _error_inside(answer: Mapping[str, Any]) -> ServerError | None:

@@ -82,12 +82,12 @@ def _as_it_is(picture: Image.Image, path: str) -> tuple[str, bytes] | None:
     if picture.format not in _KINDS or getattr(picture, "n_frames", 1) != 1:
         return None
     try:
-        if os.path.getsize(path) > MAX_UNCHANGED_BYTES:
-            return None
-        with open(path, "rb") as opened:
-            return _KINDS[picture.format], opened.read()
+        with open(path, "rb", buffering=0) as opened:
+            if os.fstat(opened.fileno()).st_size <= MAX_UNCHANGED_BYTES:
+                return _KINDS[picture.format], opened.read()
     except OSError:
-        return None
+        pass
+    return None
 
 
 def _as_jpeg(picture: Image.Image) -> bytes:

@@ -5,13 +5,17 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ..errors import RecordFailed, os_reason
-from .pictures import Pictures
+from .pictures import Pictures, stated_size, stored
 
 CACHE_TIMEOUT = 1.0
 """Seconds to wait while another run writes to the cache. After that, the cache is not used."""
 NOTHING = ("", 0)
+TOGETHER = 256
+"""Number of hashes that are written to the cache at once. A killed run loses at most these."""
 LENGTH = 16
 """Hex digits of a hash."""
 MIN_CACHED_AGE = 2.0
@@ -37,6 +41,9 @@ class ContentHasher:
         self._database = _opened(cache) if cache else None
         # A run that ends early closes the cache while its reader may still be in a query. SQLite would crash.
         self._lock = threading.RLock()
+        self._filled = self._has_rows()
+        self._fresh: list[tuple[str, str, str, int]] = []
+        """Rows that are not yet in the cache."""
 
     def __call__(self, path: str) -> str:
         """Return the hash of a picture file: sixteen hex digits of SHA-256.
@@ -48,38 +55,72 @@ class ContentHasher:
         try:
             now = os.stat(real)
             seen = f"{now.st_size} {now.st_mtime_ns} {now.st_ctime_ns} {now.st_ino}"
-            content, side = self._query("select content, side from pictures where path = ? and seen = ?", real, seen)
+            content, side = self._cached(real, seen) if self._filled else NOTHING
             known = isinstance(content, str) and len(content) == LENGTH and isinstance(side, int)
             if known and (side or not self._max_side):
                 return as_shown(content, side, self._max_side)
-            with open(real, "rb") as file:
+            with stored(real) as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()[:LENGTH]
+                side = max(stated_size(file, path)) if self._max_side else 0
         except OSError as error:
             raise RecordFailed(f"{path}: {os_reason(error)}") from None
-        side = max(self._pictures.size(path)) if self._max_side else 0
         # A file that was just written may change again within one tick of the clock, and its times would not show it.
         if time.time() - now.st_ctime > MIN_CACHED_AGE:
-            self._query("insert or replace into pictures values (?, ?, ?, ?)", real, seen, content, side)
+            self._keep(real, seen, content, side)
         return as_shown(content, side, self._max_side)
 
-    def _query(self, question: str, *values: str | int) -> tuple[str, int]:
-        """Run a query and return its first row: a hash and the longer side of a picture. Else returns `NOTHING`.
+    def _cached(self, real: str, seen: str) -> tuple[str, int]:
+        """The hash and the longer side of a file from the cache; `NOTHING` if it is not there."""
+        question = "select content, side from pictures where path = ? and seen = ?"
+        with self._using() as database:
+            return (database and database.execute(question, (real, seen)).fetchone()) or NOTHING
+        return NOTHING
+
+    def _has_rows(self) -> bool:
+        """Whether the cache has hashes of earlier runs."""
+        with self._using() as database:
+            return bool(database and database.execute("select 1 from pictures limit 1").fetchone())
+        return False
+
+    def _keep(self, real: str, seen: str, content: str, side: int) -> None:
+        """Add a hash to the cache, now or together with later ones."""
+        with self._lock:
+            self._fresh.append((real, seen, content, side))
+            if len(self._fresh) >= TOGETHER:
+                self._write()
+
+    def _write(self) -> None:
+        """Write all new hashes to the cache."""
+        rows, self._fresh = self._fresh, []
+        with self._using() as database:
+            if database and rows:
+                database.execute("begin immediate")
+                database.executemany("insert or replace into pictures values (?, ?, ?, ?)", rows)
+                database.execute("commit")
+
+    @contextmanager
+    def _using(self) -> Iterator[sqlite3.Connection | None]:
+        """A context in which nobody else uses the cache; it has None if there is no cache.
 
         After an error, such as a lock by another run, the cache is not used any more.
         """
         with self._lock:
             try:
-                return (self._database and self._database.execute(question, values).fetchone()) or NOTHING
+                yield self._database
             except sqlite3.Error:
-                self.close()
-                return NOTHING
+                self._forget()
 
-    def close(self) -> None:
-        """Close the cache. The stored hashes stay on disk."""
+    def _forget(self) -> None:
         with self._lock:
             if self._database:
                 self._database.close()
             self._database = None
+
+    def close(self) -> None:
+        """Write what is new and close the cache. The stored hashes stay on disk."""
+        with self._lock:
+            self._write()
+            self._forget()
 
 
 def as_shown(content: str, side: int, max_side: int) -> str:

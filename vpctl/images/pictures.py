@@ -4,7 +4,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
@@ -15,6 +15,8 @@ from .folders import Folders
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are opened. Without this list, Pillow would pass PostScript files to Ghostscript."""
+AT_ONCE = 1 << 20
+"""Bytes. A file that is not larger is read at once, and not in parts as Pillow asks for them."""
 SENT = ("PNG", "JPEG", "WEBP")
 """Formats in which servers send pictures."""
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
@@ -42,7 +44,7 @@ class Pictures:
 
     def open(self, path: str) -> Image.Image:
         """Return the picture as upright RGB, on white if it is transparent. Raises `RecordFailed` with the reason."""
-        with _reading(path), Image.open(self.find(path), formats=FORMATS) as opened:
+        with _reading(path), stored(self.find(path)) as file, Image.open(file, formats=FORMATS) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise RecordFailed(
                     f"{path}: {opened.width} × {opened.height} pixels is too large; the maximum is {MAX_PIXELS} "
@@ -50,6 +52,21 @@ class Pictures:
                 )
             opened.load()
             return as_rgb(opened)
+
+
+def stored(path: str) -> io.BufferedReader | io.BytesIO:
+    """The file, open for reading; a small one is in memory. Raises `OSError`."""
+    if os.path.getsize(path) > AT_ONCE:
+        return open(path, "rb")
+    with open(path, "rb", buffering=0) as file:
+        return io.BytesIO(file.read())
+
+
+def stated_size(file: BinaryIO, name: str) -> tuple[int, int]:
+    """Width and height in pixels, as stated in an open file. Raises `RecordFailed` with the reason and the `name`."""
+    file.seek(0)
+    with _reading(name), Image.open(file, formats=FORMATS) as opened:
+        return opened.size
 
 
 def decoded(content: bytes, name: str) -> Image.Image:

@@ -77,6 +77,8 @@ def plan_calls(group: Group, plan: Plan, author: AnnotatorIdentity) -> Iterator[
 
     Raises `RecordFailed` if the picture files of the group could not be hashed.
     """
+    if isinstance(group.contents, RecordFailed):
+        raise group.contents
     everything = tuple(range(len(group.images)))
     if plan.mode == "list":
         shows: Iterable[tuple[int, ...]] = [everything]
@@ -87,7 +89,8 @@ def plan_calls(group: Group, plan: Plan, author: AnnotatorIdentity) -> Iterator[
     groups = [plan.aspects] if plan.all_aspects else [(aspect,) for aspect in plan.aspects]
     for shown in shows:
         for repeat in range(plan.passes):
-            by_aspect = [calls_about(group, shown, aspects, plan, author, plan.mode, repeat) for aspects in groups]
+            order = shown if plan.mode == "pair" else _order(group.images, shown, plan.seed, repeat)
+            by_aspect = [calls_about(group, shown, order, aspects, author, plan.mode, repeat) for aspects in groups]
             for in_one_order in zip(*by_aspect, strict=True):
                 yield from in_one_order
 
@@ -95,20 +98,20 @@ def plan_calls(group: Group, plan: Plan, author: AnnotatorIdentity) -> Iterator[
 def calls_about(
     group: Group,
     shown: tuple[int, ...],
+    order: tuple[int, ...],
     aspects: tuple[Aspect, ...],
-    plan: Plan,
     author: AnnotatorIdentity,
     mode: Mode,
     repeat: int,
 ) -> Iterator[Call]:
-    """The call about the pictures `shown` in the order of this pass, or two calls in both orders for a comparison.
+    """The call about the pictures `shown` in the `order` of this pass, or two calls in both orders for a comparison.
 
     Raises `RecordFailed` if the picture files of the group could not be hashed.
     """
     images, contents = group
     if isinstance(contents, RecordFailed):
         raise contents
-    orders = [shown, shown[::-1]] if mode == "pair" else [_order(images, shown, plan.seed, repeat)]
+    orders = [order, order[::-1]] if mode == "pair" else [order]
     kind = Kind(aspects, mode, len(shown))
     words = author.template(kind)
     for order in orders:
@@ -173,7 +176,7 @@ def _unjudged(
 
 
 def comparisons(
-    judgement: Judgement, pairs: list[tuple[str, str]], group: Group, call: Call, plan: Plan, author: AnnotatorIdentity
+    judgement: Judgement, pairs: list[tuple[str, str]], group: Group, call: Call, author: AnnotatorIdentity
 ) -> list[Call]:
     """The calls that compare the given pairs of pictures of a judgement, each pair in both orders.
 
@@ -184,7 +187,7 @@ def comparisons(
     found: list[Call] = []
     for pair in pairs:
         first, second = sorted(places[image_id] for image_id in pair)
-        found += calls_about(group, (first, second), aspects, plan, author, "pair", 0)
+        found += calls_about(group, (first, second), (first, second), aspects, author, "pair", 0)
     return found
 
 

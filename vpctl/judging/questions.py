@@ -107,10 +107,16 @@ def text_after(question: Question) -> str:
     kind = question.kind
     shown = any(aspect.with_prompt for aspect in kind.aspects)
     prompt = [f"The prompt, as JSON:\n{quoted(question.prompt)}"] if shown else []
+    return "\n\n".join([*prompt, _task(kind)])
+
+
+@lru_cache(64)
+def _task(kind: Kind) -> str:
+    """The aspects, and what to do."""
     rubrics = [f"Aspect: {aspect.title} ({aspect.name})\n\n{aspect.rubric}" for aspect in kind.aspects]
     titles = ", ".join(aspect.title for aspect in kind.aspects)
     tasks = [f"Judge on: {titles}.", *map(_line, _ranking_task(kind))]
-    return "\n\n".join([*prompt, _line(_AFTER), *rubrics, " ".join(tasks)])
+    return "\n\n".join([_line(_AFTER), *rubrics, " ".join(tasks)])
 
 
 def _ranking_task(kind: Kind) -> list[str]:

@@ -346,7 +346,7 @@ def claim_calls(group: Group, plan: Plan, context: JudgingContext, tally: Tally)
         everything = [*asked.values()]
     for call in list(everything):
         for judgement in call.judgements:
-            everything += comparisons(judgement, context.ledger.ties(judgement["key"]), group, call, plan, context)
+            everything += comparisons(judgement, context.ledger.ties(judgement["key"]), group, call, context)
     yield from _fresh(everything, context, tally)
 
 
@@ -363,4 +363,4 @@ def _tie_breaks(done: list[Judgement], group: Group, call: Call, plan: Plan, con
     """The comparisons that break the ties of these judgements, if the plan asks for them."""
     if not plan.break_ties or call.kind.mode != "list":
         return []
-    return [more for one in done for more in comparisons(one, tied_pairs(one), group, call, plan, context)]
+    return [more for one in done for more in comparisons(one, tied_pairs(one), group, call, context)]

@@ -58,9 +58,11 @@ class Out:
         self._synced = time.monotonic()
         self.resumed = 0
         self._regular = not is_stream(target)
+        self._at_terminal = False
         _check_suffix(target)
         if not self._regular:
             self._file = output_stream(target)
+            self._at_terminal = os.isatty(self._file)
             return
         self._new = not os.path.exists(target)
         self._file = _locked(target, os.O_RDWR | os.O_CREAT | os.O_APPEND, target)
@@ -79,7 +81,8 @@ class Out:
     def write(self, *records: Mapping[str, object]) -> None:
         """Append records in one write. Raises `OutputClosed` if the reader of a pipe has gone."""
         goes_on = "; earlier records are kept; run the same command again to resume" if self._regular else ""
-        _write_all(self._file, b"".join(to_line(record, self._base) for record in records), self.target, goes_on)
+        lines = b"".join(to_line(record, self._base) for record in records)
+        _write_all(self._file, lines, self.target, goes_on, at_terminal=self._at_terminal)
         if self._regular and time.monotonic() - self._synced > _SYNC_SECONDS:
             self.sync()
 
@@ -116,9 +119,11 @@ class Replacement:
         self.target = target
         self._base = folder_of(target)
         self._part = ""
+        self._at_terminal = False
         _check_suffix(target)
         if is_stream(target):
             self._file = output_stream(target)
+            self._at_terminal = os.isatty(self._file)
             return
         self._place = os.path.realpath(target)
         if self._place in map(places.real_path, sources):
@@ -137,7 +142,7 @@ class Replacement:
 
     def write_lines(self, lines: bytes) -> None:
         """Add records that `to_line` has made into lines."""
-        _write_all(self._file, lines, self.target, "")
+        _write_all(self._file, lines, self.target, "", at_terminal=self._at_terminal)
 
     def __enter__(self) -> Self:
         return self
@@ -239,10 +244,10 @@ def _last_line(file: int) -> tuple[int, int]:
     return start, end
 
 
-def _write_all(file: int, line: bytes, target: str, way_out: str) -> None:
+def _write_all(file: int, line: bytes, target: str, way_out: str, *, at_terminal: bool = False) -> None:
     rest = memoryview(line)
     try:
-        with places.above_bar() if os.isatty(file) else nullcontext():
+        with places.above_bar() if at_terminal else nullcontext():
             while rest:
                 rest = rest[os.write(file, rest) :]
     except BrokenPipeError:
