@@ -76,6 +76,17 @@ VARIABLES = (
         ("lora",),
     ),
     Variable(
+        "ACCELERATE_USE_DEEPSPEED",
+        "If it is true, the processes divide the state of the optimizer among themselves. accelerate launch "
+        "--use_deepspeed sets it.",
+        ("lora",),
+    ),
+    Variable(
+        "ACCELERATE_DEEPSPEED_ZERO_STAGE",
+        "What DeepSpeed divides: 1 the moments of AdamW, 2 also the gradients. accelerate launch --zero_stage sets it.",
+        ("lora",),
+    ),
+    Variable(
         "SSL_CERT_FILE",
         "File of the certificates that are trusted, for a network with its own. The default is Mozilla's list.",
         ("base_url",),

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 
@@ -86,6 +87,9 @@ TUNINGS = {
 
 SHARDED = ("dpo", "grpo")
 """A UNet and a transformer. Their measurements have an odd number of batches, and so one that does not count."""
+DIVIDED = {"dpo": 2, "ddpo": 2, "nft": 1}
+"""Algorithms, and the stage of ZeRO in which the state of their optimizer is divided. nft has an average of weights."""
+needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
 ALL = "--preview-every 0 --save-every 1 --device cpu"
 
 
@@ -101,7 +105,8 @@ def tuned(pairs: Path, forks: Forks) -> Path:
     """The folder in which one process has run all trainings, and two processes have run them together.
 
     The two processes resume train-rm, in which others were killed. They have also run the tunings of `SHARDED` with the
-    weights divided between them. They run all their commands one by one, because the libraries are slow to import.
+    weights divided between them, and those of `DIVIDED` with DeepSpeed; a training of one step is given one more. They
+    run all their commands one by one, because the libraries are slow to import.
     """
     kill_after_a_checkpoint(
         launched(pairs.parent, vpctl(*TRAIN.split(), "--out", "two-train-rm")), pairs.parent / "two-train-rm"
@@ -112,15 +117,26 @@ def tuned(pairs: Path, forks: Forks) -> Path:
         assert done.code == 0, done.err
     script = [sys.executable, str(HOME / "tests" / "tuning" / "one_by_one.py")]
     together = [f"{TRAIN} --out two-train-rm", *(command(one, "two", 1) for one in TUNINGS)]
-    sharded = [f"ACCELERATE_USE_FSDP=true {command(algorithm, 'sharded', 1)}" for algorithm in SHARDED]
-    said = ended(launched(pairs.parent, [*script, *together, *sharded]))
+    longer = command("dpo", "resumed", 1)
+    begun = [(2, longer.replace("--max-steps 2", "--max-steps 1")), (2, longer)]
+    divided = [
+        f"ACCELERATE_USE_DEEPSPEED=true ACCELERATE_DEEPSPEED_ZERO_STAGE={stage} {words}"
+        for stage, words in [*begun, *((stage, command(one, "divided", 1)) for one, stage in DIVIDED.items())]
+    ]
+    sharded = [
+        f"ACCELERATE_USE_DEEPSPEED=false ACCELERATE_USE_FSDP=true {command(algorithm, 'sharded', 1)}"
+        for algorithm in SHARDED
+    ]
+    some = [*together, *(divided if find_spec("deepspeed") else []), *sharded]
+    said = ended(launched(pairs.parent, [*script, *some]))
     (pairs.parent / "said.txt").write_text(said)
     return pairs.parent
 
 
 def test_two_processes_train_the_weights_of_one_and_resume_them_after_a_kill(run: Run, tuned: Path) -> None:
     two, alone = (tuned / f"{name}-train-rm" for name in ("two", "alone"))
-    assert (tuned / "said.txt").read_text().count("resuming at step") == 1
+    resumed = ["train-rm", *(["tune-dpo"] if find_spec("deepspeed") else [])]
+    assert re.findall(r"vpctl (\S+): resuming at step", (tuned / "said.txt").read_text()) == resumed
     for file in ("model.safetensors", "metrics.jsonl", "reward.json"):
         assert (two / file).read_bytes() == (alone / file).read_bytes(), file
     losses = [one["loss"] for one in lines((two / "metrics.jsonl").read_text()) if "loss" in one]
@@ -161,6 +177,39 @@ def test_processes_that_divide_the_weights_tune_those_of_one(tuned: Path, algori
     assert [[*line] for line in shared_metrics] == [[*line] for line in metrics]
     for line, other in zip(shared_metrics, metrics, strict=True):
         assert line == pytest.approx(other, rel=1e-3, abs=1e-5)
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("algorithm", [*DIVIDED])
+def test_processes_that_divide_the_optimizer_tune_the_weights_of_one(tuned: Path, algorithm: str) -> None:
+    folders = [tuned / f"{name}-{algorithm}" for name in ("divided", "alone")]
+    divided, one = (load_file(folder / "pytorch_lora_weights.safetensors") for folder in folders)
+    for name in one:
+        torch.testing.assert_close(divided[name], one[name], atol=2e-5, rtol=1e-3)
+    for line, other in zip(*(lines((folder / "metrics.jsonl").read_text()) for folder in folders), strict=True):
+        assert line == pytest.approx(other, rel=1e-3, abs=1e-5)
+
+
+@needs_deepspeed
+def test_processes_that_divide_the_optimizer_resume_exactly(tuned: Path) -> None:
+    weights = (load_file(tuned / f"{name}-dpo" / "pytorch_lora_weights.safetensors") for name in ("resumed", "divided"))
+    resumed, divided = weights
+    assert all(torch.equal(resumed[name], divided[name]) for name in divided)
+
+
+@needs_deepspeed
+def test_the_checkpoint_of_a_divided_optimizer_is_that_of_a_whole_one(tuned: Path) -> None:
+    """So the training can be resumed without DeepSpeed, and with any number of processes that it allows."""
+    divided, one = (
+        torch.load(tuned / f"{name}-dpo" / "checkpoint.pt", weights_only=True)["optimizer"]
+        for name in ("divided", "alone")
+    )
+    assert divided["param_groups"] == one["param_groups"]
+    assert [*divided["state"]] == [*one["state"]]
+    for place, moments in one["state"].items():
+        assert divided["state"][place]["step"] == moments["step"] == 2
+        for name in ("exp_avg", "exp_avg_sq"):
+            torch.testing.assert_close(divided["state"][place][name], moments[name], atol=1e-7, rtol=1e-3)
 
 
 def test_each_of_two_processes_holds_half_of_the_frozen_weights(tuned: Path) -> None:

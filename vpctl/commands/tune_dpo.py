@@ -144,7 +144,10 @@ def tune_dpo(
     With accelerate, several GPUs train together: accelerate launch -m vpctl tune-dpo and the same options. Each process
     computes its own part of a step, so a step has that many times more pairs or pictures. accelerate launch --use_fsdp
     is for a model that one GPU cannot hold: each GPU holds a part of the frozen weights. The result is the same, up to
-    rounding. --full cannot do this.
+    rounding. --full cannot do this. accelerate launch --use_deepspeed --zero_stage 2 is for --full: each GPU holds a
+    part of the moments of AdamW, and of the gradients (ZeRO, Rajbhandari et al. 2020, arXiv 1910.02054). d3po needs
+    --zero_stage 1, in which the gradients are not divided. DeepSpeed is not installed with vpctl: pip install
+    'vpctl[deepspeed]'.
 
     Examples:
 
@@ -162,7 +165,7 @@ def tune_dpo(
     announce_once()
     of_d3po = [*(["reward"] if reward else []), *given_to_judge(judge_aspect or [], server)]
     check_algorithm(algorithm, of_d3po, config, {"kto": kto, "d3po": d3po})
-    launcher.check_sharding(full=config.full, algorithm=algorithm)
+    launcher.check_sharding(full=config.full, algorithm=algorithm, optimizer=config.optimizer, dtype=config.dtype)
     start = check_trained(config, PREFERENCE_ALGORITHMS[algorithm])
     weights = weights_of(reward or ["shapes"], server=server)
     judged = judge_options(weights, judge_aspect or [], server)

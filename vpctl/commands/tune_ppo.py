@@ -159,7 +159,10 @@ def tune_ppo(
     With accelerate, several GPUs train together: accelerate launch -m vpctl tune-ppo and the same options. They divide
     the pictures of a round among themselves. accelerate launch --use_fsdp is for a model that one GPU cannot hold: each
     GPU holds a part of the frozen weights. The result is the same, up to rounding. --algorithm refl and
-    --full cannot do this.
+    --full cannot do this. accelerate launch --use_deepspeed --zero_stage 2 is for --full: each GPU holds a part of the
+    moments of AdamW, and of the gradients (ZeRO, Rajbhandari et al. 2020, arXiv 1910.02054). nft and refl need
+    --zero_stage 1, in which the gradients are not divided. DeepSpeed is not installed with vpctl: pip install
+    'vpctl[deepspeed]'.
 
     Examples:
 
@@ -177,7 +180,7 @@ def tune_ppo(
             --out ppo-lora/
     """
     announce_once()
-    launcher.check_sharding(full=config.full, algorithm=algorithm)
+    launcher.check_sharding(full=config.full, algorithm=algorithm, optimizer=config.optimizer, dtype=config.dtype)
     start = check_trained(config, ALGORITHMS[algorithm])
     spec = plugins.check(
         "generator",

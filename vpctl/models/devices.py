@@ -61,11 +61,18 @@ class World:
     """The number of processes."""
     sharded: bool = False
     """Whether the processes divide the frozen weights among themselves. Then all must predict equally often."""
+    zero_stage: int = 0
+    """The stage of ZeRO in which they divide the state of the optimizer; 0 if each has all of it."""
 
     @property
     def is_main(self) -> bool:
         """Whether this process is the one that writes files and reports progress."""
         return self.rank == 0
+
+    @property
+    def even(self) -> bool:
+        """Whether all processes must compute equally many batches in an optimizer step."""
+        return self.sharded or self.zero_stage > 1
 
     def peak_memory(self) -> str:
         """Says how much memory of the GPU torch has held at most; empty if the device is no GPU of CUDA."""
@@ -165,4 +172,10 @@ def join_world(device: str) -> World:
 
     with warnings.catch_warnings(action="ignore"):  # about the number of threads, which vpctl sets itself
         state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
-    return World(state.device, state.process_index, state.num_processes, sharded=launcher.shards())
+    return World(
+        state.device,
+        state.process_index,
+        state.num_processes,
+        sharded=launcher.shards(),
+        zero_stage=launcher.zero_stage(),
+    )

@@ -4,13 +4,22 @@ This module does not import torch, so that a wrong launch is refused at once.
 """
 
 import os
+from importlib.util import find_spec
 
 from ..errors import UserError
 
 FSDP = "ACCELERATE_USE_FSDP"
 OFFLOAD = "FSDP_OFFLOAD_PARAMS"
-OTHERS = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
-"""Other ways to divide a model, which vpctl does not have."""
+DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
+STAGE, STAGES, USUAL_STAGE = "ACCELERATE_DEEPSPEED_ZERO_STAGE", ("0", "1", "2"), "2"
+CONFIG_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
+OFFLOADS = {
+    "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "--offload_optimizer_device none",
+    "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "--offload_param_device none",
+}
+MEGATRON = "ACCELERATE_USE_MEGATRON_LM"
+UNEVEN = ("d3po", "nft", "refl")
+"""Algorithms whose processes may compute different numbers of gradients in an optimizer step."""
 
 
 def processes() -> int:
@@ -28,9 +37,10 @@ def shards() -> bool:
 
     Raises `UserError` if the launcher asks for what vpctl does not have.
     """
-    for name, kind in OTHERS.items():
-        if _is_set(name):
-            raise UserError(f"{name}: vpctl does not train with {kind}; launch it with --use_fsdp, or without either")
+    if _is_set(MEGATRON):
+        raise UserError(
+            f"{MEGATRON}: vpctl does not train with Megatron-LM; launch it with --use_fsdp, or without either"
+        )
     if not _is_set(FSDP):
         return False
     if _is_set(OFFLOAD):
@@ -38,8 +48,44 @@ def shards() -> bool:
     return processes() > 1
 
 
-def check_sharding(*, full: bool = False, algorithm: str = "") -> None:
-    """Raise `UserError` if the launcher asks to shard weights, and a training with these options cannot do it."""
+def zero_stage() -> int:
+    """The stage of ZeRO, 1 or 2, in which DeepSpeed divides the state of the optimizer among the processes; 0 if none.
+
+    Raises `UserError` if the launcher asks for what vpctl does not have, or if DeepSpeed is not installed.
+    """
+    if not _is_set(DEEPSPEED):
+        return 0
+    if _has(CONFIG_FILE):
+        raise UserError(
+            f"{CONFIG_FILE}: vpctl sets all but the stage of ZeRO itself; launch it with --zero_stage 1 or 2 in place "
+            "of --deepspeed_config_file"
+        )
+    if offloads := [way_out for name, way_out in OFFLOADS.items() if _has(name)]:
+        raise UserError(f"{DEEPSPEED}: vpctl keeps all that it trains on the GPUs; launch it with {offloads[0]}")
+    stage = os.environ.get(STAGE, USUAL_STAGE)
+    if stage not in STAGES:
+        raise UserError(
+            f"{STAGE} {stage}: vpctl divides weights with FSDP; launch it with --use_fsdp, or with --zero_stage 1 or 2"
+        )
+    if processes() == 1 or stage == "0":
+        return 0
+    if find_spec("deepspeed") is None:
+        raise UserError(f"{DEEPSPEED}: needs the package deepspeed: pip install 'vpctl[deepspeed]'")
+    return int(stage)
+
+
+def check_sharding(*, full: bool = False, algorithm: str = "", optimizer: str = "adamw", dtype: str = "") -> None:
+    """Raise `UserError` if the launcher asks to divide what a training with these options cannot divide."""
+    if stage := zero_stage():
+        if optimizer != "adamw":
+            raise UserError(f"--optimizer {optimizer}: DeepSpeed divides the moments of adamw; leave the option out")
+        if dtype == "float16":
+            raise UserError("--dtype float16: cannot be used with DeepSpeed; name --dtype bfloat16 or float32")
+        if stage > 1 and algorithm in UNEVEN:
+            raise UserError(
+                f"--algorithm {algorithm}: the processes compute different numbers of gradients, and stage {stage} of "
+                "ZeRO needs equal ones; launch it with --zero_stage 1"
+            )
     if not shards():
         return
     if full:
@@ -49,6 +95,10 @@ def check_sharding(*, full: bool = False, algorithm: str = "") -> None:
             "--algorithm refl: stops each picture at a random step, and FSDP needs processes that keep step; launch "
             "without --use_fsdp, or name --algorithm nft"
         )
+
+
+def _has(name: str) -> bool:
+    return os.environ.get(name, "none") not in ("", "none")
 
 
 def _is_set(name: str) -> bool:

@@ -52,7 +52,7 @@ class RoundAlgorithm(Algorithm):
         `steps` and `guidance` are used for drawing. Raises `UserError` if a process would have no pictures.
         """
         pictures = min(config.prompts_per_epoch, len(prompts)) * config.images
-        check_batches(pictures, rounds.updates, config.batch, tuner.world.size, sharded=tuner.world.sharded)
+        check_batches(pictures, rounds.updates, config.batch, tuner.world.size, sharded=tuner.world.even)
         self.total = config.epochs
         self._tuner, self._prompts, self._objective = tuner, prompts, objective
         self._config, self._rounds, self._guidance = config, rounds, guidance

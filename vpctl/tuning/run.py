@@ -64,7 +64,7 @@ def optimizer_step(
     norm = torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
     finite = bool(torch.isfinite(norm))
     if not finite and not (scaler and scaler.is_enabled() and scaler.get_scale() >= 1):
-        raise UserError(f"{where}: training has diverged, its gradient is {norm:g}; {way_out(scaler)}")
+        raise diverged(where, float(norm), scaler)
     if norm > largest_norm:  # otherwise torch would multiply all gradients by 1
         torch.nn.utils.clip_grads_with_norm_(parameters, largest_norm, norm)
     if scaler:
@@ -74,6 +74,11 @@ def optimizer_step(
         optimizer.step()
     optimizer.zero_grad()
     return finite
+
+
+def diverged(where: str, norm: float, scaler: torch.amp.GradScaler | None = None) -> UserError:
+    """The error for a gradient whose norm is not finite."""
+    return UserError(f"{where}: training has diverged, its gradient is {norm:g}; {way_out(scaler)}")
 
 
 def way_out(scaler: torch.amp.GradScaler | None) -> str:

@@ -26,7 +26,7 @@ def spans(pictures: int, updates: int, batch: int) -> list[list[Span]]:
 def check_batches(pictures: int, updates: int, batch: int, processes: int, *, sharded: bool = False) -> None:
     """Raise `UserError` if an optimizer step has fewer batches than there are processes.
 
-    With `sharded` weights, also raise it if the processes have not all as many.
+    If weights or gradients are `sharded`, also raise it if the processes have not all as many.
     """
     counts = [*map(len, spans(pictures, updates, batch))]
     if (smallest := min(counts)) < processes:
@@ -38,5 +38,5 @@ def check_batches(pictures: int, updates: int, batch: int, processes: int, *, sh
     if sharded and uneven:
         raise UserError(
             f"--batch {batch}: an optimizer step has {plural(uneven[0], 'batch')} for {processes} processes; with FSDP "
-            "each needs as many as the others: change --batch, --updates or --prompts-per-epoch"
+            "or ZeRO each needs as many as the others: change --batch, --updates or --prompts-per-epoch"
         )

@@ -1,5 +1,6 @@
 """What every algorithm that tunes a denoiser has: the trained weights, their optimizer, and a random generator."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Self, TypeVar
@@ -12,7 +13,16 @@ from ..configs import OptimizerConfig
 from ..models.denoiser import Denoiser, open_denoiser
 from ..models.devices import World, resolve_dtype
 from ..models.tensors import copied, swapped
-from .run import loss_scaler, optimizer_step, random_state, restore_optimizer, restore_random_state, way_out
+from .run import (
+    diverged,
+    loss_scaler,
+    optimizer_step,
+    random_state,
+    restore_optimizer,
+    restore_random_state,
+    way_out,
+)
+from .zero import DividedAdamW
 
 T = TypeVar("T")
 
@@ -30,6 +40,9 @@ class Tuner:
         """Chooses prompts, noise and timesteps. Its state is part of the checkpoint."""
         self._config = config
         self._optimizer = new_optimizer(policy.trainable, config)
+        self._divided = (
+            DividedAdamW(self._optimizer, policy.trainable, config.max_grad_norm, world) if world.zero_stage else None
+        )
         self._scaler = loss_scaler(world.device, config.dtype)
         self._steps = self._skipped = 0
         self._average = copied(policy.trainable) if config.ema else []
@@ -66,8 +79,10 @@ class Tuner:
         """
         trained = self.policy.trained
         kept = [*trained.parameters * (1 + copies), *self._average, *trained.start]  # the first ones are the gradients
-        bytes_of_two = 2 if self._config.optimizer == "adamw8bit" else 8
-        moments = bytes_of_two * sum(one.numel() for one in trained.parameters)
+        bytes_of_two = 2.0 if self._config.optimizer == "adamw8bit" else 8.0
+        if self.world.zero_stage:  # its part of the moments, and a copy of its part of the weights
+            bytes_of_two = 12 / self.world.size
+        moments = round(bytes_of_two * sum(one.numel() for one in trained.parameters))
         model, added = self.policy.size, sum(one.nbytes for one in kept) + moments
         return (
             f"needs at least {progress.size(model + added)} of memory, and more for what a step computes: "
@@ -92,7 +107,10 @@ class Tuner:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss to those of the optimizer step."""
-        self._scaler.scale(loss).backward()
+        if self._divided:
+            self._divided.backward(loss)
+        else:
+            self._scaler.scale(loss).backward()
 
     def step(self, where: str) -> None:
         """Do one optimizer step with the gradients of all processes, and remove the gradients.
@@ -100,23 +118,30 @@ class Tuner:
         `where` names the step in errors. Raises `UserError` if a gradient is not finite. In float16 such a step may be
         skipped: then it changes no weight, and does not count for --warmup and --ema.
         """
-        self.world.sum_gradients(self.policy.trainable)
         number = self._steps + 1
+        rate = self._config.learning_rate * min(1.0, number / max(1, self._config.warmup))
         for group in self._optimizer.param_groups:
-            group["lr"] = self._config.learning_rate * min(1.0, number / max(1, self._config.warmup))
-        done = optimizer_step(
+            group["lr"] = rate
+        if self._divided:
+            if not math.isfinite(norm := self._divided.step()):
+                raise diverged(where, norm)
+        elif not self._undivided_step(where):
+            self._skipped += 1
+            return
+        self._steps = number
+        if self._average:
+            blend(self._average, self.policy.trainable, min(self._config.ema, number / (number + 9)))
+
+    def _undivided_step(self, where: str) -> bool:
+        """An optimizer step that each process does by itself. Returns whether it was done."""
+        self.world.sum_gradients(self.policy.trainable)
+        return optimizer_step(
             self._optimizer,
             self.policy.trainable,
             where=where,
             largest_norm=self._config.max_grad_norm,
             scaler=self._scaler,
         )
-        if not done:
-            self._skipped += 1
-            return
-        self._steps = number
-        if self._average:
-            blend(self._average, self.policy.trainable, min(self._config.ema, number / (number + 9)))
 
     def skipped(self) -> dict[str, float]:
         """In float16, the metric `skipped`: how many optimizer steps were skipped since it was last asked for."""
@@ -139,7 +164,7 @@ class Tuner:
         return {
             "weights": self.policy.trained.weights(),
             "average": self._average,
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": (self._divided or self._optimizer).state_dict(),
             "steps": self._steps,
             "scaler": self._scaler.state_dict(),
             "random": random_state(self.generator),
@@ -148,7 +173,10 @@ class Tuner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state. Raises `ValueError` for the state of another run."""
         self.policy.trained.load(state["weights"])
-        restore_optimizer(self._optimizer, state["optimizer"])
+        if self._divided:
+            self._divided.load_state_dict(state["optimizer"])
+        else:
+            restore_optimizer(self._optimizer, state["optimizer"])
         self._steps = int(state["steps"])
         self._scaler.load_state_dict(state["scaler"])
         restore_weights(self._average, state["average"])

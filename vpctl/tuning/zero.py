@@ -1,0 +1,123 @@
+"""AdamW whose moments several processes divide among themselves: ZeRO, by DeepSpeed.
+
+Rajbhandari et al. 2020 (arXiv 1910.02054). In stage 1 a process keeps the moments of its own part of the trained
+weights, updates this part, and gets the other parts from the other processes. In stage 2 it also keeps the sums of the
+gradients for its own part only. The numbers stay the same, up to rounding.
+"""
+
+import contextlib
+import logging
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from ..models.devices import World
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class DividedAdamW:
+    """An AdamW over `weights`, which all processes of a `World` have. They are moved into one block of memory.
+
+    It takes `adamw` over. Gradients are added up over all calls of `backward` in all processes, and clipped to a norm
+    of `max_grad_norm`. All processes call `step`, `state_dict` and `load_state_dict` together. In stage 2 they also
+    call `backward` equally often.
+    """
+
+    def __init__(
+        self, adamw: torch.optim.Optimizer, weights: Sequence[nn.Parameter], max_grad_norm: float, world: World
+    ) -> None:
+        self._adamw, self._weights, self._world = adamw, list(weights), world
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):
+            import deepspeed
+
+            logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+            self._engine, self._divided, *_ = deepspeed.initialize(
+                model=nn.ParameterList(self._weights),
+                optimizer=adamw,
+                model_parameters=self._weights,
+                dist_init_required=False,
+                config={
+                    "train_micro_batch_size_per_gpu": 1,
+                    "gradient_accumulation_steps": 1,
+                    "gradient_clipping": max_grad_norm,
+                    "steps_per_print": sys.maxsize,
+                    "zero_allow_untested_optimizer": True,
+                    "zero_optimization": {"stage": world.zero_stage},
+                },
+            )
+        self._engine.set_gradient_accumulation_boundary(False)
+        if not torch.equal(self._own(self._weights), self._part):
+            raise RuntimeError("this version of DeepSpeed orders the weights in another way than vpctl knows")
+
+    @property
+    def _part(self) -> Tensor:
+        """This process's part of the weights: all that `adamw` knows since DeepSpeed has it."""
+        [group] = self._adamw.param_groups
+        part: Tensor = group["params"][0]
+        return part
+
+    def _own(self, whole: Sequence[Tensor]) -> Tensor:
+        """This process's part of tensors like the weights: they follow one another, with zeros at the end."""
+        found = torch.zeros_like(self._part)
+        first, place = self._world.rank * len(found), 0
+        for one in whole:
+            start, stop = max(first, place), min(first + len(found), place + one.numel())
+            if start < stop:
+                found[start - first : stop - first] = one.detach().flatten()[start - place : stop - place]
+            place += one.numel()
+        return found
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss to those of the optimizer step."""
+        with warnings.catch_warnings(action="ignore"):
+            self._engine.backward(loss * self._world.size)  # DeepSpeed takes the mean over the processes
+
+    def step(self) -> float:
+        """Do one optimizer step with the gradients of all processes. Returns the norm of the gradient before clipping.
+
+        If that is not finite, the weights are lost.
+        """
+        # The processes exchange their gradients in the last call of `backward`, and which one is the last is known only
+        # now. This call adds zeros. So each weight also has a gradient in each process.
+        self._engine.set_gradient_accumulation_boundary(True)
+        self.backward(torch.stack([(weight * 0).sum() for weight in self._weights]).sum())
+        with warnings.catch_warnings(action="ignore"):
+            self._engine.step()
+        self._engine.set_gradient_accumulation_boundary(False)
+        return float(self._engine.get_global_grad_norm())
+
+    def state_dict(self) -> dict[str, Any]:
+        """In the main process the state of an AdamW that is not divided, in the memory of the CPU; else nothing."""
+        own, parts = self._adamw.state.get(self._part, {}), []
+        for rank, name in product(range(self._world.size), MOMENTS) if own else ():
+            part = own[name].clone() if rank == self._world.rank else torch.empty_like(own[name])
+            distributed.broadcast(part, src=rank)  # one by one: the device may not have room for all of them
+            parts.append(part.cpu() if self._world.is_main else part[:0])
+        if not self._world.is_main:
+            return {}
+        sizes = [weight.numel() for weight in self._weights]
+        found: list[dict[str, Tensor]] = [{"step": own["step"].clone()} for _ in sizes if own]
+        for place, name in enumerate(MOMENTS if own else ()):
+            whole = torch.cat(parts[place :: len(MOMENTS)])[: sum(sizes)].split(sizes)
+            for one, weight, moment in zip(found, self._weights, whole, strict=True):
+                one[name] = moment.view(weight.shape).clone()
+        [group] = self._adamw.param_groups
+        return {"state": dict(enumerate(found)), "param_groups": [{**group, "params": [*range(len(sizes))]}]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state of an AdamW, after the weights were restored. Raises `ValueError` if it does not fit."""
+        self._divided.refresh_fp32_params()
+        if not (found := state["state"]):
+            return
+        moments = {name: [found[place][name] for place in range(len(self._weights))] for name in MOMENTS}
+        for name, whole in moments.items():
+            if [one.shape for one in whole] != [weight.shape for weight in self._weights]:
+                raise ValueError("moments of another shape")
+            self._adamw.state[self._part][name] = self._own(whole)
+        self._adamw.state[self._part]["step"] = found[0]["step"].clone()
