@@ -22,6 +22,11 @@ UNEVEN = ("d3po", "nft", "refl")
 """Algorithms whose processes may compute different numbers of gradients in an optimizer step."""
 
 
+def asks_for(name: str) -> bool:
+    """Whether the launcher has set the variable with this name, such as `FSDP`, to true."""
+    return os.environ.get(name, "").lower() in ("1", "true", "yes")
+
+
 def processes() -> int:
     """The number of processes that train together."""
     return int(os.environ.get("WORLD_SIZE", 1))
@@ -37,13 +42,13 @@ def shards() -> bool:
 
     Raises `UserError` if the launcher asks for what vpctl does not have.
     """
-    if _is_set(MEGATRON):
+    if asks_for(MEGATRON):
         raise UserError(
             f"{MEGATRON}: vpctl does not train with Megatron-LM; launch it with --use_fsdp, or without either"
         )
-    if not _is_set(FSDP):
+    if not asks_for(FSDP):
         return False
-    if _is_set(OFFLOAD):
+    if asks_for(OFFLOAD):
         raise UserError(f"{OFFLOAD}: vpctl keeps all weights on the GPUs; launch it without --fsdp_offload_params")
     return processes() > 1
 
@@ -53,7 +58,7 @@ def zero_stage() -> int:
 
     Raises `UserError` if the launcher asks for what vpctl does not have, or if DeepSpeed is not installed.
     """
-    if not _is_set(DEEPSPEED):
+    if not asks_for(DEEPSPEED):
         return 0
     if _has(CONFIG_FILE):
         raise UserError(
@@ -99,7 +104,3 @@ def check_sharding(*, full: bool = False, algorithm: str = "", optimizer: str = 
 
 def _has(name: str) -> bool:
     return os.environ.get(name, "none") not in ("", "none")
-
-
-def _is_set(name: str) -> bool:
-    return os.environ.get(name, "").lower() in ("1", "true", "yes")
