@@ -72,4 +72,4 @@ done
 # aesthetic              0 9 41 47 3      0 9 41 47 3
 # fidelity               6 6 16 53 19     6 6 16 53 19
 # harmlessness           12 0 0 0 88      12 0 0 0 88
-# prompt-following       0 34 44 12 9     0 34 44 12 9
+# prompt-following       0 19 59 12 9     0 19 59 12 9

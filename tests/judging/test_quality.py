@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from vpctl.judging.preferences import without_replaced
-from vpctl.judging.quality import measure_quality, print_tables
+from vpctl.judging.quality import level_of, measure_quality, print_tables
 from vpctl.records import Judgement
 
 
@@ -103,3 +103,7 @@ def test_a_table_fits_into_a_narrow_terminal(
     assert [cell.strip() for cell in second.split("│")[1:-1]] == ["x", "0", "0%", "", "", "", ""]
     assert other.strip() == "Judged by reward:clip, list"
     assert [cell.strip() for cell in rewards.split("│")[1:-1]] == ["x", "1", "0%", "", "0%", "+7.40", ""]
+
+
+def test_a_score_between_two_levels_counts_for_the_higher_one() -> None:
+    assert [*map(level_of, (1.5, 2.49, 2.5, 3.5, 4.5))] == [2, 2, 3, 4, 5]

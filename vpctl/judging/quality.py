@@ -4,6 +4,7 @@ Three things are faults of the judge and not of the pictures: all levels are the
 which a picture was shown, or preferences flip when pictures change places.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -65,8 +66,13 @@ class Quality:
 
     @property
     def levels(self) -> Counter[int]:
-        """How often each score was given, rounded to an integer."""
-        return Counter(round(score) for score in self.scores.values)
+        """How often each level was given; see `level_of`."""
+        return Counter(map(level_of, self.scores.values))
+
+
+def level_of(score: float) -> int:
+    """The level that is nearest to a score; the higher one if two are."""
+    return math.floor(score + 0.5)
 
 
 KindOfJudgement = tuple[str, str, str]

@@ -7,7 +7,16 @@ from typing import Annotated
 
 from ...errors import SomeFailed, UserError
 from ...judging.preferences import without_replaced
-from ...judging.quality import LEVELS, KindOfJudgement, Quality, Series, measure_quality, on_levels, print_tables
+from ...judging.quality import (
+    LEVELS,
+    KindOfJudgement,
+    Quality,
+    Series,
+    level_of,
+    measure_quality,
+    on_levels,
+    print_tables,
+)
 from ...judging.suspects import find_suspects, print_suspects, telling_only
 from ...options import STDIO, MaxPictures, Roots, Whole, argument
 from ...records import Judgement, Report
@@ -111,4 +120,4 @@ def _first_preferred(slots: Series) -> Series:
 
 
 def _at(level: int, scores: Series) -> Series:
-    return Series([float(round(score) == level) for score in scores.values], scores.prompts)
+    return Series([float(level_of(score) == level) for score in scores.values], scores.prompts)
