@@ -109,3 +109,20 @@ def test_ten_warnings_of_a_kind_then_a_count(capsys: pytest.CaptureFixture[str])
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 12
     assert said[-1] == "vpctl test: warning: … and 2 more pictures"
+
+
+def test_a_link_that_takes_the_place_of_a_folder_during_the_run_is_soon_seen(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("vpctl.images.folders.time.monotonic", lambda: now)
+    for folder in (own / "pictures", own.parent / "others"):
+        folder.mkdir()
+        (folder / "a.png").write_text("")
+    folders = Folders([str(own)])
+    assert folders.resolve(str(own / "pictures" / "a.png")) == str(own / "pictures" / "a.png")
+    (own / "pictures").rename(own / "moved")
+    (own / "pictures").symlink_to(own.parent / "others")
+    now += 1.5
+    with pytest.raises(RecordFailed, match="is outside the allowed folders"):
+        folders.resolve(str(own / "pictures" / "a.png"))

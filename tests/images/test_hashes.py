@@ -164,3 +164,15 @@ def test_a_cache_that_another_run_holds_is_left_alone_at_the_end(
         hasher.close()
         other.execute("rollback")
     assert rows(cache) == 0
+
+
+def test_a_file_is_read_once_however_often_it_is_asked_for(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vpctl.images.hashes.MIN_CACHED_AGE", -1.0)
+    hasher = ContentHasher(Pictures([str(picture.parent)]), str(picture.with_name("cache")))
+    first = hasher(str(picture))
+    with monkeypatch.context() as blind:
+        blind.setattr("vpctl.images.hashes.stored", None)
+        assert hasher(str(picture)) == first
+    picture.write_bytes(picture.read_bytes() + b"more")
+    assert hasher(str(picture)) != first
+    hasher.close()

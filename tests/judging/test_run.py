@@ -501,6 +501,13 @@ def test_a_key_changes_with_all_that_could_change_the_answer(how: dict[str, Any]
     assert not set(keys(**how)) & set(keys())
 
 
+def test_a_picture_that_cannot_be_read_does_no_harm_where_no_call_shows_it() -> None:
+    alone = images("p", 1)
+    assert planned(alone, replace(PLAN, mode="pair"), contents=RecordFailed("gone")) == []
+    with pytest.raises(RecordFailed, match="gone"):
+        planned(alone, contents=RecordFailed("gone"))
+
+
 @pytest.mark.parametrize(
     "how",
     [

@@ -98,6 +98,11 @@ def test_the_stage_is_that_of_the_launcher(
             {},
             "ACCELERATE_USE_DEEPSPEED: vpctl keeps all that it trains on the GPUs; launch it with --offload_optim",
         ),
+        (
+            {"ACCELERATE_USE_FSDP": "true"},
+            {},
+            "ACCELERATE_USE_DEEPSPEED: cannot be used together with ACCELERATE_USE_F",
+        ),
         ({}, {"optimizer": "adamw8bit"}, "--optimizer adamw8bit: DeepSpeed divides the moments of adamw; leave"),
         ({}, {"dtype": "float16"}, "--dtype float16: cannot be used with DeepSpeed; name --dtype bfloat16"),
         (

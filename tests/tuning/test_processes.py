@@ -87,8 +87,10 @@ TUNINGS = {
 
 SHARDED = ("dpo", "grpo")
 """A UNet and a transformer. Their measurements have an odd number of batches, and so one that does not count."""
-DIVIDED = {"dpo": 2, "ddpo": 2, "nft": 1}
+FULL = "tune-dpo pairs.jsonl --full --ema 0.5 --batch 6 --max-steps 2 --learning-rate 1e-5 --warmup 0"
+DIVIDED = {"dpo": 2, "full": 2, "ddpo": 2, "nft": 1}
 """Algorithms, and the stage of ZeRO in which the state of their optimizer is divided. nft has an average of weights."""
+UNET = "model/unet/diffusion_pytorch_model.safetensors"
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
 ALL = "--preview-every 0 --save-every 1 --device cpu"
 
@@ -96,7 +98,7 @@ ALL = "--preview-every 0 --save-every 1 --device cpu"
 def command(algorithm: str, out: str, forward_passes: int) -> str:
     """A tuning with so many forward passes in a step. The algorithms of tune-ppo draw their batches from a round."""
     model = "" if algorithm == "grpo" else "-m shapes:small"
-    words = f"{TUNINGS[algorithm]} {model} {ALL} --out {out}-{algorithm}"
+    words = f"{TUNINGS.get(algorithm, FULL)} {model} {ALL} --out {out}-{algorithm}"
     return f"{words} --accumulate {forward_passes}" if words.startswith("tune-dpo") else words
 
 
@@ -112,16 +114,22 @@ def tuned(pairs: Path, forks: Forks) -> Path:
         launched(pairs.parent, vpctl(*TRAIN.split(), "--out", "two-train-rm")), pairs.parent / "two-train-rm"
     )
     flows.sd3().save_pretrained(pairs.parent / "flow")
-    for alone in (f"{TRAIN} --accumulate 2 --out alone-train-rm", *(command(one, "alone", 2) for one in TUNINGS)):
+    with_full = ["full"] if find_spec("deepspeed") else []
+    tunings = [command(one, "alone", 2) for one in (*TUNINGS, *with_full)]
+    for alone in (f"{TRAIN} --accumulate 2 --out alone-train-rm", *tunings):
         done = forks(alone.split(), pairs.parent)
         assert done.code == 0, done.err
     script = [sys.executable, str(HOME / "tests" / "tuning" / "one_by_one.py")]
     together = [f"{TRAIN} --out two-train-rm", *(command(one, "two", 1) for one in TUNINGS)]
-    longer = command("dpo", "resumed", 1)
-    begun = [(2, longer.replace("--max-steps 2", "--max-steps 1")), (2, longer)]
+    resumed, switched = (command("full", out, 1) for out in ("resumed", "switched"))
+    begun = [one.replace("--max-steps 2", "--max-steps 1") for one in (resumed, switched)]
+    stages = [
+        *((2, one) for one in (*begun, resumed)),
+        *((n, command(one, "divided", 1)) for one, n in DIVIDED.items()),
+    ]
     divided = [
-        f"ACCELERATE_USE_DEEPSPEED=true ACCELERATE_DEEPSPEED_ZERO_STAGE={stage} {words}"
-        for stage, words in [*begun, *((stage, command(one, "divided", 1)) for one, stage in DIVIDED.items())]
+        *(f"ACCELERATE_USE_DEEPSPEED=true ACCELERATE_DEEPSPEED_ZERO_STAGE={stage} {words}" for stage, words in stages),
+        f"ACCELERATE_USE_DEEPSPEED=false {switched}",
     ]
     sharded = [
         f"ACCELERATE_USE_DEEPSPEED=false ACCELERATE_USE_FSDP=true {command(algorithm, 'sharded', 1)}"
@@ -135,7 +143,7 @@ def tuned(pairs: Path, forks: Forks) -> Path:
 
 def test_two_processes_train_the_weights_of_one_and_resume_them_after_a_kill(run: Run, tuned: Path) -> None:
     two, alone = (tuned / f"{name}-train-rm" for name in ("two", "alone"))
-    resumed = ["train-rm", *(["tune-dpo"] if find_spec("deepspeed") else [])]
+    resumed = ["train-rm", *(["tune-dpo"] * 2 if find_spec("deepspeed") else [])]
     assert re.findall(r"vpctl (\S+): resuming at step", (tuned / "said.txt").read_text()) == resumed
     for file in ("model.safetensors", "metrics.jsonl", "reward.json"):
         assert (two / file).read_bytes() == (alone / file).read_bytes(), file
@@ -183,7 +191,8 @@ def test_processes_that_divide_the_weights_tune_those_of_one(tuned: Path, algori
 @pytest.mark.parametrize("algorithm", [*DIVIDED])
 def test_processes_that_divide_the_optimizer_tune_the_weights_of_one(tuned: Path, algorithm: str) -> None:
     folders = [tuned / f"{name}-{algorithm}" for name in ("divided", "alone")]
-    divided, one = (load_file(folder / "pytorch_lora_weights.safetensors") for folder in folders)
+    file = UNET if algorithm == "full" else "pytorch_lora_weights.safetensors"
+    divided, one = (load_file(folder / file) for folder in folders)
     for name in one:
         torch.testing.assert_close(divided[name], one[name], atol=2e-5, rtol=1e-3)
     for line, other in zip(*(lines((folder / "metrics.jsonl").read_text()) for folder in folders), strict=True):
@@ -191,15 +200,17 @@ def test_processes_that_divide_the_optimizer_tune_the_weights_of_one(tuned: Path
 
 
 @needs_deepspeed
-def test_processes_that_divide_the_optimizer_resume_exactly(tuned: Path) -> None:
-    weights = (load_file(tuned / f"{name}-dpo" / "pytorch_lora_weights.safetensors") for name in ("resumed", "divided"))
-    resumed, divided = weights
+def test_processes_that_divide_the_optimizer_resume_exactly_with_and_without_deepspeed(tuned: Path) -> None:
+    resumed, switched, divided = (
+        load_file(tuned / f"{name}-full" / UNET) for name in ("resumed", "switched", "divided")
+    )
     assert all(torch.equal(resumed[name], divided[name]) for name in divided)
+    for name in divided:
+        torch.testing.assert_close(switched[name], divided[name], atol=1e-7, rtol=1e-4)
 
 
 @needs_deepspeed
 def test_the_checkpoint_of_a_divided_optimizer_is_that_of_a_whole_one(tuned: Path) -> None:
-    """So the training can be resumed without DeepSpeed, and with any number of processes that it allows."""
     divided, one = (
         torch.load(tuned / f"{name}-dpo" / "checkpoint.pt", weights_only=True)["optimizer"]
         for name in ("divided", "alone")

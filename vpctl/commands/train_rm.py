@@ -131,7 +131,7 @@ def train_rm(
     announce_once()
     if launcher.shards():
         raise UserError(f"{launcher.FSDP}: train-rm does not shard its weights; launch it without --use_fsdp")
-    if launcher.asks_for(launcher.DEEPSPEED):
+    if launcher.asks_for(launcher.DEEPSPEED) and launcher.processes() > 1:
         raise UserError(f"{launcher.DEEPSPEED}: train-rm does not divide its optimizer; launch it without DeepSpeed")
     processes = launcher.processes()
     held = preset_values(preset, {"backbone": backbone, **vars(config)}) if preset else {}

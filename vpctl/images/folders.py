@@ -13,8 +13,8 @@ import os
 import re
 import stat
 import threading
+import time
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 
 from .. import progress
@@ -33,8 +33,10 @@ _SHARED = ("home", "media", "mnt", "opt", "private", "root", "srv", "tmp", "User
 
 OF_A_PICTURE = "restore this picture, or leave out the records that name it"
 """The way out if a picture of a pair or of a rating cannot be opened."""
-_REMEMBERED = 1024
-"""Number of folders whose real path is remembered. generate puts its pictures into 256."""
+_REMEMBERED = 1.0
+"""Seconds for which the real path of a folder is remembered. A link may have taken its place since."""
+_MOST_REMEMBERED = 1024
+"""Number of folders that are remembered. generate puts its pictures into 256."""
 _ON_A_PIPE = "file names on a pipe are relative to the working directory; name the file instead of -"
 
 
@@ -51,7 +53,7 @@ class Folders:
         self._parent = ""
         self._hint = f"; {_ON_A_PIPE}" if piped else ""
         self._lock = threading.Lock()
-        self._real_folder = lru_cache(_REMEMBERED)(os.path.realpath)
+        self._real_folders: dict[str, tuple[str, float]] = {}
 
     def resolve(self, path: str) -> str:
         """Return the real path of a picture. Raises `RecordFailed` if it may not be read or does not exist.
@@ -73,13 +75,19 @@ class Folders:
     def _plain_file(self, path: str) -> str:
         """The real path of a picture that is no link and lies in an allowed folder; empty for every other path.
 
-        This is nearly every picture. It takes one question to the file system, since the real path of its folder is
+        Nearly every picture is like this. The file system is asked once, as long as the path of the folder is
         remembered.
         """
         folder, name = os.path.split(path)
         if "\0" in path or name in ("", ".", ".."):
             return ""
-        real = os.path.join(self._real_folder(folder), name)
+        known, until = self._real_folders.get(folder, ("", 0.0))
+        if time.monotonic() > until:
+            if len(self._real_folders) >= _MOST_REMEMBERED:
+                self._real_folders = {}
+            known = os.path.realpath(folder)
+            self._real_folders[folder] = known, time.monotonic() + _REMEMBERED
+        real = os.path.join(known, name)
         try:
             is_file = stat.S_ISREG(os.lstat(real).st_mode)
         except OSError:

@@ -42,8 +42,8 @@ class ContentHasher:
         # A run that ends early closes the cache while its reader may still be in a query. SQLite would crash.
         self._lock = threading.RLock()
         self._filled = self._has_rows()
-        self._fresh: list[tuple[str, str, str, int]] = []
-        """Rows that are not yet in the cache."""
+        self._fresh: dict[str, tuple[str, str, int]] = {}
+        """Rows that are not yet in the cache, by the real path of the file."""
 
     def __call__(self, path: str) -> str:
         """Return the hash of a picture file: sixteen hex digits of SHA-256.
@@ -55,7 +55,7 @@ class ContentHasher:
         try:
             now = os.stat(real)
             seen = f"{now.st_size} {now.st_mtime_ns} {now.st_ctime_ns} {now.st_ino}"
-            content, side = self._cached(real, seen) if self._filled else NOTHING
+            content, side = self._cached(real, seen)
             known = isinstance(content, str) and len(content) == LENGTH and isinstance(side, int)
             if known and (side or not self._max_side):
                 return as_shown(content, side, self._max_side)
@@ -71,27 +71,33 @@ class ContentHasher:
 
     def _cached(self, real: str, seen: str) -> tuple[str, int]:
         """The hash and the longer side of a file from the cache; `NOTHING` if it is not there."""
+        then, content, side = self._fresh.get(real, ("", *NOTHING))
+        if then == seen:
+            return content, side
+        if not self._filled:
+            return NOTHING
         question = "select content, side from pictures where path = ? and seen = ?"
         with self._using() as database:
             return (database and database.execute(question, (real, seen)).fetchone()) or NOTHING
-        return NOTHING
+        return NOTHING  # after an error
 
     def _has_rows(self) -> bool:
         """Whether the cache has hashes of earlier runs."""
         with self._using() as database:
             return bool(database and database.execute("select 1 from pictures limit 1").fetchone())
-        return False
+        return False  # after an error
 
     def _keep(self, real: str, seen: str, content: str, side: int) -> None:
         """Add a hash to the cache, now or together with later ones."""
         with self._lock:
-            self._fresh.append((real, seen, content, side))
+            self._fresh[real] = seen, content, side
             if len(self._fresh) >= TOGETHER:
                 self._write()
 
     def _write(self) -> None:
         """Write all new hashes to the cache."""
-        rows, self._fresh = self._fresh, []
+        rows, self._fresh = [(real, *row) for real, row in self._fresh.items()], {}
+        self._filled = True
         with self._using() as database:
             if database and rows:
                 database.execute("begin immediate")

@@ -77,8 +77,6 @@ def plan_calls(group: Group, plan: Plan, author: AnnotatorIdentity) -> Iterator[
 
     Raises `RecordFailed` if the picture files of the group could not be hashed.
     """
-    if isinstance(group.contents, RecordFailed):
-        raise group.contents
     everything = tuple(range(len(group.images)))
     if plan.mode == "list":
         shows: Iterable[tuple[int, ...]] = [everything]
@@ -88,6 +86,8 @@ def plan_calls(group: Group, plan: Plan, author: AnnotatorIdentity) -> Iterator[
         shows = combinations(everything, 2)
     groups = [plan.aspects] if plan.all_aspects else [(aspect,) for aspect in plan.aspects]
     for shown in shows:
+        if isinstance(group.contents, RecordFailed):
+            raise group.contents
         for repeat in range(plan.passes):
             order = shown if plan.mode == "pair" else _order(group.images, shown, plan.seed, repeat)
             by_aspect = [calls_about(group, shown, order, aspects, author, plan.mode, repeat) for aspects in groups]

@@ -18,8 +18,8 @@ OFFLOADS = {
     "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "--offload_param_device none",
 }
 MEGATRON = "ACCELERATE_USE_MEGATRON_LM"
-UNEVEN = ("d3po", "nft", "refl")
-"""Algorithms whose processes may compute different numbers of gradients in an optimizer step."""
+EVEN = ("dpo", "kto", "ddpo", "grpo")
+"""Algorithms whose processes compute equally many gradients in an optimizer step. With others, stage 2 would hang."""
 
 
 def asks_for(name: str) -> bool:
@@ -40,12 +40,10 @@ def rank() -> int:
 def shards() -> bool:
     """Whether the processes divide the frozen weights of a model among themselves.
 
-    Raises `UserError` if the launcher asks for what vpctl does not have.
+    Raises `UserError` if the launcher asks for a division that vpctl does not have.
     """
     if asks_for(MEGATRON):
-        raise UserError(
-            f"{MEGATRON}: vpctl does not train with Megatron-LM; launch it with --use_fsdp, or without either"
-        )
+        raise UserError(f"{MEGATRON}: vpctl does not train with Megatron-LM; launch it without")
     if not asks_for(FSDP):
         return False
     if asks_for(OFFLOAD):
@@ -60,6 +58,8 @@ def zero_stage() -> int:
     """
     if not asks_for(DEEPSPEED):
         return 0
+    if asks_for(FSDP):
+        raise UserError(f"{DEEPSPEED}: cannot be used together with {FSDP}; launch it with one of them")
     if _has(CONFIG_FILE):
         raise UserError(
             f"{CONFIG_FILE}: vpctl sets all but the stage of ZeRO itself; launch it with --zero_stage 1 or 2 in place "
@@ -86,7 +86,7 @@ def check_sharding(*, full: bool = False, algorithm: str = "", optimizer: str = 
             raise UserError(f"--optimizer {optimizer}: DeepSpeed divides the moments of adamw; leave the option out")
         if dtype == "float16":
             raise UserError("--dtype float16: cannot be used with DeepSpeed; name --dtype bfloat16 or float32")
-        if stage > 1 and algorithm in UNEVEN:
+        if stage > 1 and algorithm not in EVEN:
             raise UserError(
                 f"--algorithm {algorithm}: the processes compute different numbers of gradients, and stage {stage} of "
                 "ZeRO needs equal ones; launch it with --zero_stage 1"

@@ -34,7 +34,10 @@ class Algorithm(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """The state, in types that ``torch.load(weights_only=True)`` reads. It may share memory with the algorithm."""
+        """The state, in types that ``torch.load(weights_only=True)`` reads. It may share memory with the algorithm.
+
+        All processes call it together; that of the main process is saved.
+        """
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -321,9 +321,15 @@ class Run:
                 self._board.scalar(name, value, step)
 
     def preview(self, step: int, grid: Image.Image, prompts: Sequence[str]) -> None:
-        """Save a grid of pictures that were drawn from fixed seeds at this step, and their prompts, row by row."""
-        if not self.world.is_main:
-            return
+        """Save a grid of pictures that were drawn from fixed seeds at this step, and their prompts, row by row.
+
+        All processes call it, and if a file cannot be written, all get the error: then they save the step together.
+        """
+        with self.world.failing_together():
+            if self.world.is_main:
+                self._write_preview(step, grid, prompts)
+
+    def _write_preview(self, step: int, grid: Image.Image, prompts: Sequence[str]) -> None:
         file = self.folder / "previews" / f"{step:06d}.png"
         with self._writing(file):
             save_picture(grid, str(file))

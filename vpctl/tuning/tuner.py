@@ -22,7 +22,7 @@ from .run import (
     restore_random_state,
     way_out,
 )
-from .zero import DividedAdamW
+from .zero import DividedAdamW, bucket
 
 T = TypeVar("T")
 
@@ -78,12 +78,14 @@ class Tuner:
         `copies` is how many copies of the trained weights the algorithm itself keeps.
         """
         trained = self.policy.trained
-        kept = [*trained.parameters * (1 + copies), *self._average, *trained.start]  # the first ones are the gradients
-        bytes_of_two = 2.0 if self._config.optimizer == "adamw8bit" else 8.0
-        if self.world.zero_stage:  # its part of the moments, and a copy of its part of the weights
-            bytes_of_two = 12 / self.world.size
-        moments = round(bytes_of_two * sum(one.numel() for one in trained.parameters))
-        model, added = self.policy.size, sum(one.nbytes for one in kept) + moments
+        kept = [*trained.parameters * copies, *self._average, *trained.start]
+        weights, parts = sum(one.numel() for one in trained.parameters), self.world.size
+        gradients, moments, exchanged = 4 * weights, (2 if self._config.optimizer == "adamw8bit" else 8) * weights, 0
+        if self.world.zero_stage:  # a part of the moments, and a copy of this part of the weights
+            moments, exchanged = 12 * weights // parts, 4 * bucket(trained.parameters)
+        if self.world.zero_stage > 1:
+            gradients //= parts
+        model, added = self.policy.size, sum(one.nbytes for one in kept) + gradients + moments + exchanged
         return (
             f"needs at least {progress.size(model + added)} of memory, and more for what a step computes: "
             f"{progress.size(model)} for the model, and {progress.size(added)} for gradients, moments and copies of "

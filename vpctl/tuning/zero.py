@@ -19,14 +19,21 @@ from torch import Tensor, distributed, nn
 from ..models.devices import World
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+LARGEST_BUCKET = 50_000_000
+"""Numbers that are exchanged at once. DeepSpeed reserves memory for so many, and by default for ten times as many."""
+
+
+def bucket(weights: Sequence[Tensor]) -> int:
+    """How many numbers are exchanged at once."""
+    return min(sum(one.numel() for one in weights), LARGEST_BUCKET)
 
 
 class DividedAdamW:
     """An AdamW over `weights`, which all processes of a `World` have. They are moved into one block of memory.
 
-    It takes `adamw` over. Gradients are added up over all calls of `backward` in all processes, and clipped to a norm
-    of `max_grad_norm`. All processes call `step`, `state_dict` and `load_state_dict` together. In stage 2 they also
-    call `backward` equally often.
+    After that, only this class may use `adamw`, but for its learning rate. Gradients are added up over all calls of
+    `backward` in all processes, and clipped to a norm of `max_grad_norm`. All processes must call `step`, `state_dict`
+    and `load_state_dict` together, and in stage 2 also `backward` equally often: else they wait forever.
     """
 
     def __init__(
@@ -48,7 +55,11 @@ class DividedAdamW:
                     "gradient_clipping": max_grad_norm,
                     "steps_per_print": sys.maxsize,
                     "zero_allow_untested_optimizer": True,
-                    "zero_optimization": {"stage": world.zero_stage},
+                    "zero_optimization": {
+                        "stage": world.zero_stage,
+                        "reduce_bucket_size": bucket(self._weights),
+                        "allgather_bucket_size": bucket(self._weights),
+                    },
                 },
             )
         self._engine.set_gradient_accumulation_boundary(False)
@@ -81,7 +92,7 @@ class DividedAdamW:
     def step(self) -> float:
         """Do one optimizer step with the gradients of all processes. Returns the norm of the gradient before clipping.
 
-        If that is not finite, the weights are lost.
+        With a norm that is not finite, the weights may be lost.
         """
         # The processes exchange their gradients in the last call of `backward`, and which one is the last is known only
         # now. This call adds zeros. So each weight also has a gradient in each process.
@@ -115,6 +126,8 @@ class DividedAdamW:
         self._divided.refresh_fp32_params()
         if not (found := state["state"]):
             return
+        if [*found] != [*range(len(self._weights))]:
+            raise ValueError("moments of other weights")
         moments = {name: [found[place][name] for place in range(len(self._weights))] for name in MOMENTS}
         for name, whole in moments.items():
             if [one.shape for one in whole] != [weight.shape for weight in self._weights]:
