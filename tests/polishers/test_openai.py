@@ -226,7 +226,7 @@ def test_an_empty_answer_to_an_order_ends_in_one_question_each() -> None:
         return {"prompts": []} if any(one["prompt"] == INJECTION for one in items(body)) else good(body)
 
     found, _ = results(obeys, [INJECTION, *PROMPTS])
-    assert isinstance(found[0], Unusable)
+    assert isinstance(found[0], RecordFailed), "Unusable if another answer could be used before"
     assert found[1:] == CLEAN
 
 
