@@ -225,9 +225,9 @@ def test_an_empty_answer_to_an_order_ends_in_one_question_each() -> None:
     def obeys(body: JSON) -> JSON:
         return {"prompts": []} if any(one["prompt"] == INJECTION for one in items(body)) else good(body)
 
-    found, _ = results(obeys, [INJECTION, *PROMPTS])
-    assert isinstance(found[0], RecordFailed), "Unusable if another answer could be used before"
-    assert found[1:] == CLEAN
+    found, _ = results(obeys, [*PROMPTS, INJECTION])  # the first questions can be answered, so it is not the model
+    assert isinstance(found[-1], Unusable)
+    assert found[:-1] == CLEAN
 
 
 def test_a_rewrite_that_adds_is_rejected_and_asked_for_once() -> None:

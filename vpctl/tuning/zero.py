@@ -10,7 +10,6 @@ import logging
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from itertools import product
 from typing import Any
 
 import torch
@@ -105,21 +104,30 @@ class DividedAdamW:
 
     def state_dict(self) -> dict[str, Any]:
         """In the main process the state of an AdamW that is not divided, in the memory of the CPU; else nothing."""
-        own, parts = self._adamw.state.get(self._part, {}), []
-        for rank, name in product(range(self._world.size), MOMENTS) if own else ():
-            part = own[name].clone() if rank == self._world.rank else torch.empty_like(own[name])
-            distributed.broadcast(part, src=rank)  # one by one: the device may not have room for all of them
-            parts.append(part.cpu() if self._world.is_main else part[:0])
+        own = self._adamw.state.get(self._part)
+        moments = {name: self._gathered(own[name]) for name in MOMENTS} if own else {}
         if not self._world.is_main:
             return {}
+        places, [group] = [*range(len(self._weights))], self._adamw.param_groups
+        state: dict[int, dict[str, Tensor]] = {}
+        if own:
+            step = own["step"]
+            state = {one: {"step": step.clone(), **{name: moments[name][one] for name in MOMENTS}} for one in places}
+        return {"state": state, "param_groups": [{**group, "params": places}]}
+
+    def _gathered(self, own: Tensor) -> list[Tensor]:
+        """In the main process, tensors like the weights, from the parts of all processes; else an empty list."""
+        parts = []
+        for rank in range(self._world.size):
+            part = own.clone() if rank == self._world.rank else torch.empty_like(own)
+            distributed.broadcast(part, src=rank)  # one by one: the device may not have room for all of them
+            if self._world.is_main:
+                parts.append(part.cpu())
+        if not parts:
+            return []
         sizes = [weight.numel() for weight in self._weights]
-        found: list[dict[str, Tensor]] = [{"step": own["step"].clone()} for _ in sizes if own]
-        for place, name in enumerate(MOMENTS if own else ()):
-            whole = torch.cat(parts[place :: len(MOMENTS)])[: sum(sizes)].split(sizes)
-            for one, weight, moment in zip(found, self._weights, whole, strict=True):
-                one[name] = moment.view(weight.shape).clone()
-        [group] = self._adamw.param_groups
-        return {"state": dict(enumerate(found)), "param_groups": [{**group, "params": [*range(len(sizes))]}]}
+        whole = torch.cat(parts)[: sum(sizes)].split(sizes)
+        return [one.view(weight.shape).clone() for one, weight in zip(whole, self._weights, strict=True)]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state of an AdamW, after the weights were restored. Raises `ValueError` if it does not fit."""
