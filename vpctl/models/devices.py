@@ -11,7 +11,7 @@ from torch import Tensor, distributed, nn
 from .. import progress
 from ..configs import PRECISIONS
 from ..errors import LimitReached, UserError
-from . import launcher
+from . import launcher, memory
 
 _MOST_TOLD = 1000
 """Number of bytes of an error that other processes are told."""
@@ -22,12 +22,14 @@ def resolve_device(device: str) -> torch.device:
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        device = "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         resolved = torch.device(device)
         torch.empty(0, device=resolved)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    if resolved.type == "cpu":
+        memory.keep_freed()
     return resolved
 
 
