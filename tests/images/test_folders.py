@@ -21,7 +21,7 @@ def test_the_hint_comes_once_and_helps_all(own: Path, capsys: pytest.CaptureFixt
     folders = Folders([str(own)])
     for name in ("a/b/1.png", "a/c/2.png"):
         with pytest.raises(RecordFailed, match="is outside the allowed folders"):
-            folders.resolve(str(own.parent / name))
+            folders.find(str(own.parent / name))
     progress.flush_warnings()
     progress.flush_warnings()
     assert capsys.readouterr().err == (
@@ -32,7 +32,7 @@ def test_the_hint_comes_once_and_helps_all(own: Path, capsys: pytest.CaptureFixt
 def test_a_folder_that_does_not_exist_is_not_suggested(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = Folders([str(own)])
     with pytest.raises(RecordFailed, match=r"is outside the allowed folders$"):
-        folders.resolve(f"{own.parent}/gone/1.png")
+        folders.find(f"{own.parent}/gone/1.png")
     progress.flush_warnings()
     assert capsys.readouterr().err == (
         f"vpctl test: warning: 1 picture is outside the allowed folders; there is no folder {own.parent}/gone; "
@@ -46,7 +46,7 @@ def test_the_first_missing_picture_of_a_pipe_tells_what_names_are_relative_to(ow
     piped = Folders([str(own)], piped=True)
     for end in (way_out, ""):
         with pytest.raises(RecordFailed, match=rf"(no such picture|allowed folders){end}$"):
-            piped.resolve(str(own / name))
+            piped.find(str(own / name))
     with pytest.raises(UserError, match=f"{way_out}$"):
         Folders([str(own)], piped=True).check([str(own / name)])
     with pytest.raises(UserError) as raised:
@@ -57,9 +57,9 @@ def test_the_first_missing_picture_of_a_pipe_tells_what_names_are_relative_to(ow
 def test_a_missing_picture_after_one_that_was_found_says_nothing_of_pipes(own: Path) -> None:
     (own / "there.png").touch()
     folders = Folders([str(own)], piped=True)
-    folders.resolve(str(own / "there.png"))
+    folders.find(str(own / "there.png"))
     with pytest.raises(RecordFailed, match=r"there is no such picture$"):
-        folders.resolve(str(own / "none.png"))
+        folders.find(str(own / "none.png"))
 
 
 def test_all_faults_are_known_before_anything_is_loaded(own: Path) -> None:
@@ -89,15 +89,15 @@ def test_pictures_of_generate_are_read_wherever_they_lie_and_nothing_else_there(
     folders = Folders([str(own)])
     linked = own / "images" / "ab" / picture.name
     with pytest.raises(RecordFailed):
-        folders.resolve(str(linked))
+        folders.find(str(linked))
     mark(str(drawn))
-    assert folders.resolve(str(linked)) == folders.resolve(str(picture)) == str(picture)
+    assert folders.find(str(linked)).path == folders.find(str(picture)).path == str(picture)
     with pytest.raises(RecordFailed):
-        folders.resolve(str(drawn / "ab" / "mine.png"))
+        folders.find(str(drawn / "ab" / "mine.png"))
     picture.unlink()
     picture.symlink_to("/etc/passwd")
     with pytest.raises(RecordFailed):
-        folders.resolve(str(linked))
+        folders.find(str(linked))
 
 
 def test_ten_warnings_of_a_kind_then_a_count(capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,9 +120,9 @@ def test_a_link_that_takes_the_place_of_a_folder_during_the_run_is_soon_seen(
         folder.mkdir()
         (folder / "a.png").write_text("")
     folders = Folders([str(own)])
-    assert folders.resolve(str(own / "pictures" / "a.png")) == str(own / "pictures" / "a.png")
+    assert folders.find(str(own / "pictures" / "a.png")).path == str(own / "pictures" / "a.png")
     (own / "pictures").rename(own / "moved")
     (own / "pictures").symlink_to(own.parent / "others")
     now += 1.5
     with pytest.raises(RecordFailed, match="is outside the allowed folders"):
-        folders.resolve(str(own / "pictures" / "a.png"))
+        folders.find(str(own / "pictures" / "a.png"))

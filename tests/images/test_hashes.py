@@ -55,7 +55,7 @@ def test_the_cache_answers_without_reading_whatever_it_was_asked_first(
     os.utime(picture, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert hashed(picture) != whole
     with monkeypatch.context() as frozen:  # nobody can set the time of the last change
-        frozen.setattr("os.stat", lambda *_: times)
+        frozen.setattr("os.lstat", lambda *_: times)
         assert hashed(picture, cache) == whole
         assert hashed(picture, cache, max_side=29) == f"{whole}@29"
         assert hashed(picture, cache, max_side=30) == whole
@@ -171,7 +171,7 @@ def test_a_file_is_read_once_however_often_it_is_asked_for(picture: Path, monkey
     hasher = ContentHasher(Pictures([str(picture.parent)]), str(picture.with_name("cache")))
     first = hasher(str(picture))
     with monkeypatch.context() as blind:
-        blind.setattr("vpctl.images.hashes.stored", None)
+        blind.setattr(Pictures, "stored", None)
         assert hasher(str(picture)) == first
     picture.write_bytes(picture.read_bytes() + b"more")
     assert hasher(str(picture)) != first

@@ -1,18 +1,19 @@
 """Encodes pictures for a server. Each is scaled and encoded once, however many questions are about it."""
 
-import base64
 import io
 import os
 from typing import NamedTuple
 from urllib.parse import quote
 
+import pybase64
 from PIL import Image
 
 from ..configs import PictureConfig
 from ..errors import RecordFailed
+from ..images.pictures import FILE, SMALL
 from .chat import picture_part
 
-MAX_UNCHANGED_BYTES = 1 << 17
+MAX_UNCHANGED_BYTES = SMALL
 """Maximum size in bytes of a file that is sent unchanged, if its format is common and its sides are not too long."""
 QUALITY = 92
 """Quality of the JPEG made of all other pictures: its artefacts are far below the faults that a judge looks for."""
@@ -69,25 +70,19 @@ class Encoder:
         fits = not config.max_side or max(picture.size) <= config.max_side
         if not fits:
             picture = picture.resize(self.size(picture.size), Image.Resampling.LANCZOS)
-        kind, content = (fits and _as_it_is(picture, path)) or ("jpeg", _as_jpeg(picture))
-        url = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+        kind, content = (fits and _as_it_is(picture)) or ("jpeg", _as_jpeg(picture))
+        url = f"data:image/{kind};base64,{pybase64.b64encode_as_string(content)}"
         return Encoded(picture_part(url, config.detail), picture.width, picture.height)
 
 
-def _as_it_is(picture: Image.Image, path: str) -> tuple[str, bytes] | None:
-    """Format and content of the file at `path` if it shows exactly this picture; None if it must be encoded.
+def _as_it_is(picture: Image.Image) -> tuple[str, bytes] | None:
+    """Format and content of the file if it shows exactly this picture; None if the picture must be encoded.
 
     `picture` is that of `Pictures.open`. It has a format only if it is as Pillow read it, and was not converted.
     """
-    if picture.format not in _KINDS or getattr(picture, "n_frames", 1) != 1:
+    if picture.format not in _KINDS or FILE not in picture.info or getattr(picture, "n_frames", 1) != 1:
         return None
-    try:
-        with open(path, "rb", buffering=0) as opened:
-            if os.fstat(opened.fileno()).st_size <= MAX_UNCHANGED_BYTES:
-                return _KINDS[picture.format], opened.read()
-    except OSError:
-        pass
-    return None
+    return _KINDS[picture.format], picture.info[FILE]
 
 
 def _as_jpeg(picture: Image.Image) -> bytes:

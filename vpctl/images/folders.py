@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from .. import progress
 from ..errors import RecordFailed, UserError, os_reason
@@ -40,6 +41,19 @@ _MOST_REMEMBERED = 1024
 _ON_A_PIPE = "file names on a pipe are relative to the working directory; name the file instead of -"
 
 
+class PictureFile(NamedTuple):
+    """A picture that may be read: the path of its file without links, and what the file system says about the file."""
+
+    path: str
+    status: os.stat_result
+
+    @property
+    def state(self) -> str:
+        """Size, times and inode of the file. It changes if the file does."""
+        now = self.status
+        return f"{now.st_size} {now.st_mtime_ns} {now.st_ctime_ns} {now.st_ino}"
+
+
 class Folders:
     """The folders from which pictures may be read: the `named` ones and the working directory.
 
@@ -55,14 +69,14 @@ class Folders:
         self._lock = threading.Lock()
         self._real_folders: dict[str, tuple[str, float]] = {}
 
-    def resolve(self, path: str) -> str:
-        """Return the real path of a picture. Raises `RecordFailed` if it may not be read or does not exist.
+    def find(self, path: str) -> PictureFile:
+        """Find the file of a picture. Raises `RecordFailed` if it may not be read or does not exist.
 
         When the command ends, one warning names the `--root` that would allow all refused pictures. Thread-safe.
         """
-        if real := self._plain_file(path):
+        if found := self._plain_file(path):
             self._hint = ""
-            return real
+            return found
         with self._lock:
             before = self._refused
             real, reason, hint = *self._checked(path), self._first_hint(path)
@@ -70,17 +84,20 @@ class Folders:
                 progress.warn_at_end(self._way_out_for_all)
         if reason:
             raise RecordFailed(f"{path}: {reason}{hint}")
-        return real
+        try:
+            return PictureFile(real, os.stat(real))
+        except OSError as error:
+            raise RecordFailed(f"{path}: {os_reason(error)}") from None
 
-    def _plain_file(self, path: str) -> str:
-        """The real path of a picture that is no link and lies in an allowed folder; empty for every other path.
+    def _plain_file(self, path: str) -> PictureFile | None:
+        """The picture, if its file is no link and lies in an allowed folder; None for every other path.
 
         Nearly every picture is like this. The file system is asked once, as long as the path of the folder is
         remembered.
         """
         folder, name = os.path.split(path)
         if "\0" in path or name in ("", ".", ".."):
-            return ""
+            return None
         known, until = self._real_folders.get(folder, ("", 0.0))
         if time.monotonic() > until:
             if len(self._real_folders) >= _MOST_REMEMBERED:
@@ -89,10 +106,10 @@ class Folders:
             self._real_folders[folder] = known, time.monotonic() + _REMEMBERED
         real = os.path.join(known, name)
         try:
-            is_file = stat.S_ISREG(os.lstat(real).st_mode)
+            status = os.lstat(real)
         except OSError:
-            return ""
-        return real if is_file and real.startswith(self._allowed) else ""
+            return None
+        return PictureFile(real, status) if stat.S_ISREG(status.st_mode) and real.startswith(self._allowed) else None
 
     def check(self, paths: Iterable[str]) -> None:
         """Raise `UserError` if any of these pictures may not be read or does not exist.

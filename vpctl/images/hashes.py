@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..errors import RecordFailed, os_reason
-from .pictures import Pictures, stated_size, stored
+from .pictures import Pictures, stated_size
 
 CACHE_TIMEOUT = 1.0
 """Seconds to wait while another run writes to the cache. After that, the cache is not used."""
@@ -29,7 +29,8 @@ class ContentHasher:
 
     With a `cache` file, unchanged files hashed by an earlier run are not read again.
 
-    As in make and git, a file with the same size, times and inode is taken as unchanged.
+    As in make and git, a file with the same size, times and inode is taken as unchanged. `Pictures.open` does not read
+    a small file again that was just hashed.
 
     The cache may be closed while another thread hashes. That thread goes on without it.
     """
@@ -41,7 +42,7 @@ class ContentHasher:
         self._database = _opened(cache) if cache else None
         # A run that ends early closes the cache while its reader may still be in a query. SQLite would crash.
         self._lock = threading.RLock()
-        self._filled = self._has_rows()
+        self._has_earlier = self._has_rows()
         self._fresh: dict[str, tuple[str, str, int]] = {}
         """Rows that are not yet in the cache, by the real path of the file."""
 
@@ -51,22 +52,21 @@ class ContentHasher:
         For a picture that is shrunk, they are followed by ``@`` and the length of its longer side then. Raises
         `RecordFailed` if the picture may not be read or cannot be read.
         """
-        real = self._pictures.find(path)
+        found = self._pictures.find(path)
+        seen = found.state
+        content, side = self._cached(found.path, seen)
+        known = isinstance(content, str) and len(content) == LENGTH and isinstance(side, int)
+        if known and (side or not self._max_side):
+            return as_shown(content, side, self._max_side)
         try:
-            now = os.stat(real)
-            seen = f"{now.st_size} {now.st_mtime_ns} {now.st_ctime_ns} {now.st_ino}"
-            content, side = self._cached(real, seen)
-            known = isinstance(content, str) and len(content) == LENGTH and isinstance(side, int)
-            if known and (side or not self._max_side):
-                return as_shown(content, side, self._max_side)
-            with stored(real) as file:
+            with self._pictures.stored(found, for_later=True) as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()[:LENGTH]
                 side = max(stated_size(file, path)) if self._max_side else 0
         except OSError as error:
             raise RecordFailed(f"{path}: {os_reason(error)}") from None
         # A file that was just written may change again within one tick of the clock, and its times would not show it.
-        if time.time() - now.st_ctime > MIN_CACHED_AGE:
-            self._keep(real, seen, content, side)
+        if time.time() - found.status.st_ctime > MIN_CACHED_AGE:
+            self._keep(found.path, seen, content, side)
         return as_shown(content, side, self._max_side)
 
     def _cached(self, real: str, seen: str) -> tuple[str, int]:
@@ -74,7 +74,7 @@ class ContentHasher:
         then, content, side = self._fresh.get(real, ("", *NOTHING))
         if then == seen:
             return content, side
-        if not self._filled:
+        if not self._has_earlier:
             return NOTHING
         question = "select content, side from pictures where path = ? and seen = ?"
         with self._using() as database:
@@ -97,7 +97,6 @@ class ContentHasher:
     def _write(self) -> None:
         """Write all new hashes to the cache."""
         rows, self._fresh = [(real, *row) for real, row in self._fresh.items()], {}
-        self._filled = True
         with self._using() as database:
             if database and rows:
                 database.execute("begin immediate")

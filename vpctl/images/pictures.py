@@ -11,12 +11,15 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..errors import RecordFailed, UserError, os_reason
 from ..streams.whole import atomic_update
-from .folders import Folders
+from .contents import Contents
+from .folders import Folders, PictureFile
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are opened. Without this list, Pillow would pass PostScript files to Ghostscript."""
-AT_ONCE = 1 << 20
-"""Bytes. A file that is not larger is read at once, and not in parts as Pillow asks for them."""
+FILE = "file"
+"""Key of `info` in a picture that shows just what its file holds: the content of the file, if it is `SMALL`."""
+SMALL = 1 << 17
+"""Maximum number of bytes of a file whose content stays with the picture."""
 SENT = ("PNG", "JPEG", "WEBP")
 """Formats in which servers send pictures."""
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
@@ -34,32 +37,38 @@ class Pictures:
     """Opens pictures in the allowed folders only; see `folders`."""
 
     def __init__(self, folders: Iterable[str], *, piped: bool = False) -> None:
-        self.find = Folders(folders, piped=piped).resolve
-        """Returns the real path of a picture; see `Folders.resolve`."""
+        self.find = Folders(folders, piped=piped).find
+        """Finds the file of a picture; see `Folders.find`."""
+        self._content = Contents()
 
     def size(self, path: str) -> tuple[int, int]:
         """Width and height in pixels, as stated in the file. Raises `RecordFailed` with the reason."""
-        with _reading(path), Image.open(self.find(path), formats=FORMATS) as opened:
+        with _reading(path), Image.open(self.find(path).path, formats=FORMATS) as opened:
             return opened.size
 
     def open(self, path: str) -> Image.Image:
-        """Return the picture as upright RGB, on white if it is transparent. Raises `RecordFailed` with the reason."""
-        with _reading(path), stored(self.find(path)) as file, Image.open(file, formats=FORMATS) as opened:
+        """Return the picture as upright RGB, on white if it is transparent. Raises `RecordFailed` with the reason.
+
+        See `FILE` for what its `info` holds.
+        """
+        found = self.find(path)
+        with _reading(path), self.stored(found) as file, Image.open(file, formats=FORMATS) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise RecordFailed(
                     f"{path}: {opened.width} × {opened.height} pixels is too large; the maximum is {MAX_PIXELS} "
                     "in total"
                 )
             opened.load()
-            return as_rgb(opened)
+            picture = as_rgb(opened)
+            picture.info.pop(FILE, None)  # a file may hold a text with this key
+            if picture is opened and isinstance(file, io.BytesIO) and found.status.st_size <= SMALL:
+                picture.info[FILE] = file.getvalue()
+            return picture
 
-
-def stored(path: str) -> io.BufferedReader | io.BytesIO:
-    """The file, open for reading; a small one is in memory. Raises `OSError`."""
-    if os.path.getsize(path) > AT_ONCE:
-        return open(path, "rb")
-    with open(path, "rb", buffering=0) as file:
-        return io.BytesIO(file.read())
+    def stored(self, found: PictureFile, *, for_later: bool = False) -> io.BufferedReader | io.BytesIO:
+        """The file, open for reading; a small one is in memory, and stays there `for_later`. Raises `OSError`."""
+        content = self._content(found, for_later=for_later)
+        return open(found.path, "rb") if content is None else io.BytesIO(content)
 
 
 def stated_size(file: BinaryIO, name: str) -> tuple[int, int]:

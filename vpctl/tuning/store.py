@@ -55,7 +55,7 @@ class Store:
     def _identity(self, path: str) -> str:
         """A text that changes with the content of a picture."""
         try:
-            return f"{path} {fingerprint(self._pictures.find(path))}"
+            return f"{path} {fingerprint(self._pictures.find(path).path)}"
         except (OSError, RecordFailed):
             return ""  # it is an error when the picture is opened
 

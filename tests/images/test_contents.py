@@ -1,0 +1,110 @@
+"""Small picture files are read whole, and what was read for later is not read again."""
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vpctl.images import contents as module
+from vpctl.images.contents import AT_ONCE, Contents
+from vpctl.images.folders import Folders, PictureFile
+from vpctl.images.hashes import ContentHasher
+from vpctl.images.pictures import FILE, SMALL, Pictures
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    made = tmp_path / "a.png"
+    Image.new("RGB", (30, 20), "red").save(made)
+    return made
+
+
+def found(file: Path) -> PictureFile:
+    return Folders([str(file.parent)]).find(str(file))
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that were opened, in order."""
+    opened: list[str] = []
+    real = os.open
+
+    def noted(path: str, flags: int) -> int:
+        opened.append(Path(path).name)
+        return real(path, flags)
+
+    monkeypatch.setattr("vpctl.images.contents.os.open", noted)
+    return opened
+
+
+def test_a_file_that_is_hashed_and_opened_is_read_once(file: Path, reads: list[str]) -> None:
+    pictures = Pictures([str(file.parent)])
+    ContentHasher(pictures)(str(file))
+    assert pictures.open(str(file)).info[FILE] == file.read_bytes()
+    assert reads == ["a.png"]
+    pictures.open(str(file))
+    assert reads == ["a.png", "a.png"], "nothing is kept after its use"
+
+
+def test_a_file_that_has_changed_is_read_again(file: Path, reads: list[str]) -> None:
+    pictures = Pictures([str(file.parent)])
+    ContentHasher(pictures)(str(file))
+    Image.new("RGB", (30, 20), "blue").save(file)
+    assert pictures.open(str(file)).getpixel((0, 0)) == (0, 0, 255)
+    assert len(reads) == 2
+
+
+def test_a_file_that_grows_or_shrinks_after_it_was_found_is_read_to_its_end(file: Path) -> None:
+    before, content = found(file), file.read_bytes()
+    file.write_bytes(content + b"m" * 3000)
+    assert Contents()(before) == content + b"m" * 3000
+    file.write_bytes(content[:10])
+    assert Contents()(before) == content[:10]
+    file.unlink()
+    with pytest.raises(FileNotFoundError):
+        Contents()(before)
+
+
+def test_a_large_file_is_not_read_at_once(file: Path) -> None:
+    with file.open("ab") as more:
+        more.truncate(AT_ONCE + 1)
+    assert Contents()(found(file)) is None
+    assert Pictures([str(file.parent)]).open(str(file)).size == (30, 20)
+
+
+def test_what_is_kept_is_bounded_and_the_oldest_goes_first(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEPT", 250)
+    contents, files = Contents(), [tmp_path / name for name in "abc"]
+    for one in files:
+        one.write_bytes(one.name.encode() * 100)
+        contents(found(one), for_later=True)
+    assert [contents(found(one)) for one in reversed(files)] == [b"c" * 100, b"b" * 100, b"a" * 100]
+    assert reads == ["a", "b", "c", "a"]
+
+
+@pytest.mark.parametrize("kind", ["palette", "turned", "large"])
+def test_a_picture_that_is_not_shown_as_stored_does_not_carry_its_file(file: Path, kind: str) -> None:
+    if kind == "palette":
+        Image.new("P", (30, 20)).save(file)
+    elif kind == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.new("RGB", (30, 20)).save(file, exif=exif)
+    else:
+        with file.open("ab") as more:
+            more.truncate(SMALL + 1)
+    assert FILE not in Pictures([str(file.parent)]).open(str(file)).info
+
+
+def test_a_text_in_a_file_is_not_taken_for_its_content(file: Path) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    text = PngInfo()
+    text.add_text(FILE, "anything")
+    Image.new("P", (30, 20)).save(file, pnginfo=text)
+    assert FILE not in Pictures([str(file.parent)]).open(str(file)).info
+    Image.new("RGB", (30, 20)).save(file, pnginfo=text)
+    assert Pictures([str(file.parent)]).open(str(file)).info[FILE] == file.read_bytes()
