@@ -60,6 +60,8 @@ NOTICEABLE_PAUSE = 5.0
 SECONDS_PER_MINUTE = 60.0
 INSTANT = 1e-6
 """Seconds; a shorter wait is not worth a timer, and no call takes less."""
+TOGETHER = 0.005
+"""Seconds. Calls that are due within this time are sent together: each turn of the event loop has its cost."""
 
 
 class Ticket(NamedTuple):
@@ -219,9 +221,10 @@ class Gate:
             if turn.done():
                 queue.popleft()
                 continue
+            due = self._next_at - self._loop.time()
             wait = max(
                 self.paused(),
-                self._next_at - self._loop.time(),
+                due if due > TOGETHER else 0.0,
                 self._requests.wait() if self._requests else 0.0,
                 self._tokens.wait(tokens) if self._tokens else 0.0,
             )

@@ -180,17 +180,26 @@ class _PublicResolver(aiohttp.ThreadedResolver):
 
 async def _received(response: aiohttp.ClientResponse) -> Response:
     """The whole answer. Raises `BadStatus` for one that is not a success, and `NoAnswer` for an endless one."""
-    content = bytearray()
-    async for chunk in response.content.iter_chunked(_CHUNK):
-        content += chunk
-        if len(content) > LARGEST:
-            raise NoAnswer(f"the answer is larger than {LARGEST} bytes", reached=True, final=True)
-    said, headers = bytes(content), response.headers
+    headers = response.headers
+    if "Content-Encoding" not in headers and (response.content_length or LARGEST) < LARGEST:
+        said = await response.read()
+    else:
+        said = await _not_endless(response)
     if 300 <= response.status < 400:
         said = f"moved to {headers.get('Location', 'another address')}".encode()
     if response.status >= 300:
         raise BadStatus(_told(response.status, headers, said, response.reason or ""))
     return Response(headers, said)
+
+
+async def _not_endless(response: aiohttp.ClientResponse) -> bytes:
+    """The content of an answer whose size nobody knows. Raises `NoAnswer` if it is above `LARGEST`."""
+    content = bytearray()
+    async for chunk in response.content.iter_chunked(_CHUNK):
+        content += chunk
+        if len(content) > LARGEST:
+            raise NoAnswer(f"the answer is larger than {LARGEST} bytes", reached=True, final=True)
+    return bytes(content)
 
 
 def _told(status: int, headers: Mapping[str, str], content: bytes | str, reason: str) -> ServerError:

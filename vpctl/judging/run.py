@@ -210,8 +210,8 @@ class _Run:
                     await asyncio.wait([first[call.shown]])
                     await self._calls.acquire()
                     begun.append(self.tasks.create_task(self._make_call(call, group, pictures, begun)))
-                for task in begun:  # a call may append comparisons to `begun`, which need the pictures too
-                    await asyncio.wait([task])
+                while left := [task for task in begun if not task.done()]:
+                    await asyncio.wait(left)  # meanwhile a call may append comparisons, which need the pictures too
 
     async def _prepare(self, group: Group, wanted: list[Call]) -> dict[int, Any]:
         """The prepared pictures that the calls show, by their place in the group."""
