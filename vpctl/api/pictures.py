@@ -5,13 +5,12 @@ import os
 from typing import NamedTuple
 from urllib.parse import quote
 
-import pybase64
 from PIL import Image
 
 from ..configs import PictureConfig
 from ..errors import RecordFailed
 from ..images.pictures import FILE, SMALL
-from .chat import picture_part
+from .chat import data_part, picture_part
 
 MAX_UNCHANGED_BYTES = SMALL
 """Maximum size in bytes of a file that is sent unchanged, if its format is common and its sides are not too long."""
@@ -71,8 +70,7 @@ class Encoder:
         if not fits:
             picture = picture.resize(self.size(picture.size), Image.Resampling.LANCZOS)
         kind, content = (fits and _as_it_is(picture)) or ("jpeg", _as_jpeg(picture))
-        url = f"data:image/{kind};base64,{pybase64.b64encode_as_string(content)}"
-        return Encoded(picture_part(url, config.detail), picture.width, picture.height)
+        return Encoded(data_part(kind, content, config.detail), picture.width, picture.height)
 
 
 def _as_it_is(picture: Image.Image) -> tuple[str, bytes] | None:

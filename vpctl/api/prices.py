@@ -6,7 +6,6 @@ ending is another model. gpt-5-pro costs twelve times as much as gpt-5.
 
 import json
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -88,6 +87,8 @@ def read_prices(path: str) -> dict[str, Price]:
         text = content.decode("utf-8-sig")
         if text.lstrip()[:1] == "{":
             return _litellm_prices(json.loads(text), where)
+        import tomllib  # slow to load, and few have a table of their own
+
         return {model: _own_price(entry, f"{where}: [{_shown(model)}]") for model, entry in tomllib.loads(text).items()}
     except RecursionError:
         raise UserError(f"{where}: is nested too deeply to be a table of prices") from None

@@ -4,7 +4,6 @@ import time
 from bisect import insort
 from collections.abc import Container, Sequence
 from datetime import UTC, datetime
-from statistics import median
 from typing import Any, NamedTuple
 
 from ..contracts import Aspect, Mode
@@ -105,6 +104,8 @@ class Voter:
 
     def seconds_left(self) -> float | None:
         """The estimated time for all that is left; None if there are too few votes to tell."""
+        from statistics import median  # slow to load, and only people need it
+
         return None if len(self._paces) < ENOUGH else median(self._paces[-RECENT:]) * len(self.left)
 
 
