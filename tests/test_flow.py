@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import subprocess
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tests.servers import Server
 from tests.surroundings import ENVIRONMENT
 from vpctl import flow
 from vpctl.errors import LimitReached, Stopped, UserError
-from vpctl.flow import StopSignal, WeightedSemaphore
+from vpctl.flow import BriefWork, StopSignal, WeightedSemaphore
 
 
 class Annotating:
@@ -211,3 +212,44 @@ def test_who_finds_no_room_waits_and_one_alone_always_fits() -> None:
     assert len(most) == 7
     assert {total for total in most if total > 10} == {30}
     assert 8 in most, "what fits together is let in together"
+
+
+async def places(do: BriefWork, times: int) -> list[bool]:
+    """Whether each of so many works was done in the event loop."""
+    loop = threading.get_ident()
+    return [await do(threading.get_ident) == loop for _ in range(times)]
+
+
+def test_brief_work_stays_in_the_event_loop() -> None:
+    assert all(asyncio.run(places(BriefWork(), 100)))
+
+
+@pytest.mark.parametrize("why", ["busy", "waiting"])
+def test_other_work_is_done_in_threads_and_tried_ever_more_seldom(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if why == "busy":
+        monkeypatch.setattr("sys.getswitchinterval", lambda: -1.0)
+    else:
+        monkeypatch.setattr(BriefWork, "LONGEST", -1.0)
+    monkeypatch.setattr(BriefWork, "FEW", 2)
+    monkeypatch.setattr(BriefWork, "MANY", 4)
+    do = BriefWork()
+    here, there = [True], [False]
+    expected = here + 2 * there + here + 4 * there + here + 4 * there
+    assert asyncio.run(places(do, len(expected))) == expected
+    monkeypatch.undo()
+    assert all(asyncio.run(places(do, 20))), "it is brief again"
+
+
+def test_errors_of_work_arrive_wherever_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BriefWork, "LONGEST", -1.0)
+
+    def fail() -> None:
+        raise UserError("no")
+
+    async def twice() -> None:
+        do = BriefWork()
+        for _ in range(2):
+            with pytest.raises(UserError, match="no"):
+                await do(fail)
+
+    asyncio.run(twice())

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.clocks import passing
-from vpctl.api.pace import Gate, TokenBucket
+from vpctl.api.pace import SPREAD_IN_SLOW_START, TOGETHER, Gate, TokenBucket
 from vpctl.api.rate import LearnedRate
 from vpctl.api.window import INITIAL, CongestionWindow
 from vpctl.errors import Stopped
@@ -186,6 +186,16 @@ def test_an_episode_is_one_cut_however_many_are_turned_away_in_it() -> None:
     limits = passing(episode())
     assert limits[-1] >= 40 / 2
     assert limits[-1] == pytest.approx(0.9 * 30)
+
+
+def test_calls_that_are_due_within_a_moment_go_together_and_stay_spread() -> None:
+    """Each turn of the event loop has its cost, and a server that counts by the second accepts no bursts."""
+    server = Limited(latency=0.2)
+    drive(server, 4000, most=100)
+    late = server.sent[2000:]
+    assert len(set(late)) < len(late) / 2, "a turn for nearly each call"
+    a_second = SPREAD_IN_SLOW_START * 100 / 0.2
+    assert most_within(late, 0.05) <= a_second * (0.05 + TOGETHER) + 2
 
 
 async def warm(limit: int) -> Gate:

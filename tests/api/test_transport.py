@@ -1,6 +1,7 @@
 """What goes over the wire, and through a proxy."""
 
 import asyncio
+import gzip
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,3 +84,31 @@ def test_a_server_in_no_proxy_is_asked_directly(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv("NO_PROXY", "127.0.0.2")
         assert "403" in str(Asked(server).why[0])
         assert heads
+
+
+MOST = 1000
+BODY = b'{"choices": []}'
+ANSWERS = {
+    "stated": (b"Content-Length: 15\r\n\r\n" + BODY, b"Content-Length: 2000\r\n\r\n" + b" " * 2000),
+    "until the end": (b"Connection: close\r\n\r\n" + BODY, b"Connection: close\r\n\r\n" + b" " * 2000),
+    "chunked": (
+        b"Transfer-Encoding: chunked\r\n\r\nf\r\n" + BODY + b"\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n7d0\r\n" + b" " * 2000 + b"\r\n0\r\n\r\n",
+    ),
+    "packed": tuple(
+        b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed
+        for packed in map(gzip.compress, (BODY, b" " * 2000))
+    ),
+}
+
+
+@pytest.mark.parametrize("how", ANSWERS)
+def test_an_answer_is_read_however_its_size_is_stated_and_never_beyond_the_limit(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vpctl.api.transport.LARGEST", MOST)
+    small, large = ANSWERS[how]
+    with proxy(b"HTTP/1.1 200 OK\r\n" + small) as (address, _):
+        assert Asked(f"http://{address}/v1").kinds == {"Inconclusive": 1}, "it has no choices"
+    with proxy(b"HTTP/1.1 200 OK\r\n" + large) as (address, _):
+        assert "the answer is larger than 1000 bytes" in str(Asked(f"http://{address}/v1").why[0])

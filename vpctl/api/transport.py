@@ -181,10 +181,9 @@ class _PublicResolver(aiohttp.ThreadedResolver):
 async def _received(response: aiohttp.ClientResponse) -> Response:
     """The whole answer. Raises `BadStatus` for one that is not a success, and `NoAnswer` for an endless one."""
     headers = response.headers
-    if "Content-Encoding" not in headers and (response.content_length or LARGEST) < LARGEST:
-        said = await response.read()
-    else:
-        said = await _not_endless(response)
+    as_stated = not {"Content-Encoding", "Transfer-Encoding"} & headers.keys()
+    known = as_stated and (response.content_length or LARGEST) < LARGEST
+    said = await response.read() if known else await _not_endless(response)
     if 300 <= response.status < 400:
         said = f"moved to {headers.get('Location', 'another address')}".encode()
     if response.status >= 300:
