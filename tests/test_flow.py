@@ -1,9 +1,9 @@
 """Runs that end before their input does, as a person or a limit makes them."""
 
 import asyncio
+import gc
 import signal
 import subprocess
-import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.servers import Server
 from tests.surroundings import ENVIRONMENT
 from vpctl import flow
 from vpctl.errors import LimitReached, Stopped, UserError
-from vpctl.flow import BriefWork, StopSignal, WeightedSemaphore
+from vpctl.flow import StopSignal, WeightedSemaphore
 
 
 class Annotating:
@@ -214,42 +214,15 @@ def test_who_finds_no_room_waits_and_one_alone_always_fits() -> None:
     assert 8 in most, "what fits together is let in together"
 
 
-async def places(do: BriefWork, times: int) -> list[bool]:
-    """Whether each of so many works was done in the event loop."""
-    loop = threading.get_ident()
-    return [await do(threading.get_ident) == loop for _ in range(times)]
+@pytest.mark.parametrize("before", [700, 0, 10**6])
+def test_garbage_is_looked_for_less_often_during_a_run_and_never_where_it_was_not(before: int) -> None:
+    async def during(_: StopSignal) -> int:
+        return gc.get_threshold()[0]
 
-
-def test_brief_work_stays_in_the_event_loop() -> None:
-    assert all(asyncio.run(places(BriefWork(), 100)))
-
-
-@pytest.mark.parametrize("why", ["busy", "waiting"])
-def test_other_work_is_done_in_threads_and_tried_ever_more_seldom(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if why == "busy":
-        monkeypatch.setattr("sys.getswitchinterval", lambda: -1.0)
-    else:
-        monkeypatch.setattr(BriefWork, "LONGEST", -1.0)
-    monkeypatch.setattr(BriefWork, "FEW", 2)
-    monkeypatch.setattr(BriefWork, "MANY", 4)
-    do = BriefWork()
-    here, there = [True], [False]
-    expected = here + 2 * there + here + 4 * there + here + 4 * there
-    assert asyncio.run(places(do, len(expected))) == expected
-    monkeypatch.undo()
-    assert all(asyncio.run(places(do, 20))), "it is brief again"
-
-
-def test_errors_of_work_arrive_wherever_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BriefWork, "LONGEST", -1.0)
-
-    def fail() -> None:
-        raise UserError("no")
-
-    async def twice() -> None:
-        do = BriefWork()
-        for _ in range(2):
-            with pytest.raises(UserError, match="no"):
-                await do(fail)
-
-    asyncio.run(twice())
+    usual = gc.get_threshold()
+    gc.set_threshold(before)
+    try:
+        assert flow.run(during) == (flow._NEW_OBJECTS if before == 700 else before)
+        assert gc.get_threshold()[0] == before
+    finally:
+        gc.set_threshold(*usual)

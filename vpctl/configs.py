@@ -62,6 +62,12 @@ VARIABLES = (
         ("device",),
     ),
     Variable(
+        "GLIBC_TUNABLES MALLOC_TRIM_THRESHOLD_ MALLOC_MMAP_THRESHOLD_",
+        "Settings of the memory of glibc. If none is set, a process whose model is on the CPU keeps up to 256 MiB that "
+        "it frees, for its next tensors.",
+        ("device",),
+    ),
+    Variable(
         "RANK", "Number of this process among those that a launcher has started, from 0.", ("save_every", "shard")
     ),
     Variable(

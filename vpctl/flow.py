@@ -8,9 +8,7 @@ import contextlib
 import gc
 import queue
 import signal
-import sys
 import threading
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from typing import Any, TypeVar
 
@@ -25,7 +23,7 @@ WAITING = "interrupted: waiting for running work to finish; interrupt again to s
 
 
 _NEW_OBJECTS = 20_000
-"""Number of new objects after which Python looks for cycles of garbage. An answered call leaves some hundred."""
+"""Number of new objects after which Python looks for cycles of garbage. An answered call leaves a few hundred."""
 
 
 class StopSignal:
@@ -108,38 +106,6 @@ class WeightedSemaphore:
                 self._given_back.notify_all()
 
 
-class BriefWork:
-    """Does blocking work in the event loop as long as it is brief, and otherwise in threads.
-
-    Where work is brief, a thread costs more than the work: whenever the thread has made a system call, it and the event
-    loop wait for each other. Brief is what takes less CPU time than the switch interval of Python, because any thread
-    may keep the event loop waiting for so long, and less than `LONGEST` seconds in all, even on a slow disk. After
-    other work, the next is done in threads: `FEW` times, and twice as many times whenever it is still not brief, up to
-    `MANY`.
-    """
-
-    LONGEST = 0.05
-    FEW, MANY = 8, 1024
-
-    def __init__(self) -> None:
-        self._in_threads, self._next = 0, self.FEW
-
-    async def __call__(self, work: Callable[[], R]) -> R:
-        """The result of `work`."""
-        if self._in_threads:
-            self._in_threads -= 1
-            return await asyncio.to_thread(work)
-        cpu, began = time.thread_time(), time.monotonic()
-        try:
-            return work()
-        finally:
-            busy, took = time.thread_time() - cpu, time.monotonic() - began
-            if busy > sys.getswitchinterval() or took > self.LONGEST:
-                self._in_threads, self._next = self._next, min(2 * self._next, self.MANY)
-            else:
-                self._next = self.FEW
-
-
 def run(work: Callable[[StopSignal], Coroutine[Any, Any, R]], *, max_time: float | None = None) -> R:
     """Run `work` in a new event loop and return its result. Interrupts, and `max_time` in seconds, set the stop signal.
 
@@ -169,11 +135,12 @@ def run(work: Callable[[StopSignal], Coroutine[Any, Any, R]], *, max_time: float
 def _rare_collections() -> Iterator[None]:
     """A context in which Python looks for cycles of garbage less often.
 
-    Its usual threshold is 700 new objects. With many calls in flight, most of these are in use, and are scanned in
+    With many calls in flight, most new objects are in use. Its usual threshold would scan them again and again, in
     vain.
     """
     before = gc.get_threshold()
-    gc.set_threshold(_NEW_OBJECTS, *before[1:])
+    if 0 < before[0] < _NEW_OBJECTS:  # 0 means never
+        gc.set_threshold(_NEW_OBJECTS, *before[1:])
     try:
         yield
     finally:

@@ -96,7 +96,7 @@ ANSWERS = {
         b"Transfer-Encoding: chunked\r\n\r\n7d0\r\n" + b" " * 2000 + b"\r\n0\r\n\r\n",
     ),
     "packed": tuple(
-        b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed
+        b"content-encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed
         for packed in map(gzip.compress, (BODY, b" " * 2000))
     ),
 }

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from vpctl.api.pictures import Encoder
+from vpctl.configs import PictureConfig
 from vpctl.images import contents as module
 from vpctl.images.contents import AT_ONCE, Contents
 from vpctl.images.folders import Folders, PictureFile
@@ -26,21 +28,21 @@ def found(file: Path) -> PictureFile:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files that were opened, in order."""
+    """The files that were read, in order."""
     opened: list[str] = []
-    real = os.open
+    read = module._read
 
-    def noted(path: str, flags: int) -> int:
-        opened.append(Path(path).name)
-        return real(path, flags)
+    def noted(found: PictureFile) -> bytes | None:
+        opened.append(Path(found.path).name)
+        return read(found)
 
-    monkeypatch.setattr("vpctl.images.contents.os.open", noted)
+    monkeypatch.setattr(module, "_read", noted)
     return opened
 
 
 def test_a_file_that_is_hashed_and_opened_is_read_once(file: Path, reads: list[str]) -> None:
     pictures = Pictures([str(file.parent)])
-    ContentHasher(pictures)(str(file))
+    ContentHasher(pictures, opened=True)(str(file))
     assert pictures.open(str(file)).info[FILE] == file.read_bytes()
     assert reads == ["a.png"]
     pictures.open(str(file))
@@ -49,7 +51,7 @@ def test_a_file_that_is_hashed_and_opened_is_read_once(file: Path, reads: list[s
 
 def test_a_file_that_has_changed_is_read_again(file: Path, reads: list[str]) -> None:
     pictures = Pictures([str(file.parent)])
-    ContentHasher(pictures)(str(file))
+    ContentHasher(pictures, opened=True)(str(file))
     Image.new("RGB", (30, 20), "blue").save(file)
     assert pictures.open(str(file)).getpixel((0, 0)) == (0, 0, 255)
     assert len(reads) == 2
@@ -61,6 +63,8 @@ def test_a_file_that_grows_or_shrinks_after_it_was_found_is_read_to_its_end(file
     assert Contents()(before) == content + b"m" * 3000
     file.write_bytes(content[:10])
     assert Contents()(before) == content[:10]
+    file.write_bytes(bytes(AT_ONCE + 1))
+    assert Contents()(before) is None
     file.unlink()
     with pytest.raises(FileNotFoundError):
         Contents()(before)
@@ -108,3 +112,34 @@ def test_a_text_in_a_file_is_not_taken_for_its_content(file: Path) -> None:
     assert FILE not in Pictures([str(file.parent)]).open(str(file)).info
     Image.new("RGB", (30, 20)).save(file, pnginfo=text)
     assert Pictures([str(file.parent)]).open(str(file)).info[FILE] == file.read_bytes()
+
+
+def test_a_link_or_a_pipe_that_takes_the_place_of_a_file_is_not_read(file: Path) -> None:
+    before, secret = found(file), file.with_name("secret")
+    secret.write_text("x")
+    file.unlink()
+    file.symlink_to(secret)
+    with pytest.raises(OSError, match="symbolic links"):
+        Contents()(before)
+    file.unlink()
+    os.mkfifo(file)
+    assert Contents()(before) == b"", "nobody waits for a writer"
+
+
+def test_only_who_opens_pictures_keeps_them(file: Path, reads: list[str]) -> None:
+    pictures = Pictures([str(file.parent)])
+    ContentHasher(pictures)(str(file))
+    pictures.open(str(file))
+    assert len(reads) == 2
+
+
+def test_a_picture_with_such_a_text_is_encoded_like_any_other(file: Path) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    text = PngInfo()
+    text.add_text(FILE, "anything")
+    Image.new("RGB", (30, 20)).save(file, pnginfo=text)
+    with Image.open(file) as opened:
+        opened.load()
+        part = Encoder(PictureConfig(), "")(opened, str(file)).part
+    assert b"data:image/jpeg" in part

@@ -99,7 +99,7 @@ class TokenBucket:
 
 
 class Gate:
-    """Sends waiting calls one by one, retries first, each as soon as it may go.
+    """Lets waiting calls go, retries first, each as soon as it may. Those that may go within `TOGETHER` go at once.
 
     Without a `rate`, the window alone adapts to the server. `rpm` and `tpm` are fixed limits of requests and of LLM
     tokens per minute. `say` is called with a message at the start of a long pause. Needs a running event loop.

@@ -78,9 +78,10 @@ def _as_it_is(picture: Image.Image) -> tuple[str, bytes] | None:
 
     `picture` is that of `Pictures.open`. It has a format only if it is as Pillow read it, and was not converted.
     """
-    if picture.format not in _KINDS or FILE not in picture.info or getattr(picture, "n_frames", 1) != 1:
+    content = picture.info.get(FILE)
+    if picture.format not in _KINDS or not isinstance(content, bytes) or getattr(picture, "n_frames", 1) != 1:
         return None
-    return _KINDS[picture.format], picture.info[FILE]
+    return _KINDS[picture.format], content
 
 
 def _as_jpeg(picture: Image.Image) -> bytes:

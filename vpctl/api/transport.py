@@ -181,7 +181,7 @@ class _PublicResolver(aiohttp.ThreadedResolver):
 async def _received(response: aiohttp.ClientResponse) -> Response:
     """The whole answer. Raises `BadStatus` for one that is not a success, and `NoAnswer` for an endless one."""
     headers = response.headers
-    as_stated = not {"Content-Encoding", "Transfer-Encoding"} & headers.keys()
+    as_stated = "Content-Encoding" not in headers and "Transfer-Encoding" not in headers
     known = as_stated and (response.content_length or LARGEST) < LARGEST
     said = await response.read() if known else await _not_endless(response)
     if 300 <= response.status < 400:

@@ -295,7 +295,9 @@ def annotate(
             )
         if not (dry_run and not sample) and not batch_file:
             context.annotator.check()
-        contents = ContentHasher(opener, hidden_beside(out, "contents"), max_side=context.annotator.max_side)
+        contents = ContentHasher(
+            opener, hidden_beside(out, "contents"), max_side=context.annotator.max_side, opened=True
+        )
         with closing(contents):
             tally = Tally()
             checker = ConsistencyChecker()

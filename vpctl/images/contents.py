@@ -14,8 +14,8 @@ KEPT = 1 << 24
 class Contents:
     """Reads small files whole. What is read `for_later` is kept until it is asked for, or newer files need the room.
 
-    A file costs few system calls. At each of them another thread may take over the interpreter, and this one has to
-    wait for it.
+    At each system call of a thread, another one may take over the interpreter, and the first one waits for it. So few
+    calls save more time than they take.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,10 @@ class Contents:
             state, content = self._kept.pop(found.path, ("", b""))
             self._size -= len(content)
         if state != found.state:
-            content = _read(found)
+            read = _read(found)
+            if read is None:
+                return None
+            content = read
         if for_later:
             self._keep(found, content)
         return content
@@ -49,14 +52,17 @@ class Contents:
                 self._size -= len(self._kept.pop(oldest)[1])
 
 
-def _read(found: PictureFile) -> bytes:
-    """The content of a file. It may have grown or shrunk since it was found."""
-    descriptor = os.open(found.path, os.O_RDONLY | os.O_CLOEXEC)
+def _read(found: PictureFile) -> bytes | None:
+    """The content of a file. It may have grown or shrunk since it was found; None if it is larger than `AT_ONCE` now.
+
+    A link or a pipe that has taken its place is not followed, and not waited for.
+    """
+    descriptor = os.open(found.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         content = os.read(descriptor, found.status.st_size + 1)
         if len(content) != found.status.st_size:
-            while more := os.read(descriptor, AT_ONCE):
+            while len(content) <= AT_ONCE and (more := os.read(descriptor, AT_ONCE)):
                 content += more
-        return content
+        return content if len(content) <= AT_ONCE else None
     finally:
         os.close(descriptor)

@@ -29,20 +29,20 @@ class ContentHasher:
 
     With a `cache` file, unchanged files hashed by an earlier run are not read again.
 
-    As in make and git, a file with the same size, times and inode is taken as unchanged. `Pictures.open` does not read
-    a small file again that was just hashed.
+    As in make and git, a file with the same size, times and inode is taken as unchanged. If the pictures are `opened`
+    after they are hashed, `Pictures.open` does not read small files again.
 
     The cache may be closed while another thread hashes. That thread goes on without it.
     """
 
-    def __init__(self, pictures: Pictures, cache: str = "", *, max_side: int = 0) -> None:
+    def __init__(self, pictures: Pictures, cache: str = "", *, max_side: int = 0, opened: bool = False) -> None:
         self._pictures = pictures
         self._cache = cache
-        self._max_side = max_side
+        self._max_side, self._opened = max_side, opened
         self._database = _opened(cache) if cache else None
         # A run that ends early closes the cache while its reader may still be in a query. SQLite would crash.
         self._lock = threading.RLock()
-        self._has_earlier = self._has_rows()
+        self._filled = self._has_rows()
         self._fresh: dict[str, tuple[str, str, int]] = {}
         """Rows that are not yet in the cache, by the real path of the file."""
 
@@ -59,7 +59,7 @@ class ContentHasher:
         if known and (side or not self._max_side):
             return as_shown(content, side, self._max_side)
         try:
-            with self._pictures.stored(found, for_later=True) as file:
+            with self._pictures.stored(found, for_later=self._opened) as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()[:LENGTH]
                 side = max(stated_size(file, path)) if self._max_side else 0
         except OSError as error:
@@ -74,7 +74,7 @@ class ContentHasher:
         then, content, side = self._fresh.get(real, ("", *NOTHING))
         if then == seen:
             return content, side
-        if not self._has_earlier:
+        if not self._filled:
             return NOTHING
         question = "select content, side from pictures where path = ? and seen = ?"
         with self._using() as database:
@@ -97,6 +97,7 @@ class ContentHasher:
     def _write(self) -> None:
         """Write all new hashes to the cache."""
         rows, self._fresh = [(real, *row) for real, row in self._fresh.items()], {}
+        self._filled = True
         with self._using() as database:
             if database and rows:
                 database.execute("begin immediate")

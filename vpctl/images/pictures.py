@@ -17,7 +17,7 @@ from .folders import Folders, PictureFile
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are opened. Without this list, Pillow would pass PostScript files to Ghostscript."""
 FILE = "file"
-"""Key of `info` in a picture that shows just what its file holds: the content of the file, if it is `SMALL`."""
+"""Key of `info` in a picture that is exactly as Pillow read it: the content of its file, if that is `SMALL`."""
 SMALL = 1 << 17
 """Maximum number of bytes of a file whose content stays with the picture."""
 SENT = ("PNG", "JPEG", "WEBP")
@@ -51,8 +51,11 @@ class Pictures:
 
         See `FILE` for what its `info` holds.
         """
-        found = self.find(path)
-        with _reading(path), self.stored(found) as file, Image.open(file, formats=FORMATS) as opened:
+        with (
+            _reading(path),
+            self.stored(self.find(path)) as file,
+            Image.open(file, formats=FORMATS) as opened,
+        ):
             if opened.width * opened.height > MAX_PIXELS:
                 raise RecordFailed(
                     f"{path}: {opened.width} × {opened.height} pixels is too large; the maximum is {MAX_PIXELS} "
@@ -61,12 +64,12 @@ class Pictures:
             opened.load()
             picture = as_rgb(opened)
             picture.info.pop(FILE, None)  # a file may hold a text with this key
-            if picture is opened and isinstance(file, io.BytesIO) and found.status.st_size <= SMALL:
-                picture.info[FILE] = file.getvalue()
+            if picture is opened and isinstance(file, io.BytesIO) and len(content := file.getvalue()) <= SMALL:
+                picture.info[FILE] = content
             return picture
 
     def stored(self, found: PictureFile, *, for_later: bool = False) -> io.BufferedReader | io.BytesIO:
-        """The file, open for reading; a small one is in memory, and stays there `for_later`. Raises `OSError`."""
+        """The file, open for reading; a small one is in memory. `for_later` keeps it for `open`. Raises `OSError`."""
         content = self._content(found, for_later=for_later)
         return open(found.path, "rb") if content is None else io.BytesIO(content)
 

@@ -11,7 +11,7 @@ from PIL import Image as PIL
 from .. import plugins, progress
 from ..contracts import Annotator, Kind, Question
 from ..errors import Inconclusive, LimitReached, RecordFailed, Refused, Stopped, Unusable, UserError
-from ..flow import BriefWork, StopSignal, WeightedSemaphore, in_background
+from ..flow import StopSignal, WeightedSemaphore, in_background
 from ..records import Judgement
 from .answers import ASK, check_error, scored_judgements, unscored_judgements, validated
 from .functions import FunctionAnnotator, as_annotator
@@ -146,7 +146,6 @@ class _Run:
         self._tally, self._counter = tally, counter
         self._calls = asyncio.Semaphore(at_once)
         self._preparing = asyncio.Semaphore(context.annotator.preparing)
-        self._brief_work = BriefWork()
         self._pixels = WeightedSemaphore(MAX_PIXELS_IN_MEMORY)
         self.stack = AsyncExitStack()
         """While this context is open, the annotator can be asked."""
@@ -221,7 +220,7 @@ class _Run:
             names = {place: group.images[place]["file_name"] for place in places}
             return {place: context.annotator.prepare(context.open_picture(name), name) for place, name in names.items()}
 
-        return await self._brief_work(make_ready)
+        return await asyncio.to_thread(make_ready)
 
     async def _make_call(
         self, call: Call, group: Group, pictures: dict[int, Any], begun: list[asyncio.Task[None]]
