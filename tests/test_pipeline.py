@@ -23,7 +23,7 @@ from tests.surroundings import ENVIRONMENT
 from vpctl import plugins
 from vpctl.shapes.prompts import raw_prompts
 
-PROMPTS = 30
+PROMPTS = 20
 
 
 Work = Callable[[str], None]
@@ -53,7 +53,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
         "merge judgements.jsonl --split train:0.7,test:0.3 --out pairs.jsonl",
         "train-rm pairs.jsonl --epochs 1 --out vp-score",
         f"tune-dpo pairs.jsonl {steeply} --warmup 0 --max-steps 4 --out dpo-lora",
-        f"tune-ppo prompts.jsonl {steeply} -r vp:vp-score --epochs 1 --prompts-per-epoch 8 --out ppo-lora",
+        f"tune-ppo prompts.jsonl {steeply} -r vp:vp-score --epochs 1 --prompts-per-epoch 8 --steps 10 --out ppo-lora",
     )
     for command in commands:
         fork(forks, folder, command)
@@ -131,7 +131,7 @@ def test_the_trained_reward_is_differentiable_and_finite(job: Path) -> None:
 
 def test_in_a_pipe_the_first_judgement_is_there_before_the_last_picture(tmp_path: Path) -> None:
     """The second half of the prompts is sent only after the first judgement."""
-    prompts = [f"{prompt}\n".encode() for prompt in raw_prompts(60, Random(3))]
+    prompts = [f"{prompt}\n".encode() for prompt in raw_prompts(24, Random(3))]
     program = shlex.join(vpctl())
     pipe = subprocess.Popen(
         f"{program} polish - | {program} generate - -m shapes:small -n 2 --steps 10 --batch 4 | tee images.jsonl"
@@ -146,11 +146,11 @@ def test_in_a_pipe_the_first_judgement_is_there_before_the_last_picture(tmp_path
     judgements, images = tmp_path / "judgements.jsonl", tmp_path / "images.jsonl"
     try:
         assert pipe.stdin
-        pipe.stdin.write(b"".join(prompts[:30]))
+        pipe.stdin.write(b"".join(prompts[:12]))
         pipe.stdin.flush()
         until(lambda: judgements.exists() and judgements.stat().st_size, pipe)
         drawn = images.read_bytes().count(b"\n")
-        pipe.stdin.write(b"".join(prompts[30:]))
+        pipe.stdin.write(b"".join(prompts[12:]))
         pipe.stdin.close()
         assert pipe.wait(PATIENCE) == 0
     finally:
