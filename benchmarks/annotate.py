@@ -26,6 +26,7 @@ from PIL import Image
 
 from benchmarks.calls import IN_FLIGHT, KEY
 from benchmarks.engine import Cost, served
+from vpctl.streams.places import hidden_beside
 
 BARE = "aiohttp, bodies ready"
 CALLS, ROUNDS = (1000, 5000), 3
@@ -64,6 +65,7 @@ def compare(calls: int, url: str, folder: Path) -> None:
     """Measure all sides in turn, and print what they took."""
     images = draw(folder, calls // ASPECTS)
     out = folder / "judgements.jsonl"
+    cache = Path(hidden_beside(str(out), "contents"))
     size = (folder / "0-0.png").stat().st_size
     print(f"{calls} calls with {PICTURES} pictures of {size / 1000:.0f} KB")
     words = ["-m", "vpctl", "annotate", str(images), "--annotator", "openai:judge", "--out", str(out)]
@@ -76,7 +78,8 @@ def compare(calls: int, url: str, folder: Path) -> None:
     env = {**os.environ, "OPENAI_BASE_URL": url, "OPENAI_API_KEY": KEY}
     for _ in range(ROUNDS):
         for name, command in sides.items():
-            out.unlink(missing_ok=True)
+            for file in (out, cache):
+                file.unlink(missing_ok=True)
             costs[name].append(cost(command, env, calls))
     medians = {name: Cost(*map(statistics.median, zip(*each, strict=True))) for name, each in costs.items()}
     for name, (rate, cpu) in medians.items():

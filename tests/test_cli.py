@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import FAIR, HOME, Ended, Plugin, Run, bash, draw, lines, rest, told, vpctl, write_lines
 from tests.surroundings import ENVIRONMENT
 from vpctl import __version__, manual, progress
-from vpctl.cli import COMMANDS, EVALUATIONS, about, as_typed, described, load, main
+from vpctl.cli import COMMANDS, EVALUATIONS, NEW_OBJECTS, about, as_typed, described, load, main
 from vpctl.records import Prompt, prompt_key
 from vpctl.streams.writing import Out
 
@@ -576,3 +576,11 @@ def test_messages_begin_with_the_command_as_it_was_called(call: Call) -> None:
     }.items():
         ended = call(f"{words} -q")
         assert ended == Ended(2, "", f"{name}: error: none.jsonl: no such file or directory\n")
+
+
+@pytest.mark.parametrize(("before", "after"), [(700, NEW_OBJECTS), (0, 0), (10**6, 10**6)])
+def test_garbage_is_looked_for_less_often_and_never_where_it_was_not(before: int, after: int) -> None:
+    program = f"import gc; gc.set_threshold({before}); from vpctl import cli; cli.main(); print(gc.get_threshold()[0])"
+    command = [sys.executable, "-X", "utf8", "-c", program, "--version"]
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=HOME, capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[-1]) == after

@@ -499,6 +499,8 @@ class Annotator(Protocol):
     max_side: int = 0
     """The longest side in pixels that `prepare` keeps. Larger pictures are shrunk to it; 0 keeps all. If it changes,
     only the pictures that it shrinks are judged again."""
+    needs_pixels: bool = True
+    """Whether `prepare` looks at pixels. If not, it gets small files that are intact undecoded, in the event loop."""
     preparing: int = 4
     """Maximum number of prompts whose pictures are prepared at the same time."""
 

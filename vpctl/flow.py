@@ -5,7 +5,6 @@ A run that stops early finishes the work in progress, because that is paid for, 
 
 import asyncio
 import contextlib
-import gc
 import queue
 import signal
 import threading
@@ -20,10 +19,6 @@ R = TypeVar("R")
 
 WAITING = "interrupted: waiting for running work to finish; interrupt again to stop immediately"
 """What is said at the first interrupt."""
-
-
-_NEW_OBJECTS = 20_000
-"""Number of new objects after which Python looks for cycles of garbage. An answered call leaves a few hundred."""
 
 
 class StopSignal:
@@ -117,7 +112,7 @@ def run(work: Callable[[StopSignal], Coroutine[Any, Any, R]], *, max_time: float
         stop_signal = StopSignal()
         if max_time is not None:
             asyncio.get_running_loop().call_later(max_time, stop_signal.stop, f"--max-time of {max_time:g} s is over")
-        with _signals(stop_signal), _rare_collections():
+        with _signals(stop_signal):
             try:
                 result = await work(stop_signal)
             except asyncio.CancelledError:
@@ -129,22 +124,6 @@ def run(work: Callable[[StopSignal], Coroutine[Any, Any, R]], *, max_time: float
         return asyncio.run(all_of_it())
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
-
-
-@contextlib.contextmanager
-def _rare_collections() -> Iterator[None]:
-    """A context in which Python looks for cycles of garbage less often.
-
-    With many calls in flight, most new objects are in use. Its usual threshold would scan them again and again, in
-    vain.
-    """
-    before = gc.get_threshold()
-    if 0 < before[0] < _NEW_OBJECTS:  # 0 means never
-        gc.set_threshold(_NEW_OBJECTS, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 @contextlib.contextmanager

@@ -56,7 +56,7 @@ def judged(
     annotator = openai.load("gpt-4o", server=config, scoring=scoring, folder=str(folder))
     out = str(folder / "judgements.jsonl")
     with OutputLedger(out) as ledger:
-        context = judging.judging_context(annotator, "openai:gpt-4o", Pictures([str(folder)]).open, ledger)
+        context = judging.judging_context(annotator, "openai:gpt-4o", Pictures([str(folder)]), ledger)
         counter = progress.Counter("judgements", None)
 
         def work(stop_signal: StopSignal) -> Coroutine[Any, Any, None]:
@@ -149,7 +149,7 @@ def requests(aspects: tuple[str, ...], **how: Any) -> list[bytes]:
         {"prompt": "two cats on a red sofa", "prompt_id": "p", "image_id": str(number), "file_name": f"{number}.png"}
         for number in range(4)
     ]
-    context = judging.judging_context(judge, "openai:gpt-4o", lambda _: Image.new("RGB", (1, 1)), None)  # type: ignore[arg-type]
+    context = judging.judging_context(judge, "openai:gpt-4o", Pictures([]), None)  # type: ignore[arg-type]
     plan = Plan(tuple(map(plugins.aspect, aspects)), **how)
     bodies = []
     for call in plan_calls(Group(images, ["x"] * 4), plan, context):

@@ -2,9 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageFile
 
 from vpctl.api.pictures import Encoder
 from vpctl.configs import PictureConfig
@@ -124,6 +125,80 @@ def test_a_link_or_a_pipe_that_takes_the_place_of_a_file_is_not_read(file: Path)
     file.unlink()
     os.mkfifo(file)
     assert Contents()(before) == b"", "nobody waits for a writer"
+
+
+def shown(file: Path, max_side: int = 0) -> tuple[Image.Image | None, Image.Image]:
+    """The picture as it is at hand after its file was hashed, and as it is opened."""
+    pictures = Pictures([str(file.parent)])
+    ContentHasher(pictures, opened=True)(str(file))
+    return pictures.at_hand(str(file), max_side), pictures.open(str(file))
+
+
+EXIF = Image.Exif()
+EXIF[ExifTags.Base.Make] = "a camera"
+TURNED = Image.Exif()
+TURNED[ExifTags.Base.Orientation] = 6
+NOISE = Image.effect_noise((40, 30), 90)
+RGB = NOISE.convert("RGB")
+
+
+@pytest.mark.parametrize(
+    ("picture", "how", "at_hand"),
+    [
+        (RGB, {"format": "PNG"}, True),
+        (RGB, {"format": "JPEG"}, True),
+        (RGB, {"format": "JPEG", "exif": EXIF}, True),
+        (RGB, {"format": "JPEG", "exif": TURNED}, False),
+        (RGB, {"format": "PNG", "exif": TURNED}, False),
+        (RGB, {"format": "PNG", "transparency": (0, 0, 0)}, False),
+        (RGB, {"format": "PNG", "save_all": True, "append_images": [RGB.rotate(90)]}, False),
+        (RGB, {"format": "MPO", "save_all": True, "append_images": [RGB.rotate(90)]}, False),
+        (RGB, {"format": "WEBP"}, False),
+        (NOISE, {"format": "PNG"}, False),
+        (NOISE.convert("P"), {"format": "PNG"}, False),
+        (NOISE.convert("RGBA"), {"format": "PNG"}, False),
+        (NOISE.convert("CMYK"), {"format": "JPEG"}, False),
+        (Image.effect_noise((400, 400), 90).convert("RGB"), {"format": "PNG"}, False),
+    ],
+)
+def test_what_is_at_hand_is_what_is_opened_and_sent(
+    tmp_path: Path, picture: Image.Image, how: dict[str, Any], at_hand: bool
+) -> None:
+    file = tmp_path / "a.img"
+    picture.save(file, **how)
+    found, opened = shown(file)
+    assert (found is not None) == at_hand
+    if found:
+        sent = [Encoder(PictureConfig(), "")(one, str(file)) for one in (found, opened)]
+        assert sent[0] == sent[1]
+        assert found.tobytes() == opened.tobytes()
+
+
+def test_a_picture_is_at_hand_without_a_read_or_pixels_and_once(file: Path, reads: list[str]) -> None:
+    pictures = Pictures([str(file.parent)])
+    assert pictures.at_hand(str(file)) is None, "it was not hashed"
+    ContentHasher(pictures, opened=True)(str(file))
+    broken = pictures.at_hand(str(file))
+    assert isinstance(broken, ImageFile.ImageFile)
+    assert broken.fp
+    broken.fp.seek(0)
+    broken.fp.truncate()
+    with pytest.raises(OSError, match="truncated"):
+        broken.load()
+    assert pictures.at_hand(str(file)) is None
+    assert reads == ["a.png"]
+
+
+def test_a_picture_that_is_shrunk_or_has_changed_or_gone_is_not_at_hand(file: Path) -> None:
+    assert shown(file, 29)[0] is None
+    assert shown(file, 30)[0]
+    pictures = Pictures([str(file.parent)])
+    ContentHasher(pictures, opened=True)(str(file))
+    Image.new("RGB", (30, 20), "blue").save(file)
+    assert pictures.at_hand(str(file)) is None
+    ContentHasher(pictures, opened=True)(str(file))
+    file.unlink()
+    assert pictures.at_hand(str(file)) is None
 
 
 def test_only_who_opens_pictures_keeps_them(file: Path, reads: list[str]) -> None:

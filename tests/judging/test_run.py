@@ -232,6 +232,37 @@ def test_a_picture_that_cannot_be_opened_fails_its_prompt_and_no_other(capsys: p
     assert capsys.readouterr().err == "vpctl: warning: 'draw a', fidelity, aesthetic: a2: not a picture\n"
 
 
+@pytest.mark.parametrize("needs_pixels", [False, True])
+def test_pictures_at_hand_are_prepared_in_the_event_loop_if_no_pixels_are_needed(needs_pixels: bool) -> None:
+    """Of prompt b, one picture is not at hand."""
+    prepared: dict[str, tuple[str, bool]] = {}
+
+    class Unseeing(Annotator):
+        max_side = 512
+
+        def prepare(self, image: PIL.Image, path: str) -> PIL.Image:
+            prepared[path] = image.info.get("how", "opened"), threading.current_thread() is threading.main_thread()
+            return image
+
+        async def ask(self, question: Question) -> list[Verdicts]:
+            return [truthful(question.prompt, [*question.pictures], *question.aspects)]
+
+    def at_hand(name: str, max_side: int) -> PIL.Image | None:
+        assert max_side == 512
+        picture = opened(name)
+        picture.info["how"] = "at hand"
+        return None if name == "b4" else picture
+
+    annotator, context = Unseeing(), Desk()
+    annotator.needs_pixels = needs_pixels
+    assert context.judge(iter([*images("a", 1, 2), *images("b", 3, 4)]), annotator, at_hand=at_hand) == 0
+    if needs_pixels:
+        assert set(prepared.values()) == {("opened", False)}
+    else:
+        here, there = ("at hand", True), ("at hand", False)
+        assert prepared == {"a1": here, "a2": here, "b3": there, "b4": ("opened", False)}
+
+
 @pytest.mark.parametrize("limit", [1, 3, 8])
 def test_as_many_calls_are_under_way_as_may_be_and_no_more(limit: int) -> None:
     now = most = 0

@@ -33,6 +33,7 @@ class Moderation(Annotator):
         self._encode = encode
         self.identity = {"server": engine.known_as, "model": engine.model, **encode.identity}
         self.max_side = encode.max_side
+        self.needs_pixels = False
 
     def check(self) -> None:
         """Raise `UserError` if the API key is missing or malformed."""

@@ -40,6 +40,7 @@ class ServedJudge(OfflineAnnotator):
         chosen = {name: value for name, value in asdict(scoring).items() if value != getattr(ScoringConfig(), name)}
         self.identity = {**model.identity, **encode.identity, **chosen}
         self.max_side = encode.max_side
+        self.needs_pixels = False
         self._without_probabilities = 0
         self._with_cache_key = urlsplit(model.engine.server).hostname in WITH_CACHE_KEYS
 

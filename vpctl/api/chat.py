@@ -326,7 +326,7 @@ class ChatModel:
         Raises `UserError` if the server left the pictures out: then the model has made up what it says of them.
         """
         if self._seen:
-            if error := await asyncio.shield(self._seen):
+            if error := self._seen.result() if self._seen.done() else await asyncio.shield(self._seen):
                 raise error
             return
         self._seen = asyncio.get_running_loop().create_future()

@@ -286,7 +286,7 @@ def annotate(
         how = {"server": server, "pictures": pictures, "scoring": scoring, "folder": folder}
         loaded = plugins.load("annotator", spec, device=device, **how)
         plan = Plan(aspects, cast(Any, mode), passes, all_aspects, break_ties, seed)
-        context = judging_context(loaded, spec, opener.open, ledger)
+        context = judging_context(loaded, spec, opener, ledger)
         _check_scoring(spec, scoring)
         if passes > 1 and mode != "list" and context.annotator.deterministic():
             raise UserError(

@@ -42,6 +42,12 @@ class Contents:
             self._keep(found, content)
         return content
 
+    def kept(self, found: PictureFile) -> bytes | None:
+        """The content of a file if it is kept and the file has not changed. It stays kept. Reads nothing."""
+        with self._lock:
+            state, content = self._kept.get(found.path, ("", b""))
+        return content if state == found.state else None
+
     def _keep(self, found: PictureFile, content: bytes) -> None:
         with self._lock:
             _, before = self._kept.pop(found.path, ("", b""))

@@ -42,7 +42,7 @@ class ContentHasher:
         self._database = _opened(cache) if cache else None
         # A run that ends early closes the cache while its reader may still be in a query. SQLite would crash.
         self._lock = threading.RLock()
-        self._filled = self._has_rows()
+        self._has_earlier = self._has_rows()
         self._fresh: dict[str, tuple[str, str, int]] = {}
         """Rows that are not yet in the cache, by the real path of the file."""
 
@@ -74,7 +74,7 @@ class ContentHasher:
         then, content, side = self._fresh.get(real, ("", *NOTHING))
         if then == seen:
             return content, side
-        if not self._filled:
+        if not self._has_earlier:  # those of this run are rarely asked for again
             return NOTHING
         question = "select content, side from pictures where path = ? and seen = ?"
         with self._using() as database:
@@ -97,7 +97,6 @@ class ContentHasher:
     def _write(self) -> None:
         """Write all new hashes to the cache."""
         rows, self._fresh = [(real, *row) for real, row in self._fresh.items()], {}
-        self._filled = True
         with self._using() as database:
             if database and rows:
                 database.execute("begin immediate")

@@ -1,6 +1,7 @@
 """Opens, checks and saves pictures. No other module does this."""
 
 import io
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from ..errors import RecordFailed, UserError, os_reason
 from ..streams.whole import atomic_update
 from .contents import Contents
 from .folders import Folders, PictureFile
+from .intact import is_intact
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are opened. Without this list, Pillow would pass PostScript files to Ghostscript."""
@@ -31,6 +33,7 @@ MAX_PIXELS = 1 << 26
 STRIP = 1 << 22
 """Number of pixels that are converted at once."""
 Image.MAX_IMAGE_PIXELS = None
+_ORIENTATION = ExifTags.Base.Orientation
 
 
 class Pictures:
@@ -68,10 +71,45 @@ class Pictures:
                 picture.info[FILE] = content
             return picture
 
+    def at_hand(self, path: str, max_side: int = 0) -> Image.Image | None:
+        """Return what `open` would return, if the file was just hashed, but without decoding it. Takes no time.
+
+        Returns None if the file is not kept in memory, not `SMALL`, or not intact, if it must be converted, or if a
+        side is longer than `max_side` pixels, unless that is 0. `open` it then.
+        """
+        try:
+            found = self.find(path)
+        except RecordFailed:
+            return None
+        content = self._content.kept(found)
+        if content is None or len(content) > SMALL:
+            return None
+        picture = _undecoded(content)
+        if picture is None or max(picture.size) > (max_side or math.inf):
+            return None
+        self._content(found)  # it is not needed any more
+        return picture
+
     def stored(self, found: PictureFile, *, for_later: bool = False) -> io.BufferedReader | io.BytesIO:
         """The file, open for reading; a small one is in memory. `for_later` keeps it for `open`. Raises `OSError`."""
         content = self._content(found, for_later=for_later)
         return open(found.path, "rb") if content is None else io.BytesIO(content)
+
+
+def _undecoded(content: bytes) -> Image.Image | None:
+    """The picture in an intact file that is upright RGB, with the file in its `info`. It is not decoded."""
+    if not is_intact(content):
+        return None
+    try:
+        opened = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+        # The method of PNG files would decode, to find what stands behind the pixels. In an intact file nothing does.
+        upright = Image.Image.getexif(opened).get(_ORIENTATION, 1) == 1
+    except Exception:  # `open` tells what is wrong
+        return None
+    if not upright or opened.mode != "RGB" or opened.format == "MPO" or opened.width * opened.height > MAX_PIXELS:
+        return None
+    opened.info[FILE] = content
+    return opened
 
 
 def stated_size(file: BinaryIO, name: str) -> tuple[int, int]:
@@ -113,7 +151,7 @@ def as_rgb(picture: Image.Image) -> Image.Image:
     It is converted in strips, so that at most two full copies exist.
     """
     turned = picture
-    if picture.getexif().get(0x0112, 1) != 1:
+    if picture.getexif().get(_ORIENTATION, 1) != 1:
         from PIL import ImageOps
 
         turned = ImageOps.exif_transpose(picture)

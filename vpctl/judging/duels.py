@@ -86,10 +86,12 @@ def ask(
     comparisons were made; if some failed, the others are in the file.
     """
     with OutputLedger(out) as ledger:
-        context = judging_context(made, spec, pictures.open, ledger)
+        context = judging_context(made, spec, pictures, ledger)
         context.annotator.check()
         plan = Plan(tuple(aspects), "pair", seed=seed)
-        contents = ContentHasher(pictures, hidden_beside(out, "contents"), max_side=context.annotator.max_side)
+        contents = ContentHasher(
+            pictures, hidden_beside(out, "contents"), max_side=context.annotator.max_side, opened=True
+        )
         tally = Tally()
         with closing(contents):
             live.judge(_groups(duels, contents), plan, context, tally, server, ledger)

@@ -12,6 +12,7 @@ from .. import plugins, progress
 from ..contracts import Annotator, Kind, Question
 from ..errors import Inconclusive, LimitReached, RecordFailed, Refused, Stopped, Unusable, UserError
 from ..flow import StopSignal, WeightedSemaphore, in_background
+from ..images.pictures import Pictures
 from ..records import Judgement
 from .answers import ASK, check_error, scored_judgements, unscored_judgements, validated
 from .functions import FunctionAnnotator, as_annotator
@@ -82,6 +83,7 @@ class JudgingContext(NamedTuple):
     - identity: a JSON value of everything about the annotator that could change its answers
     - template: returns the name and hash of the instructions for a kind of question
     - open_picture: opens the file of a picture
+    - at_hand: opens a picture whose file is in memory and whose sides are at most so many pixels; else returns None
     - ledger: holds the judgements
     """
 
@@ -91,12 +93,14 @@ class JudgingContext(NamedTuple):
     template: Callable[[Kind], str]
     open_picture: Callable[[str], PIL.Image]
     ledger: Ledger
+    at_hand: Callable[[str, int], PIL.Image | None] = lambda *_: None
 
 
-def judging_context(made: Any, spec: str, open_picture: Callable[[str], PIL.Image], ledger: Ledger) -> JudgingContext:
+def judging_context(made: Any, spec: str, pictures: Pictures, ledger: Ledger) -> JudgingContext:
     """A context for the annotator that `plugins.load` returned for `spec`."""
     annotator = as_annotator(made)
-    return JudgingContext(annotator, spec, identity_of(annotator, spec), annotator.template, open_picture, ledger)
+    identity = identity_of(annotator, spec)
+    return JudgingContext(annotator, spec, identity, annotator.template, pictures.open, ledger, pictures.at_hand)
 
 
 def identity_of(annotator: Annotator, spec: str) -> Any:
@@ -214,13 +218,21 @@ class _Run:
 
     async def _prepare(self, group: Group, wanted: list[Call]) -> dict[int, Any]:
         """The prepared pictures that the calls show, by their place in the group."""
-        context, places = self._context, sorted({place for call in wanted for place in call.shown})
+        annotator, context = self._context.annotator, self._context
+        places = sorted({place for call in wanted for place in call.shown})
+        names = {place: group.images[place]["file_name"] for place in places}
+        ready: dict[int, PIL.Image] = {}
+        if not annotator.needs_pixels:
+            found = {place: context.at_hand(name, annotator.max_side) for place, name in names.items()}
+            ready = {place: picture for place, picture in found.items() if picture}
 
         def make_ready() -> dict[int, Any]:
-            names = {place: group.images[place]["file_name"] for place in places}
-            return {place: context.annotator.prepare(context.open_picture(name), name) for place, name in names.items()}
+            return {
+                place: annotator.prepare(ready.get(place) or context.open_picture(name), name)
+                for place, name in names.items()
+            }
 
-        return await asyncio.to_thread(make_ready)
+        return make_ready() if len(ready) == len(names) else await asyncio.to_thread(make_ready)
 
     async def _make_call(
         self, call: Call, group: Group, pictures: dict[int, Any], begun: list[asyncio.Task[None]]
