@@ -11,7 +11,8 @@ import pytest
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 SETTINGS = ("MALLOC_", "GLIBC_TUNABLES")
 CHOSEN = {"MALLOC_TRIM_THRESHOLD_": "131072"}, {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=131072"}
-STEPS = 10
+FIRST, STEPS = 5, 10
+"""In its first steps the heap grows to its size: how many that takes depends on where its blocks begin."""
 STEP = """
 import resource
 from vpctl.models.devices import resolve_device
@@ -23,7 +24,8 @@ def step():
     # Three activations of 4 MB live together and are freed together.
     activations = [torch.ones(1024, 1024, device=device) for _ in range(3)]
 
-step()
+for _ in range({first}):
+    step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range({steps}):
     step()
@@ -37,7 +39,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_freed_memory_is_kept_for_the_next_step(chosen: dict[str, str]) -> None:
     """Were it given back, every step would fetch at least 8 MB anew: 2,048 pages of 4 KB."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
-    command = [sys.executable, "-c", STEP.format(steps=STEPS)]
+    command = [sys.executable, "-c", STEP.format(first=FIRST, steps=STEPS)]
     env = {**own, "CUDA_VISIBLE_DEVICES": "", **chosen}
     pages = int(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
-    assert pages > (STEPS - 1) * 2048 if chosen else pages < 2 * 2048
+    assert pages > (STEPS - 1) * 2048 if chosen else pages < 2048

@@ -74,7 +74,7 @@ def test_the_first_loss_is_log_two_and_the_reward_moves_towards_what_is_preferre
     for weight in (1.0, -1.0):
         policy = new_policy(packaged)
         folder = tmp_path / str(weight)
-        run_d3po(policy, folder, weight=weight, max_steps=6, batch=4, accumulate=1, learning_rate=2e-3)
+        run_d3po(policy, folder, weight=weight, max_steps=4, batch=4, accumulate=1, learning_rate=2e-3)
         found[weight] = drawn_by(policy)
         first = (folder / "metrics.jsonl").read_text().splitlines()[0]
         assert float(first.split('"loss":')[1].split(",")[0]) == pytest.approx(math.log(2), abs=1e-6)

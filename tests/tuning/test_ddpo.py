@@ -285,7 +285,7 @@ def test_it_raises_the_reward(packaged: StableDiffusionPipeline, tmp_path: Path)
     policy = new_policy(packaged)
     before = rolled_out(policy).rewards.mean()
     rounds, own = RoundConfig(timestep_fraction=1.0), DDPOConfig(clip=1e-2)
-    run_ppo(policy, tmp_path, rounds=rounds, own=own, epochs=6, images=6, learning_rate=3e-3)
+    run_ppo(policy, tmp_path, rounds=rounds, own=own, epochs=3, images=6, learning_rate=3e-3)
     assert rolled_out(policy).rewards.mean() > before + 0.02
 
 

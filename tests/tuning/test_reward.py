@@ -388,10 +388,10 @@ def test_the_dead_head_of_imagereward_is_told_and_the_same_head_with_another_sta
 
 @pytest.fixture(scope="module")
 def near_missed() -> tuple[list[PromptPairs], torch.Tensor]:
-    """300 prompts, each with a true picture, preferred, and one of a near miss; and all pixels."""
+    """200 prompts, each with a true picture, preferred, and one of a near miss; and all pixels."""
     rng = Random(0)
     pictures, groups = [], []
-    for number in range(300):
+    for number in range(200):
         scene = sample(rng)
         pictures += [render(scene, rng), render(rng.choice(list(near_misses(scene))), rng)]
         groups.append(PromptPairs(describe(scene), [2 * number, 2 * number + 1], [Comparison(0, 1)]))
@@ -405,7 +405,7 @@ def headline(model: RewardModel, groups: list[PromptPairs], pixels: torch.Tensor
 
 
 @pytest.mark.parametrize("labels", ["swapped", "shuffled"])
-def test_what_is_learnt_from_200_wrong_or_random_labels_is_wrong_or_random(
+def test_what_is_learnt_from_120_wrong_or_random_labels_is_wrong_or_random(
     near_missed: tuple[list[PromptPairs], torch.Tensor], labels: str
 ) -> None:
     """The backbone begins with the right preference. Random labels teach equal rewards, which is not a collapse."""
@@ -413,10 +413,10 @@ def test_what_is_learnt_from_200_wrong_or_random_labels_is_wrong_or_random(
     coin = Random(1)
     told = [
         group._replace(pairs=[Comparison(1, 0) if labels == "swapped" or coin.random() < 0.5 else Comparison(0, 1)])
-        for group in groups[:200]
+        for group in groups[:120]
     ]
     model = open_backbone("", seed=1)
-    before = headline(model, groups[200:], pixels)
+    before = headline(model, groups[120:], pixels)
     assert before["low"] > 0.8
     freeze(model.backbone, 0.7)
     settings = RewardModelConfig(epochs=3, batch=16, learning_rate=1e-3)
@@ -424,7 +424,7 @@ def test_what_is_learnt_from_200_wrong_or_random_labels_is_wrong_or_random(
     for number in range(1, algorithm.total + 1):
         algorithm.step(number)
     algorithm.finish()
-    after = headline(model, groups[200:], pixels)
+    after = headline(model, groups[120:], pixels)
     if labels == "swapped":
         assert after["high"] < 0.5
     else:
