@@ -208,6 +208,8 @@ MEMBERS = {
         "max_side = 8.5",
         "preparing = 'x'",
         "preparing = 0",
+        "needs_pixels = None",
+        "needs_pixels = 'no'",
         "def prepare(self, image): return image",
         "def pixels(self, picture): return None",
         "def pixels(self, picture): return float('nan')",
@@ -578,9 +580,14 @@ def test_messages_begin_with_the_command_as_it_was_called(call: Call) -> None:
         assert ended == Ended(2, "", f"{name}: error: none.jsonl: no such file or directory\n")
 
 
+STATE = "print(gc.get_threshold()[0], gc.get_freeze_count())"
+
+
 @pytest.mark.parametrize(("before", "after"), [(700, NEW_OBJECTS), (0, 0), (10**6, 10**6)])
 def test_garbage_is_looked_for_less_often_and_never_where_it_was_not(before: int, after: int) -> None:
-    program = f"import gc; gc.set_threshold({before}); from vpctl import cli; cli.main(); print(gc.get_threshold()[0])"
+    program = f"import gc; gc.set_threshold({before}); from vpctl import cli; cli.main(); {STATE}"
     command = [sys.executable, "-X", "utf8", "-c", program, "--version"]
     done = subprocess.run(command, env=ENVIRONMENT, cwd=HOME, capture_output=True, text=True, check=True)
-    assert int(done.stdout.split()[-1]) == after
+    threshold, frozen = map(int, done.stdout.split()[-2:])
+    assert threshold == after
+    assert frozen > 10_000, "what is there at the end is not looked at once more"

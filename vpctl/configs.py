@@ -63,8 +63,8 @@ VARIABLES = (
     ),
     Variable(
         "GLIBC_TUNABLES MALLOC_TRIM_THRESHOLD_ MALLOC_MMAP_THRESHOLD_",
-        "Settings of the memory of glibc. If none is set, a process whose model is on the CPU keeps up to 256 MiB that "
-        "it frees, for its next tensors.",
+        "Settings of the memory of glibc. If none is set, a process whose model is on the CPU keeps memory that it "
+        "frees, for its next tensors: up to 256 MiB for each thread, and what lies below a tensor in use.",
         ("device",),
     ),
     Variable(

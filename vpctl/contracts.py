@@ -500,7 +500,8 @@ class Annotator(Protocol):
     """The longest side in pixels that `prepare` keeps. Larger pictures are shrunk to it; 0 keeps all. If it changes,
     only the pictures that it shrinks are judged again."""
     needs_pixels: bool = True
-    """Whether `prepare` looks at pixels. If not, it gets small files that are intact undecoded, in the event loop."""
+    """Whether `prepare` or `ask` looks at pixels. If not, `prepare` gets some pictures undecoded, and runs in the event
+    loop for them."""
     preparing: int = 4
     """Maximum number of prompts whose pictures are prepared at the same time."""
 
@@ -520,7 +521,10 @@ class Annotator(Protocol):
         return
 
     def prepare(self, image: "Image.Image", path: str) -> Any:
-        """Return what `Question.pictures` holds for this picture. Called once per picture, in a thread."""
+        """Return what `Question.pictures` holds for this picture. Called once per picture, in a thread.
+
+        See `needs_pixels`.
+        """
         return image
 
     def pixels(self, prepared: Any) -> float:

@@ -447,6 +447,7 @@ MEMBERS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     "annotator": {
         "identity": (_is_json, "identity is a value that JSON can hold"),
         "max_side": (_is_length, "max_side is a whole number from 0 up"),
+        "needs_pixels": (_is_bool, "needs_pixels is True or False"),
         "preparing": (_is_count, "preparing is a whole number from 1 up"),
         "running": _RUNNING,
         "check": _CHECK,

@@ -16,6 +16,7 @@ from aiohttp import web
 from PIL import Image as PIL
 
 from tests.conftest import PATIENCE, Ended, Run, draw, lines, rest, told, until, vpctl, write_lines
+from tests.images.test_plain import BROKEN
 from tests.servers import Server, untimed
 from tests.surroundings import ENVIRONMENT
 from vpctl.records import Image
@@ -97,6 +98,22 @@ def test_a_run_is_asked_for_once_and_a_second_asks_nothing(
     assert (again.code, again.out) == (0, "")
     assert again.err == f"vpctl annotate: 0 judgements written to {out}; 160 were already there\n"
     assert len(server.log) == before
+
+
+def test_a_picture_that_no_decoder_opens_is_lost_and_not_sent(
+    annotate: Annotate, server: Server, tmp_path: Path
+) -> None:
+    """A PNG whose checksums hold, but not its pixels, in all prompts but one. The server would judge it."""
+    first, *_ = draw(tmp_path, prompts=8)
+    for prompt in range(1, 8):
+        (tmp_path / f"{prompt}-0.png").write_bytes(BROKEN["pixels that are cut off"])
+    out = tmp_path / "judgements.jsonl"
+    done = annotate(server, tmp_path, out, "--aspect", "fidelity")
+    assert done.code == 3, done.err
+    assert {one["prompt"] for one in records(out)} == {first["prompt"]}
+    assert len(server.log) == 1
+    for prompt in range(1, 8):
+        assert f"{prompt}-0.png: cannot be decoded" in done.err
 
 
 def test_an_input_that_grew_was_shuffled_and_edited_costs_just_what_is_new(

@@ -296,7 +296,10 @@ def annotate(
         if not (dry_run and not sample) and not batch_file:
             context.annotator.check()
         contents = ContentHasher(
-            opener, hidden_beside(out, "contents"), max_side=context.annotator.max_side, opened=True
+            opener,
+            hidden_beside(out, "contents"),
+            max_side=context.annotator.max_side,
+            opened=not dry_run or bool(sample),
         )
         with closing(contents):
             tally = Tally()

@@ -1,6 +1,8 @@
 """The contents of picture files. A small file that is hashed and then opened is read only once."""
 
+import errno
 import os
+import stat
 import threading
 
 from .folders import PictureFile
@@ -14,8 +16,8 @@ KEPT = 1 << 24
 class Contents:
     """Reads small files whole. What is read `for_later` is kept until it is asked for, or newer files need the room.
 
-    At each system call of a thread, another one may take over the interpreter, and the first one waits for it. So few
-    calls save more time than they take.
+    Each system call may hand the interpreter to another thread, and the first one waits. So a file is read with few of
+    them.
     """
 
     def __init__(self) -> None:
@@ -48,6 +50,12 @@ class Contents:
             state, content = self._kept.get(found.path, ("", b""))
         return content if state == found.state else None
 
+    def drop(self, found: PictureFile) -> None:
+        """Forget the content of a file, unless a newer one is kept."""
+        with self._lock:
+            if self._kept.get(found.path, ("", b""))[0] == found.state:
+                self._size -= len(self._kept.pop(found.path)[1])
+
     def _keep(self, found: PictureFile, content: bytes) -> None:
         with self._lock:
             _, before = self._kept.pop(found.path, ("", b""))
@@ -61,9 +69,9 @@ class Contents:
 def _read(found: PictureFile) -> bytes | None:
     """The content of a file. It may have grown or shrunk since it was found; None if it is larger than `AT_ONCE` now.
 
-    A link or a pipe that has taken its place is not followed, and not waited for.
+    Raises `OSError` as `open_regular` does.
     """
-    descriptor = os.open(found.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    descriptor = open_regular(found.path)
     try:
         content = os.read(descriptor, found.status.st_size + 1)
         if len(content) != found.status.st_size:
@@ -72,3 +80,12 @@ def _read(found: PictureFile) -> bytes | None:
         return content if len(content) <= AT_ONCE else None
     finally:
         os.close(descriptor)
+
+
+def open_regular(path: str) -> int:
+    """A descriptor to read a file. Raises `OSError` if a link or a pipe has taken its place, and waits for none."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return descriptor

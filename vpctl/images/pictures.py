@@ -1,7 +1,6 @@
 """Opens, checks and saves pictures. No other module does this."""
 
 import io
-import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,9 +11,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..errors import RecordFailed, UserError, os_reason
 from ..streams.whole import atomic_update
-from .contents import Contents
+from .contents import Contents, open_regular
 from .folders import Folders, PictureFile
-from .intact import is_intact
+from .plain import is_plain
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are opened. Without this list, Pillow would pass PostScript files to Ghostscript."""
@@ -72,44 +71,29 @@ class Pictures:
             return picture
 
     def at_hand(self, path: str, max_side: int = 0) -> Image.Image | None:
-        """Return what `open` would return, if the file was just hashed, but without decoding it. Takes no time.
+        """Return what `open` would return, without reading the file and without decoding it into a picture.
 
-        Returns None if the file is not kept in memory, not `SMALL`, or not intact, if it must be converted, or if a
-        side is longer than `max_side` pixels, unless that is 0. `open` it then.
+        Returns None for a file that is not kept in memory since it was hashed, not `SMALL`, or not plain, and if a side
+        is longer than `max_side` pixels, unless that is 0. `open` it then.
         """
         try:
             found = self.find(path)
         except RecordFailed:
             return None
         content = self._content.kept(found)
-        if content is None or len(content) > SMALL:
+        if content is None or len(content) > SMALL or not is_plain(content):
             return None
-        picture = _undecoded(content)
-        if picture is None or max(picture.size) > (max_side or math.inf):
+        picture = Image.open(io.BytesIO(content), formats=("PNG",))
+        if max(picture.size) > max_side > 0:
             return None
-        self._content(found)  # it is not needed any more
+        self._content.drop(found)
+        picture.info[FILE] = content
         return picture
 
     def stored(self, found: PictureFile, *, for_later: bool = False) -> io.BufferedReader | io.BytesIO:
         """The file, open for reading; a small one is in memory. `for_later` keeps it for `open`. Raises `OSError`."""
         content = self._content(found, for_later=for_later)
-        return open(found.path, "rb") if content is None else io.BytesIO(content)
-
-
-def _undecoded(content: bytes) -> Image.Image | None:
-    """The picture in an intact file that is upright RGB, with the file in its `info`. It is not decoded."""
-    if not is_intact(content):
-        return None
-    try:
-        opened = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
-        # The method of PNG files would decode, to find what stands behind the pixels. In an intact file nothing does.
-        upright = Image.Image.getexif(opened).get(_ORIENTATION, 1) == 1
-    except Exception:  # `open` tells what is wrong
-        return None
-    if not upright or opened.mode != "RGB" or opened.format == "MPO" or opened.width * opened.height > MAX_PIXELS:
-        return None
-    opened.info[FILE] = content
-    return opened
+        return open(open_regular(found.path), "rb") if content is None else io.BytesIO(content)
 
 
 def stated_size(file: BinaryIO, name: str) -> tuple[int, int]:

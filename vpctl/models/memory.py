@@ -7,7 +7,7 @@ from functools import cache
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Names of the parameters, from malloc.h."""
 _KEPT = 2**28
-"""Bytes at the end of the heap that may be free, and are lost to other programs."""
+"""Bytes that may be free at the end of the heap of each thread, where other programs cannot use them."""
 _LARGEST_IN_HEAP = 2**25
 """Bytes. glibc allows no more on 64-bit systems. Blocks above it are mapped one by one, and go back when freed."""
 
@@ -18,10 +18,11 @@ def keep_freed() -> None:
 
     glibc gives free memory at the end of its heap back to the system. Its threshold is smaller than the activations of
     a training step, so each step pays for the same pages again: up to a tenth of its time for a small model
-    (`benchmarks/dpo.py`). The price is up to `_KEPT` bytes that the process does not use for a while. Does nothing if
-    the user has set glibc's variables, or if the C library has no such setting.
+    (`benchmarks/dpo.py`). The price is memory that the process does not use for a while: up to `_KEPT` bytes for each
+    thread that allocates, and what is free below a tensor that is still in use. Does nothing if the user has set
+    glibc's variables for this, or if the C library has no such setting.
     """
-    chosen = any(name.startswith("MALLOC_") for name in os.environ)
+    chosen = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & os.environ.keys()
     if chosen or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

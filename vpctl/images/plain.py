@@ -1,0 +1,87 @@
+"""Tells whether a file is a plain picture: a PNG in upright RGB, all of it there, that no decoder has to convert."""
+
+import struct
+import zlib
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_MOST_CHUNKS = 64
+_LARGEST = 1 << 20
+"""Bytes of pixels. More would take milliseconds, in which an event loop does nothing else."""
+_HEADER = struct.Struct(">IIBBBBB")
+_8_BIT_RGB = (8, 2, 0, 0, 0)
+"""Bits, type of colour, compression, filters, and no interlacing."""
+_SIZES = {b"IHDR": _HEADER.size, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"pHYs": 9, b"tIME": 7}
+"""Chunks that neither turn the picture nor make it transparent, with their sizes."""
+_TEXTS = (
+    b"parameters",
+    b"prompt",
+    b"workflow",
+    b"Software",
+    b"Comment",
+    b"Description",
+    b"Title",
+    b"Author",
+    b"Source",
+)
+"""Keywords of texts. Others may turn the picture (XMP), or change how Pillow reads it."""
+_FILTERS = 5
+
+
+def is_plain(content: bytes) -> bool:
+    """Whether every decoder shows the same pixels of this file, without an error and without converting them.
+
+    If not, the file may still be a fine picture, such as one with transparency, one in another format, or a large one:
+    decode it.
+    """
+    chunks = _chunks(content)
+    if not chunks or chunks[0][0] != b"IHDR":
+        return False
+    kinds = [kind for kind, _ in chunks]
+    first, count = kinds.index(b"IDAT") if b"IDAT" in kinds else len(kinds), kinds.count(b"IDAT")
+    if kinds.count(b"IHDR") != 1 or first + count != len(kinds):  # a text may also stand behind the pixels
+        return False
+    if not all(_is_harmless(kind, data) for kind, data in chunks[:first]):
+        return False
+    width, height, *how = _HEADER.unpack(chunks[0][1])
+    return tuple(how) == _8_BIT_RGB and _is_whole([data for _, data in chunks[first:]], width, height)
+
+
+def _chunks(content: bytes) -> list[tuple[bytes, memoryview]]:
+    """The chunks of a PNG before its end. Empty if it has no end, a wrong checksum, or very many chunks."""
+    if not content.startswith(_SIGNATURE):
+        return []
+    found: list[tuple[bytes, memoryview]] = []
+    view, start = memoryview(content), len(_SIGNATURE)
+    try:
+        while len(found) <= _MOST_CHUNKS:
+            length, kind = struct.unpack_from(">I4s", content, start)
+            end = start + 8 + length
+            if zlib.crc32(view[start + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
+                return []
+            if kind == b"IEND":
+                return [] if length else found
+            found.append((kind, view[start + 8 : end]))
+            start = end + 4
+    except struct.error:  # it ends too early
+        pass
+    return []
+
+
+def _is_harmless(kind: bytes, data: memoryview) -> bool:
+    if kind == b"tEXt":
+        return bytes(data).partition(b"\0")[0] in _TEXTS
+    return _SIZES.get(kind) == len(data)
+
+
+def _is_whole(parts: list[memoryview], width: int, height: int) -> bool:
+    """Whether the compressed `parts` hold all rows of a picture, and nothing else."""
+    row = 1 + 3 * width
+    size = row * height
+    if not width or not height or size > _LARGEST:
+        return False
+    inflating = zlib.decompressobj()
+    try:
+        pixels = inflating.decompress(parts[0] if len(parts) == 1 else b"".join(parts), size + 1)
+    except zlib.error:
+        return False
+    return inflating.eof and len(pixels) == size and not inflating.unused_data and max(pixels[::row]) < _FILTERS
