@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from vpctl.images.plain import is_plain
+from vpctl.images.plain import is_plain, stated_size
 
 WIDTH, HEIGHT = 40, 30
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -144,3 +144,23 @@ def test_other_pictures_are_left_to_their_decoder(content: bytes) -> None:
 @pytest.mark.parametrize("content", [b"", b"a text", SIGNATURE, SIGNATURE + chunk(b"IEND")])
 def test_other_files_are_not_plain(content: bytes) -> None:
     assert not is_plain(content)
+
+
+@pytest.mark.parametrize("content", [*BROKEN.values(), *OTHER.values(), PNG], ids=[*BROKEN, *OTHER, "whole"])
+def test_the_size_is_what_pillow_says(content: bytes) -> None:
+    found = stated_size(content)
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            opened.load()
+            size = opened.size
+    except (OSError, ValueError, SyntaxError):  # it is never shown
+        return
+    assert found == (size if opened.format == "PNG" else None)
+
+
+@given(st.integers(8, 32), st.integers(1, 255))
+def test_a_header_with_a_changed_byte_has_no_size(place: int, change: int) -> None:
+    changed = bytearray(PNG)
+    changed[place] ^= change
+    assert stated_size(bytes(changed)) is None
+    assert stated_size(PNG[:place]) is None

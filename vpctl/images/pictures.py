@@ -11,9 +11,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..errors import RecordFailed, UserError, os_reason
 from ..streams.whole import atomic_update
+from . import plain
 from .contents import Contents, open_regular
 from .folders import Folders, PictureFile
-from .plain import is_plain
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are opened. Without this list, Pillow would pass PostScript files to Ghostscript."""
@@ -81,7 +81,7 @@ class Pictures:
         except RecordFailed:
             return None
         content = self._content.kept(found)
-        if content is None or len(content) > SMALL or not is_plain(content):
+        if content is None or len(content) > SMALL or not plain.is_plain(content):
             return None
         picture = Image.open(io.BytesIO(content), formats=("PNG",))
         if max(picture.size) > max_side > 0:
@@ -99,6 +99,8 @@ class Pictures:
 def stated_size(file: BinaryIO, name: str) -> tuple[int, int]:
     """Width and height in pixels, as stated in an open file. Raises `RecordFailed` with the reason and the `name`."""
     file.seek(0)
+    if isinstance(file, io.BytesIO) and (size := plain.stated_size(file.getvalue())):
+        return size
     with _reading(name), Image.open(file, formats=FORMATS) as opened:
         return opened.size
 
