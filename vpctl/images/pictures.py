@@ -71,7 +71,7 @@ class Pictures:
             return picture
 
     def at_hand(self, path: str, max_side: int = 0) -> Image.Image | None:
-        """Return what `open` would return, without reading the file and without decoding it into a picture.
+        """Return what `open` would return. Reads no file, and decodes the picture only when its pixels are used.
 
         Returns None for a file that is not kept in memory since it was hashed, not `SMALL`, or not plain, and if a side
         is longer than `max_side` pixels, unless that is 0. `open` it then.

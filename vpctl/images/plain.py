@@ -14,8 +14,8 @@ _HEADER = struct.Struct(">IIBBBBB")
 _BEGINS = struct.pack(">I4s", _HEADER.size, b"IHDR")
 _8_BIT_RGB = (8, 2, 0, 0, 0)
 """Bits, type of colour, compression, filters, and no interlacing."""
-_SIZES = {b"IHDR": _HEADER.size, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"pHYs": 9, b"tIME": 7}
-"""Chunks that neither turn the picture nor make it transparent, with their sizes."""
+_SIZES = {b"IHDR": _HEADER.size, b"sRGB": 1, b"pHYs": 9, b"tIME": 7}
+"""Chunks that change no pixel in any decoder, with their sizes."""
 _TEXTS = (
     b"parameters",
     b"prompt",
@@ -29,6 +29,8 @@ _TEXTS = (
 )
 """Keywords of texts. Others may turn the picture (XMP), or change how Pillow reads it."""
 _FILTERS = 5
+_SMALLEST_WINDOW, _LARGEST_WINDOW = 1 << 8, 1 << 15
+"""Bytes back to which compressed data may refer."""
 
 
 def is_plain(content: bytes) -> bool:
@@ -51,13 +53,15 @@ def is_plain(content: bytes) -> bool:
 
 
 def stated_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height in pixels in the header of a PNG; None if it does not begin with an intact header.
+    """Width and height in pixels in the only header of a PNG. None if it does not begin with an intact one.
 
     Pillow says the same, and takes twenty times as long.
     """
     start = len(_SIGNATURE)
     end = start + 8 + _HEADER.size
     if not content.startswith(_SIGNATURE) or content[start : start + 8] != _BEGINS or len(content) < end + 4:
+        return None
+    if content.count(b"IHDR") > 1:  # perhaps a second header, which Pillow would use
         return None
     if zlib.crc32(content[start + 4 : end]) != int.from_bytes(content[end : end + 4]):
         return None
@@ -98,9 +102,12 @@ def _is_whole(parts: list[memoryview], width: int, height: int) -> bool:
     size = row * height
     if not width or not height or size > _LARGEST:
         return False
-    inflating = zlib.decompressobj()
+    data, inflating = b"".join(parts), zlib.decompressobj()
+    # libpng believes the window that the data state. Pillow always takes the largest one.
+    if not data or _SMALLEST_WINDOW << (data[0] >> 4) < min(size, _LARGEST_WINDOW):
+        return False
     try:
-        pixels = inflating.decompress(parts[0] if len(parts) == 1 else b"".join(parts), size + 1)
+        pixels = inflating.decompress(data, size + 1)
     except zlib.error:
         return False
     return inflating.eof and len(pixels) == size and not inflating.unused_data and max(pixels[::row]) < _FILTERS

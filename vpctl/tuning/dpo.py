@@ -178,8 +178,13 @@ def noised_pairs(
     return NoisedPairs(prompts, *latents, noise, timesteps, torch.stack([chosen.sizes, rejected.sizes], 1))
 
 
-def four_errors(policy: Denoiser, pairs: NoisedPairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Squared errors (P,) of the policy on chosen and rejected pictures, then those of the reference."""
+def four_errors(
+    policy: Denoiser, pairs: NoisedPairs, reference: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Squared errors (P,) of the policy on chosen and rejected pictures, then those of the reference.
+
+    If those of the `reference` are given, it does not predict.
+    """
     both = NoisedPictures(
         [*pairs.prompts, *pairs.prompts],
         torch.cat([pairs.chosen, pairs.rejected]),
@@ -189,9 +194,11 @@ def four_errors(policy: Denoiser, pairs: NoisedPairs) -> tuple[Tensor, Tensor, T
     )
     asked = task(policy, both)
     chosen, rejected = squared_errors(policy, asked).chunk(2)
-    with policy.reference():
-        ref_chosen, ref_rejected = squared_errors(policy, asked).chunk(2)
-    return chosen, rejected, ref_chosen, ref_rejected
+    if reference is None:
+        with policy.reference():
+            ref_chosen, ref_rejected = squared_errors(policy, asked).chunk(2)
+        reference = ref_chosen, ref_rejected
+    return chosen, rejected, *reference
 
 
 class HeldOutPairs:
@@ -207,6 +214,8 @@ class HeldOutPairs:
         """`preferences` are P pairs."""
         self._tuner, self._posteriors, self._preferences = tuner, posteriors, preferences
         self._config, self._seed = config, seed
+        self._reference: dict[int, tuple[Tensor, Tensor]] = {}
+        """The errors of the reference on the batches of this process. The noise is always the same, and so are they."""
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
@@ -222,8 +231,9 @@ class HeldOutPairs:
         logits = torch.zeros(4 * count, dtype=torch.float64)
         for start, counts in tuner.in_step([*range(0, 4 * count, config.batch)]):
             part = slice(start, start + config.batch)
-            found = dpo_logits(*four_errors(tuner.policy, pairs[part]), config.beta).double().cpu()
-            logits[part] = found if counts else 0
+            errors = four_errors(tuner.policy, pairs[part], self._reference.get(start))
+            self._reference[start] = errors[2:]
+            logits[part] = dpo_logits(*errors, config.beta).double().cpu() if counts else 0
         logits = tuner.world.gather(logits).sum(0)
         margins = logits.view(4, count).mean(1).tolist()
         return {

@@ -119,18 +119,19 @@ class DiffusionKTO(Algorithm):
         Also returns the policy's errors on the last batch, with their graph. The reference point needs all errors
         before the first gradient, so each other batch is predicted a second time.
         """
+        policy = self._tuner.policy
         found = torch.zeros(2, len(noised.prompts))
         for number, (start, stop) in enumerate(batches, 1):
-            part = noised[start:stop]
-            with torch.no_grad(), self._tuner.policy.reference():
-                found[1, start:stop] = self._error(part)
+            asked = task(policy, noised[start:stop])
+            with policy.reference():
+                found[1, start:stop] = squared_errors(policy, asked).cpu()
             with torch.set_grad_enabled(number == len(batches)):
-                last = self._error(part)
+                last = squared_errors(policy, asked).cpu()
             found[0, start:stop] = last.detach()
         return found, last
 
     def _error(self, noised: NoisedPictures) -> Tensor:
-        """The squared errors (N,) of the model as it is now."""
+        """The squared errors (N,) of the policy."""
         policy = self._tuner.policy
         return squared_errors(policy, task(policy, noised)).cpu()
 
