@@ -500,7 +500,7 @@ class Annotator(Protocol):
     """The longest side in pixels that `prepare` keeps. Larger pictures are shrunk to it; 0 keeps all. If it changes,
     only the pictures that it shrinks are judged again."""
     needs_pixels: bool = True
-    """Whether `prepare` or `ask` looks at pixels. If False, `prepare` may get a picture that is not yet decoded. It then
+    """Whether `prepare` or `ask` looks at pixels. If False, `prepare` may get pictures that are not decoded. It then
     runs in the event loop, so it must be fast."""
     preparing: int = 4
     """Maximum number of prompts whose pictures are prepared at the same time."""
