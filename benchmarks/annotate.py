@@ -29,7 +29,7 @@ from benchmarks.engine import Cost, served
 from vpctl.streams.places import hidden_beside
 
 BARE = "aiohttp, bodies ready"
-CALLS, ROUNDS = (1000, 5000), 3
+CALLS, ROUNDS = (1000, 5000), (9, 3)
 ASPECTS, PICTURES = 4, 4
 SIDE = 141
 """Pixels. A PNG of so much noise has 60 KB."""
@@ -61,8 +61,8 @@ def cost(command: list[str], env: dict[str, str], calls: int) -> Cost:
     return Cost(calls / took, 1000 * cpu / calls)
 
 
-def compare(calls: int, url: str, folder: Path) -> None:
-    """Measure all sides in turn, and print what they took."""
+def compare(calls: int, rounds: int, url: str, folder: Path) -> None:
+    """Measure all sides in turn, so many rounds, and print what they took."""
     images = draw(folder, calls // ASPECTS)
     out = folder / "judgements.jsonl"
     cache = Path(hidden_beside(str(out), "contents"))
@@ -76,7 +76,7 @@ def compare(calls: int, url: str, folder: Path) -> None:
     }
     costs: dict[str, list[Cost]] = {name: [] for name in sides}
     env = {**os.environ, "OPENAI_BASE_URL": url, "OPENAI_API_KEY": KEY}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, command in sides.items():
             for file in (out, cache):
                 file.unlink(missing_ok=True)
@@ -99,9 +99,9 @@ def main() -> None:
     os.sched_setaffinity(0, cores[:half] or cores)
     verdict: dict[str, Any] = {"because": "A square.", "rationale": "A square.", "level": 4}
     with served({**dict.fromkeys("ABCD", verdict), "ranking": [*"ABCD"]}, cores[half:]) as url:
-        for calls in CALLS:
+        for calls, rounds in zip(CALLS, ROUNDS, strict=True):
             with TemporaryDirectory() as folder:
-                compare(calls, url, Path(folder))
+                compare(calls, rounds, url, Path(folder))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from vpctl.images.plain import is_plain, stated_size
+from vpctl.images.plain import plain_picture, stated_size
 
 WIDTH, HEIGHT = 40, 30
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -65,29 +65,32 @@ PNG = stored("PNG", dpi=(72, 72), pnginfo=texts(compressed=False))
     ],
 )
 def test_a_plain_picture_is_opened_as_it_is(content: bytes) -> None:
-    assert is_plain(content)
+    picture = plain_picture(content)
+    assert picture
     with Image.open(io.BytesIO(content)) as opened:
         opened.load()
-        assert opened.mode == "RGB"
         assert opened.getexif() == {}
+        assert (opened.format, opened.mode, opened.size) == (picture.format, picture.mode, picture.size)
+        assert picture.copy().tobytes() == opened.tobytes()
+        assert picture.resize((3, 2)).tobytes() == opened.resize((3, 2)).tobytes()
 
 
 @given(st.data())
 def test_files_that_are_cut_off_are_not_plain(data: st.DataObject) -> None:
-    assert not is_plain(PNG[: data.draw(st.integers(0, len(PNG) - 1))])
+    assert not plain_picture(PNG[: data.draw(st.integers(0, len(PNG) - 1))])
 
 
 @given(st.integers(0, len(PNG) - 1), st.integers(1, 255))
 def test_a_png_with_a_changed_byte_is_not_plain(place: int, change: int) -> None:
     changed = bytearray(PNG)
     changed[place] ^= change
-    assert not is_plain(bytes(changed))
+    assert not plain_picture(bytes(changed))
 
 
 @given(st.binary(max_size=60), st.binary(max_size=60))
 def test_what_no_decoder_opens_is_not_plain_though_its_checksums_hold(data: bytes, other: bytes) -> None:
     content = png(chunk(b"tEXt", other), data=(data,))
-    assert not is_plain(content)
+    assert not plain_picture(content)
 
 
 BROKEN = {
@@ -114,7 +117,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
 def test_broken_files_are_not_plain(content: bytes) -> None:
-    assert not is_plain(content)
+    assert not plain_picture(content)
 
 
 XMP = '<x tiff:Orientation="6"/>'
@@ -141,12 +144,12 @@ OTHER = {
 
 @pytest.mark.parametrize("content", OTHER.values(), ids=OTHER)
 def test_other_pictures_are_left_to_their_decoder(content: bytes) -> None:
-    assert not is_plain(content)
+    assert not plain_picture(content)
 
 
 @pytest.mark.parametrize("content", [b"", b"a text", SIGNATURE, SIGNATURE + chunk(b"IEND")])
 def test_other_files_are_not_plain(content: bytes) -> None:
-    assert not is_plain(content)
+    assert not plain_picture(content)
 
 
 @pytest.mark.parametrize("content", [*BROKEN.values(), *OTHER.values(), PNG], ids=[*BROKEN, *OTHER, "whole"])

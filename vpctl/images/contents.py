@@ -21,49 +21,51 @@ class Contents:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[str, bytes]] = {}
+        self._kept: dict[str, tuple[PictureFile, bytes]] = {}
         self._size = 0
         self._lock = threading.Lock()
 
-    def __call__(self, found: PictureFile, *, for_later: bool = False) -> bytes | None:
-        """The content of a file; None if it is larger than `AT_ONCE`. Thread-safe. Raises `OSError`.
+    def __call__(self, found: PictureFile, path: str, *, for_later: bool = False) -> bytes | None:
+        """The content of the file found at `path`; None if it is larger than `AT_ONCE`. Thread-safe. Raises `OSError`.
 
         As in make and git, a file with the same size, times and inode is taken as unchanged.
         """
         if found.status.st_size > AT_ONCE:
             return None
         with self._lock:
-            state, content = self._kept.pop(found.path, ("", b""))
-            self._size -= len(content)
-        if state != found.state:
+            before, content = self._forget(path)
+        if before is None or (before.path, before.state) != (found.path, found.state):
             read = _read(found)
             if read is None:
                 return None
             content = read
         if for_later:
-            self._keep(found, content)
+            self._keep(found, path, content)
         return content
 
-    def kept(self, found: PictureFile) -> bytes | None:
-        """The content of a file if it is kept and the file has not changed. It stays kept. Reads nothing."""
+    def kept(self, path: str) -> bytes | None:
+        """The content of this file if it is kept, as it was when it was read. It stays kept."""
         with self._lock:
-            state, content = self._kept.get(found.path, ("", b""))
-        return content if state == found.state else None
+            return self._kept[path][1] if path in self._kept else None
 
-    def drop(self, found: PictureFile) -> None:
-        """Forget the content of a file, unless a newer one is kept."""
+    def drop(self, path: str) -> None:
+        """Keep the content of this file no longer."""
         with self._lock:
-            if self._kept.get(found.path, ("", b""))[0] == found.state:
-                self._size -= len(self._kept.pop(found.path)[1])
+            self._forget(path)
 
-    def _keep(self, found: PictureFile, content: bytes) -> None:
+    def _forget(self, path: str) -> tuple[PictureFile | None, bytes]:
+        """What was kept of a file, and is not any more."""
+        found, content = self._kept.pop(path, (None, b""))
+        self._size -= len(content)
+        return found, content
+
+    def _keep(self, found: PictureFile, path: str, content: bytes) -> None:
         with self._lock:
-            _, before = self._kept.pop(found.path, ("", b""))
-            self._kept[found.path] = found.state, content
-            self._size += len(content) - len(before)
+            self._forget(path)
+            self._kept[path] = found, content
+            self._size += len(content)
             while self._size > KEPT:
-                oldest = next(iter(self._kept))
-                self._size -= len(self._kept.pop(oldest)[1])
+                self._forget(next(iter(self._kept)))
 
 
 def _read(found: PictureFile) -> bytes | None:

@@ -59,7 +59,7 @@ class ContentHasher:
         if known and (side or not self._max_side):
             return as_shown(content, side, self._max_side)
         try:
-            with self._pictures.stored(found, for_later=self._opened) as file:
+            with self._pictures.stored(found, path, for_later=self._opened) as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()[:LENGTH]
                 side = max(stated_size(file, path)) if self._max_side else 0
         except OSError as error:

@@ -55,7 +55,7 @@ class Pictures:
         """
         with (
             _reading(path),
-            self.stored(self.find(path)) as file,
+            self.stored(self.find(path), path) as file,
             Image.open(file, formats=FORMATS) as opened,
         ):
             if opened.width * opened.height > MAX_PIXELS:
@@ -71,28 +71,26 @@ class Pictures:
             return picture
 
     def at_hand(self, path: str, max_side: int = 0) -> Image.Image | None:
-        """Return what `open` would return. Reads no file, and decodes the picture only when its pixels are used.
+        """Return what `open` would return, as the file was when it was hashed. Does not ask the file system.
 
-        Returns None for a file that is not kept in memory since it was hashed, not `SMALL`, or not plain, and if a side
-        is longer than `max_side` pixels, unless that is 0. `open` it then.
+        The picture is decoded only when its pixels are used. Returns None for a file that is not kept in memory since
+        it was hashed, not `SMALL`, or not plain, and if a side is longer than `max_side` pixels, unless that is 0.
+        `open` it then.
         """
-        try:
-            found = self.find(path)
-        except RecordFailed:
+        content = self._content.kept(path)
+        picture = plain.plain_picture(content) if content and len(content) <= SMALL else None
+        if picture is None or max(picture.size) > max_side > 0:
             return None
-        content = self._content.kept(found)
-        if content is None or len(content) > SMALL or not plain.is_plain(content):
-            return None
-        picture = Image.open(io.BytesIO(content), formats=("PNG",))
-        if max(picture.size) > max_side > 0:
-            return None
-        self._content.drop(found)
+        self._content.drop(path)
         picture.info[FILE] = content
         return picture
 
-    def stored(self, found: PictureFile, *, for_later: bool = False) -> io.BufferedReader | io.BytesIO:
-        """The file, open for reading; a small one is in memory. `for_later` keeps it for `open`. Raises `OSError`."""
-        content = self._content(found, for_later=for_later)
+    def stored(self, found: PictureFile, path: str, *, for_later: bool = False) -> io.BufferedReader | io.BytesIO:
+        """The file found at `path`, open for reading; a small one is in memory. `for_later` keeps it for `open`.
+
+        Raises `OSError`.
+        """
+        content = self._content(found, path, for_later=for_later)
         return open(open_regular(found.path), "rb") if content is None else io.BytesIO(content)
 
 

@@ -3,8 +3,12 @@
 A plain one is upright RGB, all of it is there, and no decoder has to convert it.
 """
 
+import io
 import struct
 import zlib
+from typing import Any
+
+from PIL import Image
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MOST_CHUNKS = 64
@@ -33,23 +37,43 @@ _SMALLEST_WINDOW, _LARGEST_WINDOW = 1 << 8, 1 << 15
 """Bytes back to which compressed data may refer."""
 
 
-def is_plain(content: bytes) -> bool:
-    """Whether every decoder shows the same pixels of this file, without an error and without converting them.
+class PlainPicture(Image.Image):
+    """The picture in a plain file, which is decoded when its pixels are first used."""
 
-    If not, the file may still be a fine picture, such as one with transparency, one in another format, or a large one:
-    decode it.
+    format = "PNG"
+
+    def __init__(self, content: bytes, size: tuple[int, int]) -> None:
+        super().__init__()
+        self._content, self._mode, self._size = content, "RGB", size
+
+    def load(self) -> Any:
+        """Decode the file if this has not been done. Pillow calls it before it uses pixels."""
+        if self._im is None:
+            with Image.open(io.BytesIO(self._content), formats=("PNG",)) as opened:
+                opened.load()
+                self.im = opened.im
+        return super().load()
+
+
+def plain_picture(content: bytes) -> PlainPicture | None:
+    """The picture in a file of which every decoder shows the same pixels, without an error or a conversion.
+
+    None for any other file. It may still be a fine picture, such as one with transparency, one in another format, or a
+    large one: decode it.
     """
     chunks = _chunks(content)
     if not chunks or chunks[0][0] != b"IHDR":
-        return False
+        return None
     kinds = [kind for kind, _ in chunks]
     first, count = kinds.index(b"IDAT") if b"IDAT" in kinds else len(kinds), kinds.count(b"IDAT")
     if kinds.count(b"IHDR") != 1 or first + count != len(kinds):  # a text may also stand behind the pixels
-        return False
+        return None
     if not all(_is_harmless(kind, data) for kind, data in chunks[:first]):
-        return False
+        return None
     width, height, *how = _HEADER.unpack(chunks[0][1])
-    return tuple(how) == _8_BIT_RGB and _is_whole([data for _, data in chunks[first:]], width, height)
+    if tuple(how) != _8_BIT_RGB or not _is_whole([data for _, data in chunks[first:]], width, height):
+        return None
+    return PlainPicture(content, (width, height))
 
 
 def stated_size(content: bytes) -> tuple[int, int] | None:
