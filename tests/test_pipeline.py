@@ -23,7 +23,7 @@ from tests.surroundings import ENVIRONMENT
 from vpctl import plugins
 from vpctl.shapes.prompts import raw_prompts
 
-PROMPTS = 20
+PROMPTS = 12
 
 
 Work = Callable[[str], None]
